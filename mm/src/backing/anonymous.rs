@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Private anonymous memory, of transparent huge pages or of small pages.
+
+use super::{
+    Backing, BackingError, Discarded, Residency, RunVisitor, cut_blocks, huge_advice, mappable,
+    mapped_residency,
+};
+use crate::sys::mapping::{Mapping, Source};
+use crate::sys::pagemap::{MappedAs, Pagemap};
+use crate::units::{BLOCK_BYTES, Bytes, HostRange, PAGE_BYTES};
+
+/// How often a split is tried: it fails while somebody else looks at the page.
+const SPLIT_TRIES: u32 = 4;
+
+/// Private anonymous memory.
+#[derive(Debug)]
+pub struct Anonymous {
+    mapping: Mapping,
+    pagemap: Pagemap,
+    huge: bool,
+}
+
+impl Anonymous {
+    /// Reserves `len` bytes, aligned to 2 MiB, of huge pages where there are any or of small ones.
+    pub fn new(len: Bytes, huge: bool) -> Result<Self, BackingError> {
+        let mapping = Mapping::new(Source::Anonymous, mappable(len)?, BLOCK_BYTES)
+            .map_err(|source| BackingError::Map { len, source })?;
+        huge_advice(&mapping, mapping.range(), huge)?;
+        Ok(Self { mapping, pagemap: Pagemap::open().map_err(BackingError::Pagemap)?, huge })
+    }
+
+    /// Splits the huge page that holds the beginning of `part`, if it still is one.
+    fn split(&self, part: HostRange) -> Result<bool, BackingError> {
+        let page = part.slice(0, PAGE_BYTES).expect("a range has a page");
+        for _ in 0..SPLIT_TRIES {
+            let advice = self.mapping.split_huge(page);
+            advice.map_err(|source| BackingError::Advise { what: "split", range: page, source })?;
+            if self.residency(page)?.huge != Some(page.bytes()) {
+                return Ok(true);
+            }
+            std::thread::yield_now();
+        }
+        Ok(false)
+    }
+
+    /// Discards one range.
+    fn discard_range(&self, range: HostRange) -> Result<Discarded, BackingError> {
+        let mut done = Discarded { asked: range.bytes(), ..Discarded::default() };
+        let mut cut = Vec::new();
+        let mut resident = 0;
+        let each = |run: HostRange, mapped| {
+            resident += run.bytes().0;
+            if mapped != MappedAs::Small {
+                cut.extend(cut_blocks(run));
+            }
+        };
+        self.pagemap.walk(range, each).map_err(BackingError::Pagemap)?;
+        for part in cut {
+            if self.split(part)? {
+                done.splits += 1;
+            } else {
+                done.held.0 += part.bytes().0;
+            }
+        }
+        let advice = self.mapping.discard(range);
+        advice.map_err(|source| BackingError::Advise { what: "discard", range, source })?;
+        done.freed = Bytes(resident).saturating_sub(done.held);
+        Ok(done)
+    }
+}
+
+impl Backing for Anonymous {
+    fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    fn discard(&self, ranges: &[HostRange]) -> Result<Discarded, BackingError> {
+        let mut total = Discarded::default();
+        for &range in ranges {
+            total.add(self.discard_range(range)?);
+        }
+        Ok(total)
+    }
+
+    fn allow_huge(&self, range: HostRange, allow: bool) -> Result<(), BackingError> {
+        if !self.huge {
+            return Ok(());
+        }
+        huge_advice(&self.mapping, range, allow)
+    }
+
+    fn walk(&self, range: HostRange, found: &mut RunVisitor<'_>) -> Result<(), BackingError> {
+        self.pagemap.walk(range, found).map_err(BackingError::Pagemap)
+    }
+
+    fn residency(&self, range: HostRange) -> Result<Residency, BackingError> {
+        mapped_residency(&self.pagemap, range)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::units::BLOCK_SIZE;
+
+    fn backing(huge: bool) -> Anonymous {
+        Anonymous::new(Bytes(4 * BLOCK_SIZE), huge).unwrap()
+    }
+
+    fn part(b: &Anonymous, page: usize, pages: usize) -> HostRange {
+        b.mapping().range().slice(page * PAGE_BYTES, pages * PAGE_BYTES).unwrap()
+    }
+
+    fn resident(b: &Anonymous) -> Residency {
+        b.residency(b.mapping().range()).unwrap()
+    }
+
+    #[test]
+    fn small_pages_come_and_go() {
+        let b = backing(false);
+        b.populate(part(&b, 0, 100)).unwrap();
+        assert_eq!(resident(&b), Residency { resident: Bytes(100 << 12), huge: Some(Bytes(0)) });
+        let done = b.discard(&[part(&b, 10, 5), part(&b, 90, 30)]).unwrap();
+        let expected =
+            Discarded { asked: Bytes(35 << 12), freed: Bytes(15 << 12), held: Bytes(0), splits: 0 };
+        assert_eq!(done, expected);
+        assert_eq!(resident(&b).resident, Bytes(85 << 12));
+    }
+
+    #[test]
+    fn a_block_is_collapsed_again() {
+        let b = backing(true);
+        b.allow_huge(part(&b, 0, 512), false).unwrap();
+        b.populate(part(&b, 0, 512)).unwrap();
+        assert_eq!(resident(&b).huge, Some(Bytes(0)));
+        b.allow_huge(part(&b, 0, 512), true).unwrap();
+        match b.collapse(part(&b, 0, 512)) {
+            Ok(()) => assert_eq!(resident(&b).huge, Some(Bytes(BLOCK_SIZE))),
+            Err(e) => eprintln!("this host cannot collapse now: {e}"),
+        }
+    }
+}

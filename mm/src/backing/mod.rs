@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a stretch of guest RAM is made of on the host, and how its pages are given back.
+//!
+//! One file a kind; whoever uses a [`Backing`] never asks which.
+//!
+//! * [`anonymous`]: private memory, of transparent huge pages or of small ones
+//! * [`memfd`]: a file in memory, shared with helper processes
+//! * [`hugetlbfs`]: huge pages that the administrator set aside
+
+use std::fmt;
+use std::io;
+
+use crate::sys::mapping::{HugePageSize, Mapping};
+use crate::sys::pagemap::{MappedAs, Pagemap};
+use crate::units::{BLOCK_BYTES, Bytes, HostRange};
+
+pub mod anonymous;
+pub mod hugetlbfs;
+pub mod memfd;
+
+/// The kinds of backing that a user may choose from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BackingKind {
+    /// Private memory, huge pages where the host has them (THP).
+    #[default]
+    Thp,
+    /// Private memory, small pages only.
+    Small,
+    /// A file in memory that other processes can map, as vhost-user devices do.
+    Memfd,
+    /// Huge pages of 2 MiB from the host's pool.
+    Hugetlb2M,
+    /// Huge pages of 1 GiB from the host's pool.
+    Hugetlb1G,
+}
+
+impl BackingKind {
+    /// Reserves `len` bytes of this kind, aligned to 2 MiB or to the size of its huge pages.
+    pub fn reserve(self, len: Bytes) -> Result<Box<dyn Backing>, BackingError> {
+        Ok(match self {
+            Self::Thp => Box::new(anonymous::Anonymous::new(len, true)?),
+            Self::Small => Box::new(anonymous::Anonymous::new(len, false)?),
+            Self::Memfd => Box::new(memfd::Memfd::new(len)?),
+            Self::Hugetlb2M => Box::new(hugetlbfs::Hugetlb::new(len, HugePageSize::TwoMib)?),
+            Self::Hugetlb1G => Box::new(hugetlbfs::Hugetlb::new(len, HugePageSize::OneGib)?),
+        })
+    }
+}
+
+/// Why the host did not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum BackingError {
+    /// Address space, or huge pages set aside, could not be had.
+    #[error("cannot map {len} of guest memory: {source}")]
+    Map {
+        /// Length of the stretch.
+        len: Bytes,
+        /// What mmap(2) said.
+        source: io::Error,
+    },
+    /// The host has set aside too few huge pages.
+    #[error(
+        "cannot reserve {len} in huge pages of {page}: {source}; see HugePages_Free in \
+         /proc/meminfo, and set more aside with /sys/kernel/mm/hugepages/*/nr_hugepages"
+    )]
+    NoHugePages {
+        /// Length of the stretch.
+        len: Bytes,
+        /// Size of one huge page.
+        page: Bytes,
+        /// What mmap(2) said.
+        source: io::Error,
+    },
+    /// A system call on mapped memory failed.
+    #[error("cannot {what} guest memory at {range}: {source}")]
+    Advise {
+        /// What was tried.
+        what: &'static str,
+        /// Where.
+        range: HostRange,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The page map could not be read.
+    #[error("cannot read /proc/self/pagemap: {0}")]
+    Pagemap(#[source] io::Error),
+}
+
+/// What a discard came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Discarded {
+    /// Bytes that the caller named.
+    pub asked: Bytes,
+    /// Bytes of them that were resident and that the host has free again.
+    pub freed: Bytes,
+    /// Bytes that the host still holds: parts of huge pages that it cannot split, because of their
+    /// kind or because somebody has them pinned.
+    pub held: Bytes,
+    /// Huge pages that were split to free parts of them.
+    pub splits: u64,
+}
+
+impl Discarded {
+    /// Adds another discard's figures.
+    pub fn add(&mut self, other: Self) {
+        self.asked = self.asked.saturating_add(other.asked);
+        self.freed = self.freed.saturating_add(other.freed);
+        self.held = self.held.saturating_add(other.held);
+        self.splits = self.splits.saturating_add(other.splits);
+    }
+}
+
+/// What of a stretch is in the host's memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Residency {
+    /// Bytes present.
+    pub resident: Bytes,
+    /// Bytes of them mapped as huge pages; `None` if the kernel cannot tell.
+    pub huge: Option<Bytes>,
+}
+
+/// Told of a run of resident pages, and how it is mapped.
+pub type RunVisitor<'a> = dyn FnMut(HostRange, MappedAs) + 'a;
+
+/// One stretch of guest RAM on the host.
+///
+/// Every range handed in must lie in [`Backing::mapping`]'s; a range outside is a bug of the
+/// caller and panics.
+pub trait Backing: Send + Sync + fmt::Debug {
+    /// The memory itself.
+    fn mapping(&self) -> &Mapping;
+
+    /// Gives the pages of `ranges` (ascending, disjoint) back to the host, so that its free memory
+    /// grows; they read as zero afterwards.
+    ///
+    /// Where a range cuts a huge page, the page is split first: the kernel would otherwise keep
+    /// all of it for the part that remains. Pages that the host cannot free keep their contents
+    /// or read as zero.
+    fn discard(&self, ranges: &[HostRange]) -> Result<Discarded, BackingError>;
+
+    /// Allocates all of `range` now; contents stay.
+    fn populate(&self, range: HostRange) -> Result<(), BackingError> {
+        let advice = self.mapping().populate(range);
+        advice.map_err(|source| BackingError::Advise { what: "populate", range, source })
+    }
+
+    /// Makes each block of `range`, which begins and ends with one, a huge page; contents stay.
+    ///
+    /// Absent pages are allocated too: never call it on a block with pages that were given back.
+    fn collapse(&self, range: HostRange) -> Result<(), BackingError> {
+        let advice = self.mapping().collapse(range);
+        advice.map_err(|source| BackingError::Advise { what: "collapse", range, source })
+    }
+
+    /// Says whether the host may use huge pages in `range`, blocks of it.
+    ///
+    /// Forbidden where pages were given back one by one: the next touch, or khugepaged, would fill
+    /// the holes again.
+    fn allow_huge(&self, range: HostRange, allow: bool) -> Result<(), BackingError>;
+
+    /// Calls `found` for each run of pages that this process has mapped in `range`, in ascending
+    /// order.
+    fn walk(&self, range: HostRange, found: &mut RunVisitor<'_>) -> Result<(), BackingError>;
+
+    /// What of `range` is resident.
+    fn residency(&self, range: HostRange) -> Result<Residency, BackingError>;
+}
+
+/// Length in this process of a mapping to be made.
+fn mappable(len: Bytes) -> Result<usize, BackingError> {
+    let source = || io::Error::from(io::ErrorKind::OutOfMemory);
+    len.as_usize().ok_or_else(|| BackingError::Map { len, source: source() })
+}
+
+/// What the page table says of `range`.
+fn mapped_residency(pagemap: &Pagemap, range: HostRange) -> Result<Residency, BackingError> {
+    let (mut resident, mut huge) = (0, 0);
+    let each = |run: HostRange, mapped| {
+        resident += run.bytes().0;
+        if mapped == MappedAs::Huge {
+            huge += run.bytes().0;
+        }
+    };
+    pagemap.walk(range, each).map_err(BackingError::Pagemap)?;
+    Ok(Residency { resident: Bytes(resident), huge: pagemap.can_scan().then_some(Bytes(huge)) })
+}
+
+/// `EINVAL` to advice about page sizes: the kernel has no THP, or this kind never is huge.
+fn huge_advice(mapping: &Mapping, range: HostRange, allow: bool) -> Result<(), BackingError> {
+    match mapping.set_huge(range, allow) {
+        Err(source) if source.raw_os_error() != Some(libc::EINVAL) => {
+            Err(BackingError::Advise { what: "set the page size of", range, source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The parts of `run` at its two ends that are less than `unit`, a power of two: the huge pages
+/// there are cut.
+fn cut_ends(run: HostRange, unit: usize) -> impl Iterator<Item = HostRange> {
+    let first_whole = run.addr().next_multiple_of(unit);
+    let last_whole = run.end() - run.end() % unit;
+    let (head, tail) = if first_whole > last_whole {
+        (Some((run.addr(), run.end())), None)
+    } else {
+        (Some((run.addr(), first_whole)), Some((last_whole, run.end())))
+    };
+    [head, tail].into_iter().flatten().filter_map(|(start, end)| HostRange::new(start, end - start))
+}
+
+/// The parts of `run` at its two ends that are less than a block.
+fn cut_blocks(run: HostRange) -> impl Iterator<Item = HostRange> {
+    cut_ends(run, BLOCK_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::PAGE_BYTES as PAGE;
+
+    #[test]
+    fn ends_of_a_run_are_cut() {
+        const BLOCK: usize = BLOCK_BYTES;
+        let parts = |addr, len| {
+            cut_blocks(HostRange::new(addr, len).unwrap())
+                .map(|r| (r.addr(), r.len()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(parts(BLOCK, 2 * BLOCK), []);
+        let both = [(BLOCK - PAGE, PAGE), (2 * BLOCK, 2 * PAGE)];
+        assert_eq!(parts(BLOCK - PAGE, BLOCK + 3 * PAGE), both);
+        assert_eq!(parts(BLOCK + PAGE, PAGE), [(BLOCK + PAGE, PAGE)]);
+        assert_eq!(parts(BLOCK, PAGE), [(BLOCK, PAGE)]);
+    }
+}

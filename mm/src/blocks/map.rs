@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What every block of guest memory is made of, read in one walk of the page table.
+//!
+//! Nothing stops the guest meanwhile, so a map is true of each block at some moment of the walk. It
+//! costs 12 bytes a block, and a mask for each block that holds some pages for nothing.
+
+use std::collections::BTreeMap;
+
+use super::mask::PageMask;
+use super::page_set::PageSet;
+use crate::guest_ram::{GuestRam, GuestRamError};
+use crate::sys::pagemap::MappedAs;
+use crate::units::{
+    BLOCK_BYTES, BlockId, Bytes, GuestRange, HostRange, PAGE_BYTES, PAGES_PER_BLOCK, Pages,
+};
+
+bitflags::bitflags! {
+    /// What is true of a block as a whole.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct BlockFlags: u8 {
+        /// Mapped as one huge page.
+        const HUGE = 1 << 0;
+        /// In the CMA region.
+        const CMA = 1 << 1;
+        /// The monitor needs a page of it to stay where it is.
+        const PINNED = 1 << 2;
+        /// The kernel cannot tell whether it is huge.
+        const UNSURE = 1 << 3;
+    }
+}
+
+/// One block. Counts are of pages, from 0 to 512.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Block {
+    /// In the host's memory.
+    pub present: u16,
+    /// In the balloon.
+    pub ballooned: u16,
+    /// Reported free by the guest, and not used since as far as the host can see.
+    pub reported: u16,
+    /// Backing of GPU resources.
+    pub gpu: u16,
+    /// Present although ballooned: held for nothing.
+    pub wasted: u16,
+    /// What is true of it as a whole.
+    pub flags: BlockFlags,
+}
+
+const _: () = assert!(size_of::<Block>() <= 16);
+
+impl Block {
+    /// Pages that hold what the guest may still read.
+    pub fn used(&self) -> Pages {
+        Pages(u64::from(self.present.saturating_sub(self.wasted)))
+    }
+
+    /// Whether pages of it were given up, so that nothing may fill it again.
+    pub fn has_holes(&self) -> bool {
+        self.ballooned > 0 || self.reported > 0
+    }
+}
+
+/// Who holds which pages, at the time of the map: copied from the devices, which go on meanwhile.
+#[derive(Clone, Debug, Default)]
+pub struct Holdings {
+    /// Pages in the balloon, blocks of it included.
+    pub ballooned: PageSet,
+    /// Pages that free page reporting named and that have been absent since.
+    pub reported: PageSet,
+    /// Pages that back GPU resources.
+    pub gpu: PageSet,
+    /// Pages that must stay where they are.
+    pub pinned: PageSet,
+}
+
+/// All blocks of a guest's RAM.
+#[derive(Clone, Debug, Default)]
+pub struct BlockMap {
+    stretches: Vec<Stretch>,
+    wasted: BTreeMap<BlockId, Box<PageMask>>,
+}
+
+/// Blocks that follow each other: one region of RAM.
+#[derive(Clone, Debug)]
+struct Stretch {
+    first: BlockId,
+    blocks: Vec<Block>,
+}
+
+/// Sums over a map.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Guest RAM.
+    pub ram: Bytes,
+    /// In the host's memory.
+    pub resident: Bytes,
+    /// Of that, in huge pages.
+    pub huge: Bytes,
+    /// In the balloon.
+    pub ballooned: Bytes,
+    /// Reported free.
+    pub reported: Bytes,
+    /// Backing of GPU resources.
+    pub gpu: Bytes,
+    /// Resident although ballooned.
+    pub wasted: Bytes,
+}
+
+impl BlockMap {
+    /// Reads the map of `ram`.
+    pub fn read(ram: &GuestRam, held: &Holdings) -> Result<Self, GuestRamError> {
+        let mut map = Self::default();
+        let cma = ram.layout().cma();
+        for region in ram.regions() {
+            let first = region.guest().start().block();
+            let count = region.host().len() / BLOCK_BYTES;
+            let mut stretch = Stretch { first, blocks: vec![Block::default(); count] };
+            let base = region.host().addr();
+            // Present pages are looked at one by one only in blocks that gave some up.
+            let mut mixed: BTreeMap<BlockId, PageMask> = BTreeMap::new();
+            region.backing().walk(region.host(), &mut |run, mapped| {
+                stretch.count_run(run, base, mapped);
+                mark_present(&mut mixed, run, base, first, &held.ballooned);
+            })?;
+            for (block, present) in mixed {
+                let wasted = present.intersection(held.ballooned.mask(block));
+                if !wasted.is_empty() {
+                    stretch.with(block, |b| b.wasted = small(wasted.count()));
+                    map.wasted.insert(block, Box::new(wasted));
+                }
+            }
+            stretch.mark(&held.ballooned, |b, n| b.ballooned = n);
+            stretch.mark(&held.reported, |b, n| b.reported = n);
+            stretch.mark(&held.gpu, |b, n| b.gpu = n);
+            stretch.mark(&held.pinned, |b, _| b.flags |= BlockFlags::PINNED);
+            for block in cma.iter().flat_map(GuestRange::touched_blocks) {
+                stretch.with(block, |b| b.flags |= BlockFlags::CMA);
+            }
+            map.stretches.push(stretch);
+        }
+        Ok(map)
+    }
+
+    /// All blocks, in ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = (BlockId, &Block)> {
+        self.stretches.iter().flat_map(|s| (s.first.0..).map(BlockId).zip(&s.blocks))
+    }
+
+    /// One block, if it is RAM.
+    pub fn get(&self, id: BlockId) -> Option<&Block> {
+        self.stretches.iter().find_map(|s| s.blocks.get(s.index(id)?))
+    }
+
+    /// The pages of `id` that are present although ballooned.
+    pub fn wasted(&self, id: BlockId) -> &PageMask {
+        self.wasted.get(&id).map_or(&PageMask::EMPTY, |mask| mask)
+    }
+
+    /// Sums over all blocks.
+    pub fn totals(&self) -> Totals {
+        let mut pages = [0u64; 6];
+        let mut blocks = 0u64;
+        for (_, b) in self.iter() {
+            let huge = if b.flags.contains(BlockFlags::HUGE) { b.present } else { 0 };
+            let counts = [b.present, huge, b.ballooned, b.reported, b.gpu, b.wasted];
+            for (sum, count) in pages.iter_mut().zip(counts) {
+                *sum += u64::from(count);
+            }
+            blocks += 1;
+        }
+        let [resident, huge, ballooned, reported, gpu, wasted] = pages.map(|n| Pages(n).bytes());
+        let ram = Pages(blocks * PAGES_PER_BLOCK).bytes();
+        Totals { ram, resident, huge, ballooned, reported, gpu, wasted }
+    }
+
+    /// A map of given blocks, for tests of what reads maps.
+    #[cfg(test)]
+    pub(crate) fn of(first: BlockId, blocks: Vec<Block>, wasted: Vec<(BlockId, PageMask)>) -> Self {
+        let wasted = wasted.into_iter().map(|(id, mask)| (id, Box::new(mask))).collect();
+        Self { stretches: vec![Stretch { first, blocks }], wasted }
+    }
+}
+
+impl Stretch {
+    fn index(&self, id: BlockId) -> Option<usize> {
+        usize::try_from(id.0.checked_sub(self.first.0)?).ok()
+    }
+
+    /// Does `change` to block `id`, if it is one of these.
+    fn with(&mut self, id: BlockId, change: impl FnOnce(&mut Block)) {
+        if let Some(block) = self.index(id).and_then(|i| self.blocks.get_mut(i)) {
+            change(block);
+        }
+    }
+
+    /// Tells each block how many pages of `set` it has.
+    fn mark(&mut self, set: &PageSet, change: impl Fn(&mut Block, u16)) {
+        for (id, mask) in set.iter() {
+            self.with(id, |block| change(block, small(mask.count())));
+        }
+    }
+
+    /// Counts a run of present pages, in a region that begins at host address `base`.
+    fn count_run(&mut self, run: HostRange, base: usize, mapped: MappedAs) {
+        let (mut at, end) = (run.addr() - base, run.end() - base);
+        let flags = match mapped {
+            MappedAs::Huge => BlockFlags::HUGE,
+            MappedAs::Small => BlockFlags::empty(),
+            MappedAs::Unknown => BlockFlags::UNSURE,
+        };
+        while at < end {
+            let next = (at / BLOCK_BYTES + 1) * BLOCK_BYTES;
+            let pages = (next.min(end) - at) / PAGE_BYTES;
+            if let Some(block) = self.blocks.get_mut(at / BLOCK_BYTES) {
+                block.present += pages as u16;
+                block.flags |= flags;
+            }
+            at = next;
+        }
+    }
+}
+
+/// Notes the present pages of `run` for blocks that have pages in `ballooned`.
+fn mark_present(
+    mixed: &mut BTreeMap<BlockId, PageMask>,
+    run: HostRange,
+    base: usize,
+    first: BlockId,
+    ballooned: &PageSet,
+) {
+    let (start, end) = ((run.addr() - base) / PAGE_BYTES, (run.end() - base) / PAGE_BYTES);
+    let per_block = PAGES_PER_BLOCK as usize;
+    let blocks = BlockId(first.0 + (start / per_block) as u64)
+        ..BlockId(first.0 + end.div_ceil(per_block) as u64);
+    for (id, _) in ballooned.range(blocks) {
+        let block_start = (id.0 - first.0) as usize * per_block;
+        let from = start.max(block_start) - block_start;
+        let to = end.min(block_start + per_block) - block_start;
+        mixed.entry(id).or_default().set_range(from..to);
+    }
+}
+
+/// A count of pages of one block.
+fn small(pages: Pages) -> u16 {
+    u16::try_from(pages.0).expect("a block has 512 pages")
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::{Bytes as _, GuestAddress};
+
+    use super::*;
+    use crate::backing::BackingKind;
+    use crate::layout::MemoryLayout;
+    use crate::units::Pfn;
+
+    fn ram(kind: BackingKind) -> GuestRam {
+        let mib = |n| Bytes::from_mib(n).unwrap();
+        GuestRam::new(MemoryLayout::new(mib(16), mib(4)).unwrap(), kind).unwrap()
+    }
+
+    fn range(start: u64, pages: u64) -> GuestRange {
+        GuestRange::new(Pfn(start), Pages(pages)).unwrap()
+    }
+
+    #[test]
+    fn present_and_ballooned_pages_are_told_apart() {
+        let ram = ram(BackingKind::Small);
+        for page in 500..700u64 {
+            ram.memory().write_obj(page, GuestAddress(page << 12)).unwrap();
+        }
+        let held = Holdings {
+            ballooned: [range(600, 200)].into_iter().collect(),
+            gpu: [range(505, 3)].into_iter().collect(),
+            ..Holdings::default()
+        };
+        let map = BlockMap::read(&ram, &held).unwrap();
+        let zero = map.get(BlockId(0)).unwrap();
+        assert_eq!((zero.present, zero.ballooned, zero.gpu, zero.used()), (12, 0, 3, Pages(12)));
+        let one = map.get(BlockId(1)).unwrap();
+        assert_eq!((one.present, one.ballooned, one.wasted), (188, 200, 100));
+        assert!(map.wasted(BlockId(1)).runs().eq(std::iter::once(88..188)));
+        assert_eq!(map.get(BlockId(8)), None);
+        let flags: Vec<_> = map.iter().map(|(_, b)| b.flags.contains(BlockFlags::CMA)).collect();
+        assert_eq!(flags, [false, false, false, false, false, false, true, true]);
+        let totals = map.totals();
+        assert_eq!(totals.ram, Bytes(16 << 20));
+        assert_eq!(totals.resident, Bytes(200 << 12));
+        assert_eq!((totals.ballooned, totals.wasted), (Bytes(200 << 12), Bytes(100 << 12)));
+    }
+
+    #[test]
+    fn the_map_agrees_with_the_page_table() {
+        let ram = ram(BackingKind::Thp);
+        ram.populate(range(512, 1024)).unwrap();
+        let map = BlockMap::read(&ram, &Holdings::default()).unwrap();
+        let residency = ram.residency().unwrap();
+        assert_eq!(map.totals().resident, residency.resident);
+        assert_eq!(Some(map.totals().huge), residency.huge);
+        assert_eq!(map.get(BlockId(2)).unwrap().present, 512);
+    }
+}

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The 2 MiB blocks of guest memory: what each is made of, and what is worth doing about it.
+//!
+//! * [`mask`]: which of a block's pages, one bit each
+//! * [`page_set`]: sets of pages kept by block
+//! * [`map`]: what each block is made of, from one walk of the page table
+//! * [`policy`]: goals, budgets and costs, as values
+//! * [`plan`]: from a map to an ordered list of actions; pure
+//! * [`pass`]: runs a plan
+
+pub mod map;
+pub mod mask;
+pub mod page_set;
+pub mod pass;
+pub mod plan;
+pub mod policy;

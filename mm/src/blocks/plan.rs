@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! From a map and goals to an ordered list of actions: a pure function.
+//!
+//! What each block calls for:
+//!
+//! | used pages | ballooned or reported | so                                           |
+//! |------------|-----------------------|----------------------------------------------|
+//! | none       | all that is present   | discard it whole                             |
+//! | some       | some that is present  | discard those pages, if many or not huge     |
+//! | many       | none, and not huge    | collapse it                                  |
+//! | few        | some, or many absent  | ask the guest to empty it                    |
+//!
+//! Three laws hold for every plan, and are tested: no byte is discarded that the guest may still
+//! read; no block with holes is collapsed, for that would fill them; the budget is not exceeded.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use super::map::{Block, BlockFlags, BlockMap};
+use super::policy::{Budget, Costs, Goals};
+use crate::units::{BlockId, Bytes, PAGES_PER_BLOCK, Pages};
+
+/// One thing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Action {
+    /// Give the pages of the block back that are ballooned and present: all that it has, or some.
+    Discard(BlockId),
+    /// Make the block a huge page.
+    Collapse(BlockId),
+    /// Have the guest empty the block and give it up whole.
+    Evacuate(BlockId),
+}
+
+impl Action {
+    /// The block it is about.
+    pub fn block(self) -> BlockId {
+        match self {
+            Self::Discard(id) | Self::Collapse(id) | Self::Evacuate(id) => id,
+        }
+    }
+}
+
+/// An action with what it should bring and cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// What to do.
+    pub action: Action,
+    /// Bytes that the host has free afterwards.
+    pub frees: Bytes,
+    /// Bytes that are in huge pages afterwards.
+    pub makes_huge: Bytes,
+    /// Bytes to be copied.
+    pub copies: Bytes,
+    /// Time that it takes.
+    pub takes: Duration,
+}
+
+impl Step {
+    /// Gain for each nanosecond of cost, in 1/1024 bytes. A byte freed counts twice a byte made
+    /// huge: free memory serves everybody on the host.
+    fn merit(&self) -> u128 {
+        let gain = 2 * u128::from(self.frees.0) + u128::from(self.makes_huge.0);
+        gain * 1024 / self.takes.as_nanos().max(1)
+    }
+}
+
+/// What a pass is to do, best first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Steps within the budget, by gain for their cost.
+    pub steps: Vec<Step>,
+    /// Steps that were worth doing, had there been budget.
+    pub left_out: usize,
+}
+
+/// Plans a pass over `map`.
+pub fn plan(map: &BlockMap, goals: &Goals, budget: Budget, costs: &Costs) -> Plan {
+    let in_scope = |id: BlockId| match goals.scope {
+        None => true,
+        Some(scope) => id.checked_range().is_some_and(|range| scope.covers(&range)),
+    };
+    let mut wanted: Vec<Step> = map
+        .iter()
+        .filter(|(id, block)| in_scope(*id) && !block.flags.contains(BlockFlags::PINNED))
+        .flat_map(|(id, block)| steps_for(map, id, block, goals, costs))
+        .collect();
+    wanted.sort_by_key(|step| (Reverse(step.merit()), step.action));
+    let (mut bytes, mut time) = (budget.bytes, budget.time);
+    let mut plan = Plan::default();
+    for step in wanted {
+        let left = bytes.0.checked_sub(step.copies.0).zip(time.checked_sub(step.takes));
+        match left {
+            Some((b, t)) => {
+                (bytes, time) = (Bytes(b), t);
+                plan.steps.push(step);
+            }
+            None => plan.left_out += 1,
+        }
+    }
+    plan
+}
+
+/// What block `id` calls for: at most a discard, and one thing to do about the rest.
+fn steps_for(
+    map: &BlockMap,
+    id: BlockId,
+    block: &Block,
+    goals: &Goals,
+    costs: &Costs,
+) -> impl Iterator<Item = Step> + use<> {
+    let splits =
+        block.used().0 > 0 && block.flags.intersects(BlockFlags::HUGE | BlockFlags::UNSURE);
+    let least = if splits { goals.split_from.0.max(1) } else { 1 };
+    let worth_it = goals.discard && u64::from(block.wasted) >= least;
+    let discard = worth_it.then(|| discard(map, id, block, costs));
+    let wants = |limit: Option<Pages>, test: fn(Pages, Pages) -> bool| {
+        limit.is_some_and(|limit| block.used().0 > 0 && test(block.used(), limit))
+    };
+    let rest = if block.flags.contains(BlockFlags::HUGE) && !block.has_holes() {
+        // Nothing better to be had.
+        None
+    } else if wants(goals.evacuate_up_to, |used, limit| used <= limit) {
+        Some(evacuate(id, block, costs))
+    } else if wants(goals.collapse_from, |used, limit| used >= limit) && !block.has_holes() {
+        Some(collapse(id, block, costs))
+    } else {
+        None
+    };
+    discard.into_iter().chain(rest)
+}
+
+fn discard(map: &BlockMap, id: BlockId, block: &Block, costs: &Costs) -> Step {
+    let wasted = Pages(u64::from(block.wasted));
+    let takes = if block.used().0 == 0 {
+        costs.discard_block
+    } else {
+        let runs = u32::try_from(map.wasted(id).runs().count()).unwrap_or(u32::MAX);
+        let split = block.flags.intersects(BlockFlags::HUGE | BlockFlags::UNSURE);
+        costs.discard_run * runs + if split { costs.split } else { Duration::ZERO }
+    };
+    let none = Bytes(0);
+    Step {
+        action: Action::Discard(id),
+        frees: wasted.bytes(),
+        makes_huge: none,
+        copies: none,
+        takes,
+    }
+}
+
+fn collapse(id: BlockId, block: &Block, costs: &Costs) -> Step {
+    Step {
+        action: Action::Collapse(id),
+        frees: Bytes(0),
+        makes_huge: block.used().bytes(),
+        copies: block.used().bytes(),
+        takes: costs.collapse,
+    }
+}
+
+fn evacuate(id: BlockId, block: &Block, costs: &Costs) -> Step {
+    let used = block.used();
+    let absent = PAGES_PER_BLOCK - u64::from(block.present);
+    Step {
+        action: Action::Evacuate(id),
+        // What moves is wanted elsewhere; it costs nothing there only where pages are present.
+        // Half is what a plan may count on.
+        frees: Pages(used.0 / 2).bytes(),
+        makes_huge: Pages(absent.min(used.0)).bytes(),
+        copies: used.bytes(),
+        takes: costs.evacuate_page * u32::try_from(used.0).unwrap_or(u32::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::blocks::mask::PageMask;
+
+    /// A block with so many pages used, ballooned and absent, ballooned and present.
+    fn block(used: u16, gone: u16, wasted: u16, flags: BlockFlags) -> Block {
+        let (present, ballooned) = (used + wasted, gone + wasted);
+        Block { present, ballooned, wasted, flags, ..Block::default() }
+    }
+
+    fn map(blocks: Vec<Block>) -> BlockMap {
+        let wasted = |b: &Block| {
+            let mut mask = PageMask::EMPTY;
+            mask.set_range(0..usize::from(b.wasted));
+            mask
+        };
+        let masks = blocks.iter().enumerate().filter(|(_, b)| b.wasted > 0);
+        let masks = masks.map(|(i, b)| (BlockId(i as u64), wasted(b))).collect();
+        BlockMap::of(BlockId(0), blocks, masks)
+    }
+
+    fn actions(map: &BlockMap, goals: &Goals) -> Vec<Action> {
+        let plan = plan(map, goals, Budget::UNLIMITED, &Costs::default());
+        plan.steps.iter().map(|s| s.action).collect()
+    }
+
+    #[test]
+    fn each_block_gets_what_it_calls_for() {
+        let small = BlockFlags::empty();
+        let blocks = vec![
+            block(0, 0, 512, BlockFlags::HUGE),    // ballooned, still present
+            block(512, 0, 0, BlockFlags::HUGE),    // as it should be
+            block(512, 0, 0, small),               // dense
+            block(100, 300, 0, small),             // sparse, with holes
+            block(500, 0, 12, BlockFlags::HUGE),   // not worth a split
+            block(400, 12, 100, BlockFlags::HUGE), // worth one
+            block(0, 512, 0, small),               // given back already
+            block(512, 0, 0, BlockFlags::PINNED),
+        ];
+        let map = map(blocks);
+        let id = BlockId;
+        let alone = [Action::Discard(id(0)), Action::Discard(id(5)), Action::Collapse(id(2))];
+        assert_eq!(actions(&map, &Goals::all(false)), alone);
+        let helped: Vec<_> = alone.into_iter().chain([Action::Evacuate(id(3))]).collect();
+        assert_eq!(actions(&map, &Goals::all(true)), helped);
+    }
+
+    #[test]
+    fn scope_and_goals_limit_a_plan() {
+        let map = map(vec![block(0, 0, 512, BlockFlags::HUGE); 4]);
+        let scope = BlockId(2).checked_range();
+        assert_eq!(
+            actions(&map, &Goals { scope, ..Goals::all(true) }),
+            [Action::Discard(BlockId(2))]
+        );
+        assert_eq!(actions(&map, &Goals { discard: false, ..Goals::all(true) }), []);
+    }
+
+    fn any_block() -> impl Strategy<Value = Block> {
+        (0u16..=512, 0u16..=512, 0u16..=512, 0u8..8, any::<bool>()).prop_map(
+            |(used, gone, wasted, flags, gpu)| {
+                let used = used.min(512);
+                let wasted = wasted.min(512 - used);
+                let gone = gone.min(512 - used - wasted);
+                let flags = BlockFlags::from_bits_truncate(flags);
+                Block { gpu: u16::from(gpu), ..block(used, gone, wasted, flags) }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn laws_of_plans(
+            blocks in prop::collection::vec(any_block(), 0..60),
+            bytes in 0u64..40 << 20,
+            micros in 0u64..20_000,
+            collapse_from in prop::option::of(0u64..=512),
+            evacuate_up_to in prop::option::of(0u64..=512),
+            discard: bool,
+            split_from in 0u64..=512,
+        ) {
+            let map = map(blocks);
+            let goals = Goals {
+                scope: None,
+                discard,
+                split_from: Pages(split_from),
+                collapse_from: collapse_from.map(Pages),
+                evacuate_up_to: evacuate_up_to.map(Pages),
+            };
+            let budget = Budget { bytes: Bytes(bytes), time: Duration::from_micros(micros) };
+            let made = plan(&map, &goals, budget, &Costs::default());
+            // The same input gives the same plan.
+            prop_assert_eq!(&made, &plan(&map, &goals, budget, &Costs::default()));
+            // Never above the budget.
+            prop_assert!(made.steps.iter().map(|s| s.copies.0).sum::<u64>() <= budget.bytes.0);
+            prop_assert!(made.steps.iter().map(|s| s.takes).sum::<Duration>() <= budget.time);
+            for step in &made.steps {
+                let block = map.get(step.action.block()).unwrap();
+                prop_assert!(!block.flags.contains(BlockFlags::PINNED));
+                prop_assert!(step.frees.0 + step.makes_huge.0 > 0, "a step without gain");
+                match step.action {
+                    // Only what is ballooned is discarded.
+                    Action::Discard(id) => {
+                        prop_assert!(discard && block.wasted > 0);
+                        prop_assert_eq!(map.wasted(id).count().0, u64::from(block.wasted));
+                    }
+                    // No hole is filled.
+                    Action::Collapse(_) => prop_assert!(!block.has_holes()),
+                    Action::Evacuate(_) => {
+                        prop_assert!(block.used().0 <= evacuate_up_to.unwrap());
+                    }
+                }
+            }
+            // Best first.
+            prop_assert!(made.steps.windows(2).all(|w| w[0].merit() >= w[1].merit()));
+            // One step of a kind for a block.
+            let mut seen: Vec<_> = made.steps.iter().map(|s| s.action).collect();
+            seen.sort();
+            seen.dedup();
+            prop_assert_eq!(seen.len(), made.steps.len());
+        }
+
+        /// Nothing is planned where nothing is to be gained.
+        #[test]
+        fn a_tidy_guest_is_left_alone(huge in prop::collection::vec(any::<bool>(), 0..60)) {
+            let tidy = |&huge: &bool| {
+                if huge { block(512, 0, 0, BlockFlags::HUGE) } else { block(0, 512, 0, BlockFlags::empty()) }
+            };
+            let map = map(huge.iter().map(tidy).collect());
+            prop_assert_eq!(actions(&map, &Goals::all(true)), []);
+        }
+    }
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a compaction pass is for, what it may cost, and what things are believed to cost: values,
+//! so that planning is a function of its arguments and nothing else.
+
+use std::time::Duration;
+
+use crate::units::{Bytes, GuestRange, PAGES_PER_BLOCK, Pages};
+
+/// What a pass is to bring about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Goals {
+    /// Where it may work; everywhere if `None`.
+    pub scope: Option<GuestRange>,
+    /// Give back what is held for nothing.
+    pub discard: bool,
+    /// Split a huge page only for at least so many pages that are held for nothing.
+    pub split_from: Pages,
+    /// Make blocks of at least so many used pages huge; `None` for no block.
+    ///
+    /// Absent pages of such a block become memory: up to `512 - collapse_from` pages each.
+    pub collapse_from: Option<Pages>,
+    /// Ask the guest to empty blocks of at most so many used pages; `None` for no block. Only for
+    /// guests that offer evacuation.
+    pub evacuate_up_to: Option<Pages>,
+}
+
+impl Goals {
+    /// Everything that costs the guest nothing but time, with a guest that helps or without.
+    pub fn all(guest_evacuates: bool) -> Self {
+        Self {
+            scope: None,
+            discard: true,
+            split_from: Pages(PAGES_PER_BLOCK / 8),
+            collapse_from: Some(Pages(PAGES_PER_BLOCK * 9 / 10)),
+            evacuate_up_to: guest_evacuates.then_some(Pages(PAGES_PER_BLOCK * 3 / 4)),
+        }
+    }
+}
+
+/// What a pass may spend. A plan stays below both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Bytes that may be copied, by the host or by the guest.
+    pub bytes: Bytes,
+    /// Time that may be spent.
+    pub time: Duration,
+}
+
+impl Budget {
+    /// As much as it takes.
+    pub const UNLIMITED: Self = Self { bytes: Bytes(u64::MAX), time: Duration::MAX };
+}
+
+/// What one kind of action is believed to cost, measured on an ordinary x86-64 host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Costs {
+    /// Giving a block back whole.
+    pub discard_block: Duration,
+    /// Splitting a huge page.
+    pub split: Duration,
+    /// Giving back one run of pages.
+    pub discard_run: Duration,
+    /// Making a block huge: one huge page allocated, its pages copied.
+    pub collapse: Duration,
+    /// The guest's moving one page, and its share of the round trip.
+    pub evacuate_page: Duration,
+}
+
+impl Default for Costs {
+    fn default() -> Self {
+        Self {
+            discard_block: Duration::from_micros(5),
+            split: Duration::from_micros(60),
+            discard_run: Duration::from_micros(1),
+            collapse: Duration::from_micros(700),
+            evacuate_page: Duration::from_micros(8),
+        }
+    }
+}

@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The memory under a pool: one mapping, 2 MiB-aligned, anonymous, memfd, hugetlb or borrowed.
+//!
+//! Rules for the raw memory, which the SAFETY comments here and in the callers lean on:
+//! 1. A region's mapping lives exactly as long as the [`Region`], readable and writable.
+//! 2. A reference into the region is made only for bytes that the maker alone may touch: the
+//!    holder of an allocated frame, the holder of a locked frame, the core for a destination.
+//! 3. Addresses are computed from checked frame numbers, never taken from outside.
+
+use std::io;
+#[cfg(not(miri))]
+use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
+
+use super::ids::{BLOCK_SIZE, FRAME_SIZE, FrameId};
+
+/// Why a region could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum RegionError {
+    /// The size is zero, not a multiple of 2 MiB, or more than 2^32 - 1 frames.
+    #[error("region of {0} bytes: want a positive multiple of 2 MiB below 16 TiB")]
+    Size(usize),
+    /// The address is not aligned to 2 MiB.
+    #[error("region at {0:#x} is not aligned to 2 MiB")]
+    Alignment(usize),
+    /// The kernel refused.
+    #[error("cannot {what} {bytes} bytes: {source}")]
+    Os {
+        /// The step that failed.
+        what: &'static str,
+        /// Bytes asked for.
+        bytes: usize,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// Where a region's memory comes from.
+#[derive(Debug)]
+enum Origin {
+    #[cfg(not(miri))]
+    Mapped {
+        /// Start and length of the whole reservation, alignment slack included.
+        start: NonNull<u8>,
+        len: usize,
+        _file: Option<OwnedFd>,
+    },
+    #[cfg(miri)]
+    Heap(std::alloc::Layout),
+    Borrowed,
+}
+
+/// A mapped, 2 MiB-aligned piece of memory.
+#[derive(Debug)]
+pub struct Region {
+    base: NonNull<u8>,
+    bytes: usize,
+    origin: Origin,
+}
+
+// SAFETY: a `Region` is an address and a length; who may touch which bytes is settled by the pool
+// (rule 2 above), and unmapping happens in `drop`, once, whatever the thread.
+unsafe impl Send for Region {}
+// SAFETY: as for `Send`; no method with `&self` touches the memory on its own account.
+unsafe impl Sync for Region {}
+
+fn check_size(bytes: usize) -> Result<(), RegionError> {
+    let frames = bytes / FRAME_SIZE;
+    if bytes == 0 || !bytes.is_multiple_of(BLOCK_SIZE) || frames >= u32::MAX as usize {
+        return Err(RegionError::Size(bytes));
+    }
+    Ok(())
+}
+
+impl Region {
+    /// Private anonymous memory of `bytes` bytes, a multiple of 2 MiB. Pages appear when first
+    /// written; transparent huge pages follow the host's setting.
+    ///
+    /// # Errors
+    /// [`RegionError::Size`] or the kernel's refusal.
+    #[cfg(not(miri))]
+    pub fn anonymous(bytes: usize) -> Result<Self, RegionError> {
+        check_size(bytes)?;
+        map::anonymous(bytes)
+    }
+
+    /// Memory from the heap: Miri knows no `mmap` with alignment.
+    ///
+    /// # Errors
+    /// [`RegionError::Size`].
+    #[cfg(miri)]
+    pub fn anonymous(bytes: usize) -> Result<Self, RegionError> {
+        check_size(bytes)?;
+        let layout = std::alloc::Layout::from_size_align(bytes, BLOCK_SIZE)
+            .map_err(|_| RegionError::Size(bytes))?;
+        // SAFETY: the size is not zero, checked above.
+        let base = unsafe { std::alloc::alloc_zeroed(layout) };
+        let base = NonNull::new(base).ok_or(RegionError::Size(bytes))?;
+        Ok(Self { base, bytes, origin: Origin::Heap(layout) })
+    }
+
+    /// Shared memory of a new memfd, `bytes` bytes, a multiple of 2 MiB.
+    ///
+    /// # Errors
+    /// [`RegionError::Size`] or the kernel's refusal.
+    #[cfg(not(miri))]
+    pub fn memfd(bytes: usize) -> Result<Self, RegionError> {
+        check_size(bytes)?;
+        map::memfd(bytes, rustix::fs::MemfdFlags::CLOEXEC)
+    }
+
+    /// 2 MiB pages of hugetlbfs, reserved at once; fails if the host has too few free ones.
+    ///
+    /// # Errors
+    /// [`RegionError::Size`] or the kernel's refusal.
+    #[cfg(not(miri))]
+    pub fn hugetlb(bytes: usize) -> Result<Self, RegionError> {
+        use rustix::fs::MemfdFlags;
+        check_size(bytes)?;
+        map::memfd(bytes, MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB)
+    }
+
+    /// A region over memory that somebody else mapped.
+    ///
+    /// # Errors
+    /// [`RegionError::Size`] or [`RegionError::Alignment`].
+    ///
+    /// # Safety
+    /// `base..base + bytes` must be mapped readable and writable for as long as the region lives,
+    /// and nothing else in the process may read or write it meanwhile.
+    pub unsafe fn borrowed(base: NonNull<u8>, bytes: usize) -> Result<Self, RegionError> {
+        check_size(bytes)?;
+        if !base.addr().get().is_multiple_of(BLOCK_SIZE) {
+            return Err(RegionError::Alignment(base.addr().get()));
+        }
+        Ok(Self { base, bytes, origin: Origin::Borrowed })
+    }
+
+    /// Asks for transparent huge pages under the region (`MADV_HUGEPAGE`).
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    #[cfg(not(miri))]
+    pub fn advise_huge(&self) -> Result<(), RegionError> {
+        map::advise_huge(self.base, self.bytes)
+    }
+
+    /// Bytes in the region.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Frames in the region.
+    #[must_use]
+    pub fn frames(&self) -> u32 {
+        // Below 2^32, checked when the region was made.
+        #[allow(clippy::cast_possible_truncation)]
+        let frames = (self.bytes / FRAME_SIZE) as u32;
+        frames
+    }
+
+    /// Address of the first byte of `frame`.
+    ///
+    /// # Panics
+    /// If the frame lies outside the region.
+    #[inline]
+    #[must_use]
+    pub fn ptr(&self, frame: FrameId) -> NonNull<u8> {
+        let offset = frame.byte_offset();
+        assert!(offset < self.bytes, "{frame:?} is outside a region of {} bytes", self.bytes);
+        // SAFETY: the offset lies inside the mapping (rule 1), checked above.
+        unsafe { self.base.add(offset) }
+    }
+
+    /// The bytes of `count` frames from `first`.
+    ///
+    /// # Safety
+    /// For the lifetime of the result nobody may write these frames (rule 2).
+    pub(crate) unsafe fn slice(&self, first: FrameId, count: u32) -> &[u8] {
+        let len = self.checked_len(first, count);
+        // SAFETY: the range lies in the mapping (checked) and the caller keeps writers away.
+        unsafe { std::slice::from_raw_parts(self.ptr(first).as_ptr(), len) }
+    }
+
+    /// The bytes of `count` frames from `first`, to write.
+    ///
+    /// # Safety
+    /// For the lifetime of the result nobody else may touch these frames (rule 2).
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn slice_mut(&self, first: FrameId, count: u32) -> &mut [u8] {
+        let len = self.checked_len(first, count);
+        // SAFETY: the range lies in the mapping (checked) and is the caller's alone.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr(first).as_ptr(), len) }
+    }
+
+    fn checked_len(&self, first: FrameId, count: u32) -> usize {
+        let len = count as usize * FRAME_SIZE;
+        assert!(first.byte_offset() + len <= self.bytes, "{count} frames from {first:?}");
+        len
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        match &self.origin {
+            #[cfg(not(miri))]
+            Origin::Mapped { start, len, .. } => map::unmap(*start, *len),
+            #[cfg(miri)]
+            // SAFETY: allocated in `anonymous` with this layout, and given up here.
+            Origin::Heap(layout) => unsafe { std::alloc::dealloc(self.base.as_ptr(), *layout) },
+            Origin::Borrowed => {}
+        }
+    }
+}
+
+/// The system calls.
+#[cfg(not(miri))]
+mod map {
+    use std::io;
+    use std::num::NonZero;
+    use std::os::fd::OwnedFd;
+    use std::ptr::{self, NonNull};
+
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+    use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+
+    use super::{BLOCK_SIZE, Origin, Region, RegionError};
+
+    const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
+
+    fn os(what: &'static str, bytes: usize) -> impl Fn(rustix::io::Errno) -> RegionError {
+        move |errno| RegionError::Os { what, bytes, source: io::Error::from(errno) }
+    }
+
+    /// First 2 MiB boundary at or after `start`.
+    fn aligned(start: NonNull<u8>) -> NonNull<u8> {
+        // A mapping never ends at the top of the address space, so this does not overflow.
+        start.map_addr(|a| NonZero::new(a.get().next_multiple_of(BLOCK_SIZE)).unwrap_or(a))
+    }
+
+    pub(super) fn anonymous(bytes: usize) -> Result<Region, RegionError> {
+        let (start, len) = reserve(bytes, READ_WRITE)?;
+        let origin = Origin::Mapped { start, len, _file: None };
+        Ok(Region { base: aligned(start), bytes, origin })
+    }
+
+    /// Private memory with room for aligning `bytes` in it.
+    fn reserve(bytes: usize, prot: ProtFlags) -> Result<(NonNull<u8>, usize), RegionError> {
+        let len = bytes + BLOCK_SIZE;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches nothing of ours.
+        let start = unsafe { mmap_anonymous(ptr::null_mut(), len, prot, flags) }
+            .map_err(os("reserve", len))?;
+        let start = NonNull::new(start.cast()).expect("the kernel never maps address zero here");
+        Ok((start, len))
+    }
+
+    pub(super) fn memfd(bytes: usize, flags: MemfdFlags) -> Result<Region, RegionError> {
+        let file: OwnedFd =
+            memfd_create("ballast-frames", flags).map_err(os("create a memfd of", bytes))?;
+        ftruncate(&file, bytes as u64).map_err(os("size a memfd to", bytes))?;
+        let (start, len) = reserve(bytes, ProtFlags::empty())?;
+        let base = aligned(start);
+        let fixed = MapFlags::SHARED | MapFlags::FIXED;
+        // SAFETY: replaces part of the reservation just made, of which nobody else knows.
+        let mapped = unsafe { mmap(base.as_ptr().cast(), bytes, READ_WRITE, fixed, &file, 0) };
+        if let Err(errno) = mapped {
+            unmap(start, len);
+            return Err(os("map", bytes)(errno));
+        }
+        Ok(Region { base, bytes, origin: Origin::Mapped { start, len, _file: Some(file) } })
+    }
+
+    pub(super) fn advise_huge(base: NonNull<u8>, bytes: usize) -> Result<(), RegionError> {
+        // SAFETY: advice about huge pages changes no contents of the region's own mapping.
+        unsafe { madvise(base.as_ptr().cast(), bytes, Advice::LinuxHugepage) }
+            .map_err(os("advise huge pages for", bytes))
+    }
+
+    pub(super) fn unmap(start: NonNull<u8>, len: usize) {
+        // SAFETY: called once, for a mapping of our own that nothing refers to any more.
+        let done = unsafe { munmap(start.as_ptr().cast(), len) };
+        debug_assert!(done.is_ok(), "munmap of our own mapping: {done:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_bad_sizes() {
+        for bytes in [0, 1, FRAME_SIZE, BLOCK_SIZE + FRAME_SIZE] {
+            assert!(matches!(Region::anonymous(bytes), Err(RegionError::Size(_))));
+        }
+        let huge = BLOCK_SIZE << 24;
+        assert!(matches!(Region::anonymous(huge), Err(RegionError::Size(_))));
+    }
+
+    #[test]
+    fn is_aligned_zeroed_and_writable() {
+        let region = Region::anonymous(2 * BLOCK_SIZE).unwrap();
+        assert!(region.ptr(FrameId::new(0)).addr().get().is_multiple_of(BLOCK_SIZE));
+        // SAFETY: nobody else knows this region.
+        let last = unsafe { region.slice_mut(FrameId::new(1023), 1) };
+        assert!(last.iter().all(|&b| b == 0));
+        last.fill(7);
+    }
+
+    #[test]
+    #[cfg(not(miri))]
+    fn memfd_is_aligned_and_writable() {
+        let region = Region::memfd(2 * BLOCK_SIZE).unwrap();
+        assert!(region.ptr(FrameId::new(0)).addr().get().is_multiple_of(BLOCK_SIZE));
+        // SAFETY: nobody else knows this region.
+        let all = unsafe { region.slice_mut(FrameId::new(0), 1024) };
+        all.fill(9);
+        assert_eq!(all[BLOCK_SIZE], 9);
+    }
+
+    #[test]
+    fn borrowed_checks_alignment() {
+        let owner = Region::anonymous(2 * BLOCK_SIZE).unwrap();
+        // SAFETY: both regions are refused or unused.
+        let odd = unsafe { Region::borrowed(owner.ptr(FrameId::new(1)), BLOCK_SIZE) };
+        assert!(matches!(odd, Err(RegionError::Alignment(_))));
+        // SAFETY: `owner` outlives it and is not used itself.
+        let good = unsafe { Region::borrowed(owner.ptr(FrameId::new(512)), BLOCK_SIZE) };
+        assert_eq!(good.unwrap().frames(), 512);
+    }
+}

@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Guest RAM: vm-memory's regions for whoever reads and writes it, and their backings for whoever
+//! gives it back to the host.
+
+use std::sync::Arc;
+
+use vm_memory::mmap::MmapRegionError;
+use vm_memory::{GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+
+use crate::backing::{Backing, BackingError, BackingKind, Discarded, Residency};
+use crate::layout::MemoryLayout;
+use crate::units::{Bytes, GuestRange, HostRange, PAGE_BYTES, Pages};
+
+/// Guest memory as devices, boot loader and vCPUs see it.
+pub type GuestMemory = GuestMemoryMmap<()>;
+
+/// Why guest RAM could not be made, or not be worked on.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestRamError {
+    /// The host refused.
+    #[error(transparent)]
+    Backing(#[from] BackingError),
+    /// vm-memory refused a region.
+    #[error("cannot describe guest memory: {0}")]
+    Region(#[from] MmapRegionError),
+    /// Regions overlap or are out of order; a layout never is.
+    #[error("cannot describe guest memory: {0}")]
+    Collection(#[from] vm_memory::GuestRegionCollectionError),
+    /// Somebody named pages that are no RAM.
+    #[error("guest pages {0} are not all RAM")]
+    NotRam(GuestRange),
+}
+
+/// One stretch of guest RAM.
+#[derive(Debug)]
+pub struct RamRegion {
+    guest: GuestRange,
+    backing: Box<dyn Backing>,
+    /// What vm-memory holds; `GuestRam::drop` counts who else does.
+    mmap: Arc<MmapRegion>,
+}
+
+impl RamRegion {
+    /// Where the guest sees it.
+    pub fn guest(&self) -> GuestRange {
+        self.guest
+    }
+
+    /// Where it lies in this process.
+    pub fn host(&self) -> HostRange {
+        self.backing.mapping().range()
+    }
+
+    /// What it is made of.
+    pub fn backing(&self) -> &dyn Backing {
+        self.backing.as_ref()
+    }
+
+    /// Where the pages of `range`, which lie in this region, are in this process.
+    fn to_host(&self, range: GuestRange) -> Option<HostRange> {
+        let offset = range.start().checked_offset_from(self.guest.start())?;
+        let offset = offset.checked_bytes()?.as_usize()?;
+        self.host().slice(offset, range.bytes().as_usize()?)
+    }
+}
+
+/// All RAM of one guest.
+#[derive(Debug)]
+pub struct GuestRam {
+    layout: MemoryLayout,
+    // Dropped by hand: see `Drop`.
+    regions: Vec<RamRegion>,
+    memory: Option<Arc<GuestMemory>>,
+}
+
+impl GuestRam {
+    /// Reserves RAM of the given layout. Nothing is allocated before it is touched.
+    pub fn new(layout: MemoryLayout, kind: BackingKind) -> Result<Self, GuestRamError> {
+        let mut ram = Self { layout, regions: Vec::new(), memory: None };
+        let mut seen = Vec::new();
+        for &guest in ram.layout.ram() {
+            let backing = kind.reserve(guest.bytes())?;
+            let mmap = Arc::new(region_over(backing.mapping().range())?);
+            let region = GuestRegionMmap::with_arc(Arc::clone(&mmap), guest.address());
+            seen.push(region.ok_or(GuestRamError::NotRam(guest))?);
+            ram.regions.push(RamRegion { guest, backing, mmap });
+        }
+        ram.memory = Some(Arc::new(GuestMemory::from_regions(seen)?));
+        Ok(ram)
+    }
+
+    /// The memory, for reading and writing.
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        self.memory.as_ref().expect("present from construction to drop")
+    }
+
+    /// Where everything lies.
+    pub fn layout(&self) -> &MemoryLayout {
+        &self.layout
+    }
+
+    /// The stretches of RAM, in ascending order.
+    pub fn regions(&self) -> &[RamRegion] {
+        &self.regions
+    }
+
+    /// All RAM together.
+    pub fn pages(&self) -> Pages {
+        self.layout.ram_pages()
+    }
+
+    /// Whether all of `range` is RAM.
+    pub fn contains(&self, range: GuestRange) -> bool {
+        self.regions.iter().any(|r| r.guest.covers(&range))
+    }
+
+    /// Gives the pages of `ranges` (ascending, disjoint) back to the host; the guest reads zeroes
+    /// there afterwards. Nothing is done if any of them is not RAM.
+    pub fn discard(&self, ranges: &[GuestRange]) -> Result<Discarded, GuestRamError> {
+        let mut total = Discarded::default();
+        let mut batch = Vec::with_capacity(ranges.len());
+        if let Some(outside) = ranges.iter().find(|r| !self.contains(**r)) {
+            return Err(GuestRamError::NotRam(*outside));
+        }
+        for region in &self.regions {
+            batch.clear();
+            batch.extend(ranges.iter().filter_map(|r| region.to_host(*r)));
+            total.add(region.backing.discard(&batch)?);
+        }
+        Ok(total)
+    }
+
+    /// Allocates all of `range` now.
+    pub fn populate(&self, range: GuestRange) -> Result<(), GuestRamError> {
+        let (region, host) = self.resolve(range)?;
+        Ok(region.backing.populate(host)?)
+    }
+
+    /// Makes each block of `range` a huge page; see [`Backing::collapse`].
+    pub fn collapse(&self, range: GuestRange) -> Result<(), GuestRamError> {
+        let (region, host) = self.resolve(range)?;
+        Ok(region.backing.collapse(host)?)
+    }
+
+    /// Allows or forbids huge pages in the blocks of `range`; see [`Backing::allow_huge`].
+    pub fn allow_huge(&self, range: GuestRange, allow: bool) -> Result<(), GuestRamError> {
+        let (region, host) = self.resolve(range)?;
+        Ok(region.backing.allow_huge(host, allow)?)
+    }
+
+    /// What of `range` is in the host's memory.
+    pub fn residency_of(&self, range: GuestRange) -> Result<Residency, GuestRamError> {
+        let (region, host) = self.resolve(range)?;
+        Ok(region.backing.residency(host)?)
+    }
+
+    /// What of all RAM is in the host's memory.
+    pub fn residency(&self) -> Result<Residency, GuestRamError> {
+        let mut total = Residency { resident: Bytes(0), huge: Some(Bytes(0)) };
+        for region in &self.regions {
+            let part = region.backing.residency(region.host())?;
+            total.resident = total.resident.saturating_add(part.resident);
+            total.huge = total.huge.zip(part.huge).map(|(a, b)| a.saturating_add(b));
+        }
+        Ok(total)
+    }
+
+    fn resolve(&self, range: GuestRange) -> Result<(&RamRegion, HostRange), GuestRamError> {
+        let found = self.regions.iter().find_map(|r| Some((r, r.to_host(range)?)));
+        found.ok_or(GuestRamError::NotRam(range))
+    }
+}
+
+impl Drop for GuestRam {
+    fn drop(&mut self) {
+        self.memory = None;
+        for region in self.regions.drain(..) {
+            let RamRegion { backing, mmap, .. } = region;
+            if Arc::strong_count(&mmap) > 1 {
+                // Somebody still has the memory that `memory()` gave out: it must stay mapped.
+                std::mem::forget(backing);
+            }
+        }
+    }
+}
+
+/// vm-memory's view of `host`, which it does not own.
+fn region_over(host: HostRange) -> Result<MmapRegion, MmapRegionError> {
+    debug_assert!(host.len().is_multiple_of(PAGE_BYTES));
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: `host` is a live mapping, readable and writable, and `GuestRam::drop` keeps it for as
+    // long as anyone has a region over it.
+    unsafe { MmapRegion::build_raw(host.addr() as *mut u8, host.len(), prot, flags) }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend as _};
+
+    use super::*;
+    use crate::layout::HOLE_END;
+    use crate::units::{BLOCK_BYTES, BLOCK_SIZE, Pfn};
+
+    fn ram(mib: u64) -> GuestRam {
+        let layout = MemoryLayout::new(Bytes::from_mib(mib).unwrap(), Bytes(0)).unwrap();
+        GuestRam::new(layout, BackingKind::Thp).unwrap()
+    }
+
+    fn range(start: u64, pages: u64) -> GuestRange {
+        GuestRange::new(Pfn(start), Pages(pages)).unwrap()
+    }
+
+    #[test]
+    fn memory_is_aligned_and_absent_until_touched() {
+        let ram = ram(16);
+        assert!(ram.regions()[0].host().addr().is_multiple_of(BLOCK_BYTES));
+        assert_eq!(ram.residency().unwrap().resident, Bytes(0));
+        ram.memory().write_obj(7u64, GuestAddress(0x5000)).unwrap();
+        assert!(ram.residency().unwrap().resident > Bytes(0));
+    }
+
+    #[test]
+    fn discarded_pages_read_as_zero_and_others_stay() {
+        let ram = ram(16);
+        let mem = ram.memory();
+        for page in 0..1024u64 {
+            mem.write_obj(page + 1, GuestAddress(page << 12)).unwrap();
+        }
+        let done = ram.discard(&[range(3, 1), range(10, 600)]).unwrap();
+        assert_eq!(done.asked, Bytes(601 << 12));
+        assert_eq!(done.freed, Bytes(601 << 12));
+        for page in 0..1024u64 {
+            let gone = page == 3 || (10..610).contains(&page);
+            let value: u64 = mem.read_obj(GuestAddress(page << 12)).unwrap();
+            assert_eq!(value, if gone { 0 } else { page + 1 });
+        }
+    }
+
+    /// Where the host gives huge pages, cutting one leaves small pages, not a hidden huge page.
+    #[test]
+    fn a_cut_huge_page_is_split() {
+        let ram = ram(8);
+        let mem = ram.memory();
+        // Not zero: a kernel from 6.12 on shares the zero pages of what it splits.
+        for page in 0..2048u64 {
+            mem.write_obj(page + 1, GuestAddress(page << 12)).unwrap();
+        }
+        let before = ram.residency().unwrap();
+        assert_eq!(before.resident, Bytes(8 << 20));
+        if before.huge != Some(before.resident) {
+            eprintln!("this host gives no huge pages now: {before:?}");
+            return;
+        }
+        // Page 3 of the first block; the end of the second, and all of the third.
+        let done = ram.discard(&[range(3, 1), range(1020, 516)]).unwrap();
+        assert_eq!((done.splits, done.held), (2, Bytes(0)));
+        assert_eq!(done.freed, Bytes(517 << 12));
+        let after = ram.residency().unwrap();
+        assert_eq!(after.resident, Bytes((2048 - 517) << 12));
+        assert_eq!(after.huge, Some(Bytes(BLOCK_SIZE)));
+    }
+
+    #[test]
+    fn memory_above_the_hole_is_reached() {
+        let ram = ram(4096);
+        let high = HOLE_END;
+        ram.memory().write_obj(1u8, high).unwrap();
+        let page = GuestRange::from_bytes(high, Bytes(4096)).unwrap();
+        assert_eq!(ram.discard(&[page]).unwrap().freed, Bytes(4096));
+        assert_eq!(ram.memory().read_obj::<u8>(high).unwrap(), 0);
+    }
+
+    #[test]
+    fn what_is_not_ram_is_refused_before_anything_is_done() {
+        let ram = ram(4096);
+        ram.memory().write_obj(9u8, GuestAddress(0)).unwrap();
+        let across_the_hole = range((3 << 18) - 1, 2);
+        let refused = ram.discard(&[range(0, 1), across_the_hole]);
+        assert!(matches!(refused, Err(GuestRamError::NotRam(r)) if r == across_the_hole));
+        assert_eq!(ram.memory().read_obj::<u8>(GuestAddress(0)).unwrap(), 9);
+        assert!(ram.residency_of(range(1 << 40, 1)).is_err());
+    }
+
+    #[test]
+    fn memory_outlives_its_maker_while_someone_holds_it() {
+        let ram = ram(4);
+        let kept = Arc::clone(ram.memory());
+        kept.write_obj(5u8, GuestAddress(0)).unwrap();
+        drop(ram);
+        assert_eq!(kept.read_obj::<u8>(GuestAddress(0)).unwrap(), 5);
+        assert_eq!(kept.num_regions(), 1);
+    }
+}

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A stretch of address space that this process owns, and what can be asked of the kernel for it.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+use crate::units::{HostRange, PAGE_BYTES};
+
+/// madvise(2): make small pages huge at once. Linux 6.1; in no crate yet.
+const MADV_COLLAPSE: libc::c_int = 25;
+
+/// What a mapping is mapped from.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'fd> {
+    /// Private memory of no file.
+    Anonymous,
+    /// Private memory of the pool of huge pages that the administrator set aside.
+    Hugetlb(HugePageSize),
+    /// The file from its beginning, shared with whoever else maps it.
+    Shared(BorrowedFd<'fd>),
+}
+
+/// Sizes of huge pages that x86-64 has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HugePageSize {
+    /// 2 MiB.
+    TwoMib,
+    /// 1 GiB.
+    OneGib,
+}
+
+impl HugePageSize {
+    /// The size in bytes.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::TwoMib => 2 << 20,
+            Self::OneGib => 1 << 30,
+        }
+    }
+
+    fn map_flag(self) -> MapFlags {
+        match self {
+            Self::TwoMib => MapFlags::HUGE_2MB,
+            Self::OneGib => MapFlags::HUGE_1GB,
+        }
+    }
+}
+
+/// Owned address space, readable and writable, whose pages come and go by advice.
+///
+/// Pages appear when first touched. Ordinary memory is not even reserved (`MAP_NORESERVE`); huge pages
+/// of the pool are, since running out of them later would be fatal. Dropping it unmaps.
+#[derive(Debug)]
+pub struct Mapping {
+    range: HostRange,
+}
+
+impl Mapping {
+    /// Maps `len` bytes at an address that is a multiple of `align` (a power of two).
+    ///
+    /// Fails as mmap(2) does, with `InvalidInput` if `len` or `align` is not a whole number of the
+    /// source's pages.
+    pub fn new(source: Source<'_>, len: usize, align: usize) -> io::Result<Self> {
+        let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+        if !align.is_power_of_two() || align < PAGE_BYTES {
+            return Err(invalid());
+        }
+        if let Source::Hugetlb(page) = source {
+            // The kernel would round the length up, and so map over what is not ours.
+            if !len.is_multiple_of(page.bytes()) || align < page.bytes() {
+                return Err(invalid());
+            }
+        }
+        // The kernel gives no say in alignment: reserve more, map inside, drop the rest.
+        let spare = len.checked_add(align).ok_or_else(invalid)?;
+        HostRange::new(0, len).ok_or_else(invalid)?;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no other.
+        let reserved = unsafe {
+            rustix::mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                spare,
+                ProtFlags::empty(),
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
+        }?;
+        let base = reserved as usize;
+        let start = base.next_multiple_of(align);
+        let range = HostRange::new(start, len).ok_or_else(invalid)?;
+        // From here on the whole reservation is unmapped if anything fails.
+        let reservation = Self { range: HostRange::new(base, spare).ok_or_else(invalid)? };
+        map_over(source, range)?;
+        std::mem::forget(reservation);
+        trim(base, start);
+        trim(range.end(), base + spare);
+        Ok(Self { range })
+    }
+
+    /// Where it lies.
+    pub fn range(&self) -> HostRange {
+        self.range
+    }
+
+    /// Asks for huge pages where they fit (or for small ones only) in `range`.
+    pub fn set_huge(&self, range: HostRange, huge: bool) -> io::Result<()> {
+        self.advise(range, if huge { Advice::LinuxHugepage } else { Advice::LinuxNoHugepage })
+    }
+
+    /// Takes the pages of `range` away; anonymous memory reads as zero afterwards.
+    pub fn discard(&self, range: HostRange) -> io::Result<()> {
+        self.advise(range, Advice::LinuxDontNeed)
+    }
+
+    /// Takes the pages of `range` away from the file underneath, so from all who map it.
+    pub fn remove(&self, range: HostRange) -> io::Result<()> {
+        self.advise(range, Advice::LinuxRemove)
+    }
+
+    /// Allocates all of `range` now, as by writing it, without changing what it holds.
+    pub fn populate(&self, range: HostRange) -> io::Result<()> {
+        self.advise(range, Advice::LinuxPopulateWrite)
+    }
+
+    /// Breaks the huge page that `page` belongs to into small ones.
+    ///
+    /// The kernel splits a huge page when part of it is called cold, and only then frees the parts
+    /// that nobody maps; discarding a part merely unmaps it (`madvise_cold_or_pageout_pte_range` in
+    /// mm/madvise.c). It does not say whether it could: look again whether the page is huge.
+    pub fn split_huge(&self, page: HostRange) -> io::Result<()> {
+        self.advise(page, Advice::LinuxCold)
+    }
+
+    /// Makes each 2 MiB-aligned block of `range` one huge page now, allocating what is absent.
+    ///
+    /// `EAGAIN`: a passing obstacle, try later. `ENOMEM`: no huge page to be had. `EINVAL`: never
+    /// possible here, or a kernel before 6.1.
+    pub fn collapse(&self, range: HostRange) -> io::Result<()> {
+        self.assert_owned(range);
+        // SAFETY: `range` lies in this mapping, and collapsing keeps the contents of its pages.
+        let failed =
+            unsafe { libc::madvise(range.addr() as *mut libc::c_void, range.len(), MADV_COLLAPSE) };
+        if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    fn advise(&self, range: HostRange, advice: Advice) -> io::Result<()> {
+        self.assert_owned(range);
+        // SAFETY: `range` lies in this mapping, to whose memory no reference exists (module `sys`).
+        unsafe { rustix::mm::madvise(range.addr() as *mut _, range.len(), advice) }?;
+        Ok(())
+    }
+
+    /// Advice on somebody else's memory would be a bug of this crate, not bad input.
+    fn assert_owned(&self, range: HostRange) {
+        assert!(self.range.covers(&range), "{range} is not in the mapping {}", self.range);
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        trim(self.range.addr(), self.range.end());
+    }
+}
+
+/// Maps `source` over `range`, which this process has reserved.
+fn map_over(source: Source<'_>, range: HostRange) -> io::Result<()> {
+    let addr = range.addr() as *mut _;
+    let prot = ProtFlags::READ | ProtFlags::WRITE;
+    let flags = match source {
+        Source::Anonymous => MapFlags::PRIVATE | MapFlags::NORESERVE,
+        Source::Hugetlb(size) => MapFlags::PRIVATE | MapFlags::HUGETLB | size.map_flag(),
+        Source::Shared(_) => MapFlags::SHARED | MapFlags::NORESERVE,
+    } | MapFlags::FIXED;
+    if let Source::Shared(fd) = source {
+        // SAFETY: the caller reserved `range`, so MAP_FIXED replaces nothing else.
+        unsafe { rustix::mm::mmap(addr, range.len(), prot, flags, fd, 0) }?;
+    } else {
+        // SAFETY: as above.
+        unsafe { rustix::mm::mmap_anonymous(addr, range.len(), prot, flags) }?;
+    }
+    Ok(())
+}
+
+/// Unmaps the bytes from `start` up to `end`, which the caller owns.
+fn trim(start: usize, end: usize) {
+    if start == end {
+        return;
+    }
+    // SAFETY: only called on address space that a `Mapping` owns and will not use again.
+    let result = unsafe { rustix::mm::munmap(start as *mut _, end - start) };
+    debug_assert!(result.is_ok(), "munmap of {start:#x}..{end:#x}: {result:?}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::BLOCK_BYTES;
+
+    #[test]
+    fn mappings_are_aligned() {
+        for align in [PAGE_BYTES, BLOCK_BYTES, 1 << 30] {
+            let map = Mapping::new(Source::Anonymous, 3 * BLOCK_BYTES, align).unwrap();
+            assert!(map.range().addr().is_multiple_of(align));
+            assert_eq!(map.range().len(), 3 * BLOCK_BYTES);
+        }
+    }
+
+    #[test]
+    fn bad_shapes_are_refused() {
+        let new = |len, align| Mapping::new(Source::Anonymous, len, align);
+        assert!(new(0, 4096).is_err());
+        assert!(new(4097, 4096).is_err());
+        assert!(new(4096, 3 << 12).is_err());
+        assert!(new(usize::MAX & !0xfff, 4096).is_err());
+    }
+
+    #[test]
+    #[should_panic(expected = "is not in the mapping")]
+    fn advice_stays_inside() {
+        let map = Mapping::new(Source::Anonymous, 4096, 4096).unwrap();
+        let beyond = HostRange::new(map.range().addr(), 8192).unwrap();
+        let _ = map.discard(beyond);
+    }
+}

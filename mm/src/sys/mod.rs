@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! System calls, thinly: the only place outside the frame pool with `unsafe` in it.
+//!
+//! * [`mapping`]: a stretch of address space that this process owns, and advice on it
+//! * [`pagemap`]: what is resident there, by PAGEMAP_SCAN or by /proc/self/pagemap
+//!
+//! **Aliasing.** No reference or slice to mapped memory is ever made: a guest, the kernel or
+//! another thread may write it at any time. Whoever reads or writes it goes through vm-memory's
+//! volatile accessors. That is why taking pages away ([`mapping::Mapping::discard`]) is a safe
+//! operation: nobody holds a Rust reference that could notice.
+
+pub mod mapping;
+pub mod pagemap;

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! How pages are compressed: a trait, and the two codecs that come with the store.
+
+use lz4_flex::block::{
+    CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size,
+};
+
+use crate::frame::FRAME_SIZE;
+
+/// Why a page could not be compressed or restored.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    /// The codec's state could not be made.
+    #[error("cannot set up {codec}: {reason}")]
+    Setup {
+        /// The codec's name.
+        codec: &'static str,
+        /// What it said.
+        reason: String,
+    },
+    /// Stored data does not give a page.
+    #[error("stored data is damaged: {0}")]
+    Damaged(String),
+}
+
+/// A way to compress pages.
+pub trait Codec: Send + Sync {
+    /// Name for people.
+    fn name(&self) -> &'static str;
+
+    /// State for one thread at a time, with buffers of its own.
+    ///
+    /// # Errors
+    /// [`CodecError::Setup`].
+    fn worker(&self) -> Result<Box<dyn Worker>, CodecError>;
+}
+
+/// State of a codec, used by one thread at a time.
+pub trait Worker: Send {
+    /// Compresses a page into a buffer of the worker's. `None` if that does not make it smaller.
+    fn compress(&mut self, page: &[u8; FRAME_SIZE]) -> Option<&[u8]>;
+
+    /// Restores a page.
+    ///
+    /// # Errors
+    /// [`CodecError::Damaged`].
+    fn decompress(&mut self, data: &[u8], page: &mut [u8; FRAME_SIZE]) -> Result<(), CodecError>;
+}
+
+/// LZ4: fast, about half the size.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lz4;
+
+struct Lz4Worker {
+    table: CompressTable,
+    out: Vec<u8>,
+}
+
+impl Codec for Lz4 {
+    fn name(&self) -> &'static str {
+        "lz4"
+    }
+
+    fn worker(&self) -> Result<Box<dyn Worker>, CodecError> {
+        let out = vec![0; get_maximum_output_size(FRAME_SIZE)];
+        Ok(Box::new(Lz4Worker { table: CompressTable::small(), out }))
+    }
+}
+
+impl Worker for Lz4Worker {
+    fn compress(&mut self, page: &[u8; FRAME_SIZE]) -> Option<&[u8]> {
+        let len = compress_into_with_table(page, &mut self.out, &mut self.table).ok()?;
+        (len < FRAME_SIZE).then(|| &self.out[..len])
+    }
+
+    fn decompress(&mut self, data: &[u8], page: &mut [u8; FRAME_SIZE]) -> Result<(), CodecError> {
+        match decompress_into(data, page) {
+            Ok(FRAME_SIZE) => Ok(()),
+            Ok(len) => Err(CodecError::Damaged(format!("{len} bytes in place of a page"))),
+            Err(error) => Err(CodecError::Damaged(error.to_string())),
+        }
+    }
+}
+
+/// Zstandard: slower, smaller.
+#[derive(Clone, Copy, Debug)]
+pub struct Zstd {
+    /// 1 is fastest; zram's default is 3.
+    pub level: i32,
+}
+
+impl Default for Zstd {
+    fn default() -> Self {
+        Self { level: 3 }
+    }
+}
+
+struct ZstdWorker {
+    compressor: zstd::bulk::Compressor<'static>,
+    decompressor: zstd::bulk::Decompressor<'static>,
+    out: Box<[u8; FRAME_SIZE]>,
+}
+
+impl Codec for Zstd {
+    fn name(&self) -> &'static str {
+        "zstd"
+    }
+
+    fn worker(&self) -> Result<Box<dyn Worker>, CodecError> {
+        let setup =
+            |error: std::io::Error| CodecError::Setup { codec: "zstd", reason: error.to_string() };
+        Ok(Box::new(ZstdWorker {
+            compressor: zstd::bulk::Compressor::new(self.level).map_err(setup)?,
+            decompressor: zstd::bulk::Decompressor::new().map_err(setup)?,
+            out: Box::new([0; FRAME_SIZE]),
+        }))
+    }
+}
+
+impl Worker for ZstdWorker {
+    fn compress(&mut self, page: &[u8; FRAME_SIZE]) -> Option<&[u8]> {
+        // A buffer one byte short of a page: what does not fit is not worth having.
+        let out = &mut self.out[..FRAME_SIZE - 1];
+        let len = self.compressor.compress_to_buffer(page, out).ok()?;
+        Some(&self.out[..len])
+    }
+
+    fn decompress(&mut self, data: &[u8], page: &mut [u8; FRAME_SIZE]) -> Result<(), CodecError> {
+        match self.decompressor.decompress_to_buffer(data, page.as_mut_slice()) {
+            Ok(FRAME_SIZE) => Ok(()),
+            Ok(len) => Err(CodecError::Damaged(format!("{len} bytes in place of a page"))),
+            Err(error) => Err(CodecError::Damaged(error.to_string())),
+        }
+    }
+}

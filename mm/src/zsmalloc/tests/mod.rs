@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Tests of zsmalloc: against a model of what each object holds, and with everything at once.
+
+// Numbers here are small, and a test is free to panic.
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
+
+mod basics;
+mod stress;
+
+use std::sync::Arc;
+
+use crate::frame::{BLOCK_SIZE, FramePool, PoolConfig, Region};
+
+fn frames(blocks: usize) -> Arc<FramePool> {
+    let region = Region::anonymous(blocks * BLOCK_SIZE).unwrap();
+    FramePool::new(region, PoolConfig::default()).unwrap()
+}
+
+/// The bytes that an object of `size` bytes with this seed should hold.
+fn pattern(seed: u64, size: usize) -> Vec<u8> {
+    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..size)
+        .map(|_| {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            x as u8
+        })
+        .collect()
+}
