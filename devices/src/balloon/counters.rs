@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the balloon has done since the machine started. All counters only grow.
+
+use mm::backing::Discarded;
+
+/// Counters of one balloon.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counters {
+    /// Activations that failed.
+    pub activate_fails: u64,
+    /// Buffers of the inflate queue.
+    pub inflate_count: u64,
+    /// Buffers of the deflate queue.
+    pub deflate_count: u64,
+    /// Pages that went into the balloon, blocks included.
+    pub inflated_pages: u64,
+    /// Pages that came out of it, blocks included.
+    pub deflated_pages: u64,
+    /// Pages that came out before the host had been given them back.
+    pub spared_pages: u64,
+    /// Entries refused: outside RAM, named twice, in the balloon already or not in it.
+    pub refused_pages: u64,
+    /// Buffers left alone because their descriptors or their length made no sense.
+    pub bad_buffers: u64,
+    /// Requests on the block queue that were done.
+    pub block_requests: u64,
+    /// Requests on the block queue that were refused.
+    pub block_refusals: u64,
+    /// Blocks that went in as one.
+    pub inflated_blocks: u64,
+    /// Blocks that came out as one.
+    pub deflated_blocks: u64,
+    /// Balloon pages that the guest moved elsewhere: one page in, then one page out.
+    pub migrated_pages: u64,
+    /// Balloon blocks that the guest moved elsewhere.
+    pub migrated_blocks: u64,
+    /// What inflation gave back to the host.
+    pub inflation: GivenBack,
+    /// What compaction of the host's side gave back once more.
+    pub compaction: GivenBack,
+    /// What free page reporting gave back.
+    pub free_page_report: GivenBack,
+    /// What free page hinting gave back.
+    pub free_page_hint: GivenBack,
+    /// Hints that were too late or for another command.
+    pub stale_hints: u64,
+    /// Statistics buffers read.
+    pub stats_updates_count: u64,
+    /// Statistics polled while the guest had not answered the poll before.
+    pub stats_update_fails: u64,
+    /// Statistics entries of unknown meaning.
+    pub stats_unknown: u64,
+    /// Requests to vacate blocks that were answered.
+    pub evacuations: u64,
+    /// Requests to vacate blocks that were not answered in time, or by a lie.
+    pub evacuation_fails: u64,
+    /// Answers that named the wrong request or claimed what is not so.
+    pub evacuation_lies: u64,
+    /// Blocks vacated on request.
+    pub vacated_blocks: u64,
+}
+
+/// Memory that went back to the host, for one reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct GivenBack {
+    /// Discards, each of one or more runs.
+    pub count: u64,
+    /// Bytes that the guest gave up.
+    pub asked: u64,
+    /// Bytes verified: they were resident, and the host has them free again.
+    pub freed: u64,
+    /// Bytes that the host still holds as parts of huge pages it could not split.
+    pub held: u64,
+    /// Huge pages split for single pages of them.
+    pub splits: u64,
+    /// Whole blocks given back as one.
+    pub whole_blocks: u64,
+    /// Discards that the host refused.
+    pub fails: u64,
+}
+
+impl GivenBack {
+    pub(super) fn add(&mut self, done: Discarded, whole_blocks: u64) {
+        self.count += 1;
+        self.asked = self.asked.saturating_add(done.asked.0);
+        self.freed = self.freed.saturating_add(done.freed.0);
+        self.held = self.held.saturating_add(done.held.0);
+        self.splits = self.splits.saturating_add(done.splits);
+        self.whole_blocks = self.whole_blocks.saturating_add(whole_blocks);
+    }
+}

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Any sequence of requests, honest or not: what the guest has not given up keeps its contents, and
+//! the record of the balloon is what a plain set of page numbers would be.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Debug, Clone)]
+enum Op {
+    Inflate(Vec<u32>),
+    Deflate(Vec<u32>),
+    Blocks { inflate: bool, blocks: Vec<u64> },
+    Report { start: u64, pages: u64 },
+    Target(u64),
+    Wait,
+    Settle,
+    Reset,
+}
+
+fn pfns() -> impl Strategy<Value = Vec<u32>> {
+    prop_oneof![
+        // Runs, which fill blocks up.
+        (0u32..3500, 1u32..700).prop_map(|(start, len)| (start..start + len).collect()),
+        // Single pages, mostly RAM that the test watches.
+        prop::collection::vec(prop_oneof![0u32..3500, 8180u32..8990, any::<u32>()], 0..20),
+    ]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        4 => pfns().prop_map(Op::Inflate),
+        4 => pfns().prop_map(Op::Deflate),
+        3 => (any::<bool>(), prop::collection::vec(0u64..20, 1..4))
+            .prop_map(|(inflate, blocks)| Op::Blocks { inflate, blocks }),
+        1 => (0u64..3000, 1u64..600).prop_map(|(start, pages)| Op::Report { start, pages }),
+        1 => (0u64..4000).prop_map(Op::Target),
+        2 => Just(Op::Wait),
+        1 => Just(Op::Settle),
+        1 => Just(Op::Reset),
+    ]
+}
+
+/// The driver's own block is not the balloon's to play with.
+fn is_fair(pfn: u64) -> bool {
+    !(7 * 512..8 * 512).contains(&pfn)
+}
+
+fn is_ram(pfn: u64) -> bool {
+    RAM.iter().any(|(start, pages)| (*start..start + pages).contains(&pfn))
+}
+
+struct Model {
+    rig: Rig,
+    ballooned: BTreeSet<u64>,
+    /// Pages that hold what the guest wrote: their own number and one.
+    written: BTreeSet<u64>,
+}
+
+impl Model {
+    fn take(&mut self, pfns: impl Iterator<Item = u64>) {
+        for pfn in pfns.filter(|pfn| is_ram(*pfn)) {
+            self.ballooned.insert(pfn);
+            self.written.remove(&pfn);
+        }
+    }
+
+    fn give(&mut self, pfns: impl Iterator<Item = u64>) {
+        for pfn in pfns {
+            if self.ballooned.remove(&pfn) {
+                self.rig.write_page(pfn, pfn + 1);
+                self.written.insert(pfn);
+            }
+        }
+    }
+
+    fn apply(&mut self, op: Op) {
+        match op {
+            Op::Inflate(pfns) => {
+                let pfns = pfns.into_iter().filter(|pfn| is_fair((*pfn).into()));
+                let pfns: Vec<u32> = pfns.collect();
+                self.rig.inflate(pfns.iter().copied());
+                self.take(pfns.into_iter().map(u64::from));
+            }
+            Op::Deflate(pfns) => {
+                self.rig.deflate(pfns.iter().copied());
+                self.give(pfns.into_iter().map(u64::from));
+            }
+            Op::Blocks { inflate, mut blocks } => {
+                blocks.retain(|block| *block != 7);
+                if blocks.is_empty() {
+                    return;
+                }
+                let pages = |blocks: &[u64]| -> Vec<u64> {
+                    blocks.iter().flat_map(|block| block * 512..block * 512 + 512).collect()
+                };
+                let pages = pages(&blocks);
+                let once = blocks.iter().collect::<BTreeSet<_>>().len() == blocks.len();
+                let expected = if !once || !pages.iter().all(|pfn| is_ram(*pfn)) {
+                    BAD_BLOCK
+                } else if pages.iter().any(|pfn| self.ballooned.contains(pfn) == inflate) {
+                    BAD_STATE
+                } else {
+                    OK
+                };
+                let status = match inflate {
+                    true => self.rig.inflate_blocks(&blocks),
+                    false => self.rig.deflate_blocks(&blocks),
+                };
+                assert_eq!(status, expected);
+                match (status, inflate) {
+                    (OK, true) => self.take(pages.into_iter()),
+                    (OK, false) => self.give(pages.into_iter()),
+                    _ => {}
+                }
+            }
+            Op::Report { start, pages } => {
+                let addr = GuestAddress(start * PAGE_SIZE);
+                let queue = self.rig.queue(super::super::roles::Role::Reports);
+                let len = (pages * PAGE_SIZE) as u32;
+                self.rig.driver.send(queue, &[Descriptor::writable(addr, len)]);
+                for pfn in start..start + pages {
+                    self.written.remove(&pfn);
+                }
+            }
+            Op::Target(pages) => self.rig.balloon().set_target(Pages(pages)).unwrap(),
+            Op::Wait => {
+                let mut balloon = self.rig.balloon();
+                balloon.pool.tick();
+                balloon.on_timer();
+            }
+            Op::Settle => self.rig.settle(),
+            Op::Reset => {
+                self.rig.driver.probe(EVERYTHING, ALL_QUEUES);
+                // All of it is the guest's again.
+                let all: Vec<u64> = self.ballooned.iter().copied().collect();
+                self.give(all.into_iter());
+            }
+        }
+    }
+
+    fn check(&self) {
+        self.rig.validate();
+        assert_eq!(self.rig.balloon().ballooned().0 as usize, self.ballooned.len());
+        for pfn in &self.written {
+            assert_eq!(self.rig.page(*pfn), pfn + 1, "page {pfn:#x} lost its contents");
+        }
+        assert!(!self.rig.driver.needs_reset());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn nothing_the_guest_kept_is_lost(ops in prop::collection::vec(op(), 1..40), tells: bool) {
+        let features = if tells { EVERYTHING } else { EVERYTHING & !feature::MUST_TELL_HOST };
+        let mut model = Model {
+            rig: Rig::with(features),
+            ballooned: BTreeSet::new(),
+            written: BTreeSet::new(),
+        };
+        for pfn in (0..7 * 512).chain(8192..8960) {
+            model.rig.write_page(pfn, pfn + 1);
+            model.written.insert(pfn);
+        }
+        for op in ops {
+            model.apply(op);
+            model.check();
+        }
+        model.rig.settle();
+        model.check();
+        prop_assert_eq!(model.rig.balloon().pending(), Pages(0));
+        for pfn in &model.ballooned {
+            prop_assert_eq!(model.rig.page(*pfn), 0, "page {:#x} was not given back", pfn);
+        }
+    }
+
+    /// Buffers of any bytes, on any queue, in chains of any shape.
+    #[test]
+    fn no_buffer_makes_the_device_panic(
+        buffers in prop::collection::vec(
+            (0u16..7, prop::collection::vec(any::<u8>(), 0..600), 0u32..5000, any::<bool>()), 1..30
+        ),
+    ) {
+        let mut rig = Rig::probed();
+        for (queue, bytes, room, merge) in buffers {
+            let mark = rig.driver.alloc(0);
+            let at = rig.driver.put(&bytes);
+            let readable = Descriptor::readable(at, bytes.len() as u32);
+            let writable = Descriptor::writable(rig.driver.alloc(room.into()), room);
+            let chain = if merge { vec![readable, writable] } else { vec![readable] };
+            rig.driver.add(queue, &chain);
+            rig.driver.notify(queue);
+            rig.driver.run();
+            while rig.driver.used(queue).is_some() {}
+            rig.driver.release(mark);
+            rig.validate();
+        }
+        rig.settle();
+        rig.validate();
+    }
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Guest memory of resources: RESOURCE_ATTACH_BACKING, _DETACH_BACKING, _MIGRATE_BACKING.
+
+use crate::gpu::backing::Backing;
+use crate::gpu::engine::{Engine, Guest};
+use crate::gpu::migrate::migrate;
+use crate::gpu::protocol::{MemEntry, MigrateEntry, ResourceId};
+use crate::gpu::resource::{Image, Kind};
+use crate::gpu::response::{Fault, Response};
+
+impl Engine {
+    pub(in crate::gpu) fn attach_backing(
+        &mut self,
+        guest: Guest<'_>,
+        id: ResourceId,
+        entries: &[MemEntry],
+    ) -> Result<Response, Fault> {
+        if self.image(id)?.backing.is_some() {
+            return Err(Fault::WrongState);
+        }
+        let (backing, charge) = self.backing(guest, entries)?;
+        self.image(id)?.backing = Some(backing);
+        self.resources.set_charge(id, charge);
+        Ok(Response::NoData)
+    }
+
+    pub(in crate::gpu) fn detach_backing(&mut self, id: ResourceId) -> Result<Response, Fault> {
+        self.image(id)?.backing.take().ok_or(Fault::WrongState)?;
+        self.resources.set_charge(id, 0);
+        Ok(Response::NoData)
+    }
+
+    pub(in crate::gpu) fn migrate_backing(
+        &mut self,
+        guest: Guest<'_>,
+        id: ResourceId,
+        entries: &[MigrateEntry],
+    ) -> Result<Response, Fault> {
+        let backing =
+            self.resources.get_mut(id).and_then(|r| r.backing_mut().ok_or(Fault::ResourceId));
+        match backing.and_then(|backing| migrate(guest.mem, backing, entries)) {
+            Ok(pages) => {
+                self.counters.migrations += 1;
+                self.counters.migrated_pages += pages;
+                Ok(Response::NoData)
+            }
+            Err(fault) => {
+                self.counters.migrations_failed += 1;
+                Err(fault)
+            }
+        }
+    }
+
+    /// The backing that `entries` describe, and what it is charged for.
+    pub(super) fn backing(
+        &self,
+        guest: Guest<'_>,
+        entries: &[MemEntry],
+    ) -> Result<(Backing, u64), Fault> {
+        let backing = Backing::new(guest.mem, entries)?;
+        let charge = Backing::worst_runs(entries.len(), backing.len());
+        self.resources.check_charge(charge)?;
+        Ok((backing, charge))
+    }
+
+    fn image(&mut self, id: ResourceId) -> Result<&mut Image, Fault> {
+        match &mut self.resources.get_mut(id)?.kind {
+            Kind::Image(image) => Ok(image),
+            Kind::GuestBlob(_) | Kind::HostBlob(_) => Err(Fault::WrongKind),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Interrupt status, device status and configuration generation of one transport.
+//!
+//! A guest reads and acknowledges the interrupt status with its interrupts off; that must never
+//! wait for a device that is busy giving memory back. So these are atomics, and the mutex of the
+//! device is not involved.
+
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_NEEDS_RESET};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::virtio::Interrupt;
+
+/// Bit of the interrupt status: used buffers (virtio 1.3, 4.2.2).
+const USED_BUFFER: u32 = 1;
+/// Bit of the interrupt status: configuration change.
+const CONFIG_CHANGE: u32 = 2;
+
+/// The interrupt of a virtio-mmio device. Each signal triggers the event once: connect it to an
+/// edge-triggered line.
+#[derive(Debug)]
+pub struct MmioInterrupt {
+    pending: AtomicU32,
+    device_status: AtomicU32,
+    generation: AtomicU32,
+    event: EventFd,
+}
+
+impl MmioInterrupt {
+    /// An interrupt that triggers `event`.
+    pub(super) fn new(event: EventFd) -> Self {
+        Self {
+            pending: AtomicU32::new(0),
+            device_status: AtomicU32::new(0),
+            generation: AtomicU32::new(0),
+            event,
+        }
+    }
+
+    /// The event that is triggered with each interrupt, for irqfd.
+    pub fn event(&self) -> &EventFd {
+        &self.event
+    }
+
+    pub(super) fn pending(&self) -> u32 {
+        self.pending.load(Ordering::Acquire)
+    }
+
+    pub(super) fn acknowledge(&self, bits: u32) {
+        self.pending.fetch_and(!bits, Ordering::AcqRel);
+    }
+
+    pub(super) fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub(super) fn status(&self) -> u32 {
+        self.device_status.load(Ordering::Acquire)
+    }
+
+    pub(super) fn add_status(&self, bits: u32) {
+        self.device_status.fetch_or(bits, Ordering::AcqRel);
+    }
+
+    pub(super) fn reset(&self) {
+        self.device_status.store(0, Ordering::Release);
+        self.pending.store(0, Ordering::Release);
+    }
+
+    fn raise(&self, bit: u32) -> io::Result<()> {
+        self.pending.fetch_or(bit, Ordering::AcqRel);
+        self.event.write(1)
+    }
+}
+
+impl Interrupt for MmioInterrupt {
+    fn signal_used_queue(&self, _queue: u16) -> io::Result<()> {
+        self.raise(USED_BUFFER)
+    }
+
+    fn signal_config_change(&self) -> io::Result<()> {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.raise(CONFIG_CHANGE)
+    }
+
+    fn signal_needs_reset(&self) -> io::Result<()> {
+        let before = self.device_status.fetch_or(VIRTIO_CONFIG_S_NEEDS_RESET, Ordering::AcqRel);
+        // Only a driver that is up has a use for the interrupt (virtio 1.3, 2.1.2).
+        if before & VIRTIO_CONFIG_S_DRIVER_OK != 0 {
+            return self.signal_config_change();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! How a driver reaches a device. A transport owns the registers, the status machine and the
+//! interrupt; the device behind it sees none of them.
+//!
+//! May use: `virtio`, vm-memory, eventfds; no KVM: the machine registers the notifiers (ioeventfd)
+//! and connects the interrupt (irqfd).
+//!
+//! - `mmio.rs`: virtio-mmio version 2, the registers
+//! - `interrupt.rs`: the part of its state that interrupt handlers read, without locks
+//! - `setup.rs`: a queue as the driver describes it, checked when it is made ready
+
+mod interrupt;
+mod mmio;
+mod setup;
+
+#[cfg(test)]
+mod tests;
+
+pub use interrupt::MmioInterrupt;
+pub use mmio::{MmioTransport, Notifier, REGION_SIZE, register};

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What every virtio device has in common, whichever transport carries it (virtio 1.3, chapter 2).
+//!
+//! A device is driven by one transport through [`VirtioDevice`]; it never knows which one:
+//!
+//! ```text
+//!            activate(Ok)                        reset()
+//!  inactive ──────────────▶ active ────────────────────────────▶ inactive
+//!      │                      │ ▲
+//!      │ activate(Err)        │ └── process(queue) Ok: goes on
+//!      ▼                      ▼ process(queue) Err
+//!  DEVICE_NEEDS_RESET ◀───────┘      leaves by reset() only
+//! ```
+//!
+//! Locking: a device sits behind one mutex ([`SharedDevice`]). vCPU threads take it for
+//! configuration accesses, activation and reset, the event-loop thread for `process`; whoever holds
+//! it holds no lock of the transport that a vCPU needs for its interrupt handler.
+//!
+//! May use: `mm`, virtio-queue and vm-memory; no KVM, no HTTP.
+//!
+//! - `config.rs`: reads and writes of configuration space, clipped to its length
+//! - `queues.rs`: [`DeviceQueue`], one queue from the device's side; checked descriptor chains
+//! - `runner.rs`: [`Runner`], the event-loop side of a device: queue events to `process`
+//! - `mock.rs` (feature `test-utils`): a driver for tests, benches and fuzzing
+
+mod config;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod mock;
+mod queues;
+mod runner;
+
+use std::sync::{Arc, Mutex};
+
+pub use config::{read_config_slice, write_config_slice};
+pub use queues::{Chain, ChainError, DeviceQueue, QueueError, Segment, Segments};
+pub use runner::{QueueHost, Runner};
+use vm_memory::GuestAddress;
+
+/// Guest memory as every device sees it.
+pub use mm::guest_ram::GuestMemory;
+
+/// A device as its transport, the event loop and the control thread share it.
+pub type SharedDevice = Arc<Mutex<dyn VirtioDevice>>;
+
+/// How a device tells its driver that something happened; given to it at activation.
+pub trait Interrupt: Send + Sync {
+    /// Used buffers were added to queue `queue` (virtio 1.3, 2.3).
+    fn signal_used_queue(&self, queue: u16) -> std::io::Result<()>;
+
+    /// The device-specific configuration changed (virtio 1.3, 2.3).
+    ///
+    /// The transport raises the configuration generation before it interrupts.
+    fn signal_config_change(&self) -> std::io::Result<()>;
+
+    /// The device cannot go on: sets DEVICE_NEEDS_RESET and tells the driver (virtio 1.3, 2.1.2).
+    ///
+    /// For failures found outside `process`, such as in a thread of the device's own; `process`
+    /// just returns its error.
+    fn signal_needs_reset(&self) -> std::io::Result<()>;
+}
+
+/// Everything a device is given when its driver sets DRIVER_OK.
+pub struct Activation {
+    /// Guest RAM: every address that the driver names is looked up here.
+    pub mem: Arc<GuestMemory>,
+    /// Features that both sides agreed on.
+    pub features: u64,
+    /// How to reach the driver.
+    pub interrupt: Arc<dyn Interrupt>,
+    /// The queues by the number the driver knows them by. One that the driver did not set up is
+    /// not [`ready`](DeviceQueue::ready). Which *role* a number has may depend on `features`:
+    /// Linux numbers only the queues of negotiated features.
+    pub queues: Vec<DeviceQueue>,
+}
+
+/// Why a device cannot go on; the transport sets DEVICE_NEEDS_RESET and tells the driver.
+#[derive(Debug, thiserror::Error)]
+#[error("{device}: {cause}")]
+pub struct DeviceFailure {
+    /// Name of the device, as in the log.
+    pub device: &'static str,
+    /// What the driver did, or what the host refused.
+    pub cause: String,
+}
+
+impl DeviceFailure {
+    /// A failure of `device` because of `cause`.
+    pub fn new(device: &'static str, cause: impl std::fmt::Display) -> Self {
+        Self { device, cause: cause.to_string() }
+    }
+}
+
+/// A window of guest-physical address space that a device shares (virtio 1.3, 2.10).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SharedRegion {
+    /// Where it begins.
+    pub addr: GuestAddress,
+    /// Its length in bytes.
+    pub len: u64,
+}
+
+/// One virtio device (virtio 1.3, 2.1 to 2.6), without its transport.
+pub trait VirtioDevice: Send {
+    /// Device type (virtio 1.3, chapter 5).
+    fn device_type(&self) -> u32;
+
+    /// Features offered, transport features included (VIRTIO_F_VERSION_1, RING_EVENT_IDX).
+    ///
+    /// Constant while the device lives: the transport asks once.
+    fn features(&self) -> u64;
+
+    /// Largest size of each queue, each a power of two; its length is the number of queues.
+    fn queue_sizes(&self) -> &[u16];
+
+    /// The shared-memory region `id`, if the device has it.
+    fn shared_region(&self, _id: u8) -> Option<SharedRegion> {
+        None
+    }
+
+    /// Whether queue `queue` is processed by the vCPU that notifies it, before its write returns,
+    /// and not by the event loop. Asked of an inactive device too, before roles are certain: then
+    /// it is whether the queue may come to be one of these.
+    fn runs_at_notify(&self, _queue: u16) -> bool {
+        false
+    }
+
+    /// Reads configuration space; bytes beyond its end read as zero.
+    fn read_config(&self, offset: u64, data: &mut [u8]);
+
+    /// Writes configuration space; what is read-only or beyond the end is ignored.
+    fn write_config(&mut self, offset: u64, data: &[u8]);
+
+    /// The driver is ready (DRIVER_OK).
+    fn activate(&mut self, activation: Activation) -> Result<(), DeviceFailure>;
+
+    /// The driver reset the device: all state of the driver's making is dropped.
+    ///
+    /// Also called on a device that was never activated.
+    fn reset(&mut self);
+
+    /// Queue `queue` was notified. Never loops longer than the queue is deep.
+    ///
+    /// A notification may come late: for a queue that is not ready, or after a reset. Neither is
+    /// an error.
+    fn process(&mut self, queue: u16) -> Result<(), DeviceFailure>;
+}

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The event-loop side of a device: each queue's event leads to one round of processing.
+
+use std::sync::Arc;
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use vmm_sys_util::eventfd::EventFd;
+
+/// What runs the queues of one device: a transport.
+pub trait QueueHost: Send + Sync {
+    /// One event per queue, in the order of their numbers; not blocking when read.
+    fn queue_events(&self) -> &[EventFd];
+
+    /// Processes queue `queue` once, and deals with the device's failure if it fails.
+    fn process_queue(&self, queue: u16);
+}
+
+/// Subscribes the queues of one device to an event loop.
+pub struct Runner {
+    host: Arc<dyn QueueHost>,
+}
+
+impl Runner {
+    /// A runner for the queues of `host`.
+    pub fn new(host: Arc<dyn QueueHost>) -> Self {
+        Self { host }
+    }
+}
+
+impl MutEventSubscriber for Runner {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        for (queue, event) in (0..).zip(self.host.queue_events()) {
+            if let Err(error) = ops.add(Events::with_data(event, queue, EventSet::IN)) {
+                tracing::error!(queue, %error, "cannot watch a queue: its device will not answer");
+            }
+        }
+    }
+
+    fn process(&mut self, events: Events, _ops: &mut EventOps<'_>) {
+        let queue = events.data();
+        let events = self.host.queue_events();
+        let Some(event) = usize::try_from(queue).ok().and_then(|queue| events.get(queue)) else {
+            return;
+        };
+        // Read before processing: what comes during the round wakes the loop again.
+        if event.read().is_ok()
+            && let Ok(queue) = u16::try_from(queue)
+        {
+            self.host.process_queue(queue);
+        }
+    }
+}
