@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Paths of Firecracker's API for what Ballast does not have. They say so, instead of pretending to
+//! a client that its disk is there, and instead of telling it that it mistyped the path.
+
+use axum::Router;
+use axum::routing::any;
+
+use super::channel::Door;
+use super::error::ApiError;
+
+/// Each path, and what it would be about.
+pub(super) const ABSENT: &[(&str, &str)] = &[
+    ("/drives/{id}", "drives: put the root file system into an initrd"),
+    ("/network-interfaces/{id}", "network interfaces"),
+    ("/pmem/{id}", "persistent memory devices"),
+    ("/vsock", "a vsock device"),
+    // One client appends the device's name, which Firecracker overlooks.
+    ("/vsock/{id}", "a vsock device"),
+    ("/entropy", "an entropy device: the guest sees the host's RDRAND"),
+    ("/mmds", "a metadata service"),
+    ("/mmds/config", "a metadata service"),
+    ("/cpu-config", "CPU templates: the guest sees the host's CPU"),
+    ("/serial", "a serial output path over the API: start it with --console file=PATH"),
+    ("/hotplug/memory", "memory hotplug: use the balloon"),
+    ("/snapshot/create", "snapshots"),
+    ("/snapshot/load", "snapshots"),
+];
+
+pub(super) fn routes() -> Router<Door> {
+    ABSENT.iter().fold(Router::new(), |router, &(path, what)| {
+        router.route(path, any(move || async move { ApiError::NotOffered(what) }))
+    })
+}

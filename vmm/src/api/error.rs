@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a client is told when something is wrong: always status 400 and `{"fault_message": …}`,
+//! as Firecracker does.
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::{Method, StatusCode, Uri};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::action::Refusal;
+
+/// Body of every error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FaultMessage {
+    /// What is wrong, in a sentence.
+    pub fault_message: String,
+}
+
+/// What is wrong with a request.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The machine refused.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    /// No such path, or not with this method.
+    #[error("Invalid request method and/or path: {method} {path}.")]
+    NoSuchPath {
+        /// The method.
+        method: Method,
+        /// The path.
+        path: String,
+    },
+    /// A path of Firecracker's for something that Ballast does not have.
+    #[error("Ballast does not offer {0}.")]
+    NotOffered(&'static str),
+    /// A body where there should be none.
+    #[error("A {0} request to this path takes no body.")]
+    UnwantedBody(Method),
+    /// No body where there should be one.
+    #[error("A {0} request to this path needs a JSON body.")]
+    MissingBody(Method),
+    /// The body is larger than the server takes.
+    #[error("The body of the request is larger than {limit} bytes (--http-api-max-payload-size).")]
+    TooLarge {
+        /// Most bytes taken.
+        limit: usize,
+    },
+    /// The body ended early, or its framing is broken.
+    #[error("The body of the request cannot be read: {0}.")]
+    BrokenBody(String),
+    /// The body is not the JSON that belongs here.
+    #[error("An error occurred when deserializing the json body of a request: {0}.")]
+    Json(#[from] serde_json::Error),
+    /// A reply came back that does not belong to the action: an error of ours.
+    #[error("Internal error: unexpected reply.")]
+    WrongReply,
+}
+
+impl ApiError {
+    /// The error for a path that is not there.
+    pub fn no_such_path(method: Method, uri: &Uri) -> Self {
+        Self::NoSuchPath { method, path: uri.path().to_owned() }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = FaultMessage { fault_message: self.to_string() };
+        (StatusCode::BAD_REQUEST, Json(body)).into_response()
+    }
+}

@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The server as clients meet it: bytes on a socket.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::action::{Action, Phase};
+use super::server::*;
+use super::tests::Responder;
+
+/// A server on a socket in a folder of its own, in front of a machine that always answers.
+struct Server {
+    path: PathBuf,
+    seen: std::sync::Arc<std::sync::Mutex<Vec<Action>>>,
+    _server: super::server::Server,
+    _dir: tempfile::TempDir,
+}
+
+impl Server {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.socket");
+        let (door, responder) = Responder::start(Phase::Running);
+        let socket = Socket::bind(&path).unwrap();
+        let service = || Service::new(door, Default::default(), DEFAULT_MAX_PAYLOAD_BYTES);
+        let server = super::server::Server::spawn(socket, service).unwrap();
+        Self { path, seen: responder.seen, _server: server, _dir: dir }
+    }
+
+    fn connect(&self) -> Client {
+        let stream = UnixStream::connect(&self.path).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        Client { stream, left: Vec::new() }
+    }
+}
+
+/// A client that knows no more of HTTP than it must.
+struct Client {
+    stream: UnixStream,
+    left: Vec<u8>,
+}
+
+impl Client {
+    fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).unwrap();
+    }
+
+    /// Head and body of the next answer.
+    fn answer(&mut self) -> (String, String) {
+        let head = loop {
+            if let Some(end) = self.left.windows(4).position(|four| four == b"\r\n\r\n") {
+                let rest = self.left.split_off(end + 4);
+                break String::from_utf8(std::mem::replace(&mut self.left, rest)).unwrap();
+            }
+            self.read_some();
+        };
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("Content-Length: "))
+            .map_or(0, |length| length.parse().unwrap());
+        while self.left.len() < length {
+            self.read_some();
+        }
+        let rest = self.left.split_off(length);
+        (head, String::from_utf8(std::mem::replace(&mut self.left, rest)).unwrap())
+    }
+
+    fn read_some(&mut self) {
+        let mut buffer = [0; 4096];
+        let n = self.stream.read(&mut buffer).unwrap();
+        assert!(n > 0, "closed after {:?}", String::from_utf8_lossy(&self.left));
+        self.left.extend(&buffer[..n]);
+    }
+
+    /// Status of the next answer.
+    fn status(&mut self) -> u16 {
+        self.answer().0[9..12].parse().unwrap()
+    }
+
+    /// Whether the server has closed, with nothing more to read.
+    fn is_closed(&mut self) -> bool {
+        let mut byte = [0];
+        match self.stream.read(&mut byte) {
+            Ok(n) => n == 0 && self.left.is_empty(),
+            Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        }
+    }
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+fn put(path: &str, body: &str) -> String {
+    let length = body.len();
+    format!("PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}")
+}
+
+#[test]
+fn an_answer_looks_as_clients_expect() {
+    let server = Server::start();
+    let mut client = server.connect();
+    client.send(GET);
+    let (head, body) = client.answer();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    for line in
+        ["Server: Firecracker API", "Connection: keep-alive", "Content-Type: application/json"]
+    {
+        assert!(head.lines().any(|other| other == line), "{line} is not in {head}");
+    }
+    assert!(body.starts_with(r#"{"app_name":"#), "{body}");
+
+    client.send(put("/actions", r#"{"action_type":"FlushMetrics"}"#));
+    let (head, body) = client.answer();
+    assert!(head.starts_with("HTTP/1.1 204 "), "{head}");
+    assert!(!head.contains("Content-"), "{head}");
+    assert_eq!(body, "");
+}
+
+#[test]
+fn a_connection_lasts_and_requests_may_queue_on_it() {
+    let server = Server::start();
+    let mut client = server.connect();
+    client.send(GET);
+    assert_eq!(client.status(), 200);
+    let three =
+        [GET, &put("/nothing", "{}"), &put("/actions", r#"{"action_type":"SendCtrlAltDel"}"#)];
+    client.send(three.concat());
+    assert_eq!([client.status(), client.status(), client.status()], [200, 400, 204]);
+    assert_eq!(
+        *server.seen.lock().unwrap(),
+        [Action::GetInstance, Action::GetInstance, Action::SendCtrlAltDel]
+    );
+}
+
+#[test]
+fn a_client_that_asks_for_it_is_let_go() {
+    let server = Server::start();
+    for request in ["GET / HTTP/1.1\r\nConnection: close\r\n\r\n", "GET / HTTP/1.0\r\n\r\n"] {
+        let mut client = server.connect();
+        client.send(request);
+        let (head, _) = client.answer();
+        assert!(head.contains(" 200 OK\r\n"), "{head}");
+        assert!(client.is_closed());
+    }
+}
+
+#[test]
+fn bytes_may_come_one_by_one_and_clients_may_vanish() {
+    let server = Server::start();
+    let request = put("/actions", r#"{"action_type":"FlushMetrics"}"#);
+    // Gone after each prefix of a request.
+    for end in 0..request.len() {
+        server.connect().send(&request[..end]);
+    }
+    // Gone before the answer can be given.
+    for _ in 0..50 {
+        server.connect().send(&request);
+    }
+    let mut client = loop {
+        // The server may not have noticed yet that the last ten are gone.
+        let mut client = server.connect();
+        client.send(GET);
+        if client.status() == 200 {
+            break client;
+        }
+    };
+    for byte in request.bytes() {
+        client.send([byte]);
+    }
+    assert_eq!(client.status(), 204);
+}
+
+#[test]
+fn one_connection_too_many_is_told_so() {
+    let server = Server::start();
+    let mut clients: Vec<Client> = (0..MAX_CONNECTIONS).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send(GET);
+        assert_eq!(client.status(), 200);
+    }
+    let mut late = server.connect();
+    let (head, body) = late.answer();
+    assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+    assert_eq!(body, r#"{ "error": "Too many open connections" }"#);
+    assert!(late.is_closed());
+
+    // The others go on, and a place that gets free can be had.
+    clients[3].send(GET);
+    assert_eq!(clients[3].status(), 200);
+    drop(clients.pop());
+    loop {
+        let mut next = server.connect();
+        // A connection turned away may already be closed.
+        if next.stream.write_all(GET.as_bytes()).is_ok() && next.status() == 200 {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_stalled_client_stalls_nobody_else() {
+    let server = Server::start();
+    let mut stalled = server.connect();
+    stalled.send("PUT /actions HTTP/1.1\r\nContent-Length: 30\r\n\r\n{");
+    let mut client = server.connect();
+    client.send(GET);
+    assert_eq!(client.status(), 200);
+    stalled.send(&r#"{"action_type":"FlushMetrics"}"#[1..]);
+    assert_eq!(stalled.status(), 204);
+}
+
+#[test]
+fn expect_100_continue() {
+    let server = Server::start();
+    let mut client = server.connect();
+    let head = |length| {
+        format!("PUT /actions HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n")
+    };
+    client.send(head(30));
+    assert_eq!(client.status(), 100);
+    client.send(r#"{"action_type":"FlushMetrics"}"#);
+    assert_eq!(client.status(), 204);
+
+    // Refused without being asked to send it.
+    client.send(head(DEFAULT_MAX_PAYLOAD_BYTES + 1));
+    let (head, body) = client.answer();
+    assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
+    assert!(body.contains("larger than"), "{body}");
+}
+
+#[test]
+fn chunked_bodies_have_the_same_limit() {
+    let server = Server::start();
+    let mut client = server.connect();
+    let head = "PUT /actions HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+    client.send(format!("{head}1e\r\n{}\r\n0\r\n\r\n", r#"{"action_type":"FlushMetrics"}"#));
+    assert_eq!(client.status(), 204);
+
+    let mut client = server.connect();
+    client.send(head);
+    let chunk = format!("2000\r\n{}\r\n", " ".repeat(0x2000));
+    for _ in 0..7 {
+        client.send(&chunk);
+    }
+    let (head, body) = client.answer();
+    assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
+    assert!(body.contains("larger than"), "{body}");
+}
+
+#[test]
+fn what_is_not_http_is_refused_and_closed() {
+    let server = Server::start();
+    for garbage in [
+        &b"\0\xff\xfe\r\n\r\n"[..],
+        b"GET\r\n\r\n",
+        b"GET / HTTP/3.0\r\n\r\n",
+        b"PUT / HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+        b"PUT / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+        &[b'A'; 100_000],
+    ] {
+        let mut client = server.connect();
+        // The server may close before it has read all of it.
+        let _ = client.stream.write_all(garbage);
+        // What does not even look like HTTP is closed without a word.
+        let mut answer = Vec::new();
+        let end = client.stream.read_to_end(&mut answer).map_err(|error| error.kind());
+        assert!(matches!(end, Ok(_) | Err(ErrorKind::ConnectionReset)), "{end:?}");
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+    }
+    assert_eq!(*server.seen.lock().unwrap(), []);
+}
+
+#[test]
+fn a_server_that_stops_leaves_no_answer_owed_and_no_file() {
+    use super::channel::channel;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("api.socket");
+    let (door, requests) = channel().unwrap();
+    let service = || Service::new(door, Default::default(), DEFAULT_MAX_PAYLOAD_BYTES);
+    let server = super::server::Server::spawn(Socket::bind(&path).unwrap(), service).unwrap();
+    let connect = || {
+        let stream = UnixStream::connect(&path).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        Client { stream, left: Vec::new() }
+    };
+    let (mut idle, mut served, mut owed) = (connect(), connect(), connect());
+    served.send(put("/actions", r#"{"action_type":"InstanceStop"}"#));
+    let request = requests.wait().unwrap();
+    owed.send(GET);
+    let never_answered = requests.wait().unwrap();
+    idle.send("GET / HT");
+
+    // As at the end of a machine: the last answer is given, and at once all is over.
+    request.answer.give(Ok(super::Reply::Done));
+    drop((requests, never_answered));
+    let start = std::time::Instant::now();
+    server.stop();
+    assert!(start.elapsed() < Duration::from_secs(1));
+    assert!(!path.exists());
+    assert_eq!(served.status(), 204);
+    assert!(served.is_closed());
+    let (head, body) = owed.answer();
+    assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
+    assert!(body.contains("does not answer"), "{body}");
+    drop(idle);
+}
+
+#[test]
+fn sockets_of_the_living_are_left_alone_and_those_of_the_dead_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let alive = Socket::bind(&path).unwrap();
+    let error = Socket::bind(&path).unwrap_err();
+    assert!(matches!(error, ServerError::InUse(_)), "{error}");
+    drop(alive);
+    assert!(!path.exists());
+
+    // A monitor that was killed leaves its socket.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    let again = Socket::bind(&path).unwrap();
+
+    // Somebody else's socket at our path is not ours to remove.
+    std::fs::remove_file(&path).unwrap();
+    let theirs = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    drop(again);
+    assert!(path.exists());
+    drop(theirs);
+
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "precious").unwrap();
+    let error = Socket::bind(&path).unwrap_err();
+    assert!(matches!(error, ServerError::NotASocket(_)), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+
+    let error = Socket::bind(&dir.path().join("no/such/folder")).unwrap_err();
+    assert!(matches!(error, ServerError::Socket { .. }), "{error}");
+    let error = Socket::bind(&dir.path().join("x".repeat(200))).unwrap_err();
+    assert!(matches!(error, ServerError::Socket { .. }), "{error}");
+}

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! x86-64: what a kernel finds in memory and in its CPU when it takes its first instruction.
+//!
+//! Uses guest memory, `kvm-bindings` and the loader crates; knows no VM and no vCPU threads.
+//!
+//! - `layout`: addresses that are ours to choose: boot structures, device windows, interrupts
+//! - `memory_map`: which stretches of guest memory are RAM, as the kernel is told
+//! - `kernel`: loads ELF and bzImage kernels, places the initrd
+//! - `handover`: zero page (Linux boot protocol) and start info (PVH boot protocol)
+//! - `registers`: segments, control registers, page tables, MSRs and local APIC at entry
+//! - `cpuid`: CPUID leaves, topology above all
+//! - `acpi`: the tables that list CPUs, interrupt controller and devices
+
+pub mod acpi;
+pub mod cpuid;
+pub mod handover;
+pub mod kernel;
+pub mod layout;
+pub mod memory_map;
+pub mod registers;

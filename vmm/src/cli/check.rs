@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `ballast check`: whether this host can run machines, how well, and what to do about it.
+//!
+//! Every kernel call is tried, not guessed from a version: distributions move features about.
+
+use std::fmt;
+use std::fs;
+use std::io::{self, Write};
+
+use mm::sys::mapping::{Mapping, Source};
+use mm::sys::pagemap::Pagemap;
+use rustix::io::Errno;
+use rustix::mm::UserfaultfdFlags;
+
+use super::CliError;
+use crate::kvm;
+
+/// Prints every finding; an error if machines cannot run here.
+pub(super) fn run(out: &mut impl Write) -> Result<(), CliError> {
+    let findings = [
+        kvm_device(),
+        cpu(),
+        transparent_huge_pages(&read("/sys/kernel/mm/transparent_hugepage/enabled")),
+        hugetlb("2 MiB", "hugepages-2048kB"),
+        hugetlb("1 GiB", "hugepages-1048576kB"),
+        pagemap_scan(),
+        userfaultfd(),
+        collapse(),
+    ];
+    for finding in &findings {
+        writeln!(out, "{finding}")?;
+    }
+    let able = findings.iter().all(|finding| finding.verdict != Verdict::Fails);
+    if able { Ok(()) } else { Err(CliError::NotAble) }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// As it should be.
+    Fine,
+    /// Machines run, but something does not, or not as well.
+    Lacks,
+    /// No machine runs.
+    Fails,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Finding {
+    verdict: Verdict,
+    what: &'static str,
+    says: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = match self.verdict {
+            Verdict::Fine => "ok   ",
+            Verdict::Lacks => "lacks",
+            Verdict::Fails => "FAILS",
+        };
+        write!(out, "{verdict}  {:<14}{}", self.what, self.says)
+    }
+}
+
+fn finding(verdict: Verdict, what: &'static str, says: impl Into<String>) -> Finding {
+    Finding { verdict, what, says: says.into() }
+}
+
+/// The text of a file of the kernel's; empty where there is none.
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+fn kvm_device() -> Finding {
+    match kvm::open() {
+        Ok(_) => finding(Verdict::Fine, "KVM", "/dev/kvm can be used, with all that is needed"),
+        Err(error) => finding(Verdict::Fails, "KVM", error.to_string()),
+    }
+}
+
+fn cpu() -> Finding {
+    if kvm::cpu_virtualizes() {
+        finding(Verdict::Fine, "CPU", "virtualizes (vmx or svm)")
+    } else {
+        finding(
+            Verdict::Lacks,
+            "CPU",
+            "shows neither vmx nor svm: a /dev/kvm here is a software emulation, on which stock \
+             Linux guests may die with KVM_EXIT_INTERNAL_ERROR; use a host with hardware \
+             virtualization, or an emulated machine that has it (qemu -cpu EPYC,+svm,+npt)",
+        )
+    }
+}
+
+/// `enabled` reads like `always [madvise] never`.
+fn transparent_huge_pages(enabled: &str) -> Finding {
+    let what = "huge pages";
+    let chosen = enabled
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix('[').and_then(|word| word.strip_suffix(']')));
+    match chosen {
+        Some(mode @ ("always" | "madvise")) => {
+            finding(Verdict::Fine, what, format!("transparent, {mode}: guests get them"))
+        }
+        Some(mode) => finding(
+            Verdict::Lacks,
+            what,
+            format!(
+                "transparent, {mode}: guest memory stays in small pages; \
+                 echo madvise > /sys/kernel/mm/transparent_hugepage/enabled"
+            ),
+        ),
+        None => finding(
+            Verdict::Lacks,
+            what,
+            "the kernel has no transparent ones (CONFIG_TRANSPARENT_HUGEPAGE)",
+        ),
+    }
+}
+
+fn hugetlb(size: &str, folder: &str) -> Finding {
+    let what = "hugetlbfs";
+    let number = |file: &str| {
+        let text = read(&format!("/sys/kernel/mm/hugepages/{folder}/{file}"));
+        text.trim().parse::<u64>().ok()
+    };
+    match (number("nr_hugepages"), number("free_hugepages")) {
+        (Some(0), _) => finding(
+            Verdict::Fine,
+            what,
+            format!(
+                "no pages of {size} reserved: only backing=hugetlb needs them \
+                 (echo N > /sys/kernel/mm/hugepages/{folder}/nr_hugepages)"
+            ),
+        ),
+        (Some(all), Some(free)) => {
+            finding(Verdict::Fine, what, format!("{all} pages of {size} reserved, {free} free"))
+        }
+        _ => finding(
+            Verdict::Lacks,
+            what,
+            format!("pages of {size} are not there: the CPU or the kernel has none"),
+        ),
+    }
+}
+
+fn pagemap_scan() -> Finding {
+    let what = "PAGEMAP_SCAN";
+    let tried = Mapping::new(Source::Anonymous, mm::units::PAGE_BYTES, mm::units::PAGE_BYTES)
+        .and_then(|page| {
+            page.populate(page.range())?;
+            let pagemap = Pagemap::open()?;
+            pagemap.walk(page.range(), |_, _| {})?;
+            Ok(pagemap.can_scan())
+        });
+    match tried {
+        Ok(true) => finding(Verdict::Fine, what, "works: block maps cost little"),
+        Ok(false) => finding(
+            Verdict::Lacks,
+            what,
+            "is not in this kernel (Linux 6.7): block maps are read page by page, and cannot tell \
+             huge pages from small ones",
+        ),
+        Err(error) => finding(Verdict::Lacks, what, format!("/proc/self/pagemap: {error}")),
+    }
+}
+
+fn userfaultfd() -> Finding {
+    let what = "userfaultfd";
+    let flags = UserfaultfdFlags::CLOEXEC;
+    // SAFETY: the descriptor is closed at once, without any memory registered with it.
+    match unsafe { rustix::mm::userfaultfd(flags) }.map(drop) {
+        Ok(()) => finding(Verdict::Fine, what, "works, for faults of the kernel as well"),
+        Err(Errno::PERM | Errno::ACCESS) => finding(
+            Verdict::Lacks,
+            what,
+            "not permitted for faults of the kernel: run as root or with CAP_SYS_PTRACE, or \
+             sysctl vm.unprivileged_userfaultfd=1",
+        ),
+        Err(Errno::NOSYS) => {
+            finding(Verdict::Lacks, what, "is not in this kernel (CONFIG_USERFAULTFD)")
+        }
+        Err(error) => finding(Verdict::Lacks, what, io::Error::from(error).to_string()),
+    }
+}
+
+fn collapse() -> Finding {
+    let what = "MADV_COLLAPSE";
+    const BLOCK: usize = 2 << 20;
+    let tried = Mapping::new(Source::Anonymous, BLOCK, BLOCK).and_then(|block| {
+        block.populate(block.range())?;
+        block.collapse(block.range())
+    });
+    match tried {
+        Ok(()) => finding(Verdict::Fine, what, "works: scattered pages can be made huge"),
+        // The kernel knows the call, and had no huge page to give.
+        Err(error)
+            if matches!(
+                Errno::from_io_error(&error),
+                Some(Errno::NOMEM | Errno::AGAIN | Errno::BUSY)
+            ) =>
+        {
+            finding(
+                Verdict::Fine,
+                what,
+                "is there, but the host has no huge page free just now \
+                 (echo 1 > /proc/sys/vm/compact_memory)",
+            )
+        }
+        Err(error) => finding(
+            Verdict::Lacks,
+            what,
+            format!("does not work (Linux 6.1, with transparent huge pages): {error}"),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_of_transparent_huge_pages() {
+        let verdict = |text| transparent_huge_pages(text).verdict;
+        assert_eq!(verdict("[always] madvise never\n"), Verdict::Fine);
+        assert_eq!(verdict("always [madvise] never\n"), Verdict::Fine);
+        assert_eq!(verdict("always madvise [never]\n"), Verdict::Lacks);
+        assert_eq!(verdict(""), Verdict::Lacks);
+        assert!(transparent_huge_pages("always madvise [never]").says.contains("echo madvise"));
+    }
+
+    /// Whatever this host is like, every line has a verdict, and the end agrees with the lines.
+    #[test]
+    fn the_end_agrees_with_the_lines() {
+        let mut out = Vec::new();
+        let able = run(&mut out).is_ok();
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text.lines().count(), 8, "{text}");
+        for line in text.lines() {
+            let verdict = line.split_whitespace().next().unwrap();
+            assert!(["ok", "lacks", "FAILS"].contains(&verdict), "{line}");
+        }
+        assert_eq!(able, !text.contains("FAILS"), "{text}");
+    }
+}

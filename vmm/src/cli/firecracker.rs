@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Firecracker's flags, for those who start it by a script or a library.
+//!
+//! Flags that have no meaning here are accepted and logged, unless ignoring them would break a
+//! promise; then they are refused.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use super::CliError;
+use crate::api::server::DEFAULT_MAX_PAYLOAD_BYTES;
+use crate::config::{LogLevel, LoggerConfig, MetricsConfig, VmConfig};
+use crate::launch::{DEFAULT_ID, Launch};
+
+/// Takes Firecracker's flags, and serves its API.
+#[derive(Debug, Parser)]
+#[command(name = "firecracker", disable_version_flag = true)]
+pub(super) struct FirecrackerArgs {
+    /// Print versions and exit
+    #[arg(long, short = 'V')]
+    pub(super) version: bool,
+    /// Serve the API on this Unix socket
+    #[arg(long, value_name = "PATH", default_value = "/run/firecracker.socket")]
+    api_sock: PathBuf,
+    /// Name of this machine: letters, digits and hyphens
+    #[arg(long, value_name = "ID", default_value = DEFAULT_ID)]
+    id: String,
+    /// Configuration file: the machine starts at once
+    #[arg(long, value_name = "PATH")]
+    config_file: Option<PathBuf>,
+    /// Serve no API
+    #[arg(long, requires = "config_file")]
+    no_api: bool,
+    /// Log to this file or FIFO
+    #[arg(long, value_name = "PATH")]
+    log_path: Option<PathBuf>,
+    /// How much is logged
+    #[arg(long, value_name = "LEVEL", ignore_case = true)]
+    level: Option<LogLevel>,
+    /// Only log what comes from this module
+    #[arg(long, value_name = "PATH")]
+    module: Option<String>,
+    /// Name the level in each line
+    #[arg(long)]
+    show_level: bool,
+    /// Name the place in the source in each line
+    #[arg(long)]
+    show_log_origin: bool,
+    /// Write metrics to this file or FIFO
+    #[arg(long, value_name = "PATH")]
+    metrics_path: Option<PathBuf>,
+    /// Largest body of a request, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MAX_PAYLOAD_BYTES)]
+    http_api_max_payload_size: usize,
+    /// Accepted; there are no filters of system calls yet
+    #[arg(long, conflicts_with = "seccomp_filter")]
+    no_seccomp: bool,
+
+    /// Accepted; there are no filters of system calls yet
+    #[arg(long, value_name = "PATH")]
+    seccomp_filter: Option<PathBuf>,
+    /// Accepted; devices are on virtio-mmio
+    #[arg(long)]
+    enable_pci: bool,
+    /// Accepted; there is no boot timer device
+    #[arg(long)]
+    boot_timer: bool,
+    /// Accepted; there is no metadata service
+    #[arg(long, value_name = "BYTES")]
+    mmds_size_limit: Option<u64>,
+    /// Refused; there is no metadata service
+    #[arg(long, value_name = "PATH")]
+    metadata: Option<PathBuf>,
+    /// Accepted
+    #[arg(long, value_name = "US")]
+    start_time_us: Option<u64>,
+    /// Accepted
+    #[arg(long, value_name = "US")]
+    start_time_cpu_us: Option<u64>,
+    /// Accepted
+    #[arg(long, value_name = "US")]
+    parent_cpu_time_us: Option<u64>,
+    /// Refused; there are no snapshots
+    #[arg(long)]
+    snapshot_version: bool,
+    /// Refused; there are no snapshots
+    #[arg(long, value_name = "PATH")]
+    describe_snapshot: Option<PathBuf>,
+}
+
+impl FirecrackerArgs {
+    pub(super) fn into_launch(self) -> Result<Launch, CliError> {
+        if self.snapshot_version || self.describe_snapshot.is_some() {
+            return Err(CliError::Usage("Ballast does not offer snapshots".into()));
+        }
+        if self.metadata.is_some() {
+            return Err(CliError::Usage("Ballast does not offer a metadata service".into()));
+        }
+        let config = self.config_file.as_deref().map(VmConfig::read).transpose()?;
+        let ignored = [
+            ("--seccomp-filter", self.seccomp_filter.is_some()),
+            ("--enable-pci", self.enable_pci),
+            ("--boot-timer", self.boot_timer),
+            ("--mmds-size-limit", self.mmds_size_limit.is_some()),
+            ("--start-time-us", self.start_time_us.is_some()),
+            ("--start-time-cpu-us", self.start_time_cpu_us.is_some()),
+            ("--parent-cpu-time-us", self.parent_cpu_time_us.is_some()),
+        ];
+        Ok(Launch {
+            id: self.id,
+            config,
+            logger: LoggerConfig {
+                log_path: self.log_path,
+                level: self.level,
+                show_level: self.show_level.then_some(true),
+                show_log_origin: self.show_log_origin.then_some(true),
+                module: self.module,
+            },
+            api_sock: (!self.no_api).then_some(self.api_sock),
+            max_payload_bytes: self.http_api_max_payload_size,
+            seccomp: !self.no_seccomp,
+            metrics: self.metrics_path.map(MetricsConfig::to_file),
+            ignored: ignored.iter().filter(|(_, given)| *given).map(|(flag, _)| *flag).collect(),
+        })
+    }
+}

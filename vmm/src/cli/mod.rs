@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The command line: arguments into a [`Launch`](crate::launch::Launch), or into a request to a
+//! monitor that runs.
+//!
+//! Without a subcommand, or called by the name `firecracker`, the arguments are Firecracker's, so
+//! that whoever starts it can start this instead. Every error is one line on standard error and
+//! exit status 1; the status of `run` is the machine's ([`crate::exit::ExitReason::code`]).
+//!
+//! - `run.rs`: `ballast run`
+//! - `firecracker.rs`: Firecracker's flags
+//! - `values.rs`: sizes, and `VALUE,key=value,flag` arguments
+//! - `remote.rs`: subcommands that ask a running monitor
+//! - `compaction.rs`: those about the host's side of guest memory
+//! - `client.rs`: HTTP over its socket
+//! - `check.rs`: `ballast check`
+
+mod check;
+mod client;
+mod compaction;
+mod firecracker;
+mod remote;
+mod run;
+mod values;
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::api::{self, FIRECRACKER_API_VERSION};
+use crate::launch::{Launch, LaunchError};
+use firecracker::FirecrackerArgs;
+use run::RunArgs;
+
+/// Version of Ballast.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Runs a virtual machine whose memory can be moved and given back, or speaks to one that runs.
+#[derive(Debug, Parser)]
+#[command(name = "ballast", bin_name = "ballast", disable_version_flag = true)]
+#[command(after_help = "Without a subcommand, Firecracker's flags are taken: \
+    `ballast --api-sock PATH [--id ID] [--config-file PATH] …`.\n\
+    Exit status: 0 the guest shut down, 1 configuration or host error, 2 the guest crashed.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a virtual machine
+    Run(Box<RunArgs>),
+    /// See or change the balloon of a running machine
+    #[command(subcommand)]
+    Balloon(remote::Balloon),
+    /// See or change what the memory of a running machine is made of
+    #[command(subcommand)]
+    Memory(remote::Memory),
+    /// See or change the display of a running machine
+    #[command(subcommand)]
+    Gpu(remote::Gpu),
+    /// Let all vCPUs stand still
+    Pause(remote::Target),
+    /// Let all vCPUs run again
+    Resume(remote::Target),
+    /// Press Ctrl+Alt+Del, or end the machine at once
+    Shutdown(remote::Shutdown),
+    /// Print all counters of a running monitor, as JSON
+    Metrics(remote::Target),
+    /// Print the version, of a running monitor too if a socket is given
+    Version(remote::MaybeTarget),
+    /// Say whether this host can run machines, and what to do if not
+    Check,
+    /// Print the OpenAPI description of the API
+    Openapi,
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Everything that ends `ballast` with status 1.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The arguments make no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// The configuration file is of no use.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    /// The machine cannot be run.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// A running monitor could not be asked, or refused.
+    #[error(transparent)]
+    Client(#[from] client::ClientError),
+    /// A file cannot be written.
+    #[error("{}: {cause}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        cause: std::io::Error,
+    },
+    /// What a running monitor sent makes no sense.
+    #[error("{0}")]
+    Reply(String),
+    /// Standard output is gone.
+    #[error("standard output: {0}")]
+    Output(#[from] std::io::Error),
+    /// This host cannot run machines; what is missing has been said.
+    #[error("this host cannot run machines")]
+    NotAble,
+}
+
+/// What `args` ask for; the status to exit with.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    match dispatch(&args) {
+        Ok(status) => ExitCode::from(status),
+        // Whoever read our output has gone: `ballast … | head`.
+        Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            ExitCode::from(1)
+        }
+        Err(error) => {
+            // There is nobody left to tell if this fails.
+            let _ = writeln!(std::io::stderr(), "ballast: {error}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn dispatch(args: &[OsString]) -> Result<u8, CliError> {
+    let mut out = std::io::stdout().lock();
+    if speaks_firecracker(args) {
+        let Some(args) = parsed(FirecrackerArgs::try_parse_from(until_dashes(args)), &mut out)?
+        else {
+            return Ok(0);
+        };
+        if args.version {
+            write!(out, "{}", version_text())?;
+            return Ok(0);
+        }
+        drop(out);
+        return launch(args.into_launch()?);
+    }
+    let Some(cli) = parsed(Cli::try_parse_from(args), &mut out)? else { return Ok(0) };
+    match cli.command {
+        Command::Run(args) => {
+            drop(out);
+            return launch(args.into_launch()?);
+        }
+        Command::Balloon(command) => command.run(&mut out)?,
+        Command::Memory(command) => command.run(&mut out)?,
+        Command::Gpu(command) => command.run(&mut out)?,
+        Command::Pause(target) => target.pause()?,
+        Command::Resume(target) => target.resume()?,
+        Command::Shutdown(command) => command.run()?,
+        Command::Metrics(target) => target.metrics(&mut out)?,
+        Command::Version(target) => target.version(&mut out)?,
+        Command::Check => check::run(&mut out)?,
+        Command::Openapi => out.write_all(api::openapi::json().as_bytes())?,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "ballast", &mut out);
+        }
+    }
+    out.flush()?;
+    Ok(0)
+}
+
+fn launch(launch: Launch) -> Result<u8, CliError> {
+    Ok(launch.run()?)
+}
+
+/// Whether the arguments are Firecracker's: by the program's name, or since the first is a flag.
+fn speaks_firecracker(args: &[OsString]) -> bool {
+    let name = args.first().and_then(|program| Path::new(program).file_name());
+    if name == Some(OsStr::new("firecracker")) {
+        return true;
+    }
+    args.get(1).is_some_and(|first| {
+        first.as_encoded_bytes().starts_with(b"-") && first != "-h" && first != "--help"
+    })
+}
+
+/// Firecracker leaves what follows `--` to others, and so do we.
+fn until_dashes(args: &[OsString]) -> &[OsString] {
+    let end = args.iter().position(|arg| arg == "--").unwrap_or(args.len());
+    &args[..end]
+}
+
+/// The parsed arguments; `None` where help was asked for, and printed.
+fn parsed<T>(result: clap::error::Result<T>, out: &mut impl Write) -> Result<Option<T>, CliError> {
+    match result {
+        Ok(args) => Ok(Some(args)),
+        Err(error) if error.exit_code() == 0 => {
+            write!(out, "{}", error.render().ansi())?;
+            Ok(None)
+        }
+        Err(error) => Err(CliError::Usage(one_line(&error))),
+    }
+}
+
+/// What clap has to say, in one line: its first paragraph, and where to read more.
+fn one_line(error: &clap::Error) -> String {
+    use clap::error::ErrorKind;
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "say what to do: `ballast --help` lists it".to_owned();
+    }
+    let text = error.render().to_string();
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<&str> = first.split_whitespace().collect();
+    let line = words.join(" ");
+    format!("{}; `--help` lists what there is", line.strip_prefix("error: ").unwrap_or(&line))
+}
+
+/// The first line is what clients of Firecracker look for.
+fn version_text() -> String {
+    format!("Firecracker v{FIRECRACKER_API_VERSION}\nBallast v{VERSION} (speaks the API above)\n")
+}
+
+#[cfg(test)]
+mod tests;

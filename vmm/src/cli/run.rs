@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `ballast run`: flags into a configuration. A configuration file may be the ground, and then each
+//! flag stands above what the file says of the same thing.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Args;
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::{Error as ValueError, StrDeserializer};
+
+use super::CliError;
+use super::values::{Pieces, SizeMib, width_and_height};
+use crate::api::server::DEFAULT_MAX_PAYLOAD_BYTES;
+use crate::config::{
+    BackingKind, BalloonConfig, BootSource, ConsoleConfig, GpuConfig, LogLevel, LoggerConfig,
+    MemoryConfig, MetricsConfig, VmConfig,
+};
+use crate::launch::{DEFAULT_ID, Launch};
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// Kernel to boot: ELF vmlinux or bzImage
+    #[arg(long, value_name = "PATH", required_unless_present = "config")]
+    kernel: Option<PathBuf>,
+    /// Initial RAM file system
+    #[arg(long, value_name = "PATH", requires = "kernel")]
+    initrd: Option<PathBuf>,
+    /// Kernel command line
+    #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
+    cmdline: Option<String>,
+    /// Number of vCPUs
+    #[arg(long, value_name = "N")]
+    cpus: Option<u8>,
+    /// Memory: SIZE[,backing=thp|small|memfd|hugetlb-2m|hugetlb-1g][,cma=SIZE]
+    #[arg(long, value_name = "SPEC")]
+    memory: Option<MemorySpec>,
+    /// Balloon: target=SIZE[,deflate-on-oom][,stats=SECONDS][,hinting][,reporting]
+    #[arg(long, value_name = "SPEC")]
+    balloon: Option<BalloonSpec>,
+    /// Display: WIDTHxHEIGHT[,scanouts=N]
+    #[arg(long, value_name = "SPEC")]
+    gpu: Option<GpuSpec>,
+    /// Where the serial console goes: tty, file=PATH or null
+    #[arg(long, value_name = "SPEC")]
+    console: Option<ConsoleSpec>,
+    /// Serve the API on this Unix socket
+    #[arg(long, value_name = "PATH")]
+    api_sock: Option<PathBuf>,
+    /// Configuration file; flags stand above it
+    #[arg(long, value_name = "PATH")]
+    config: Option<PathBuf>,
+    /// Name of this machine, in the API and in metrics
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_ID)]
+    id: String,
+    /// How much is logged
+    #[arg(long, value_name = "LEVEL", ignore_case = true)]
+    log_level: Option<LogLevel>,
+    /// Log to this file or FIFO instead of standard error
+    #[arg(long, value_name = "PATH")]
+    log_file: Option<PathBuf>,
+    /// Write metrics to this file or FIFO, every minute and at the end
+    #[arg(long, value_name = "PATH")]
+    metrics_file: Option<PathBuf>,
+    /// Accepted for scripts; there are no filters of system calls yet
+    #[arg(long)]
+    no_seccomp: bool,
+}
+
+impl RunArgs {
+    pub(super) fn into_launch(self) -> Result<Launch, CliError> {
+        let mut config = match &self.config {
+            Some(path) => VmConfig::read(path)?,
+            None => VmConfig::default(),
+        };
+        if let Some(kernel_image_path) = self.kernel {
+            let boot_args = config.boot_source.and_then(|boot| boot.boot_args);
+            config.boot_source =
+                Some(BootSource { kernel_image_path, initrd_path: self.initrd, boot_args });
+        }
+        if let (Some(cmdline), Some(boot)) = (self.cmdline, &mut config.boot_source) {
+            boot.boot_args = Some(cmdline);
+        }
+        if let Some(cpus) = self.cpus {
+            config.machine_config.vcpu_count = cpus;
+        }
+        if let Some(memory) = self.memory {
+            config.machine_config.mem_size_mib = memory.size.0;
+            config.memory = memory.config;
+        }
+        if let Some(BalloonSpec(balloon)) = self.balloon {
+            config.balloon = Some(balloon);
+        }
+        if let Some(GpuSpec(gpu)) = self.gpu {
+            config.gpu = Some(gpu);
+        }
+        if let Some(ConsoleSpec(console)) = self.console {
+            config.console = console;
+        }
+        Ok(Launch {
+            id: self.id,
+            config: Some(config),
+            logger: LoggerConfig {
+                log_path: self.log_file,
+                level: self.log_level,
+                ..LoggerConfig::default()
+            },
+            metrics: self.metrics_file.map(MetricsConfig::to_file),
+            api_sock: self.api_sock,
+            max_payload_bytes: DEFAULT_MAX_PAYLOAD_BYTES,
+            seccomp: !self.no_seccomp,
+            ignored: Vec::new(),
+        })
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct MemorySpec {
+    size: SizeMib,
+    config: MemoryConfig,
+}
+
+impl FromStr for MemorySpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut pieces = Pieces::parse(text)?;
+        let size = pieces.take_first()?.parse()?;
+        let backing = pieces.take("backing")?.map(|Backing(kind)| kind);
+        let SizeMib(cma_mib) = pieces.take("cma")?.unwrap_or(SizeMib(0));
+        pieces.finish("backing=KIND and cma=SIZE")?;
+        Ok(Self { size, config: MemoryConfig { backing, cma_mib, compaction: None } })
+    }
+}
+
+struct Backing(BackingKind);
+
+impl FromStr for Backing {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // The names are those of the JSON form.
+        let name: StrDeserializer<'_, ValueError> = text.into_deserializer();
+        BackingKind::deserialize(name).map(Self).map_err(|error| error.to_string())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct BalloonSpec(BalloonConfig);
+
+impl FromStr for BalloonSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut pieces = Pieces::parse(text)?;
+        let balloon = BalloonConfig {
+            amount_mib: pieces.take("target")?.unwrap_or(SizeMib(0)).as_u32()?,
+            deflate_on_oom: pieces.take_flag("deflate-on-oom")?,
+            stats_polling_interval_s: pieces.take("stats")?.unwrap_or(0),
+            free_page_hinting: pieces.take_flag("hinting")?,
+            free_page_reporting: pieces.take_flag("reporting")?,
+        };
+        pieces.finish("target=SIZE, deflate-on-oom, stats=SECONDS, hinting and reporting")?;
+        Ok(Self(balloon))
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct GpuSpec(GpuConfig);
+
+impl FromStr for GpuSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut pieces = Pieces::parse(text)?;
+        let size = pieces.take_first()?;
+        let (width, height) = width_and_height(size)?;
+        let gpu = GpuConfig {
+            width_px: width,
+            height_px: height,
+            scanouts: pieces.take("scanouts")?.unwrap_or(1),
+            vnc_socket: pieces.take("vnc")?,
+        };
+        pieces.finish("scanouts=N and vnc=PATH")?;
+        Ok(Self(gpu))
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct ConsoleSpec(ConsoleConfig);
+
+impl FromStr for ConsoleSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.strip_prefix("file=")) {
+            ("tty", _) => Ok(Self(ConsoleConfig::Tty)),
+            ("null", _) => Ok(Self(ConsoleConfig::Null)),
+            (_, Some(path)) if !path.is_empty() => Ok(Self(ConsoleConfig::File(path.into()))),
+            _ => Err(format!("`{text}` is no console: give tty, file=PATH or null")),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! When to run a pass unasked: a target, how often to look, and what wakes it.
+
+use std::time::{Duration, Instant};
+
+use mm::blocks::map::Totals;
+use mm::blocks::policy::{Budget, Goals};
+use mm::units::Bytes;
+
+use super::Job;
+use super::pressure::Pressure;
+
+/// The background policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Background {
+    /// A pass is worth it while less than this share of resident memory is in huge pages, in per
+    /// cent.
+    pub huge_percent: u8,
+    /// Time between two looks.
+    pub every: Duration,
+    /// Run only while the guest's memory has been still since the look before: its resident size
+    /// has changed by less than a hundredth.
+    pub only_idle: bool,
+    /// Look at once when tasks of the host waited for memory for so long in two seconds.
+    pub stall: Option<Duration>,
+    /// What each pass may spend.
+    pub budget: Budget,
+}
+
+/// A policy at work.
+#[derive(Debug)]
+pub(super) struct Watch {
+    policy: Background,
+    pressure: Option<Pressure>,
+    next_look: Instant,
+    /// The host was short of memory when last looked at.
+    pressed: bool,
+    last_resident: Option<Bytes>,
+    /// Looks to leave out, and how many after the next pass in vain.
+    skip: u32,
+    back_off: u32,
+    last_huge: Option<Bytes>,
+}
+
+/// After passes in vain, at most so many looks are left out.
+const LONGEST_BACK_OFF: u32 = 64;
+
+impl Watch {
+    pub(super) fn new(policy: Background, pressure: Option<Pressure>, now: Instant) -> Self {
+        Self {
+            policy,
+            pressure,
+            next_look: now + policy.every,
+            pressed: false,
+            last_resident: None,
+            skip: 0,
+            back_off: 0,
+            last_huge: None,
+        }
+    }
+
+    /// Whether it is time to look at the map.
+    pub(super) fn wants_look(&mut self, now: Instant) -> bool {
+        self.pressed = self.pressure.as_ref().is_some_and(Pressure::fired);
+        if !self.pressed && now < self.next_look {
+            return false;
+        }
+        self.next_look = now + self.policy.every;
+        true
+    }
+
+    /// What a map with these totals calls for.
+    pub(super) fn decide(&mut self, totals: &Totals) -> Option<Job> {
+        let before = self.last_resident.replace(totals.resident);
+        let moved = before.map_or(u64::MAX, |b| b.0.abs_diff(totals.resident.0));
+        let idle = moved.saturating_mul(100) < totals.resident.0.max(1);
+        if self.policy.only_idle && !idle && !self.pressed {
+            return None;
+        }
+        if !self.pressed && self.skip > 0 {
+            self.skip -= 1;
+            return None;
+        }
+        let enough = u128::from(totals.huge.0) * 100
+            >= u128::from(totals.resident.0) * u128::from(self.policy.huge_percent);
+        if enough && totals.wasted == Bytes(0) {
+            self.back_off = 0;
+            return None;
+        }
+        // A pass that changed nothing will not change more when repeated at once.
+        let in_vain = self.last_huge.replace(totals.huge) == Some(totals.huge);
+        self.back_off = if in_vain { (self.back_off * 2).clamp(1, LONGEST_BACK_OFF) } else { 0 };
+        self.skip = self.back_off;
+        let mut goals = Goals::all(true);
+        if self.pressed {
+            // Filling blocks up is no help to a host that is short of memory.
+            goals.collapse_from = None;
+        }
+        Some(Job { goals, budget: self.policy.budget })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn policy() -> Background {
+        Background {
+            huge_percent: 90,
+            every: Duration::from_secs(10),
+            only_idle: true,
+            stall: None,
+            budget: Budget::UNLIMITED,
+        }
+    }
+
+    fn totals(resident: u64, huge: u64) -> Totals {
+        Totals { resident: Bytes(resident * MIB), huge: Bytes(huge * MIB), ..Totals::default() }
+    }
+
+    #[test]
+    fn it_looks_as_often_as_told() {
+        let start = Instant::now();
+        let mut watch = Watch::new(policy(), None, start);
+        assert!(!watch.wants_look(start + Duration::from_secs(9)));
+        assert!(watch.wants_look(start + Duration::from_secs(10)));
+        assert!(!watch.wants_look(start + Duration::from_secs(19)));
+    }
+
+    #[test]
+    fn a_busy_guest_is_left_alone_and_an_idle_one_is_not() {
+        let now = Instant::now();
+        let mut watch = Watch::new(policy(), None, now);
+        assert!(watch.decide(&totals(1000, 100)).is_none(), "nothing to compare with yet");
+        assert!(watch.decide(&totals(1100, 100)).is_none(), "it grows");
+        assert!(watch.decide(&totals(1101, 100)).is_some());
+    }
+
+    #[test]
+    fn enough_is_enough() {
+        let now = Instant::now();
+        let mut watch = Watch::new(policy(), None, now);
+        watch.decide(&totals(1000, 900));
+        assert!(watch.decide(&totals(1000, 900)).is_none());
+        let wasted = Totals { wasted: Bytes(MIB), ..totals(1000, 900) };
+        assert!(watch.decide(&wasted).is_some());
+    }
+
+    #[test]
+    fn passes_in_vain_grow_rare() {
+        let now = Instant::now();
+        let mut watch = Watch::new(policy(), None, now);
+        let runs = (0..100).filter(|_| watch.decide(&totals(1000, 100)).is_some()).count();
+        assert!((3..12).contains(&runs), "{runs} of 100 looks led to a pass");
+    }
+}

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `balloon`: the device by which a guest gives memory back.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{Faults, MachineConfig};
+
+/// The balloon, as it is before the guest boots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BalloonConfig {
+    /// Target size, in MiB.
+    pub amount_mib: u32,
+    /// Whether the guest may take pages back when it would else kill a process.
+    pub deflate_on_oom: bool,
+    /// How often the guest is asked for statistics, in seconds; 0 is never, and then they cannot
+    /// be switched on later.
+    #[serde(default)]
+    pub stats_polling_interval_s: u16,
+    /// Whether the guest may be asked for its free pages (`/balloon/hinting`).
+    #[serde(default)]
+    pub free_page_hinting: bool,
+    /// Whether the guest reports free pages by itself.
+    #[serde(default)]
+    pub free_page_reporting: bool,
+}
+
+impl BalloonConfig {
+    /// Notes what is wrong with this section in a machine of that size.
+    pub fn validate(&self, machine: &MachineConfig, faults: &mut Faults) {
+        if u64::from(self.amount_mib) > machine.mem_size_mib {
+            let problem =
+                format!("{} MiB: the guest has {} MiB", self.amount_mib, machine.mem_size_mib);
+            faults.add("balloon.amount_mib", problem);
+        }
+    }
+}
+
+/// A new target (`PATCH /balloon`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BalloonUpdate {
+    /// Target size, in MiB.
+    pub amount_mib: u32,
+}
+
+/// A new pace of statistics (`PATCH /balloon/statistics`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BalloonStatsUpdate {
+    /// How often the guest is asked, in seconds. Neither from 0 nor to 0: whether there are
+    /// statistics at all is settled before boot.
+    pub stats_polling_interval_s: u16,
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `memory`: what guest memory is made of on the host (its size is `machine-config.mem_size_mib`).
+
+use std::time::Duration;
+
+use mm::blocks::policy::Budget;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{Faults, HugePages, VmConfig};
+use crate::compactor::Background;
+
+/// What guest memory is made of.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct MemoryConfig {
+    /// Kind of host memory; transparent huge pages where neither this nor
+    /// `machine-config.huge_pages` asks for another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing: Option<BackingKind>,
+    /// Size of the contiguous region (CMA) that the guest reserves for its devices, in MiB; 0 is
+    /// none.
+    pub cma_mib: u64,
+    /// Compaction of the host's side in the background; none if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compaction: Option<CompactionConfig>,
+}
+
+/// When the host's side of guest memory is compacted unasked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CompactionConfig {
+    /// A pass runs while less of the resident memory than this is in huge pages, in per cent.
+    pub huge_percent: u8,
+    /// Time between two looks, in seconds.
+    pub interval_s: u16,
+    /// Only while the guest's memory is still.
+    pub only_idle: bool,
+    /// Look at once when tasks of the host waited for memory for so long in two seconds, in
+    /// milliseconds; 0 is never.
+    pub stall_ms: u16,
+    /// Time that each pass may take, in milliseconds.
+    pub budget_ms: u32,
+}
+
+impl Default for CompactionConfig {
+    fn default() -> Self {
+        Self { huge_percent: 90, interval_s: 30, only_idle: true, stall_ms: 150, budget_ms: 200 }
+    }
+}
+
+impl From<CompactionConfig> for Background {
+    fn from(config: CompactionConfig) -> Self {
+        let stall = Duration::from_millis(config.stall_ms.into());
+        Self {
+            huge_percent: config.huge_percent,
+            every: Duration::from_secs(config.interval_s.into()),
+            only_idle: config.only_idle,
+            stall: (!stall.is_zero()).then_some(stall),
+            budget: Budget {
+                time: Duration::from_millis(config.budget_ms.into()),
+                ..Budget::UNLIMITED
+            },
+        }
+    }
+}
+
+impl MemoryConfig {
+    pub(super) fn validate(&self, whole: &VmConfig, faults: &mut Faults) {
+        let size_mib = whole.machine_config.mem_size_mib;
+        let block_mib = whole.backing().block_mib();
+        if !size_mib.is_multiple_of(block_mib) {
+            let problem = format!("memory of {size_mib} MiB is no multiple of {block_mib} MiB");
+            faults.add("memory.backing", problem);
+        }
+        if !self.cma_mib.is_multiple_of(2) {
+            let problem = format!("{} MiB: give a multiple of 2 MiB", self.cma_mib);
+            faults.add("memory.cma_mib", problem);
+        }
+        if self.cma_mib > 0 && self.cma_mib >= size_mib {
+            let problem = format!("{} MiB of {size_mib}: leaves the guest nothing", self.cma_mib);
+            faults.add("memory.cma_mib", problem);
+        }
+        if let Some(compaction) = self.compaction {
+            if compaction.huge_percent > 100 {
+                faults.add("memory.compaction.huge_percent", "above 100");
+            }
+            if compaction.interval_s == 0 || compaction.budget_ms == 0 {
+                faults.add("memory.compaction", "interval_s and budget_ms must not be 0");
+            }
+        }
+        let contradicts = match (whole.machine_config.huge_pages, self.backing) {
+            (HugePages::None, _) | (_, None) => false,
+            (HugePages::Transparent, Some(backing)) => backing != BackingKind::Thp,
+            (HugePages::Huge2M, Some(backing)) => backing != BackingKind::Hugetlb2M,
+        };
+        if contradicts {
+            faults.add("memory.backing", "contradicts machine-config.huge_pages: give one of them");
+        }
+    }
+}
+
+/// Kinds of host memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum BackingKind {
+    /// Anonymous, huge pages wherever the host has them.
+    #[default]
+    #[serde(rename = "thp")]
+    Thp,
+    /// Anonymous, pages of 4 KiB only.
+    #[serde(rename = "small")]
+    Small,
+    /// A memfd: shared, so that other processes can map it.
+    #[serde(rename = "memfd")]
+    Memfd,
+    /// Huge pages of 2 MiB that the host's administrator reserved.
+    #[serde(rename = "hugetlb-2m")]
+    Hugetlb2M,
+    /// Huge pages of 1 GiB that the host's administrator reserved.
+    #[serde(rename = "hugetlb-1g")]
+    Hugetlb1G,
+}
+
+impl BackingKind {
+    /// Memory comes in multiples of this, in MiB.
+    pub const fn block_mib(self) -> u64 {
+        match self {
+            Self::Thp | Self::Small | Self::Memfd => 1,
+            Self::Hugetlb2M => 2,
+            Self::Hugetlb1G => 1024,
+        }
+    }
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `logger` and `metrics`: how the monitor itself is watched.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
+
+/// The monitor's log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoggerConfig {
+    /// File or FIFO to write to; standard error where none is given.
+    #[schema(value_type = Option<String>)]
+    pub log_path: Option<PathBuf>,
+    /// Least important level that is written.
+    pub level: Option<LogLevel>,
+    /// Whether each line names its level. Ours always do.
+    pub show_level: Option<bool>,
+    /// Whether each line names where in the source it comes from.
+    pub show_log_origin: Option<bool>,
+    /// Only lines of the module with this path.
+    pub module: Option<String>,
+}
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema, clap::ValueEnum)]
+pub enum LogLevel {
+    /// Nothing.
+    Off,
+    /// What failed.
+    Error,
+    /// What looks wrong.
+    #[value(alias = "warn")]
+    #[default]
+    Warning,
+    /// What a person running the monitor wants to know.
+    Info,
+    /// What a person debugging it wants to know.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl<'de> Deserialize<'de> for LogLevel {
+    /// In any case of letters, as Firecracker has it.
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(from)?;
+        <Self as clap::ValueEnum>::from_str(&name, true).map_err(|_| {
+            serde::de::Error::unknown_variant(
+                &name,
+                &["Off", "Error", "Warning", "Info", "Debug", "Trace"],
+            )
+        })
+    }
+}
+
+/// Where metrics are written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MetricsConfig {
+    /// File or FIFO that gets one JSON object a line.
+    #[schema(value_type = String)]
+    pub metrics_path: PathBuf,
+    /// Whether each line carries the instance's id.
+    #[serde(default)]
+    pub emit_id: bool,
+    /// Strings to put into each line as they are.
+    #[serde(default)]
+    pub properties: BTreeMap<String, String>,
+}
+
+impl MetricsConfig {
+    /// Plain lines to the file at `metrics_path`.
+    pub fn to_file(metrics_path: PathBuf) -> Self {
+        Self { metrics_path, emit_id: false, properties: BTreeMap::new() }
+    }
+}

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+use std::io::Write;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+const HOST: HostLimits = HostLimits { memory_mib: 4096 };
+
+fn elf() -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"\x7fELF\x02\x01\x01").unwrap();
+    file
+}
+
+fn bootable(kernel: &Path) -> VmConfig {
+    let boot =
+        BootSource { kernel_image_path: kernel.to_owned(), initrd_path: None, boot_args: None };
+    VmConfig { boot_source: Some(boot), ..VmConfig::default() }
+}
+
+fn fields(config: &VmConfig) -> Vec<&'static str> {
+    match config.validate(&HOST) {
+        Ok(()) => Vec::new(),
+        Err(faults) => faults.0.iter().map(|fault| fault.field).collect(),
+    }
+}
+
+#[test]
+fn defaults_are_firecrackers() {
+    let config: VmConfig = serde_json::from_str("{}").unwrap();
+    assert_eq!(config.machine_config.vcpu_count, 1);
+    assert_eq!(config.machine_config.mem_size_mib, 128);
+    assert_eq!(config.backing(), BackingKind::Thp);
+    assert_eq!(config.console, ConsoleConfig::Tty);
+}
+
+#[test]
+fn a_firecracker_file_is_taken_whole() {
+    let config: VmConfig = serde_json::from_value(json!({
+        "balloon": {"amount_mib": 64, "deflate_on_oom": true, "stats_polling_interval_s": 1,
+            "free_page_hinting": false, "free_page_reporting": true},
+        "drives": [],
+        "boot-source": {"kernel_image_path": "/k", "initrd_path": null, "boot_args": "quiet"},
+        "cpu-config": null,
+        "logger": {"log_path": "/log", "level": "INFO", "show_level": true},
+        "machine-config": {"vcpu_count": 2, "mem_size_mib": 256, "smt": false,
+            "cpu_template": "None", "track_dirty_pages": false, "huge_pages": "2M"},
+        "metrics": null,
+        "memory-hotplug": null,
+        "mmds-config": null,
+        "network-interfaces": [],
+        "pmem": [],
+        "vsock": null,
+        "entropy": null,
+    }))
+    .unwrap();
+    assert_eq!(config.backing(), BackingKind::Hugetlb2M);
+    assert_eq!(config.logger.unwrap().level, Some(LogLevel::Info));
+    assert!(config.balloon.unwrap().free_page_reporting);
+}
+
+#[test]
+fn what_is_written_can_be_read_back() {
+    let config = VmConfig {
+        console: ConsoleConfig::File("/c".into()),
+        balloon: Some(BalloonConfig {
+            amount_mib: 1,
+            deflate_on_oom: false,
+            stats_polling_interval_s: 0,
+            free_page_hinting: true,
+            free_page_reporting: false,
+        }),
+        gpu: Some(GpuConfig {
+            width_px: 1,
+            height_px: 2,
+            scanouts: 3,
+            vnc_socket: Some("/v".into()),
+        }),
+        ..bootable(Path::new("/k"))
+    };
+    let text = serde_json::to_value(&config).unwrap();
+    assert_eq!(text["drives"], json!([]));
+    assert_eq!(text["vsock"], json!(null));
+    assert_eq!(serde_json::from_value::<VmConfig>(text).unwrap(), config);
+}
+
+#[test]
+fn devices_that_are_not_there_are_refused_by_name() {
+    for section in ["vsock", "entropy", "cpu-config", "mmds-config", "memory-hotplug", "serial"] {
+        let error = serde_json::from_value::<VmConfig>(json!({ section: {} })).unwrap_err();
+        assert!(error.to_string().contains("does not offer"), "{section}: {error}");
+    }
+    for section in ["drives", "network-interfaces", "pmem"] {
+        let error = serde_json::from_value::<VmConfig>(json!({ section: [{}] })).unwrap_err();
+        assert!(error.to_string().contains("does not offer"), "{section}: {error}");
+    }
+}
+
+#[test]
+fn unknown_fields_are_refused_everywhere() {
+    for text in [
+        json!({"x": 1}),
+        json!({"machine-config": {"vcpu_count": 1, "mem_size_mib": 1, "x": 1}}),
+        json!({"boot-source": {"kernel_image_path": "", "x": 1}}),
+        json!({"balloon": {"amount_mib": 1, "deflate_on_oom": true, "x": 1}}),
+        json!({"memory": {"x": 1}}),
+        json!({"gpu": {"width_px": 1, "height_px": 1, "x": 1}}),
+        json!({"logger": {"x": 1}}),
+    ] {
+        let error = serde_json::from_value::<VmConfig>(text.clone()).unwrap_err();
+        assert!(error.to_string().contains("unknown field `x`"), "{text}: {error}");
+    }
+}
+
+#[test]
+fn console_forms() {
+    let read = |value| serde_json::from_value::<ConsoleConfig>(value).ok();
+    assert_eq!(read(json!("tty")), Some(ConsoleConfig::Tty));
+    assert_eq!(read(json!("null")), Some(ConsoleConfig::Null));
+    assert_eq!(read(json!({"file": "/c"})), Some(ConsoleConfig::File("/c".into())));
+    assert_eq!(read(json!({"file": "/c", "x": 1})), None);
+    assert_eq!(read(json!("x")), None);
+}
+
+#[test]
+fn every_fault_is_named_at_once() {
+    let config = VmConfig {
+        machine_config: MachineConfig {
+            vcpu_count: 0,
+            mem_size_mib: 0,
+            track_dirty_pages: true,
+            ..MachineConfig::default()
+        },
+        gpu: Some(GpuConfig { width_px: 0, height_px: 5000, scanouts: 17, vnc_socket: None }),
+        ..VmConfig::default()
+    };
+    assert_eq!(
+        fields(&config),
+        [
+            "machine-config.vcpu_count",
+            "machine-config.mem_size_mib",
+            "machine-config.track_dirty_pages",
+            "boot-source",
+            "gpu.width_px",
+            "gpu.height_px",
+            "gpu.scanouts",
+        ]
+    );
+}
+
+#[test]
+fn memory_must_fit_the_host_and_the_balloon_the_memory() {
+    let kernel = elf();
+    let mut config = bootable(kernel.path());
+    assert_eq!(fields(&config), [""; 0]);
+    config.machine_config.mem_size_mib = 4097;
+    assert_eq!(fields(&config), ["machine-config.mem_size_mib"]);
+    config.machine_config.mem_size_mib = 128;
+    config.balloon = Some(BalloonConfig {
+        amount_mib: 129,
+        deflate_on_oom: false,
+        stats_polling_interval_s: 0,
+        free_page_hinting: false,
+        free_page_reporting: false,
+    });
+    assert_eq!(fields(&config), ["balloon.amount_mib"]);
+}
+
+#[test]
+fn backings_have_their_multiples() {
+    let kernel = elf();
+    let mut config = bootable(kernel.path());
+    config.machine_config.mem_size_mib = 129;
+    config.memory.backing = Some(BackingKind::Hugetlb2M);
+    assert_eq!(fields(&config), ["memory.backing"]);
+    config.machine_config.mem_size_mib = 1024;
+    config.memory.backing = Some(BackingKind::Hugetlb1G);
+    assert_eq!(fields(&config), [""; 0]);
+    config.machine_config.huge_pages = HugePages::Transparent;
+    assert_eq!(fields(&config), ["memory.backing"]);
+    config.memory = MemoryConfig { backing: None, cma_mib: 1024, compaction: None };
+    assert_eq!(fields(&config), ["memory.cma_mib"]);
+}
+
+#[test]
+fn kernel_and_initrd_are_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let none = dir.path().join("none");
+    let mut config = bootable(&none);
+    assert_eq!(fields(&config), ["boot-source.kernel_image_path"]);
+
+    // A directory, a FIFO, something else, something short.
+    config.boot_source.as_mut().unwrap().kernel_image_path = dir.path().to_owned();
+    assert_eq!(fields(&config), ["boot-source.kernel_image_path"]);
+    let fifo = dir.path().join("fifo");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    config.boot_source.as_mut().unwrap().kernel_image_path = fifo;
+    assert_eq!(fields(&config), ["boot-source.kernel_image_path"]);
+    let text = dir.path().join("text");
+    std::fs::write(&text, "no kernel").unwrap();
+    config.boot_source.as_mut().unwrap().kernel_image_path = text;
+    assert_eq!(fields(&config), ["boot-source.kernel_image_path"]);
+
+    let mut image = vec![0; 0x202];
+    image.extend(b"HdrS");
+    let bzimage = dir.path().join("bzImage");
+    std::fs::write(&bzimage, image).unwrap();
+    let boot = config.boot_source.as_mut().unwrap();
+    boot.kernel_image_path = bzimage;
+    boot.initrd_path = Some(none);
+    assert_eq!(fields(&config), ["boot-source.initrd_path"]);
+}
+
+proptest! {
+    /// Whatever JSON comes, reading and judging it ends without a panic.
+    #[test]
+    fn no_number_breaks_validation(
+        vcpus: u8, mem: u64, cma: u64, amount: u32, smt: bool, side: u32,
+    ) {
+        let config = VmConfig {
+            machine_config: MachineConfig {
+                vcpu_count: vcpus, mem_size_mib: mem, smt, ..MachineConfig::default()
+            },
+            memory: MemoryConfig { backing: Some(BackingKind::Hugetlb1G), cma_mib: cma, compaction: None },
+            balloon: Some(BalloonConfig {
+                amount_mib: amount, deflate_on_oom: false, stats_polling_interval_s: 0,
+                free_page_hinting: false, free_page_reporting: false,
+            }),
+            gpu: Some(GpuConfig { width_px: side, height_px: side, scanouts: side, vnc_socket: None }),
+            ..VmConfig::default()
+        };
+        prop_assert!(config.validate(&HOST).is_err());
+        let _ = config.machine_config.memory_bytes();
+    }
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Actions on the host's side of guest memory: passes, the block map, the CMA region.
+
+use mm::blocks::map::{BlockFlags, Totals};
+use mm::units::Pages;
+
+use super::{Controller, failed};
+use crate::api::channel::Answer;
+use crate::api::compaction::{CmaStatus, Compact, CompactReport, CompactStatus};
+use crate::api::{Refusal, Reply};
+use crate::block_view::BlockRuns;
+use crate::compactor::{Compactor, LiveGuest};
+
+impl Controller {
+    /// Has a pass run; `answer` comes at its end or, if nobody waits, at once.
+    pub(super) fn compact(&mut self, wanted: &Compact, answer: Answer) {
+        let job = match self.vm() {
+            Ok(vm) => wanted.to_job(vm.ram().layout()).map_err(failed),
+            Err(refusal) => Err(refusal),
+        };
+        let prepared = job.and_then(|job| Ok((job, self.compactor()?)));
+        let (job, compactor) = match prepared {
+            Ok(ready) => ready,
+            Err(refusal) => return answer.give(Err(refusal)),
+        };
+        // The answer is wanted in two places, and only one of them is reached.
+        let (later, now) = if wanted.wait { (Some(answer), None) } else { (None, Some(answer)) };
+        let when_done = Box::new(move |result: Result<_, _>| {
+            if let Some(answer) = later {
+                let report = result.map(|report| Box::new(CompactReport::from(&report)));
+                answer.give(report.map(Reply::Compaction).map_err(failed));
+            }
+        });
+        let taken = compactor.submit(job, when_done);
+        if let Some(answer) = now {
+            answer.give(taken.map(|()| Reply::Done).map_err(failed));
+        }
+    }
+
+    /// How far the present pass is.
+    pub(super) fn compaction_status(&mut self) -> Result<Reply, Refusal> {
+        Ok(Reply::CompactStatus(Box::new(CompactStatus::of(self.compactor()?))))
+    }
+
+    /// Ends the present pass.
+    pub(super) fn cancel_compaction(&mut self) -> Result<Reply, Refusal> {
+        self.compactor()?.cancel();
+        Ok(Reply::Done)
+    }
+
+    /// What every block is made of.
+    pub(super) fn blocks(&mut self) -> Result<Reply, Refusal> {
+        let map = self.compactor()?.map().map_err(failed)?;
+        Ok(Reply::Blocks(BlockRuns::of(&map)))
+    }
+
+    /// The CMA region, as the host sees it.
+    pub(super) fn cma(&mut self) -> Result<Reply, Refusal> {
+        let layout = self.vm()?.ram().layout();
+        let Some(region) = layout.cma() else { return Err(Refusal::NoDevice("CMA")) };
+        let map = self.compactor()?.map().map_err(failed)?;
+        let mut totals = Totals::default();
+        for (_, block) in map.iter().filter(|(_, b)| b.flags.contains(BlockFlags::CMA)) {
+            let bytes = |pages: u16| Pages(u64::from(pages)).bytes();
+            let huge = if block.flags.contains(BlockFlags::HUGE) { block.present } else { 0 };
+            totals.resident = totals.resident.saturating_add(bytes(block.present));
+            totals.huge = totals.huge.saturating_add(bytes(huge));
+            totals.ballooned = totals.ballooned.saturating_add(bytes(block.ballooned));
+            totals.gpu = totals.gpu.saturating_add(bytes(block.gpu));
+            totals.wasted = totals.wasted.saturating_add(bytes(block.wasted));
+        }
+        Ok(Reply::Cma(CmaStatus {
+            start: region.address().0,
+            size_bytes: region.bytes().0,
+            totals: (&totals).into(),
+        }))
+    }
+
+    /// The compactor, whose thread starts when it is first asked for anything.
+    pub(super) fn compactor(&mut self) -> Result<&Compactor, Refusal> {
+        if self.compactor.is_none() {
+            let vm = self.vm()?;
+            let gpu = vm.screens().map(|screens| screens.gpu.clone());
+            let guest = LiveGuest::new(vm.ram().clone(), vm.balloon().cloned(), gpu);
+            let background = self.config.memory.compaction.map(Into::into);
+            self.compactor = Some(Compactor::start(guest, background).map_err(failed)?);
+        }
+        self.compactor.as_ref().ok_or(Refusal::BeforeStart)
+    }
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Blocks that the guest is asked to vacate by API.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use devices::balloon::{EvacuationReport, Outcome};
+use mm::units::{BLOCK_SIZE, BlockId, GuestRange};
+
+use super::{Controller, failed};
+use crate::api::action::{BlockOutcome, Evacuate, Evacuation};
+use crate::api::channel::Answer;
+use crate::api::{Refusal, Reply};
+
+/// How long the guest may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Controller {
+    /// Asks the guest to vacate blocks; `answer` comes when it has answered, or has not in time.
+    pub(super) fn evacuate(&mut self, wanted: Evacuate, answer: Answer) {
+        let blocks = match self.blocks_of(wanted) {
+            Ok(blocks) => blocks,
+            Err(refusal) => return answer.give(Err(refusal)),
+        };
+        let mut balloon = match self.balloon() {
+            Ok(balloon) => balloon,
+            Err(refusal) => return answer.give(Err(refusal)),
+        };
+        if !balloon.can_evacuate() {
+            let why = "The guest's balloon driver does not support evacuation.";
+            return answer.give(Err(Refusal::Failed(why.into())));
+        }
+        let asked = blocks.clone();
+        let done = Box::new(move |report: EvacuationReport| answer.give(reply(&asked, &report)));
+        // Refused only without the feature: then the answer is dropped, which answers as well.
+        let taken = balloon.evacuate(blocks, true, PATIENCE, done);
+        if let Err(error) = taken {
+            tracing::warn!(%error, "evacuation refused");
+        }
+    }
+
+    /// The blocks that are meant, if they begin with a block and end before RAM does.
+    fn blocks_of(&self, wanted: Evacuate) -> Result<Vec<BlockId>, Refusal> {
+        let vm = self.vm()?;
+        if !wanted.start.is_multiple_of(BLOCK_SIZE) || wanted.blocks == 0 {
+            return Err(failed("start must be a multiple of 2 MiB, and blocks at least 1"));
+        }
+        let end = vm.ram().layout().ram().iter().map(GuestRange::end).max();
+        let end = end.map_or(0, |end| end.0 / mm::units::PAGES_PER_BLOCK);
+        let first = wanted.start / BLOCK_SIZE;
+        match first.checked_add(wanted.blocks.into()) {
+            Some(after) if after <= end => Ok((first..after).map(BlockId).collect()),
+            _ => Err(failed("the range reaches beyond the guest's memory")),
+        }
+    }
+}
+
+fn reply(asked: &[BlockId], report: &EvacuationReport) -> Result<Reply, Refusal> {
+    if !report.outcomes.is_empty() && report.count(Outcome::Unanswered) == report.outcomes.len() {
+        return Err(failed("the guest did not answer"));
+    }
+    let count = |outcome| u32::try_from(report.count(outcome)).unwrap_or(u32::MAX);
+    let known: BTreeMap<BlockId, Outcome> = report.outcomes.iter().copied().collect();
+    let per_block = asked.iter().map(|block| match known.get(block) {
+        Some(Outcome::Vacated) => BlockOutcome::Vacated,
+        Some(Outcome::Busy) => BlockOutcome::Busy,
+        Some(Outcome::Unanswered) => BlockOutcome::Unanswered,
+        Some(Outcome::NotRam) | None => BlockOutcome::NotMemory,
+    });
+    Ok(Reply::Evacuation(Evacuation {
+        vacated: count(Outcome::Vacated),
+        busy: count(Outcome::Busy),
+        migrated_lru: report.migrated.lru,
+        migrated_balloon: report.migrated.balloon,
+        migrated_zsmalloc: report.migrated.zsmalloc,
+        migrated_gpu: report.migrated.gpu,
+        per_block: per_block.collect(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use devices::balloon::Migrated;
+
+    use super::*;
+
+    fn report(outcomes: &[(u64, Outcome)]) -> EvacuationReport {
+        let outcomes = outcomes.iter().map(|(block, outcome)| (BlockId(*block), *outcome));
+        let migrated = Migrated { lru: 5, ..Migrated::default() };
+        EvacuationReport { outcomes: outcomes.collect(), migrated }
+    }
+
+    #[test]
+    fn every_block_that_was_asked_for_is_answered_in_order() {
+        let asked = [BlockId(3), BlockId(4), BlockId(5), BlockId(6)];
+        let report = report(&[(3, Outcome::Busy), (4, Outcome::Vacated), (6, Outcome::Unanswered)]);
+        let Ok(Reply::Evacuation(evacuation)) = reply(&asked, &report) else {
+            panic!("an evacuation");
+        };
+        assert_eq!((evacuation.vacated, evacuation.busy, evacuation.migrated_lru), (1, 1, 5));
+        let expected = [
+            BlockOutcome::Busy,
+            BlockOutcome::Vacated,
+            BlockOutcome::NotMemory,
+            BlockOutcome::Unanswered,
+        ];
+        assert_eq!(evacuation.per_block, expected);
+    }
+
+    #[test]
+    fn a_guest_that_says_nothing_is_a_failure() {
+        let report = report(&[(3, Outcome::Unanswered)]);
+        assert!(reply(&[BlockId(3)], &report).is_err());
+    }
+}

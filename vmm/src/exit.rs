@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Why a machine came to its end, and how the one who waits for that learns of it.
+
+use std::fmt;
+use std::sync::OnceLock;
+
+use event_manager::RemoteEndpoint;
+
+use crate::event_loop::Subscriber;
+
+/// What made the guest ask for a reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResetSource {
+    /// The keyboard controller's pulse command (Linux: `reboot=k`).
+    KeyboardController,
+    /// The reset register that the FADT names (Linux: `reboot=a`, its default on our machine).
+    AcpiRegister,
+    /// Three faults in a row on one vCPU (Linux: `reboot=t`).
+    TripleFault,
+}
+
+/// Why the machine ended. Only the first reason counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExitReason {
+    /// The guest switched itself off (ACPI S5).
+    PowerOff,
+    /// The guest asked for a reset. A microVM is not started again in the same process: whoever
+    /// started the monitor decides.
+    Reset(ResetSource),
+    /// Somebody on the host ended it: a signal, or a request.
+    Stopped(String),
+    /// The guest cannot go on, by its own doing.
+    GuestCrashed(String),
+    /// The host failed us.
+    HostError(String),
+}
+
+impl ExitReason {
+    /// The exit status of the process: 0 shut down, 1 configuration or host error, 2 crashed.
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::PowerOff | Self::Reset(_) | Self::Stopped(_) => 0,
+            Self::HostError(_) => 1,
+            Self::GuestCrashed(_) => 2,
+        }
+    }
+}
+
+impl fmt::Display for ExitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PowerOff => write!(f, "guest powered off"),
+            Self::Reset(ResetSource::KeyboardController) => {
+                write!(f, "guest reset itself by the keyboard controller")
+            }
+            Self::Reset(ResetSource::AcpiRegister) => {
+                write!(f, "guest reset itself by the ACPI reset register")
+            }
+            Self::Reset(ResetSource::TripleFault) => {
+                write!(f, "guest reset itself by triple fault")
+            }
+            Self::Stopped(by) => write!(f, "stopped by {by}"),
+            Self::GuestCrashed(cause) => write!(f, "guest crashed: {cause}"),
+            Self::HostError(cause) => write!(f, "host error: {cause}"),
+        }
+    }
+}
+
+/// Set once, by any thread, when the machine is to end; the event loop then returns the reason.
+pub struct ExitSignal {
+    reason: OnceLock<ExitReason>,
+    wake: RemoteEndpoint<Subscriber>,
+}
+
+impl ExitSignal {
+    /// A signal that wakes the event loop behind `wake`.
+    pub(crate) fn new(wake: RemoteEndpoint<Subscriber>) -> Self {
+        Self { reason: OnceLock::new(), wake }
+    }
+
+    /// Ends the machine for `reason`, unless it already ends for another.
+    pub fn raise(&self, reason: ExitReason) {
+        if self.reason.set(reason).is_ok() {
+            // Fails only if the loop is gone, and then nobody waits any more.
+            let _ = self.wake.kick();
+        }
+    }
+
+    /// The reason, once there is one.
+    pub fn reason(&self) -> Option<&ExitReason> {
+        self.reason.get()
+    }
+}
+
+impl fmt::Debug for ExitSignal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ExitSignal").field(&self.reason.get()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event_loop::EventLoop;
+
+    #[test]
+    fn the_first_reason_counts_and_ends_the_loop() {
+        let mut events = EventLoop::new().unwrap();
+        let handle = events.handle();
+        let thread = std::thread::spawn(move || {
+            handle.exit().raise(ExitReason::GuestCrashed("first".into()));
+            handle.exit().raise(ExitReason::PowerOff);
+        });
+        assert_eq!(events.run(), ExitReason::GuestCrashed("first".into()));
+        thread.join().unwrap();
+        assert_eq!(events.run().code(), 2);
+    }
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Interrupt lines and notifications that bypass the monitor: irqfd and ioeventfd.
+//!
+//! A device writes an eventfd and KVM pulses the line (edge-triggered); a driver writes a
+//! notification register and KVM writes an eventfd. Neither costs an exit.
+
+use devices::transport::Notifier;
+use kvm_ioctls::{IoEventAddress, VmFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::arch::layout;
+
+/// KVM refused, or lines ran out.
+#[derive(Debug, thiserror::Error)]
+pub enum IrqError {
+    /// KVM refused an irqfd.
+    #[error("cannot connect an event to interrupt line {gsi}: {source}")]
+    Connect {
+        /// The line.
+        gsi: u32,
+        /// What KVM said.
+        source: kvm_ioctls::Error,
+    },
+    /// KVM refused an ioeventfd.
+    #[error("cannot connect an event to address {address:#x}: {source}")]
+    Notify {
+        /// Guest-physical address.
+        address: u64,
+        /// What KVM said.
+        source: kvm_ioctls::Error,
+    },
+    /// The IOAPIC has 24 inputs.
+    #[error("no interrupt line is left for another device")]
+    NoLineLeft,
+}
+
+/// Hands out the lines of virtio devices.
+#[derive(Debug)]
+pub struct Lines {
+    next: u32,
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self { next: layout::IRQ_VIRTIO_FIRST }
+    }
+}
+
+impl Lines {
+    /// A line that no other device has.
+    pub fn take(&mut self) -> Result<u32, IrqError> {
+        let gsi = self.next;
+        if gsi > layout::IRQ_LAST {
+            return Err(IrqError::NoLineLeft);
+        }
+        self.next += 1;
+        Ok(gsi)
+    }
+}
+
+/// Lets each write to `event` pulse line `gsi`.
+pub fn connect(vm: &VmFd, event: &EventFd, gsi: u32) -> Result<(), IrqError> {
+    vm.register_irqfd(event, gsi).map_err(|source| IrqError::Connect { gsi, source })
+}
+
+/// Lets `notifier`, of a device whose window begins at `base`, trigger its event without an exit.
+pub fn notify(vm: &VmFd, base: u64, notifier: Notifier<'_>) -> Result<(), IrqError> {
+    let address = base.saturating_add(notifier.offset);
+    vm.register_ioevent(notifier.event, &IoEventAddress::Mmio(address), notifier.value)
+        .map_err(|source| IrqError::Notify { address, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_distinct_and_end() {
+        let mut lines = Lines::default();
+        let taken: Vec<u32> = std::iter::from_fn(|| lines.take().ok()).collect();
+        assert_eq!(taken, (5..=23).collect::<Vec<_>>());
+        assert!(matches!(lines.take(), Err(IrqError::NoLineLeft)));
+    }
+}

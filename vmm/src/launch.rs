@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! One monitor's life on the main thread: log, socket, machine, event loop, end.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use crate::api::server::{Server, ServerError, Service, Socket};
+use crate::api::stats::ApiStats;
+use crate::api::{self, Refusal};
+use crate::config::{LoggerConfig, MetricsConfig, VmConfig};
+use crate::control::Controller;
+use crate::event_loop::{EventLoop, EventLoopError};
+use crate::exit::ExitReason;
+use crate::logging::{Log, LogError};
+use crate::signals::Signals;
+use crate::terminal;
+
+/// Name of a machine that nobody named, as Firecracker has it.
+pub const DEFAULT_ID: &str = "anonymous-instance";
+
+/// All that a monitor is started with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Launch {
+    /// Name of the machine.
+    pub id: String,
+    /// The machine to start at once; `None` waits for the API to describe it.
+    pub config: Option<VmConfig>,
+    /// The log; what is given here stands above the configuration's section.
+    pub logger: LoggerConfig,
+    /// The metrics file; stands above the configuration's section.
+    pub metrics: Option<MetricsConfig>,
+    /// Where to serve the API, if at all.
+    pub api_sock: Option<PathBuf>,
+    /// Largest body of an API request, in bytes.
+    pub max_payload_bytes: usize,
+    /// Whether threads are to restrict their system calls; there are no filters yet.
+    pub seccomp: bool,
+    /// Flags that were accepted without effect.
+    pub ignored: Vec<&'static str>,
+}
+
+/// Why a monitor did not come to run, or ended in error.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The name is not one that Firecracker would take.
+    #[error("--id {0}: give 1 to 64 letters, digits and hyphens")]
+    Id(String),
+    /// No log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// No API.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// No descriptors for what the monitor needs itself.
+    #[error("cannot set up the monitor: {0}")]
+    Host(std::io::Error),
+    /// No event loop.
+    #[error(transparent)]
+    Events(#[from] EventLoopError),
+    /// The machine, or what its configuration asks for beside it, cannot be had.
+    #[error("{0}")]
+    Start(Refusal),
+}
+
+impl Launch {
+    /// Runs a monitor to its end; the status to exit with.
+    pub fn run(self) -> Result<u8, LaunchError> {
+        self.check_id()?;
+        let log = Log::init();
+        let logger = self.effective_logger();
+        log.apply(&logger)?;
+        for flag in &self.ignored {
+            warn!(flag, "accepted without effect");
+        }
+
+        let mut events = EventLoop::new()?;
+        let signals =
+            Signals::watch(Arc::clone(events.handle().exit())).map_err(LaunchError::Host)?;
+        events.add(Box::new(signals));
+        let stats = Arc::new(ApiStats::default());
+        let (door, requests) = api::channel().map_err(LaunchError::Host)?;
+        // Bound before anything costs time: a path that is taken is the commonest mistake.
+        let socket = self.api_sock.as_deref().map(Socket::bind).transpose()?;
+        let starts = self.config.is_some();
+        let config = VmConfig {
+            logger: Some(logger).filter(|logger| *logger != LoggerConfig::default()),
+            ..self.config.unwrap_or_default()
+        };
+        let metrics = self.metrics.or(config.metrics);
+        let mut controller = Controller::new(
+            self.id,
+            VmConfig { metrics: None, ..config },
+            events.handle(),
+            requests,
+            log,
+            Arc::clone(&stats),
+        )
+        .map_err(LaunchError::Host)?;
+        if let Some(metrics) = metrics {
+            controller.set_metrics(metrics).map_err(LaunchError::Start)?;
+        }
+        let server = socket
+            .map(|socket| {
+                let limit = self.max_payload_bytes;
+                Server::spawn(socket, move || Service::new(door, stats, limit))
+            })
+            .transpose()?;
+        let started = if starts { controller.start() } else { Ok(()) };
+        let ended = match started {
+            Ok(()) => {
+                events.add(Box::new(controller));
+                Ok(events.run())
+            }
+            Err(refusal) => {
+                drop(controller);
+                Err(LaunchError::Start(refusal))
+            }
+        };
+        // The machine first: who still waits for its answer learns that there is none.
+        drop(events);
+        if let Some(server) = server {
+            server.stop();
+        }
+        terminal::restore();
+        let reason = ended?;
+        Self::tell(&reason);
+        Ok(reason.code())
+    }
+
+    fn effective_logger(&self) -> LoggerConfig {
+        let below = self.config.as_ref().and_then(|config| config.logger.clone());
+        let below = below.unwrap_or_default();
+        let above = self.logger.clone();
+        LoggerConfig {
+            log_path: above.log_path.or(below.log_path),
+            level: above.level.or(below.level),
+            show_level: above.show_level.or(below.show_level),
+            show_log_origin: above.show_log_origin.or(below.show_log_origin),
+            module: above.module.or(below.module),
+        }
+    }
+
+    fn check_id(&self) -> Result<(), LaunchError> {
+        let fits = (1..=64).contains(&self.id.len())
+            && self.id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        if fits { Ok(()) } else { Err(LaunchError::Id(self.id.clone())) }
+    }
+
+    /// Says why it ended: to the log, and in one line to whoever started it.
+    fn tell(reason: &ExitReason) {
+        if reason.code() == 0 {
+            info!(%reason, "the machine has ended");
+        } else {
+            tracing::error!(%reason, "the machine has ended");
+        }
+        // There is nobody left to tell if this fails.
+        let _ =
+            std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("ballast: {reason}\n"));
+    }
+}

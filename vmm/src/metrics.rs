@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The metrics file: one JSON object a line, as Firecracker writes them.
+//!
+//! A snapshot of all counters is a tree of named groups. A line holds what was added since the line
+//! before, as those who sum up Firecracker's lines expect; `GET /metrics` gives the totals.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value};
+
+use crate::config::MetricsConfig;
+use crate::logging::open_for_lines;
+
+/// How often a line is written without being asked for.
+pub const PERIOD: Duration = Duration::from_secs(60);
+
+/// Metrics cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("metrics file {}: {cause}", path.display())]
+pub struct MetricsError {
+    path: PathBuf,
+    cause: io::Error,
+}
+
+/// Where metrics go.
+#[derive(Debug)]
+pub struct MetricsFile {
+    file: File,
+    config: MetricsConfig,
+    id: String,
+    last: Value,
+}
+
+impl MetricsFile {
+    /// Opens the file or FIFO.
+    pub fn open(config: MetricsConfig, id: &str) -> Result<Self, MetricsError> {
+        let file = open_for_lines(&config.metrics_path)
+            .map_err(|cause| MetricsError { path: config.metrics_path.clone(), cause })?;
+        Ok(Self { file, config, id: id.to_owned(), last: Value::Null })
+    }
+
+    /// Writes what `totals` has more than the last time.
+    pub fn write(&mut self, totals: Value) -> Result<(), MetricsError> {
+        let mut line = Map::new();
+        line.insert("utc_timestamp_ms".into(), utc_ms().into());
+        if self.config.emit_id {
+            line.insert("id".into(), self.id.as_str().into());
+        }
+        for (name, value) in &self.config.properties {
+            line.insert(name.clone(), value.as_str().into());
+        }
+        if let Value::Object(groups) = difference(&totals, &self.last) {
+            line.extend(groups);
+        }
+        let mut text = Value::Object(line).to_string();
+        text.push('\n');
+        // One write, so that a reader of a FIFO never sees half a line.
+        self.file
+            .write_all(text.as_bytes())
+            .map_err(|cause| MetricsError { path: self.config.metrics_path.clone(), cause })?;
+        self.last = totals;
+        Ok(())
+    }
+}
+
+/// `now - before`, number by number. What is new counts from 0.
+fn difference(now: &Value, before: &Value) -> Value {
+    match now {
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| (name.clone(), difference(value, &before[name])))
+            .collect(),
+        Value::Number(number) => match number.as_u64() {
+            Some(now) => now.saturating_sub(before.as_u64().unwrap_or(0)).into(),
+            None => now.clone(),
+        },
+        other => other.clone(),
+    }
+}
+
+fn utc_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn lines_hold_differences() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics");
+        let config = MetricsConfig {
+            metrics_path: path.clone(),
+            emit_id: true,
+            properties: [("host".to_owned(), "h".to_owned())].into(),
+        };
+        let mut metrics = MetricsFile::open(config, "vm1").unwrap();
+        metrics.write(json!({"balloon": {"inflate_count": 3}})).unwrap();
+        metrics.write(json!({"balloon": {"inflate_count": 5}, "vcpu": {"exits": 1}})).unwrap();
+        let text = std::fs::read_to_string(path).unwrap();
+        let lines: Vec<Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[0]["id"], "vm1");
+        assert_eq!(lines[0]["host"], "h");
+        assert!(lines[0]["utc_timestamp_ms"].as_u64().unwrap() > 1_600_000_000_000);
+        assert_eq!(lines[0]["balloon"]["inflate_count"], 3);
+        assert_eq!(lines[1]["balloon"]["inflate_count"], 2);
+        assert_eq!(lines[1]["vcpu"]["exits"], 1);
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_had_is_named() {
+        let config = MetricsConfig {
+            metrics_path: "/no/such/folder/metrics".into(),
+            emit_id: false,
+            properties: Default::default(),
+        };
+        let error = MetricsFile::open(config, "").unwrap_err().to_string();
+        assert!(error.starts_with("metrics file /no/such/folder/metrics: "), "{error}");
+    }
+}
