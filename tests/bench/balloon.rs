@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What comes back to the host, and how quickly: free memory, a fragmented guest, free page
+//! reporting. Ballast is measured with our kernel, whose driver hands over whole blocks, and with
+//! the stock one, whose driver hands over pages; peers with our kernel, to which they offer no
+//! blocks.
+
+use std::time::{Duration, Instant};
+
+use harness::figures::{Figure, Goal, median};
+use harness::guest::{BALLOON_LIMIT, Guest};
+use harness::host;
+use harness::monitor::{Balloon, Kind, Program, Spec};
+use harness::{Error, Result};
+
+use crate::{Bed, GUEST_MAPPING, mib};
+
+/// The guest's memory, and what is asked for.
+const MEMORY_MIB: u64 = 1024;
+const BALLOON_MIB: u64 = 512;
+/// The same for rates: blocks are so quick that little of them cannot be timed from outside.
+const RATE_MEMORY_MIB: u64 = 2048;
+const RATE_BALLOON_MIB: u64 = 1536;
+/// Share of memory that the fragmenting file fills.
+const FILE_MIB: u64 = MEMORY_MIB / 100 * 80;
+/// What is freed for free page reporting.
+const REPORTED_MIB: u64 = 500;
+/// The driver of 6.12 waits this long after pages were freed (mm/page_reporting.c).
+const REPORTING_DELAY: Duration = Duration::from_secs(2);
+/// A balloon that has not moved for this long has got all that it gets.
+const STANDSTILL: Duration = Duration::from_secs(4);
+
+/// A monitor with a kernel.
+struct Contender<'a> {
+    name: String,
+    program: &'a Program,
+    stock_kernel: bool,
+}
+
+/// Measures everything.
+pub(crate) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
+    let mut contenders = Vec::new();
+    for program in &bed.programs {
+        let name = |suffix: &str| format!("{}{suffix}", program.kind.name());
+        if program.kind == Kind::Ballast {
+            contenders.push(Contender { name: name("-blocks"), program, stock_kernel: false });
+            contenders.push(Contender { name: name("-pages"), program, stock_kernel: true });
+        } else {
+            contenders.push(Contender { name: name(""), program, stock_kernel: false });
+        }
+    }
+    let mut figures = Vec::new();
+    rates(bed, &contenders, &mut figures)?;
+    fragmented(bed, &contenders, &mut figures)?;
+    reporting(bed, &contenders, &mut figures)?;
+    Ok(figures)
+}
+
+impl Contender<'_> {
+    fn boot(&self, bed: &Bed, memory_mib: u64, reporting: bool) -> Result<Guest> {
+        let mut spec = Spec::new(&bed.payload, memory_mib);
+        if self.stock_kernel {
+            spec.kernel = bed.payload.path("vmlinux-stock");
+        }
+        spec.balloon = Some(Balloon { deflate_on_oom: true, reporting });
+        spec.boot_args = "quiet".into();
+        let mut guest = Guest::boot(self.program, spec, &bed.logs)?;
+        // A guest that reports would report this at once.
+        if !reporting {
+            guest.touch_everything()?;
+        }
+        Ok(guest)
+    }
+
+    fn is_blocks(&self) -> bool {
+        self.program.kind == Kind::Ballast && !self.stock_kernel
+    }
+
+    /// A figure of this contender; the goal is Ballast's only.
+    fn figure(&self, what: &str, value: f64, unit: &'static str, goal: Goal) -> Figure {
+        let ours = self.program.kind == Kind::Ballast;
+        let name = format!("balloon.{}.{what}", self.name);
+        let figure = Figure { name, value, unit, goal: if ours { goal } else { Goal::None } };
+        println!("  {figure}");
+        figure
+    }
+}
+
+/// How a balloon came to its target, or to a standstill.
+struct Change {
+    moved_mib: u64,
+    time: Duration,
+}
+
+impl Change {
+    fn rate(&self) -> f64 {
+        self.moved_mib as f64 / self.time.as_secs_f64().max(1e-6)
+    }
+}
+
+fn change(guest: &mut Guest, target_mib: u64) -> Result<Change> {
+    let before = guest.monitor.balloon_actual(&guest.spec)?;
+    let started = Instant::now();
+    guest.monitor.set_balloon(target_mib, &guest.spec)?;
+    let (mut last, mut moved_at) = (before, started);
+    loop {
+        let actual = guest.monitor.balloon_actual(&guest.spec)?;
+        if actual != last {
+            (last, moved_at) = (actual, Instant::now());
+        }
+        if actual == target_mib || moved_at.elapsed() > STANDSTILL {
+            return Ok(Change { moved_mib: before.abs_diff(last), time: moved_at - started });
+        }
+        if started.elapsed() > BALLOON_LIMIT {
+            return Err(Error::Check(format!("the balloon still moves, at {actual} MiB")));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Free memory in and out again; exits that it took.
+fn rates(bed: &Bed, contenders: &[Contender<'_>], figures: &mut Vec<Figure>) -> Result<()> {
+    let mut page_rates = None;
+    let mut lines = Vec::new();
+    // Pages before blocks, whose goal depends on them.
+    for contender in contenders.iter().rev() {
+        println!("{}: {RATE_BALLOON_MIB} MiB of free memory", contender.name);
+        let (mut inflate, mut deflate, mut exits) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..bed.rounds {
+            let mut guest = contender.boot(bed, RATE_MEMORY_MIB, false)?;
+            let before = host::kvm_exits();
+            let change_in = change(&mut guest, RATE_BALLOON_MIB)?;
+            if let (Ok(before), Ok(after)) = (before, host::kvm_exits()) {
+                let pages = (change_in.moved_mib << 20) / host::PAGE;
+                exits.push((after - before) as f64 / pages.max(1) as f64);
+            }
+            inflate.push(change_in.rate());
+            deflate.push(change(&mut guest, 0)?.rate());
+        }
+        let (inflate, deflate) = (median(&inflate), median(&deflate));
+        let goals = match (contender.is_blocks(), page_rates) {
+            (true, Some((inflate, deflate))) => {
+                (Goal::AtLeast(100.0 * inflate), Goal::AtLeast(100.0 * deflate))
+            }
+            _ => (Goal::None, Goal::None),
+        };
+        if contender.program.kind == Kind::Ballast && contender.stock_kernel {
+            page_rates = Some((inflate, deflate));
+        }
+        lines.push(contender.figure("inflate", inflate, "MiB/s", goals.0));
+        lines.push(contender.figure("deflate", deflate, "MiB/s", goals.1));
+        if !exits.is_empty() {
+            let exits = median(&exits);
+            lines.push(contender.figure("exits-per-page", exits, "exits", Goal::AtMost(0.1)));
+        }
+    }
+    figures.append(&mut lines);
+    Ok(())
+}
+
+/// A tmpfs file of 80 % of memory, of which a random half of the pages are freed; then half of
+/// memory is asked for.
+fn fragmented(bed: &Bed, contenders: &[Contender<'_>], figures: &mut Vec<Figure>) -> Result<()> {
+    for contender in contenders {
+        println!("{}: {BALLOON_MIB} MiB of a fragmented guest", contender.name);
+        let mut guest = contender.boot(bed, MEMORY_MIB, false)?;
+        guest.agent.command(&format!("file-fill crumbs {FILE_MIB}M"))?;
+        guest.agent.command("file-punch crumbs 1")?;
+        let (free, blocks) = (host::settled_free()?, host::free_in_blocks()?);
+        let change = change(&mut guest, BALLOON_MIB)?;
+        let given = (change.moved_mib << 20) as f64;
+        let gained = host::settled_free()?.saturating_sub(free);
+        let gained_blocks = host::free_in_blocks()?.saturating_sub(blocks);
+        let (memory, _) = host::mappings(guest.monitor.pid(), GUEST_MAPPING)?;
+        let percent = |part: u64, whole: f64| 100.0 * part as f64 / whole.max(1.0);
+        let block_goal = |goal| if contender.is_blocks() { goal } else { Goal::None };
+        figures.extend([
+            contender.figure("fragmented.given-up", mib(given as u64), "MiB", Goal::None),
+            contender.figure(
+                "fragmented.host-gained",
+                percent(gained, given),
+                "%",
+                Goal::AtLeast(95.0),
+            ),
+            contender.figure(
+                "fragmented.host-gained-as-blocks",
+                percent(gained_blocks, given),
+                "%",
+                block_goal(Goal::AtLeast(95.0)),
+            ),
+            contender.figure(
+                "fragmented.rest-huge-backed",
+                percent(memory.huge, memory.rss as f64),
+                "%",
+                block_goal(Goal::AtLeast(95.0)),
+            ),
+            contender.figure("fragmented.inflate", change.rate(), "MiB/s", Goal::None),
+        ]);
+        guest.agent.verify("file-verify crumbs")?;
+    }
+    Ok(())
+}
+
+/// 500 MiB freed in the guest, which reports them by itself.
+fn reporting(bed: &Bed, contenders: &[Contender<'_>], figures: &mut Vec<Figure>) -> Result<()> {
+    for contender in contenders {
+        println!("{}: {REPORTED_MIB} MiB reported free", contender.name);
+        let mut guest = contender.boot(bed, MEMORY_MIB, true)?;
+        guest.agent.command(&format!("fill reported {REPORTED_MIB}M"))?;
+        let before = host::settled_free()?;
+        guest.agent.command("free reported")?;
+        let started = Instant::now();
+        let (mut last, mut moved_at) = (before, started);
+        while moved_at.elapsed() < REPORTING_DELAY + STANDSTILL {
+            let free = host::free()?;
+            if free > last + (1 << 20) {
+                (last, moved_at) = (free, Instant::now());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let time = (moved_at - started).as_secs_f64();
+        let gained = mib(last.saturating_sub(before));
+        let limit = REPORTING_DELAY.as_secs_f64() + 1.0;
+        figures.extend([
+            contender.figure("reporting.host-gained", gained, "MiB", Goal::AtLeast(490.0)),
+            contender.figure("reporting.time", time, "s", Goal::AtMost(limit)),
+        ]);
+    }
+    Ok(())
+}

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Benches with real guests, Ballast beside its peers: `cargo xtask bench` runs this where KVM
+//! works. Each closes with lines of figures (`harness::figures`).
+//!
+//! - `boot.rs`     start-up time, the monitor's own memory, the balloon's rates
+//! - `balloon.rs`  what comes back to the host, from a fragmented guest too
+
+mod balloon;
+mod boot;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use harness::figures::Figure;
+use harness::monitor::{Kind, Program};
+use harness::payload::Payload;
+use harness::{Error, Result};
+
+#[derive(Debug, Parser)]
+struct Options {
+    /// Folder with the kernels, initial RAM disks and binaries
+    #[arg(long)]
+    payload: PathBuf,
+    /// Folder for logs, and for the figures as `figures.json`
+    #[arg(long)]
+    logs: PathBuf,
+    /// A peer: the name of its binary in the payload is the name of its kind, unless given
+    #[arg(long = "peer", value_name = "KIND[=NAME]", value_parser = parse_peer)]
+    peers: Vec<(Kind, String)>,
+    /// Measure these monitors only
+    #[arg(long, value_name = "KIND")]
+    only: Vec<Kind>,
+    /// How many times everything is measured; medians are printed
+    #[arg(long, default_value_t = 7)]
+    rounds: u32,
+    /// What to measure
+    bench: Bench,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Bench {
+    Boot,
+    Balloon,
+}
+
+/// Mappings at least this long are guest memory.
+const GUEST_MAPPING: u64 = 64 << 20;
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+fn parse_peer(word: &str) -> std::result::Result<(Kind, String), String> {
+    let (kind, name) = word.split_once('=').unwrap_or((word, word));
+    Ok((kind.parse()?, name.to_owned()))
+}
+
+/// What a bench gets.
+struct Bed {
+    payload: Payload,
+    logs: PathBuf,
+    /// Ballast first.
+    programs: Vec<Program>,
+    rounds: u32,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    let payload = Payload::new(&options.payload);
+    let mut programs = vec![Program { kind: Kind::Ballast, path: payload.ballast() }];
+    for (kind, name) in &options.peers {
+        programs.push(Program { kind: *kind, path: payload.path(name) });
+    }
+    programs.retain(|program| options.only.is_empty() || options.only.contains(&program.kind));
+    let bed = Bed { payload, logs: options.logs.clone(), programs, rounds: options.rounds };
+    let figures: Vec<Figure> = match options.bench {
+        Bench::Boot => boot::measure(&bed)?,
+        Bench::Balloon => balloon::measure(&bed)?,
+    };
+    for figure in &figures {
+        println!("{figure}");
+    }
+    let json: Vec<serde_json::Value> = figures.iter().map(Figure::json).collect();
+    let json = format!("{:#}\n", serde_json::Value::from(json));
+    std::fs::write(options.logs.join("figures.json"), json).map_err(Error::io("figures.json"))
+}

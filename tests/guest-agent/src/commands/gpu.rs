@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! GPU buffers with a pattern, by name: what fragments memory where buffers cannot move.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use super::reason;
+use crate::console::Answer;
+use crate::drm::{Buffer, Card, Kind};
+use crate::region::PAGE;
+
+/// Pages of the buffers, in turn: many small ones and a few large ones, which leaves the smallest
+/// holes when every other one is freed.
+const SIZES: [usize; 16] = [1, 2, 1, 3, 4, 1, 2, 8, 1, 2, 16, 1, 3, 2, 1, 64];
+
+/// The sets of buffers that there are.
+#[derive(Default)]
+pub(crate) struct Sets(BTreeMap<String, Set>);
+
+struct Set {
+    seed: u64,
+    card: Card,
+    /// In the order in which they were made; the position goes into the pattern.
+    buffers: Vec<Option<Buffer>>,
+    exports: Vec<OwnedFd>,
+}
+
+impl Sets {
+    /// `gpu-fill NAME SIZE dumb|blob`: buffers of all sizes up to that much, or until there is no
+    /// more memory; `buffers=`, `pages=`, `refused=1` if memory ran out.
+    pub(crate) fn fill(&mut self, name: &str, bytes: usize, kind: &str) -> Answer {
+        let kind = match kind {
+            "dumb" => Kind::Dumb,
+            "blob" => Kind::Blob,
+            other => return Err(format!("no such kind: {other}")),
+        };
+        if self.0.contains_key(name) {
+            return Err(format!("{name} is filled already"));
+        }
+        let card = Card::open().map_err(|e| reason("card")(&e))?;
+        let seed = 100 + self.0.len() as u64;
+        let mut set = Set { seed, card, buffers: Vec::new(), exports: Vec::new() };
+        let filled = set.fill(kind, bytes / PAGE);
+        let (buffers, pages) = (set.buffers.len(), set.pages());
+        self.0.insert(name.to_owned(), set);
+        let refused = match filled {
+            Ok(()) => 0,
+            Err(error) if error.kind() == io::ErrorKind::OutOfMemory => 1,
+            Err(error) => return Err(reason("buffer")(&error)),
+        };
+        Ok(vec![
+            format!("buffers={buffers}"),
+            format!("pages={pages}"),
+            format!("refused={refused}"),
+        ])
+    }
+
+    /// `gpu-punch NAME`: frees every other buffer; `freed=` pages.
+    pub(crate) fn punch(&mut self, name: &str) -> Answer {
+        let set = self.get(name)?;
+        let before = set.pages();
+        for buffer in set.buffers.iter_mut().step_by(2) {
+            *buffer = None;
+        }
+        Ok(vec![format!("freed={}", before - set.pages())])
+    }
+
+    /// `gpu-verify NAME`: `pages=`, `damaged=`.
+    pub(crate) fn verify(&mut self, name: &str) -> Answer {
+        let set = self.get(name)?;
+        let damaged = set.damaged().map_err(|e| reason("mapping")(&e))?;
+        Ok(vec![format!("pages={}", set.pages()), format!("damaged={damaged}")])
+    }
+
+    /// `gpu-export NAME COUNT`: exports the last so many buffers until `gpu-free`; `exported=`
+    /// pages.
+    pub(crate) fn export(&mut self, name: &str, count: usize) -> Answer {
+        let set = self.get(name)?;
+        let mut pages = 0;
+        for buffer in set.buffers.iter().rev().flatten().take(count) {
+            set.exports.push(buffer.export().map_err(|e| reason("export")(&e))?);
+            pages += buffer.pages();
+        }
+        Ok(vec![format!("exported={pages}")])
+    }
+
+    /// `gpu-free NAME`: `pages=`.
+    pub(crate) fn free(&mut self, name: &str) -> Answer {
+        let set = self.0.remove(name).ok_or_else(|| format!("{name} is not filled"))?;
+        Ok(vec![format!("pages={}", set.pages())])
+    }
+
+    fn get(&mut self, name: &str) -> Result<&mut Set, String> {
+        self.0.get_mut(name).ok_or_else(|| format!("{name} is not filled"))
+    }
+}
+
+impl Set {
+    fn fill(&mut self, kind: Kind, pages: usize) -> io::Result<()> {
+        let mut left = pages;
+        // Every other size in turn is freed together: shift by one each time round.
+        for at in 0.. {
+            if left == 0 {
+                break;
+            }
+            let size = SIZES[(at + at / SIZES.len()) % SIZES.len()].min(left);
+            let buffer = Buffer::new(&self.card, kind, size)?;
+            let seed = self.seed_of(self.buffers.len());
+            let mut mapping = buffer.map()?;
+            for index in 0..size {
+                mapping.fill(seed, index);
+            }
+            self.buffers.push(Some(buffer));
+            left -= size;
+        }
+        Ok(())
+    }
+
+    fn damaged(&self) -> io::Result<usize> {
+        let mut damaged = 0;
+        for (position, buffer) in self.buffers.iter().enumerate() {
+            let Some(buffer) = buffer else { continue };
+            let mapping = buffer.map()?;
+            let seed = self.seed_of(position);
+            damaged += (0..buffer.pages()).filter(|&i| !mapping.is_intact(seed, i)).count();
+        }
+        Ok(damaged)
+    }
+
+    fn pages(&self) -> usize {
+        self.buffers.iter().flatten().map(Buffer::pages).sum()
+    }
+
+    fn seed_of(&self, position: usize) -> u64 {
+        self.seed + ((position as u64) << 8)
+    }
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a guest can be asked to do. Each command takes words and answers with lines, `key=value`
+//! where they are figures. Sizes are bytes, or have a suffix K, M or G.
+//!
+//! - `memory.rs`  fill, verify, free, punch: anonymous memory with a pattern
+//! - `file.rs`    the same in a tmpfs file: fragments memory in units of a page
+//! - `busy.rs`    threads that keep using memory and check it
+//! - `gpu.rs`     GPU buffers with a pattern, freed every other, exported
+//! - `order.rs`   kernel memory in pieces of an order
+//! - `screen.rs`  a client that draws on a scanout
+//! - `zram.rs`    a compressed block device with a pattern in it
+//! - `kernel.rs`  read, pick, write, list, run, and ways for the machine to end
+
+mod busy;
+mod file;
+mod gpu;
+mod kernel;
+mod memory;
+mod order;
+mod screen;
+mod zram;
+
+use std::fmt::Display;
+
+use crate::console::Answer;
+
+/// What outlives a command.
+#[derive(Default)]
+pub(crate) struct State {
+    memory: memory::Regions,
+    files: file::Files,
+    busy: busy::Busy,
+    gpu: gpu::Sets,
+    order: order::Blocks,
+    screen: screen::Drawing,
+    zram: zram::Devices,
+}
+
+/// Carries out the command that `words` are.
+pub(crate) fn perform(state: &mut State, words: &str) -> Answer {
+    let words: Vec<&str> = words.split_whitespace().collect();
+    match words.as_slice() {
+        ["ping"] => Ok(vec![]),
+        ["fill", name, size, options @ ..] => state.memory.fill(name, bytes(size)?, options),
+        ["verify", name] => state.memory.verify(name),
+        ["punch", name, seed] => state.memory.punch(name, number(seed)?),
+        ["free", name] => state.memory.free(name),
+        ["file-fill", name, size] => state.files.fill(name, bytes(size)?),
+        ["file-punch", name, seed] => state.files.punch(name, number(seed)?),
+        ["file-verify", name] => state.files.verify(name),
+        ["file-free", name] => state.files.free(name),
+        ["busy-start", threads, size] => state.busy.start(number(threads)?, bytes(size)?),
+        ["busy-count"] => state.busy.count(),
+        ["busy-stop"] => state.busy.stop(),
+        ["gpu-fill", name, size, kind] => state.gpu.fill(name, bytes(size)?, kind),
+        ["gpu-punch", name] => state.gpu.punch(name),
+        ["gpu-verify", name] => state.gpu.verify(name),
+        ["gpu-export", name, count] => state.gpu.export(name, number(count)?),
+        ["gpu-free", name] => state.gpu.free(name),
+        ["order-fill", order] => state.order.fill(number(order)?),
+        ["order-free"] => state.order.free(),
+        ["screen-start", scanout] => state.screen.start(number(scanout)?),
+        ["screen-count"] => state.screen.count(),
+        ["screen-stop"] => state.screen.stop(),
+        ["screen-hold", scanout, seed] => state.screen.hold(number(scanout)?, number(seed)? as u64),
+        ["zram-fill", index, size] => state.zram.fill(number(index)?, bytes(size)?),
+        ["zram-verify", index] => state.zram.verify(number(index)?),
+        ["zram-free", index] => state.zram.free(number(index)?),
+        ["read", path] => kernel::read(path),
+        ["pick", path, words @ ..] => kernel::pick(path, words),
+        ["write", path, value @ ..] => kernel::write(path, &value.join(" ")),
+        ["list", path] => kernel::list(path),
+        ["run", program, arguments @ ..] => kernel::run(program, arguments),
+        ["poweroff"] => kernel::power_off(),
+        ["reboot"] => kernel::reboot(),
+        ["panic"] => kernel::panic(),
+        ["triple-fault"] => kernel::triple_fault(),
+        [] => Err("no command".into()),
+        [command, ..] => Err(format!("no such command, or wrong arguments: {command}")),
+    }
+}
+
+/// Turns any error into the reason of an answer.
+fn reason(doing: &str) -> impl Fn(&dyn Display) -> String + '_ {
+    move |error| format!("{doing}: {error}")
+}
+
+fn number(word: &str) -> Result<usize, String> {
+    word.parse().map_err(|_| format!("not a number: {word}"))
+}
+
+/// `300M` and the like in bytes.
+fn bytes(word: &str) -> Result<usize, String> {
+    let (digits, shift) = match word.as_bytes().last() {
+        Some(b'K') => (&word[..word.len() - 1], 10),
+        Some(b'M') => (&word[..word.len() - 1], 20),
+        Some(b'G') => (&word[..word.len() - 1], 30),
+        _ => (word, 0),
+    };
+    number(digits)?.checked_mul(1 << shift).ok_or_else(|| format!("too large: {word}"))
+}
+
+/// Picks about half of all page indexes, the same ones for the same seed.
+fn coin(seed: usize) -> impl FnMut(usize) -> bool {
+    let mut state = (seed as u64).wrapping_mul(2).wrapping_add(0x9e37_79b9_7f4a_7c15) | 1;
+    move |_| {
+        // xorshift64*
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 63 == 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(bytes("12"), Ok(12));
+        assert_eq!(bytes("3M"), Ok(3 << 20));
+        assert!(bytes("M").is_err());
+        assert!(bytes("99999999999999999G").is_err());
+    }
+
+    #[test]
+    fn the_coin_is_fair_and_repeatable() {
+        let throws = |seed| (0..10_000).filter(|&i| coin_at(seed, i)).count();
+        fn coin_at(seed: usize, index: usize) -> bool {
+            let mut coin = coin(seed);
+            (0..=index % 64).map(&mut coin).last().unwrap()
+        }
+        assert_eq!(throws(1), throws(1));
+        let mut coin = coin(7);
+        let heads = (0..10_000).filter(|&i| coin(i)).count();
+        assert!((4_800..5_200).contains(&heads), "{heads}");
+    }
+
+    #[test]
+    fn fill_verify_free() {
+        let mut state = State::default();
+        assert_eq!(perform(&mut state, "fill a 64K").unwrap(), ["pages=16"]);
+        assert_eq!(perform(&mut state, "verify a").unwrap(), ["pages=16", "damaged=0"]);
+        assert!(perform(&mut state, "fill a 64K").is_err());
+        assert_eq!(perform(&mut state, "free a").unwrap(), ["pages=16"]);
+        assert!(perform(&mut state, "verify a").is_err());
+        assert!(perform(&mut state, "nonsense").is_err());
+    }
+}

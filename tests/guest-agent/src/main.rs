@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The first process of the machines that tests run in, in one of two roles:
+//! - in a guest, it takes commands over the serial console (`commands/`);
+//! - in the outer machine, it runs one program and reports its exit status (`outer.rs`).
+//!
+//! It is one static program, so that an initial RAM disk needs nothing else. Files:
+//! - `init.rs`     mounts, kernel modules, power
+//! - `outer.rs`    the role in the outer machine
+//! - `console.rs`  requests in, answers out
+//! - `drm/`        the GPU, as its clients use it
+//! - `region.rs`   memory with a pattern that can be checked
+//! - `commands/`   what a guest can be asked to do
+
+mod commands;
+mod console;
+mod drm;
+mod idle_vm;
+mod init;
+mod outer;
+mod region;
+
+use std::io;
+
+fn main() {
+    if let Err(error) = run() {
+        eprintln!("ballast-agent: {error}");
+    }
+    // The first process must never return: the kernel would panic, which is another story.
+    init::power_off();
+}
+
+fn run() -> io::Result<()> {
+    init::mount_basics()?;
+    init::load_modules()?;
+    init::mount_debug();
+    match outer::Task::read()? {
+        Some(task) => task.run(),
+        None => serve(),
+    }
+}
+
+/// The role in a guest.
+fn serve() -> io::Result<()> {
+    let mut console = console::Console::open()?;
+    let mut state = commands::State::default();
+    console.announce()?;
+    loop {
+        let request = console.next_request()?;
+        let answer = commands::perform(&mut state, &request.words);
+        console.answer(request.id, answer)?;
+    }
+}

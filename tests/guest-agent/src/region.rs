@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Anonymous memory filled with a pattern that can be checked later: any page that was lost,
+//! zeroed or swapped with another shows.
+
+use std::io;
+use std::ptr::NonNull;
+
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
+/// Bytes in a page.
+pub(crate) const PAGE: usize = 4096;
+/// Words in a page.
+const WORDS: usize = PAGE / size_of::<u64>();
+
+/// The words of page `index` of the thing whose seed is `seed`.
+pub(crate) fn fill_page(page: &mut [u64], seed: u64, index: usize) {
+    let first = first_word(seed, index);
+    for (at, word) in (0_u64..).zip(page) {
+        *word = first.wrapping_add(at.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    }
+}
+
+/// Whether the page still is what [`fill_page`] made it.
+pub(crate) fn page_is_intact(page: &[u64], seed: u64, index: usize) -> bool {
+    let first = first_word(seed, index);
+    (0_u64..)
+        .zip(page)
+        .all(|(at, &word)| word == first.wrapping_add(at.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+}
+
+/// One page as bytes, for files and devices.
+pub(crate) fn page_bytes(seed: u64, index: usize) -> Vec<u8> {
+    let mut words = vec![0; WORDS];
+    fill_page(&mut words, seed, index);
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+fn first_word(seed: u64, index: usize) -> u64 {
+    (seed << 40 ^ index as u64).wrapping_mul(0xff51_afd7_ed55_8ccd) | 1
+}
+
+/// A private anonymous mapping.
+pub(crate) struct Region {
+    start: NonNull<u64>,
+    words: usize,
+    seed: u64,
+}
+
+// SAFETY: the mapping belongs to this value alone; access goes through `&self` and `&mut self`.
+unsafe impl Send for Region {}
+
+impl Region {
+    /// Maps `bytes` (rounded up to pages) without touching them.
+    pub(crate) fn map(bytes: usize, seed: u64, huge: bool) -> io::Result<Self> {
+        let bytes = bytes.max(1).next_multiple_of(PAGE);
+        // SAFETY: a new mapping at an address that the kernel chooses touches no other memory.
+        let start = unsafe {
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                bytes,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
+        }?;
+        let advice = if huge { Advice::LinuxHugepage } else { Advice::LinuxNoHugepage };
+        // SAFETY: the range is the mapping just made; the advice changes no contents.
+        // A kernel without transparent huge pages refuses it, which is as well.
+        let _ = unsafe { madvise(start, bytes, advice) };
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { start, words: bytes / size_of::<u64>(), seed })
+    }
+
+    /// Pages in the region.
+    pub(crate) fn pages(&self) -> usize {
+        self.words / WORDS
+    }
+
+    /// Writes the pattern to every page.
+    pub(crate) fn fill(&mut self) {
+        let seed = self.seed;
+        for (index, page) in self.words_mut().chunks_exact_mut(WORDS).enumerate() {
+            fill_page(page, seed, index);
+        }
+    }
+
+    /// Pages that are not what was written.
+    pub(crate) fn damaged(&self) -> usize {
+        self.words()
+            .chunks_exact(WORDS)
+            .enumerate()
+            .filter(|(index, page)| !page_is_intact(page, self.seed, *index))
+            .count()
+    }
+
+    /// Writes page `index` anew after checking it; whether it was intact.
+    pub(crate) fn rewrite(&mut self, index: usize) -> bool {
+        let seed = self.seed;
+        let page = &mut self.words_mut()[index * WORDS..][..WORDS];
+        let intact = page_is_intact(page, seed, index);
+        fill_page(page, seed, index);
+        intact
+    }
+
+    /// Gives every page for which `drop` says so back to the kernel; how many that were.
+    pub(crate) fn punch(&mut self, mut drop: impl FnMut(usize) -> bool) -> io::Result<usize> {
+        let mut dropped = 0;
+        for index in (0..self.pages()).filter(|&index| drop(index)) {
+            let page = self.words_mut()[index * WORDS..].as_mut_ptr();
+            // SAFETY: the page lies in our mapping, and `&mut self` says that nobody looks at it;
+            // it reads as zeroes afterwards.
+            unsafe { madvise(page.cast(), PAGE, Advice::LinuxDontNeed) }?;
+            dropped += 1;
+        }
+        Ok(dropped)
+    }
+
+    fn words(&self) -> &[u64] {
+        // SAFETY: the mapping has `words` words, readable for as long as `self` lives; zeroes are
+        // valid words.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.words) }
+    }
+
+    fn words_mut(&mut self) -> &mut [u64] {
+        // SAFETY: as above, and `&mut self` makes the access exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.words) }
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, made in `map` with this length, and nobody has a slice of
+        // it any more.
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.words * size_of::<u64>()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_is_counted_by_page() {
+        let mut region = Region::map(8 * PAGE, 3, false).unwrap();
+        region.fill();
+        assert_eq!(region.damaged(), 0);
+        region.words_mut()[5 * WORDS + 17] ^= 1;
+        assert_eq!(region.damaged(), 1);
+        assert_eq!(region.punch(|index| index % 4 == 0).unwrap(), 2);
+        assert_eq!(region.damaged(), 3);
+    }
+}

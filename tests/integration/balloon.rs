@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Memory given back and taken again.
+
+use std::time::Duration;
+
+use harness::guest::Guest;
+use harness::monitor::Spec;
+use harness::runner::Context;
+use harness::{Error, Result, check, check_eq, host};
+use serde_json::json;
+
+const MIB: u64 = 1 << 20;
+
+fn boot(context: &Context, memory_mib: u64) -> Result<Guest> {
+    Guest::boot(&context.ballast(), Spec::new(&context.payload, memory_mib), &context.logs)
+}
+
+/// A balloon of half of memory: at least 98 % of it becomes free memory of the host. After
+/// deflation the guest has it all again.
+pub(crate) fn half_of_memory_and_back(context: &Context) -> Result<()> {
+    let mut guest = boot(context, 1024)?;
+    guest.touch_everything()?;
+    let (resident, _) = host::mappings(guest.monitor.pid(), 64 * MIB)?;
+    let before = host::settled_free()?;
+    guest.balloon_to(512)?;
+    let after = host::settled_free()?;
+    let (left, _) = host::mappings(guest.monitor.pid(), 64 * MIB)?;
+    println!("guest memory: {resident:?} before, {left:?} after");
+    let gained = after.saturating_sub(before);
+    println!("inflated 512 MiB: the host's free memory rose by {:.1} MiB", mib(gained));
+    check!(gained >= 512 * MIB / 100 * 98, "only {:.1} of 512 MiB", mib(gained));
+
+    guest.balloon_to(0)?;
+    let available = guest.agent.meminfo()?["MemAvailable"] / MIB;
+    check!(available > 780, "after deflation the guest has {available} MiB");
+    guest.agent.command(&format!("fill again {}M", available - 24))?;
+    guest.agent.verify("verify again")?;
+    let used = before.saturating_sub(host::settled_free()?);
+    println!("deflated and used again: the host's free memory is {:.1} MiB below", mib(used));
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+/// What the API tells is what the guest's own `/proc/meminfo` says.
+pub(crate) fn statistics_agree_with_the_guest(context: &Context) -> Result<()> {
+    let mut guest = boot(context, 512)?;
+    for target in [0, 128, 64] {
+        guest.balloon_to(target)?;
+        // The guest answers about once a second; wait for figures that belong to this balloon.
+        let meminfo = guest.agent.meminfo()?;
+        let (total, free) = (meminfo["MemTotal"], meminfo["MemFree"]);
+        let stats =
+            guest.monitor.poll("statistics that agree", Duration::from_secs(60), |monitor| {
+                let stats = monitor.api().get("/balloon/statistics")?;
+                let told_total = stats["total_memory"].as_u64().unwrap_or(0);
+                let told_free = stats["free_memory"].as_u64().unwrap_or(0);
+                let agree = told_total == total && told_free.abs_diff(free) < 8 * MIB;
+                Ok(agree.then_some(stats))
+            })?;
+        check_eq!(stats["target_mib"].as_u64(), Some(target));
+        check_eq!(stats["actual_mib"].as_u64(), Some(target));
+        check_eq!(stats["actual_pages"].as_u64(), Some(target * MIB / host::PAGE));
+        let available = stats["available_memory"].as_u64().unwrap_or(0);
+        check!(available <= total, "{stats}");
+    }
+    check_eq!(guest.monitor.api().get("/balloon")?["amount_mib"].as_u64(), Some(64));
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+/// With nearly all memory in the balloon, the guest takes back what it needs.
+pub(crate) fn deflates_rather_than_running_out_of_memory(context: &Context) -> Result<()> {
+    let mut guest = boot(context, 512)?;
+    guest.balloon_to(384)?;
+    // More than is left outside the balloon.
+    guest.agent.command("fill a 200M")?;
+    guest.agent.verify("verify a")?;
+    let actual = guest.monitor.balloon_actual(&guest.spec)?;
+    check!(actual < 384, "the balloon still has {actual} MiB");
+    let killed = guest.agent.vmstat(["oom_kill"])?;
+    check_eq!(killed, [0]);
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+/// Programs keep using and checking their memory while the balloon goes up and down.
+pub(crate) fn memory_in_use_is_left_alone(context: &Context) -> Result<()> {
+    let spec = Spec { cpus: 2, ..Spec::new(&context.payload, 512) };
+    let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
+    guest.agent.command("fill still 64M")?;
+    guest.agent.command("busy-start 2 32M")?;
+    for target in [256, 64, 300, 0, 128, 0] {
+        guest.balloon_to(target)?;
+    }
+    guest.agent.verify("busy-stop")?;
+    guest.agent.verify("verify still")?;
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+/// Targets beyond the guest's memory are refused and change nothing.
+pub(crate) fn targets_that_make_no_sense(context: &Context) -> Result<()> {
+    let mut guest = boot(context, 256)?;
+    let api = guest.monitor.api().clone();
+    for body in [
+        json!({ "amount_mib": 257 }),
+        json!({ "amount_mib": u32::MAX }),
+        json!({ "amount_mib": -1 }),
+        json!({ "amount_mib": "64" }),
+        json!({ "amount_mib": 64, "surprise": true }),
+        json!({}),
+    ] {
+        let response = api.request("PATCH", "/balloon", Some(&body.to_string()))?;
+        check!(
+            response.status == 400,
+            "{body} was answered {}: {}",
+            response.status,
+            response.text()
+        );
+        check!(response.fault_message().is_some(), "{body}: {}", response.text());
+    }
+    check_eq!(guest.monitor.balloon_actual(&guest.spec)?, 0);
+    match guest.monitor.set_balloon(300, &guest.spec) {
+        Err(Error::Api { status: 400, .. }) => {}
+        other => return Err(Error::Check(format!("300 MiB of 256: {other:?}"))),
+    }
+    guest.balloon_to(32)?;
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / MIB as f64
+}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Tests with real guests, in one program that `cargo xtask test` runs where KVM works. No test
+//! asserts a time: machines differ. Time limits only end what hangs.
+//!
+//! - `boot.rs`         kernels, sizes, ways to end, nothing left behind
+//! - `balloon.rs`      memory given back and taken again, statistics, out of memory
+//! - `evacuation.rs`   whole blocks from a fragmented guest, and vacated on request
+//! - `framework.rs`    Linux's movable pages at work in our guest: balloon, zram, CMA
+//! - `pause.rs`        pause and resume under load
+//! - `api.rs`          the HTTP API: Firecracker's way to start, and clients that misbehave
+//! - `command_line.rs` flags and files that are not what they should be
+
+mod api;
+mod balloon;
+mod boot;
+mod command_line;
+mod evacuation;
+mod framework;
+mod pause;
+
+use std::process::ExitCode;
+
+use harness::runner::Test;
+use harness::test;
+
+const TESTS: &[Test] = &[
+    test!(command_line::flags_that_make_no_sense, 60),
+    test!(command_line::memory_that_the_host_does_not_have, 60),
+    test!(command_line::kernel_that_is_none, 60),
+    test!(command_line::initrd_that_cannot_be_read, 60),
+    test!(command_line::no_permission_for_kvm, 60),
+    test!(command_line::socket_of_a_live_and_of_a_dead_instance, 180),
+    test!(boot::elf_kernel, 180),
+    test!(boot::bz_image_with_two_cpus, 180),
+    test!(boot::debian_kernel, 300),
+    test!(boot::memory_of_128_mib, 180),
+    test!(boot::memory_of_5_gib, 240),
+    test!(boot::reboot_ends_the_monitor, 180),
+    test!(boot::triple_fault_ends_the_monitor, 180),
+    test!(boot::guest_panic_ends_the_monitor, 180),
+    test!(boot::fifty_starts_leave_nothing_behind, 900),
+    test!(balloon::half_of_memory_and_back, 300),
+    test!(balloon::statistics_agree_with_the_guest, 240),
+    test!(balloon::deflates_rather_than_running_out_of_memory, 300),
+    test!(balloon::memory_in_use_is_left_alone, 300),
+    test!(balloon::targets_that_make_no_sense, 180),
+    test!(framework::balloon_pages_migrate, 240),
+    test!(framework::zram_pages_migrate, 240),
+    test!(framework::contiguous_memory_over_zram_and_balloon_pages, 240),
+    test!(evacuation::blocks_from_a_fragmented_guest, 300),
+    test!(evacuation::blocks_in_use_are_vacated, 300),
+    test!(evacuation::ranges_that_make_no_sense, 180),
+    test!(pause::under_load, 240),
+    test!(api::started_as_firecracker_is, 240),
+    test!(api::requests_that_make_no_sense, 240),
+    test!(api::clients_that_vanish, 240),
+];
+
+fn main() -> ExitCode {
+    harness::runner::main(TESTS)
+}

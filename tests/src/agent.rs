@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The agent in the guest, spoken to over the serial console.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::process::ChildStdin;
+use std::time::{Duration, Instant};
+
+use guest_agent::READY;
+use guest_agent::frame::{AnswerLine, Request};
+
+use crate::console::{Console, Line};
+use crate::{Error, Result};
+
+/// How long an answer that came garbled is left to complete before it is asked for again.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a command may take unless the caller knows better. Guests may run nested in an
+/// emulated machine: this only ends tests that hang.
+const COMMAND_LIMIT: Duration = Duration::from_secs(120);
+
+/// The harness's end of the conversation.
+#[derive(Debug)]
+pub struct Agent {
+    console: Console,
+    input: ChildStdin,
+    last_id: u32,
+}
+
+/// An answer in the course of arriving.
+#[derive(Debug, Default)]
+struct Arriving {
+    lines: BTreeMap<u32, String>,
+    end: Option<(u32, String)>,
+}
+
+impl Arriving {
+    fn take(&mut self, line: AnswerLine) {
+        if let Some(end) = line.payload.strip_prefix("end ") {
+            self.end = Some((line.seq, end.to_owned()));
+        } else {
+            self.lines.insert(line.seq, line.payload);
+        }
+    }
+
+    /// The lines and the end's words, once nothing is missing.
+    fn complete(&mut self) -> Option<(Vec<String>, String)> {
+        let (count, end) = self.end.clone()?;
+        if (0..count).any(|seq| !self.lines.contains_key(&seq)) {
+            return None;
+        }
+        Some((std::mem::take(&mut self.lines).into_values().collect(), end))
+    }
+}
+
+impl Agent {
+    /// Waits until the guest has booted to the agent; gives the line that says so.
+    pub fn connect(console: Console, input: ChildStdin, limit: Duration) -> Result<(Self, Line)> {
+        let ready = console.wait_for(0, READY, limit)?;
+        Ok((Self { console, input, last_id: 0 }, ready))
+    }
+
+    /// Carries out a command; gives the lines of the answer.
+    pub fn command(&mut self, words: &str) -> Result<Vec<String>> {
+        self.command_within(words, COMMAND_LIMIT)
+    }
+
+    /// As [`Self::command`], for those that may take long.
+    pub fn command_within(&mut self, words: &str, limit: Duration) -> Result<Vec<String>> {
+        let from = self.console.position();
+        self.last_id += 1;
+        let id = self.last_id;
+        self.send(id, words)?;
+        let (lines, end) = self.answer(id, words, from, limit)?;
+        match end.strip_prefix("err ") {
+            None => Ok(lines),
+            Some(reason) => Err(Error::Agent { command: words.into(), reason: reason.into() }),
+        }
+    }
+
+    /// The answer's `key=value` lines as numbers.
+    pub fn figures(&mut self, words: &str) -> Result<HashMap<String, u64>> {
+        let lines = self.command(words)?;
+        Ok(lines
+            .iter()
+            .filter_map(|line| line.split_once('='))
+            .filter_map(|(key, value)| Some((key.to_owned(), value.parse().ok()?)))
+            .collect())
+    }
+
+    /// Sends a command that ends the guest, and so has no answer.
+    pub fn farewell(&mut self, words: &str) -> Result<()> {
+        self.last_id += 1;
+        self.send(self.last_id, words)
+    }
+
+    /// The guest's `/proc/meminfo`, in bytes.
+    pub fn meminfo(&mut self) -> Result<HashMap<String, u64>> {
+        Ok(crate::host::parse_meminfo(&self.command("read /proc/meminfo")?.join("\n")))
+    }
+
+    /// Counters of the guest's `/proc/vmstat`, in the order asked for; 0 for those that its kernel
+    /// does not have.
+    pub fn vmstat<const N: usize>(&mut self, names: [&str; N]) -> Result<[u64; N]> {
+        let lines = self.command(&format!("pick /proc/vmstat {}", names.join(" ")))?;
+        Ok(names.map(|name| {
+            let mut fields = lines.iter().filter_map(|line| line.split_once(' '));
+            let value =
+                fields.find(|(key, _)| *key == name).and_then(|(_, value)| value.parse().ok());
+            value.unwrap_or(0)
+        }))
+    }
+
+    /// Ends the test if memory or a file that the guest filled has changed. `words` is one of the
+    /// verify commands.
+    pub fn verify(&mut self, words: &str) -> Result<()> {
+        let figures = self.figures(words)?;
+        crate::check!(figures.get("pages").is_some_and(|&pages| pages > 0), "{words}: {figures:?}");
+        crate::check!(figures.get("damaged") == Some(&0), "{words}: {figures:?}");
+        Ok(())
+    }
+
+    fn send(&mut self, id: u32, words: &str) -> Result<()> {
+        let line = Request { id, words: words.into() }.encode();
+        self.input
+            .write_all(line.as_bytes())
+            .and_then(|()| self.input.flush())
+            .map_err(Error::io(format!("sending `{words}` to the guest")))
+    }
+
+    fn answer(
+        &mut self,
+        id: u32,
+        words: &str,
+        mut from: usize,
+        limit: Duration,
+    ) -> Result<(Vec<String>, String)> {
+        let deadline = Instant::now() + limit;
+        let mut arriving = Arriving::default();
+        // Set once something came that may have been part of the answer.
+        let mut garbled = false;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let wait = if garbled { PATIENCE.min(left) } else { left };
+            let mut seen = 0;
+            let came =
+                self.console.wait_map(from, &format!("the answer to `{words}`"), wait, |line| {
+                    seen += 1;
+                    match AnswerLine::decode(&line.text) {
+                        Some(line) if line.id == id => arriving.take(line),
+                        Some(line) if line.id == 0 => return Some(None),
+                        Some(_) => {}
+                        None => garbled |= line.text.contains('@'),
+                    }
+                    garbled |= arriving.end.is_some();
+                    arriving.complete().map(Some)
+                });
+            from += seen;
+            match came {
+                Ok(Some(answer)) => return Ok(answer),
+                // Our request did not arrive whole.
+                Ok(None) => self.send(id, words)?,
+                Err(Error::Timeout { .. }) if garbled && Instant::now() < deadline => {
+                    garbled = false;
+                    self.send(id, "again")?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(seq: u32, payload: &str) -> AnswerLine {
+        AnswerLine { id: 1, seq, payload: payload.into() }
+    }
+
+    #[test]
+    fn an_answer_is_complete_only_with_all_its_lines() {
+        let mut arriving = Arriving::default();
+        arriving.take(line(0, "a=1"));
+        arriving.take(line(2, "end ok"));
+        assert_eq!(arriving.complete(), None);
+        // As after `again`: everything once more, in any order.
+        arriving.take(line(1, "b=2"));
+        arriving.take(line(0, "a=1"));
+        let expected = (vec!["a=1".to_owned(), "b=2".to_owned()], "ok".to_owned());
+        assert_eq!(arriving.complete(), Some(expected));
+    }
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The host's own view of its memory. What a guest gave back is judged by the host's free memory:
+//! a process's resident size falls also where nothing was freed (a huge page that is only split
+//! in the page table stays whole).
+
+use std::collections::HashMap;
+use std::fs;
+use std::time::Duration;
+
+use crate::{Error, Result};
+
+/// Bytes in a page.
+pub const PAGE: u64 = 4096;
+
+/// `/proc/meminfo`, in bytes.
+pub fn meminfo() -> Result<HashMap<String, u64>> {
+    Ok(parse_meminfo(&read("/proc/meminfo")?))
+}
+
+/// Parses the text of a `/proc/meminfo`, to bytes.
+#[must_use]
+pub fn parse_meminfo(text: &str) -> HashMap<String, u64> {
+    text.lines()
+        .filter_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            let mut words = value.split_whitespace();
+            let number: u64 = words.next()?.parse().ok()?;
+            let unit = if words.next() == Some("kB") { 1024 } else { 1 };
+            Some((key.trim().to_owned(), number * unit))
+        })
+        .collect()
+}
+
+/// The host's free memory in bytes: `MemFree`, and what lies free in each CPU's own lists, where
+/// freed huge pages rest for a while too.
+pub fn free() -> Result<u64> {
+    let listed = parse_zoneinfo_lists(&read("/proc/zoneinfo")?) * PAGE;
+    Ok(meminfo()?.get("MemFree").copied().unwrap_or(0) + listed)
+}
+
+/// [`free`], once it has stopped changing.
+pub fn settled_free() -> Result<u64> {
+    let mut last = 0;
+    for _ in 0..50 {
+        let free = free()?;
+        if free.abs_diff(last) < 256 << 10 {
+            return Ok(free);
+        }
+        last = free;
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(last)
+}
+
+/// Pages in the CPUs' own free lists, of the text of a `/proc/zoneinfo`.
+fn parse_zoneinfo_lists(text: &str) -> u64 {
+    text.lines()
+        .filter_map(|line| line.trim().strip_prefix("count:")?.trim().parse::<u64>().ok())
+        .sum()
+}
+
+/// Free memory by order, all zones together: `[0]` is the number of free single pages.
+pub fn buddyinfo() -> Result<Vec<u64>> {
+    Ok(parse_buddyinfo(&read("/proc/buddyinfo")?))
+}
+
+/// Parses the text of a `/proc/buddyinfo`.
+#[must_use]
+pub fn parse_buddyinfo(text: &str) -> Vec<u64> {
+    let mut sums = Vec::new();
+    for line in text.lines() {
+        // "Node 0, zone   Normal      1      0 ..."
+        let counts = line.split_whitespace().skip(4).filter_map(|word| word.parse::<u64>().ok());
+        for (order, count) in counts.enumerate() {
+            if sums.len() <= order {
+                sums.push(0);
+            }
+            sums[order] += count;
+        }
+    }
+    sums
+}
+
+/// Bytes of free memory that lie in free blocks of 2 MiB or more.
+pub fn free_in_blocks() -> Result<u64> {
+    Ok(buddyinfo()?.iter().enumerate().skip(9).map(|(order, count)| (count << order) * PAGE).sum())
+}
+
+/// Sums of a process's mappings, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mappings {
+    /// Resident.
+    pub rss: u64,
+    /// Resident, anonymous.
+    pub anonymous: u64,
+    /// Anonymous, in huge pages.
+    pub huge: u64,
+}
+
+/// Sums of the mappings of process `pid` that are at least `at_least` bytes long (guest memory),
+/// and of those that are shorter (the monitor's own).
+pub fn mappings(pid: u32, at_least: u64) -> Result<(Mappings, Mappings)> {
+    let text = read(&format!("/proc/{pid}/smaps"))?;
+    Ok(parse_smaps(&text, at_least))
+}
+
+fn parse_smaps(text: &str, at_least: u64) -> (Mappings, Mappings) {
+    let (mut guest, mut own) = (Mappings::default(), Mappings::default());
+    let mut large = false;
+    for line in text.lines() {
+        let Some((key, value)) = line.split_once(':') else { continue };
+        let value = value.trim().trim_end_matches(" kB").parse::<u64>().map(|kib| kib * 1024);
+        // The first line of a mapping has a colon too, in its device number.
+        let Ok(value) = value else { continue };
+        let sums = if large { &mut guest } else { &mut own };
+        match key {
+            "Size" => large = value >= at_least,
+            "Rss" => sums.rss += value,
+            "Anonymous" => sums.anonymous += value,
+            "AnonHugePages" => sums.huge += value,
+            _ => {}
+        }
+    }
+    (guest, own)
+}
+
+/// Exits of all vCPUs of this machine since KVM was loaded.
+pub fn kvm_exits() -> Result<u64> {
+    let path = "/sys/kernel/debug/kvm/exits";
+    let text = read(path)?;
+    text.trim().parse().map_err(|_| Error::Check(format!("{path} is not a number: {text}")))
+}
+
+/// Processes whose executable has this name.
+pub fn processes_named(name: &str) -> Result<Vec<u32>> {
+    let entries = fs::read_dir("/proc").map_err(Error::io("reading /proc"))?;
+    Ok(entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid: &u32| {
+            fs::read_link(format!("/proc/{pid}/exe"))
+                .is_ok_and(|exe| exe.file_name().is_some_and(|file| file == name))
+        })
+        .collect())
+}
+
+fn read(path: &str) -> Result<String> {
+    fs::read_to_string(path).map_err(Error::io(format!("reading {path}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn meminfo_is_in_bytes() {
+        let parsed = parse_meminfo("MemFree:     2048 kB\nHugePages_Total:       3\n");
+        assert_eq!(parsed["MemFree"], 2 << 20);
+        assert_eq!(parsed["HugePages_Total"], 3);
+    }
+
+    #[test]
+    fn zoneinfo_has_each_cpus_lists() {
+        let text = "Node 0, zone   Normal\n  pages free     7\n  pagesets\n    cpu: 0\n\
+                    \x20             count:    512\n              high:     14\n    cpu: 1\n\
+                    \x20             count:    3\n";
+        assert_eq!(parse_zoneinfo_lists(text), 515);
+    }
+
+    #[test]
+    fn buddyinfo_sums_zones() {
+        let text = "Node 0, zone      DMA      1      0      2\n\
+                    Node 0, zone   Normal     10     20     30\n";
+        assert_eq!(parse_buddyinfo(text), [11, 20, 32]);
+    }
+
+    #[test]
+    fn smaps_tells_guest_memory_from_the_rest() {
+        let text = "7f00-8000 rw-p 00000000 00:00 0 \n\
+                    Size:             524288 kB\n\
+                    Rss:              100 kB\n\
+                    Anonymous:        90 kB\n\
+                    AnonHugePages:    80 kB\n\
+                    VmFlags: rd wr\n\
+                    9000-a000 r-xp 00000000 fd:01 12 /bin/x\n\
+                    Size:             8 kB\n\
+                    Rss:              7 kB\n\
+                    Anonymous:        6 kB\n";
+        let (guest, own) = parse_smaps(text, 1 << 20);
+        let kib = |rss: u64, anonymous: u64, huge: u64| Mappings {
+            rss: rss << 10,
+            anonymous: anonymous << 10,
+            huge: huge << 10,
+        };
+        assert_eq!(guest, kib(100, 90, 80));
+        assert_eq!(own, kib(7, 6, 0));
+    }
+}

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Harness for tests, benches and the demo: it starts monitors with real guests, talks to both
+//! sides and reads the host's own view. It sees Ballast only as its users do: the binary, its
+//! flags, its socket.
+//!
+//! - `payload.rs`   the kernels, initial RAM disks and binaries that guests are started from
+//! - `monitor/`     a monitor process with a guest in it: Ballast, or a peer
+//! - `console.rs`   the guest's serial console: lines, waited for with a limit
+//! - `agent.rs`     the agent in the guest: commands and answers
+//! - `guest.rs`     a running guest: monitor, console and agent in one
+//! - `api.rs`       HTTP over a Unix socket
+//! - `host.rs`      the host's meminfo, buddyinfo and a process's mappings
+//! - `figures.rs`   the lines that a bench closes with
+//! - `runner.rs`    runs tests one by one, each in a process of its own, with time limits
+//! - `error.rs`     the error type, and the macros that tests check with
+
+pub mod agent;
+pub mod api;
+pub mod console;
+mod error;
+pub mod figures;
+pub mod guest;
+pub mod host;
+pub mod monitor;
+pub mod payload;
+pub mod runner;
+
+pub use error::{Error, Result};

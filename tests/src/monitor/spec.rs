@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What guest is wanted, in words that every monitor understands.
+
+use std::path::PathBuf;
+
+use crate::payload::Payload;
+
+/// A guest.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// Kernel image.
+    pub kernel: PathBuf,
+    /// Initial RAM disk.
+    pub initrd: PathBuf,
+    /// Words of the command line beyond the console and what the monitor itself needs.
+    pub boot_args: String,
+    /// Number of vCPUs.
+    pub cpus: u32,
+    /// Memory, in MiB.
+    pub memory_mib: u64,
+    /// The balloon, if there is to be one.
+    pub balloon: Option<Balloon>,
+    /// More sections of Ballast's configuration file, for what peers do not have.
+    pub more: serde_json::Map<String, serde_json::Value>,
+}
+
+/// A balloon, empty at the start.
+#[derive(Debug, Clone, Copy)]
+pub struct Balloon {
+    /// The guest may take pages back before it kills a process.
+    pub deflate_on_oom: bool,
+    /// The guest reports free pages by itself.
+    pub reporting: bool,
+}
+
+impl Spec {
+    /// Our kernel (ELF) with the agent, one vCPU and a balloon.
+    #[must_use]
+    pub fn new(payload: &Payload, memory_mib: u64) -> Self {
+        Self {
+            kernel: payload.vmlinux(),
+            initrd: payload.initrd(),
+            boot_args: String::new(),
+            cpus: 1,
+            memory_mib,
+            balloon: Some(Balloon { deflate_on_oom: true, reporting: false }),
+            more: serde_json::Map::new(),
+        }
+    }
+
+    /// Debian's kernel with the agent and the modules that it needs.
+    #[must_use]
+    pub fn debian(payload: &Payload, memory_mib: u64) -> Self {
+        Self {
+            kernel: payload.debian_kernel(),
+            initrd: payload.debian_initrd(),
+            ..Self::new(payload, memory_mib)
+        }
+    }
+
+    /// The kernel's command line. Of the kernel's messages those of notice and above are printed:
+    /// each character costs an exit, and in the outer machine that is most of a boot's time.
+    #[must_use]
+    pub fn cmdline(&self) -> String {
+        format!("console=ttyS0 reboot=k panic=-1 loglevel=6 {}", self.boot_args)
+            .trim_end()
+            .to_owned()
+    }
+}

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Runs tests one after the other: what they measure is the host's memory, which they would
+//! disturb for each other. Each has a process of its own (this program again, `--only NAME`), so
+//! that one that hangs or crashes can be ended with all that it started.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::payload::Payload;
+use crate::{Error, Result};
+
+/// Lines of a failed test's output that are shown.
+const SHOWN: usize = 60;
+
+/// One test.
+#[derive(Debug, Clone, Copy)]
+pub struct Test {
+    /// `subject::what_is_shown`.
+    pub name: &'static str,
+    /// It is ended and has failed once this has passed.
+    pub limit: Duration,
+    /// The test.
+    pub run: fn(&Context) -> Result<()>,
+}
+
+/// What a test gets.
+#[derive(Debug)]
+pub struct Context {
+    /// What guests are started from.
+    pub payload: Payload,
+    /// A folder for its logs, kept if it fails.
+    pub logs: PathBuf,
+}
+
+impl Context {
+    /// Ballast, to be started.
+    #[must_use]
+    pub fn ballast(&self) -> crate::monitor::Program {
+        crate::monitor::Program {
+            kind: crate::monitor::Kind::Ballast,
+            path: self.payload.ballast(),
+        }
+    }
+}
+
+/// Makes a [`Test`] named after module and function.
+#[macro_export]
+macro_rules! test {
+    ($module:ident :: $function:ident, $seconds:expr) => {
+        $crate::runner::Test {
+            name: concat!(stringify!($module), "::", stringify!($function)),
+            limit: std::time::Duration::from_secs($seconds),
+            run: $module::$function,
+        }
+    };
+}
+
+#[derive(Debug, Parser)]
+struct Options {
+    /// Folder with the kernels, initial RAM disks and binaries
+    #[arg(long)]
+    payload: PathBuf,
+    /// Folder for the logs of tests that fail
+    #[arg(long)]
+    logs: PathBuf,
+    /// Run this test in this process
+    #[arg(long, hide = true)]
+    only: Option<String>,
+    /// Run only tests whose names contain one of these
+    filters: Vec<String>,
+}
+
+/// The test program's `main`.
+pub fn main(tests: &[Test]) -> ExitCode {
+    let options = Options::parse();
+    let outcome = match &options.only {
+        Some(name) => run_one(tests, name, &options),
+        None => run_all(tests, &options),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_one(tests: &[Test], name: &str, options: &Options) -> Result<bool> {
+    let test = tests
+        .iter()
+        .find(|test| test.name == name)
+        .ok_or_else(|| Error::Check(format!("no test {name}")))?;
+    let payload = Payload::new(&options.payload);
+    (test.run)(&Context { payload, logs: options.logs.clone() })?;
+    Ok(true)
+}
+
+fn run_all(tests: &[Test], options: &Options) -> Result<bool> {
+    let wanted = |test: &&Test| {
+        options.filters.is_empty() || options.filters.iter().any(|word| test.name.contains(word))
+    };
+    let chosen: Vec<&Test> = tests.iter().filter(wanted).collect();
+    let scratch = tempfile::tempdir().map_err(Error::io("creating a folder"))?;
+    fs::create_dir_all(&options.logs).map_err(Error::io("creating a folder"))?;
+    let mut failed = 0;
+    for (number, test) in (1..).zip(&chosen) {
+        let logs = scratch.path().join(test.name.replace("::", "-"));
+        fs::create_dir_all(&logs).map_err(Error::io("creating a folder"))?;
+        let started = Instant::now();
+        let mut verdict = supervise(test, &options.payload, &logs)?;
+        // In the emulated machine a guest now and then loses an interrupt and stands still: such a
+        // test gets a second chance, and the first failure is shown and kept all the same.
+        if verdict != Verdict::Passed && std::env::var_os("BALLAST_OUTER").is_some() {
+            println!("    {}: {}; once more", test.name, verdict.word());
+            print_tail(&logs.join("output"));
+            copy_folder(&logs, &options.logs.join(test.name.replace("::", "-")))?;
+            verdict = supervise(test, &options.payload, &logs)?;
+        }
+        let seconds = started.elapsed().as_secs_f32();
+        println!(
+            "[{number}/{}] {} ... {} ({seconds:.1} s)",
+            chosen.len(),
+            test.name,
+            verdict.word()
+        );
+        if verdict == Verdict::Passed {
+            continue;
+        }
+        failed += 1;
+        print_tail(&logs.join("output"));
+        let kept = options.logs.join(test.name.replace("::", "-"));
+        copy_folder(&logs, &kept)?;
+        let shown =
+            kept.strip_prefix("/host").map_or(kept.clone(), |path| Path::new("/").join(path));
+        println!("    logs kept in {}", shown.display());
+    }
+    let passed = chosen.len() - failed;
+    println!("guest tests: {passed} passed, {failed} failed");
+    let summary = options.logs.join("summary");
+    fs::write(&summary, format!("{passed} {failed}\n")).map_err(Error::io("writing a summary"))?;
+    Ok(failed == 0)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Passed,
+    Failed,
+    TimedOut,
+}
+
+impl Verdict {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Passed => "ok",
+            Self::Failed => "FAILED",
+            Self::TimedOut => "FAILED: out of time",
+        }
+    }
+}
+
+/// Runs a test in a process group of its own, and ends the group whatever came of it.
+fn supervise(test: &Test, payload: &Path, logs: &Path) -> Result<Verdict> {
+    let doing = || Error::io(format!("running {}", test.name));
+    let output = File::create(logs.join("output")).map_err(doing())?;
+    let mut child = Command::new(std::env::current_exe().map_err(doing())?)
+        .arg("--payload")
+        .arg(payload)
+        .arg("--logs")
+        .arg(logs)
+        .args(["--only", test.name])
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().map_err(doing())?)
+        .stderr(output)
+        .process_group(0)
+        .spawn()
+        .map_err(doing())?;
+    let deadline = Instant::now() + test.limit;
+    let status: Option<ExitStatus> = loop {
+        match child.try_wait().map_err(doing())? {
+            Some(status) => break Some(status),
+            None if Instant::now() > deadline => break None,
+            None => std::thread::sleep(Duration::from_millis(20)),
+        }
+    };
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        // Gone already where all was in order.
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    if status.is_none() {
+        child.wait().map_err(doing())?;
+    }
+    Ok(match status {
+        Some(status) if status.success() => Verdict::Passed,
+        Some(_) => Verdict::Failed,
+        None => Verdict::TimedOut,
+    })
+}
+
+fn print_tail(output: &Path) {
+    let text = fs::read(output).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    for line in &lines[lines.len().saturating_sub(SHOWN)..] {
+        println!("    {line}");
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    let doing = || Error::io(format!("keeping logs in {}", to.display()));
+    fs::create_dir_all(to).map_err(doing())?;
+    for entry in fs::read_dir(from).map_err(doing())? {
+        let entry = entry.map_err(doing())?;
+        fs::copy(entry.path(), to.join(entry.file_name())).map_err(doing())?;
+    }
+    Ok(())
+}
