@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `cargo xtask bench`: Ballast beside its peers, with everything in memory.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use crate::build::{self, Profile};
+use crate::error::{IoContext, Result, task_error};
+use crate::kernel::{self, Kernel};
+use crate::payload::{KernelChoice, Payload};
+use crate::{paths, run};
+
+/// Debian's QEMU, the peer that is always there.
+const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+/// Memory of the outer machine, in MiB.
+const MEMORY_MIB: u32 = 4096;
+const LIMIT: Duration = Duration::from_secs(3 * 3600);
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Bench {
+    /// Start-up, the monitor's own memory, the balloon's rates page by page
+    Boot,
+    /// What comes back to the host: by blocks, by pages, from a fragmented guest, by reporting
+    Balloon,
+    /// Block map and compaction of the host's side, natively
+    Compact,
+    /// The virtual GPU: flushing a frame, pages that move, natively
+    Gpu,
+    /// The frame pool, zsmalloc and the compressed store, natively
+    Mm,
+}
+
+impl Bench {
+    /// The word that the bench program takes, of those that need guests.
+    fn guest_bench(self) -> Option<&'static str> {
+        match self {
+            Self::Boot => Some("boot"),
+            Self::Balloon => Some("balloon"),
+            Self::Compact | Self::Gpu | Self::Mm => None,
+        }
+    }
+
+    /// What cargo runs for the others.
+    fn cargo_arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Boot | Self::Balloon => &[],
+            Self::Compact => &["-p", "ballast-mm", "--bench", "blocks"],
+            Self::Gpu => &["-p", "ballast-devices", "--features", "test-utils", "--bench", "gpu"],
+            Self::Mm => &["-p", "ballast-mm", "--bench", "figures"],
+        }
+    }
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Options {
+    /// What to measure
+    bench: Bench,
+    /// A peer's binary; KIND is firecracker, cloud-hypervisor or qemu (Debian's is always there)
+    #[arg(long = "peer", value_name = "KIND=PATH", value_parser = parse_peer)]
+    peers: Vec<(String, PathBuf)>,
+    /// Write the figures to this file as well
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// How many times everything is measured
+    #[arg(long, default_value_t = 7)]
+    rounds: u32,
+    /// Build as for tests, which is quicker: to try a bench out, not to quote it
+    #[arg(long)]
+    quick: bool,
+    /// Measure these monitors only
+    #[arg(long, value_name = "KIND")]
+    only: Vec<String>,
+    #[command(flatten)]
+    kernel: KernelChoice,
+    /// A folder with the vmlinux of an unpatched kernel, to be used instead of building it
+    #[arg(long, value_name = "DIR", env = "BALLAST_STOCK_KERNEL_DIR")]
+    stock_kernel: Option<PathBuf>,
+}
+
+fn parse_peer(word: &str) -> std::result::Result<(String, PathBuf), String> {
+    let (kind, path) = word.split_once('=').ok_or("give a peer as KIND=PATH")?;
+    if !["firecracker", "cloud-hypervisor", "qemu"].contains(&kind) {
+        return Err(format!("{kind}: not one of firecracker, cloud-hypervisor, qemu"));
+    }
+    Ok((kind.to_owned(), PathBuf::from(path)))
+}
+
+/// Measures; gives the bench's exit status.
+pub(crate) fn run(options: &Options) -> Result<u8> {
+    match options.bench.guest_bench() {
+        Some(name) => with_guests(name, options),
+        None => natively(options).map(|()| 0),
+    }
+}
+
+/// Runs a bench of one of the crates and collects its figures.
+fn natively(options: &Options) -> Result<()> {
+    let mut figures = Vec::new();
+    run::watch(
+        build::cargo().args(["bench", "--locked", "--quiet"]).args(options.bench.cargo_arguments()),
+        |line| figures.extend(figure(line)),
+    )?;
+    if let Some(json) = &options.json {
+        fs::write(json, format!("{:#}\n", serde_json::Value::from(figures)))
+            .doing("writing", json)?;
+    }
+    Ok(())
+}
+
+/// `figure <name> <value> <unit> goal <goal> met|short` as JSON.
+fn figure(line: &str) -> Option<serde_json::Value> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    match words.as_slice() {
+        ["figure", name, value, unit, "goal", goal, verdict] => Some(serde_json::json!({
+            "name": name,
+            "value": value.parse::<f64>().ok()?,
+            "unit": unit,
+            "goal": goal,
+            "met": *verdict == "met",
+        })),
+        _ => None,
+    }
+}
+
+fn with_guests(bench: &str, options: &Options) -> Result<u8> {
+    let profile = if options.quick { Profile::TestRelease } else { Profile::Release };
+    let mut payload = Payload::assemble(profile, &options.kernel)?;
+    if matches!(options.bench, Bench::Balloon) {
+        let stock = match &options.stock_kernel {
+            Some(dir) => Kernel { dir: dir.clone() },
+            None => kernel::kernel(&kernel::Options { stock: true, ..Default::default() })?,
+        };
+        payload.add_file("vmlinux-stock", stock.vmlinux());
+    }
+    let mut arguments: Vec<OsString> = vec![bench.into()];
+    let mut add = |kind: &str, path: &Path| -> Result<()> {
+        if !path.is_file() {
+            return task_error(format!("{}: no such binary", path.display()));
+        }
+        if kind == "qemu" {
+            payload.add_qemu(path)?;
+            arguments.push("--peer=qemu=qemu-system-x86_64".into());
+        } else {
+            payload.add_program(kind, path)?;
+            arguments.push(format!("--peer={kind}").into());
+        }
+        Ok(())
+    };
+    for (kind, path) in &options.peers {
+        add(kind, path)?;
+    }
+    if !options.peers.iter().any(|(kind, _)| kind == "qemu") {
+        add("qemu", Path::new(QEMU))?;
+    }
+    arguments.push(format!("--rounds={}", options.rounds).into());
+    arguments.extend(options.only.iter().map(|kind| format!("--only={kind}").into()));
+    let status = payload.run("guest-bench", &arguments, MEMORY_MIB, LIMIT)?;
+    if let (0, Some(json)) = (status, &options.json) {
+        let figures = paths::target().join("guest/guest-bench/figures.json");
+        fs::copy(&figures, json).doing("copying the figures to", json)?;
+    }
+    Ok(status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::figure;
+
+    #[test]
+    fn figure_lines_become_json() {
+        let json = figure("figure mm.move 3.25 GiB/s goal >=2.900 met").unwrap();
+        assert_eq!(json["value"], 3.25);
+        assert_eq!(json["met"], true);
+        assert!(figure("figure mm.move fast").is_none());
+    }
+}

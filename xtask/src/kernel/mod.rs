@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `cargo xtask kernel`: the guest kernel, built once for each combination of source version,
+//! patches and configuration.
+//!
+//! - `source.rs`  an unpacked Linux 6.12 tree: Debian's package, or the user's
+//! - `series.rs`  our patches, applied without fuzz
+//! - `config.rs`  the configuration, and whether the kernel took it
+//! - `build.rs`   make, with progress, and the cache entry
+
+mod build;
+mod config;
+mod series;
+mod source;
+
+use std::path::PathBuf;
+
+use sha2::{Digest, Sha256};
+
+use crate::error::Result;
+use crate::lock::FileLock;
+use crate::paths;
+
+pub(crate) use series::Series;
+pub(crate) use source::Source;
+
+/// What to build.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct Options {
+    /// Leave Ballast's patches out: the kernel as Debian's source package has it
+    #[arg(long)]
+    pub(crate) stock: bool,
+    /// Add guest-kernel/configs/debug.config (KASAN, lockdep and their like)
+    #[arg(long)]
+    pub(crate) debug: bool,
+    /// A Linux 6.12 source tree, instead of Debian's linux-source-6.12
+    #[arg(long, value_name = "TREE", env = "BALLAST_KERNEL_SOURCE")]
+    pub(crate) source: Option<PathBuf>,
+}
+
+/// A kernel in the cache.
+#[derive(Debug, Clone)]
+pub(crate) struct Kernel {
+    pub(crate) dir: PathBuf,
+}
+
+impl Kernel {
+    /// The ELF image.
+    pub(crate) fn vmlinux(&self) -> PathBuf {
+        self.dir.join("vmlinux")
+    }
+
+    /// The compressed image with the boot protocol's header.
+    pub(crate) fn bz_image(&self) -> PathBuf {
+        self.dir.join("bzImage")
+    }
+}
+
+/// Gives the kernel that `options` ask for, from the cache where it is there already.
+pub(crate) fn kernel(options: &Options) -> Result<Kernel> {
+    let source = Source::find(options.source.as_deref())?;
+    let folder = paths::workspace().join("guest-kernel");
+    let series = if options.stock { Series::empty() } else { Series::read(&folder)? };
+    let config = config::Wanted::read(&folder.join("configs"), options.debug)?;
+
+    let mut hash = Sha256::new();
+    for part in [source.identity(), &series.identity(), &config.identity()] {
+        hash.update(part.len().to_le_bytes());
+        hash.update(part.as_bytes());
+    }
+    let digest: String = hash.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect();
+    let variant = match (options.stock, options.debug) {
+        (false, false) => "ballast",
+        (true, false) => "stock",
+        (false, true) => "ballast-debug",
+        (true, true) => "stock-debug",
+    };
+    let name = format!("{}-{variant}-{digest}", source.version());
+
+    let cache = paths::cache()?.join("kernel");
+    std::fs::create_dir_all(&cache).map_err(|source| crate::error::Error::Io {
+        doing: "creating",
+        path: cache.clone(),
+        source,
+    })?;
+    let kernel = Kernel { dir: cache.join(&name) };
+    let _lock = FileLock::acquire(&cache.join(format!("{name}.lock")))?;
+    if kernel.vmlinux().is_file() && kernel.bz_image().is_file() {
+        eprintln!("kernel {name}: in the cache");
+        return Ok(kernel);
+    }
+    eprintln!("kernel {name}: building");
+    build::build(&source, &series, &config, &cache, &kernel.dir)?;
+    Ok(kernel)
+}

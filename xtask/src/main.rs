@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `cargo xtask`: all of the project's automation. It may use nothing of the other crates: it
+//! builds them and runs what it built.
+//!
+//! - `test/`      everything that is tested, step by step
+//! - `bench.rs`   Ballast beside its peers
+//! - `kernel/`    the guest kernel: sources, patches, configuration, build, cache
+//! - `build.rs`    the programs that run in guests and in the outer machine
+//! - `testbed.rs`, `outer.rs`   Debian's kernel; a machine with a usable KVM
+//! - `payload.rs`  what guests are started from, and a program run beside it
+//! - `rootfs.rs`, `cpio.rs`     initial RAM disks
+//! - `apt.rs`     Debian packages, installed where missing
+//! - `run.rs`     running other programs
+//! - `paths.rs`, `lock.rs`, `error.rs`   where things lie; locks between xtasks; the error type
+
+mod apt;
+mod bench;
+mod build;
+mod cpio;
+mod error;
+mod kernel;
+mod lock;
+mod outer;
+mod paths;
+mod payload;
+mod rootfs;
+mod run;
+mod test;
+mod testbed;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use build::Profile;
+use error::Result;
+use payload::Payload;
+
+/// Ballast's automation
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_version_flag = true)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Show with a real guest what Ballast does
+    Demo {
+        #[command(flatten)]
+        kernel: payload::KernelChoice,
+    },
+    /// Run all tests; ends with a line `N passed, N failed`
+    Test(test::Options),
+    /// Measure Ballast beside its peers
+    Bench(bench::Options),
+    /// Build the guest kernel; the last line of standard output is the path of its vmlinux
+    Kernel(kernel::Options),
+    /// Prepare the outer machine: install QEMU, unpack Debian's kernel into the cache
+    Testbed,
+    /// Build the initial RAM disks of test guests
+    Rootfs,
+    /// Run the tests that boot real guests (a part of `test`)
+    GuestTests(GuestTestOptions),
+    /// Run a command where KVM works: here, or in the emulated outer machine
+    Outer(OuterOptions),
+}
+
+#[derive(Debug, clap::Args)]
+struct GuestTestOptions {
+    #[command(flatten)]
+    kernel: payload::KernelChoice,
+    /// Run only tests whose names contain one of these
+    filters: Vec<OsString>,
+}
+
+#[derive(Debug, clap::Args)]
+struct OuterOptions {
+    /// Memory of the outer machine, in MiB
+    #[arg(long, default_value_t = 4096)]
+    memory: u32,
+    /// End the outer machine after this many seconds
+    #[arg(long, default_value_t = 600)]
+    limit: u64,
+    /// The command and its arguments
+    #[arg(last = true, required = true)]
+    command: Vec<OsString>,
+}
+
+fn main() -> ExitCode {
+    match perform(Arguments::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Demo { kernel } => {
+            let payload = Payload::assemble(Profile::TestRelease, &kernel)?;
+            let limit = Duration::from_secs(900);
+            return Ok(ExitCode::from(payload.run("guest-demo", &[], 4096, limit)?));
+        }
+        Task::Test(options) => {
+            return Ok(if test::run(&options)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Task::Bench(options) => return Ok(ExitCode::from(bench::run(&options)?)),
+        Task::Kernel(options) => println!("{}", kernel::kernel(&options)?.vmlinux().display()),
+        Task::Testbed => {
+            println!("{}", testbed::prepare()?.image.display());
+        }
+        Task::Rootfs => {
+            let disks = rootfs::guest_disks(&build::agent()?, &testbed::prepare()?)?;
+            println!("{}\n{}", disks.stock.display(), disks.ours.display());
+        }
+        Task::GuestTests(options) => {
+            let payload = Payload::assemble(Profile::TestRelease, &options.kernel)?;
+            let limit = Duration::from_secs(3600);
+            let status = payload.run("guest-tests", &options.filters, 8192, limit)?;
+            return Ok(ExitCode::from(status));
+        }
+        Task::Outer(OuterOptions { memory, limit, command }) => {
+            let status = outer::run_command(&command, memory, Duration::from_secs(limit))?;
+            return Ok(ExitCode::from(status));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

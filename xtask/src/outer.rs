@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A machine with a usable KVM: this one, or an emulated one.
+//!
+//! The outer machine is QEMU without acceleration, which emulates AMD's SVM, running Debian's own
+//! kernel. Its root is an initial RAM disk with the agent, KVM's modules and a payload; so what is
+//! measured there lies in memory. The host's file tree is shared at `/host`.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, IoContext, Result, task_error};
+use crate::{paths, rootfs, testbed};
+
+/// KVM, and how the host's files are reached.
+const MODULES: [&str; 5] = ["kvm_amd", "9p", "9pnet_virtio", "tun", "loop"];
+/// QEMU ends with status `2 * value + 1` when the guest writes a value to this port.
+const EXIT_DEVICE: &str = "isa-debug-exit,iobase=0xf4,iosize=1";
+
+/// Where guests can run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// On this machine's own KVM.
+    Here,
+    /// In the outer machine.
+    Outer,
+}
+
+impl Place {
+    /// Chooses, and says which and why.
+    pub(crate) fn choose() -> Self {
+        let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let virtualisation = flags
+            .lines()
+            .filter(|line| line.starts_with("flags"))
+            .any(|line| line.split_whitespace().any(|flag| flag == "vmx" || flag == "svm"));
+        let usable = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
+        match (virtualisation, usable) {
+            (true, true) => {
+                eprintln!("guests run here: this CPU virtualises, and /dev/kvm can be opened");
+                Self::Here
+            }
+            (false, _) => {
+                eprintln!(
+                    "guests run in the emulated outer machine: no vmx or svm in /proc/cpuinfo"
+                );
+                Self::Outer
+            }
+            (true, false) => {
+                eprintln!("guests run in the emulated outer machine: /dev/kvm cannot be opened");
+                Self::Outer
+            }
+        }
+    }
+}
+
+/// A file of the payload: its path inside, and where it comes from.
+#[derive(Debug, Clone)]
+pub(crate) struct Item {
+    pub(crate) path: String,
+    pub(crate) from: PathBuf,
+}
+
+/// What is to be run.
+#[derive(Debug)]
+pub(crate) struct Job {
+    /// Program and arguments.
+    pub(crate) argv: Vec<OsString>,
+    /// Run in the host's file tree, in this folder, instead of on the RAM disk.
+    pub(crate) in_host_tree: Option<PathBuf>,
+    /// Files to put on the RAM disk.
+    pub(crate) payload: Vec<Item>,
+    /// The outer machine's memory, in MiB.
+    pub(crate) memory_mib: u32,
+    /// The outer machine is ended when this has passed.
+    pub(crate) limit: Duration,
+    /// Where the outer kernel's console goes.
+    pub(crate) log: PathBuf,
+}
+
+/// How often a job is tried where the outer machine itself crashes.
+const TRIES: u32 = 3;
+
+/// Runs `job` in the outer machine; gives its exit status (127 for any above).
+///
+/// QEMU emulates each CPU in a thread of its own, and once in many boots one of them runs a
+/// breakpoint that the kernel, patching its own code (KVM switches static keys often), has already
+/// removed on the other: the outer kernel then panics. Such a job is started afresh.
+pub(crate) fn run(job: &Job, agent: &Path) -> Result<u8> {
+    for _ in 1..TRIES {
+        match run_once(job, agent)? {
+            Ended::Status(status) => return Ok(status),
+            Ended::Crashed(how) if panicked(&job.log) => eprintln!("{how}\ntrying again"),
+            Ended::Crashed(how) => return task_error(how),
+        }
+    }
+    match run_once(job, agent)? {
+        Ended::Status(status) => Ok(status),
+        Ended::Crashed(how) => task_error(how),
+    }
+}
+
+/// How the outer machine came to its end.
+enum Ended {
+    /// The job ended with this status.
+    Status(u8),
+    /// The machine ended without one.
+    Crashed(String),
+}
+
+/// Whether the console tells of a breakpoint that nobody set.
+fn panicked(log: &Path) -> bool {
+    let console = fs::read(log).unwrap_or_default();
+    String::from_utf8_lossy(&console).contains("Oops: int3")
+}
+
+fn run_once(job: &Job, agent: &Path) -> Result<Ended> {
+    let stock = testbed::prepare()?;
+    let work = tempfile::tempdir().doing("creating a folder in", std::env::temp_dir())?;
+    let initrd = work.path().join("initrd");
+    rootfs::write(&initrd, agent, &stock.modules(&MODULES)?, |disk| {
+        let words: Vec<_> = job.argv.iter().map(|word| word.as_encoded_bytes()).collect();
+        disk.bytes("etc/outer/argv", 0o644, &words.join(&0))?;
+        if let Some(dir) = &job.in_host_tree {
+            disk.bytes("etc/outer/chroot", 0o644, dir.as_os_str().as_encoded_bytes())?;
+        }
+        for item in &job.payload {
+            disk.file(&item.path, 0o755, &item.from)?;
+        }
+        Ok(())
+    })?;
+    if let Some(dir) = job.log.parent() {
+        fs::create_dir_all(dir).doing("creating", dir)?;
+    }
+    let errors = errors_of(&job.log);
+    let mut child = qemu(job, &stock.image, &initrd)
+        .stderr(fs::File::create(&errors).doing("creating", &errors)?)
+        .spawn()
+        .map_err(|source| Error::Spawn { program: "qemu-system-x86_64".into(), source })?;
+    let started = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().doing("waiting for", "qemu-system-x86_64")? {
+            break status;
+        }
+        if started.elapsed() > job.limit {
+            child.kill().doing("ending", "qemu-system-x86_64")?;
+            child.wait().doing("waiting for", "qemu-system-x86_64")?;
+            return task_error(format!(
+                "the outer machine did not end within {} s; its console: {}",
+                job.limit.as_secs(),
+                job.log.display()
+            ));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    // An even status, or 1, is QEMU's own: the device gives odd ones, and the agent adds one.
+    match status.code() {
+        Some(code @ 3..=255) if code % 2 == 1 => {
+            Ok(Ended::Status(u8::try_from(code / 2 - 1).unwrap_or(127)))
+        }
+        _ => Ok(Ended::Crashed(format!(
+            "the outer machine ended by itself ({status}); its console: {}; QEMU's words: {}",
+            job.log.display(),
+            errors.display()
+        ))),
+    }
+}
+
+fn qemu(job: &Job, kernel: &Path, initrd: &Path) -> Command {
+    let mut qemu = Command::new("qemu-system-x86_64");
+    let log = format!("file:{}", job.log.display());
+    qemu.args(["-machine", "pc,usb=off,vmport=off", "-accel", "tcg,thread=multi"])
+        .args(["-cpu", "EPYC,+svm,+npt"])
+        .args(["-smp", "2", "-m", &format!("{}M", job.memory_mib)])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+        .arg("-kernel")
+        .arg(kernel)
+        .arg("-initrd")
+        .arg(initrd)
+        .args(["-append", "console=ttyS0 panic=-1 quiet loglevel=4 nokaslr random.trust_cpu=on"])
+        .args(["-serial", &log, "-device", EXIT_DEVICE])
+        .args(["-device", "virtio-serial-pci", "-chardev", "stdio,id=out,signal=off"])
+        .args(["-device", "virtconsole,chardev=out", "-device", "virtio-rng-pci"])
+        .args(["-fsdev", "local,id=host,path=/,security_model=none,multidevs=remap"])
+        .args(["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"])
+        .stdin(Stdio::null());
+    qemu
+}
+
+/// What QEMU says of itself goes beside the console: it warns of every feature of the CPU model
+/// that it cannot emulate.
+fn errors_of(log: &Path) -> PathBuf {
+    log.with_extension("qemu")
+}
+
+/// `cargo xtask outer -- COMMAND`: runs a command with the host's files in sight, here or in the
+/// outer machine.
+pub(crate) fn run_command(words: &[OsString], memory_mib: u32, limit: Duration) -> Result<u8> {
+    let dir = std::env::current_dir().doing("looking for", "the current folder")?;
+    if Place::choose() == Place::Here {
+        let status = Command::new(&words[0])
+            .args(&words[1..])
+            .status()
+            .map_err(|source| Error::Spawn { program: words[0].display().to_string(), source })?;
+        return Ok(u8::try_from(status.code().unwrap_or(127)).unwrap_or(127));
+    }
+    let agent = crate::build::agent()?;
+    let job = Job {
+        argv: words.to_vec(),
+        in_host_tree: Some(dir),
+        payload: Vec::new(),
+        memory_mib,
+        limit,
+        log: paths::target().join("guest/outer.log"),
+    };
+    run(&job, &agent)
+}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `cargo xtask rootfs`: initial RAM disks whose first process is the guest agent.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use crate::cpio::Archive;
+use crate::error::{IoContext, Result};
+use crate::paths;
+use crate::testbed::{Module, StockKernel};
+
+/// Modules without which Debian's kernel sees nothing of a virtio-mmio guest.
+const STOCK_GUEST_MODULES: [&str; 3] = ["virtio_mmio", "virtio_balloon", "zram"];
+
+/// Initial RAM disks of guests.
+#[derive(Debug)]
+pub(crate) struct GuestDisks {
+    /// For our kernel, which has everything built in.
+    pub(crate) ours: PathBuf,
+    /// For Debian's.
+    pub(crate) stock: PathBuf,
+}
+
+/// Writes the disks of guests.
+pub(crate) fn guest_disks(agent: &Path, stock: &StockKernel) -> Result<GuestDisks> {
+    let dir = paths::target().join("guest");
+    std::fs::create_dir_all(&dir).doing("creating", &dir)?;
+    let disks = GuestDisks { ours: dir.join("initrd"), stock: dir.join("initrd-stock") };
+    write(&disks.ours, agent, &[], |_| Ok(()))?;
+    write(&disks.stock, agent, &stock.modules(&STOCK_GUEST_MODULES)?, |_| Ok(()))?;
+    Ok(disks)
+}
+
+/// The archive type that [`write`] hands to its caller.
+pub(crate) type Disk = Archive<BufWriter<File>>;
+
+/// Writes an initial RAM disk: the agent, the modules that it is to load, and what `add` adds.
+pub(crate) fn write(
+    to: &Path,
+    agent: &Path,
+    modules: &[Module],
+    add: impl FnOnce(&mut Disk) -> std::io::Result<()>,
+) -> Result<()> {
+    let file = File::create(to).doing("creating", to)?;
+    let mut disk = Archive::new(BufWriter::new(file));
+    let contents = || -> std::io::Result<()> {
+        disk.character_device("dev/console", (5, 1))?;
+        disk.file("init", 0o755, agent)?;
+        let mut list = String::new();
+        for module in modules {
+            let path = format!("lib/modules/{}.ko", module.name);
+            disk.bytes(&path, 0o644, &module.contents)?;
+            list += &format!("/{path}\n");
+        }
+        disk.bytes("etc/modules", 0o644, list.as_bytes())?;
+        add(&mut disk)?;
+        disk.finish().map(drop)
+    };
+    contents().doing("writing", to)
+}

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The kernel's own style check, from the tree that the patches are for.
+
+use std::process::Command;
+
+use crate::error::{Result, task_error};
+use crate::kernel::{Series, Source};
+use crate::{paths, run};
+
+/// Kinds of message that do not concern an out-of-tree series: there is no MAINTAINERS entry for
+/// our files, and the subject is not that of a mail.
+const IGNORED: &str = "FILE_PATH_CHANGES,EMAIL_SUBJECT";
+
+/// Checks each patch of the series; any error or warning is a fault.
+pub(crate) fn check() -> Result<()> {
+    let source = Source::find(None)?;
+    let series = Series::read(&paths::workspace().join("guest-kernel"))?;
+    let mut faults = Vec::new();
+    for patch in series.paths() {
+        let mut checkpatch = Command::new("perl");
+        checkpatch
+            .arg(source.tree().join("scripts/checkpatch.pl"))
+            .arg(format!("--root={}", source.tree().display()))
+            .args(["--terse", "--no-summary", "--ignore", IGNORED])
+            .arg(patch);
+        if let Err(error) = run::quiet(&mut checkpatch) {
+            faults.push(error.to_string());
+        }
+    }
+    if faults.is_empty() { Ok(()) } else { task_error(faults.join("\n")) }
+}

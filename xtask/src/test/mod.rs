@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `cargo xtask test`: everything, in one command. A step that fails does not keep the others
+//! from running; the last line says how many tests passed and failed, all steps together.
+//!
+//! - `licences.rs`   licences and duplicate versions of dependencies
+//! - `headers.rs`    the SPDX line of each source file
+//! - `fuzz.rs`       each fuzz target for a short while
+//! - `checkpatch.rs` the kernel's own style check on our patches
+
+mod checkpatch;
+mod fuzz;
+mod headers;
+mod licences;
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use crate::build::{self, Profile};
+use crate::error::{IoContext, Result};
+use crate::payload::{KernelChoice, Payload};
+use crate::{paths, run};
+
+/// Memory of the outer machine: room for a guest of 5 GiB.
+const OUTER_MIB: u32 = 8192;
+/// All guest tests together; each has a limit of its own.
+const GUEST_LIMIT: Duration = Duration::from_secs(3000);
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    kernel: KernelChoice,
+    /// Leave out what needs a guest, and with it the kernel and the outer machine
+    #[arg(long)]
+    no_guests: bool,
+    /// How long each fuzz target runs, in seconds
+    #[arg(long, default_value_t = 10)]
+    fuzz_seconds: u32,
+}
+
+/// Tests counted.
+#[derive(Debug, Default, Clone, Copy)]
+struct Count {
+    passed: u64,
+    failed: u64,
+}
+
+impl Count {
+    const ONE: Self = Self { passed: 1, failed: 0 };
+
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+}
+
+/// Runs all steps; whether everything passed.
+pub(crate) fn run(options: &Options) -> Result<bool> {
+    let started = Instant::now();
+    let mut all = Count::default();
+    let mut failed_steps = Vec::new();
+    let mut step = |name: &str, run: &mut dyn FnMut() -> Result<Count>| {
+        eprintln!("== {name} (after {})", run::minutes(started.elapsed()));
+        let count = run().unwrap_or_else(|error| {
+            eprintln!("{name}: {error}");
+            Count { passed: 0, failed: 1 }
+        });
+        if count.failed > 0 {
+            failed_steps.push(format!("{name}: {} failed", count.failed));
+        }
+        all.add(count);
+    };
+    let whole = |done: Result<()>| done.map(|()| Count::ONE);
+
+    step("formatting", &mut || whole(run::show(build::cargo().args(["fmt", "--all", "--check"]))));
+    step("licence headers", &mut || whole(headers::check()));
+    step("licences of dependencies", &mut || whole(licences::check()));
+    step("clippy", &mut || {
+        whole(run::show(
+            build::cargo()
+                .args(["clippy", "--locked", "--quiet", "--workspace", "--all-targets"])
+                .args(["--", "-D", "warnings"]),
+        ))
+    });
+    step("unit and documentation tests", &mut unit_tests);
+    step("fuzzing, shortly", &mut || fuzz::smoke(options.fuzz_seconds));
+    if !options.no_guests {
+        step("guest kernel patches: style", &mut || whole(checkpatch::check()));
+        step("guest tests", &mut || guest_tests(&options.kernel));
+    }
+
+    for failed in &failed_steps {
+        eprintln!("{failed}");
+    }
+    eprintln!("all steps took {}", run::minutes(started.elapsed()));
+    println!("{} passed, {} failed", all.passed, all.failed);
+    Ok(all.failed == 0)
+}
+
+/// `cargo test`, its results counted from its closing lines.
+fn unit_tests() -> Result<Count> {
+    let mut count = Count::default();
+    let outcome = run::watch(
+        build::cargo().args(["test", "--locked", "--quiet", "--workspace", "--no-fail-fast"]),
+        |line| {
+            if let Some(result) = closing_line(line) {
+                count.add(result);
+            }
+        },
+    );
+    if outcome.is_err() && count.failed == 0 {
+        // It did not even come to run tests.
+        outcome?;
+    }
+    Ok(count)
+}
+
+/// `test result: ok. 5 passed; 0 failed; ...`
+fn closing_line(line: &str) -> Option<Count> {
+    let rest = line.strip_prefix("test result: ")?.split_once(". ")?.1;
+    let mut parts = rest.split("; ");
+    let passed = parts.next()?.strip_suffix(" passed")?.parse().ok()?;
+    let failed = parts.next()?.strip_suffix(" failed")?.parse().ok()?;
+    Some(Count { passed, failed })
+}
+
+fn guest_tests(choice: &KernelChoice) -> Result<Count> {
+    let payload = Payload::assemble(Profile::TestRelease, choice)?;
+    let status = payload.run("guest-tests", &[], OUTER_MIB, GUEST_LIMIT)?;
+    let summary = paths::target().join("guest/guest-tests/summary");
+    let text = fs::read_to_string(&summary).doing("reading", &summary)?;
+    let mut numbers = text.split_whitespace().filter_map(|word| word.parse().ok());
+    let mut count =
+        Count { passed: numbers.next().unwrap_or(0), failed: numbers.next().unwrap_or(0) };
+    if status != 0 && count.failed == 0 {
+        count.failed = 1;
+    }
+    Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::closing_line;
+
+    #[test]
+    fn closing_lines_are_counted() {
+        let line =
+            "test result: FAILED. 41 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out";
+        let count = closing_line(line).unwrap();
+        assert_eq!((count.passed, count.failed), (41, 2));
+        assert!(closing_line("test it ... ok").is_none());
+    }
+}
