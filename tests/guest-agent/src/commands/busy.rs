@@ -36,14 +36,12 @@ impl Busy {
             let progress = Arc::clone(&self.progress);
             let work = move || {
                 region.fill();
-                for index in (0..region.pages()).cycle() {
-                    if progress.stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    let intact = region.rewrite(index);
-                    progress.pages.fetch_add(1, Ordering::Relaxed);
-                    progress.damaged.fetch_add(u64::from(!intact), Ordering::Relaxed);
+                // The last round comes after the stop: every page is checked, however soon that
+                // was.
+                while !progress.stop.load(Ordering::Relaxed) {
+                    round(&mut region, &progress);
                 }
+                round(&mut region, &progress);
             };
             let thread =
                 std::thread::Builder::new().spawn(work).map_err(|e| reason("thread")(&e))?;
@@ -67,5 +65,14 @@ impl Busy {
             thread.join().map_err(|_| "a thread panicked".to_owned())?;
         }
         self.count()
+    }
+}
+
+/// Checks and rewrites every page once.
+fn round(region: &mut Region, progress: &Progress) {
+    for index in 0..region.pages() {
+        let intact = region.rewrite(index);
+        progress.pages.fetch_add(1, Ordering::Relaxed);
+        progress.damaged.fetch_add(u64::from(!intact), Ordering::Relaxed);
     }
 }
