@@ -2,8 +2,8 @@
 //! Private anonymous memory, of transparent huge pages or of small pages.
 
 use super::{
-    Backing, BackingError, Discarded, Residency, RunVisitor, cut_blocks, huge_advice, mappable,
-    mapped_residency,
+    Backing, BackingError, Discarded, Residency, RunVisitor, cut_blocks, first_huge_advice,
+    huge_advice, mappable, mapped_residency,
 };
 use crate::sys::mapping::{Mapping, Source};
 use crate::sys::pagemap::{MappedAs, Pagemap};
@@ -25,7 +25,7 @@ impl Anonymous {
     pub fn new(len: Bytes, huge: bool) -> Result<Self, BackingError> {
         let mapping = Mapping::new(Source::Anonymous, mappable(len)?, BLOCK_BYTES)
             .map_err(|source| BackingError::Map { len, source })?;
-        huge_advice(&mapping, mapping.range(), huge)?;
+        first_huge_advice(&mapping, huge)?;
         Ok(Self { mapping, pagemap: Pagemap::open().map_err(BackingError::Pagemap)?, huge })
     }
 

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, SeekFrom};
 
 use super::{
-    Backing, BackingError, Discarded, Residency, RunVisitor, huge_advice, mappable,
-    mapped_residency,
+    Backing, BackingError, Discarded, Residency, RunVisitor, first_huge_advice, huge_advice,
+    mappable, mapped_residency,
 };
 use crate::sys::mapping::{Mapping, Source};
 use crate::sys::pagemap::Pagemap;
@@ -35,7 +35,7 @@ impl Memfd {
         rustix::fs::ftruncate(&fd, len.0).map_err(|e| failed(e.into()))?;
         let mapping =
             Mapping::new(Source::Shared(fd.as_fd()), size, BLOCK_BYTES).map_err(failed)?;
-        huge_advice(&mapping, mapping.range(), true)?;
+        first_huge_advice(&mapping, true)?;
         Ok(Self { mapping, fd, pagemap: Pagemap::open().map_err(BackingError::Pagemap)? })
     }
 

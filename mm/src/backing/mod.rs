@@ -195,6 +195,18 @@ fn huge_advice(mapping: &Mapping, range: HostRange, allow: bool) -> Result<(), B
     }
 }
 
+/// [`huge_advice`] for a new mapping: what it asks for is a hint, which a kernel that is short of
+/// memory for its own tables (`EAGAIN`) need not take.
+fn first_huge_advice(mapping: &Mapping, allow: bool) -> Result<(), BackingError> {
+    match huge_advice(mapping, mapping.range(), allow) {
+        Err(BackingError::Advise { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => {
+            tracing::warn!("guest memory keeps the host's default page size: {source}");
+            Ok(())
+        }
+        done => done,
+    }
+}
+
 /// The parts of `run` at its two ends that are less than `unit`, a power of two: the huge pages
 /// there are cut.
 fn cut_ends(run: HostRange, unit: usize) -> impl Iterator<Item = HostRange> {

@@ -11,6 +11,8 @@ use crate::units::{HostRange, PAGE_BYTES};
 /// madvise(2): make small pages huge at once. Linux 6.1; in no crate yet.
 const MADV_COLLAPSE: libc::c_int = 25;
 
+const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
+
 /// What a mapping is mapped from.
 #[derive(Clone, Copy, Debug)]
 pub enum Source<'fd> {
@@ -67,34 +69,50 @@ impl Mapping {
         if !align.is_power_of_two() || align < PAGE_BYTES {
             return Err(invalid());
         }
-        if let Source::Hugetlb(page) = source {
-            // The kernel would round the length up, and so map over what is not ours.
-            if !len.is_multiple_of(page.bytes()) || align < page.bytes() {
-                return Err(invalid());
+        HostRange::new(0, len).ok_or_else(invalid)?;
+        match source {
+            Source::Hugetlb(page) => Self::hugetlb(page, len, align),
+            Source::Anonymous => {
+                let (slack, range) = reserve(len, align, READ_WRITE)?;
+                Ok(Self::trimmed(slack, range))
+            }
+            Source::Shared(fd) => {
+                let (slack, range) = reserve(len, align, ProtFlags::empty())?;
+                let flags = MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED;
+                // SAFETY: replaces part of a reservation of which nobody else knows.
+                let mapped = unsafe {
+                    rustix::mm::mmap(range.addr() as *mut _, len, READ_WRITE, flags, fd, 0)
+                };
+                let whole = Self::trimmed(slack, range);
+                if let Err(refused) = mapped {
+                    // The kernel may have taken the reservation away before it refused, and
+                    // another thread may have been given its place since: it cannot be unmapped.
+                    std::mem::forget(whole);
+                    return Err(refused.into());
+                }
+                Ok(whole)
             }
         }
-        // The kernel gives no say in alignment: reserve more, map inside, drop the rest.
-        let spare = len.checked_add(align).ok_or_else(invalid)?;
-        HostRange::new(0, len).ok_or_else(invalid)?;
-        // SAFETY: a new mapping at an address of the kernel's choice touches no other.
-        let reserved = unsafe {
-            rustix::mm::mmap_anonymous(
-                std::ptr::null_mut(),
-                spare,
-                ProtFlags::empty(),
-                MapFlags::PRIVATE | MapFlags::NORESERVE,
-            )
-        }?;
-        let base = reserved as usize;
-        let start = base.next_multiple_of(align);
-        let range = HostRange::new(start, len).ok_or_else(invalid)?;
-        // From here on the whole reservation is unmapped if anything fails.
-        let reservation = Self { range: HostRange::new(base, spare).ok_or_else(invalid)? };
-        map_over(source, range)?;
-        std::mem::forget(reservation);
-        trim(base, start);
-        trim(range.end(), base + spare);
+    }
+
+    /// Huge pages of the pool, which the kernel aligns to their size by itself.
+    fn hugetlb(page: HugePageSize, len: usize, align: usize) -> io::Result<Self> {
+        // The kernel would round the length up, and so map more than is asked for.
+        if !len.is_multiple_of(page.bytes()) || align != page.bytes() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let flags = MapFlags::PRIVATE | MapFlags::HUGETLB | page.map_flag();
+        let addr = map_anywhere(len, READ_WRITE, flags)?;
+        debug_assert!(addr.is_multiple_of(align));
+        let range = HostRange::new(addr, len).ok_or(io::ErrorKind::InvalidInput)?;
         Ok(Self { range })
+    }
+
+    /// Owns `range` and unmaps the rest of `slack`, a mapping around it.
+    fn trimmed(slack: HostRange, range: HostRange) -> Self {
+        unmap(slack.addr(), range.addr());
+        unmap(range.end(), slack.end());
+        Self { range }
     }
 
     /// Where it lies.
@@ -158,31 +176,30 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        trim(self.range.addr(), self.range.end());
+        unmap(self.range.addr(), self.range.end());
     }
 }
 
-/// Maps `source` over `range`, which this process has reserved.
-fn map_over(source: Source<'_>, range: HostRange) -> io::Result<()> {
-    let addr = range.addr() as *mut _;
-    let prot = ProtFlags::READ | ProtFlags::WRITE;
-    let flags = match source {
-        Source::Anonymous => MapFlags::PRIVATE | MapFlags::NORESERVE,
-        Source::Hugetlb(size) => MapFlags::PRIVATE | MapFlags::HUGETLB | size.map_flag(),
-        Source::Shared(_) => MapFlags::SHARED | MapFlags::NORESERVE,
-    } | MapFlags::FIXED;
-    if let Source::Shared(fd) = source {
-        // SAFETY: the caller reserved `range`, so MAP_FIXED replaces nothing else.
-        unsafe { rustix::mm::mmap(addr, range.len(), prot, flags, fd, 0) }?;
-    } else {
-        // SAFETY: as above.
-        unsafe { rustix::mm::mmap_anonymous(addr, range.len(), prot, flags) }?;
-    }
-    Ok(())
+/// A new mapping of no file, at an address of the kernel's choice.
+fn map_anywhere(len: usize, prot: ProtFlags, flags: MapFlags) -> io::Result<usize> {
+    // SAFETY: it touches no mapping that is there.
+    let addr = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, prot, flags) }?;
+    Ok(addr as usize)
+}
+
+/// Private memory in which `len` bytes are aligned to `align`: all of it, and these bytes. The
+/// kernel gives no say in alignment, so more is mapped than is wanted.
+fn reserve(len: usize, align: usize, prot: ProtFlags) -> io::Result<(HostRange, HostRange)> {
+    let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+    let spare = len.checked_add(align).ok_or_else(invalid)?;
+    let addr = map_anywhere(spare, prot, MapFlags::PRIVATE | MapFlags::NORESERVE)?;
+    let slack = HostRange::new(addr, spare).ok_or_else(invalid)?;
+    let range = HostRange::new(addr.next_multiple_of(align), len).ok_or_else(invalid)?;
+    Ok((slack, range))
 }
 
 /// Unmaps the bytes from `start` up to `end`, which the caller owns.
-fn trim(start: usize, end: usize) {
+fn unmap(start: usize, end: usize) {
     if start == end {
         return;
     }
@@ -193,6 +210,8 @@ fn trim(start: usize, end: usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
     use crate::units::BLOCK_BYTES;
 
@@ -212,6 +231,33 @@ mod tests {
         assert!(new(4097, 4096).is_err());
         assert!(new(4096, 3 << 12).is_err());
         assert!(new(usize::MAX & !0xfff, 4096).is_err());
+    }
+
+    /// A mapping that the kernel refuses must cost no other thread its memory.
+    #[test]
+    fn a_refusal_leaves_other_mappings_alone() {
+        // More than any host has set aside.
+        let too_much = 1 << 40;
+        let done = AtomicBool::new(false);
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                for _ in 0..2000 {
+                    let page = HugePageSize::TwoMib;
+                    let refused = Mapping::new(Source::Hugetlb(page), too_much, BLOCK_BYTES);
+                    assert!(refused.is_err());
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            // Kept, so that each new one is looked for where there was none before.
+            let mut kept = Vec::new();
+            while !done.load(Ordering::Relaxed) && kept.len() < 10_000 {
+                kept.push(Mapping::new(Source::Anonymous, BLOCK_BYTES, BLOCK_BYTES).unwrap());
+            }
+            for map in kept {
+                // ENOMEM unless all of it is still mapped.
+                map.set_huge(map.range(), false).unwrap();
+            }
+        });
     }
 
     #[test]
