@@ -4,8 +4,8 @@
 //! The pool hands out 4 KiB frames and power-of-two units of them from one mapped region, and runs
 //! by the rules that Linux has for pages outside its own lists: an owner that says how its frames
 //! are moved ([`MovableOps`]) gets them moved, so that compaction and contiguous allocation never
-//! stop at them. It may use `std`, `rustix` and nothing else of this crate. docs/memory.md tells
-//! how it all works together.
+//! stop at them. Of this crate it uses `sys::mapping` alone. docs/memory.md tells how it all works
+//! together.
 //!
 //! Front: [`pool`](FramePool) the front door · `region` the memory · `movable` the contract with
 //! owners · `stats` numbers for people · `validate` the recount.
@@ -14,7 +14,7 @@
 //! `migrate` isolating and moving · `compaction` the two scanners · `background` their thread ·
 //! `contig` runs of any length and CMA · `sync` atomics and a small lock.
 //!
-//! `unsafe` is in `region` (mapping and slices), `pool` (which slices are whose) and `sync`.
+//! `unsafe` is in `region` (slices), `pool` (which slices are whose) and `sync`.
 
 mod background;
 mod buddy;

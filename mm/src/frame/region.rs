@@ -8,11 +8,11 @@
 //! 3. Addresses are computed from checked frame numbers, never taken from outside.
 
 use std::io;
-#[cfg(not(miri))]
-use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
 use super::ids::{BLOCK_SIZE, FRAME_SIZE, FrameId};
+#[cfg(not(miri))]
+use crate::sys::mapping::{HugePageSize, Mapping, Source};
 
 /// Why a region could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -39,12 +39,7 @@ pub enum RegionError {
 #[derive(Debug)]
 enum Origin {
     #[cfg(not(miri))]
-    Mapped {
-        /// Start and length of the whole reservation, alignment slack included.
-        start: NonNull<u8>,
-        len: usize,
-        _file: Option<OwnedFd>,
-    },
+    Mapped(Mapping),
     #[cfg(miri)]
     Heap(std::alloc::Layout),
     Borrowed,
@@ -64,6 +59,11 @@ unsafe impl Send for Region {}
 // SAFETY: as for `Send`; no method with `&self` touches the memory on its own account.
 unsafe impl Sync for Region {}
 
+#[cfg(not(miri))]
+fn refused(what: &'static str, bytes: usize, source: io::Error) -> RegionError {
+    RegionError::Os { what, bytes, source }
+}
+
 fn check_size(bytes: usize) -> Result<(), RegionError> {
     let frames = bytes / FRAME_SIZE;
     if bytes == 0 || !bytes.is_multiple_of(BLOCK_SIZE) || frames >= u32::MAX as usize {
@@ -80,8 +80,7 @@ impl Region {
     /// [`RegionError::Size`] or the kernel's refusal.
     #[cfg(not(miri))]
     pub fn anonymous(bytes: usize) -> Result<Self, RegionError> {
-        check_size(bytes)?;
-        map::anonymous(bytes)
+        Self::mapped(Source::Anonymous, bytes)
     }
 
     /// Memory from the heap: Miri knows no `mmap` with alignment.
@@ -105,19 +104,34 @@ impl Region {
     /// [`RegionError::Size`] or the kernel's refusal.
     #[cfg(not(miri))]
     pub fn memfd(bytes: usize) -> Result<Self, RegionError> {
+        use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+        use std::os::fd::AsFd;
         check_size(bytes)?;
-        map::memfd(bytes, rustix::fs::MemfdFlags::CLOEXEC)
+        // The mapping keeps the file's memory; nobody asks for its descriptor.
+        let file = memfd_create(c"ballast-frames", MemfdFlags::CLOEXEC)
+            .map_err(|e| refused("create a memfd of", bytes, e.into()))?;
+        ftruncate(&file, bytes as u64).map_err(|e| refused("size a memfd to", bytes, e.into()))?;
+        Self::mapped(Source::Shared(file.as_fd()), bytes)
     }
 
-    /// 2 MiB pages of hugetlbfs, reserved at once; fails if the host has too few free ones.
+    /// 2 MiB pages that the administrator set aside, reserved at once; fails if the host has too
+    /// few free ones.
     ///
     /// # Errors
     /// [`RegionError::Size`] or the kernel's refusal.
     #[cfg(not(miri))]
     pub fn hugetlb(bytes: usize) -> Result<Self, RegionError> {
-        use rustix::fs::MemfdFlags;
+        Self::mapped(Source::Hugetlb(HugePageSize::TwoMib), bytes)
+    }
+
+    #[cfg(not(miri))]
+    fn mapped(source: Source<'_>, bytes: usize) -> Result<Self, RegionError> {
         check_size(bytes)?;
-        map::memfd(bytes, MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB)
+        let mapping = Mapping::new(source, bytes, BLOCK_SIZE)
+            .map_err(|source| refused("map", bytes, source))?;
+        let base = std::ptr::with_exposed_provenance_mut(mapping.range().addr());
+        let base = NonNull::new(base).expect("the kernel never maps address zero here");
+        Ok(Self { base, bytes, origin: Origin::Mapped(mapping) })
     }
 
     /// A region over memory that somebody else mapped.
@@ -136,13 +150,19 @@ impl Region {
         Ok(Self { base, bytes, origin: Origin::Borrowed })
     }
 
-    /// Asks for transparent huge pages under the region (`MADV_HUGEPAGE`).
+    /// Asks for transparent huge pages under a region of our own (`MADV_HUGEPAGE`).
     ///
     /// # Errors
     /// The kernel's refusal.
     #[cfg(not(miri))]
     pub fn advise_huge(&self) -> Result<(), RegionError> {
-        map::advise_huge(self.base, self.bytes)
+        match &self.origin {
+            Origin::Mapped(mapping) => mapping
+                .set_huge(mapping.range(), true)
+                .map_err(|source| refused("advise huge pages for", self.bytes, source)),
+            // Its pages are its owner's affair.
+            Origin::Borrowed => Ok(()),
+        }
     }
 
     /// Bytes in the region.
@@ -205,83 +225,13 @@ impl Drop for Region {
     fn drop(&mut self) {
         match &self.origin {
             #[cfg(not(miri))]
-            Origin::Mapped { start, len, .. } => map::unmap(*start, *len),
+            // Unmaps itself.
+            Origin::Mapped(_) => {}
             #[cfg(miri)]
             // SAFETY: allocated in `anonymous` with this layout, and given up here.
             Origin::Heap(layout) => unsafe { std::alloc::dealloc(self.base.as_ptr(), *layout) },
             Origin::Borrowed => {}
         }
-    }
-}
-
-/// The system calls.
-#[cfg(not(miri))]
-mod map {
-    use std::io;
-    use std::num::NonZero;
-    use std::os::fd::OwnedFd;
-    use std::ptr::{self, NonNull};
-
-    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-    use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
-
-    use super::{BLOCK_SIZE, Origin, Region, RegionError};
-
-    const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
-
-    fn os(what: &'static str, bytes: usize) -> impl Fn(rustix::io::Errno) -> RegionError {
-        move |errno| RegionError::Os { what, bytes, source: io::Error::from(errno) }
-    }
-
-    /// First 2 MiB boundary at or after `start`.
-    fn aligned(start: NonNull<u8>) -> NonNull<u8> {
-        // A mapping never ends at the top of the address space, so this does not overflow.
-        start.map_addr(|a| NonZero::new(a.get().next_multiple_of(BLOCK_SIZE)).unwrap_or(a))
-    }
-
-    pub(super) fn anonymous(bytes: usize) -> Result<Region, RegionError> {
-        let (start, len) = reserve(bytes, READ_WRITE)?;
-        let origin = Origin::Mapped { start, len, _file: None };
-        Ok(Region { base: aligned(start), bytes, origin })
-    }
-
-    /// Private memory with room for aligning `bytes` in it.
-    fn reserve(bytes: usize, prot: ProtFlags) -> Result<(NonNull<u8>, usize), RegionError> {
-        let len = bytes + BLOCK_SIZE;
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        // SAFETY: a new mapping at an address of the kernel's choice touches nothing of ours.
-        let start = unsafe { mmap_anonymous(ptr::null_mut(), len, prot, flags) }
-            .map_err(os("reserve", len))?;
-        let start = NonNull::new(start.cast()).expect("the kernel never maps address zero here");
-        Ok((start, len))
-    }
-
-    pub(super) fn memfd(bytes: usize, flags: MemfdFlags) -> Result<Region, RegionError> {
-        let file: OwnedFd =
-            memfd_create("ballast-frames", flags).map_err(os("create a memfd of", bytes))?;
-        ftruncate(&file, bytes as u64).map_err(os("size a memfd to", bytes))?;
-        let (start, len) = reserve(bytes, ProtFlags::empty())?;
-        let base = aligned(start);
-        let fixed = MapFlags::SHARED | MapFlags::FIXED;
-        // SAFETY: replaces part of the reservation just made, of which nobody else knows.
-        let mapped = unsafe { mmap(base.as_ptr().cast(), bytes, READ_WRITE, fixed, &file, 0) };
-        if let Err(errno) = mapped {
-            unmap(start, len);
-            return Err(os("map", bytes)(errno));
-        }
-        Ok(Region { base, bytes, origin: Origin::Mapped { start, len, _file: Some(file) } })
-    }
-
-    pub(super) fn advise_huge(base: NonNull<u8>, bytes: usize) -> Result<(), RegionError> {
-        // SAFETY: advice about huge pages changes no contents of the region's own mapping.
-        unsafe { madvise(base.as_ptr().cast(), bytes, Advice::LinuxHugepage) }
-            .map_err(os("advise huge pages for", bytes))
-    }
-
-    pub(super) fn unmap(start: NonNull<u8>, len: usize) {
-        // SAFETY: called once, for a mapping of our own that nothing refers to any more.
-        let done = unsafe { munmap(start.as_ptr().cast(), len) };
-        debug_assert!(done.is_ok(), "munmap of our own mapping: {done:?}");
     }
 }
 

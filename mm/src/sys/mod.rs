@@ -7,7 +7,9 @@
 //! **Aliasing.** No reference or slice to mapped memory is ever made: a guest, the kernel or
 //! another thread may write it at any time. Whoever reads or writes it goes through vm-memory's
 //! volatile accessors. That is why taking pages away ([`mapping::Mapping::discard`]) is a safe
-//! operation: nobody holds a Rust reference that could notice.
+//! operation: nobody holds a Rust reference that could notice. The one exception is a
+//! [`Region`](crate::frame::Region) of the frame pool, which keeps its mapping to itself and never
+//! takes pages away from it.
 
 pub mod mapping;
 pub mod pagemap;
