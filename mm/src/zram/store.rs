@@ -2,7 +2,9 @@
 //! The store: keys to pages, each kept the cheapest way.
 //!
 //! A key's slot has a lock of its own, held while its page is read, so a page is never read half
-//! replaced. Compression happens outside it. Lock order: slot, codec worker, then zsmalloc's.
+//! replaced. Compression happens outside it. Lock order: codec worker, slot, then zsmalloc's: a
+//! writer that has compressed a page still has its worker when it wants the slot, so a reader
+//! takes a worker before it knows whether it needs one.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -208,9 +210,10 @@ impl Store {
         self.put_batch([(key, page)]).map_err(|(error, _)| error)
     }
 
-    /// Stores pages one after the other, with one look for a codec worker. The pages are read
-    /// where they lie; a caller that stores guest memory has made them hold still before
-    /// (write-protected or moved away by userfaultfd).
+    /// Stores pages one after the other, with one look for a codec worker, which is held until the
+    /// last: `pages` must not use the store itself. The pages are read where they lie; a caller
+    /// that stores guest memory has made them hold still before (write-protected or moved away by
+    /// userfaultfd).
     ///
     /// # Errors
     /// As [`put`](Self::put), with the number of pages stored before.
@@ -233,7 +236,8 @@ impl Store {
         self.read(key, to, &mut None)
     }
 
-    /// Reads pages straight to where they are wanted.
+    /// Reads pages straight to where they are wanted. As for [`put_batch`](Self::put_batch), `pages`
+    /// must not use the store.
     ///
     /// # Errors
     /// As [`get`](Self::get), with the number of pages read before.
@@ -253,9 +257,11 @@ impl Store {
     /// # Errors
     /// As [`get`](Self::get); the page then stays.
     pub fn take(&self, key: Key, to: &mut Page) -> Result<(), StoreError> {
+        let mut cached = None;
+        let bench = self.bench(&mut cached)?;
         let mut slot = self.slot(key)?;
         let kept = slot.kept();
-        self.restore(key, kept, to, &mut None)?;
+        self.restore(key, kept, to, bench)?;
         *slot = Slot::EMPTY;
         drop(slot);
         self.release(kept);
@@ -404,24 +410,24 @@ impl Store {
         to: &mut Page,
         cached: &mut Option<MutexGuard<'s, Option<Bench>>>,
     ) -> Result<(), StoreError> {
+        let bench = self.bench(cached)?;
         let slot = self.slot(key)?;
-        self.restore(key, slot.kept(), to, cached)
+        self.restore(key, slot.kept(), to, bench)
     }
 
     /// Restores a page; the caller holds its slot.
-    fn restore<'s>(
-        &'s self,
+    fn restore(
+        &self,
         key: Key,
         kept: Kept,
         to: &mut Page,
-        cached: &mut Option<MutexGuard<'s, Option<Bench>>>,
+        Bench { worker, spare }: &mut Bench,
     ) -> Result<(), StoreError> {
         match kept {
             Kept::Nothing => return Err(StoreError::Absent(key.0)),
             Kept::Same(word) => to.as_chunks_mut().0.fill(word.to_ne_bytes()),
             Kept::Raw(handle) => self.zs.map(handle)?.read(to),
             Kept::Packed(handle, len) => {
-                let Bench { worker, spare } = self.bench(cached)?;
                 let mapped = self.zs.map(handle)?;
                 worker.decompress(mapped.contiguous(len, spare), to)?;
             }

@@ -4,9 +4,10 @@
 // Numbers here are small, and a test is free to panic.
 #![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -182,6 +183,95 @@ fn threads_read_whole_pages_while_all_moves() {
     });
     store.zs().validate();
     frames.validate().unwrap();
+}
+
+/// LZ4 that stops at pages which begin with a number that is not let through.
+#[derive(Default)]
+struct Gates {
+    /// Numbers whose pages are being compressed, and those let through.
+    state: Mutex<(BTreeSet<u8>, BTreeSet<u8>)>,
+    changed: Condvar,
+}
+
+impl Gates {
+    fn pass(&self, gate: u8) {
+        let mut state = self.state.lock().unwrap();
+        state.0.insert(gate);
+        self.changed.notify_all();
+        drop(self.changed.wait_while(state, |(_, open)| !open.contains(&gate)).unwrap());
+    }
+
+    fn wait_for(&self, gate: u8) {
+        let state = self.state.lock().unwrap();
+        drop(self.changed.wait_while(state, |(inside, _)| !inside.contains(&gate)).unwrap());
+    }
+
+    fn open(&self, gate: u8) {
+        self.state.lock().unwrap().1.insert(gate);
+        self.changed.notify_all();
+    }
+}
+
+struct Gated(Arc<Gates>);
+struct GatedWorker(Arc<Gates>, Box<dyn Worker>);
+
+impl Codec for Gated {
+    fn name(&self) -> &'static str {
+        "gated"
+    }
+
+    fn worker(&self) -> Result<Box<dyn Worker>, CodecError> {
+        Ok(Box::new(GatedWorker(Arc::clone(&self.0), Lz4.worker()?)))
+    }
+}
+
+impl Worker for GatedWorker {
+    fn compress(&mut self, page: &Page) -> Option<&[u8]> {
+        self.0.pass(page[0]);
+        self.1.compress(page)
+    }
+
+    fn decompress(&mut self, data: &[u8], page: &mut Page) -> Result<(), CodecError> {
+        self.1.decompress(data, page)
+    }
+}
+
+/// A reader that finds every codec worker in use must not hold the page that a writer wants: that
+/// writer has one of the workers.
+#[test]
+fn readers_that_wait_for_a_worker_hold_no_page() {
+    let gates = Arc::new(Gates::default());
+    let frames = frames(2);
+    let store = &store(&frames, Box::new(Gated(Arc::clone(&gates))));
+    let page = |gate| {
+        let mut page = page(1, 500);
+        page[0] = gate;
+        page
+    };
+    gates.open(0);
+    store.put(Key(0), &page(0)).unwrap();
+    // One writer for each worker, the last of them of the page that is read.
+    let writers = u8::try_from(std::thread::available_parallelism().unwrap().get()).unwrap();
+    let (done, is_done) = std::sync::mpsc::channel();
+    let finished = std::thread::scope(|s| {
+        for gate in 1..writers {
+            s.spawn(move || store.put(Key(gate.into()), &page(gate)).unwrap());
+            gates.wait_for(gate);
+        }
+        s.spawn(move || {
+            store.put(Key(0), &page(writers)).unwrap();
+            done.send(()).unwrap();
+        });
+        gates.wait_for(writers);
+        s.spawn(|| store.get(Key(0), &mut [0; FRAME_SIZE]).unwrap());
+        // Time for the reader to come as far as it can; that it does is not needed to pass.
+        std::thread::sleep(Duration::from_millis(50));
+        gates.open(writers);
+        let finished = is_done.recv_timeout(Duration::from_secs(30));
+        (1..writers).for_each(|gate| gates.open(gate));
+        finished
+    });
+    assert!(finished.is_ok(), "the writer waits for the reader, which waits for a worker");
 }
 
 proptest! {
