@@ -107,6 +107,13 @@ impl LockedFrame<'_> {
         self.private
     }
 
+    /// Whether the frame is `owner`'s. Callbacks that hand out memory by frame numbers of their
+    /// own must ask: they can be registered with another pool, or called by another owner's.
+    #[must_use]
+    pub fn belongs_to(&self, owner: &Owner) -> bool {
+        self.owner == owner.id && self.pool.id() == owner.pool.id()
+    }
+
     /// Clears the movable mark and drops the owner's reference: the frame is no longer the
     /// owner's. `false` if it was not any more.
     pub fn release(&mut self) -> bool {
@@ -373,8 +380,23 @@ pub(super) struct OpsCache(Option<(OwnerId, Arc<dyn MovableOps>)>);
 impl OpsCache {
     pub(super) fn get(&mut self, registry: &Registry, id: OwnerId) -> Option<&dyn MovableOps> {
         if self.0.as_ref().is_none_or(|(cached, _)| *cached != id) {
-            self.0 = Some((id, registry.get(id)?));
+            let ops = registry.get(id)?;
+            self.replace(Some((id, ops)));
         }
         self.0.as_ref().map(|(_, ops)| &**ops)
+    }
+
+    /// The one before may have lost all its other users meanwhile: then it ends here, and its
+    /// `drop` is a callback like the others.
+    fn replace(&mut self, new: Option<(OwnerId, Arc<dyn MovableOps>)>) {
+        if let Some(before) = std::mem::replace(&mut self.0, new) {
+            call(move || drop(before));
+        }
+    }
+}
+
+impl Drop for OpsCache {
+    fn drop(&mut self) {
+        self.replace(None);
     }
 }

@@ -36,6 +36,10 @@ impl MovableOps for ZsPool {
         src: &mut LockedFrame<'_>,
         mode: MigrateMode,
     ) -> Result<(), MigrateError> {
+        // These callbacks are public: in another pool the frame's number may be one of ours.
+        if !self.owner.get().is_some_and(|owner| src.belongs_to(owner)) {
+            return Err(MigrateError::Unknown);
+        }
         let zspage =
             self.zspages.get(src.private() >> POSITION_BITS).ok_or(MigrateError::Unknown)?;
         let position = (src.private() & ((1 << POSITION_BITS) - 1)) as usize;

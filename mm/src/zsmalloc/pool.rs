@@ -128,7 +128,7 @@ pub(super) struct ClassSlot {
 pub struct ZsPool {
     pub(super) frames: Arc<FramePool>,
     /// Set once, right after creation; absent in a pool of unmovable frames.
-    owner: OnceLock<Owner>,
+    pub(super) owner: OnceLock<Owner>,
     tag: u16,
     config: ZsConfig,
     classes: Classes,

@@ -2,12 +2,13 @@
 //! The migration contract: what the pool does when owners refuse, fail, free, panic or lie.
 
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, Mutex};
 
 use super::driver::{Driver, Mood, pool};
 use crate::frame::*;
 
 /// A pool of four blocks, every other frame the driver's.
-fn half_full() -> (std::sync::Arc<FramePool>, std::sync::Arc<Driver>, u32) {
+fn half_full() -> (Arc<FramePool>, Arc<Driver>, u32) {
     let pool = pool(4);
     let driver = Driver::new(&pool);
     let keys: Vec<_> = (0..4 * BLOCK_FRAMES).map(|_| driver.put(Gfp::MOVABLE).unwrap()).collect();
@@ -114,6 +115,50 @@ fn frames_of_an_owner_that_is_gone_stay_where_they_are() {
     drop(driver);
     assert_eq!(pool.compact().moved, 0);
     assert_eq!(pool.validate().unwrap().used, used);
+}
+
+/// An owner that lives only as long as nobody asks it anything, and whose end is a panic.
+struct Mayfly(Mutex<Option<Arc<Self>>>);
+
+impl Drop for Mayfly {
+    fn drop(&mut self) {
+        panic!("drop panics on purpose");
+    }
+}
+
+impl MovableOps for Mayfly {
+    fn isolate(&self, _: &LockedFrame<'_>, _: MigrateMode) -> bool {
+        self.0.lock().unwrap().take();
+        false
+    }
+
+    fn migrate(
+        &self,
+        _: &mut TargetFrame<'_>,
+        _: &mut LockedFrame<'_>,
+        _: MigrateMode,
+    ) -> Result<(), MigrateError> {
+        unreachable!("nothing was isolated")
+    }
+
+    fn putback(&self, _: &LockedFrame<'_>) {}
+}
+
+#[test]
+fn an_owner_may_end_in_the_middle_of_a_pass() {
+    let (pool, driver, used) = half_full();
+    driver.set_mood(Mood::Honest);
+    let mayfly = Arc::new(Mayfly(Mutex::default()));
+    *mayfly.0.lock().unwrap() = Some(Arc::clone(&mayfly));
+    let weak = Arc::downgrade(&mayfly);
+    drop(mayfly);
+    // Takes a gap between two frames of the driver, which are looked at before and after.
+    pool.register(weak.clone()).unwrap().alloc(Gfp::MOVABLE, 0).unwrap();
+    pool.compact();
+    assert!(weak.upgrade().is_none());
+    let accounting = pool.validate().unwrap();
+    assert_eq!((accounting.used, accounting.isolated), (used + 1, 0));
+    driver.check_all();
 }
 
 #[test]

@@ -186,6 +186,30 @@ fn every_frame_can_be_moved_away() {
     frames.validate().unwrap();
 }
 
+/// The callbacks are public, so anybody can register the pool as the owner of frames elsewhere.
+#[test]
+fn frames_of_another_pool_change_nothing() {
+    let (ours, theirs) = (frames(2), frames(2));
+    let pool = ZsPool::new(&ours, ZsConfig::default()).unwrap();
+    let held: Vec<_> = (0..300).map(|seed| (seed, put(&pool, seed, 3000))).collect();
+    let weak = std::sync::Arc::downgrade(&pool);
+    let impostor = theirs.register(weak).unwrap();
+    // Each claims to be the first frame of the first zspage, and one has its number.
+    let mut others: Vec<_> =
+        std::iter::from_fn(|| impostor.alloc(Gfp::MOVABLE.emergency(), 0).ok()).collect();
+    others.sort();
+    for frame in others.split_off(512) {
+        impostor.free(frame).unwrap();
+    }
+    // The lower block is full of them, so the upper one is what can be had.
+    let run = theirs.alloc_contig(512, 512).unwrap();
+    assert_eq!(run.range().start.index(), 512);
+    assert!(theirs.events().isolated >= 512 && theirs.events().moved == 0);
+    assert!(held.iter().all(|&(seed, handle)| holds(&pool, handle, seed, 3000)));
+    pool.validate();
+    ours.validate().unwrap();
+}
+
 #[test]
 fn an_unmovable_pool_stays() {
     let frames = frames(2);
