@@ -64,7 +64,7 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self { lists: [const { Stack::new() }; Mobility::ALL.len()], used: 0 }
     }
 

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Model checks of a frame's word and of the spin lock: all interleavings of two or three threads.
+//! Model checks of a frame's word, of the spin lock, and of a cache beside a block that is being
+//! isolated: all interleavings of two or three threads.
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread;
 
-use super::ids::Order;
+use super::cache::Cache;
+use super::ids::{FrameId, Order};
 use super::page::{FrameMeta, OwnerId, Word};
+use super::pageblock::{Blocks, MigrateType, Mobility};
 use super::sync::SpinLock;
 
 const OWNER: OwnerId = OwnerId(3);
@@ -127,6 +130,33 @@ fn reclaiming_and_isolating_exclude_each_other() {
         let reclaimed = frame.meta.reclaim(OWNER);
         let isolated = core.join().unwrap();
         assert!(reclaimed ^ isolated, "reclaimed {reclaimed}, isolated {isolated}");
+    });
+}
+
+/// What `free_single` and `Isolation::begin` with `drain_caches` rest on: a frame of a block that
+/// was marked and whose caches were emptied after that is in no cache.
+#[test]
+fn no_frame_of_an_isolated_block_stays_in_a_cache() {
+    loom::model(|| {
+        let blocks = Blocks::new(512, MigrateType::Movable);
+        let shared = Arc::new((blocks, SpinLock::new(Cache::new())));
+        let frame = FrameId::new(7);
+        let freeing = thread::spawn({
+            let shared = shared.clone();
+            move || {
+                let mut cache = shared.1.lock();
+                let cached = shared.0.type_at(frame) == MigrateType::Movable;
+                if cached {
+                    cache.list(Mobility::Movable).push(frame);
+                }
+                cached
+            }
+        });
+        shared.0.set_type(frame.block(), MigrateType::Isolate);
+        let drained = shared.1.lock().drain().count();
+        let cached = freeing.join().unwrap();
+        assert_eq!(drained == 1, cached);
+        assert_eq!(shared.1.lock().cached(), 0);
     });
 }
 

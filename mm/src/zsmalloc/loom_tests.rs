@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Model checks of a handle's lock bit and of a zspage's read-write lock.
+//! Model checks of a handle's lock bit, of a zspage's read-write lock, and of reading an object
+//! while its frame migrates.
 
-use loom::cell::Cell;
+use loom::cell::{Cell, UnsafeCell};
 use loom::sync::Arc;
 use loom::thread;
 
 use super::handle::{Entry, Place};
-use super::zspage::MapLock;
+use super::zspage::{MapLock, Zspage};
+use crate::frame::FrameId;
 
 /// A value that loom checks for races.
 struct Shared<L> {
@@ -83,5 +85,59 @@ fn a_writer_and_a_reader_exclude_each_other() {
         assert!(seen == 0 || seen == 2, "half written: {seen}");
         writer.join().unwrap();
         assert!(shared.lock.try_write(), "all gone");
+    });
+}
+
+/// Two frames of memory, a zspage that has the first, and the handle of its one object.
+struct Migration {
+    memory: [UnsafeCell<u32>; 2],
+    zspage: Zspage,
+    entry: Entry,
+}
+
+// SAFETY: the tests touch `memory` only as the locks under test allow; loom reports it if that lets
+// two threads in at once.
+unsafe impl Sync for Migration {}
+// SAFETY: cells of numbers may go anywhere.
+unsafe impl Send for Migration {}
+
+/// `ZsPool::map` beside `ZsPool::migrate`: the object is read in the old frame or in the new, whole,
+/// and the old frame is nobody's once it was left.
+#[test]
+fn an_object_is_read_while_its_frame_migrates() {
+    loom::model(|| {
+        let shared = Arc::new(Migration {
+            memory: [UnsafeCell::new(7), UnsafeCell::new(0)],
+            zspage: Zspage::new(),
+            entry: Entry::new(),
+        });
+        shared.zspage.open(0, &[FrameId::new(0)]);
+        let generation = shared.entry.publish(Place { zspage: 0, object: 0 });
+        let mover = thread::spawn({
+            let shared = shared.clone();
+            move || {
+                if !shared.zspage.lock.try_write() {
+                    return;
+                }
+                // SAFETY: what is being checked: the lock keeps readers of the source away.
+                let value = shared.memory[0].with(|source| unsafe { *source });
+                // SAFETY: as above.
+                shared.memory[1].with_mut(|target| unsafe { *target = value });
+                shared.zspage.set_frame(0, FrameId::new(1));
+                shared.zspage.lock.unwrite();
+                // The source is free, and its next user writes it.
+                // SAFETY: as above.
+                shared.memory[0].with_mut(|source| unsafe { *source = 99 });
+            }
+        });
+        shared.entry.lock(generation).expect("live");
+        shared.zspage.lock.read();
+        let frame = shared.zspage.frame(0).as_usize();
+        // SAFETY: what is being checked: the lock keeps the object where it is.
+        let seen = shared.memory[frame].with(|object| unsafe { *object });
+        shared.zspage.lock.unread();
+        shared.entry.unlock();
+        assert_eq!(seen, 7, "in frame {frame}");
+        mover.join().unwrap();
     });
 }

@@ -13,10 +13,11 @@ mod headers;
 mod licences;
 
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::build::{self, Profile};
-use crate::error::{IoContext, Result};
+use crate::error::{IoContext, Result, task_error};
 use crate::payload::{KernelChoice, Payload};
 use crate::{paths, run};
 
@@ -81,7 +82,10 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
                 .args(["--", "-D", "warnings"]),
         ))
     });
-    step("unit and documentation tests", &mut unit_tests);
+    step("unit and documentation tests", &mut || {
+        cargo_tests(cargo_test().args(["--workspace", "--no-fail-fast"]))
+    });
+    step("models of what is lock-free", &mut models);
     step("fuzzing, shortly", &mut || fuzz::smoke(options.fuzz_seconds));
     if !options.no_guests {
         step("guest kernel patches: style", &mut || whole(checkpatch::check()));
@@ -96,20 +100,37 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     Ok(all.failed == 0)
 }
 
-/// `cargo test`, its results counted from its closing lines.
-fn unit_tests() -> Result<Count> {
+/// loom runs every interleaving of the bit-locked parts of `mm`. The flag makes it another build,
+/// which has a folder of its own lest each run builds the other's dependencies again.
+fn models() -> Result<Count> {
+    cargo_tests(
+        cargo_test()
+            .args(["--package", "ballast-mm", "--release", "--lib", "loom"])
+            .env("CARGO_TARGET_DIR", paths::target().join("loom"))
+            .env("RUSTFLAGS", "--cfg loom"),
+    )
+}
+
+fn cargo_test() -> Command {
+    let mut cargo = build::cargo();
+    cargo.args(["test", "--locked", "--quiet"]);
+    cargo
+}
+
+/// Runs `cargo test`, its results counted from its closing lines.
+fn cargo_tests(test: &mut Command) -> Result<Count> {
     let mut count = Count::default();
-    let outcome = run::watch(
-        build::cargo().args(["test", "--locked", "--quiet", "--workspace", "--no-fail-fast"]),
-        |line| {
-            if let Some(result) = closing_line(line) {
-                count.add(result);
-            }
-        },
-    );
+    let outcome = run::watch(test, |line| {
+        if let Some(result) = closing_line(line) {
+            count.add(result);
+        }
+    });
     if outcome.is_err() && count.failed == 0 {
         // It did not even come to run tests.
         outcome?;
+    }
+    if count.passed + count.failed == 0 {
+        return task_error("no test ran");
     }
     Ok(count)
 }
