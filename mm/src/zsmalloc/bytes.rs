@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Raw access to objects in frames: all of this folder's `unsafe`.
+//! Raw access to objects in frames.
 //!
 //! Why it is sound: a zspage's frames belong to its pool from `open` to `close`. The bytes of a
 //! slot are touched only

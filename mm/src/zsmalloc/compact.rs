@@ -5,8 +5,10 @@
 use std::sync::atomic::Ordering;
 
 use super::bytes::Span;
+use super::chain::Emptied;
 use super::handle::Place;
-use super::pool::{ClassSlot, ClassState, Emptied, ZsPool};
+use super::lists::{ClassSlot, ClassState};
+use super::pool::ZsPool;
 use super::zspage::{EMPTY, FULL};
 
 impl ZsPool {

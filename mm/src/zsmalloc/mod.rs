@@ -21,16 +21,23 @@
 //! - A zspage's lock is held for reading while any of its objects is mapped, for writing while
 //!   one of its frames or objects moves.
 //!
-//! Files: `class` sizes and chain lengths · `handle` the table of entries · `zspage` chains, their
-//! lock and fullness · `bytes` the only `unsafe` · `pool` the front door · `compact` moving objects
-//! together · `migrate` the frame pool's callbacks.
+//! Front: `pool` the front door · `mapped` the bytes of an object · `validate` the recount.
+//! Mechanism: `class` sizes and chain lengths · `handle` the table of entries · `zspage` one chain,
+//! its lock and fullness · `chain` making and giving back · `lists` zspages by fullness · `objects`
+//! in them · `bytes` raw access · `compact` moving objects together · `migrate` the frame pool's
+//! callbacks. `unsafe` is in `bytes`, and where `mapped` and `compact` keep its conditions.
 
 mod bytes;
+mod chain;
 mod class;
 mod compact;
 mod handle;
+mod lists;
+mod mapped;
 mod migrate;
+mod objects;
 mod pool;
+mod validate;
 mod zspage;
 
 #[cfg(all(test, loom))]
@@ -40,4 +47,5 @@ mod tests;
 
 pub use class::{MAX_SIZE, SizeClass};
 pub use handle::Handle;
-pub use pool::{ClassInfo, Mapped, ZsConfig, ZsError, ZsPool, ZsStats};
+pub use mapped::Mapped;
+pub use pool::{ClassInfo, ZsConfig, ZsError, ZsPool, ZsStats};
