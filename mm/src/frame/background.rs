@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The background thread: compacts ahead of need, within a budget.
+//! The background thread: asks for memory and compacts ahead of need, within a budget.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -33,6 +33,8 @@ impl Default for Budget {
 #[derive(Default)]
 struct State {
     wanted: Option<Order>,
+    /// A thread serves the pool.
+    served: bool,
     stop: bool,
 }
 
@@ -53,9 +55,21 @@ impl Wakeup {
         }
     }
 
+    /// Whether nobody served the pool before.
+    fn serve(&self) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        !std::mem::replace(&mut state.served, true)
+    }
+
     fn stop(&self) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).stop = true;
         self.changed.notify_all();
+    }
+
+    /// The thread has ended, and another may begin.
+    fn stopped(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        (state.served, state.stop) = (false, false);
     }
 
     /// Waits for work; `None` when it is time to end.
@@ -94,14 +108,20 @@ impl Background {
     /// not keep the pool alive.
     ///
     /// # Errors
-    /// If the system has no thread to give.
+    /// `AlreadyExists` if the pool has one, and whatever the system says that has none to give.
     pub fn start(pool: &Arc<FramePool>, budget: Budget) -> std::io::Result<Self> {
         let wakeup = Arc::clone(&pool.wakeup);
-        let (weak, bell) = (Arc::downgrade(pool), Arc::clone(&wakeup));
+        if !wakeup.serve() {
+            return Err(std::io::ErrorKind::AlreadyExists.into());
+        }
+        // From here on dropping it says that the thread has ended, if it ever began.
+        let mut background = Self { wakeup: Arc::clone(&wakeup), thread: None };
+        let weak = Arc::downgrade(pool);
         let thread = std::thread::Builder::new()
             .name("mm-compact".into())
-            .spawn(move || serve(&weak, &bell, budget))?;
-        Ok(Self { wakeup, thread: Some(thread) })
+            .spawn(move || serve(&weak, &wakeup, budget))?;
+        background.thread = Some(thread);
+        Ok(background)
     }
 }
 
@@ -112,7 +132,7 @@ impl Drop for Background {
             // A panic of that thread has been reported where it happened.
             let _ = thread.join();
         }
-        self.wakeup.state.lock().unwrap_or_else(PoisonError::into_inner).stop = false;
+        self.wakeup.stopped();
     }
 }
 
@@ -122,6 +142,7 @@ fn serve(pool: &Weak<FramePool>, bell: &Wakeup, budget: Budget) {
         loop {
             let Some(pool) = pool.upgrade() else { return };
             add(&pool.events.background_runs, 1);
+            pool.balance();
             let goal = Goal::Unit(order, Mobility::Movable);
             let run = Compaction::new(&pool, goal, MigrateMode::SyncLight);
             let report = run.in_background(budget.frames).run();

@@ -8,7 +8,7 @@
 //! together.
 //!
 //! Front: [`pool`](FramePool) the front door · `region` the memory · `movable` the contract with
-//! owners · `stats` numbers for people · `validate` the recount.
+//! owners · `shrink` whom to ask for memory · `stats` numbers for people · `validate` the recount.
 //! Mechanism: `ids` frame numbers and orders · `page` the word of state of each frame · `pageblock`
 //! migrate types · `buddy` free lists · `cache` per-thread caches · `zone` what the lock guards ·
 //! `migrate` isolating and moving · `compaction` the two scanners · `background` their thread ·
@@ -28,6 +28,7 @@ mod page;
 mod pageblock;
 mod pool;
 mod region;
+mod shrink;
 mod stats;
 pub(crate) mod sync;
 mod validate;
@@ -56,6 +57,7 @@ pub use pool::{
     AllocError, FramePool, Frames, FreeError, Gfp, OwnedFrames, PoolConfig, PoolError, PoolId,
 };
 pub use region::{Region, RegionError};
+pub use shrink::Shrink;
 pub use stats::{Accounting, Events, FreeInfo};
 pub use validate::Inconsistent;
 pub use zone::Watermarks;

@@ -13,6 +13,7 @@ use super::movable::{MovableOps, Owner, Registry};
 use super::page::{FrameMeta, FrameTable, Kind, Word};
 use super::pageblock::{Blocks, MigrateType, Mobility};
 use super::region::Region;
+use super::shrink::Shrinkers;
 use super::stats::EventCounters;
 use super::zone::{Watermarks, Zone};
 
@@ -42,7 +43,7 @@ impl Gfp {
         Self { mobility, compact: true, emergency: false }
     }
 
-    /// Rather fail than compact.
+    /// Rather fail than compact, or ask others for memory.
     #[must_use]
     pub const fn without_compaction(self) -> Self {
         Self { compact: false, ..self }
@@ -163,6 +164,7 @@ pub struct FramePool {
     zone: Mutex<Zone>,
     pub(super) caches: Caches,
     pub(super) owners: Registry,
+    pub(super) shrinkers: Shrinkers,
     pub(super) marks: Watermarks,
     pub(super) events: EventCounters,
     /// Allocated frames with the isolated mark.
@@ -192,6 +194,7 @@ impl FramePool {
             zone: Mutex::new(Zone::new(count)),
             caches,
             owners: Registry::default(),
+            shrinkers: Shrinkers::default(),
             marks: config.watermarks.unwrap_or(Watermarks::for_frames(count)),
             events: EventCounters::default(),
             isolated: AtomicI64::new(0),
@@ -237,7 +240,7 @@ impl FramePool {
     /// Allocates a unit of `order`. Its contents are whatever was there before.
     ///
     /// # Errors
-    /// [`AllocError`], after compaction has been tried if `gfp` allows.
+    /// [`AllocError`], after shrinkers and compaction have been tried if `gfp` allows.
     #[inline]
     pub fn alloc(&self, order: Order, gfp: Gfp) -> Result<Frames, AllocError> {
         if order == Order::ZERO
@@ -431,6 +434,11 @@ impl FramePool {
             if let Some(frame) = zone.alloc(self.tables(), order, gfp, self.marks.min) {
                 return Ok(self.token(frame, order));
             }
+        }
+        if self.shrink_for(order, gfp)
+            && let Some(frame) = self.zone().alloc(self.tables(), order, gfp, self.marks.min)
+        {
+            return Ok(self.token(frame, order));
         }
         if let Some(frame) = self.alloc_compacting(order, gfp) {
             return Ok(self.token(frame, order));

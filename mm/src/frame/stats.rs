@@ -120,7 +120,7 @@ events! {
     freed_while_isolated,
     /// Frames that could not be moved and were put back.
     move_failed,
-    /// Callbacks that panicked.
+    /// Callbacks that panicked, shrinkers' included.
     ops_panicked,
     /// Migrations reported as done whose source was not released.
     ops_lied,
@@ -132,6 +132,8 @@ events! {
     compact_fail,
     /// Direct compactions not tried because of earlier failures.
     compact_deferred,
+    /// Frames that shrinkers gave back.
+    shrunk,
     /// Runs of the background thread.
     background_runs,
     /// Contiguous allocations that succeeded.

@@ -13,9 +13,9 @@ use super::pool::Gfp;
 pub struct Watermarks {
     /// Only emergency allocations go below.
     pub min: u32,
-    /// Below this the background thread is woken.
+    /// Below this the background thread is woken, and asks shrinkers for memory.
     pub low: u32,
-    /// Above this the background thread rests.
+    /// That many it asks for.
     pub high: u32,
 }
 

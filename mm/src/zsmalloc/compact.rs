@@ -4,12 +4,20 @@
 
 use std::sync::atomic::Ordering;
 
+use crate::frame::Shrink;
+
 use super::bytes::Span;
 use super::chain::Emptied;
 use super::handle::Place;
 use super::lists::{ClassSlot, ClassState};
 use super::pool::ZsPool;
 use super::zspage::{EMPTY, FULL};
+
+impl Shrink for ZsPool {
+    fn shrink(&self, frames: u64) -> u64 {
+        ZsPool::shrink(self, frames)
+    }
+}
 
 impl ZsPool {
     /// Moves objects together and gives back the frames of zspages that this empties, and of
@@ -31,8 +39,8 @@ impl ZsPool {
         self.slots.iter().map(|slot| of(slot) as u64).sum()
     }
 
-    /// Like [`compact`](Self::compact), but stops once `frames` frames were given back: what a
-    /// shrinker under memory pressure calls.
+    /// Like [`compact`](Self::compact), but stops once `frames` frames were given back: what the
+    /// frame pool asks for when too little is free.
     pub fn shrink(&self, frames: u64) -> u64 {
         let mut freed = 0;
         for slot in &self.slots {

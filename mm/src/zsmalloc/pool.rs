@@ -131,12 +131,13 @@ impl ZsPool {
             compacted: AtomicU64::new(0),
             migrated: AtomicU64::new(0),
         });
+        let weak: Weak<Self> = Arc::downgrade(&pool);
         if config.movable {
-            let weak: Weak<Self> = Arc::downgrade(&pool);
-            let ops: Weak<dyn MovableOps> = weak;
+            let ops: Weak<dyn MovableOps> = weak.clone();
             // The cell is empty: the pool was made above.
             let _ = pool.owner.set(frames.register(ops)?);
         }
+        frames.register_shrinker(weak);
         Ok(pool)
     }
 

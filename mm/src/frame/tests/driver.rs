@@ -225,7 +225,7 @@ impl MovableOps for Driver {
 }
 
 /// Keeps panics on purpose out of the output: there are thousands, and backtraces are slow.
-fn quiet() {
+pub(super) fn quiet() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         let before = std::panic::take_hook();

@@ -10,4 +10,5 @@ mod contig;
 mod contract;
 mod driver;
 mod model;
+mod shrink;
 mod stress;

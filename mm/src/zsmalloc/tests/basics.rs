@@ -138,6 +138,24 @@ fn compaction_packs_classes_and_keeps_handles() {
 }
 
 #[test]
+fn sparse_zspages_make_room_for_others() {
+    let frames = frames(2);
+    let pool = ZsPool::new(&frames, ZsConfig::default()).unwrap();
+    let held: Vec<_> = (0..2000u64).map(|seed| (seed, put(&pool, seed, 1300))).collect();
+    let (keep, go): (Vec<_>, Vec<_>) = held.into_iter().partition(|h| h.0 % 4 == 0);
+    go.iter().for_each(|h| pool.free(h.1).unwrap());
+    let could = pool.compactable();
+    assert!(could > 200, "{could}");
+    let left = frames.accounting().free;
+    let taken: Vec<_> =
+        std::iter::from_fn(|| frames.alloc(Order::ZERO, Gfp::UNMOVABLE).ok()).collect();
+    assert_eq!((pool.compactable(), frames.events().shrunk), (0, could));
+    assert_eq!(taken.len() as u64, u64::from(left - frames.watermarks().min) + could);
+    assert!(keep.iter().all(|&(seed, handle)| holds(&pool, handle, seed, 1300)));
+    pool.validate();
+}
+
+#[test]
 #[cfg(not(miri))]
 fn mapped_objects_stay_and_the_rest_moves() {
     let frames = frames(4);
