@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use harness::guest::Guest;
+use harness::guest::{BALLOON_LIMIT, Guest};
 use harness::monitor::Spec;
 use harness::runner::Context;
 use harness::{Error, Result, check, check_eq, host};
@@ -95,6 +95,79 @@ pub(crate) fn memory_in_use_is_left_alone(context: &Context) -> Result<()> {
     guest.agent.verify("busy-stop")?;
     guest.agent.verify("verify still")?;
     check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+/// The host changes its mind while the guest is on its way. Shown with Debian's kernel, whose
+/// driver gives pages one by one and can be overtaken.
+pub(crate) fn targets_that_change_under_way(context: &Context) -> Result<()> {
+    const TARGETS: [u64; 7] = [400, 30, 350, 0, 300, 0, 64];
+    let mut guest =
+        Guest::boot(&context.ballast(), Spec::debian(&context.payload, 512), &context.logs)?;
+    guest.agent.command("fill kept 48M")?;
+    let mut under_way = 0;
+    for target in TARGETS {
+        let before = guest.monitor.balloon_actual(&guest.spec)?;
+        guest.monitor.set_balloon(target, &guest.spec)?;
+        let reached = guest.monitor.poll("the balloon to move", BALLOON_LIMIT, |monitor| {
+            let actual = monitor.balloon_actual(&guest.spec)?;
+            Ok((actual != before).then_some(actual))
+        })?;
+        println!("{before} MiB, then {reached} on the way to {target}");
+        under_way += u32::from(reached != target);
+    }
+    check!(under_way >= 3, "the guest was on its way {under_way} times only");
+    guest.balloon_to(64)?;
+    check_eq!(guest.ballooned()?, 64 * MIB);
+    guest.agent.verify("verify kept")?;
+    guest.balloon_to(0)?;
+    check_eq!(guest.ballooned()?, 0);
+    guest.agent.verify("verify kept")?;
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+/// The driver leaves, with Debian's kernel in the middle of an inflation, and comes again: the guest
+/// has all of its memory in between, and nothing in it is lost.
+pub(crate) fn a_driver_that_leaves_and_comes_again(context: &Context) -> Result<()> {
+    const DRIVER: &str = "/sys/bus/virtio/drivers/virtio_balloon";
+    const TARGET: u64 = 320;
+    for (spec, pages) in
+        [(Spec::debian(&context.payload, 512), true), (Spec::new(&context.payload, 512), false)]
+    {
+        let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
+        let names = guest.agent.command(&format!("list {DRIVER}"))?;
+        let device = names.iter().find(|name| name.starts_with("virtio")).cloned();
+        let device = device.ok_or_else(|| Error::Check(format!("no device in {names:?}")))?;
+        guest.agent.command("fill kept 48M")?;
+        let available = guest.agent.meminfo()?["MemAvailable"];
+        guest.monitor.set_balloon(TARGET, &guest.spec)?;
+        guest.monitor.poll("the balloon to grow", BALLOON_LIMIT, |monitor| {
+            Ok((monitor.balloon_actual(&guest.spec)? > 0).then_some(()))
+        })?;
+        guest.agent.command(&format!("write {DRIVER}/unbind {device}"))?;
+        let given = guest.balloon_counter("inflated_pages")? * host::PAGE;
+        println!("{} of {TARGET} MiB were in the balloon when the driver left", given / MIB);
+        check!(given > 0 && !(pages && given >= TARGET * MIB), "not in the middle: {given}");
+        check_eq!(guest.ballooned()?, 0);
+        guest.agent.verify("verify kept")?;
+        let now = guest.agent.meminfo()?["MemAvailable"];
+        check!(now + 8 * MIB > available, "{available} bytes were available, {now} are now");
+        // All of it is the guest's to use, and nobody takes it away any more.
+        guest.agent.command(&format!("fill all {}M", available / MIB - 40))?;
+        guest.agent.verify("verify all")?;
+        guest.agent.command("free all")?;
+
+        guest.agent.command(&format!("write {DRIVER}/bind {device}"))?;
+        guest.monitor.poll("the target to be reached again", BALLOON_LIMIT, |monitor| {
+            Ok((monitor.balloon_actual(&guest.spec)? == TARGET).then_some(()))
+        })?;
+        check_eq!(guest.ballooned()?, TARGET * MIB);
+        guest.agent.verify("verify kept")?;
+        guest.balloon_to(0)?;
+        guest.agent.verify("verify kept")?;
+        check_eq!(guest.power_off()?.code(), Some(0));
+    }
     Ok(())
 }
 

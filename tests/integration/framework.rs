@@ -34,11 +34,16 @@ pub(crate) fn balloon_pages_migrate(context: &Context) -> Result<()> {
     // Now the balloon's pages lie singly in free memory.
     guest.agent.command("file-free crumbs")?;
     let before = guest.agent.vmstat(["balloon_migrate"])?;
+    let seen_before = guest.balloon_counter("migrated_pages")?;
     compact(&mut guest)?;
     let after = guest.agent.vmstat(["balloon_migrate"])?;
+    let seen = guest.balloon_counter("migrated_pages")? - seen_before;
     println!("balloon pages moved: {} before, {} after compaction", before[0], after[0]);
+    println!("the device saw {seen} pairs of one page in and one page out");
     check!(after[0] > before[0], "no page of the balloon moved: {before:?}, {after:?}");
+    check!(seen > 0, "the device recognised no migration");
     check_eq!(guest.monitor.balloon_actual(&guest.spec)?, BALLOON_MIB);
+    check_eq!(guest.ballooned()?, BALLOON_MIB << 20);
     guest.agent.verify("verify kept")?;
     guest.balloon_to(0)?;
     guest.agent.verify("verify kept")?;

@@ -5,6 +5,7 @@
 //! - `boot.rs`         kernels, sizes, ways to end, nothing left behind
 //! - `balloon.rs`      memory given back and taken again, statistics, out of memory
 //! - `evacuation.rs`   whole blocks from a fragmented guest, and vacated on request
+//! - `free_pages.rs`   memory that goes back without a balloon: reporting, hinting
 //! - `framework.rs`    Linux's movable pages at work in our guest: balloon, zram, CMA
 //! - `pause.rs`        pause and resume under load
 //! - `api.rs`          the HTTP API: Firecracker's way to start, and clients that misbehave
@@ -16,6 +17,7 @@ mod boot;
 mod command_line;
 mod evacuation;
 mod framework;
+mod free_pages;
 mod pause;
 
 use std::process::ExitCode;
@@ -44,11 +46,17 @@ const TESTS: &[Test] = &[
     test!(balloon::deflates_rather_than_running_out_of_memory, 300),
     test!(balloon::memory_in_use_is_left_alone, 300),
     test!(balloon::targets_that_make_no_sense, 180),
+    test!(balloon::targets_that_change_under_way, 300),
+    test!(balloon::a_driver_that_leaves_and_comes_again, 400),
+    test!(free_pages::freed_memory_is_reported, 240),
+    test!(free_pages::free_memory_is_hinted_on_request, 300),
     test!(framework::balloon_pages_migrate, 240),
     test!(framework::zram_pages_migrate, 240),
     test!(framework::contiguous_memory_over_zram_and_balloon_pages, 240),
     test!(evacuation::blocks_from_a_fragmented_guest, 300),
     test!(evacuation::blocks_in_use_are_vacated, 300),
+    test!(evacuation::a_block_with_a_pinned_page_is_busy, 240),
+    test!(evacuation::without_our_patches_there_are_no_blocks, 300),
     test!(evacuation::ranges_that_make_no_sense, 180),
     test!(pause::under_load, 240),
     test!(api::started_as_firecracker_is, 240),

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::agent::Agent;
 use crate::monitor::{Monitor, Program, Spec};
 use crate::{Error, Result};
@@ -68,6 +70,20 @@ impl Guest {
         self.agent.command(&format!("fill touched {}M", free.saturating_sub(UNTOUCHED_MIB)))?;
         self.agent.command("free touched")?;
         self.agent.command(&format!("write {KEPT_FREE} {kept}")).map(drop)
+    }
+
+    /// One of the balloon's counters; `name` is a path such as `inflation/freed`.
+    pub fn balloon_counter(&self, name: &str) -> Result<u64> {
+        let metrics = self.monitor.api().get("/metrics")?;
+        let value = metrics.pointer(&format!("/balloon/{name}")).and_then(Value::as_u64);
+        value.ok_or_else(|| Error::Check(format!("no balloon counter {name}: {metrics}")))
+    }
+
+    /// Bytes in the balloon by the device's own record.
+    pub fn ballooned(&self) -> Result<u64> {
+        let memory = self.monitor.api().get("/memory")?;
+        let bytes = memory["ballooned_bytes"].as_u64();
+        bytes.ok_or_else(|| Error::Check(format!("no ballooned_bytes: {memory}")))
     }
 
     /// Powers the guest off from within; gives the monitor's exit status.

@@ -75,6 +75,11 @@ impl Region {
         self.words / WORDS
     }
 
+    /// The address of page `index`.
+    pub(crate) fn page(&self, index: usize) -> Option<NonNull<u64>> {
+        self.words().get(index.checked_mul(WORDS)?).map(NonNull::from)
+    }
+
     /// Writes the pattern to every page.
     pub(crate) fn fill(&mut self) {
         let seed = self.seed;

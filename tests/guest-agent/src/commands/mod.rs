@@ -7,6 +7,7 @@
 //! - `busy.rs`    threads that keep using memory and check it
 //! - `gpu.rs`     GPU buffers with a pattern, freed every other, exported
 //! - `order.rs`   kernel memory in pieces of an order
+//! - `pin.rs`     pages that nothing may move
 //! - `screen.rs`  a client that draws on a scanout
 //! - `zram.rs`    a compressed block device with a pattern in it
 //! - `kernel.rs`  read, pick, write, list, run, and ways for the machine to end
@@ -17,6 +18,7 @@ mod gpu;
 mod kernel;
 mod memory;
 mod order;
+mod pin;
 mod screen;
 mod zram;
 
@@ -32,6 +34,7 @@ pub(crate) struct State {
     busy: busy::Busy,
     gpu: gpu::Sets,
     order: order::Blocks,
+    pins: pin::Pins,
     screen: screen::Drawing,
     zram: zram::Devices,
 }
@@ -45,6 +48,12 @@ pub(crate) fn perform(state: &mut State, words: &str) -> Answer {
         ["verify", name] => state.memory.verify(name),
         ["punch", name, seed] => state.memory.punch(name, number(seed)?),
         ["free", name] => state.memory.free(name),
+        ["where", name, page] => state.memory.find(name, number(page)?),
+        ["pin", name, page] => {
+            let page = number(page)?;
+            state.memory.with_page(name, page, |address| state.pins.pin(name, page, address))
+        }
+        ["unpin", name, page] => state.pins.unpin(name, number(page)?),
         ["file-fill", name, size] => state.files.fill(name, bytes(size)?),
         ["file-punch", name, seed] => state.files.punch(name, number(seed)?),
         ["file-verify", name] => state.files.verify(name),

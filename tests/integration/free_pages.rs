@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Free memory that goes back to the host without a balloon: reported by the guest as it becomes
+//! free, or hinted all at once when the host asks.
+
+use std::time::Duration;
+
+use harness::guest::Guest;
+use harness::monitor::{Balloon, Spec};
+use harness::runner::Context;
+use harness::{Error, Result, check, check_eq, host};
+use serde_json::json;
+
+const MIB: u64 = 1 << 20;
+/// For the guest to report or hint what it has free; it waits seconds before it reports.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// What is freed in the guest becomes free memory of the host, and comes back when it is used.
+pub(crate) fn freed_memory_is_reported(context: &Context) -> Result<()> {
+    const FREED: u64 = 200 * MIB;
+    let mut spec = Spec::new(&context.payload, 512);
+    spec.balloon = Some(Balloon { deflate_on_oom: true, reporting: true });
+    let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
+    guest.agent.command("fill kept 48M")?;
+    guest.agent.command(&format!("fill reported {FREED}"))?;
+    let before = host::settled_free()?;
+    guest.agent.command("free reported")?;
+    // Pieces below 2 MiB are not reported.
+    let wanted = FREED / 100 * 95;
+    let gained = guest.monitor.poll("what was freed to be reported", LIMIT, |_| {
+        let gained = host::free()?.saturating_sub(before);
+        Ok((gained >= wanted).then_some(gained))
+    })?;
+    let (asked, freed) = (
+        guest.balloon_counter("free_page_report/asked")?,
+        guest.balloon_counter("free_page_report/freed")?,
+    );
+    println!(
+        "{} MiB freed: the host gained {} MiB; {} MiB reported so far, {} MiB of it verified free",
+        FREED / MIB,
+        gained / MIB,
+        asked / MIB,
+        freed / MIB
+    );
+    check!(asked >= freed && freed >= wanted, "counted {freed} of {asked} bytes");
+    check_eq!(guest.ballooned()?, 0);
+    guest.agent.verify("verify kept")?;
+    guest.agent.command(&format!("fill again {FREED}"))?;
+    guest.agent.verify("verify again")?;
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+/// The host asks for all free pages, while programs of the guest go on taking and checking memory.
+/// The guest keeps the pages back until the host has said that it is done.
+pub(crate) fn free_memory_is_hinted_on_request(context: &Context) -> Result<()> {
+    let mut spec = Spec { cpus: 2, ..Spec::new(&context.payload, 512) };
+    let balloon = json!({ "amount_mib": 0, "deflate_on_oom": true, "free_page_hinting": true });
+    spec.more.insert("balloon".into(), balloon);
+    let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
+    guest.touch_everything()?;
+    guest.agent.command("fill kept 48M")?;
+    guest.agent.command("busy-start 1 32M")?;
+    let free = guest.agent.meminfo()?["MemFree"];
+    let before = host::settled_free()?;
+
+    guest
+        .monitor
+        .api()
+        .patch("/balloon/hinting/start", &json!({ "acknowledge_on_stop": false }))?;
+    wait_for_hints(&mut guest)?;
+    let gained = host::settled_free()?.saturating_sub(before);
+    let held = guest.agent.meminfo()?["MemFree"];
+    println!(
+        "{} MiB were free: the host gained {} MiB; {} MiB are free in the guest now",
+        free / MIB,
+        gained / MIB,
+        held / MIB
+    );
+    check!(gained >= free / 100 * 85, "gained {gained} of {free} bytes");
+    check!(held <= free / 100 * 15, "{held} of {free} bytes are still free in the guest");
+    let freed = guest.balloon_counter("free_page_hint/freed")?;
+    check!(freed >= free / 100 * 85, "counted {freed} of {free} bytes");
+    check_eq!(guest.ballooned()?, 0);
+
+    guest.monitor.api().patch("/balloon/hinting/stop", &json!({}))?;
+    check_eq!(guest.monitor.api().get("/balloon/hinting/status")?["host_cmd"], 1);
+    guest.agent.command(&format!("fill again {}M", free / MIB - 48))?;
+    guest.agent.verify("verify again")?;
+    guest.agent.command("free again")?;
+
+    // Once more; now the guest has its pages back as soon as it has named them all.
+    guest.monitor.api().patch("/balloon/hinting/start", &json!({}))?;
+    wait_for_hints(&mut guest)?;
+    check_eq!(guest.monitor.api().get("/balloon/hinting/status")?["host_cmd"], 1);
+    check!(guest.balloon_counter("free_page_hint/freed")? > freed, "nothing came the second time");
+    guest.agent.command(&format!("fill again {}M", free / MIB - 48))?;
+    guest.agent.verify("verify again")?;
+    guest.agent.verify("busy-stop")?;
+    guest.agent.verify("verify kept")?;
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+/// Waits for the guest to say that it has hinted all that it has.
+fn wait_for_hints(guest: &mut Guest) -> Result<()> {
+    guest.monitor.poll("the guest to have hinted all", LIMIT, |monitor| {
+        let status = monitor.api().get("/balloon/hinting/status")?;
+        if status["host_cmd"].as_u64().is_none() {
+            return Err(Error::Check(format!("no command in {status}")));
+        }
+        Ok((status["guest_cmd"] == 0).then_some(()))
+    })
+}
