@@ -253,9 +253,9 @@ fn check(
     if given != id {
         return Err(Lie::WrongRequest { given, expected: Some(id) });
     }
-    let Some(outcomes) = outcomes.get(..chunk.blocks as usize) else {
+    if outcomes.len() != chunk.blocks as usize {
         return Err(Lie::Outcomes { given: outcomes.len(), asked: chunk.blocks });
-    };
+    }
     let mut checked = Vec::with_capacity(outcomes.len());
     for (block, raw) in chunk.iter().zip(outcomes) {
         checked.push(match BlockOutcome::from(*raw) {

@@ -15,6 +15,9 @@
 //! - `protocol.rs`: the wire
 //! - `roles.rs`: which queue is which
 //! - `device.rs`: the device, one dispatch over its queues
+//! - `inflation.rs`: pages and blocks in and out
+//! - `free_pages.rs`: reports and hints
+//! - `reverse.rs`: statistics and requests to vacate blocks, which run backwards
 //! - `host.rs`: what the host asks of it: targets, statistics, hinting, evacuation
 //! - `pages.rs`: page numbers made into runs
 //! - `ledger.rs`: which pages are in the balloon
@@ -27,13 +30,16 @@
 mod counters;
 mod device;
 mod evacuate;
+mod free_pages;
 mod hinting;
 mod host;
+mod inflation;
 mod ledger;
 mod pages;
 mod pool;
 pub mod protocol;
 mod reclaim;
+mod reverse;
 mod roles;
 mod stats;
 #[cfg(test)]

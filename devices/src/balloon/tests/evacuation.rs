@@ -152,10 +152,13 @@ fn lies_and_nonsense_end_the_request_and_nothing_else() {
         };
         [answer.as_bytes(), outcomes].concat()
     }
-    let lies: [Forge; 4] = [
+    let lies: [Forge; 6] = [
         |id| forge(id + 1, 0, &[2]),
         |id| forge(id, 1, &[2]),
         |id| forge(id, 0, &[]),
+        // Of blocks that it was not asked for.
+        |id| forge(id, 0, &[2, 2]),
+        |id| forge(id, 0, &[2; 300]),
         |id| forge(id, 0, &[9]),
     ];
     for lie in lies {
