@@ -52,7 +52,7 @@ pub struct Counters {
     pub stats_unknown: u64,
     /// Requests to vacate blocks that were answered.
     pub evacuations: u64,
-    /// Requests to vacate blocks that were not answered in time, or by a lie.
+    /// Requests to vacate blocks that ended unanswered: out of time, or by a reset.
     pub evacuation_fails: u64,
     /// Answers that named the wrong request or claimed what is not so.
     pub evacuation_lies: u64,
