@@ -3,9 +3,15 @@
 //! the record of the balloon is what a plain set of page numbers would be.
 
 use std::collections::BTreeSet;
+use std::sync::mpsc::channel;
 
+use mm::units::BlockId;
 use proptest::prelude::*;
+use zerocopy::{FromBytes, IntoBytes};
 
+use super::super::Outcome;
+use super::super::protocol::{EvacuationAnswer, EvacuationRequest};
+use super::super::roles::Role;
 use super::*;
 
 #[derive(Debug, Clone)]
@@ -14,6 +20,8 @@ enum Op {
     Deflate(Vec<u32>),
     Blocks { inflate: bool, blocks: Vec<u64> },
     Report { start: u64, pages: u64 },
+    Hint { start: u64, pages: u64, current: bool },
+    Evacuate { blocks: Vec<u64>, willing: u8, lie: bool },
     Target(u64),
     Wait,
     Settle,
@@ -36,6 +44,10 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (any::<bool>(), prop::collection::vec(0u64..20, 1..4))
             .prop_map(|(inflate, blocks)| Op::Blocks { inflate, blocks }),
         1 => (0u64..3000, 1u64..600).prop_map(|(start, pages)| Op::Report { start, pages }),
+        1 => (0u64..3000, 1u64..600, any::<bool>())
+            .prop_map(|(start, pages, current)| Op::Hint { start, pages, current }),
+        2 => (prop::collection::vec(0u64..20, 0..6), any::<u8>(), any::<bool>())
+            .prop_map(|(blocks, willing, lie)| Op::Evacuate { blocks, willing, lie }),
         1 => (0u64..4000).prop_map(Op::Target),
         2 => Just(Op::Wait),
         1 => Just(Op::Settle),
@@ -117,13 +129,20 @@ impl Model {
                 }
             }
             Op::Report { start, pages } => {
-                let addr = GuestAddress(start * PAGE_SIZE);
-                let queue = self.rig.queue(super::super::roles::Role::Reports);
-                let len = (pages * PAGE_SIZE) as u32;
-                self.rig.driver.send(queue, &[Descriptor::writable(addr, len)]);
-                for pfn in start..start + pages {
-                    self.written.remove(&pfn);
-                }
+                let queue = self.rig.queue(Role::Reports);
+                self.name_free(queue, start, pages, true);
+            }
+            Op::Hint { start, pages, current } => {
+                let queue = self.rig.queue(Role::Hints);
+                self.rig.balloon().start_hinting(true).unwrap();
+                let command = self.rig.driver.config(8) + u32::from(!current);
+                self.rig.send_bytes(queue, &command.to_le_bytes());
+                self.name_free(queue, start, pages, current);
+                self.rig.send_bytes(queue, &0u32.to_le_bytes());
+            }
+            Op::Evacuate { mut blocks, willing, lie } => {
+                blocks.retain(|block| *block != 7);
+                self.evacuate(&blocks, willing, lie);
             }
             Op::Target(pages) => self.rig.balloon().set_target(Pages(pages)).unwrap(),
             Op::Wait => {
@@ -139,6 +158,92 @@ impl Model {
                 self.give(all.into_iter());
             }
         }
+    }
+
+    /// Names pages on one of the queues of free pages; they go if the device is to believe it.
+    fn name_free(&mut self, queue: u16, start: u64, pages: u64, believed: bool) {
+        let pages = pages.min(7 * 512 - start);
+        let free =
+            Descriptor::writable(GuestAddress(start * PAGE_SIZE), (pages * PAGE_SIZE) as u32);
+        self.rig.driver.send(queue, &[free]);
+        for pfn in (start..start + pages).filter(|_| believed) {
+            self.written.remove(&pfn);
+        }
+    }
+
+    /// The host asks for `blocks`; the driver gives up those whose bit in `willing` is set, as far
+    /// as nothing of them is in the balloon, and answers, truly or not.
+    fn evacuate(&mut self, blocks: &[u64], willing: u8, lie: bool) {
+        let queue = self.rig.queue(Role::Evacuations);
+        let room = self.rig.driver.put(&[0; 24]);
+        let room = Descriptor::writable(room, 24);
+        self.post(queue, &[room]);
+        let (done, report) = channel();
+        let asked: Vec<BlockId> = blocks.iter().copied().map(BlockId).collect();
+        let done = Box::new(move |report| done.send(report).unwrap());
+        self.rig.balloon().evacuate(asked, false, Duration::from_secs(60), done).unwrap();
+        let mut lies = 0;
+        while let Some((_, len)) = self.rig.driver.used(queue) {
+            // Another length: a buffer of the time before, given back.
+            if len == 24 {
+                let raw: [u8; 24] = self.rig.mem.read_obj(GuestAddress(room.addr)).unwrap();
+                let request = EvacuationRequest::read_from_bytes(&raw).unwrap();
+                self.answer(queue, &request, room, willing, lie);
+                lies += u32::from(lie);
+            }
+        }
+        let report = report.try_recv().unwrap();
+        for (block, outcome) in report.outcomes {
+            let pages = block.0 * 512..block.0 * 512 + 512;
+            let whole = pages.into_iter().all(|pfn| self.ballooned.contains(&pfn));
+            match outcome {
+                Outcome::Vacated => assert!(whole && lies == 0, "{block}"),
+                Outcome::Unanswered => assert!(lies > 0, "{block}"),
+                Outcome::Busy | Outcome::NotRam => assert!(!whole, "{block}"),
+            }
+        }
+    }
+
+    fn answer(
+        &mut self,
+        queue: u16,
+        request: &EvacuationRequest,
+        room: Descriptor,
+        willing: u8,
+        lie: bool,
+    ) {
+        let first = request.start_pfn.get() / 512;
+        let mut outcomes = Vec::new();
+        for block in first..first + u64::from(request.nr_blocks.get()) {
+            let pages = || block * 512..block * 512 + 512;
+            if willing & (1 << (block % 8)) != 0
+                && !pages().any(|pfn| self.ballooned.contains(&pfn))
+            {
+                assert_eq!(self.rig.inflate_blocks(&[block]), OK);
+                self.take(pages());
+            }
+            outcomes.push(u8::from(!pages().all(|pfn| self.ballooned.contains(&pfn))));
+        }
+        if lie {
+            outcomes[0] ^= 1;
+        }
+        let count = |wanted| outcomes.iter().filter(|o| **o == wanted).count() as u32;
+        let answer = EvacuationAnswer {
+            id: request.id,
+            vacated: count(0).into(),
+            // The first one is said to be vacated where it is not, or else this count is wrong.
+            busy: (count(1) + u32::from(lie && outcomes[0] == 1)).into(),
+            ..EvacuationAnswer::default()
+        };
+        let raw = [answer.as_bytes(), &outcomes].concat();
+        let at = self.rig.driver.put(&raw);
+        self.post(queue, &[Descriptor::readable(at, raw.len() as u32), room]);
+    }
+
+    fn post(&mut self, queue: u16, chain: &[Descriptor]) {
+        self.rig.driver.add(queue, chain);
+        self.rig.driver.notify(queue);
+        self.rig.driver.run();
     }
 
     fn check(&self) {
