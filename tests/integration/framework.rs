@@ -92,7 +92,11 @@ pub(crate) fn contiguous_memory_over_zram_and_balloon_pages(context: &Context) -
     check!(lent < idle / 2, "CMA is not lent out: {lent} of {idle} pages are free");
     guest.agent.command("free anonymous")?;
 
+    let counters = ["balloon_block_release", "movable_migrate_balloon", "movable_migrate_zsmalloc"];
+    let before = guest.agent.vmstat(counters)?;
     guest.agent.command(&format!("write {CMA}/alloc {WANTED_PAGES}"))?;
+    let after = guest.agent.vmstat(counters)?;
+    println!("{counters:?}: {before:?} before, {after:?} after the allocation");
     let used = guest.agent.command(&format!("read {CMA}/used"))?.join("");
     check_eq!(used, WANTED_PAGES.to_string());
     guest.agent.verify("zram-verify 0")?;

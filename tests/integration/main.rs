@@ -50,6 +50,7 @@ const TESTS: &[Test] = &[
     test!(balloon::a_driver_that_leaves_and_comes_again, 400),
     test!(free_pages::freed_memory_is_reported, 240),
     test!(free_pages::free_memory_is_hinted_on_request, 300),
+    test!(free_pages::poisoned_pages_are_left_alone, 240),
     test!(framework::balloon_pages_migrate, 240),
     test!(framework::zram_pages_migrate, 240),
     test!(framework::contiguous_memory_over_zram_and_balloon_pages, 240),

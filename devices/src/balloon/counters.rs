@@ -44,6 +44,8 @@ pub struct Counters {
     pub free_page_hint: GivenBack,
     /// Hints that were too late or for another command.
     pub stale_hints: u64,
+    /// Reports and hints left alone, as the guest checks what is in its free pages.
+    pub poisoned_buffers: u64,
     /// Statistics buffers read.
     pub stats_updates_count: u64,
     /// Statistics polled while the guest had not answered the poll before.

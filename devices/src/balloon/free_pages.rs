@@ -5,6 +5,7 @@
 use mm::range_set::RangeSet;
 use mm::units::{Bytes, GuestRange};
 
+use super::counters::{Counters, GivenBack};
 use super::device::Balloon;
 use super::protocol::feature;
 use crate::virtio::{ChainError, GuestMemory, Segments};
@@ -13,10 +14,7 @@ impl Balloon {
     /// Free pages, reported as they became free; the driver holds them until the buffer is used.
     pub(super) fn report(&mut self, buffer: Result<Segments, ChainError>, poisoned: bool) {
         let Some(buffer) = self.usable(buffer) else { return };
-        if !poisoned {
-            let ranges = page_ranges(&buffer);
-            self.pool.discard_free(ranges.iter(), |counters| &mut counters.free_page_report);
-        }
+        self.give_back_free(&buffer, poisoned, |counters| &mut counters.free_page_report);
     }
 
     /// A command id, or free pages; returns whether the driver must be told of a new command.
@@ -40,14 +38,24 @@ impl Balloon {
             return told;
         }
         if self.hinting.running() {
-            if !poisoned {
-                let ranges = page_ranges(&buffer);
-                self.pool.discard_free(ranges.iter(), |counters| &mut counters.free_page_hint);
-            }
+            self.give_back_free(&buffer, poisoned, |counters| &mut counters.free_page_hint);
         } else {
             self.pool.counters.stale_hints += 1;
         }
         told
+    }
+
+    fn give_back_free(
+        &mut self,
+        buffer: &Segments,
+        poisoned: bool,
+        counter: fn(&mut Counters) -> &mut GivenBack,
+    ) {
+        if poisoned {
+            self.pool.counters.poisoned_buffers += 1;
+        } else {
+            self.pool.discard_free(page_ranges(buffer).iter(), counter);
+        }
     }
 
     /// Whether free pages hold a pattern that the guest will look for (virtio 1.3, 5.5.6.7): a

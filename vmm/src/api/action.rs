@@ -358,16 +358,16 @@ pub struct GuestStats {
     /// Allocations that had to wait for reclaim.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alloc_stall: Option<u64>,
-    /// Pages scanned in the background.
+    /// Memory scanned in the background, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub async_scan: Option<u64>,
-    /// Pages scanned by those who wait.
+    /// Memory scanned by those who wait, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direct_scan: Option<u64>,
-    /// Pages reclaimed in the background.
+    /// Memory reclaimed in the background, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub async_reclaim: Option<u64>,
-    /// Pages reclaimed by those who wait.
+    /// Memory reclaimed by those who wait, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direct_reclaim: Option<u64>,
 }

@@ -66,6 +66,7 @@ fn poisoned_pages_are_left_alone() {
     rig.hint_command(2);
     rig.hint(&[pages(1024, 512)]);
     assert_eq!(rig.discards(), []);
+    assert_eq!(rig.balloon().counters().poisoned_buffers, 2);
     // What is inflated is the driver's to poison again when it comes back.
     rig.inflate_blocks(&[3]);
     assert_eq!(rig.discards(), [(1536, 512)]);
