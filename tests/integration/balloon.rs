@@ -88,7 +88,7 @@ pub(crate) fn memory_in_use_is_left_alone(context: &Context) -> Result<()> {
     let spec = Spec { cpus: 2, ..Spec::new(&context.payload, 512) };
     let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
     guest.agent.command("fill still 64M")?;
-    guest.agent.command("busy-start 2 32M")?;
+    guest.agent.start_busy(2, "32M")?;
     for target in [256, 64, 300, 0, 128, 0] {
         guest.balloon_to(target)?;
     }

@@ -37,7 +37,7 @@ pub(crate) fn bz_image_with_two_cpus(context: &Context) -> Result<()> {
     check_eq!(guest.agent.command("pick /proc/cpuinfo processor")?.len(), 2);
     check_eq!(guest.agent.command("read /sys/devices/system/cpu/online")?, ["0-1"]);
     // Both really run: work on both at once.
-    guest.agent.command("busy-start 2 16M")?;
+    guest.agent.start_busy(2, "16M")?;
     guest.agent.command("fill a 16M")?;
     guest.agent.verify("verify a")?;
     guest.agent.verify("busy-stop")?;

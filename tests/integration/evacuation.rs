@@ -80,7 +80,7 @@ pub(crate) fn blocks_in_use_are_vacated(context: &Context) -> Result<()> {
     guest.agent.command("zram-fill 0 128M")?;
     guest.agent.command("file-fill crumbs 420M")?;
     guest.agent.command("file-punch crumbs 1")?;
-    guest.agent.command("busy-start 2 24M")?;
+    guest.agent.start_busy(2, "24M")?;
     // Half a block cannot be given up whole: it is single pages, which lie where others lie too.
     guest.balloon_to(17)?;
     let shared = partly_ballooned(&guest)?;

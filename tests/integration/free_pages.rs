@@ -59,7 +59,7 @@ pub(crate) fn free_memory_is_hinted_on_request(context: &Context) -> Result<()> 
     let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
     guest.touch_everything()?;
     guest.agent.command("fill kept 48M")?;
-    guest.agent.command("busy-start 1 32M")?;
+    guest.agent.start_busy(1, "32M")?;
     let free = guest.agent.meminfo()?["MemFree"];
     let before = host::settled_free()?;
 

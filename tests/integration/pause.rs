@@ -15,7 +15,7 @@ pub(crate) fn under_load(context: &Context) -> Result<()> {
     let spec = Spec { cpus: 2, ..Spec::new(&context.payload, 256) };
     let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
     let api = guest.monitor.api().clone();
-    guest.agent.command("busy-start 2 24M")?;
+    guest.agent.start_busy(2, "24M")?;
     let mut last = progress_beyond(&mut guest, 0)?;
     for round in 0..5 {
         api.patch("/vm", &json!({ "state": "Paused" }))?;

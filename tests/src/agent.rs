@@ -110,6 +110,18 @@ impl Agent {
         }))
     }
 
+    /// Starts threads that keep checking and rewriting `size` of memory each, and waits until they
+    /// do: they fill it first. `busy-stop` ends them.
+    pub fn start_busy(&mut self, threads: u32, size: &str) -> Result<()> {
+        self.command(&format!("busy-start {threads} {size}"))?;
+        let deadline = Instant::now() + COMMAND_LIMIT;
+        while self.figures("busy-count")?.get("pages") == Some(&0) {
+            crate::check!(Instant::now() < deadline, "the guest is too busy to check its memory");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
     /// Ends the test if memory or a file that the guest filled has changed. `words` is one of the
     /// verify commands.
     pub fn verify(&mut self, words: &str) -> Result<()> {
