@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What comes back to the host, and how quickly: free memory, a fragmented guest, free page
-//! reporting. Ballast is measured with our kernel, whose driver hands over whole blocks, and with
-//! the stock one, whose driver hands over pages; peers with our kernel, to which they offer no
-//! blocks.
+//! reporting. All have the same guest, with our kernel. Ballast is measured as it is, with whole
+//! blocks, and without them: then the guest's driver does as the stock one does, page by page, as
+//! it does with the peers. Where an unpatched kernel is given, Ballast is measured with that too.
 
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,8 @@ use harness::{Error, Result};
 
 use crate::{Bed, GUEST_MAPPING, mib};
 
+/// The unpatched kernel's name in the payload.
+const STOCK_KERNEL: &str = "vmlinux-stock";
 /// The guest's memory, and what is asked for.
 const MEMORY_MIB: u64 = 1024;
 const BALLOON_MIB: u64 = 512;
@@ -32,11 +34,21 @@ const EXITS_GOAL: Goal = Goal::AtMost(0.1);
 /// A balloon that has not moved for this long has got all that it gets.
 const STANDSTILL: Duration = Duration::from_secs(4);
 
-/// A monitor with a kernel.
+/// A monitor, and what it is measured with.
 struct Contender<'a> {
     name: String,
     program: &'a Program,
-    stock_kernel: bool,
+    mode: Mode,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Whole blocks are offered, and our kernel takes them.
+    Blocks,
+    /// The same kernel, and no blocks.
+    Pages,
+    /// An unpatched kernel, which knows of no blocks.
+    Stock,
 }
 
 /// Measures everything.
@@ -45,10 +57,13 @@ pub(crate) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
     for program in &bed.programs {
         let name = |suffix: &str| format!("{}{suffix}", program.kind.name());
         if program.kind == Kind::Ballast {
-            contenders.push(Contender { name: name("-blocks"), program, stock_kernel: false });
-            contenders.push(Contender { name: name("-pages"), program, stock_kernel: true });
+            contenders.push(Contender { name: name("-blocks"), program, mode: Mode::Blocks });
+            contenders.push(Contender { name: name("-pages"), program, mode: Mode::Pages });
+            if bed.payload.path(STOCK_KERNEL).is_file() {
+                contenders.push(Contender { name: name("-stock"), program, mode: Mode::Stock });
+            }
         } else {
-            contenders.push(Contender { name: name(""), program, stock_kernel: false });
+            contenders.push(Contender { name: name(""), program, mode: Mode::Pages });
         }
     }
     let mut figures = Vec::new();
@@ -61,10 +76,11 @@ pub(crate) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
 impl Contender<'_> {
     fn boot(&self, bed: &Bed, memory_mib: u64, reporting: bool) -> Result<Guest> {
         let mut spec = Spec::new(&bed.payload, memory_mib);
-        if self.stock_kernel {
-            spec.kernel = bed.payload.path("vmlinux-stock");
+        if self.mode == Mode::Stock {
+            spec.kernel = bed.payload.path(STOCK_KERNEL);
         }
-        spec.balloon = Some(Balloon { deflate_on_oom: true, reporting });
+        let blocks = self.mode != Mode::Pages;
+        spec.balloon = Some(Balloon { reporting, blocks, ..Balloon::default() });
         spec.boot_args = "quiet".into();
         let mut guest = Guest::boot(self.program, spec, &bed.logs)?;
         // A guest that reports would report this at once.
@@ -75,7 +91,7 @@ impl Contender<'_> {
     }
 
     fn is_blocks(&self) -> bool {
-        self.program.kind == Kind::Ballast && !self.stock_kernel
+        self.mode == Mode::Blocks
     }
 
     /// A figure of this contender; the goal is Ballast's only.
@@ -159,7 +175,7 @@ fn rates(bed: &Bed, contenders: &[Contender<'_>], figures: &mut Vec<Figure>) -> 
             }
             _ => (Goal::None, Goal::None),
         };
-        if contender.program.kind == Kind::Ballast && contender.stock_kernel {
+        if contender.program.kind == Kind::Ballast && contender.mode == Mode::Pages {
             page_rates = Some((inflate, deflate));
         }
         lines.push(contender.figure("inflate", inflate, "MiB/s", goals.0));

@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 pub(crate) fn freed_memory_is_reported(context: &Context) -> Result<()> {
     const FREED: u64 = 200 * MIB;
     let mut spec = Spec::new(&context.payload, 512);
-    spec.balloon = Some(Balloon { deflate_on_oom: true, reporting: true });
+    spec.balloon = Some(Balloon { reporting: true, ..Balloon::default() });
     let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
     guest.agent.command("fill kept 48M")?;
     guest.agent.command(&format!("fill reported {FREED}"))?;
@@ -106,7 +106,7 @@ pub(crate) fn free_memory_is_hinted_on_request(context: &Context) -> Result<()> 
 /// Debian's kernel, whose driver tells the pattern.
 pub(crate) fn poisoned_pages_are_left_alone(context: &Context) -> Result<()> {
     let mut spec = Spec::debian(&context.payload, 384);
-    spec.balloon = Some(Balloon { deflate_on_oom: true, reporting: true });
+    spec.balloon = Some(Balloon { reporting: true, ..Balloon::default() });
     spec.boot_args = "page_poison=1".into();
     let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
     guest.agent.command("fill reported 128M")?;

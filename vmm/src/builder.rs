@@ -264,7 +264,8 @@ impl DeviceSet {
             stats_interval: Duration::from_secs(wanted.stats_polling_interval_s.into()),
             free_page_hinting: wanted.free_page_hinting,
             free_page_reporting: wanted.free_page_reporting,
-            ..Default::default()
+            blocks: wanted.blocks,
+            evacuation: wanted.blocks,
         };
         let reclaim: Box<dyn MemoryReclaim> = Box::new(Arc::clone(ram));
         let balloon = Arc::new(Mutex::new(Balloon::new(settings, reclaim)?));

@@ -245,6 +245,7 @@ impl Controller {
                 .unwrap_or(u16::MAX),
             free_page_hinting: now.free_page_hinting,
             free_page_reporting: now.free_page_reporting,
+            blocks: now.blocks,
         })
     }
 

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 
 use crate::build::{self, Profile};
 use crate::error::{IoContext, Result, task_error};
-use crate::kernel::{self, Kernel};
+use crate::kernel::Kernel;
 use crate::payload::{KernelChoice, Payload};
 use crate::{paths, run};
 
@@ -77,7 +77,8 @@ pub(crate) struct Options {
     only: Vec<String>,
     #[command(flatten)]
     kernel: KernelChoice,
-    /// A folder with the vmlinux of an unpatched kernel, to be used instead of building it
+    /// Measure the balloon also with the vmlinux of this folder, an unpatched kernel: the one that
+    /// `cargo xtask kernel --stock` builds
     #[arg(long, value_name = "DIR", env = "BALLAST_STOCK_KERNEL_DIR")]
     stock_kernel: Option<PathBuf>,
 }
@@ -130,12 +131,8 @@ fn figure(line: &str) -> Option<serde_json::Value> {
 fn with_guests(bench: &str, options: &Options) -> Result<u8> {
     let profile = if options.quick { Profile::TestRelease } else { Profile::Release };
     let mut payload = Payload::assemble(profile, &options.kernel)?;
-    if matches!(options.bench, Bench::Balloon) {
-        let stock = match &options.stock_kernel {
-            Some(dir) => Kernel { dir: dir.clone() },
-            None => kernel::kernel(&kernel::Options { stock: true, ..Default::default() })?,
-        };
-        payload.add_file("vmlinux-stock", stock.vmlinux());
+    if let (Bench::Balloon, Some(dir)) = (options.bench, &options.stock_kernel) {
+        payload.add_file("vmlinux-stock", Kernel { dir: dir.clone() }.vmlinux());
     }
     let mut arguments: Vec<OsString> = vec![bench.into()];
     let mut add = |kind: &str, path: &Path| -> Result<()> {

@@ -36,6 +36,9 @@ pub fn config_json(spec: &Spec) -> Value {
         if balloon.reporting {
             section["free_page_reporting"] = json!(true);
         }
+        if !balloon.blocks {
+            section["blocks"] = json!(false);
+        }
         config["balloon"] = section;
     }
     for (section, value) in &spec.more {

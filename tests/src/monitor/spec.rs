@@ -31,6 +31,14 @@ pub struct Balloon {
     pub deflate_on_oom: bool,
     /// The guest reports free pages by itself.
     pub reporting: bool,
+    /// Whole blocks are offered; peers have none to offer.
+    pub blocks: bool,
+}
+
+impl Default for Balloon {
+    fn default() -> Self {
+        Self { deflate_on_oom: true, reporting: false, blocks: true }
+    }
 }
 
 impl Spec {
@@ -43,7 +51,7 @@ impl Spec {
             boot_args: String::new(),
             cpus: 1,
             memory_mib,
-            balloon: Some(Balloon { deflate_on_oom: true, reporting: false }),
+            balloon: Some(Balloon::default()),
             more: serde_json::Map::new(),
         }
     }

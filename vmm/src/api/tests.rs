@@ -164,6 +164,7 @@ fn before_the_start_everything_is_described() {
         stats_polling_interval_s: 0,
         free_page_hinting: false,
         free_page_reporting: false,
+        blocks: true,
     };
     assert_eq!(balloon, Action::SetBalloon(expected));
 
@@ -437,6 +438,7 @@ fn legality() {
         stats_polling_interval_s: 0,
         free_page_hinting: false,
         free_page_reporting: false,
+        blocks: true,
     };
     let gpu = GpuConfig { width_px: 1, height_px: 1, scanouts: 1, vnc_socket: None };
     let metrics =

@@ -36,7 +36,7 @@ pub(super) struct RunArgs {
     /// Memory: SIZE[,backing=thp|small|memfd|hugetlb-2m|hugetlb-1g][,cma=SIZE]
     #[arg(long, value_name = "SPEC")]
     memory: Option<MemorySpec>,
-    /// Balloon: target=SIZE[,deflate-on-oom][,stats=SECONDS][,hinting][,reporting]
+    /// Balloon: target=SIZE[,deflate-on-oom][,stats=SECONDS][,hinting][,reporting][,no-blocks]
     #[arg(long, value_name = "SPEC")]
     balloon: Option<BalloonSpec>,
     /// Display: WIDTHxHEIGHT[,scanouts=N]
@@ -160,8 +160,11 @@ impl FromStr for BalloonSpec {
             stats_polling_interval_s: pieces.take("stats")?.unwrap_or(0),
             free_page_hinting: pieces.take_flag("hinting")?,
             free_page_reporting: pieces.take_flag("reporting")?,
+            blocks: !pieces.take_flag("no-blocks")?,
         };
-        pieces.finish("target=SIZE, deflate-on-oom, stats=SECONDS, hinting and reporting")?;
+        pieces.finish(
+            "target=SIZE, deflate-on-oom, stats=SECONDS, hinting, reporting and no-blocks",
+        )?;
         Ok(Self(balloon))
     }
 }

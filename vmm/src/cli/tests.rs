@@ -36,7 +36,7 @@ fn clap_finds_no_fault_with_itself() {
 fn run_with_everything() {
     let line = "ballast run --kernel /k --initrd /i --cmdline quiet --cpus 4 \
         --memory 2G,backing=hugetlb-2m,cma=64M \
-        --balloon target=512M,deflate-on-oom,stats=5,hinting,reporting \
+        --balloon target=512M,deflate-on-oom,stats=5,hinting,reporting,no-blocks \
         --gpu 1280x720,scanouts=2,vnc=/v --console file=/c --api-sock /s --id vm-1 \
         --log-level debug --log-file /l --metrics-file /m --no-seccomp";
     let launch = launch(line).unwrap();
@@ -62,6 +62,7 @@ fn run_with_everything() {
             stats_polling_interval_s: 5,
             free_page_hinting: true,
             free_page_reporting: true,
+            blocks: false,
         }),
         gpu: Some(GpuConfig {
             width_px: 1280,

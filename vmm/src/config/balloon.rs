@@ -24,6 +24,14 @@ pub struct BalloonConfig {
     /// Whether the guest reports free pages by itself.
     #[serde(default)]
     pub free_page_reporting: bool,
+    /// Whether a guest that knows how may give up whole blocks, and be asked for them
+    /// (`/memory/evacuate`). Left out where it is so, as Firecracker has no such field.
+    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    pub blocks: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl BalloonConfig {

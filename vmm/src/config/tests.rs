@@ -58,7 +58,13 @@ fn a_firecracker_file_is_taken_whole() {
     .unwrap();
     assert_eq!(config.backing(), BackingKind::Hugetlb2M);
     assert_eq!(config.logger.unwrap().level, Some(LogLevel::Info));
-    assert!(config.balloon.unwrap().free_page_reporting);
+    let balloon = config.balloon.unwrap();
+    assert!(balloon.free_page_reporting && balloon.blocks);
+    // What Firecracker does not know is told only where it is not as ever.
+    let told =
+        |balloon: &BalloonConfig| serde_json::to_value(balloon).unwrap().get("blocks").cloned();
+    assert_eq!(told(&balloon), None);
+    assert_eq!(told(&BalloonConfig { blocks: false, ..balloon }), Some(json!(false)));
 }
 
 #[test]
@@ -71,6 +77,7 @@ fn what_is_written_can_be_read_back() {
             stats_polling_interval_s: 0,
             free_page_hinting: true,
             free_page_reporting: false,
+            blocks: true,
         }),
         gpu: Some(GpuConfig {
             width_px: 1,
@@ -164,6 +171,7 @@ fn memory_must_fit_the_host_and_the_balloon_the_memory() {
         stats_polling_interval_s: 0,
         free_page_hinting: false,
         free_page_reporting: false,
+        blocks: true,
     });
     assert_eq!(fields(&config), ["balloon.amount_mib"]);
 }
@@ -233,7 +241,7 @@ proptest! {
             memory: MemoryConfig { backing: Some(BackingKind::Hugetlb1G), cma_mib: cma, compaction: None },
             balloon: Some(BalloonConfig {
                 amount_mib: amount, deflate_on_oom: false, stats_polling_interval_s: 0,
-                free_page_hinting: false, free_page_reporting: false,
+                free_page_hinting: false, free_page_reporting: false, blocks: true,
             }),
             gpu: Some(GpuConfig { width_px: side, height_px: side, scanouts: side, vnc_socket: None }),
             ..VmConfig::default()
