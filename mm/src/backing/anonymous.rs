@@ -42,8 +42,13 @@ impl Anonymous {
         }
         Ok(false)
     }
+}
 
-    /// Discards one range.
+impl Backing for Anonymous {
+    fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
     fn discard_range(&self, range: HostRange) -> Result<Discarded, BackingError> {
         let mut done = Discarded { asked: range.bytes(), ..Discarded::default() };
         let mut cut = Vec::new();
@@ -66,20 +71,6 @@ impl Anonymous {
         advice.map_err(|source| BackingError::Advise { what: "discard", range, source })?;
         done.freed = Bytes(resident).saturating_sub(done.held);
         Ok(done)
-    }
-}
-
-impl Backing for Anonymous {
-    fn mapping(&self) -> &Mapping {
-        &self.mapping
-    }
-
-    fn discard(&self, ranges: &[HostRange]) -> Result<Discarded, BackingError> {
-        let mut total = Discarded::default();
-        for &range in ranges {
-            total.add(self.discard_range(range)?);
-        }
-        Ok(total)
     }
 
     fn allow_huge(&self, range: HostRange, allow: bool) -> Result<(), BackingError> {

@@ -34,6 +34,12 @@ impl Hugetlb {
         let end = range.end() - range.end() % self.page.bytes();
         HostRange::new(start, end.checked_sub(start)?)
     }
+}
+
+impl Backing for Hugetlb {
+    fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
 
     fn discard_range(&self, range: HostRange) -> Result<Discarded, BackingError> {
         let mut done = Discarded { asked: range.bytes(), ..Discarded::default() };
@@ -47,20 +53,6 @@ impl Hugetlb {
             advice.map_err(|source| BackingError::Advise { what, range: whole, source })?;
         }
         Ok(done)
-    }
-}
-
-impl Backing for Hugetlb {
-    fn mapping(&self) -> &Mapping {
-        &self.mapping
-    }
-
-    fn discard(&self, ranges: &[HostRange]) -> Result<Discarded, BackingError> {
-        let mut total = Discarded::default();
-        for &range in ranges {
-            total.add(self.discard_range(range)?);
-        }
-        Ok(total)
     }
 
     fn collapse(&self, _range: HostRange) -> Result<(), BackingError> {

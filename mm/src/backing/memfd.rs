@@ -61,15 +61,6 @@ impl Memfd {
         }
         Ok(Bytes(held))
     }
-
-    fn discard_range(&self, range: HostRange) -> io::Result<Discarded> {
-        let before = self.held_by_file(range)?;
-        self.mapping.remove(range)?;
-        // A huge page that the kernel could not split is only zeroed; the file still holds it.
-        let after = self.held_by_file(range)?;
-        let freed = before.saturating_sub(after);
-        Ok(Discarded { asked: range.bytes(), freed, held: after, splits: 0 })
-    }
 }
 
 impl Backing for Memfd {
@@ -77,14 +68,14 @@ impl Backing for Memfd {
         &self.mapping
     }
 
-    fn discard(&self, ranges: &[HostRange]) -> Result<Discarded, BackingError> {
-        let mut total = Discarded::default();
-        for &range in ranges {
-            let done = self.discard_range(range);
-            let what = "discard";
-            total.add(done.map_err(|source| BackingError::Advise { what, range, source })?);
-        }
-        Ok(total)
+    fn discard_range(&self, range: HostRange) -> Result<Discarded, BackingError> {
+        let failed = |source| BackingError::Advise { what: "discard", range, source };
+        let before = self.held_by_file(range).map_err(failed)?;
+        self.mapping.remove(range).map_err(failed)?;
+        // A huge page that the kernel could not split is only zeroed; the file still holds it.
+        let after = self.held_by_file(range).map_err(failed)?;
+        let freed = before.saturating_sub(after);
+        Ok(Discarded { asked: range.bytes(), freed, held: after, splits: 0 })
     }
 
     fn allow_huge(&self, range: HostRange, allow: bool) -> Result<(), BackingError> {
