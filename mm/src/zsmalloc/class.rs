@@ -6,7 +6,7 @@ use crate::frame::FRAME_SIZE;
 /// Largest object, in bytes: a whole frame.
 pub const MAX_SIZE: usize = FRAME_SIZE;
 /// Smallest slot, in bytes.
-const MIN_SLOT: usize = 32;
+pub(super) const MIN_SLOT: usize = 32;
 /// Slots differ by this many bytes, so a header never lies across two frames.
 const STEP: usize = 16;
 /// Bytes before each object: its handle, or the next free object.

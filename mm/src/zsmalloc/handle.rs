@@ -29,7 +29,8 @@ pub(super) const ZSPAGE_BITS: u32 = 26;
 
 const _: () = assert!(super::class::MAX_OBJECTS <= OBJECT_MASK as usize + 1);
 
-/// Names an object of a [`ZsPool`](super::ZsPool) until it is freed.
+/// Names an object of a [`ZsPool`](super::ZsPool) until it is freed. After that it is refused, until
+/// its entry has been freed 65,536 times: then it may name another object, never other memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Handle {
     pub(super) index: u32,

@@ -12,6 +12,8 @@ use super::zspage::{EMPTY, NO_INDEX, Zspage};
 
 /// Entries taken from the table, or left for other classes, at a time.
 const HANDLE_BATCH: u32 = 64;
+/// Free entries that a class keeps, at most.
+pub(super) const MOST_KEPT: usize = 4 * HANDLE_BATCH as usize;
 
 impl ZsPool {
     fn headers<'a>(&'a self, slot: &'a ClassSlot) -> Headers<'a> {
@@ -40,7 +42,7 @@ impl ZsPool {
     #[inline]
     pub(super) fn put_handle(&self, state: &mut ClassState, handle: u32) {
         state.handles.push(handle);
-        if state.handles.len() > 4 * HANDLE_BATCH as usize {
+        if state.handles.len() > MOST_KEPT {
             self.leave_handles(state);
         }
     }

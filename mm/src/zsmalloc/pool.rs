@@ -4,13 +4,14 @@
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use crate::frame::{AllocError, FramePool, MovableOps, Owner, PoolError};
+use crate::frame::{AllocError, FRAME_SIZE, FramePool, MovableOps, Owner, PoolError};
 
 use super::bytes::Span;
-use super::class::{Classes, MAX_CHAIN, MAX_SIZE, SizeClass};
+use super::class::{Classes, MAX_CHAIN, MAX_SIZE, MIN_SLOT, SizeClass};
 use super::handle::{Entry, Handle, Table, ZSPAGE_BITS};
 use super::lists::ClassSlot;
 use super::mapped::Mapped;
+use super::objects::MOST_KEPT;
 use super::zspage::{EMPTY, GROUPS, NO_INDEX, Zspage};
 
 /// Why a request was refused.
@@ -111,10 +112,12 @@ impl ZsPool {
     pub fn new(frames: &Arc<FramePool>, config: ZsConfig) -> Result<Arc<Self>, PoolError> {
         static NEXT: AtomicU16 = AtomicU16::new(1);
         let classes = Classes::new();
-        let slots = classes.all().iter().map(|&shape| ClassSlot::new(shape)).collect();
+        let slots: Vec<_> = classes.all().iter().map(|&shape| ClassSlot::new(shape)).collect();
         let most_zspages = (frames.frame_count() as usize + MAX_CHAIN).min(1 << ZSPAGE_BITS);
-        // Every frame full of the smallest objects; a header has 31 bits for a handle.
-        let most_handles = (frames.frame_count() as usize * 128).clamp(1024, 1 << 31);
+        // Every frame full of the smallest objects, and what classes keep without using it; a
+        // header has 31 bits for a handle.
+        let most_objects = frames.frame_count() as usize * (FRAME_SIZE / MIN_SLOT);
+        let most_handles = (most_objects + slots.len() * MOST_KEPT).min(1 << 31);
         let pool = Arc::new(Self {
             frames: Arc::clone(frames),
             owner: OnceLock::new(),

@@ -110,6 +110,21 @@ fn running_out_of_frames_loses_nothing() {
 }
 
 #[test]
+#[cfg(not(miri))]
+fn frames_run_out_before_handles_do() {
+    let pool = ZsPool::new(&frames(1), ZsConfig::default()).unwrap();
+    // Every class keeps entries at hand, once it has had an object.
+    for size in 1..=MAX_SIZE {
+        pool.free(pool.alloc(size).unwrap()).unwrap();
+        pool.compact();
+    }
+    let error = std::iter::repeat_with(|| pool.alloc(1)).find_map(Result::err);
+    assert!(matches!(error, Some(ZsError::Frames(_))), "{error:?}");
+    assert!(pool.stats().objects > 510 * 128);
+    pool.validate();
+}
+
+#[test]
 fn compaction_packs_classes_and_keeps_handles() {
     let pool = ZsPool::new(&frames(8), ZsConfig::default()).unwrap();
     let sizes = [40, 300, 1000, 2700];
