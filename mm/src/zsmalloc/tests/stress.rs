@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Threads that allocate, write, read back and free, while classes are compacted, frames are
-//! compacted, and contiguous memory is taken, all without pause.
+//! compacted, contiguous memory is taken, and memory runs out, all without pause.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use super::pattern;
-use crate::frame::{BLOCK_SIZE, FrameId, FramePool, FrameRange, PoolConfig, Region};
+use crate::frame::{BLOCK_SIZE, FrameId, FramePool, FrameRange, Gfp, Order, PoolConfig, Region};
 use crate::zsmalloc::*;
 
 const RUN: Duration = Duration::from_secs(if cfg!(miri) { 0 } else { 4 });
@@ -82,6 +82,15 @@ fn everybody_at_once() {
                 frames.contig_bytes_mut(&mut run).fill(0xee);
                 runs.fetch_add(1, SeqCst);
                 frames.free_contig(run).unwrap();
+            }
+        });
+        s.spawn(|| {
+            // Somebody who takes all there is, so that the others' allocations ask and fail.
+            while !stop.load(SeqCst) {
+                let take = || frames.alloc(Order::ZERO, Gfp::UNMOVABLE).ok();
+                let held: Vec<_> = std::iter::from_fn(take).collect();
+                held.into_iter().for_each(|f| frames.free(f).unwrap());
+                std::thread::sleep(Duration::from_millis(5));
             }
         });
         let end = Instant::now() + RUN;
