@@ -16,7 +16,7 @@ use mm::blocks::pass::{GuestSide, Pass};
 use mm::blocks::policy::{Budget, Costs, Goals};
 use mm::guest_ram::{GuestRam, GuestRamError};
 use mm::layout::MemoryLayout;
-use mm::units::{BLOCK_BYTES, BlockId, Bytes, GuestRange};
+use mm::units::{BLOCK_BYTES, BlockId, Bytes, GuestRange, Pages};
 use vm_memory::{Bytes as _, GuestAddress};
 
 #[path = "blocks/move_into_place.rs"]
@@ -100,9 +100,25 @@ impl GuestSide for Alone {
         false
     }
 
-    fn evacuate(&self, _: &[BlockId], _: Duration) -> Option<Vec<bool>> {
+    fn keep_holes(&self, _: BlockId) -> Result<bool, GuestRamError> {
+        Ok(false)
+    }
+
+    fn evacuate(&self, _: &[BlockId], _: Duration, _: &AtomicBool) -> Option<Vec<bool>> {
         None
     }
+
+    fn ask_free(&self, _: Duration) {}
+
+    fn lent(&self) -> Pages {
+        Pages(0)
+    }
+
+    fn gather(&self, _: u32, _: Duration, _: &AtomicBool) -> u32 {
+        0
+    }
+
+    fn settle(&self, _: Pages) {}
 }
 
 /// CPU time of a pass over 4 GiB in huge pages, in which there is nothing to do.

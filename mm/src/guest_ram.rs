@@ -142,6 +142,11 @@ impl GuestRam {
         Ok(region.backing.collapse(host)?)
     }
 
+    /// Whether any of it can be of huge pages; see [`Backing::may_be_huge`].
+    pub fn may_be_huge(&self) -> bool {
+        self.regions.iter().any(|region| region.backing.may_be_huge())
+    }
+
     /// Allows or forbids huge pages in the blocks of `range`; see [`Backing::allow_huge`].
     pub fn allow_huge(&self, range: GuestRange, allow: bool) -> Result<(), GuestRamError> {
         let (region, host) = self.resolve(range)?;

@@ -38,6 +38,8 @@ pub struct Balloon {
     queue_sizes: Vec<u16>,
     pub(super) config: Config,
     pub(super) active: Option<Active>,
+    /// Pages of `config.num_pages` beyond the target: blocks that the host has borrowed.
+    pub(super) surplus: Pages,
 
     // The memory.
     pub(super) pool: Pool,
@@ -113,6 +115,7 @@ impl Balloon {
                 ..Config::default()
             },
             active: None,
+            surplus: Pages(0),
             pool: Pool::new(reclaim),
             moved_in: None,
             scratch: Vec::new(),
@@ -167,7 +170,8 @@ impl Balloon {
         (!self.stats_interval.is_zero()).then(|| Instant::now() + self.stats_interval)
     }
 
-    pub(super) fn target(&self) -> Pages {
+    /// What the driver is to reach: the host's target, and the surplus on top of it.
+    pub(super) fn goal(&self) -> Pages {
         Pages(self.config.num_pages.get().into())
     }
 
@@ -293,6 +297,8 @@ impl VirtioDevice for Balloon {
 
     fn reset(&mut self) {
         self.active = None;
+        // Nobody is left who has lent anything.
+        self.set_surplus(Pages(0));
         self.pool.forget();
         self.moved_in = None;
         self.hinting.reset();

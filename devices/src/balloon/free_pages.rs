@@ -15,6 +15,9 @@ impl Balloon {
     pub(super) fn report(&mut self, buffer: Result<Segments, ChainError>, poisoned: bool) {
         let Some(buffer) = self.usable(buffer) else { return };
         self.give_back_free(&buffer, poisoned, |counters| &mut counters.free_page_report);
+        if !poisoned {
+            self.pool.note_reported(page_ranges(&buffer).iter());
+        }
     }
 
     /// A command id, or free pages; returns whether the driver must be told of a new command.

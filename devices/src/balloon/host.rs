@@ -31,22 +31,45 @@ impl Balloon {
             return Err(too_large);
         }
         let pages = u32::try_from(target.0).map_err(|_| too_large)?;
-        if pages == self.config.num_pages.get() {
-            return Ok(());
-        }
-        self.config.num_pages = pages.into();
-        // A lower target may be reached already: nothing more will come.
-        if self.pool.ledger.ballooned() >= target {
-            self.pool.hurry();
-            self.set_timer();
-        }
-        self.tell_driver();
+        self.surplus = Pages(0);
+        self.set_goal(pages);
         Ok(())
     }
 
     /// Pages that the host wants in the balloon.
     pub fn target_pages(&self) -> Pages {
-        self.target()
+        Pages(self.goal().0.saturating_sub(self.surplus.0))
+    }
+
+    /// Pages that the driver is asked for on top of the target: those of evacuated blocks, and what
+    /// [`set_surplus`](Self::set_surplus) said.
+    pub fn surplus(&self) -> Pages {
+        self.surplus
+    }
+
+    /// Borrows memory from the guest for a while: the driver is to have `surplus` pages in the
+    /// balloon on top of the target, blocks first. A lower surplus gives memory back, single pages
+    /// first. Limited to what RAM there is; the next target ends it.
+    pub fn set_surplus(&mut self, surplus: Pages) {
+        let target = self.target_pages();
+        let goal = target.0.saturating_add(surplus.0).min(self.pool.ledger.ram().0);
+        let Ok(goal) = u32::try_from(goal) else { return };
+        self.surplus = Pages(u64::from(goal) - target.0);
+        self.set_goal(goal);
+    }
+
+    /// Has the driver reach `pages`.
+    fn set_goal(&mut self, pages: u32) {
+        if pages == self.config.num_pages.get() {
+            return;
+        }
+        self.config.num_pages = pages.into();
+        // A lower one may be reached already: nothing more will come.
+        if self.pool.ledger.ballooned() >= self.goal() {
+            self.pool.hurry();
+            self.set_timer();
+        }
+        self.tell_driver();
     }
 
     /// Pages that the driver says are in it. See [`ballooned`](Self::ballooned) for what is so.
@@ -165,6 +188,17 @@ impl Balloon {
         self.pool.ledger.page_set()
     }
 
+    /// Pages that the guest reported free and has not put into the balloon since. Those that are in
+    /// the host's memory are in use again.
+    pub fn reported_set(&self) -> &PageSet {
+        self.pool.reported()
+    }
+
+    /// Whether the driver takes pages back rather than have a process killed.
+    pub fn deflates_on_oom(&self) -> bool {
+        self.accepted(feature::DEFLATE_ON_OOM)
+    }
+
     /// Whether the driver vacates blocks on request.
     pub fn can_evacuate(&self) -> bool {
         self.accepted(feature::EVACUATE)
@@ -174,6 +208,12 @@ impl Balloon {
     /// against the rules, or what the host has filled again.
     pub fn discard_ballooned(&mut self, pages: GuestRange) -> Result<Discarded, GuestRamError> {
         self.pool.discard_again(pages)
+    }
+
+    /// After the host has filled `block`: takes those of its pages away again that are in the
+    /// balloon, and has huge pages forbidden there. Whether there were any.
+    pub fn keep_holes(&mut self, block: BlockId) -> Result<bool, GuestRamError> {
+        self.pool.keep_holes(block)
     }
 
     /// What has happened since the machine started.
@@ -190,7 +230,7 @@ impl Balloon {
     pub fn current_config(&self) -> BalloonConfig {
         let offered = |bit| self.features & bit != 0;
         BalloonConfig {
-            target: self.target(),
+            target: self.target_pages(),
             deflate_on_oom: offered(feature::DEFLATE_ON_OOM),
             stats_interval: self.stats_interval,
             free_page_hinting: offered(feature::FREE_PAGE_HINT),

@@ -84,8 +84,8 @@ impl Balloon {
     ///
     /// Not so for a migration: its page is one more, until the other half comes.
     fn check_target(&mut self, before: Pages) {
-        let target = self.target();
-        if before < target && self.pool.ledger.ballooned() >= target {
+        let goal = self.goal();
+        if before < goal && self.pool.ledger.ballooned() >= goal {
             self.pool.hurry();
         }
     }
@@ -147,7 +147,7 @@ impl Balloon {
                 self.pool.inflate(*range);
                 // Given up because we asked: on top of the target, or it would come right back.
                 if self.evacuations.asks_for(*block) {
-                    self.raise_target(range.pages());
+                    self.raise_surplus(range.pages());
                 }
             }
             self.pool.counters.inflated_blocks += u64::from(count);
@@ -183,10 +183,14 @@ impl Balloon {
         (!twice).then_some(blocks)
     }
 
-    fn raise_target(&mut self, by: Pages) {
-        let raised = self.target().0.saturating_add(by.0).min(self.pool.ledger.ram().0);
-        if let Ok(raised) = u32::try_from(raised) {
-            self.config.num_pages = raised.into();
+    /// Raises what the driver is to reach, without a word to it: never above all of RAM.
+    fn raise_surplus(&mut self, by: Pages) {
+        let target = self.target_pages();
+        let surplus = Pages(self.surplus.0.saturating_add(by.0));
+        let goal = target.0.saturating_add(surplus.0).min(self.pool.ledger.ram().0);
+        if let Ok(goal) = u32::try_from(goal) {
+            self.config.num_pages = goal.into();
+            self.surplus = Pages(u64::from(goal) - target.0);
         }
     }
 }

@@ -21,6 +21,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use mm::backing::Discarded;
+use mm::blocks::page_set::PageSet;
 use mm::guest_ram::GuestRamError;
 use mm::units::{BlockId, Bytes, GuestRange, Pages};
 
@@ -38,6 +39,9 @@ const BATCH: usize = 16;
 pub(super) struct Pool {
     pub(super) ledger: Ledger,
     pub(super) counters: Counters,
+    /// Pages that the guest reported free and has not given up since. It may be using them again:
+    /// that shows in the page table.
+    reported: PageSet,
     reclaim: Box<dyn MemoryReclaim>,
     /// Whether pages may wait: the driver tells before it uses one again.
     patient: bool,
@@ -58,6 +62,7 @@ impl Pool {
         Self {
             ledger: Ledger::new(&reclaim.ram()),
             counters: Counters::default(),
+            reported: PageSet::new(),
             reclaim,
             patient: false,
             fresh: BTreeSet::new(),
@@ -80,6 +85,9 @@ impl Pool {
         let parts: Vec<GuestRange> = self.ledger.clip(range).collect();
         for part in parts {
             new += self.ledger.inflate(part).0;
+            if self.reported.pages() > Pages(0) {
+                self.reported.remove_range(part);
+            }
             self.touched.extend(part.touched_blocks());
         }
         self.counters.inflated_pages += new;
@@ -180,6 +188,7 @@ impl Pool {
     /// discarded from here on.
     pub(super) fn forget(&mut self) {
         self.ledger.clear();
+        self.reported = PageSet::new();
         self.fresh.clear();
         self.aging.clear();
         self.due.clear();
@@ -203,6 +212,20 @@ impl Pool {
         self.discard(&runs, asked, counter);
         runs.clear();
         self.runs = runs;
+    }
+
+    /// Remembers the RAM of `ranges` as reported free.
+    pub(super) fn note_reported(&mut self, ranges: impl Iterator<Item = GuestRange>) {
+        for range in ranges {
+            for part in self.ledger.clip(range) {
+                self.reported.insert_range(part);
+            }
+        }
+    }
+
+    /// Pages that the guest reported free and has not given up since.
+    pub(super) fn reported(&self) -> &PageSet {
+        &self.reported
     }
 
     /// Recounts; every pending page must be on its way back.
@@ -245,6 +268,20 @@ impl Pool {
         let done = self.reclaim.discard(&runs)?;
         self.counters.compaction.add(done, whole);
         Ok(done)
+    }
+
+    /// Gives back again what `block` has in the balloon, and forbids huge pages in it, as the host
+    /// has allowed them; whether it has anything in the balloon.
+    pub(super) fn keep_holes(&mut self, block: BlockId) -> Result<bool, GuestRamError> {
+        match (self.ledger.fill(block), block.checked_range()) {
+            (Fill::Empty, _) | (_, None) => Ok(false),
+            (fill, Some(range)) => {
+                if fill == Fill::Partial {
+                    self.set_huge(&[block], false);
+                }
+                self.discard_again(range).map(|_| true)
+            }
+        }
     }
 
     /// Gives back what is pending in `blocks` (ascending).

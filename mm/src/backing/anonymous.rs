@@ -73,6 +73,10 @@ impl Backing for Anonymous {
         Ok(done)
     }
 
+    fn may_be_huge(&self) -> bool {
+        self.huge
+    }
+
     fn allow_huge(&self, range: HostRange, allow: bool) -> Result<(), BackingError> {
         if !self.huge {
             return Ok(());

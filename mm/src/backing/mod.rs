@@ -161,6 +161,11 @@ pub trait Backing: Send + Sync + fmt::Debug {
         advice.map_err(|source| BackingError::Advise { what: "collapse", range, source })
     }
 
+    /// Whether memory of this kind can be of huge pages at all.
+    fn may_be_huge(&self) -> bool {
+        true
+    }
+
     /// Says whether the host may use huge pages in `range`, blocks of it.
     ///
     /// Forbidden where pages were given back one by one: the next touch, or khugepaged, would fill

@@ -71,6 +71,8 @@ pub struct Holdings {
     pub gpu: PageSet,
     /// Pages that must stay where they are.
     pub pinned: PageSet,
+    /// Memory that the guest says it has free, balloon not included, where it has said so lately.
+    pub guest_free: Option<Bytes>,
 }
 
 /// All blocks of a guest's RAM.
@@ -78,6 +80,7 @@ pub struct Holdings {
 pub struct BlockMap {
     stretches: Vec<Stretch>,
     wasted: BTreeMap<BlockId, Box<PageMask>>,
+    guest_free: Option<Bytes>,
 }
 
 /// Blocks that follow each other: one region of RAM.
@@ -109,7 +112,7 @@ pub struct Totals {
 impl BlockMap {
     /// Reads the map of `ram`.
     pub fn read(ram: &GuestRam, held: &Holdings) -> Result<Self, GuestRamError> {
-        let mut map = Self::default();
+        let mut map = Self { guest_free: held.guest_free, ..Self::default() };
         let cma = ram.layout().cma();
         for region in ram.regions() {
             let first = region.guest().start().block();
@@ -121,16 +124,22 @@ impl BlockMap {
             region.backing().walk(region.host(), &mut |run, mapped| {
                 stretch.count_run(run, base, mapped);
                 mark_present(&mut mixed, run, base, first, &held.ballooned);
+                mark_present(&mut mixed, run, base, first, &held.reported);
             })?;
-            for (block, present) in mixed {
-                let wasted = present.intersection(held.ballooned.mask(block));
+            for (block, present) in &mixed {
+                let wasted = present.intersection(held.ballooned.mask(*block));
                 if !wasted.is_empty() {
-                    stretch.with(block, |b| b.wasted = small(wasted.count()));
-                    map.wasted.insert(block, Box::new(wasted));
+                    stretch.with(*block, |b| b.wasted = small(wasted.count()));
+                    map.wasted.insert(*block, Box::new(wasted));
                 }
             }
             stretch.mark(&held.ballooned, |b, n| b.ballooned = n);
-            stretch.mark(&held.reported, |b, n| b.reported = n);
+            for (block, reported) in held.reported.iter() {
+                // What is present again is in use again.
+                let present = mixed.get(&block).unwrap_or(&PageMask::EMPTY);
+                let still = reported.difference(present).difference(held.ballooned.mask(block));
+                stretch.with(block, |b| b.reported = small(still.count()));
+            }
             stretch.mark(&held.gpu, |b, n| b.gpu = n);
             stretch.mark(&held.pinned, |b, _| b.flags |= BlockFlags::PINNED);
             for block in cma.iter().flat_map(GuestRange::touched_blocks) {
@@ -156,6 +165,11 @@ impl BlockMap {
         self.wasted.get(&id).map_or(&PageMask::EMPTY, |mask| mask)
     }
 
+    /// What the guest said it has free; see [`Holdings::guest_free`].
+    pub fn guest_free(&self) -> Option<Bytes> {
+        self.guest_free
+    }
+
     /// Sums over all blocks.
     pub fn totals(&self) -> Totals {
         let mut pages = [0u64; 6];
@@ -177,7 +191,13 @@ impl BlockMap {
     #[cfg(test)]
     pub(crate) fn of(first: BlockId, blocks: Vec<Block>, wasted: Vec<(BlockId, PageMask)>) -> Self {
         let wasted = wasted.into_iter().map(|(id, mask)| (id, Box::new(mask))).collect();
-        Self { stretches: vec![Stretch { first, blocks }], wasted }
+        Self { stretches: vec![Stretch { first, blocks }], wasted, guest_free: None }
+    }
+
+    /// The same map, of a guest that says it has so much free.
+    #[cfg(test)]
+    pub(crate) fn with_guest_free(self, free: Bytes) -> Self {
+        Self { guest_free: Some(free), ..self }
     }
 }
 
@@ -261,6 +281,22 @@ mod tests {
 
     fn range(start: u64, pages: u64) -> GuestRange {
         GuestRange::new(Pfn(start), Pages(pages)).unwrap()
+    }
+
+    #[test]
+    fn what_was_reported_and_is_used_again_is_not_reported() {
+        let ram = ram(BackingKind::Small);
+        for page in 100..150u64 {
+            ram.memory().write_obj(page, GuestAddress(page << 12)).unwrap();
+        }
+        let held = Holdings {
+            reported: [range(0, 400)].into_iter().collect(),
+            ballooned: [range(350, 100)].into_iter().collect(),
+            ..Holdings::default()
+        };
+        let map = BlockMap::read(&ram, &held).unwrap();
+        let zero = map.get(BlockId(0)).unwrap();
+        assert_eq!((zero.present, zero.reported, zero.ballooned), (50, 300, 100));
     }
 
     #[test]

@@ -9,9 +9,14 @@
 //! | some       | some that is present  | discard those pages, if many or not huge     |
 //! | many       | none, and not huge    | collapse it                                  |
 //! | few        | some, or many absent  | ask the guest to empty it                    |
+//! | any        | none, and not huge    | back it whole, where that is wanted          |
 //!
-//! Three laws hold for every plan, and are tested: no byte is discarded that the guest may still
-//! read; no block with holes is collapsed, for that would fill them; the budget is not exceeded.
+//! And one for all of memory: what the guest has free but the host still holds, and what the
+//! balloon has in single pages, is gathered into whole blocks by the guest.
+//!
+//! Four laws hold for every plan, and are tested: no byte is discarded that the guest may still
+//! read; no block with holes is collapsed, for that would fill them; the guest is left what its
+//! kernel needs free; the budget is not exceeded.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -29,13 +34,20 @@ pub enum Action {
     Collapse(BlockId),
     /// Have the guest empty the block and give it up whole.
     Evacuate(BlockId),
+    /// Make the block a huge page, absent pages and all.
+    Back(BlockId),
+    /// Borrow so many blocks of the guest's free memory, and return them.
+    Gather(u32),
 }
 
 impl Action {
-    /// The block it is about.
-    pub fn block(self) -> BlockId {
+    /// The block it is about; none for what is about all of memory.
+    pub fn block(self) -> Option<BlockId> {
         match self {
-            Self::Discard(id) | Self::Collapse(id) | Self::Evacuate(id) => id,
+            Self::Discard(id) | Self::Collapse(id) | Self::Evacuate(id) | Self::Back(id) => {
+                Some(id)
+            }
+            Self::Gather(_) => None,
         }
     }
 }
@@ -83,6 +95,7 @@ pub fn plan(map: &BlockMap, goals: &Goals, budget: Budget, costs: &Costs) -> Pla
         .iter()
         .filter(|(id, block)| in_scope(*id) && !block.flags.contains(BlockFlags::PINNED))
         .flat_map(|(id, block)| steps_for(map, id, block, goals, costs))
+        .chain(gather(map, goals, budget, costs))
         .collect();
     wanted.sort_by_key(|step| (Reverse(step.merit()), step.action));
     let (mut bytes, mut time) = (budget.bytes, budget.time);
@@ -119,6 +132,8 @@ fn steps_for(
     let rest = if block.flags.contains(BlockFlags::HUGE) && !block.has_holes() {
         // Nothing better to be had.
         None
+    } else if (goals.back || in_one_sweep(block, goals)) && !block.has_holes() {
+        Some(back(id, block, costs))
     } else if wants(goals.evacuate_up_to, |used, limit| used <= limit) {
         Some(evacuate(id, block, costs))
     } else if wants(goals.collapse_from, |used, limit| used >= limit) && !block.has_holes() {
@@ -156,6 +171,69 @@ fn collapse(id: BlockId, block: &Block, costs: &Costs) -> Step {
         copies: block.used().bytes(),
         takes: costs.collapse,
     }
+}
+
+/// Whether a device uses all of the block as one, as a GPU does a resource that has the whole of
+/// it: then it is wanted huge whatever is in it.
+fn in_one_sweep(block: &Block, goals: &Goals) -> bool {
+    goals.collapse_from.is_some() && u64::from(block.gpu) == PAGES_PER_BLOCK
+}
+
+fn back(id: BlockId, block: &Block, costs: &Costs) -> Step {
+    let whole = Pages(PAGES_PER_BLOCK).bytes();
+    Step {
+        action: Action::Back(id),
+        frees: Bytes(0),
+        makes_huge: whole,
+        copies: block.used().bytes(),
+        takes: costs.collapse,
+    }
+}
+
+/// A guest's kernel keeps about this much free for itself; asked for more, the guest would throw
+/// away what it has cached.
+fn reserve(ram: Bytes) -> Bytes {
+    Bytes(ram.0 / 12).min(Bytes(128 << 20))
+}
+
+/// Gathering is worth it for this share of what is resident.
+const GATHER_FROM: u64 = 64;
+
+/// What the guest has free but the host holds, and single pages of the balloon, in whole blocks.
+fn gather(map: &BlockMap, goals: &Goals, budget: Budget, costs: &Costs) -> Option<Step> {
+    if !goals.gather || goals.scope.is_some() {
+        return None;
+    }
+    let (free, totals) = (map.guest_free()?, map.totals());
+    let in_use = totals.ram.0.checked_sub(totals.ballooned.0)?.checked_sub(free.0)?;
+    // Neither here nor in the balloon: never touched, or free.
+    let given_back = totals.ballooned.saturating_sub(totals.wasted);
+    let absent = totals.ram.saturating_sub(totals.resident).saturating_sub(given_back);
+    let reserve = reserve(totals.ram);
+    let held = free.saturating_sub(absent).saturating_sub(reserve);
+    let cut = |b: &Block| b.ballooned > 0 && u64::from(b.ballooned) < PAGES_PER_BLOCK;
+    let cut: u64 = map.iter().filter(|(_, b)| cut(b)).map(|(_, b)| b.used().0).sum();
+    let gain = held.saturating_add(Pages(cut).bytes());
+    if gain.0 == 0 || gain.0 < totals.resident.0 / GATHER_FROM {
+        return None;
+    }
+    // What is in the way of a block is as much as there is in any.
+    let block = Pages(PAGES_PER_BLOCK).bytes().0;
+    let moved = u128::from(block) * u128::from(in_use) / u128::from((in_use + free.0).max(1));
+    let moved = u64::try_from(moved).ok()?.max(1);
+    let time = costs.evacuate_page * u32::try_from(moved.div_ceil(4096)).unwrap_or(u32::MAX);
+    let by_time = budget.time.as_nanos() / time.as_nanos().max(1);
+    let blocks = (free.saturating_sub(reserve).0 / block)
+        .min(budget.bytes.0 / moved)
+        .min(u64::try_from(by_time).unwrap_or(u64::MAX));
+    let count = u32::try_from(blocks).ok().filter(|count| *count > 0)?;
+    Some(Step {
+        action: Action::Gather(count),
+        frees: held.min(Bytes(blocks * block)),
+        makes_huge: Pages(cut).bytes(),
+        copies: Bytes(blocks * moved),
+        takes: time * count,
+    })
 }
 
 fn evacuate(id: BlockId, block: &Block, costs: &Costs) -> Step {
@@ -233,6 +311,37 @@ mod tests {
         assert_eq!(actions(&map, &Goals { discard: false, ..Goals::all(true) }), []);
     }
 
+    #[test]
+    fn single_pages_and_free_memory_are_gathered() {
+        let small = BlockFlags::empty();
+        let cut = vec![block(256, 256, 0, small); 60];
+        let whole = vec![block(512, 0, 0, BlockFlags::HUGE); 60];
+        let gathered = |blocks: &[Block], free_mib: u64| {
+            let map = map(blocks.to_vec()).with_guest_free(Bytes(free_mib << 20));
+            let goals = Goals { evacuate_up_to: None, ..Goals::all(true) };
+            actions(&map, &goals)
+        };
+        // 120 MiB of RAM, of which the kernel keeps 10.
+        assert_eq!(gathered(&cut, 30), [Action::Gather(10)], "the balloon is in single pages");
+        assert_eq!(gathered(&whole, 30), [Action::Gather(10)], "30 MiB are held for nothing");
+        assert_eq!(gathered(&whole, 11), [], "too little to be worth it");
+        assert_eq!(gathered(&cut, 8), [], "the kernel needs that");
+        assert_eq!(gathered(&cut, 1 << 20), [], "nonsense");
+    }
+
+    #[test]
+    fn a_range_is_backed_where_it_has_no_holes() {
+        let small = BlockFlags::empty();
+        let (huge, holed) = (block(512, 0, 0, BlockFlags::HUGE), block(100, 12, 0, small));
+        let map = map(vec![huge, block(0, 0, 0, small), holed, block(3, 0, 0, small)]);
+        let goals = Goals { scope: None, ..Goals::backing(BlockId(0).checked_range().unwrap()) };
+        let wanted = [Action::Back(BlockId(1)), Action::Back(BlockId(3))];
+        assert_eq!(actions(&map, &goals), wanted);
+        let swept = Block { gpu: 512, ..block(40, 0, 0, small) };
+        let map = BlockMap::of(BlockId(7), vec![swept], vec![]);
+        assert_eq!(actions(&map, &Goals::all(false)), [Action::Back(BlockId(7))]);
+    }
+
     fn any_block() -> impl Strategy<Value = Block> {
         (0u16..=512, 0u16..=512, 0u16..=512, 0u8..8, any::<bool>()).prop_map(
             |(used, gone, wasted, flags, gpu)| {
@@ -255,14 +364,22 @@ mod tests {
             evacuate_up_to in prop::option::of(0u64..=512),
             discard: bool,
             split_from in 0u64..=512,
+            free in prop::option::of(0u64..200 << 20),
+            (gather, back) in any::<(bool, bool)>(),
         ) {
-            let map = map(blocks);
+            let mut map = map(blocks);
+            if let Some(free) = free {
+                map = map.with_guest_free(Bytes(free));
+            }
+            let totals = map.totals();
             let goals = Goals {
                 scope: None,
                 discard,
                 split_from: Pages(split_from),
                 collapse_from: collapse_from.map(Pages),
                 evacuate_up_to: evacuate_up_to.map(Pages),
+                gather,
+                back,
             };
             let budget = Budget { bytes: Bytes(bytes), time: Duration::from_micros(micros) };
             let made = plan(&map, &goals, budget, &Costs::default());
@@ -272,9 +389,17 @@ mod tests {
             prop_assert!(made.steps.iter().map(|s| s.copies.0).sum::<u64>() <= budget.bytes.0);
             prop_assert!(made.steps.iter().map(|s| s.takes).sum::<Duration>() <= budget.time);
             for step in &made.steps {
-                let block = map.get(step.action.block()).unwrap();
-                prop_assert!(!block.flags.contains(BlockFlags::PINNED));
                 prop_assert!(step.frees.0 + step.makes_huge.0 > 0, "a step without gain");
+                let Some(id) = step.action.block() else {
+                    // The guest keeps what its kernel needs, and nobody asks for what is not there.
+                    let Action::Gather(count) = step.action else { panic!("{step:?}") };
+                    let borrowed = u64::from(count) * Pages(PAGES_PER_BLOCK).bytes().0;
+                    prop_assert!(gather && borrowed + reserve(totals.ram).0 <= free.unwrap());
+                    prop_assert!(borrowed + totals.ballooned.0 <= totals.ram.0);
+                    continue;
+                };
+                let block = map.get(id).unwrap();
+                prop_assert!(!block.flags.contains(BlockFlags::PINNED));
                 match step.action {
                     // Only what is ballooned is discarded.
                     Action::Discard(id) => {
@@ -283,6 +408,8 @@ mod tests {
                     }
                     // No hole is filled.
                     Action::Collapse(_) => prop_assert!(!block.has_holes()),
+                    Action::Back(_) => prop_assert!(!block.has_holes() && back),
+                    Action::Gather(_) => unreachable!(),
                     Action::Evacuate(_) => {
                         prop_assert!(block.used().0 <= evacuate_up_to.unwrap());
                     }
@@ -305,6 +432,9 @@ mod tests {
             };
             let map = map(huge.iter().map(tidy).collect());
             prop_assert_eq!(actions(&map, &Goals::all(true)), []);
+            // Nor if it says what it has free, as long as that is what its kernel keeps.
+            let kept = reserve(map.totals().ram);
+            prop_assert_eq!(actions(&map.with_guest_free(kept), &Goals::all(true)), []);
         }
     }
 }

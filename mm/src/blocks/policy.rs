@@ -22,6 +22,13 @@ pub struct Goals {
     /// Ask the guest to empty blocks of at most so many used pages; `None` for no block. Only for
     /// guests that offer evacuation.
     pub evacuate_up_to: Option<Pages>,
+    /// Borrow free memory of the guest in whole blocks, which it makes by moving what is in their
+    /// way, and return it: in place of single pages of the balloon, and empty. Only for guests that
+    /// offer evacuation and say how much they have free, and not where the scope is limited.
+    pub gather: bool,
+    /// Make every block huge and present, whatever is in it: for contiguous use that is to come.
+    /// Only blocks without holes.
+    pub back: bool,
 }
 
 impl Goals {
@@ -33,7 +40,19 @@ impl Goals {
             split_from: Pages(PAGES_PER_BLOCK / 8),
             collapse_from: Some(Pages(PAGES_PER_BLOCK * 9 / 10)),
             evacuate_up_to: guest_evacuates.then_some(Pages(PAGES_PER_BLOCK * 3 / 4)),
+            gather: guest_evacuates,
+            back: false,
         }
+    }
+
+    /// All of `scope` in huge pages before it is used.
+    pub fn backing(scope: GuestRange) -> Self {
+        Self { scope: Some(scope), back: true, ..Self::all(false) }
+    }
+
+    /// Whether the guest has a part in any of them.
+    pub fn of_guest(&self) -> bool {
+        self.gather || self.evacuate_up_to.is_some()
     }
 }
 

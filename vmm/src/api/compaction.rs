@@ -64,8 +64,11 @@ pub struct Compact {
     pub blocks: Option<u64>,
     /// Whether to answer only when the pass is over, with its report.
     pub wait: bool,
-    /// Whether the guest may be asked to empty blocks.
+    /// Whether the guest may be asked to empty blocks, and to lend free memory for a while.
     pub evacuate: bool,
+    /// With scope `range` or `cma`: make every block there huge and present, for contiguous use that
+    /// is to come; blocks with pages in the balloon are left as they are.
+    pub back: bool,
     /// MiB that may be copied; as many as it takes if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget_mib: Option<u64>,
@@ -82,6 +85,7 @@ impl Default for Compact {
             blocks: None,
             wait: true,
             evacuate: true,
+            back: false,
             budget_mib: None,
             budget_ms: None,
         }
@@ -105,6 +109,9 @@ pub enum CompactFault {
     /// There is no such region.
     #[error("The microVM has no CMA region: set memory.cma_mib before the start.")]
     NoCma,
+    /// All of memory would be made resident.
+    #[error("back needs scope \"range\" or \"cma\".")]
+    BackAll,
     /// A pass that may spend nothing does nothing.
     #[error("budget_mib and budget_ms must not be 0.")]
     NoBudget,
@@ -129,7 +136,12 @@ impl Compact {
             bytes: bytes.unwrap_or(Budget::UNLIMITED.bytes),
             time: self.budget_ms.map_or(Budget::UNLIMITED.time, Duration::from_millis),
         };
-        Ok(Job { goals: Goals { scope, ..Goals::all(self.evacuate) }, budget })
+        let goals = match (self.back, scope) {
+            (false, scope) => Goals { scope, ..Goals::all(self.evacuate) },
+            (true, Some(scope)) => Goals::backing(scope),
+            (true, None) => return Err(CompactFault::BackAll),
+        };
+        Ok(Job { goals, budget })
     }
 }
 
@@ -229,6 +241,10 @@ pub struct CompactReport {
     pub collapse: StepCounts,
     /// Blocks that the guest emptied.
     pub evacuate: StepCounts,
+    /// Blocks made huge and present for contiguous use.
+    pub back: StepCounts,
+    /// Blocks that the guest made of its free memory, lent, and has back.
+    pub gather: StepCounts,
     /// Steps planned.
     pub planned: u64,
     /// Steps worth doing that the budget had no room for.
@@ -247,6 +263,8 @@ impl From<&Report> for CompactReport {
             discard: (&report.discard).into(),
             collapse: (&report.collapse).into(),
             evacuate: (&report.evacuate).into(),
+            back: (&report.back).into(),
+            gather: (&report.gather).into(),
             planned: report.planned as u64,
             left_out: report.left_out as u64,
             took_us: u64::try_from(report.took.as_micros()).unwrap_or(u64::MAX),
@@ -375,12 +393,19 @@ mod tests {
     }
 
     #[test]
+    fn backing_is_of_a_range() {
+        let goals = job(r#"{"scope":"cma","back":true}"#, 64).unwrap().goals;
+        assert_eq!(goals, Goals::backing(layout(64).cma().unwrap()));
+    }
+
+    #[test]
     fn nonsense_is_refused() {
         let fault = |json: &str| job(json, 0).unwrap_err();
         assert_eq!(fault(r#"{"scope":"cma"}"#), CompactFault::NoCma);
         assert_eq!(fault(r#"{"scope":"range","start":0}"#), CompactFault::RangeFields);
         assert_eq!(fault(r#"{"start":0,"blocks":1}"#), CompactFault::RangeFields);
         assert_eq!(fault(r#"{"budget_ms":0}"#), CompactFault::NoBudget);
+        assert_eq!(fault(r#"{"back":true}"#), CompactFault::BackAll);
         for (start, blocks) in [(4096, 1), (0, 0), (3 << 30, 1), (0, 1537), (0, u64::MAX)] {
             let json = format!(r#"{{"scope":"range","start":{start},"blocks":{blocks}}}"#);
             assert_eq!(fault(&json), CompactFault::NotRam { start, blocks });

@@ -41,6 +41,10 @@ pub(super) struct CompactArgs {
     /// Leave the guest alone: ask it to empty no blocks
     #[arg(long)]
     no_evacuate: bool,
+    /// Make every block there huge and present, for contiguous use that is to come; needs --cma, or
+    /// --start and --blocks
+    #[arg(long)]
+    back: bool,
     /// End the pass that runs, instead of starting one
     #[arg(long)]
     cancel: bool,
@@ -65,6 +69,7 @@ impl CompactArgs {
             blocks: self.blocks,
             wait: false,
             evacuate: !self.no_evacuate,
+            back: self.back,
             budget_mib: self.budget.map(|size| size.0),
             budget_ms: self.budget_ms,
         };
@@ -126,12 +131,14 @@ fn summary(report: &CompactReport) -> String {
         )
     };
     format!(
-        "{}{}{}{}{}{} steps, {} left out for the budget, {} ms\n",
+        "{}{}{}{}{}{}{}{} steps, {} left out for the budget, {} ms\n",
         line("before", &report.before),
         line("after", &report.after),
         steps("discard", &report.discard),
         steps("collapse", &report.collapse),
         steps("evacuate", &report.evacuate),
+        steps("gather", &report.gather),
+        steps("back", &report.back),
         report.planned,
         report.left_out,
         report.took_us / 1000,
@@ -198,6 +205,8 @@ mod tests {
             discard: StepCounts::default(),
             collapse: StepCounts { done: 47, bytes: 94 << 20, ..Default::default() },
             evacuate: StepCounts::default(),
+            back: StepCounts::default(),
+            gather: StepCounts::default(),
             planned: 47,
             left_out: 0,
             took_us: 12_345,

@@ -216,6 +216,7 @@ impl Worker {
         let mut goals = job.goals.clone();
         if !self.guest.can_evacuate() {
             goals.evacuate_up_to = None;
+            goals.gather = false;
         }
         let (ram, guest, costs) = (self.guest.ram(), &self.guest, Costs::default());
         let pass = Pass { ram, guest, goals, budget: job.budget, costs };

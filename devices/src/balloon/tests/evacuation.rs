@@ -90,6 +90,8 @@ fn a_block_is_asked_for_given_up_and_stays() {
     assert_eq!(evac.rig.driver.config(0), 1024);
     assert_eq!(evac.rig.inflate_blocks(&[6]), OK);
     assert_eq!(evac.rig.driver.config(0), 1024, "nobody asked for block 6");
+    let (target, surplus) = (evac.rig.balloon().target_pages(), evac.rig.balloon().surplus());
+    assert_eq!((target, surplus), (Pages(512), Pages(512)), "the host's target is what it was");
     evac.answer(request.id.get(), &[1, 0]);
     let report = report.try_recv().unwrap();
     assert_eq!(report.outcomes, [(BlockId(2), Outcome::Busy), (BlockId(3), Outcome::Vacated)]);
@@ -100,6 +102,26 @@ fn a_block_is_asked_for_given_up_and_stays() {
     assert_eq!(evac.rig.discards(), [(2560, 512), (1536, 512), (3072, 512)]);
     evac.rig.balloon().set_target(Pages(512)).unwrap();
     assert_eq!(evac.rig.driver.config(0), 512, "a target is absolute");
+    evac.rig.validate();
+}
+
+/// Memory borrowed on top of the target: more, less, none, and a new target in between.
+#[test]
+fn a_surplus_comes_and_goes() {
+    let evac = Evac::new();
+    let goal = |evac: &Evac| evac.rig.driver.config(0);
+    evac.rig.balloon().set_target(Pages(512)).unwrap();
+    evac.rig.driver.interrupts();
+    evac.rig.balloon().set_surplus(Pages(1024));
+    assert_eq!((goal(&evac), evac.rig.balloon().target_pages()), (1536, Pages(512)));
+    evac.rig.balloon().set_surplus(Pages(u64::MAX));
+    let ram = evac.rig.balloon().pool.ledger.ram();
+    assert_eq!(u64::from(goal(&evac)), ram.0, "there is no more than all of it");
+    evac.rig.balloon().set_surplus(Pages(0));
+    assert_eq!(goal(&evac), 512);
+    evac.rig.balloon().set_surplus(Pages(512));
+    evac.rig.balloon().set_target(Pages(1024)).unwrap();
+    assert_eq!((goal(&evac), evac.rig.balloon().surplus()), (1024, Pages(0)));
     evac.rig.validate();
 }
 

@@ -42,6 +42,7 @@ fn reported_pages_go_back_before_the_answer() {
     assert_eq!((counters.free_page_report.count, counters.free_page_report.freed), (1, 8 << 20));
     assert_eq!(counters.free_page_report.whole_blocks, 4);
     assert_eq!(rig.balloon().ballooned(), Pages(0), "a report is no balloon");
+    assert_eq!(rig.balloon().reported_set().pages(), Pages(2048));
     rig.validate();
 }
 
