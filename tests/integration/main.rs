@@ -6,6 +6,7 @@
 //! - `balloon.rs`      memory given back and taken again, statistics, out of memory
 //! - `evacuation.rs`   whole blocks from a fragmented guest, and vacated on request
 //! - `free_pages.rs`   memory that goes back without a balloon: reporting, hinting
+//! - `compaction.rs` the host's side put in order, under guests that go on; hosts that lack something
 //! - `framework.rs`    Linux's movable pages at work in our guest: balloon, zram, CMA
 //! - `pause.rs`        pause and resume under load
 //! - `api.rs`          the HTTP API: Firecracker's way to start, and clients that misbehave
@@ -15,6 +16,7 @@ mod api;
 mod balloon;
 mod boot;
 mod command_line;
+mod compaction;
 mod evacuation;
 mod framework;
 mod free_pages;
@@ -59,6 +61,15 @@ const TESTS: &[Test] = &[
     test!(evacuation::a_block_with_a_pinned_page_is_busy, 240),
     test!(evacuation::without_our_patches_there_are_no_blocks, 300),
     test!(evacuation::ranges_that_make_no_sense, 180),
+    test!(compaction::blocks_replace_single_pages, 300),
+    test!(compaction::a_stock_guest_is_made_huge_again, 300),
+    test!(compaction::data_stays_intact_through_passes, 420),
+    test!(compaction::guests_that_reset_or_stand_still, 240),
+    test!(compaction::passes_that_make_no_sense, 240),
+    test!(compaction::hosts_without_huge_pages, 300),
+    test!(compaction::kernels_that_know_less, 240),
+    test!(compaction::every_kind_of_memory, 300),
+    test!(compaction::contiguous_region, 240),
     test!(pause::under_load, 240),
     test!(api::started_as_firecracker_is, 240),
     test!(api::requests_that_make_no_sense, 240),

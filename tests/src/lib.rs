@@ -5,6 +5,7 @@
 //!
 //! - `payload.rs`   the kernels, initial RAM disks and binaries that guests are started from
 //! - `monitor/`     a monitor process with a guest in it: Ballast, or a peer
+//! - `confine.rs`   a monitor on a host that lacks something
 //! - `console.rs`   the guest's serial console: lines, waited for with a limit
 //! - `agent.rs`     the agent in the guest: commands and answers
 //! - `guest.rs`     a running guest: monitor, console and agent in one
@@ -16,6 +17,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod confine;
 pub mod console;
 mod error;
 pub mod figures;

@@ -93,13 +93,24 @@ static STARTED: AtomicU32 = AtomicU32::new(0);
 impl Monitor {
     /// Starts `program` with the guest that `spec` describes; logs go to the folder `logs`.
     pub fn start(program: &Program, spec: &Spec, logs: &Path) -> Result<Self> {
+        Self::start_confined(program, spec, logs, |_| Ok(()))
+    }
+
+    /// As [`Self::start`], with something changed about its process ([`crate::confine`]).
+    pub fn start_confined(
+        program: &Program,
+        spec: &Spec,
+        logs: &Path,
+        confine: impl FnOnce(&mut Command) -> Result<()>,
+    ) -> Result<Self> {
         let dir = work_folder()?;
-        let command = match program.kind {
+        let mut command = match program.kind {
             Kind::Ballast => ballast::ballast(&program.path, spec, dir.path())?,
             Kind::Firecracker => ballast::firecracker(&program.path, spec, dir.path())?,
             Kind::Qemu => qemu::command(&program.path, spec, dir.path()),
             Kind::CloudHypervisor => cloud_hypervisor::command(&program.path, spec, dir.path()),
         };
+        confine(&mut command)?;
         Self::spawn(program.kind, command, dir, logs)
     }
 

@@ -161,7 +161,6 @@ impl Action {
             | Self::Resume
             | Self::SendCtrlAltDel
             | Self::GetMemory
-            | Self::Compact(_)
             | Self::GetCompaction
             | Self::CancelCompaction
             | Self::GetBlocks
@@ -171,7 +170,7 @@ impl Action {
             | Self::UpdateScanout(..) => Phases::STARTED,
 
             // A guest that stands still cannot answer.
-            Self::Evacuate(_) => Phases::RUNNING,
+            Self::Evacuate(_) | Self::Compact(_) => Phases::RUNNING,
 
             Self::GetInstance
             | Self::GetConfig

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Actions on the host's side of guest memory: passes, the block map, the CMA region.
 
+use std::sync::{Arc, Mutex};
+
 use mm::blocks::map::{BlockFlags, Totals};
 use mm::units::Pages;
 
@@ -23,17 +25,28 @@ impl Controller {
             Ok(ready) => ready,
             Err(refusal) => return answer.give(Err(refusal)),
         };
-        // The answer is wanted in two places, and only one of them is reached.
-        let (later, now) = if wanted.wait { (Some(answer), None) } else { (None, Some(answer)) };
+        // Whoever comes first: the end of the pass, or the refusal to run it.
+        let answer = Arc::new(Mutex::new(Some(answer)));
+        let reply = {
+            let answer = Arc::clone(&answer);
+            move |reply| {
+                if let Some(answer) = super::lock(&answer).take() {
+                    answer.give(reply);
+                }
+            }
+        };
+        let at_the_end = reply.clone();
+        let waits = wanted.wait;
         let when_done = Box::new(move |result: Result<_, _>| {
-            if let Some(answer) = later {
+            if waits {
                 let report = result.map(|report| Box::new(CompactReport::from(&report)));
-                answer.give(report.map(Reply::Compaction).map_err(failed));
+                at_the_end(report.map(Reply::Compaction).map_err(failed));
             }
         });
-        let taken = compactor.submit(job, when_done);
-        if let Some(answer) = now {
-            answer.give(taken.map(|()| Reply::Done).map_err(failed));
+        match compactor.submit(job, when_done) {
+            Err(refused) => reply(Err(failed(refused))),
+            Ok(()) if !waits => reply(Ok(Reply::Done)),
+            Ok(()) => {}
         }
     }
 

@@ -1,0 +1,435 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Compaction of the host's side of guest memory, under guests that go on using it, and on hosts
+//! that lack something that it needs.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use harness::confine::{MemoryGroup, old_kernel, without_huge_pages};
+use harness::guest::{EXIT_LIMIT, Guest};
+use harness::monitor::{Monitor, Spec};
+use harness::runner::Context;
+use harness::{Error, Result, check, check_eq, host};
+use serde_json::{Value, json};
+
+const MIB: u64 = 1 << 20;
+/// Mappings at least this long are guest memory.
+const GUEST_MAPPING: u64 = 64 * MIB;
+/// For a pass, in the emulated machine.
+const PASS_LIMIT: Duration = Duration::from_secs(120);
+const HUGE_POOL: &str = "/proc/sys/vm/nr_hugepages";
+
+/// Runs a pass to its end; gives its report.
+fn compact(guest: &mut Guest, body: &Value) -> Result<Value> {
+    let mut body = body.clone();
+    body["wait"] = json!(false);
+    guest.monitor.api().put("/memory/compact", &body)?;
+    finish(guest)
+}
+
+/// Waits for the pass that runs; gives its report.
+fn finish(guest: &mut Guest) -> Result<Value> {
+    guest.monitor.poll("the end of a pass", PASS_LIMIT, |monitor| {
+        let status = monitor.api().get("/memory/compact")?;
+        Ok((status["running"] == json!(false)).then(|| status["last"].clone()))
+    })
+}
+
+fn number(report: &Value, path: &str) -> Result<u64> {
+    report
+        .pointer(path)
+        .and_then(Value::as_u64)
+        .ok_or_else(|| Error::Check(format!("no number {path} in {report}")))
+}
+
+/// Resident guest memory, and what of it is in huge pages, as the host's kernel has it.
+fn resident(guest: &Guest) -> Result<(u64, u64)> {
+    let (memory, _) = host::mappings(guest.monitor.pid(), GUEST_MAPPING)?;
+    Ok((memory.rss, memory.huge))
+}
+
+/// A balloon of `mib`, in steps that are smaller than a block: all of it are single pages.
+fn balloon_by_pages(guest: &mut Guest, mib: u64) -> Result<()> {
+    (1..=mib).try_for_each(|step| guest.balloon_to(step))
+}
+
+/// The balloon is in single pages all over a fragmented guest, so that hardly a block is huge or
+/// free. After a pass the balloon is in whole blocks, what the guest uses is in huge pages, and
+/// what it does not use is the host's.
+pub(crate) fn blocks_replace_single_pages(context: &Context) -> Result<()> {
+    const BALLOON_MIB: u64 = 120;
+    let mut guest =
+        Guest::boot(&context.ballast(), Spec::new(&context.payload, 512), &context.logs)?;
+    guest.touch_everything()?;
+    guest.agent.command("file-fill crumbs 380M")?;
+    guest.agent.command("file-punch crumbs 1")?;
+    balloon_by_pages(&mut guest, BALLOON_MIB)?;
+    let (free, in_blocks) = (host::settled_free()?, host::free_in_blocks()?);
+    let (rss, huge) = resident(&guest)?;
+    println!("before: {} MiB resident, {} of it huge", rss / MIB, huge / MIB);
+    check!(huge < rss / 2, "{huge} of {rss} bytes are huge still: nothing to be done");
+
+    let report = compact(&mut guest, &json!({}))?;
+    println!("{report}");
+    check_eq!(report["end"], json!("finished"));
+    let gained = host::settled_free()?.saturating_sub(free);
+    let gained_blocks = host::free_in_blocks()?.saturating_sub(in_blocks);
+    let (rss, huge) = resident(&guest)?;
+    let meminfo = guest.agent.meminfo()?;
+    let unused = meminfo["MemFree"];
+    println!(
+        "after: {} MiB resident, {} of it huge; the host gained {} MiB, {} of it as blocks; the \
+         guest has {} of {} MiB free",
+        rss / MIB,
+        huge / MIB,
+        gained / MIB,
+        gained_blocks / MIB,
+        unused / MIB,
+        meminfo["MemTotal"] / MIB,
+    );
+    check!(huge >= rss / 100 * 90, "{huge} of {rss} bytes are huge");
+    check!(gained >= 32 * MIB, "the host gained {gained} bytes");
+    // The balloon is as large as it was told to be, and nothing that the guest had is lost.
+    check_eq!(guest.monitor.balloon_actual(&guest.spec)?, BALLOON_MIB);
+    check_eq!(guest.monitor.api().get("/balloon")?["amount_mib"], json!(BALLOON_MIB));
+    guest.agent.verify("file-verify crumbs")?;
+
+    // Nothing more is to be gained, so nothing is done.
+    let report = compact(&mut guest, &json!({ "evacuate": false }))?;
+    check!(number(&report, "/planned")? <= 4, "{report}");
+    guest.balloon_to(0)?;
+    guest.agent.verify("file-verify crumbs")?;
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+/// A kernel that knows neither blocks nor evacuation leaves its memory in small pages when it has
+/// been ballooned once; the host makes them huge again by itself.
+pub(crate) fn a_stock_guest_is_made_huge_again(context: &Context) -> Result<()> {
+    let spec = Spec::debian(&context.payload, 384);
+    let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
+    fragment_stock(&mut guest)?;
+    let (rss, before) = resident(&guest)?;
+    check!(before < rss / 2, "{before} of {rss} bytes are huge: nothing to be done");
+    let report = compact(&mut guest, &json!({}))?;
+    let (rss, after) = resident(&guest)?;
+    println!("huge: {} MiB, then {} of {} MiB; {report}", before / MIB, after / MIB, rss / MIB);
+    check!(after >= rss / 100 * 90, "{after} of {rss} bytes are huge");
+    check!(number(&report, "/collapse/done")? > 0, "{report}");
+    check_eq!(number(&report, "/evacuate/done")?, 0);
+    guest.agent.verify("verify kept")?;
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+/// All memory of a guest with the stock driver in small pages, all of them present.
+fn fragment_stock(guest: &mut Guest) -> Result<()> {
+    guest.touch_everything()?;
+    guest.agent.command("fill kept 32M")?;
+    guest.agent.command("file-fill crumbs 160M")?;
+    guest.agent.command("file-punch crumbs 1")?;
+    guest.balloon_to(110)?;
+    guest.balloon_to(0)?;
+    guest.agent.command("file-free crumbs")?;
+    guest.touch_everything()
+}
+
+/// Programs keep checking what they wrote while passes come and go, the balloon goes up and down
+/// and zram is at work; every second pass is cancelled somewhere.
+pub(crate) fn data_stays_intact_through_passes(context: &Context) -> Result<()> {
+    let spec = Spec { cpus: 2, ..Spec::new(&context.payload, 512) };
+    let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
+    guest.touch_everything()?;
+    guest.agent.command("zram-fill 0 64M")?;
+    guest.agent.command("file-fill crumbs 200M")?;
+    guest.agent.command("file-punch crumbs 1")?;
+    guest.agent.command("busy-start 2 20M")?;
+    let (mut passes, mut cancelled, mut steps) = (0, 0, 0);
+    for (round, target) in [60, 20, 113, 40, 7, 90, 33, 0, 64, 0].into_iter().enumerate() {
+        guest.monitor.set_balloon(target, &guest.spec)?;
+        for cancel_after in [None, Some(Duration::from_millis(40 * round as u64))] {
+            guest.monitor.api().put("/memory/compact", &json!({ "wait": false }))?;
+            if let Some(after) = cancel_after {
+                std::thread::sleep(after);
+                guest.monitor.api().request("DELETE", "/memory/compact", None)?;
+            }
+            let report = finish(&mut guest)?;
+            passes += 1;
+            cancelled += u32::from(report["end"] == json!("cancelled"));
+            for kind in ["discard", "collapse", "evacuate", "gather"] {
+                steps += number(&report, &format!("/{kind}/done"))?;
+            }
+        }
+        guest.balloon_to(target)?;
+        check_eq!(guest.agent.figures("busy-count")?["damaged"], 0);
+        if round % 3 == 2 {
+            guest.agent.verify("zram-verify 0")?;
+            guest.agent.verify("file-verify crumbs")?;
+        }
+    }
+    println!("{passes} passes, {cancelled} of them cancelled, {steps} steps done");
+    check!(steps > 0, "the passes had nothing to do");
+    check!(cancelled > 0, "no pass was cancelled");
+    guest.agent.verify("busy-stop")?;
+    guest.agent.verify("zram-verify 0")?;
+    guest.agent.verify("file-verify crumbs")?;
+    check_eq!(guest.monitor.balloon_actual(&guest.spec)?, 0);
+    check_eq!(guest.agent.vmstat(["oom_kill"])?, [0]);
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+/// A guest that is paused in the middle of a pass, then resets in the middle of another: the pass
+/// ends, and so does the monitor.
+pub(crate) fn guests_that_reset_or_stand_still(context: &Context) -> Result<()> {
+    let mut guest =
+        Guest::boot(&context.ballast(), Spec::new(&context.payload, 384), &context.logs)?;
+    guest.touch_everything()?;
+    guest.agent.command("file-fill crumbs 240M")?;
+    guest.agent.command("file-punch crumbs 1")?;
+    balloon_by_pages(&mut guest, 40)?;
+    let api = guest.monitor.api().clone();
+    api.put("/memory/compact", &json!({ "wait": false }))?;
+    api.patch("/vm", &json!({ "state": "Paused" }))?;
+    let report = finish(&mut guest)?;
+    println!("paused: {report}");
+    // A guest that stands still cannot help.
+    let response = api.request("PUT", "/memory/compact", Some("{}"))?;
+    check_eq!(response.status, 400);
+    check!(response.text().contains("paused"), "{}", response.text());
+    api.patch("/vm", &json!({ "state": "Resumed" }))?;
+    guest.agent.verify("file-verify crumbs")?;
+    guest.monitor.balloon_to(40, &guest.spec, PASS_LIMIT)?;
+
+    api.put("/memory/compact", &json!({ "wait": false }))?;
+    guest.agent.farewell("reboot")?;
+    let status = guest.monitor.wait_exit(EXIT_LIMIT)?;
+    check!(guest.monitor.stderr().contains("reset"), "{status}: {}", guest.monitor.stderr());
+    Ok(())
+}
+
+/// What cannot be done is refused in words, and changes nothing.
+pub(crate) fn passes_that_make_no_sense(context: &Context) -> Result<()> {
+    let mut guest =
+        Guest::boot(&context.ballast(), Spec::new(&context.payload, 256), &context.logs)?;
+    guest.agent.command("fill kept 64M")?;
+    let api = guest.monitor.api().clone();
+    let before = api.get("/memory")?;
+    for body in [
+        json!({ "scope": "range", "start": 256 * MIB, "blocks": 1 }),
+        json!({ "scope": "range", "start": 254 * MIB, "blocks": 2 }),
+        json!({ "scope": "range", "start": 4096, "blocks": 1 }),
+        json!({ "scope": "range", "start": 0, "blocks": 0 }),
+        json!({ "scope": "range", "start": 0, "blocks": u64::MAX }),
+        json!({ "scope": "range" }),
+        json!({ "start": 0, "blocks": 1 }),
+        json!({ "scope": "cma" }),
+        json!({ "scope": "everything" }),
+        json!({ "back": true }),
+        json!({ "budget_ms": 0 }),
+        json!({ "budget_mib": 0 }),
+        json!({ "budget_mib": -1 }),
+        json!({ "surprise": 1 }),
+    ] {
+        let response = api.request("PUT", "/memory/compact", Some(&body.to_string()))?;
+        check!(response.status == 400, "{body}: {} {}", response.status, response.text());
+        check!(response.fault_message().is_some(), "{body}: {}", response.text());
+    }
+    check_eq!(api.get("/memory/compact")?["last"], Value::Null);
+    let after = api.get("/memory")?;
+    let told = |memory: &Value| memory["resident_bytes"].as_u64().unwrap_or(0);
+    check!(told(&after) >= told(&before), "{before} became {after}");
+    check!(told(&after) - told(&before) < 16 * MIB, "{before} became {after}");
+
+    // Two at once: the second is told so, whether it would wait or not.
+    guest.touch_everything()?;
+    guest.agent.command("file-fill crumbs 120M")?;
+    guest.agent.command("file-punch crumbs 1")?;
+    balloon_by_pages(&mut guest, 24)?;
+    api.put("/memory/compact", &json!({ "wait": false }))?;
+    let mut refused = 0;
+    for wait in [true, false] {
+        let body = json!({ "wait": wait, "budget_ms": 1 }).to_string();
+        let response = api.request("PUT", "/memory/compact", Some(&body))?;
+        if response.status == 400 {
+            check!(response.text().contains("is running"), "{}", response.text());
+            refused += 1;
+        }
+    }
+    let report = finish(&mut guest)?;
+    // A quick machine may have been through with the first.
+    check!(refused > 0 || number(&report, "/took_us")? < 1_000_000, "{report}");
+    guest.agent.verify("verify kept")?;
+    guest.agent.verify("file-verify crumbs")?;
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+/// Boots a guest in a process about which something is changed.
+fn boot_confined(
+    context: &Context,
+    spec: Spec,
+    confine: impl FnOnce(&mut Command) -> Result<()>,
+) -> Result<Guest> {
+    let monitor = Monitor::start_confined(&context.ballast(), &spec, &context.logs, confine)?;
+    Guest::attach(monitor, spec)
+}
+
+/// A host that gives no huge pages, by its settings or by a limit of the control group: that is
+/// reported, and nothing is lost.
+pub(crate) fn hosts_without_huge_pages(context: &Context) -> Result<()> {
+    let spec = Spec::new(&context.payload, 128);
+    let mut guest = boot_confined(context, spec, without_huge_pages)?;
+    guest.touch_everything()?;
+    guest.agent.command("fill kept 40M")?;
+    let report = compact(&mut guest, &json!({}))?;
+    println!("no huge pages allowed: {report}");
+    check_eq!(number(&report, "/collapse/done")?, 0);
+    check!(number(&report, "/collapse/refused")? > 0, "{report}");
+    check_eq!(number(&report, "/after/huge_bytes")?, 0);
+    guest.agent.verify("verify kept")?;
+    check_eq!(guest.power_off()?.code(), Some(0));
+
+    let group = MemoryGroup::new("ballast-test-limit")?;
+    let spec = Spec::debian(&context.payload, 384);
+    let mut guest = boot_confined(context, spec, |command| group.admit(command))?;
+    fragment_stock(&mut guest)?;
+    // Room for some pages, for none that is huge.
+    group.limit(Some(group.used()? + MIB))?;
+    let report = compact(&mut guest, &json!({}))?;
+    println!("the limit is reached: {report}");
+    check_eq!(number(&report, "/collapse/done")?, 0);
+    check!(number(&report, "/collapse/refused")? > 0, "{report}");
+    guest.agent.verify("verify kept")?;
+    group.limit(None)?;
+    let report = compact(&mut guest, &json!({}))?;
+    println!("without a limit: {report}");
+    check!(number(&report, "/collapse/done")? > 0, "{report}");
+    guest.agent.verify("verify kept")?;
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+/// Kernels without PAGEMAP_SCAN and MADV_COLLAPSE: the balloon and passes work, as far as they can.
+pub(crate) fn kernels_that_know_less(context: &Context) -> Result<()> {
+    for errno in [libc::ENOSYS, libc::EINVAL] {
+        let spec = Spec::new(&context.payload, 128);
+        let mut guest = boot_confined(context, spec, |command| old_kernel(command, errno))?;
+        guest.touch_everything()?;
+        guest.agent.command("fill kept 24M")?;
+        balloon_by_pages(&mut guest, 5)?;
+        guest.balloon_to(40)?;
+        let memory = guest.monitor.api().get("/memory")?;
+        check_eq!(memory["huge_bytes"], Value::Null);
+        let told = number(&memory, "/resident_bytes")?;
+        let (rss, _) = resident(&guest)?;
+        check!(told.abs_diff(rss) < 8 * MIB, "{told} bytes resident are {rss}");
+        let report = compact(&mut guest, &json!({}))?;
+        println!("errno {errno}: {report}");
+        check_eq!(report["end"], json!("finished"));
+        check_eq!(number(&report, "/collapse/done")?, 0);
+        guest.agent.verify("verify kept")?;
+        guest.balloon_to(0)?;
+        guest.agent.verify("verify kept")?;
+        check_eq!(guest.power_off()?.code(), Some(0));
+    }
+    Ok(())
+}
+
+/// A memfd, small pages, and huge pages of the pool: each boots, gives memory back, and has passes
+/// run over it without loss.
+pub(crate) fn every_kind_of_memory(context: &Context) -> Result<()> {
+    const MEMORY_MIB: u64 = 192;
+    fs::write(HUGE_POOL, (MEMORY_MIB / 2 + 4).to_string()).map_err(Error::io(HUGE_POOL))?;
+    for backing in ["memfd", "small", "hugetlb-2m"] {
+        let mut spec = Spec::new(&context.payload, MEMORY_MIB);
+        spec.more.insert("memory".into(), json!({ "backing": backing }));
+        let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
+        guest.touch_everything()?;
+        guest.agent.command("fill kept 32M")?;
+        // The pool's pages are free there, not in the host's free memory.
+        let free = || -> Result<u64> {
+            let pool = host::meminfo()?.get("HugePages_Free").copied().unwrap_or(0) * 2 * MIB;
+            Ok(host::settled_free()? + pool)
+        };
+        let before = free()?;
+        guest.balloon_to(100)?;
+        let gained = free()?.saturating_sub(before);
+        let report = compact(&mut guest, &json!({}))?;
+        println!("{backing}: gained {} MiB; {report}", gained / MIB);
+        check!(gained >= 95 * MIB, "{backing}: {} of 100 MiB came back", gained / MIB);
+        check_eq!(report["end"], json!("finished"));
+        let huge = number(&report, "/after/huge_bytes")?;
+        let rss = number(&report, "/after/resident_bytes")?;
+        match backing {
+            "small" => check_eq!(huge, 0),
+            "hugetlb-2m" => check_eq!(huge, rss),
+            _ => {}
+        }
+        guest.agent.verify("verify kept")?;
+        guest.balloon_to(0)?;
+        guest.agent.command("fill again 64M")?;
+        guest.agent.verify("verify again")?;
+        guest.agent.verify("verify kept")?;
+        check_eq!(guest.power_off()?.code(), Some(0));
+    }
+    fs::write(HUGE_POOL, "0").map_err(Error::io(HUGE_POOL))
+}
+
+/// The CMA region lies where the guest was told, costs nothing while nobody uses it, is of huge
+/// pages when it is backed, and serves for contiguous memory then.
+pub(crate) fn contiguous_region(context: &Context) -> Result<()> {
+    const SIZE: u64 = 64 * MIB;
+    let mut spec = Spec::new(&context.payload, 384);
+    spec.more.insert("memory".into(), json!({ "cma_mib": SIZE / MIB }));
+    let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
+    let api = guest.monitor.api().clone();
+    let idle = api.get("/memory/cma")?;
+    println!("idle: {idle}");
+    let start = number(&idle, "/start")?;
+    check_eq!(number(&idle, "/size_bytes")?, SIZE);
+    check_eq!(start % (2 * MIB), 0);
+    let cmdline = guest.agent.command("read /proc/cmdline")?.join(" ");
+    check!(cmdline.contains(&format!("cma={SIZE}@{start:#x}")), "{cmdline}");
+    const CMA: &str = "/sys/kernel/debug/cma/reserved";
+    let told = |guest: &mut Guest, file: &str| -> Result<u64> {
+        let text = guest.agent.command(&format!("read {CMA}/{file}"))?.join("");
+        text.trim().parse().map_err(|_| Error::Check(format!("{file}: {text}")))
+    };
+    check_eq!(told(&mut guest, "base_pfn")? * host::PAGE, start);
+    check_eq!(told(&mut guest, "count")? * host::PAGE, SIZE);
+    check!(number(&idle, "/resident_bytes")? <= SIZE / 8, "{idle}");
+
+    // Backed before a device of the guest has it.
+    let report = compact(&mut guest, &json!({ "scope": "cma", "back": true }))?;
+    let backed = api.get("/memory/cma")?;
+    println!("backed: {backed}; {report}");
+    check_eq!(number(&backed, "/resident_bytes")?, SIZE);
+    check!(number(&backed, "/huge_bytes")? >= SIZE / 100 * 90, "{backed}");
+    let faults = || host::mappings(guest.monitor.pid(), GUEST_MAPPING).map(|(memory, _)| memory);
+    let before = faults()?;
+    guest.agent.command(&format!("write {CMA}/alloc {}", 48 << 8))?;
+    check_eq!(told(&mut guest, "used")?, 48 << 8);
+    let (after, _) = host::mappings(guest.monitor.pid(), GUEST_MAPPING)?;
+    check!(after.rss - before.rss < 8 * MIB, "{before:?} became {after:?}");
+    guest.agent.command(&format!("write {CMA}/free {}", 48 << 8))?;
+
+    // Lent to programs, it is memory like any other; and given back it costs nothing again.
+    guest.agent.command("fill lent 240M")?;
+    guest.agent.verify("verify lent")?;
+    guest.agent.command("free lent")?;
+    guest.balloon_to(320)?;
+    let empty = api.get("/memory/cma")?;
+    println!("in the balloon: {empty}");
+    check!(number(&empty, "/resident_bytes")? <= SIZE / 4, "{empty}");
+    // What is in the balloon is not backed.
+    let report = compact(&mut guest, &json!({ "scope": "cma", "back": true }))?;
+    println!("{report}");
+    let resident = number(&api.get("/memory/cma")?, "/resident_bytes")?;
+    let ballooned = number(&api.get("/memory/cma")?, "/ballooned_bytes")?;
+    check!(resident + ballooned <= SIZE, "{resident} resident, {ballooned} in the balloon");
+    guest.balloon_to(0)?;
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A monitor on a host that lacks something: an older kernel, no huge pages, a limit on memory.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::mount::{MountFlags, mount};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
+
+use crate::{Error, Result};
+
+/// madvise(2).
+const MADV_COLLAPSE: u64 = 25;
+/// `_IOWR('f', 16, struct pm_scan_arg)`, include/uapi/linux/fs.h.
+const PAGEMAP_SCAN: u64 = 0xc060_6610;
+/// Where control groups are.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// What a kernel before 6.7 does not know (PAGEMAP_SCAN), and one before 6.1 (MADV_COLLAPSE): both
+/// are answered with `errno`.
+pub fn old_kernel(command: &mut Command, errno: i32) -> Result<()> {
+    let words = |error: &dyn std::fmt::Display| Error::Check(format!("seccomp filter: {error}"));
+    let argument = |index, len, value| {
+        SeccompCondition::new(index, len, SeccompCmpOp::Eq, value)
+            .and_then(|condition| SeccompRule::new(vec![condition]))
+            .map_err(|error| words(&error))
+    };
+    let rules = BTreeMap::from([
+        (libc::SYS_madvise, vec![argument(2, SeccompCmpArgLen::Dword, MADV_COLLAPSE)?]),
+        (libc::SYS_ioctl, vec![argument(1, SeccompCmpArgLen::Dword, PAGEMAP_SCAN)?]),
+    ]);
+    let refused = SeccompAction::Errno(errno.unsigned_abs());
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refused, TargetArch::x86_64)
+        .map_err(|error| words(&error))?;
+    let program: BpfProgram = filter.try_into().map_err(|error| words(&error))?;
+    let install = move || seccompiler::apply_filter(&program).map_err(io::Error::other);
+    // SAFETY: between fork and exec only two system calls are made; the program was built before.
+    unsafe { command.pre_exec(install) };
+    Ok(())
+}
+
+/// No transparent huge pages for the process, whatever the host has.
+pub fn without_huge_pages(command: &mut Command) -> Result<()> {
+    let disable = || {
+        // SAFETY: sets a flag of the calling process, which is the child here.
+        let failed = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+        if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: between fork and exec only one system call is made.
+    unsafe { command.pre_exec(disable) };
+    Ok(())
+}
+
+/// A control group (version 2) with a limit on memory; removed when dropped, if it is empty.
+#[derive(Debug)]
+pub struct MemoryGroup {
+    dir: PathBuf,
+}
+
+impl MemoryGroup {
+    /// A group of that name without a limit; mounts the file system if nobody has.
+    pub fn new(name: &str) -> Result<Self> {
+        let root = Path::new(CGROUPS);
+        if !root.join("cgroup.controllers").exists() {
+            mount("cgroup2", root, "cgroup2", MountFlags::empty(), None)
+                .map_err(|error| Error::Check(format!("mounting {CGROUPS}: {error}")))?;
+        }
+        write(&root.join("cgroup.subtree_control"), "+memory")?;
+        let dir = root.join(name);
+        fs::create_dir_all(&dir).map_err(Error::io(format!("creating {}", dir.display())))?;
+        Ok(Self { dir })
+    }
+
+    /// Starts `command` in the group, so that all its memory counts.
+    pub fn admit(&self, command: &mut Command) -> Result<()> {
+        let path = self.dir.join("cgroup.procs");
+        let file = fs::OpenOptions::new().write(true).open(&path);
+        let file = file.map_err(Error::io(format!("opening {}", path.display())))?;
+        // 0 is whoever writes it.
+        let enter = move || rustix::io::write(&file, b"0").map(drop).map_err(Into::into);
+        // SAFETY: between fork and exec only one system call is made.
+        unsafe { command.pre_exec(enter) };
+        Ok(())
+    }
+
+    /// Bytes that it uses.
+    pub fn used(&self) -> Result<u64> {
+        let path = self.dir.join("memory.current");
+        let text = fs::read_to_string(&path).map_err(Error::io(path.display().to_string()))?;
+        text.trim().parse().map_err(|_| Error::Check(format!("{}: {text}", path.display())))
+    }
+
+    /// Limits it to `bytes`, or not at all.
+    pub fn limit(&self, bytes: Option<u64>) -> Result<()> {
+        let limit = bytes.map_or_else(|| "max".to_owned(), |bytes| bytes.to_string());
+        write(&self.dir.join("memory.max"), &limit)
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        // It is of no consequence that one is left behind.
+        let _ = fs::remove_dir(&self.dir);
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).map_err(Error::io(format!("writing {text} to {}", path.display())))
+}
