@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::action::*;
 use super::channel::Request as Asked;
+use super::compaction::Compact;
 use super::server::{DEFAULT_MAX_PAYLOAD_BYTES, Service};
 use super::stats::ApiStats;
 use super::*;

@@ -11,6 +11,7 @@
 //! - `values.rs`: sizes, and `VALUE,key=value,flag` arguments
 //! - `remote.rs`: subcommands that ask a running monitor
 //! - `compaction.rs`: those about the host's side of guest memory
+//! - `top/`: the same live, on the whole terminal
 //! - `client.rs`: HTTP over its socket
 //! - `check.rs`: `ballast check`
 
@@ -20,6 +21,7 @@ mod compaction;
 mod firecracker;
 mod remote;
 mod run;
+mod top;
 mod values;
 
 use std::ffi::{OsStr, OsString};
@@ -61,6 +63,8 @@ enum Command {
     /// See or change the display of a running machine
     #[command(subcommand)]
     Gpu(remote::Gpu),
+    /// Watch memory, balloon, GPU and the host's pressure, live
+    Top(top::TopArgs),
     /// Let all vCPUs stand still
     Pause(remote::Target),
     /// Let all vCPUs run again
@@ -156,6 +160,11 @@ fn dispatch(args: &[OsString]) -> Result<u8, CliError> {
         Command::Balloon(command) => command.run(&mut out)?,
         Command::Memory(command) => command.run(&mut out)?,
         Command::Gpu(command) => command.run(&mut out)?,
+        Command::Top(args) => {
+            drop(out);
+            args.run()?;
+            return Ok(0);
+        }
         Command::Pause(target) => target.pause()?,
         Command::Resume(target) => target.resume()?,
         Command::Shutdown(command) => command.run()?,

@@ -41,6 +41,15 @@ impl Target {
         self.ask(Method::PUT, resource, Some(body))
     }
 
+    /// Asks for something that is no JSON.
+    pub(super) fn get_bytes(
+        &self,
+        resource: &str,
+        accept: &'static str,
+    ) -> Result<bytes::Bytes, CliError> {
+        Ok(get_bytes(&self.api_sock, resource, accept)?)
+    }
+
     fn patch(&self, resource: &str, body: &Value) -> Result<(), CliError> {
         self.ask(Method::PATCH, resource, Some(body))?;
         Ok(())
@@ -159,7 +168,7 @@ impl Gpu {
             Self::Show(target) => print_json(out, &target.get("/gpu")?),
             Self::Screenshot { file, scanout, target } => {
                 let resource = format!("/gpu/scanouts/{scanout}");
-                let png = get_bytes(&target.api_sock, &resource, "image/png")?;
+                let png = target.get_bytes(&resource, "image/png")?;
                 if file == Path::new("-") {
                     out.write_all(&png)?;
                     return Ok(());

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `ballast top`: what guest memory is made of, live, with what bears on it.
+//!
+//! A client like the others: it polls the API's socket and reads the host's own files, and takes
+//! nothing of the monitor's process.
+//!
+//! - `snapshot.rs`: what is polled, of the monitor and of the host
+//! - `host.rs`: the host's free memory and its pressure
+//! - `view.rs`: a snapshot drawn
+//! - `map.rs`: the blocks drawn, one cell for one or several
+
+mod host;
+mod map;
+mod snapshot;
+mod view;
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use http::Method;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use serde_json::json;
+
+use super::CliError;
+use super::remote::Target;
+use snapshot::Snapshot;
+
+/// `ballast top`.
+#[derive(Debug, Args)]
+pub(super) struct TopArgs {
+    /// Time between two looks, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 1000,
+        value_parser = clap::value_parser!(u64).range(50..=3_600_000))]
+    interval: u64,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// What a key asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Quit,
+    Compact,
+    Cancel,
+    Redraw,
+}
+
+impl TopArgs {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        if !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
+            let words = "`top` needs a terminal; `ballast memory map` and `ballast memory show` do \
+                         without one";
+            return Err(CliError::Usage(words.into()));
+        }
+        // Whether anybody is there shows before the screen is taken.
+        let first = Snapshot::take(&self.target)?;
+        let mut terminal = ratatui::try_init()?;
+        let outcome = self.watch(&mut terminal, first);
+        ratatui::restore();
+        outcome
+    }
+
+    fn watch(
+        &self,
+        terminal: &mut ratatui::DefaultTerminal,
+        mut now: Snapshot,
+    ) -> Result<(), CliError> {
+        let interval = Duration::from_millis(self.interval);
+        loop {
+            terminal.draw(|frame| view::draw(frame, &now))?;
+            let next = Instant::now() + interval;
+            let wish = loop {
+                let left = next.saturating_duration_since(Instant::now());
+                if !event::poll(left)? {
+                    break None;
+                }
+                if let Some(wish) = wish(&event::read()?) {
+                    break Some(wish);
+                }
+            };
+            let said = match wish {
+                Some(Wish::Quit) => return Ok(()),
+                Some(Wish::Redraw) => continue,
+                Some(Wish::Compact) => {
+                    self.target.put("/memory/compact", &json!({ "wait": false })).err()
+                }
+                Some(Wish::Cancel) => {
+                    self.target.ask(Method::DELETE, "/memory/compact", None).err()
+                }
+                None => None,
+            };
+            now = Snapshot::take(&self.target)?;
+            now.said = said.map(|error| error.to_string());
+        }
+    }
+}
+
+/// What an event asks for, if anything.
+fn wish(event: &Event) -> Option<Wish> {
+    match event {
+        Event::Resize(..) => Some(Wish::Redraw),
+        Event::Key(KeyEvent { kind: KeyEventKind::Release, .. }) => None,
+        Event::Key(KeyEvent { code: KeyCode::Char('c'), modifiers, .. })
+            if modifiers.contains(KeyModifiers::CONTROL) =>
+        {
+            Some(Wish::Quit)
+        }
+        Event::Key(KeyEvent { code: KeyCode::Char('q') | KeyCode::Esc, .. }) => Some(Wish::Quit),
+        Event::Key(KeyEvent { code: KeyCode::Char('c'), .. }) => Some(Wish::Compact),
+        Event::Key(KeyEvent { code: KeyCode::Char('x'), .. }) => Some(Wish::Cancel),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys() {
+        let key = |code, modifiers| wish(&Event::Key(KeyEvent::new(code, modifiers)));
+        let plain = |c| key(KeyCode::Char(c), KeyModifiers::NONE);
+        assert_eq!(plain('q'), Some(Wish::Quit));
+        assert_eq!(plain('c'), Some(Wish::Compact));
+        assert_eq!(plain('x'), Some(Wish::Cancel));
+        assert_eq!(plain('z'), None);
+        assert_eq!(key(KeyCode::Char('c'), KeyModifiers::CONTROL), Some(Wish::Quit));
+        assert_eq!(wish(&Event::Resize(1, 1)), Some(Wish::Redraw));
+    }
+}
