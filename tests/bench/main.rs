@@ -4,9 +4,11 @@
 //!
 //! - `boot.rs`     start-up time, the monitor's own memory, the balloon's rates
 //! - `balloon.rs`  what comes back to the host, from a fragmented guest too
+//! - `compact.rs`  what a compaction pass makes of a guest that was cut to pieces
 
 mod balloon;
 mod boot;
+mod compact;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,6 +44,7 @@ struct Options {
 enum Bench {
     Boot,
     Balloon,
+    Compact,
 }
 
 /// Mappings at least this long are guest memory.
@@ -86,6 +89,7 @@ fn run(options: &Options) -> Result<()> {
     let figures: Vec<Figure> = match options.bench {
         Bench::Boot => boot::measure(&bed)?,
         Bench::Balloon => balloon::measure(&bed)?,
+        Bench::Compact => compact::measure(&bed)?,
     };
     for figure in &figures {
         println!("{figure}");

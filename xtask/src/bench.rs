@@ -27,7 +27,7 @@ enum Bench {
     Boot,
     /// What comes back to the host: by blocks, by pages, from a fragmented guest, by reporting
     Balloon,
-    /// Block map and compaction of the host's side, natively
+    /// Block map and compaction of the host's side: natively, and of a guest cut to pieces
     Compact,
     /// The virtual GPU: flushing a frame, pages that move, natively
     Gpu,
@@ -41,11 +41,12 @@ impl Bench {
         match self {
             Self::Boot => Some("boot"),
             Self::Balloon => Some("balloon"),
-            Self::Compact | Self::Gpu | Self::Mm => None,
+            Self::Compact => Some("compact"),
+            Self::Gpu | Self::Mm => None,
         }
     }
 
-    /// What cargo runs for the others.
+    /// What cargo runs, of those that have a part without guests.
     fn cargo_arguments(self) -> &'static [&'static str] {
         match self {
             Self::Boot | Self::Balloon => &[],
@@ -93,24 +94,29 @@ fn parse_peer(word: &str) -> std::result::Result<(String, PathBuf), String> {
 
 /// Measures; gives the bench's exit status.
 pub(crate) fn run(options: &Options) -> Result<u8> {
-    match options.bench.guest_bench() {
-        Some(name) => with_guests(name, options),
-        None => natively(options).map(|()| 0),
-    }
-}
-
-/// Runs a bench of one of the crates and collects its figures.
-fn natively(options: &Options) -> Result<()> {
-    let mut figures = Vec::new();
-    run::watch(
-        build::cargo().args(["bench", "--locked", "--quiet"]).args(options.bench.cargo_arguments()),
-        |line| figures.extend(figure(line)),
-    )?;
-    if let Some(json) = &options.json {
+    let mut figures = natively(options)?;
+    let status = match options.bench.guest_bench() {
+        Some(name) => with_guests(name, options, &mut figures)?,
+        None => 0,
+    };
+    if let (0, Some(json)) = (status, &options.json) {
         fs::write(json, format!("{:#}\n", serde_json::Value::from(figures)))
             .doing("writing", json)?;
     }
-    Ok(())
+    Ok(status)
+}
+
+/// Runs a bench of one of the crates, if this is one; gives its figures.
+fn natively(options: &Options) -> Result<Vec<serde_json::Value>> {
+    let mut figures = Vec::new();
+    let arguments = options.bench.cargo_arguments();
+    if !arguments.is_empty() {
+        run::watch(
+            build::cargo().args(["bench", "--locked", "--quiet"]).args(arguments),
+            |line| figures.extend(figure(line)),
+        )?;
+    }
+    Ok(figures)
 }
 
 /// `figure <name> <value> <unit> goal <goal> met|short` as JSON.
@@ -128,7 +134,8 @@ fn figure(line: &str) -> Option<serde_json::Value> {
     }
 }
 
-fn with_guests(bench: &str, options: &Options) -> Result<u8> {
+/// Runs a bench with guests, and adds its figures; gives its exit status.
+fn with_guests(bench: &str, options: &Options, figures: &mut Vec<serde_json::Value>) -> Result<u8> {
     let profile = if options.quick { Profile::TestRelease } else { Profile::Release };
     let mut payload = Payload::assemble(profile, &options.kernel)?;
     if let (Bench::Balloon, Some(dir)) = (options.bench, &options.stock_kernel) {
@@ -157,9 +164,13 @@ fn with_guests(bench: &str, options: &Options) -> Result<u8> {
     arguments.push(format!("--rounds={}", options.rounds).into());
     arguments.extend(options.only.iter().map(|kind| format!("--only={kind}").into()));
     let status = payload.run("guest-bench", &arguments, MEMORY_MIB, LIMIT)?;
-    if let (0, Some(json)) = (status, &options.json) {
-        let figures = paths::target().join("guest/guest-bench/figures.json");
-        fs::copy(&figures, json).doing("copying the figures to", json)?;
+    if status == 0 {
+        let path = paths::target().join("guest/guest-bench/figures.json");
+        let text = fs::read_to_string(&path).doing("reading", &path)?;
+        match serde_json::from_str(&text) {
+            Ok(serde_json::Value::Array(more)) => figures.extend(more),
+            _ => return task_error(format!("{}: no list of figures", path.display())),
+        }
     }
     Ok(status)
 }

@@ -106,6 +106,17 @@ impl Region {
         intact
     }
 
+    /// Writes one word of page `index`, as it was; whether it was.
+    pub(crate) fn touch(&mut self, index: usize) -> bool {
+        let expected = first_word(self.seed, index);
+        let word = &mut self.words_mut()[index * WORDS];
+        // SAFETY: a reference is valid and aligned. Volatile, so that the page is really touched.
+        let found = unsafe { std::ptr::read_volatile(word) };
+        // SAFETY: as above.
+        unsafe { std::ptr::write_volatile(word, expected) };
+        found == expected
+    }
+
     /// Gives every page for which `drop` says so back to the kernel; how many that were.
     pub(crate) fn punch(&mut self, mut drop: impl FnMut(usize) -> bool) -> io::Result<usize> {
         let mut dropped = 0;

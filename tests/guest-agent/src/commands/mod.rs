@@ -9,6 +9,7 @@
 //! - `order.rs`   kernel memory in pieces of an order
 //! - `pin.rs`     pages that nothing may move
 //! - `screen.rs`  a client that draws on a scanout
+//! - `touch.rs`   how long it takes to touch memory
 //! - `zram.rs`    a compressed block device with a pattern in it
 //! - `kernel.rs`  read, pick, write, list, run, and ways for the machine to end
 
@@ -20,6 +21,7 @@ mod memory;
 mod order;
 mod pin;
 mod screen;
+mod touch;
 mod zram;
 
 use std::fmt::Display;
@@ -36,6 +38,7 @@ pub(crate) struct State {
     order: order::Blocks,
     pins: pin::Pins,
     screen: screen::Drawing,
+    touch: touch::Touching,
     zram: zram::Devices,
 }
 
@@ -72,6 +75,8 @@ pub(crate) fn perform(state: &mut State, words: &str) -> Answer {
         ["screen-count"] => state.screen.count(),
         ["screen-stop"] => state.screen.stop(),
         ["screen-hold", scanout, seed] => state.screen.hold(number(scanout)?, number(seed)? as u64),
+        ["touch-start", size] => state.touch.start(bytes(size)?),
+        ["touch-stop"] => state.touch.stop(),
         ["zram-fill", index, size] => state.zram.fill(number(index)?, bytes(size)?),
         ["zram-verify", index] => state.zram.verify(number(index)?),
         ["zram-free", index] => state.zram.free(number(index)?),

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What one compaction pass makes of a guest whose memory was cut to pieces: how much of what is
+//! resident is in huge pages, how much is resident at all, and what the guest feels of it. The same
+//! workload on the peers is printed beside it; they have no such pass.
+
+use std::time::Duration;
+
+use harness::figures::{Figure, Goal};
+use harness::guest::Guest;
+use harness::host;
+use harness::monitor::{Kind, Program, Spec};
+use harness::{Error, Result};
+use serde_json::{Value, json};
+
+use crate::{Bed, GUEST_MAPPING, mib};
+
+const MEMORY_MIB: u64 = 1024;
+/// A third, all of it in single pages.
+const BALLOON_MIB: u64 = MEMORY_MIB / 3;
+/// Share of memory that the fragmenting file fills; a random half of it is freed.
+const FILE_MIB: u64 = MEMORY_MIB / 100 * 80;
+/// What the thread that touches memory has.
+const TOUCHED_MIB: u64 = 32;
+const PASS_LIMIT: Duration = Duration::from_secs(300);
+
+/// Measures everything.
+pub(crate) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    for program in &bed.programs {
+        one(bed, program, &mut figures)?;
+    }
+    Ok(figures)
+}
+
+/// Resident guest memory, and its share in huge pages in per cent.
+fn resident(guest: &Guest) -> Result<(u64, f64)> {
+    let (memory, _) = host::mappings(guest.monitor.pid(), GUEST_MAPPING)?;
+    Ok((memory.rss, 100.0 * memory.huge as f64 / memory.rss.max(1) as f64))
+}
+
+fn one(bed: &Bed, program: &Program, figures: &mut Vec<Figure>) -> Result<()> {
+    let ours = program.kind == Kind::Ballast;
+    let mut add = |what: &str, value: f64, unit: &'static str, goal: Goal| {
+        let name = format!("compact.{}.{what}", program.kind.name());
+        let figure = Figure { name, value, unit, goal: if ours { goal } else { Goal::None } };
+        println!("  {figure}");
+        figures.push(figure);
+    };
+    println!("{}: a fragmented guest of {MEMORY_MIB} MiB", program.kind.name());
+    let mut spec = Spec { cpus: 2, ..Spec::new(&bed.payload, MEMORY_MIB) };
+    spec.boot_args = "quiet".into();
+    let mut guest = Guest::boot(program, spec, &bed.logs)?;
+    guest.touch_everything()?;
+    guest.agent.command(&format!("file-fill crumbs {FILE_MIB}M"))?;
+    guest.agent.command("file-punch crumbs 1")?;
+    guest.agent.command(&format!("touch-start {TOUCHED_MIB}M"))?;
+    // Steps below the size of a block: our driver would give blocks else. Peers get pages anyway.
+    let step = if ours { 1 } else { BALLOON_MIB };
+    let mut target = 0;
+    while target < BALLOON_MIB {
+        target = (target + step).min(BALLOON_MIB);
+        guest.balloon_to(target)?;
+    }
+    let undisturbed = touches(&mut guest)?;
+    let (rss, huge) = resident(&guest)?;
+    add("before.huge-backed", huge, "%", Goal::None);
+    add("before.resident", mib(rss), "MiB", Goal::None);
+    add("before.touch-p99", undisturbed / 1e3, "us", Goal::None);
+    if ours {
+        guest.agent.command(&format!("touch-start {TOUCHED_MIB}M"))?;
+        let report = pass(&mut guest)?;
+        println!("  {report}");
+        let during = touches(&mut guest)?;
+        let (rss, huge) = resident(&guest)?;
+        add("huge-backed", huge, "%", Goal::AtLeast(95.0));
+        add("resident", mib(rss), "MiB", Goal::None);
+        let free = guest.agent.meminfo()?.get("MemFree").copied().unwrap_or(0);
+        let used = ((MEMORY_MIB - BALLOON_MIB) << 20).saturating_sub(free);
+        add("used-by-guest", mib(used), "MiB", Goal::None);
+        let excess = 100.0 * (rss as f64 - used as f64) / used as f64;
+        add("resident-above-used", excess, "%", Goal::AtMost(2.0));
+        add("touch-p99", during / 1e3, "us", Goal::AtMost(1000.0));
+        let took = report["took_us"].as_u64().unwrap_or(0);
+        add("pass", took as f64 / 1e6, "s", Goal::None);
+    }
+    guest.agent.verify("file-verify crumbs")
+}
+
+/// Ends the touching; its 99th percentile in nanoseconds.
+fn touches(guest: &mut Guest) -> Result<f64> {
+    let figures = guest.agent.figures("touch-stop")?;
+    println!("  {figures:?}");
+    let damaged = figures.get("damaged") != Some(&0);
+    match figures.get("p99_ns") {
+        Some(nanos) if !damaged => Ok(*nanos as f64),
+        _ => Err(Error::Check(format!("touched memory: {figures:?}"))),
+    }
+}
+
+/// Runs a pass to its end; gives its report.
+fn pass(guest: &mut Guest) -> Result<Value> {
+    guest.monitor.api().put("/memory/compact", &json!({ "wait": false }))?;
+    guest.monitor.poll("the end of the pass", PASS_LIMIT, |monitor| {
+        let status = monitor.api().get("/memory/compact")?;
+        Ok((status["running"] == json!(false)).then(|| status["last"].clone()))
+    })
+}
