@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What one compaction pass makes of a guest whose memory was cut to pieces: how much of what is
 //! resident is in huge pages, how much is resident at all, and what the guest feels of it. The same
-//! workload on the peers is printed beside it; they have no such pass.
+//! workload on the peers is printed beside it; they have no such pass. `blocks-before.png` and
+//! `blocks-after.png` among the logs show the blocks.
 
+use std::process::Command;
 use std::time::Duration;
 
 use harness::figures::{Figure, Goal};
@@ -67,6 +69,7 @@ fn one(bed: &Bed, program: &Program, figures: &mut Vec<Figure>) -> Result<()> {
     add("before.resident", mib(rss), "MiB", Goal::None);
     add("before.touch-p99", undisturbed / 1e3, "us", Goal::None);
     if ours {
+        picture(bed, program, &guest, "before")?;
         guest.agent.command(&format!("touch-start {TOUCHED_MIB}M"))?;
         let report = pass(&mut guest)?;
         println!("  {report}");
@@ -82,8 +85,22 @@ fn one(bed: &Bed, program: &Program, figures: &mut Vec<Figure>) -> Result<()> {
         add("touch-p99", during / 1e3, "us", Goal::AtMost(1000.0));
         let took = report["took_us"].as_u64().unwrap_or(0);
         add("pass", took as f64 / 1e6, "s", Goal::None);
+        picture(bed, program, &guest, "after")?;
     }
     guest.agent.verify("file-verify crumbs")
+}
+
+/// A picture of the blocks, drawn by the program itself, among the logs.
+fn picture(bed: &Bed, program: &Program, guest: &Guest, when: &str) -> Result<()> {
+    let status = Command::new(&program.path)
+        .args(["memory", "map", "--title", &format!("{when} a compaction pass")])
+        .arg("--api-sock")
+        .arg(guest.monitor.api().socket())
+        .arg("--png")
+        .arg(bed.logs.join(format!("blocks-{when}.png")))
+        .status()
+        .map_err(Error::io("drawing the blocks"))?;
+    if status.success() { Ok(()) } else { Err(Error::Check(format!("no picture: {status}"))) }
 }
 
 /// Ends the touching; its 99th percentile in nanoseconds.

@@ -11,8 +11,9 @@
 //! | few        | some, or many absent  | ask the guest to empty it                    |
 //! | any        | none, and not huge    | back it whole, where that is wanted          |
 //!
-//! And one for all of memory: what the guest has free but the host still holds, and what the
-//! balloon has in single pages, is gathered into whole blocks by the guest.
+//! And for all of memory: what the guest has free but the host still holds, and what the balloon has
+//! in single pages, is gathered into whole blocks by the guest. The last of it, which its kernel
+//! would not part with all at once, is pressed out by emptying blocks into the gaps of others.
 //!
 //! Four laws hold for every plan, and are tested: no byte is discarded that the guest may still
 //! read; no block with holes is collapsed, for that would fill them; the guest is left what its
@@ -21,9 +22,9 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use super::map::{Block, BlockFlags, BlockMap};
+use super::map::{Block, BlockFlags, BlockMap, Totals};
 use super::policy::{Budget, Costs, Goals};
-use crate::units::{BlockId, Bytes, PAGES_PER_BLOCK, Pages};
+use crate::units::{BLOCK_SIZE, BlockId, Bytes, PAGE_SIZE, PAGES_PER_BLOCK, Pages};
 
 /// One thing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -96,6 +97,7 @@ pub fn plan(map: &BlockMap, goals: &Goals, budget: Budget, costs: &Costs) -> Pla
         .filter(|(id, block)| in_scope(*id) && !block.flags.contains(BlockFlags::PINNED))
         .flat_map(|(id, block)| steps_for(map, id, block, goals, costs))
         .chain(gather(map, goals, budget, costs))
+        .chain(squeeze(map, goals, costs))
         .collect();
     wanted.sort_by_key(|step| (Reverse(step.merit()), step.action));
     let (mut bytes, mut time) = (budget.bytes, budget.time);
@@ -199,41 +201,95 @@ fn reserve(ram: Bytes) -> Bytes {
 /// Gathering is worth it for this share of what is resident.
 const GATHER_FROM: u64 = 64;
 
+/// Where the memory is that a guest says it has free.
+struct Free {
+    /// All of it.
+    all: Bytes,
+    /// In no memory of the host's.
+    absent: Bytes,
+    /// Held by the host for nothing.
+    held: Bytes,
+    /// Not free and not in the balloon.
+    in_use: Bytes,
+}
+
+impl Free {
+    /// `None` if the guest does not say, or says nonsense.
+    fn of(map: &BlockMap, totals: &Totals) -> Option<Self> {
+        let all = map.guest_free()?;
+        let in_use = totals.ram.0.checked_sub(totals.ballooned.0)?.checked_sub(all.0)?;
+        // Neither here nor in the balloon: never touched, or free.
+        let given_back = totals.ballooned.saturating_sub(totals.wasted);
+        let absent = totals.ram.saturating_sub(totals.resident).saturating_sub(given_back);
+        Some(Self { all, absent, held: all.saturating_sub(absent), in_use: Bytes(in_use) })
+    }
+
+    /// Bytes to be moved to make a block free: there is as much in its way as there is in any.
+    fn moved_for_a_block(&self) -> u64 {
+        let parts = u128::from(self.in_use.0);
+        let moved = u128::from(BLOCK_SIZE) * parts / (parts + u128::from(self.all.0)).max(1);
+        u64::try_from(moved).unwrap_or(BLOCK_SIZE).max(1)
+    }
+}
+
 /// What the guest has free but the host holds, and single pages of the balloon, in whole blocks.
 fn gather(map: &BlockMap, goals: &Goals, budget: Budget, costs: &Costs) -> Option<Step> {
     if !goals.gather || goals.scope.is_some() {
         return None;
     }
-    let (free, totals) = (map.guest_free()?, map.totals());
-    let in_use = totals.ram.0.checked_sub(totals.ballooned.0)?.checked_sub(free.0)?;
-    // Neither here nor in the balloon: never touched, or free.
-    let given_back = totals.ballooned.saturating_sub(totals.wasted);
-    let absent = totals.ram.saturating_sub(totals.resident).saturating_sub(given_back);
+    let totals = map.totals();
+    let free = Free::of(map, &totals)?;
     let reserve = reserve(totals.ram);
-    let held = free.saturating_sub(absent).saturating_sub(reserve);
+    let held = free.held.saturating_sub(reserve);
     let cut = |b: &Block| b.ballooned > 0 && u64::from(b.ballooned) < PAGES_PER_BLOCK;
     let cut: u64 = map.iter().filter(|(_, b)| cut(b)).map(|(_, b)| b.used().0).sum();
     let gain = held.saturating_add(Pages(cut).bytes());
     if gain.0 == 0 || gain.0 < totals.resident.0 / GATHER_FROM {
         return None;
     }
-    // What is in the way of a block is as much as there is in any.
-    let block = Pages(PAGES_PER_BLOCK).bytes().0;
-    let moved = u128::from(block) * u128::from(in_use) / u128::from((in_use + free.0).max(1));
-    let moved = u64::try_from(moved).ok()?.max(1);
-    let time = costs.evacuate_page * u32::try_from(moved.div_ceil(4096)).unwrap_or(u32::MAX);
+    let moved = free.moved_for_a_block();
+    let time = costs.evacuate_page * u32::try_from(moved.div_ceil(PAGE_SIZE)).unwrap_or(u32::MAX);
     let by_time = budget.time.as_nanos() / time.as_nanos().max(1);
-    let blocks = (free.saturating_sub(reserve).0 / block)
+    let blocks = (free.all.saturating_sub(reserve).0 / BLOCK_SIZE)
         .min(budget.bytes.0 / moved)
         .min(u64::try_from(by_time).unwrap_or(u64::MAX));
     let count = u32::try_from(blocks).ok().filter(|count| *count > 0)?;
     Some(Step {
         action: Action::Gather(count),
-        frees: held.min(Bytes(blocks * block)),
+        frees: held.min(Bytes(blocks * BLOCK_SIZE)),
         makes_huge: Pages(cut).bytes(),
         copies: Bytes(blocks * moved),
         takes: time * count,
     })
+}
+
+/// Blocks to be emptied into the gaps that there are in others, the highest first: what does not
+/// move lies low. Only with so much free memory elsewhere that the guest will not miss it.
+fn squeeze(map: &BlockMap, goals: &Goals, costs: &Costs) -> impl Iterator<Item = Step> + use<> {
+    let wanted = || {
+        let totals = map.totals();
+        let free = Free::of(map, &totals)?;
+        let spare = free.absent.saturating_sub(reserve(totals.ram));
+        let worth_it = free.held.0 >= totals.resident.0 / GATHER_FROM;
+        worth_it.then(|| free.held.min(spare).0 / BLOCK_SIZE)
+    };
+    let wanted = (goals.squeeze && goals.scope.is_none()).then(wanted).flatten().unwrap_or(0);
+    let full: Vec<(BlockId, &Block)> = map
+        .iter()
+        .filter(|(_, b)| u64::from(b.present) == PAGES_PER_BLOCK && !b.has_holes())
+        .filter(|(_, b)| !b.flags.intersects(BlockFlags::PINNED | BlockFlags::CMA))
+        // The others are to be emptied anyway.
+        .filter(|(_, b)| goals.evacuate_up_to.is_none_or(|limit| b.used() > limit))
+        .collect();
+    let count = usize::try_from(wanted).unwrap_or(usize::MAX);
+    let steps: Vec<Step> =
+        full.iter().rev().take(count).map(|(id, block)| press_out(*id, block, costs)).collect();
+    steps.into_iter()
+}
+
+fn press_out(id: BlockId, block: &Block, costs: &Costs) -> Step {
+    let whole = Pages(PAGES_PER_BLOCK).bytes();
+    Step { frees: whole, makes_huge: Bytes(0), ..evacuate(id, block, costs) }
 }
 
 fn evacuate(id: BlockId, block: &Block, costs: &Costs) -> Step {
@@ -318,7 +374,7 @@ mod tests {
         let whole = vec![block(512, 0, 0, BlockFlags::HUGE); 60];
         let gathered = |blocks: &[Block], free_mib: u64| {
             let map = map(blocks.to_vec()).with_guest_free(Bytes(free_mib << 20));
-            let goals = Goals { evacuate_up_to: None, ..Goals::all(true) };
+            let goals = Goals { evacuate_up_to: None, squeeze: false, ..Goals::all(true) };
             actions(&map, &goals)
         };
         // 120 MiB of RAM, of which the kernel keeps 10.
@@ -327,6 +383,21 @@ mod tests {
         assert_eq!(gathered(&whole, 11), [], "too little to be worth it");
         assert_eq!(gathered(&cut, 8), [], "the kernel needs that");
         assert_eq!(gathered(&cut, 1 << 20), [], "nonsense");
+    }
+
+    #[test]
+    fn gaps_are_filled_from_blocks_at_the_top() {
+        let whole = block(512, 0, 0, BlockFlags::HUGE);
+        let absent = block(0, 0, 0, BlockFlags::empty());
+        let blocks: Vec<Block> = [vec![whole; 40], vec![absent; 20]].concat();
+        let pressed = |free_mib: u64| {
+            let map = map(blocks.clone()).with_guest_free(Bytes(free_mib << 20));
+            actions(&map, &Goals { gather: false, ..Goals::all(true) })
+        };
+        // 40 MiB are absent, so 6 more are gaps: three blocks fill them.
+        assert_eq!(pressed(46), [37, 38, 39].map(|id| Action::Evacuate(BlockId(id))));
+        assert_eq!(pressed(41), [], "too little");
+        assert_eq!(pressed(1000), [], "nonsense");
     }
 
     #[test]
@@ -365,7 +436,7 @@ mod tests {
             discard: bool,
             split_from in 0u64..=512,
             free in prop::option::of(0u64..200 << 20),
-            (gather, back) in any::<(bool, bool)>(),
+            (gather, squeeze, back) in any::<(bool, bool, bool)>(),
         ) {
             let mut map = map(blocks);
             if let Some(free) = free {
@@ -379,6 +450,7 @@ mod tests {
                 collapse_from: collapse_from.map(Pages),
                 evacuate_up_to: evacuate_up_to.map(Pages),
                 gather,
+                squeeze,
                 back,
             };
             let budget = Budget { bytes: Bytes(bytes), time: Duration::from_micros(micros) };
@@ -411,7 +483,8 @@ mod tests {
                     Action::Back(_) => prop_assert!(!block.has_holes() && back),
                     Action::Gather(_) => unreachable!(),
                     Action::Evacuate(_) => {
-                        prop_assert!(block.used().0 <= evacuate_up_to.unwrap());
+                        let sparse = evacuate_up_to.is_some_and(|limit| block.used().0 <= limit);
+                        prop_assert!(sparse || squeeze && free.is_some());
                     }
                 }
             }

@@ -26,6 +26,10 @@ pub struct Goals {
     /// way, and return it: in place of single pages of the balloon, and empty. Only for guests that
     /// offer evacuation and say how much they have free, and not where the scope is limited.
     pub gather: bool,
+    /// Ask the guest to empty blocks that are full to the eye of the host, as many as the memory
+    /// makes that the guest has free there: their pages fill the gaps of others. For guests that say
+    /// how much they have free.
+    pub squeeze: bool,
     /// Make every block huge and present, whatever is in it: for contiguous use that is to come.
     /// Only blocks without holes.
     pub back: bool,
@@ -41,6 +45,7 @@ impl Goals {
             collapse_from: Some(Pages(PAGES_PER_BLOCK * 9 / 10)),
             evacuate_up_to: guest_evacuates.then_some(Pages(PAGES_PER_BLOCK * 3 / 4)),
             gather: guest_evacuates,
+            squeeze: guest_evacuates,
             back: false,
         }
     }
@@ -52,7 +57,7 @@ impl Goals {
 
     /// Whether the guest has a part in any of them.
     pub fn of_guest(&self) -> bool {
-        self.gather || self.evacuate_up_to.is_some()
+        self.gather || self.squeeze || self.evacuate_up_to.is_some()
     }
 }
 

@@ -217,6 +217,7 @@ impl Worker {
         if !self.guest.can_evacuate() {
             goals.evacuate_up_to = None;
             goals.gather = false;
+            goals.squeeze = false;
         }
         let (ram, guest, costs) = (self.guest.ram(), &self.guest, Costs::default());
         let pass = Pass { ram, guest, goals, budget: job.budget, costs };

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Passes over real memory with a balloon and no guest.
+
+use std::cell::{Cell, RefCell};
+
+use vm_memory::{Bytes as _, GuestAddress};
+
+use super::*;
+use crate::backing::BackingKind;
+use crate::blocks::page_set::PageSet;
+use crate::layout::MemoryLayout;
+use crate::units::Pfn;
+
+/// A balloon over real memory, without a guest.
+struct Balloon<'a> {
+    ram: &'a GuestRam,
+    pages: RefCell<PageSet>,
+    /// Called before each discard: what the guest does meanwhile.
+    meanwhile: fn(&RefCell<PageSet>),
+    /// Blocks that the guest can make free.
+    free: RefCell<Vec<BlockId>>,
+    lent: Cell<Pages>,
+}
+
+impl GuestSide for Balloon<'_> {
+    fn holdings(&self) -> Holdings {
+        let free = self.free.borrow().len() as u64 * BLOCK_SIZE;
+        let guest_free = (free > 0).then_some(Bytes(free));
+        Holdings { ballooned: self.pages.borrow().clone(), guest_free, ..Holdings::default() }
+    }
+
+    fn discard_ballooned(
+        &self,
+        block: BlockId,
+        pages: &PageMask,
+    ) -> Result<Discarded, GuestRamError> {
+        (self.meanwhile)(&self.pages);
+        let still = self.pages.borrow().mask(block).intersection(pages);
+        self.ram.discard(&still.ranges_in(block).collect::<Vec<_>>())
+    }
+
+    fn has_holes(&self, block: BlockId) -> bool {
+        !self.pages.borrow().mask(block).is_empty()
+    }
+
+    fn keep_holes(&self, block: BlockId) -> Result<bool, GuestRamError> {
+        let holes = *self.pages.borrow().mask(block);
+        self.ram.discard(&holes.ranges_in(block).collect::<Vec<_>>())?;
+        Ok(!holes.is_empty())
+    }
+
+    fn evacuate(&self, _: &[BlockId], _: Duration, _: &AtomicBool) -> Option<Vec<bool>> {
+        None
+    }
+
+    fn ask_free(&self, _: Duration) {}
+
+    fn lent(&self) -> Pages {
+        self.lent.get()
+    }
+
+    /// The guest has the free pages that `free` says, and puts whole blocks of them into the
+    /// balloon.
+    fn gather(&self, blocks: u32, _: Duration, _: &AtomicBool) -> u32 {
+        let mut came = 0;
+        for block in self.free.borrow().iter().take(blocks as usize) {
+            let range = block.checked_range().unwrap();
+            self.ram.discard(&[range]).unwrap();
+            self.pages.borrow_mut().insert_range(range);
+            came += 1;
+        }
+        self.lent.set(Pages(u64::from(came) * 512));
+        came
+    }
+
+    /// Single pages come back before blocks.
+    fn settle(&self, keep: Pages) {
+        let mut back = self.lent.replace(keep).0 - keep.0;
+        let all: Vec<_> = self.pages.borrow().iter().map(|(id, m)| (id, *m)).collect();
+        let (whole, cut): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, m)| m.is_full());
+        for range in cut.iter().chain(&whole).flat_map(|(id, mask)| mask.ranges_in(*id)) {
+            let pages = range.pages().0.min(back);
+            if let Some(range) = GuestRange::new(range.start(), Pages(pages)) {
+                self.pages.borrow_mut().remove_range(range);
+                back -= pages;
+            }
+        }
+    }
+}
+
+const BLOCKS: u64 = 8;
+
+fn ram() -> GuestRam {
+    let layout = MemoryLayout::new(Bytes(BLOCKS * BLOCK_SIZE), Bytes(0)).unwrap();
+    let ram = GuestRam::new(layout, BackingKind::Thp).unwrap();
+    for page in 0..BLOCKS * 512 {
+        ram.memory().write_obj(page + 1, GuestAddress(page << 12)).unwrap();
+    }
+    ram
+}
+
+fn range(start: u64, pages: u64) -> GuestRange {
+    GuestRange::new(Pfn(start), Pages(pages)).unwrap()
+}
+
+fn balloon(ram: &GuestRam, ranges: impl IntoIterator<Item = GuestRange>) -> Balloon<'_> {
+    let pages = RefCell::new(ranges.into_iter().collect());
+    let (free, lent) = (RefCell::default(), Cell::new(Pages(0)));
+    Balloon { ram, pages, meanwhile: |_| {}, free, lent }
+}
+
+fn run(ram: &GuestRam, guest: &Balloon<'_>) -> Report {
+    let (goals, budget) = (Goals::all(false), Budget::UNLIMITED);
+    let pass = Pass { ram, guest, goals, budget, costs: Costs::default() };
+    pass.run(&AtomicBool::new(false), &mut |_, _| {}).unwrap()
+}
+
+/// Every page that is not ballooned still holds its number.
+fn assert_intact(ram: &GuestRam, ballooned: &PageSet) {
+    for page in 0..BLOCKS * 512 {
+        let given_up = ballooned.mask(Pfn(page).block()).contains(Pfn(page).index_in_block());
+        let value: u64 = ram.memory().read_obj(GuestAddress(page << 12)).unwrap();
+        assert!(given_up || value == page + 1, "page {page} reads {value}");
+    }
+}
+
+#[test]
+fn what_is_held_for_nothing_is_given_back() {
+    let ram = ram();
+    // All of block 1; half of block 3, in runs of one.
+    let odd = (0..256).map(|i| range(3 * 512 + 2 * i, 1));
+    let guest = balloon(&ram, odd.chain([range(512, 512)]));
+    let report = run(&ram, &guest);
+    assert_eq!(report.end, End::Finished);
+    assert_eq!((report.discard.done, report.discard.bytes), (2, Bytes(768 << 12)));
+    assert_eq!(report.after.wasted, Bytes(0));
+    assert_eq!(report.after.resident, Bytes((BLOCKS * 512 - 768) << 12));
+    assert_intact(&ram, &guest.pages.borrow());
+    // And then there is nothing more to do about them.
+    assert_eq!(run(&ram, &guest).discard, Tally::default());
+}
+
+#[test]
+fn pages_taken_back_in_the_meantime_are_safe() {
+    let ram = ram();
+    let mut guest = balloon(&ram, [range(512, 512)]);
+    guest.meanwhile = |pages| {
+        pages.borrow_mut().remove_range(range(600, 50));
+    };
+    let report = run(&ram, &guest);
+    assert_eq!(report.discard.bytes, Bytes((512 - 50) << 12));
+    assert_intact(&ram, &guest.pages.borrow());
+}
+
+#[test]
+fn a_cancelled_pass_does_no_more() {
+    let ram = ram();
+    let guest = balloon(&ram, (0..BLOCKS).map(|b| range(b * 512, 512)));
+    let pass = Pass {
+        ram: &ram,
+        guest: &guest,
+        goals: Goals::all(false),
+        budget: Budget::UNLIMITED,
+        costs: Costs::default(),
+    };
+    for stop_at in 0..BLOCKS as usize {
+        ram.populate(range(0, BLOCKS * 512)).unwrap();
+        let cancel = AtomicBool::new(false);
+        let mut stop = |done: usize, _| cancel.store(done >= stop_at, Ordering::Relaxed);
+        let report = pass.run(&cancel, &mut stop).unwrap();
+        assert_eq!((report.discard.done, report.end), (stop_at, End::Cancelled));
+    }
+}
+
+/// The balloon's single pages are exchanged for whole blocks, and blocks without holes become
+/// huge again. What the guest has free is not resident afterwards.
+#[test]
+fn single_pages_are_exchanged_for_blocks() {
+    let ram = ram();
+    // A quarter of each of blocks 0 to 3.
+    let quarter = |b: u64| (0..128).map(move |i| range(b * 512 + 4 * i, 1));
+    let guest = balloon(&ram, (0..4).flat_map(quarter));
+    ram.discard(
+        &guest.pages.borrow().iter().flat_map(|(id, m)| m.ranges_in(id)).collect::<Vec<_>>(),
+    )
+    .unwrap();
+    *guest.free.borrow_mut() = vec![BlockId(5), BlockId(7)];
+    let (goals, budget) =
+        (Goals { evacuate_up_to: None, squeeze: false, ..Goals::all(true) }, Budget::UNLIMITED);
+    let pass = Pass { ram: &ram, guest: &guest, goals, budget, costs: Costs::default() };
+    let report = pass.run(&AtomicBool::new(false), &mut |_, _| {}).unwrap();
+    // One is kept back for the guest's kernel.
+    assert_eq!((report.gather.done, report.end), (1, End::Finished));
+    assert_eq!(guest.lent.get(), Pages(0));
+    assert_eq!((report.before.ballooned, report.after.ballooned), (Bytes(2 << 20), Bytes(2 << 20)));
+    assert!(guest.pages.borrow().mask(BlockId(5)).is_full());
+    assert_eq!(report.after.resident, Bytes((BLOCKS * 512 - 1024) << 12));
+}
+
+/// A range is backed for contiguous use, absent pages too, and holes stay holes.
+#[test]
+fn a_range_is_backed_before_its_use() {
+    let ram = ram();
+    let guest = balloon(&ram, [range(2 * 512 + 7, 1)]);
+    ram.discard(&[range(512, 1024 + 100)]).unwrap();
+    let scope = range(512, 3 * 512);
+    let pass = Pass {
+        ram: &ram,
+        guest: &guest,
+        goals: Goals::backing(scope),
+        budget: Budget::UNLIMITED,
+        costs: Costs::default(),
+    };
+    let report = pass.run(&AtomicBool::new(false), &mut |_, _| {}).unwrap();
+    assert_eq!(report.back.done + report.back.refused + report.back.busy, 2, "{report:?}");
+    let resident = |block: u64| ram.residency_of(range(block * 512, 512)).unwrap();
+    if report.back.done == 2 {
+        for block in [1, 3] {
+            assert_eq!(resident(block).huge, Some(Bytes(BLOCK_SIZE)));
+        }
+    }
+    assert_eq!(resident(2).resident, Bytes(0), "it has a hole");
+}
+
+#[test]
+fn no_time_no_steps() {
+    let ram = ram();
+    let guest = balloon(&ram, [range(512, 512)]);
+    let budget = Budget { bytes: Bytes(u64::MAX), time: Duration::ZERO };
+    let goals = Goals::all(false);
+    let pass = Pass { ram: &ram, guest: &guest, goals, budget, costs: Costs::default() };
+    let report = pass.run(&AtomicBool::new(false), &mut |_, _| {}).unwrap();
+    assert_eq!((report.planned, report.left_out), (0, 1));
+    assert_eq!(report.before, report.after);
+}
