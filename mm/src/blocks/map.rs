@@ -107,6 +107,8 @@ pub struct Totals {
     pub gpu: Bytes,
     /// Resident although ballooned.
     pub wasted: Bytes,
+    /// Blocks that GPU resources have the whole of, and that are not huge pages.
+    pub gpu_in_pieces: Bytes,
 }
 
 impl BlockMap {
@@ -172,19 +174,22 @@ impl BlockMap {
 
     /// Sums over all blocks.
     pub fn totals(&self) -> Totals {
-        let mut pages = [0u64; 6];
+        let mut pages = [0u64; 7];
         let mut blocks = 0u64;
         for (_, b) in self.iter() {
             let huge = if b.flags.contains(BlockFlags::HUGE) { b.present } else { 0 };
-            let counts = [b.present, huge, b.ballooned, b.reported, b.gpu, b.wasted];
+            let whole = u64::from(b.gpu) == PAGES_PER_BLOCK && !b.flags.contains(BlockFlags::HUGE);
+            let pieces = if whole && !b.has_holes() { b.gpu } else { 0 };
+            let counts = [b.present, huge, b.ballooned, b.reported, b.gpu, b.wasted, pieces];
             for (sum, count) in pages.iter_mut().zip(counts) {
                 *sum += u64::from(count);
             }
             blocks += 1;
         }
-        let [resident, huge, ballooned, reported, gpu, wasted] = pages.map(|n| Pages(n).bytes());
+        let [resident, huge, ballooned, reported, gpu, wasted, gpu_in_pieces] =
+            pages.map(|n| Pages(n).bytes());
         let ram = Pages(blocks * PAGES_PER_BLOCK).bytes();
-        Totals { ram, resident, huge, ballooned, reported, gpu, wasted }
+        Totals { ram, resident, huge, ballooned, reported, gpu, wasted, gpu_in_pieces }
     }
 
     /// A map of given blocks, for tests of what reads maps.

@@ -74,7 +74,9 @@ impl Watch {
         let before = self.last_resident.replace(totals.resident);
         let moved = before.map_or(u64::MAX, |b| b.0.abs_diff(totals.resident.0));
         let idle = moved.saturating_mul(100) < totals.resident.0.max(1);
-        if self.policy.only_idle && !idle && !self.pressed {
+        // A device has the whole of a block in use: it asks for contiguous memory now.
+        let asked = totals.gpu_in_pieces > Bytes(0);
+        if self.policy.only_idle && !idle && !self.pressed && !asked {
             return None;
         }
         if !self.pressed && self.skip > 0 {
@@ -83,7 +85,7 @@ impl Watch {
         }
         let enough = u128::from(totals.huge.0) * 100
             >= u128::from(totals.resident.0) * u128::from(self.policy.huge_percent);
-        if enough && totals.wasted == Bytes(0) {
+        if enough && !asked && totals.wasted == Bytes(0) {
             self.back_off = 0;
             return None;
         }
@@ -146,6 +148,14 @@ mod tests {
         assert!(watch.decide(&totals(1000, 900)).is_none());
         let wasted = Totals { wasted: Bytes(MIB), ..totals(1000, 900) };
         assert!(watch.decide(&wasted).is_some());
+    }
+
+    #[test]
+    fn a_gpu_that_uses_whole_blocks_is_served_at_once() {
+        let mut watch = Watch::new(policy(), None, Instant::now());
+        let asks = Totals { gpu_in_pieces: Bytes(2 * MIB), ..totals(1000, 950) };
+        assert!(watch.decide(&asks).is_some(), "not idle, and huge enough");
+        assert!(watch.decide(&totals(1000, 950)).is_none());
     }
 
     #[test]
