@@ -4,8 +4,8 @@
 //! The pool hands out 4 KiB frames and power-of-two units of them from one mapped region, and runs
 //! by the rules that Linux has for pages outside its own lists: an owner that says how its frames
 //! are moved ([`MovableOps`]) gets them moved, so that compaction and contiguous allocation never
-//! stop at them. Of this crate it uses `sys::mapping` alone. docs/memory.md tells how it all works
-//! together.
+//! stop at them. It may use `std`, `rustix` and, of this crate, `sys::mapping`. docs/memory.md tells
+//! how it all works together.
 //!
 //! Front: [`pool`](FramePool) the front door · `region` the memory · `movable` the contract with
 //! owners · `shrink` whom to ask for memory · `stats` numbers for people · `validate` the recount.
