@@ -151,9 +151,8 @@ pub(crate) fn a_driver_that_leaves_and_comes_again(context: &Context) -> Result<
         check!(given > 0 && !(pages && given >= TARGET * MIB), "not in the middle: {given}");
         check_eq!(guest.ballooned()?, 0);
         guest.agent.verify("verify kept")?;
-        let now = guest.agent.meminfo()?["MemAvailable"];
-        check!(now + 8 * MIB > available, "{available} bytes were available, {now} are now");
-        // All of it is the guest's to use, and nobody takes it away any more.
+        // All of it is the guest's to use, and nobody takes it away any more. (What is free tells
+        // less: tens of MiB rest in the guest's own lists for each CPU.)
         guest.agent.command(&format!("fill all {}M", available / MIB - 40))?;
         guest.agent.verify("verify all")?;
         guest.agent.command("free all")?;

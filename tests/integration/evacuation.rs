@@ -77,9 +77,10 @@ pub(crate) fn blocks_in_use_are_vacated(context: &Context) -> Result<()> {
     let spec = Spec { cpus: 2, ..Spec::new(&context.payload, 768) };
     let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
     guest.touch_everything()?;
-    guest.agent.command("zram-fill 0 128M")?;
     guest.agent.command("file-fill crumbs 420M")?;
     guest.agent.command("file-punch crumbs 1")?;
+    // These come to lie in the holes that were just made.
+    guest.agent.command("zram-fill 0 128M")?;
     guest.agent.start_busy(2, "24M")?;
     // Half a block cannot be given up whole: it is single pages, which lie where others lie too.
     guest.balloon_to(17)?;

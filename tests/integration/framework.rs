@@ -97,6 +97,8 @@ pub(crate) fn contiguous_memory_over_zram_and_balloon_pages(context: &Context) -
     guest.agent.command(&format!("write {CMA}/alloc {WANTED_PAGES}"))?;
     let after = guest.agent.vmstat(counters)?;
     println!("{counters:?}: {before:?} before, {after:?} after the allocation");
+    check!(after[0] + after[1] > before[0] + before[1], "nothing of the balloon was in the way");
+    check!(after[2] > before[2], "nothing of zram was in the way");
     let used = guest.agent.command(&format!("read {CMA}/used"))?.join("");
     check_eq!(used, WANTED_PAGES.to_string());
     guest.agent.verify("zram-verify 0")?;

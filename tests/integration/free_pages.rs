@@ -13,6 +13,11 @@ use serde_json::json;
 const MIB: u64 = 1 << 20;
 /// For the guest to report or hint what it has free; it waits seconds before it reports.
 const LIMIT: Duration = Duration::from_secs(120);
+/// Commands of hinting (virtio 1.3, 5.5.6.5): the host's first run, and that it is done; the guest's
+/// that it has hinted all.
+const FIRST_RUN: u64 = 2;
+const DONE: u64 = 1;
+const GUEST_STOP: u64 = 0;
 
 /// What is freed in the guest becomes free memory of the host, and comes back when it is used.
 pub(crate) fn freed_memory_is_reported(context: &Context) -> Result<()> {
@@ -67,7 +72,7 @@ pub(crate) fn free_memory_is_hinted_on_request(context: &Context) -> Result<()> 
         .monitor
         .api()
         .patch("/balloon/hinting/start", &json!({ "acknowledge_on_stop": false }))?;
-    wait_for_hints(&mut guest)?;
+    wait_for_hints(&mut guest, FIRST_RUN)?;
     let gained = host::settled_free()?.saturating_sub(before);
     let held = guest.agent.meminfo()?["MemFree"];
     println!(
@@ -83,15 +88,14 @@ pub(crate) fn free_memory_is_hinted_on_request(context: &Context) -> Result<()> 
     check_eq!(guest.ballooned()?, 0);
 
     guest.monitor.api().patch("/balloon/hinting/stop", &json!({}))?;
-    check_eq!(guest.monitor.api().get("/balloon/hinting/status")?["host_cmd"], 1);
+    check_eq!(guest.monitor.api().get("/balloon/hinting/status")?["host_cmd"], DONE);
     guest.agent.command(&format!("fill again {}M", free / MIB - 48))?;
     guest.agent.verify("verify again")?;
     guest.agent.command("free again")?;
 
     // Once more; now the guest has its pages back as soon as it has named them all.
     guest.monitor.api().patch("/balloon/hinting/start", &json!({}))?;
-    wait_for_hints(&mut guest)?;
-    check_eq!(guest.monitor.api().get("/balloon/hinting/status")?["host_cmd"], 1);
+    wait_for_hints(&mut guest, DONE)?;
     check!(guest.balloon_counter("free_page_hint/freed")? > freed, "nothing came the second time");
     guest.agent.command(&format!("fill again {}M", free / MIB - 48))?;
     guest.agent.verify("verify again")?;
@@ -132,13 +136,13 @@ pub(crate) fn poisoned_pages_are_left_alone(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Waits for the guest to say that it has hinted all that it has.
-fn wait_for_hints(guest: &mut Guest) -> Result<()> {
+/// Waits for the guest to say that it has hinted all that it has, while the host's command is
+/// `host_cmd`.
+fn wait_for_hints(guest: &mut Guest, host_cmd: u64) -> Result<()> {
     guest.monitor.poll("the guest to have hinted all", LIMIT, |monitor| {
         let status = monitor.api().get("/balloon/hinting/status")?;
-        if status["host_cmd"].as_u64().is_none() {
-            return Err(Error::Check(format!("no command in {status}")));
-        }
-        Ok((status["guest_cmd"] == 0).then_some(()))
+        let now = status["host_cmd"].as_u64();
+        let now = now.ok_or_else(|| Error::Check(format!("no command in {status}")))?;
+        Ok((now == host_cmd && status["guest_cmd"] == GUEST_STOP).then_some(()))
     })
 }

@@ -17,7 +17,7 @@ use crate::{paths, run};
 /// Debian's QEMU, the peer that is always there.
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 /// Memory of the outer machine, in MiB.
-const MEMORY_MIB: u32 = 4096;
+const MEMORY_MIB: u32 = 8192;
 const LIMIT: Duration = Duration::from_secs(3 * 3600);
 
 /// What can be measured.
