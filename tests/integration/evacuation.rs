@@ -177,28 +177,23 @@ pub(crate) fn without_our_patches_there_are_no_blocks(context: &Context) -> Resu
     guest.touch_everything()?;
     guest.agent.command("file-fill crumbs 300M")?;
     guest.agent.command("file-punch crumbs 1")?;
-    let (free, in_blocks) = (host::settled_free()?, host::free_in_blocks()?);
-    let (before, _) = host::mappings(guest.monitor.pid(), 64 * MIB)?;
+    let free = host::settled_free()?;
     guest.balloon_to(BALLOON_MIB)?;
     let gained = host::settled_free()?.saturating_sub(free);
-    let gained_blocks = host::free_in_blocks()?.saturating_sub(in_blocks);
-    let (after, _) = host::mappings(guest.monitor.pid(), 64 * MIB)?;
-    let given_up = before.rss.saturating_sub(after.rss);
+    let (memory, _) = host::mappings(guest.monitor.pid(), 64 * MIB)?;
+    let whole = guest.balloon_counter("inflation/whole_blocks")?;
     println!(
-        "resident size fell by {} MiB, gained {} MiB, {} MiB of it as blocks; {} of {} MiB that \
-         stay are huge-backed",
-        given_up / MIB,
+        "of {BALLOON_MIB} MiB given up the host gained {} MiB, in {whole} whole blocks and single \
+         pages; {} of {} MiB that stay are huge-backed",
         gained / MIB,
-        gained_blocks / MIB,
-        after.huge / MIB,
-        after.rss / MIB
+        memory.huge / MIB,
+        memory.rss / MIB
     );
     check_eq!(guest.balloon_counter("inflated_blocks")?, 0);
     check_eq!(guest.balloon_counter("block_requests")?, 0);
-    check!(gained_blocks < gained / 2, "{gained_blocks} of {gained} bytes came as blocks");
-    check!(after.huge < after.rss / 100 * 95, "{after:?}");
-    check!(given_up >= (BALLOON_MIB - 8) * MIB, "resident size fell by {given_up} bytes");
-    check!(gained >= given_up / 100 * 95, "gained {gained} of {given_up} bytes");
+    check!(whole < BALLOON_MIB / 2 / 2, "{whole} whole blocks came of single pages");
+    check!(memory.huge < memory.rss / 100 * 95, "{memory:?}");
+    check!(gained >= BALLOON_MIB * MIB / 100 * 95, "gained {gained} of {BALLOON_MIB} MiB");
     guest.agent.verify("file-verify crumbs")?;
     check_eq!(guest.power_off()?.code(), Some(0));
     Ok(())
