@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Memory given back and taken again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use harness::guest::{BALLOON_LIMIT, Guest};
 use harness::monitor::Spec;
@@ -151,8 +151,8 @@ pub(crate) fn a_driver_that_leaves_and_comes_again(context: &Context) -> Result<
         check!(given > 0 && !(pages && given >= TARGET * MIB), "not in the middle: {given}");
         check_eq!(guest.ballooned()?, 0);
         guest.agent.verify("verify kept")?;
-        // All of it is the guest's to use, and nobody takes it away any more. (What is free tells
-        // less: tens of MiB rest in the guest's own lists for each CPU.)
+        wait_for_available(&mut guest, available)?;
+        // All of it is the guest's to use, and nobody takes it away any more.
         guest.agent.command(&format!("fill all {}M", available / MIB - 40))?;
         guest.agent.verify("verify all")?;
         guest.agent.command("free all")?;
@@ -168,6 +168,21 @@ pub(crate) fn a_driver_that_leaves_and_comes_again(context: &Context) -> Result<
         check_eq!(guest.power_off()?.code(), Some(0));
     }
     Ok(())
+}
+
+/// Waits until the guest has that much memory available again, but for a little. Pages of 2 MiB that
+/// are freed in numbers rest in the lists of each CPU, up to an eighth of memory, and leave them in
+/// the course of seconds (Linux, `decay_pcp_high`).
+fn wait_for_available(guest: &mut Guest, bytes: u64) -> Result<()> {
+    let deadline = Instant::now() + BALLOON_LIMIT;
+    loop {
+        let now = guest.agent.meminfo()?["MemAvailable"];
+        if now + 8 * MIB >= bytes {
+            return Ok(());
+        }
+        check!(Instant::now() < deadline, "{bytes} bytes were available, {now} are now");
+        std::thread::sleep(Duration::from_millis(500));
+    }
 }
 
 /// Targets beyond the guest's memory are refused and change nothing.
