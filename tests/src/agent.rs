@@ -33,6 +33,17 @@ struct Arriving {
     end: Option<(u32, String)>,
 }
 
+/// What a line from the guest is to a command that waits for its answer.
+#[derive(Debug)]
+enum Came {
+    /// The last that was missing.
+    Answer(Vec<String>, String),
+    /// The guest could not read the command.
+    Refusal,
+    /// Part of the answer, of which something else may be lost.
+    Part,
+}
+
 impl Arriving {
     fn take(&mut self, line: AnswerLine) {
         if let Some(end) = line.payload.strip_prefix("end ") {
@@ -157,20 +168,27 @@ impl Agent {
             let came =
                 self.console.wait_map(from, &format!("the answer to `{words}`"), wait, |line| {
                     seen += 1;
+                    let was_garbled = garbled;
                     match AnswerLine::decode(&line.text) {
                         Some(line) if line.id == id => arriving.take(line),
-                        Some(line) if line.id == 0 => return Some(None),
+                        Some(line) if line.id == 0 => return Some(Came::Refusal),
                         Some(_) => {}
                         None => garbled |= line.text.contains('@'),
                     }
                     garbled |= arriving.end.is_some();
-                    arriving.complete().map(Some)
+                    match arriving.complete() {
+                        Some((lines, end)) => Some(Came::Answer(lines, end)),
+                        // From here on less patience is called for.
+                        None if garbled && !was_garbled => Some(Came::Part),
+                        None => None,
+                    }
                 });
             from += seen;
             match came {
-                Ok(Some(answer)) => return Ok(answer),
+                Ok(Came::Answer(lines, end)) => return Ok((lines, end)),
                 // Our request did not arrive whole.
-                Ok(None) => self.send(id, words)?,
+                Ok(Came::Refusal) => self.send(id, words)?,
+                Ok(Came::Part) => {}
                 Err(Error::Timeout { .. }) if garbled && Instant::now() < deadline => {
                     garbled = false;
                     self.send(id, "again")?;
