@@ -83,10 +83,10 @@ pub(crate) fn contiguous_memory_over_zram_and_balloon_pages(context: &Context) -
     let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
     let [idle] = guest.agent.vmstat(["nr_free_cma"])?;
     check!(idle > REGION_MIB << 7, "only {idle} pages of CMA are free in an idle guest");
-    // Movable memory all over the region: memory is filled, then some is freed outside it too.
-    guest.agent.command("zram-fill 0 200M")?;
-    guest.agent.command("fill anonymous 265M")?;
-    guest.balloon_to(64)?;
+    // Programs take the rest of memory first; what zram and the balloon get then lies there too.
+    guest.agent.command("fill anonymous 320M")?;
+    guest.agent.command("zram-fill 0 110M")?;
+    guest.balloon_to(40)?;
     let [lent] = guest.agent.vmstat(["nr_free_cma"])?;
     println!("free pages of CMA: {idle} idle, {lent} lent to zram, balloon and programs");
     check!(lent < idle / 2, "CMA is not lent out: {lent} of {idle} pages are free");

@@ -19,8 +19,10 @@ pub const BALLOON_LIMIT: Duration = Duration::from_secs(120);
 /// For a monitor to end once it has been told to.
 pub const EXIT_LIMIT: Duration = Duration::from_secs(60);
 
-/// Left alone by [`Guest::touch_everything`]: below this the guest's kernel runs out of memory.
+/// Left alone by [`Guest::touch_everything`], by one CPU and for each more, which keep some for
+/// themselves: below this the guest's kernel runs out of memory.
 const UNTOUCHED_MIB: u64 = 8;
+const UNTOUCHED_PER_CPU_MIB: u64 = 6;
 /// What the guest's kernel keeps free for itself, in KiB.
 const KEPT_FREE: &str = "/proc/sys/vm/min_free_kbytes";
 
@@ -67,7 +69,8 @@ impl Guest {
         let kept = self.agent.command(&format!("read {KEPT_FREE}"))?.join("");
         self.agent.command(&format!("write {KEPT_FREE} 1024"))?;
         let free = self.agent.meminfo()?["MemFree"] >> 20;
-        self.agent.command(&format!("fill touched {}M", free.saturating_sub(UNTOUCHED_MIB)))?;
+        let left = UNTOUCHED_MIB + u64::from(self.spec.cpus - 1) * UNTOUCHED_PER_CPU_MIB;
+        self.agent.command(&format!("fill touched {}M", free.saturating_sub(left)))?;
         self.agent.command("free touched")?;
         self.agent.command(&format!("write {KEPT_FREE} {kept}")).map(drop)
     }
