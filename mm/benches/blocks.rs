@@ -104,7 +104,7 @@ impl GuestSide for Alone {
         Ok(false)
     }
 
-    fn evacuate(&self, _: &[BlockId], _: Duration, _: &AtomicBool) -> Option<Vec<bool>> {
+    fn evacuate(&self, _: &[BlockId], _: bool, _: Duration, _: &AtomicBool) -> Option<Vec<bool>> {
         None
     }
 

@@ -88,6 +88,7 @@ pub(crate) fn blocks_replace_single_pages(context: &Context) -> Result<()> {
         unused / MIB,
         meminfo["MemTotal"] / MIB,
     );
+    println!("{}", command(context, &guest, &["map"])?);
     check!(huge >= rss / 100 * 90, "{huge} of {rss} bytes are huge");
     check!(gained >= 32 * MIB, "the host gained {gained} bytes");
     // The balloon is as large as it was told to be, and nothing that the guest had is lost.
@@ -151,7 +152,7 @@ pub(crate) fn a_stock_guest_is_made_huge_again(context: &Context) -> Result<()> 
     let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
     fragment_stock(&mut guest)?;
     let (rss, before) = resident(&guest)?;
-    check!(before < rss / 2, "{before} of {rss} bytes are huge: nothing to be done");
+    check!(before < rss / 4 * 3, "{before} of {rss} bytes are huge: nothing to be done");
     let report = compact(&mut guest, &json!({}))?;
     let (rss, after) = resident(&guest)?;
     println!("huge: {} MiB, then {} of {} MiB; {report}", before / MIB, after / MIB, rss / MIB);
@@ -167,7 +168,7 @@ pub(crate) fn a_stock_guest_is_made_huge_again(context: &Context) -> Result<()> 
 fn fragment_stock(guest: &mut Guest) -> Result<()> {
     guest.touch_everything()?;
     guest.agent.command("fill kept 32M")?;
-    guest.agent.command("file-fill crumbs 160M")?;
+    guest.agent.command("file-fill crumbs 200M")?;
     guest.agent.command("file-punch crumbs 1")?;
     guest.balloon_to(110)?;
     guest.balloon_to(0)?;

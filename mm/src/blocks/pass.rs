@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! gather: the guest lends its free memory ─▶ returned ─▶ evacuate: sparse blocks ─▶ returned
-//!    ─▶ the host's part: discard, collapse, back
+//!    ─▶ once more, with patience for what is busy ─▶ the host's part: discard, collapse, back
 //! ```
 //!
 //! Blocks that the guest gives up for a pass are returned to it at the end of their stage. By then
@@ -57,12 +57,13 @@ pub trait GuestSide {
     /// and keeps huge pages from it. Whether there were any.
     fn keep_holes(&self, block: BlockId) -> Result<bool, GuestRamError>;
 
-    /// Asks the guest to empty `blocks` and waits for its answer, for `patience` at most or until
-    /// `cancel` is set: `true` for each that it emptied and gave up, in order. `None` if it did not
+    /// Asks the guest to empty `blocks`, with `sync` to wait for pages that are busy for the moment,
+    /// and waits for its answer, for `patience` at most or until `cancel` is set: `true` for each that it emptied and gave up, in order. `None` if it did not
     /// answer.
     fn evacuate(
         &self,
         blocks: &[BlockId],
+        sync: bool,
         patience: Duration,
         cancel: &AtomicBool,
     ) -> Option<Vec<bool>>;
@@ -166,6 +167,7 @@ impl Pass<'_> {
             bytes: self.budget.bytes,
             planned: 0,
             left_out: 0,
+            sync: false,
             refusals: 0,
             tallies: BTreeMap::new(),
         };
@@ -173,9 +175,10 @@ impl Pass<'_> {
         let mut watch = Watch { cancel, progress };
         let mut before = None;
         let mut end = End::Finished;
-        for goals in self.stages() {
+        for (goals, sync) in self.stages() {
             run.read_map(&goals)?;
             before.get_or_insert_with(|| run.map.totals());
+            run.sync = sync;
             let ended = run.stage(&goals, &mut watch);
             // Whatever came of it, the guest gets back what it lent.
             if goals.of_guest() {
@@ -207,8 +210,9 @@ impl Pass<'_> {
         })
     }
 
-    /// The goals of each stage: what the guest has a part in, then the rest.
-    fn stages(&self) -> impl Iterator<Item = Goals> {
+    /// The goals of each stage, and whether the guest is to wait for what is busy: what the guest
+    /// has a part in, then the rest.
+    fn stages(&self) -> impl Iterator<Item = (Goals, bool)> {
         let mut goals = self.goals.clone();
         if !self.ram.may_be_huge() {
             goals.collapse_from = None;
@@ -218,7 +222,8 @@ impl Pass<'_> {
         let guest = Goals { discard: false, collapse_from: None, back: false, ..goals };
         let gather = Goals { squeeze: false, evacuate_up_to: None, ..guest.clone() };
         let evacuate = Goals { gather: false, ..guest };
-        [gather, evacuate].into_iter().filter(Goals::of_guest).chain([host])
+        let helped = [(gather, false), (evacuate.clone(), false), (evacuate, true)];
+        helped.into_iter().filter(|(goals, _)| goals.of_guest()).chain([(host, false)])
     }
 }
 
@@ -254,6 +259,8 @@ struct Run<'a> {
     bytes: Bytes,
     planned: usize,
     left_out: usize,
+    /// Whether the guest waits for what is busy.
+    sync: bool,
     refusals: u32,
     tallies: BTreeMap<Kind, Tally>,
 }
@@ -394,7 +401,7 @@ impl Run<'_> {
             })
             .take(EVACUATE_AT_ONCE)
             .collect();
-        let answer = self.pass.guest.evacuate(&blocks, patience, cancel);
+        let answer = self.pass.guest.evacuate(&blocks, self.sync, patience, cancel);
         for (index, id) in blocks.iter().enumerate() {
             let emptied = answer.as_ref().and_then(|a| a.get(index)).copied().unwrap_or(false);
             let used = self.map.get(*id).map(|b| b.used().bytes()).unwrap_or_default();

@@ -352,7 +352,8 @@ mod tests {
         let id = BlockId;
         let alone = [Action::Discard(id(0)), Action::Discard(id(5)), Action::Collapse(id(2))];
         assert_eq!(actions(&map, &Goals::all(false)), alone);
-        let helped: Vec<_> = alone.into_iter().chain([Action::Evacuate(id(3))]).collect();
+        let emptied = [Action::Evacuate(id(3)), Action::Evacuate(id(5))];
+        let helped: Vec<_> = alone.into_iter().chain(emptied).collect();
         assert_eq!(actions(&map, &Goals::all(true)), helped);
     }
 

@@ -37,13 +37,18 @@ pub struct Goals {
 
 impl Goals {
     /// Everything that costs the guest nothing but time, with a guest that helps or without.
+    ///
+    /// Nine tenths make a block dense. A guest that helps is asked to empty whatever is less; what
+    /// it could not empty then is made huge from three quarters on.
     pub fn all(guest_evacuates: bool) -> Self {
+        let dense = Pages(PAGES_PER_BLOCK * 9 / 10);
+        let stuck = Pages(PAGES_PER_BLOCK * 3 / 4);
         Self {
             scope: None,
             discard: true,
             split_from: Pages(PAGES_PER_BLOCK / 8),
-            collapse_from: Some(Pages(PAGES_PER_BLOCK * 9 / 10)),
-            evacuate_up_to: guest_evacuates.then_some(Pages(PAGES_PER_BLOCK * 3 / 4)),
+            collapse_from: Some(if guest_evacuates { stuck } else { dense }),
+            evacuate_up_to: guest_evacuates.then_some(Pages(dense.0 - 1)),
             gather: guest_evacuates,
             squeeze: guest_evacuates,
             back: false,

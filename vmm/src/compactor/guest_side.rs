@@ -134,6 +134,7 @@ impl GuestSide for LiveGuest {
     fn evacuate(
         &self,
         blocks: &[BlockId],
+        sync: bool,
         patience: Duration,
         cancel: &AtomicBool,
     ) -> Option<Vec<bool>> {
@@ -144,7 +145,7 @@ impl GuestSide for LiveGuest {
         });
         let patience = patience.min(PATIENCE);
         let wanted = blocks.iter().copied();
-        self.balloon()?.evacuate(wanted, false, patience, done).ok()?;
+        self.balloon()?.evacuate(wanted, sync, patience, done).ok()?;
         // The balloon answers for a guest that does not; a little later, at worst.
         let deadline = Instant::now() + patience + GRACE;
         let report = loop {

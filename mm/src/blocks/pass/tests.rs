@@ -49,7 +49,7 @@ impl GuestSide for Balloon<'_> {
         Ok(!holes.is_empty())
     }
 
-    fn evacuate(&self, _: &[BlockId], _: Duration, _: &AtomicBool) -> Option<Vec<bool>> {
+    fn evacuate(&self, _: &[BlockId], _: bool, _: Duration, _: &AtomicBool) -> Option<Vec<bool>> {
         None
     }
 
@@ -185,8 +185,10 @@ fn single_pages_are_exchanged_for_blocks() {
     )
     .unwrap();
     *guest.free.borrow_mut() = vec![BlockId(5), BlockId(7)];
-    let (goals, budget) =
-        (Goals { evacuate_up_to: None, squeeze: false, ..Goals::all(true) }, Budget::UNLIMITED);
+    let (goals, budget) = (
+        Goals { evacuate_up_to: None, squeeze: false, collapse_from: None, ..Goals::all(true) },
+        Budget::UNLIMITED,
+    );
     let pass = Pass { ram: &ram, guest: &guest, goals, budget, costs: Costs::default() };
     let report = pass.run(&AtomicBool::new(false), &mut |_, _| {}).unwrap();
     // One is kept back for the guest's kernel.
