@@ -145,6 +145,27 @@ fn pictures(context: &Context, guest: &Guest) -> Result<()> {
     Ok(())
 }
 
+/// Told to keep memory in huge pages, the monitor tidies up unasked.
+pub(crate) fn unasked(context: &Context) -> Result<()> {
+    let mut spec = Spec::new(&context.payload, 256);
+    let policy = json!({ "huge_percent": 90, "interval_s": 1, "budget_ms": 20_000 });
+    spec.more.insert("memory".into(), json!({ "compaction": policy }));
+    let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
+    guest.touch_everything()?;
+    guest.agent.command("file-fill crumbs 160M")?;
+    guest.agent.command("file-punch crumbs 1")?;
+    balloon_by_pages(&mut guest, 30)?;
+    let report = guest.monitor.poll("a pass that nobody asked for", PASS_LIMIT, |monitor| {
+        let last = monitor.api().get("/memory/compact")?["last"].clone();
+        let share = |when: &str| last[when]["huge_bytes"].as_u64();
+        Ok(share("after").zip(share("before")).is_some_and(|(a, b)| a > b).then_some(last))
+    })?;
+    println!("{report}");
+    guest.agent.verify("file-verify crumbs")?;
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
 /// A kernel that knows neither blocks nor evacuation leaves its memory in small pages when it has
 /// been ballooned once; the host makes them huge again by itself.
 pub(crate) fn a_stock_guest_is_made_huge_again(context: &Context) -> Result<()> {
@@ -317,8 +338,7 @@ fn boot_confined(
     Guest::attach(monitor, spec)
 }
 
-/// A host that gives no huge pages, by its settings or by a limit of the control group: that is
-/// reported, and nothing is lost.
+/// A host that gives no huge pages: that is reported, and nothing is lost.
 pub(crate) fn hosts_without_huge_pages(context: &Context) -> Result<()> {
     let spec = Spec::new(&context.payload, 128);
     let mut guest = boot_confined(context, spec, without_huge_pages)?;
@@ -331,7 +351,12 @@ pub(crate) fn hosts_without_huge_pages(context: &Context) -> Result<()> {
     check_eq!(number(&report, "/after/huge_bytes")?, 0);
     guest.agent.verify("verify kept")?;
     check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
 
+/// The control group may have no more memory: that is reported, nothing is lost, and with the limit
+/// gone the pass does what it could not.
+pub(crate) fn a_limit_on_memory(context: &Context) -> Result<()> {
     let group = MemoryGroup::new("ballast-test-limit")?;
     let spec = Spec::debian(&context.payload, 384);
     let mut guest = boot_confined(context, spec, |command| group.admit(command))?;

@@ -93,19 +93,24 @@ impl CompactArgs {
 }
 
 fn draw_bar(status: &CompactStatus) {
-    let share =
-        |of: usize| (status.done as usize).saturating_mul(of) / (status.planned.max(1) as usize);
-    let filled = if status.running { share(BAR).min(BAR) } else { BAR };
-    let line = format!(
-        "\r[{}{}] {}/{} steps {}",
+    // A bar that cannot be drawn is no reason to stop.
+    let _ = std::io::stderr().write_all(bar(status).as_bytes());
+}
+
+/// The bar, drawn over the one before; its line ends with the pass.
+fn bar(status: &CompactStatus) -> String {
+    let share = |of: u64| status.done.saturating_mul(of) / status.planned.max(1);
+    let filled = if status.running { share(BAR as u64).min(BAR as u64) as usize } else { BAR };
+    let (done, planned) = match (status.running, &status.last) {
+        (false, Some(last)) => (last.planned, last.planned),
+        _ => (status.done, status.planned),
+    };
+    format!(
+        "\r[{}{}] {done}/{planned} steps {}",
         "#".repeat(filled),
         " ".repeat(BAR - filled),
-        status.done,
-        status.planned,
         if status.running { "" } else { "\n" },
-    );
-    // A bar that cannot be drawn is no reason to stop.
-    let _ = std::io::stderr().write_all(line.as_bytes());
+    )
 }
 
 /// The report in a few lines.
@@ -194,6 +199,20 @@ fn read<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, CliError> {
 mod tests {
     use super::*;
     use crate::api::compaction::{MemoryTotals, PassEnd, StepCounts};
+
+    #[test]
+    fn the_bar_grows_and_ends() {
+        let mut status = CompactStatus { running: true, done: 5, planned: 20, last: None };
+        let filled = |status: &CompactStatus| bar(status).matches('#').count();
+        assert_eq!(filled(&status), BAR / 4);
+        assert!(bar(&status).ends_with("5/20 steps "));
+        // A stage more was planned meanwhile.
+        (status.done, status.planned) = (20, 25);
+        assert_eq!(filled(&status), BAR * 4 / 5);
+        (status.running, status.done, status.planned) = (false, 0, 0);
+        assert_eq!(filled(&status), BAR);
+        assert!(bar(&status).ends_with('\n'));
+    }
 
     #[test]
     fn a_report_in_a_few_lines() {
