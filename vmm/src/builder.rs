@@ -359,8 +359,9 @@ fn load_boot_files(
     let boot = config.boot_source.as_ref().ok_or(BuildError::NoBootSource)?;
     let mem = ram.memory().as_ref();
     let kernel = kernel::load_kernel(mem, &boot.kernel_image_path)?;
+    let ceiling = ram.layout().cma().map_or(GuestAddress(u64::MAX), |cma| cma.address());
     let initrd = match &boot.initrd_path {
-        Some(path) => Some(kernel::load_initrd(mem, &kernel, path)?),
+        Some(path) => Some(kernel::load_initrd(mem, &kernel, path, ceiling)?),
         None => None,
     };
     let cmdline = command_line(boot.cmdline(), ram.layout(), windows)?;

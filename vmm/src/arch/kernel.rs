@@ -155,11 +155,13 @@ pub fn load_kernel<M: GuestMemoryBackend>(
     Ok(kernel)
 }
 
-/// Loads the initrd at `path` as high in low RAM as `kernel` allows.
+/// Loads the initrd at `path` as high in low RAM as `kernel` allows, but below `ceiling`: the kernel
+/// reserves its CMA region where it is told to, or not at all if something lies there.
 pub fn load_initrd<M: GuestMemoryBackend>(
     mem: &M,
     kernel: &LoadedKernel,
     path: &Path,
+    ceiling: GuestAddress,
 ) -> Result<LoadedInitrd, KernelError> {
     let read_error = |source| KernelError::Read { what: "initrd", path: path.to_owned(), source };
     let mut file = File::open(path).map_err(read_error)?;
@@ -171,7 +173,7 @@ pub fn load_initrd<M: GuestMemoryBackend>(
     if len == 0 {
         return Err(KernelError::EmptyInitrd(path.to_owned()));
     }
-    let mut limit = low_ram_end(mem);
+    let mut limit = low_ram_end(mem).min(ceiling.0);
     if let Entry::Linux64 { header: Some(header), .. } = kernel.entry {
         limit = limit.min(u64::from(header.initrd_addr_max).saturating_add(1));
     }
@@ -288,13 +290,17 @@ mod tests {
     fn initrd_lies_at_the_top_and_must_fit() {
         let (mem, kernel) = (memory(), file_of(&elf(2 << 20, b"kernel")));
         let kernel = load_kernel(&mem, kernel.path()).unwrap();
-        let initrd = load_initrd(&mem, &kernel, file_of(&[7; 5000]).path()).unwrap();
+        let anywhere = GuestAddress(u64::MAX);
+        let small = file_of(&[7; 5000]);
+        let initrd = load_initrd(&mem, &kernel, small.path(), anywhere).unwrap();
         assert_eq!(initrd, LoadedInitrd { start: GuestAddress((16 << 20) - 8192), len: 5000 });
+        let initrd = load_initrd(&mem, &kernel, small.path(), GuestAddress(12 << 20)).unwrap();
+        assert_eq!(initrd, LoadedInitrd { start: GuestAddress((12 << 20) - 8192), len: 5000 });
         let large = file_of(&[]);
         large.as_file().set_len(15 << 20).unwrap();
-        let error = load_initrd(&mem, &kernel, large.path()).unwrap_err();
+        let error = load_initrd(&mem, &kernel, large.path(), anywhere).unwrap_err();
         assert!(matches!(error, KernelError::InitrdTooLarge { .. }), "{error}");
-        let error = load_initrd(&mem, &kernel, file_of(&[]).path()).unwrap_err();
+        let error = load_initrd(&mem, &kernel, file_of(&[]).path(), anywhere).unwrap_err();
         assert!(matches!(error, KernelError::EmptyInitrd(_)), "{error}");
     }
 }
