@@ -14,9 +14,10 @@ use harness::monitor::{Kind, Program, Spec};
 use harness::{Error, Result};
 use serde_json::{Value, json};
 
-use crate::{Bed, GUEST_MAPPING, mib};
+use crate::{Bed, mib};
 
 const MEMORY_MIB: u64 = 1024;
+const BLOCK: u64 = 2 << 20;
 /// A third, all of it in single pages.
 const BALLOON_MIB: u64 = MEMORY_MIB / 3;
 /// Share of memory that the fragmenting file fills; a random half of it is freed.
@@ -36,8 +37,10 @@ pub(crate) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
 
 /// Resident guest memory, and its share in huge pages in per cent.
 fn resident(guest: &Guest) -> Result<(u64, f64)> {
-    let (memory, _) = host::mappings(guest.monitor.pid(), GUEST_MAPPING)?;
-    Ok((memory.rss, 100.0 * memory.huge as f64 / memory.rss.max(1) as f64))
+    // Guest memory may be in mappings as short as a block: where huge pages are forbidden in one.
+    let (memory, _) = host::mappings(guest.monitor.pid(), BLOCK)?;
+    let share = 100.0 * memory.huge as f64 / memory.anonymous.max(1) as f64;
+    Ok((memory.anonymous, share))
 }
 
 fn one(bed: &Bed, program: &Program, figures: &mut Vec<Figure>) -> Result<()> {
