@@ -21,9 +21,9 @@ const MEMORY_MIB: u64 = 1024;
 const BALLOON_MIB: u64 = 512;
 /// The guest's memory for rates, and what is asked for: blocks are so quick that little of them
 /// cannot be timed from outside, and pages so slow that little of them will do.
-const RATE_MEMORY_MIB: u64 = 5120;
-const RATE_BLOCKS_MIB: u64 = 4608;
-const RATE_PAGES_MIB: u64 = 1024;
+const RATE_MEMORY_MIB: u64 = 4096;
+const RATE_BLOCKS_MIB: u64 = 3584;
+const RATE_PAGES_MIB: u64 = 768;
 /// Share of memory that the fragmenting file fills.
 const FILE_MIB: u64 = MEMORY_MIB / 100 * 80;
 /// What is freed for free page reporting.

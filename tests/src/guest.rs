@@ -19,10 +19,11 @@ pub const BALLOON_LIMIT: Duration = Duration::from_secs(120);
 /// For a monitor to end once it has been told to.
 pub const EXIT_LIMIT: Duration = Duration::from_secs(60);
 
-/// Left alone by [`Guest::touch_everything`], by one CPU and for each more, which keep some for
-/// themselves: below this the guest's kernel runs out of memory.
+/// Left alone by [`Guest::touch_everything`], at least, and for each CPU beyond the first, which
+/// keep some for themselves: below this the guest's kernel runs out of memory.
 const UNTOUCHED_MIB: u64 = 8;
 const UNTOUCHED_PER_CPU_MIB: u64 = 6;
+
 /// What the guest's kernel keeps free for itself, in KiB.
 const KEPT_FREE: &str = "/proc/sys/vm/min_free_kbytes";
 
@@ -69,7 +70,9 @@ impl Guest {
         let kept = self.agent.command(&format!("read {KEPT_FREE}"))?.join("");
         self.agent.command(&format!("write {KEPT_FREE} 1024"))?;
         let free = self.agent.meminfo()?["MemFree"] >> 20;
-        let left = UNTOUCHED_MIB + u64::from(self.spec.cpus - 1) * UNTOUCHED_PER_CPU_MIB;
+        // Page tables take a page for 512.
+        let left = UNTOUCHED_MIB.max(6 + free / 400)
+            + u64::from(self.spec.cpus - 1) * UNTOUCHED_PER_CPU_MIB;
         self.agent.command(&format!("fill touched {}M", free.saturating_sub(left)))?;
         self.agent.command("free touched")?;
         self.agent.command(&format!("write {KEPT_FREE} {kept}")).map(drop)
