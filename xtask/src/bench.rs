@@ -110,7 +110,9 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
 fn natively(options: &Options) -> Result<Vec<serde_json::Value>> {
     let mut figures = Vec::new();
     let arguments = options.bench.cargo_arguments();
-    if !arguments.is_empty() {
+    // Whoever names monitors wants those measured, and nothing else.
+    let wanted = options.only.is_empty() || options.bench.guest_bench().is_none();
+    if wanted && !arguments.is_empty() {
         run::watch(
             build::cargo().args(["bench", "--locked", "--quiet"]).args(arguments),
             |line| figures.extend(figure(line)),
