@@ -33,6 +33,8 @@ use crate::units::{BLOCK_SIZE, BlockId, Bytes, GuestRange, Pages};
 const COLLAPSE_REFUSALS: u32 = 3;
 /// How long the guest may take to say how much memory it has free.
 const FREE_PATIENCE: Duration = Duration::from_secs(1);
+/// After so many requests in a row without an answer, a pass asks the guest for no more.
+const UNANSWERED: u32 = 2;
 /// How many blocks the guest is asked to empty at once.
 const EVACUATE_AT_ONCE: usize = 16;
 
@@ -168,6 +170,7 @@ impl Pass<'_> {
             planned: 0,
             left_out: 0,
             sync: false,
+            unanswered: 0,
             refusals: 0,
             tallies: BTreeMap::new(),
         };
@@ -261,6 +264,8 @@ struct Run<'a> {
     left_out: usize,
     /// Whether the guest waits for what is busy.
     sync: bool,
+    /// Requests in a row that the guest did not answer.
+    unanswered: u32,
     refusals: u32,
     tallies: BTreeMap<Kind, Tally>,
 }
@@ -401,7 +406,12 @@ impl Run<'_> {
             })
             .take(EVACUATE_AT_ONCE)
             .collect();
-        let answer = self.pass.guest.evacuate(&blocks, self.sync, patience, cancel);
+        // Each question to a guest that does not answer would cost its patience.
+        let answer = match self.unanswered >= UNANSWERED {
+            true => None,
+            false => self.pass.guest.evacuate(&blocks, self.sync, patience, cancel),
+        };
+        self.unanswered = if answer.is_none() { self.unanswered + 1 } else { 0 };
         for (index, id) in blocks.iter().enumerate() {
             let emptied = answer.as_ref().and_then(|a| a.get(index)).copied().unwrap_or(false);
             let used = self.map.get(*id).map(|b| b.used().bytes()).unwrap_or_default();

@@ -159,6 +159,10 @@ impl GuestSide for LiveGuest {
                 }
             }
         };
+        let unanswered = report.count(Outcome::Unanswered);
+        if unanswered > 0 && unanswered == report.outcomes.len() {
+            return None;
+        }
         let vacated = |block: &BlockId| report.outcomes.contains(&(*block, Outcome::Vacated));
         Some(blocks.iter().map(vacated).collect())
     }

@@ -20,6 +20,8 @@ struct Balloon<'a> {
     /// Blocks that the guest can make free.
     free: RefCell<Vec<BlockId>>,
     lent: Cell<Pages>,
+    /// How often it was asked to empty blocks.
+    asked: Cell<u32>,
 }
 
 impl GuestSide for Balloon<'_> {
@@ -50,6 +52,7 @@ impl GuestSide for Balloon<'_> {
     }
 
     fn evacuate(&self, _: &[BlockId], _: bool, _: Duration, _: &AtomicBool) -> Option<Vec<bool>> {
+        self.asked.set(self.asked.get() + 1);
         None
     }
 
@@ -106,7 +109,7 @@ fn range(start: u64, pages: u64) -> GuestRange {
 fn balloon(ram: &GuestRam, ranges: impl IntoIterator<Item = GuestRange>) -> Balloon<'_> {
     let pages = RefCell::new(ranges.into_iter().collect());
     let (free, lent) = (RefCell::default(), Cell::new(Pages(0)));
-    Balloon { ram, pages, meanwhile: |_| {}, free, lent }
+    Balloon { ram, pages, meanwhile: |_| {}, free, lent, asked: Cell::new(0) }
 }
 
 fn run(ram: &GuestRam, guest: &Balloon<'_>) -> Report {
@@ -197,6 +200,20 @@ fn single_pages_are_exchanged_for_blocks() {
     assert_eq!((report.before.ballooned, report.after.ballooned), (Bytes(2 << 20), Bytes(2 << 20)));
     assert!(guest.pages.borrow().mask(BlockId(5)).is_full());
     assert_eq!(report.after.resident, Bytes((BLOCKS * 512 - 1024) << 12));
+}
+
+/// A guest that does not answer is asked twice, not once for each sixteen blocks.
+#[test]
+fn a_guest_that_does_not_answer_is_left_alone() {
+    let ram = ram();
+    let guest = balloon(&ram, (0..BLOCKS).map(|b| range(b * 512, 200)));
+    let goals = Goals { gather: false, squeeze: false, ..Goals::all(true) };
+    let budget = Budget::UNLIMITED;
+    let pass = Pass { ram: &ram, guest: &guest, goals, budget, costs: Costs::default() };
+    let report = pass.run(&AtomicBool::new(false), &mut |_, _| {}).unwrap();
+    assert_eq!(report.evacuate.done, 0);
+    assert_eq!(report.evacuate.busy, 2 * BLOCKS as usize, "{report:?}");
+    assert_eq!(guest.asked.get(), 2);
 }
 
 /// A range is backed for contiguous use, absent pages too, and holes stay holes.
