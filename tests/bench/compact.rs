@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::{Bed, mib};
 
-const MEMORY_MIB: u64 = 1024;
+const MEMORY_MIB: u64 = 768;
 const BLOCK: u64 = 2 << 20;
 /// A third, all of it in single pages.
 const BALLOON_MIB: u64 = MEMORY_MIB / 3;
@@ -52,7 +52,9 @@ fn one(bed: &Bed, program: &Program, figures: &mut Vec<Figure>) -> Result<()> {
         figures.push(figure);
     };
     println!("{}: a fragmented guest of {MEMORY_MIB} MiB", program.kind.name());
-    let mut spec = Spec { cpus: 2, ..Spec::new(&bed.payload, MEMORY_MIB) };
+    // One vCPU: in the emulated machine interrupts between two are lost now and then, and a thread
+    // that never rests makes for many.
+    let mut spec = Spec::new(&bed.payload, MEMORY_MIB);
     spec.boot_args = "quiet".into();
     let mut guest = Guest::boot(program, spec, &bed.logs)?;
     guest.touch_everything()?;
