@@ -269,6 +269,14 @@ impl VirtioDevice for Gpu {
         self.window.filter(|_| id == SHM_ID_HOST_VISIBLE)
     }
 
+    /// A driver that moves pages does so where it must not wait: by the time that its notification
+    /// returns, the host has answered, however busy the host is. Others keep their vCPUs to
+    /// themselves while the event loop copies.
+    fn runs_at_notify(&self, queue: u16) -> bool {
+        let moves = |session: &Session| session.features & feature::MIGRATE != 0;
+        queue == CONTROL_QUEUE && self.session.as_ref().is_none_or(moves)
+    }
+
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         read_config_slice(self.config().as_bytes(), offset, data);
     }
