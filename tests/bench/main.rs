@@ -5,10 +5,12 @@
 //! - `boot.rs`     start-up time, the monitor's own memory, the balloon's rates
 //! - `balloon.rs`  what comes back to the host, from a fragmented guest too
 //! - `compact.rs`  what a compaction pass makes of a guest that was cut to pieces
+//! - `gpu.rs`      GPU buffers: fragmentation, and pages that move
 
 mod balloon;
 mod boot;
 mod compact;
+mod gpu;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,6 +47,7 @@ enum Bench {
     Boot,
     Balloon,
     Compact,
+    Gpu,
 }
 
 /// Mappings at least this long are guest memory.
@@ -90,6 +93,7 @@ fn run(options: &Options) -> Result<()> {
         Bench::Boot => boot::measure(&bed)?,
         Bench::Balloon => balloon::measure(&bed)?,
         Bench::Compact => compact::measure(&bed)?,
+        Bench::Gpu => gpu::measure(&bed)?,
     };
     for figure in &figures {
         println!("{figure}");
