@@ -8,6 +8,9 @@
 //! - `free_pages.rs`   memory that goes back without a balloon: reporting, hinting
 //! - `compaction.rs` the host's side put in order, under guests that go on; hosts that lack something
 //! - `framework.rs`    Linux's movable pages at work in our guest: balloon, zram, CMA
+//! - `gpu.rs`          GPU buffers that move: their bytes, fragmentation, CMA
+//! - `gpu_stress.rs`   the same with everything at once
+//! - `display.rs`      Debian's console and a client of its own on a scanout
 //! - `pause.rs`        pause and resume under load
 //! - `api.rs`          the HTTP API: Firecracker's way to start, and clients that misbehave
 //! - `command_line.rs` flags and files that are not what they should be
@@ -17,9 +20,12 @@ mod balloon;
 mod boot;
 mod command_line;
 mod compaction;
+mod display;
 mod evacuation;
 mod framework;
 mod free_pages;
+mod gpu;
+mod gpu_stress;
 mod pause;
 
 use std::process::ExitCode;
@@ -72,6 +78,14 @@ const TESTS: &[Test] = &[
     test!(compaction::every_kind_of_memory, 300),
     test!(compaction::contiguous_region, 240),
     test!(compaction::a_limit_on_memory, 240),
+    test!(gpu::buffers_move_while_in_use, 300),
+    test!(gpu::exported_buffers_stay, 240),
+    test!(gpu::freed_buffers_leave_whole_blocks, 300),
+    test!(gpu::without_patches_memory_is_fragmented, 420),
+    test!(gpu::cma_is_filled_before_memory_runs_out, 300),
+    test!(gpu::contiguous_memory_over_gpu_pages, 300),
+    test!(gpu_stress::everything_at_once, 300),
+    test!(display::console_and_client_of_debian, 420),
     test!(pause::under_load, 240),
     test!(api::started_as_firecracker_is, 240),
     test!(api::requests_that_make_no_sense, 240),

@@ -10,6 +10,7 @@ use guest_agent::READY;
 use guest_agent::frame::{AnswerLine, Request};
 
 use crate::console::{Console, Line};
+use crate::limits::patient;
 use crate::{Error, Result};
 
 /// How long an answer that came garbled is left to complete before it is asked for again.
@@ -66,7 +67,7 @@ impl Arriving {
 impl Agent {
     /// Waits until the guest has booted to the agent; gives the line that says so.
     pub fn connect(console: Console, input: ChildStdin, limit: Duration) -> Result<(Self, Line)> {
-        let ready = console.wait_for(0, READY, limit)?;
+        let ready = console.wait_for(0, READY, patient(limit))?;
         Ok((Self { console, input, last_id: 0 }, ready))
     }
 
@@ -81,7 +82,7 @@ impl Agent {
         self.last_id += 1;
         let id = self.last_id;
         self.send(id, words)?;
-        let (lines, end) = self.answer(id, words, from, limit)?;
+        let (lines, end) = self.answer(id, words, from, patient(limit))?;
         match end.strip_prefix("err ") {
             None => Ok(lines),
             Some(reason) => Err(Error::Agent { command: words.into(), reason: reason.into() }),
@@ -90,7 +91,12 @@ impl Agent {
 
     /// The answer's `key=value` lines as numbers.
     pub fn figures(&mut self, words: &str) -> Result<HashMap<String, u64>> {
-        let lines = self.command(words)?;
+        self.figures_within(words, COMMAND_LIMIT)
+    }
+
+    /// As [`Self::figures`], for commands that may take long.
+    pub fn figures_within(&mut self, words: &str, limit: Duration) -> Result<HashMap<String, u64>> {
+        let lines = self.command_within(words, limit)?;
         Ok(lines
             .iter()
             .filter_map(|line| line.split_once('='))

@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A guest that has booted to the agent.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use serde_json::Value;
+use guest_agent::READY;
+use serde_json::{Value, json};
 
 use crate::agent::Agent;
+use crate::console::Line;
 use crate::monitor::{Monitor, Program, Spec};
+use crate::picture::Picture;
 use crate::{Error, Result};
 
 /// A guest that has not booted within this is taken to hang; on a nested, emulated machine with
@@ -26,6 +30,25 @@ const UNTOUCHED_PER_CPU_MIB: u64 = 6;
 
 /// What the guest's kernel keeps free for itself, in KiB.
 const KEPT_FREE: &str = "/proc/sys/vm/min_free_kbytes";
+
+/// Bytes of a block.
+const BLOCK: u64 = 2 << 20;
+/// Blocks that a guest is asked to vacate at once: what is in them has to find room elsewhere.
+const VACATED_AT_ONCE: u64 = 32;
+
+/// What the kernel says, on its console, when something is wrong with it.
+const COMPLAINTS: [&str; 10] = [
+    "WARNING:",
+    "BUG:",
+    "Oops",
+    "Call Trace",
+    "general protection fault",
+    "kernel BUG at",
+    "KASAN:",
+    "INFO: task",
+    "Bad page",
+    "page allocation failure",
+];
 
 /// Monitor and agent in one.
 #[derive(Debug)]
@@ -90,6 +113,51 @@ impl Guest {
         let memory = self.monitor.api().get("/memory")?;
         let bytes = memory["ballooned_bytes"].as_u64();
         bytes.ok_or_else(|| Error::Check(format!("no ballooned_bytes: {memory}")))
+    }
+
+    /// Has the guest vacate all of its memory, a part at a time, which it gets back at once: every
+    /// page that can move does. Gives the numbers of the blocks that it never vacated.
+    pub fn vacate_everything(&mut self) -> Result<BTreeSet<u64>> {
+        let all = (self.spec.memory_mib << 20) / BLOCK;
+        let mut left: BTreeSet<u64> = (0..all).collect();
+        let mut first = 0;
+        while first < all {
+            let blocks = VACATED_AT_ONCE.min(all - first);
+            let body = json!({ "start": first * BLOCK, "blocks": blocks });
+            let answer = self.monitor.api().put("/memory/evacuate", &body)?;
+            let report: Value = serde_json::from_slice(&answer.body)
+                .map_err(|e| Error::Check(format!("{e}: {}", answer.text())))?;
+            let per_block = report["per_block"].as_array().map(Vec::as_slice).unwrap_or_default();
+            crate::check!(per_block.len() as u64 == blocks, "{report}");
+            for (block, outcome) in (first..).zip(per_block) {
+                if outcome == "vacated" {
+                    left.remove(&block);
+                }
+            }
+            self.balloon_to(0)?;
+            first += blocks;
+        }
+        Ok(left)
+    }
+
+    /// What scanout `number` shows.
+    pub fn picture(&self, number: u32) -> Result<Picture> {
+        let response =
+            self.monitor.api().request("GET", &format!("/gpu/scanouts/{number}"), None)?;
+        crate::check!(response.status == 200, "{}: {}", response.status, response.text());
+        Picture::from_png(&response.body)
+    }
+
+    /// Ends the test if the guest's kernel has complained of itself since it booted: a warning, a
+    /// bug, a report of a sanitizer or of lockdep. Of an emulated CPU it complains before that.
+    pub fn check_kernel_is_content(&self) -> Result<()> {
+        let mut lines = self.monitor.console().lines_from(0);
+        let booted = lines.iter().position(|line| line.text.contains(READY)).unwrap_or(0);
+        lines.drain(..booted);
+        let complaint = |line: &&Line| COMPLAINTS.iter().any(|words| line.text.contains(words));
+        let Some(first) = lines.iter().position(|line| complaint(&line)) else { return Ok(()) };
+        let shown: Vec<&str> = lines[first..].iter().take(60).map(|l| l.text.as_str()).collect();
+        Err(Error::Check(format!("the guest's kernel complains:\n{}", shown.join("\n"))))
     }
 
     /// Powers the guest off from within; gives the monitor's exit status.

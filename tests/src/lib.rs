@@ -11,7 +11,10 @@
 //! - `guest.rs`     a running guest: monitor, console and agent in one
 //! - `api.rs`       HTTP over a Unix socket
 //! - `host.rs`      the host's meminfo, buddyinfo and a process's mappings
+//! - `picture.rs`   what a scanout shows
+//! - `fragments.rs` what GPU buffers do to a guest's memory
 //! - `figures.rs`   the lines that a bench closes with
+//! - `limits.rs`    how much longer than usual everything may take
 //! - `runner.rs`    runs tests one by one, each in a process of its own, with time limits
 //! - `error.rs`     the error type, and the macros that tests check with
 
@@ -21,10 +24,13 @@ pub mod confine;
 pub mod console;
 mod error;
 pub mod figures;
+pub mod fragments;
 pub mod guest;
 pub mod host;
+pub mod limits;
 pub mod monitor;
 pub mod payload;
+pub mod picture;
 pub mod runner;
 
 pub use error::{Error, Result};

@@ -57,6 +57,12 @@ impl Payload {
         self.path("debian-initrd")
     }
 
+    /// The same, with the modules of a display and `modetest`.
+    #[must_use]
+    pub fn debian_display_initrd(&self) -> PathBuf {
+        self.path("debian-display-initrd")
+    }
+
     /// The folder itself.
     #[must_use]
     pub fn dir(&self) -> &Path {

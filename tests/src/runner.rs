@@ -12,11 +12,15 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use crate::limits::{self, patient};
 use crate::payload::Payload;
 use crate::{Error, Result};
 
 /// Lines of a failed test's output that are shown.
 const SHOWN: usize = 60;
+
+/// What stress tests take unless they are given more: most of what goes wrong does so at once.
+const STRESS_SECONDS: u64 = 30;
 
 /// One test.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +40,8 @@ pub struct Context {
     pub payload: Payload,
     /// A folder for its logs, kept if it fails.
     pub logs: PathBuf,
+    /// How long a stress test keeps going.
+    pub stress: Duration,
 }
 
 impl Context {
@@ -69,6 +75,12 @@ struct Options {
     /// Folder for the logs of tests that fail
     #[arg(long)]
     logs: PathBuf,
+    /// How long stress tests keep going, in seconds; all time limits are longer by as much
+    #[arg(long, value_name = "SECONDS", default_value_t = STRESS_SECONDS)]
+    stress: u64,
+    /// A factor for all time limits, for kernels and machines that are slow
+    #[arg(long, value_name = "FACTOR", default_value_t = 1)]
+    patience: u32,
     /// Run this test in this process
     #[arg(long, hide = true)]
     only: Option<String>,
@@ -79,6 +91,7 @@ struct Options {
 /// The test program's `main`.
 pub fn main(tests: &[Test]) -> ExitCode {
     let options = Options::parse();
+    limits::set_patience(options.patience);
     let outcome = match &options.only {
         Some(name) => run_one(tests, name, &options),
         None => run_all(tests, &options),
@@ -99,7 +112,8 @@ fn run_one(tests: &[Test], name: &str, options: &Options) -> Result<bool> {
         .find(|test| test.name == name)
         .ok_or_else(|| Error::Check(format!("no test {name}")))?;
     let payload = Payload::new(&options.payload);
-    (test.run)(&Context { payload, logs: options.logs.clone() })?;
+    let stress = Duration::from_secs(options.stress);
+    (test.run)(&Context { payload, logs: options.logs.clone(), stress })?;
     Ok(true)
 }
 
@@ -115,14 +129,14 @@ fn run_all(tests: &[Test], options: &Options) -> Result<bool> {
         let logs = scratch.path().join(test.name.replace("::", "-"));
         fs::create_dir_all(&logs).map_err(Error::io("creating a folder"))?;
         let started = Instant::now();
-        let mut verdict = supervise(test, &options.payload, &logs)?;
+        let mut verdict = supervise(test, options, &logs)?;
         // In the emulated machine a guest now and then loses an interrupt and stands still: such a
         // test gets a second chance, and the first failure is shown and kept all the same.
         if verdict != Verdict::Passed && std::env::var_os("BALLAST_OUTER").is_some() {
             println!("    {}: {}; once more", test.name, verdict.word());
             print_tail(&logs.join("output"));
             copy_folder(&logs, &options.logs.join(test.name.replace("::", "-")))?;
-            verdict = supervise(test, &options.payload, &logs)?;
+            verdict = supervise(test, options, &logs)?;
         }
         let seconds = started.elapsed().as_secs_f32();
         println!(
@@ -167,14 +181,16 @@ impl Verdict {
 }
 
 /// Runs a test in a process group of its own, and ends the group whatever came of it.
-fn supervise(test: &Test, payload: &Path, logs: &Path) -> Result<Verdict> {
+fn supervise(test: &Test, options: &Options, logs: &Path) -> Result<Verdict> {
     let doing = || Error::io(format!("running {}", test.name));
     let output = File::create(logs.join("output")).map_err(doing())?;
     let mut child = Command::new(std::env::current_exe().map_err(doing())?)
         .arg("--payload")
-        .arg(payload)
+        .arg(&options.payload)
         .arg("--logs")
         .arg(logs)
+        .args(["--stress", &options.stress.to_string()])
+        .args(["--patience", &options.patience.to_string()])
         .args(["--only", test.name])
         .stdin(Stdio::null())
         .stdout(output.try_clone().map_err(doing())?)
@@ -182,7 +198,7 @@ fn supervise(test: &Test, payload: &Path, logs: &Path) -> Result<Verdict> {
         .process_group(0)
         .spawn()
         .map_err(doing())?;
-    let deadline = Instant::now() + test.limit;
+    let deadline = Instant::now() + patient(test.limit) + Duration::from_secs(options.stress);
     let status: Option<ExitStatus> = loop {
         match child.try_wait().map_err(doing())? {
             Some(status) => break Some(status),

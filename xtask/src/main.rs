@@ -9,7 +9,7 @@
 //! - `testbed.rs`, `outer.rs`   Debian's kernel; a machine with a usable KVM
 //! - `payload.rs`  what guests are started from, and a program run beside it
 //! - `rootfs.rs`, `cpio.rs`     initial RAM disks
-//! - `apt.rs`     Debian packages, installed where missing
+//! - `apt.rs`, `debian.rs`      Debian packages, installed where missing, or only unpacked
 //! - `run.rs`     running other programs
 //! - `paths.rs`, `lock.rs`, `error.rs`   where things lie; locks between xtasks; the error type
 
@@ -17,6 +17,7 @@ mod apt;
 mod bench;
 mod build;
 mod cpio;
+mod debian;
 mod error;
 mod kernel;
 mod lock;
@@ -73,6 +74,9 @@ enum Task {
 struct GuestTestOptions {
     #[command(flatten)]
     kernel: payload::KernelChoice,
+    /// How long stress tests keep going, in seconds
+    #[arg(long, value_name = "SECONDS")]
+    stress: Option<u64>,
     /// Run only tests whose names contain one of these
     filters: Vec<OsString>,
 }
@@ -116,13 +120,19 @@ fn perform(task: Task) -> Result<ExitCode> {
             println!("{}", testbed::prepare()?.image.display());
         }
         Task::Rootfs => {
-            let disks = rootfs::guest_disks(&build::agent()?, &testbed::prepare()?)?;
-            println!("{}\n{}", disks.stock.display(), disks.ours.display());
+            let stock = testbed::prepare()?;
+            let disks = rootfs::guest_disks(&build::agent()?, &stock, &testbed::modetest()?)?;
+            for disk in [disks.stock, disks.stock_display, disks.ours] {
+                println!("{}", disk.display());
+            }
         }
         Task::GuestTests(options) => {
             let payload = Payload::assemble(Profile::TestRelease, &options.kernel)?;
             let limit = Duration::from_secs(3600);
-            let status = payload.run("guest-tests", &options.filters, 8192, limit)?;
+            let mut arguments = options.filters;
+            arguments.extend(options.stress.map(|seconds| format!("--stress={seconds}").into()));
+            arguments.extend(options.kernel.arguments());
+            let status = payload.run("guest-tests", &arguments, 8192, limit)?;
             return Ok(ExitCode::from(status));
         }
         Task::Outer(OuterOptions { memory, limit, command }) => {

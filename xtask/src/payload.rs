@@ -14,7 +14,7 @@ use crate::build::{self, Profile, Programs};
 use crate::error::{Error, IoContext, Result};
 use crate::kernel::{self, Kernel};
 use crate::outer::{self, Item, Job, Place};
-use crate::{paths, rootfs, run, testbed};
+use crate::{debian, paths, rootfs, testbed};
 
 /// Where the payload lies in the outer machine.
 const INSIDE: &str = "payload";
@@ -27,6 +27,17 @@ pub(crate) struct KernelChoice {
     /// A folder with vmlinux and bzImage to be used instead of building the guest kernel
     #[arg(long, value_name = "DIR", env = "BALLAST_KERNEL_DIR")]
     kernel: Option<PathBuf>,
+    /// Run guests on the debug kernel (KASAN, lockdep and their like), which is slow
+    #[arg(long, conflicts_with = "kernel")]
+    debug: bool,
+}
+
+impl KernelChoice {
+    /// What `guest-tests` is to be told of it.
+    pub(crate) fn arguments(&self) -> Vec<OsString> {
+        // Instrumented code in an emulated machine.
+        if self.debug { vec!["--patience=6".into()] } else { Vec::new() }
+    }
 }
 
 /// Everything, built and at hand.
@@ -41,11 +52,11 @@ impl Payload {
     pub(crate) fn assemble(profile: Profile, choice: &KernelChoice) -> Result<Self> {
         let kernel = match &choice.kernel {
             Some(dir) => Kernel { dir: dir.clone() },
-            None => kernel::kernel(&kernel::Options::default())?,
+            None => kernel::kernel(&kernel::Options { debug: choice.debug, ..Default::default() })?,
         };
         let stock = testbed::prepare()?;
         let programs = build::programs(profile)?;
-        let disks = rootfs::guest_disks(&programs.agent, &stock)?;
+        let disks = rootfs::guest_disks(&programs.agent, &stock, &testbed::modetest()?)?;
         let Programs { ballast, agent, guest_tests, guest_bench, guest_demo } = programs;
         let items = [
             ("ballast", ballast),
@@ -57,6 +68,7 @@ impl Payload {
             ("initrd", disks.ours),
             ("debian-vmlinuz", stock.image),
             ("debian-initrd", disks.stock),
+            ("debian-display-initrd", disks.stock_display),
         ]
         .into_iter()
         .map(|(name, from)| Item { path: format!("{INSIDE}/{name}"), from })
@@ -73,7 +85,7 @@ impl Payload {
     pub(crate) fn add_program(&mut self, name: &str, from: &Path) -> Result<()> {
         self.add_file(name, from.to_owned());
         let mut known: BTreeSet<String> = self.items.iter().map(|item| item.path.clone()).collect();
-        for library in libraries(from) {
+        for library in debian::libraries(from, None) {
             let path = library.to_string_lossy().trim_start_matches('/').to_owned();
             if known.insert(path.clone()) {
                 self.items.push(Item { path, from: library });
@@ -171,14 +183,4 @@ impl Payload {
         };
         outer::run(&job, &self.agent)
     }
-}
-
-/// The shared libraries of a binary, and its interpreter; none of a static one.
-fn libraries(binary: &Path) -> Vec<PathBuf> {
-    // ldd fails where there is nothing to list.
-    let text = run::capture(Command::new("ldd").arg(binary)).unwrap_or_default();
-    text.lines()
-        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
-        .map(PathBuf::from)
-        .collect()
 }

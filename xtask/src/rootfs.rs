@@ -8,10 +8,13 @@ use std::path::{Path, PathBuf};
 use crate::cpio::Archive;
 use crate::error::{IoContext, Result};
 use crate::paths;
-use crate::testbed::{Module, StockKernel};
+use crate::testbed::{GuestProgram, Module, StockKernel};
 
 /// Modules without which Debian's kernel sees nothing of a virtio-mmio guest.
 const STOCK_GUEST_MODULES: [&str; 3] = ["virtio_mmio", "virtio_balloon", "zram"];
+
+/// Those without which it sees nothing of a display.
+const DISPLAY_MODULES: [&str; 1] = ["virtio_gpu"];
 
 /// Initial RAM disks of guests.
 #[derive(Debug)]
@@ -20,15 +23,29 @@ pub(crate) struct GuestDisks {
     pub(crate) ours: PathBuf,
     /// For Debian's.
     pub(crate) stock: PathBuf,
+    /// For Debian's, with a display and a program that draws on it.
+    pub(crate) stock_display: PathBuf,
 }
 
-/// Writes the disks of guests.
-pub(crate) fn guest_disks(agent: &Path, stock: &StockKernel) -> Result<GuestDisks> {
+/// Writes the disks of guests; `drawing` is the program that draws.
+pub(crate) fn guest_disks(
+    agent: &Path,
+    stock: &StockKernel,
+    drawing: &GuestProgram,
+) -> Result<GuestDisks> {
     let dir = paths::target().join("guest");
     std::fs::create_dir_all(&dir).doing("creating", &dir)?;
-    let disks = GuestDisks { ours: dir.join("initrd"), stock: dir.join("initrd-stock") };
+    let disks = GuestDisks {
+        ours: dir.join("initrd"),
+        stock: dir.join("initrd-stock"),
+        stock_display: dir.join("initrd-stock-display"),
+    };
     write(&disks.ours, agent, &[], |_| Ok(()))?;
     write(&disks.stock, agent, &stock.modules(&STOCK_GUEST_MODULES)?, |_| Ok(()))?;
+    let modules = [&STOCK_GUEST_MODULES[..], &DISPLAY_MODULES].concat();
+    write(&disks.stock_display, agent, &stock.modules(&modules)?, |disk| {
+        drawing.files.iter().try_for_each(|(path, from)| disk.file(path, 0o755, from))
+    })?;
     Ok(disks)
 }
 

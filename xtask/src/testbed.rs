@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `cargo xtask testbed`: what the outer machine and the stock guest are made of. Debian's QEMU is
 //! installed; Debian's 6.12 kernel package is only unpacked into the cache, so that neither /boot
-//! nor /lib/modules changes and no initramfs script runs.
+//! nor /lib/modules changes and no initramfs script runs. So are programs for guests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,11 +10,48 @@ use std::process::Command;
 
 use crate::error::{IoContext, Result, task_error};
 use crate::lock::FileLock;
-use crate::{apt, paths, run};
+use crate::{apt, debian, paths, run};
 
 /// The package whose dependency is the kernel package itself.
 const META_PACKAGE: &str = "linux-image-6.12-amd64";
 const TOOLS: [&str; 3] = ["kmod", "qemu-system-x86", "xz-utils"];
+
+/// The packages of `modetest`, a client of DRM devices: its own, and the library's.
+const DRM_PACKAGES: [&str; 2] = ["libdrm-tests", "libdrm2"];
+/// Where Debian has libraries.
+const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+
+/// A program of Debian's, for a guest.
+#[derive(Debug)]
+pub(crate) struct GuestProgram {
+    /// Path in the guest, and the file on this machine, of all that it is made of.
+    pub(crate) files: Vec<(String, PathBuf)>,
+}
+
+/// Gives `/usr/bin/modetest`, from the cache where it is there already.
+pub(crate) fn modetest() -> Result<GuestProgram> {
+    let cache = paths::cache()?.join("testbed");
+    fs::create_dir_all(&cache).doing("creating", &cache)?;
+    let _lock = FileLock::acquire(&cache.join("lock"))?;
+    let entry = cache.join("modetest");
+    if !entry.is_dir() {
+        let work = tempfile::tempdir_in(&cache).doing("creating a folder in", &cache)?;
+        let tree = work.path().join("tree");
+        for package in DRM_PACKAGES {
+            debian::unpack(package, &cache, &tree)?;
+        }
+        fs::rename(&tree, &entry).doing("moving into the cache", &entry)?;
+    }
+    let binary = entry.join("usr/bin/modetest");
+    let mut files = vec![("usr/bin/modetest".to_owned(), binary.clone())];
+    for library in debian::libraries(&binary, Some(&entry.join(LIBRARIES))) {
+        // Where the loader looks by itself, in the guest.
+        let inside = library.strip_prefix(&entry).or_else(|_| library.strip_prefix("/"));
+        let inside = inside.unwrap_or(&library).to_string_lossy().into_owned();
+        files.push((inside, library));
+    }
+    Ok(GuestProgram { files })
+}
 
 /// Debian's kernel, unpacked.
 #[derive(Debug)]
@@ -51,25 +88,9 @@ fn unpack(cache: &Path, entry: &Path) -> Result<()> {
             name
         }
     };
-    eprintln!("test bed: downloading {package}");
     let work = tempfile::tempdir_in(cache).doing("creating a folder in", cache)?;
-    let download =
-        |dir: &Path| run::quiet(apt::apt_get().arg("download").arg(&package).current_dir(dir));
-    // Lists that are out of date name a package that is no longer there.
-    if download(work.path()).is_err() {
-        apt::update()?;
-        download(work.path())?;
-    }
-    let Some(archive) = fs::read_dir(work.path())
-        .doing("reading", work.path())?
-        .flatten()
-        .map(|file| file.path())
-        .find(|path| path.extension().is_some_and(|ext| ext == "deb"))
-    else {
-        return task_error(format!("apt-get download {package} left no package behind"));
-    };
     let tree = work.path().join("tree");
-    run::quiet(Command::new("dpkg").arg("-x").arg(&archive).arg(&tree))?;
+    debian::unpack(&package, cache, &tree)?;
     let version = only_entry(&tree.join("lib/modules"))?;
     run::quiet(Command::new("depmod").arg("-b").arg(&tree).arg(file_name(&version)))?;
     fs::rename(&tree, entry).doing("moving into the cache", entry)

@@ -23,6 +23,7 @@ use tempfile::TempDir;
 
 use crate::api::Api;
 use crate::console::Console;
+use crate::limits::patient;
 use crate::{Error, Result};
 
 pub use ballast::config_json;
@@ -202,6 +203,7 @@ impl Monitor {
 
     /// Waits for it to end by itself.
     pub fn wait_exit(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let limit = patient(limit);
         let deadline = Instant::now() + limit;
         loop {
             if let Some(status) = self.child.try_wait().map_err(Error::io("waiting"))? {
@@ -248,6 +250,7 @@ impl Monitor {
         limit: Duration,
         mut probe: impl FnMut(&Self) -> Result<Option<T>>,
     ) -> Result<T> {
+        let limit = patient(limit);
         let deadline = Instant::now() + limit;
         loop {
             if let Some(found) = probe(self)? {

@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use serde_json::json;
+
 use crate::payload::Payload;
 
 /// A guest.
@@ -64,6 +66,20 @@ impl Spec {
             initrd: payload.debian_initrd(),
             ..Self::new(payload, memory_mib)
         }
+    }
+
+    /// Debian's kernel with what it needs for a display, too.
+    #[must_use]
+    pub fn debian_display(payload: &Payload, memory_mib: u64) -> Self {
+        Self { initrd: payload.debian_display_initrd(), ..Self::debian(payload, memory_mib) }
+    }
+
+    /// With a display of that size, in pixels, and so many scanouts.
+    #[must_use]
+    pub fn with_gpu(mut self, width: u32, height: u32, scanouts: u32) -> Self {
+        let gpu = json!({ "width_px": width, "height_px": height, "scanouts": scanouts });
+        self.more.insert("gpu".into(), gpu);
+        self
     }
 
     /// The kernel's command line. Of the kernel's messages those of notice and above are printed:

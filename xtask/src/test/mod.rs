@@ -146,7 +146,7 @@ fn closing_line(line: &str) -> Option<Count> {
 
 fn guest_tests(choice: &KernelChoice) -> Result<Count> {
     let payload = Payload::assemble(Profile::TestRelease, choice)?;
-    let status = payload.run("guest-tests", &[], OUTER_MIB, GUEST_LIMIT)?;
+    let status = payload.run("guest-tests", &choice.arguments(), OUTER_MIB, GUEST_LIMIT)?;
     let summary = paths::target().join("guest/guest-tests/summary");
     let text = fs::read_to_string(&summary).doing("reading", &summary)?;
     let mut numbers = text.split_whitespace().filter_map(|word| word.parse().ok());

@@ -73,8 +73,8 @@ impl Sets {
         Ok(vec![format!("pages={}", set.pages()), format!("damaged={damaged}")])
     }
 
-    /// `gpu-export NAME COUNT`: exports the last so many buffers until `gpu-free`; `exported=`
-    /// pages.
+    /// `gpu-export NAME COUNT`: exports the last so many buffers until `gpu-unexport` or `gpu-free`;
+    /// `exported=` pages.
     pub(crate) fn export(&mut self, name: &str, count: usize) -> Answer {
         let set = self.get(name)?;
         let mut pages = 0;
@@ -83,6 +83,12 @@ impl Sets {
             pages += buffer.pages();
         }
         Ok(vec![format!("exported={pages}")])
+    }
+
+    /// `gpu-unexport NAME`: closes what was exported.
+    pub(crate) fn unexport(&mut self, name: &str) -> Answer {
+        self.get(name)?.exports.clear();
+        Ok(vec![])
     }
 
     /// `gpu-free NAME`: `pages=`.

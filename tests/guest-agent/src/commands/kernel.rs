@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use super::reason;
 use crate::console::Answer;
@@ -22,10 +23,11 @@ pub(crate) fn pick(path: &str, words: &[&str]) -> Answer {
     Ok(lines)
 }
 
-/// `write PATH VALUE`.
+/// `write PATH VALUE`: `ns=` that it took, since what is written to may be a knob that starts work.
 pub(crate) fn write(path: &str, value: &str) -> Answer {
+    let start = Instant::now();
     fs::write(path, value).map_err(|e| reason(path)(&e))?;
-    Ok(vec![])
+    Ok(vec![format!("ns={}", start.elapsed().as_nanos())])
 }
 
 /// `list PATH`: the names in a folder, sorted.

@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::hint::black_box;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
+use std::time::Instant;
 
 use super::{coin, reason};
 use crate::console::Answer;
@@ -89,4 +91,17 @@ fn physical_address(address: NonNull<u64>) -> io::Result<u64> {
         frame if entry & PRESENT != 0 && frame != 0 => Ok(frame * PAGE as u64),
         _ => Err(io::Error::other(format!("the page is nowhere: {entry:#x}"))),
     }
+}
+
+/// `copy SIZE`: `bytes=` copied from memory to memory, `ns=` that it took.
+pub(crate) fn copy(bytes: usize) -> Answer {
+    const TIMES: usize = 8;
+    let (from, mut to) = (vec![1_u8; bytes], vec![2_u8; bytes]);
+    let start = Instant::now();
+    for _ in 0..TIMES {
+        to.copy_from_slice(black_box(&from));
+        black_box(&mut to);
+    }
+    let ns = start.elapsed().as_nanos();
+    Ok(vec![format!("bytes={}", bytes * TIMES), format!("ns={ns}")])
 }

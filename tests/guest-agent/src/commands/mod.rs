@@ -2,7 +2,7 @@
 //! What a guest can be asked to do. Each command takes words and answers with lines, `key=value`
 //! where they are figures. Sizes are bytes, or have a suffix K, M or G.
 //!
-//! - `memory.rs`  fill, verify, free, punch: anonymous memory with a pattern
+//! - `memory.rs`  fill, verify, free, punch: anonymous memory with a pattern; copy
 //! - `file.rs`    the same in a tmpfs file: fragments memory in units of a page
 //! - `busy.rs`    threads that keep using memory and check it
 //! - `gpu.rs`     GPU buffers with a pattern, freed every other, exported
@@ -11,6 +11,8 @@
 //! - `screen.rs`  a client that draws on a scanout
 //! - `touch.rs`   how long it takes to touch memory
 //! - `zram.rs`    a compressed block device with a pattern in it
+//! - `repeat.rs`  threads that write to files of the kernel over and over
+//! - `program.rs` a program that runs until it is told to end
 //! - `kernel.rs`  read, pick, write, list, run, and ways for the machine to end
 
 mod busy;
@@ -20,6 +22,8 @@ mod kernel;
 mod memory;
 mod order;
 mod pin;
+mod program;
+mod repeat;
 mod screen;
 mod touch;
 mod zram;
@@ -37,6 +41,8 @@ pub(crate) struct State {
     gpu: gpu::Sets,
     order: order::Blocks,
     pins: pin::Pins,
+    program: program::Running,
+    repeat: repeat::Writers,
     screen: screen::Drawing,
     touch: touch::Touching,
     zram: zram::Devices,
@@ -57,6 +63,7 @@ pub(crate) fn perform(state: &mut State, words: &str) -> Answer {
             state.memory.with_page(name, page, |address| state.pins.pin(name, page, address))
         }
         ["unpin", name, page] => state.pins.unpin(name, number(page)?),
+        ["copy", size] => memory::copy(bytes(size)?),
         ["file-fill", name, size] => state.files.fill(name, bytes(size)?),
         ["file-punch", name, seed] => state.files.punch(name, number(seed)?),
         ["file-verify", name] => state.files.verify(name),
@@ -68,6 +75,7 @@ pub(crate) fn perform(state: &mut State, words: &str) -> Answer {
         ["gpu-punch", name] => state.gpu.punch(name),
         ["gpu-verify", name] => state.gpu.verify(name),
         ["gpu-export", name, count] => state.gpu.export(name, number(count)?),
+        ["gpu-unexport", name] => state.gpu.unexport(name),
         ["gpu-free", name] => state.gpu.free(name),
         ["order-fill", order] => state.order.fill(number(order)?),
         ["order-free"] => state.order.free(),
@@ -77,9 +85,15 @@ pub(crate) fn perform(state: &mut State, words: &str) -> Answer {
         ["screen-hold", scanout, seed] => state.screen.hold(number(scanout)?, number(seed)? as u64),
         ["touch-start", size] => state.touch.start(bytes(size)?),
         ["touch-stop"] => state.touch.stop(),
+        ["screen-held"] => state.screen.held(),
         ["zram-fill", index, size] => state.zram.fill(number(index)?, bytes(size)?),
+        ["zram-rewrite", index] => state.zram.rewrite(number(index)?),
         ["zram-verify", index] => state.zram.verify(number(index)?),
         ["zram-free", index] => state.zram.free(number(index)?),
+        ["repeat-start", name, writes @ ..] => state.repeat.start(name, writes),
+        ["repeat-stop", name] => state.repeat.stop(name),
+        ["program-start", program, arguments @ ..] => state.program.start(program, arguments),
+        ["program-stop"] => state.program.stop(),
         ["read", path] => kernel::read(path),
         ["pick", path, words @ ..] => kernel::pick(path, words),
         ["write", path, value @ ..] => kernel::write(path, &value.join(" ")),

@@ -6,7 +6,9 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use guest_agent::checksum;
 
 use super::reason;
 use crate::console::Answer;
@@ -14,14 +16,18 @@ use crate::drm::{Buffer, Card, Frame, Mapping, Screen};
 
 /// Frames that the client flips between.
 const FRAMES: usize = 3;
-/// Pauses are counted by the power of two of their nanoseconds, in this many classes.
-const CLASSES: usize = 40;
+/// Pauses are counted by the power of two of their ticks, in this many classes.
+const CLASSES: usize = 44;
+
+/// Moved pages whose times are kept: enough for any percentile, and no more than 2 MiB.
+const MOVED_MAX: usize = 1 << 18;
 
 /// The client, if it is drawing.
 #[derive(Default)]
 pub(crate) struct Drawing {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<io::Result<()>>>,
+    started: Option<Started>,
     held: Option<Held>,
 }
 
@@ -31,20 +37,27 @@ struct Shared {
     progress: Mutex<Progress>,
 }
 
+/// Times are in ticks of the CPU's counter: a clock may stand for milliseconds in an emulated
+/// machine.
 #[derive(Default, Clone)]
 struct Progress {
     frames: u64,
     pages: u64,
     damaged: u64,
-    longest: Duration,
+    longest: u64,
     /// How often painting a page took so long.
     classes: Vec<u64>,
+    /// How long it took for pages that had to be faulted in: those that somebody
+    /// had moved, for all of them have been painted before.
+    moved: Vec<u64>,
 }
 
 /// A picture that stays.
 struct Held {
     _frame: Frame,
     _buffer: Buffer,
+    mapping: Mapping,
+    seed: u64,
 }
 
 impl Drawing {
@@ -56,6 +69,7 @@ impl Drawing {
         self.held = None;
         self.shared = Arc::default();
         let shared = Arc::clone(&self.shared);
+        self.started = Some(Started { clock: Instant::now(), ticks: now() });
         let thread = std::thread::Builder::new()
             .spawn(move || draw(scanout, &shared))
             .map_err(|e| reason("thread")(&e))?;
@@ -64,16 +78,21 @@ impl Drawing {
     }
 
     /// `screen-count`: `frames=`, `pages=` painted, `damaged=`; `p50_ns=` and `p99_ns=` are upper
-    /// bounds of how long a page took, right to a factor of two; `longest_ns=` is exact.
+    /// bounds of how long a page took, right to a factor of two; `longest_ns=` is the longest. `moved=` is
+    /// how many of them had been moved, `moved_p50_ns=` and `moved_p99_ns=` how long these took.
     pub(crate) fn count(&self) -> Answer {
         let progress = self.shared.progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let ns = |ticks: u64| self.started.map_or(0, |started| started.nanoseconds(ticks));
         Ok(vec![
             format!("frames={}", progress.frames),
             format!("pages={}", progress.pages),
             format!("damaged={}", progress.damaged),
-            format!("p50_ns={}", progress.percentile(50)),
-            format!("p99_ns={}", progress.percentile(99)),
-            format!("longest_ns={}", progress.longest.as_nanos()),
+            format!("p50_ns={}", ns(progress.percentile(50))),
+            format!("p99_ns={}", ns(progress.percentile(99))),
+            format!("longest_ns={}", ns(progress.longest)),
+            format!("moved={}", progress.moved.len()),
+            format!("moved_p50_ns={}", ns(exact_percentile(&progress.moved, 50))),
+            format!("moved_p99_ns={}", ns(exact_percentile(&progress.moved, 99))),
         ])
     }
 
@@ -103,13 +122,21 @@ impl Drawing {
             format!("checksum={checksum}"),
         ])
     }
+
+    /// `screen-held`: `pages=` of the picture that `screen-hold` shows, `damaged=`.
+    pub(crate) fn held(&self) -> Answer {
+        let Held { mapping, seed, .. } = self.held.as_ref().ok_or("no picture is held")?;
+        let pages = mapping.pages();
+        let damaged = (0..pages).filter(|&index| !mapping.is_intact(*seed, index)).count();
+        Ok(vec![format!("pages={pages}"), format!("damaged={damaged}")])
+    }
 }
 
 impl Progress {
-    fn painted(&mut self, took: Duration) {
+    fn painted(&mut self, took: u64) {
         self.longest = self.longest.max(took);
         self.classes.resize(CLASSES, 0);
-        let class = (took.as_nanos().max(1).ilog2() as usize).min(CLASSES - 1);
+        let class = (took.max(1).ilog2() as usize).min(CLASSES - 1);
         self.classes[class] += 1;
     }
 
@@ -124,6 +151,44 @@ impl Progress {
         }
         0
     }
+}
+
+/// When drawing began, by both clocks.
+#[derive(Clone, Copy)]
+struct Started {
+    clock: Instant,
+    ticks: u64,
+}
+
+impl Started {
+    /// `ticks` by what they have been worth since.
+    fn nanoseconds(self, ticks: u64) -> u64 {
+        let passed = now().wrapping_sub(self.ticks).max(1);
+        (ticks as f64 * self.clock.elapsed().as_nanos() as f64 / passed as f64) as u64
+    }
+}
+
+/// The CPU's time stamp counter.
+fn now() -> u64 {
+    // SAFETY: every x86-64 CPU has the instruction, and Linux leaves it to programs.
+    unsafe { std::arch::x86_64::_rdtsc() }
+}
+
+/// The value that so many percent of `values` do not exceed; 0 if there are none.
+fn exact_percentile(values: &[u64], percent: usize) -> u64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable();
+    let at = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
+    sorted.get(at).copied().unwrap_or(0)
+}
+
+/// Page faults of this thread so far that needed no device.
+fn faults() -> i64 {
+    // SAFETY: the struct is plain numbers, for which zeroes are valid.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the struct is the one that the call fills, and lives through it.
+    unsafe { libc::getrusage(libc::RUSAGE_THREAD, &mut usage) };
+    usage.ru_minflt
 }
 
 fn draw(scanout: usize, shared: &Shared) -> io::Result<()> {
@@ -161,18 +226,27 @@ fn draw(scanout: usize, shared: &Shared) -> io::Result<()> {
 /// Paints a frame with the pattern of `round + 1` where that of `round` must be.
 fn paint(mapping: &mut Mapping, round: u64, shared: &Shared) {
     let mut damaged = 0;
-    let mut times = Vec::with_capacity(mapping.pages());
-    for index in 0..mapping.pages() {
-        let start = Instant::now();
+    // Written to once, so that it causes no faults of its own.
+    let mut times = vec![(u64::MAX, false); mapping.pages()];
+    let mut before = faults();
+    for (index, time) in times.iter_mut().enumerate() {
+        let start = now();
         damaged += u64::from(!mapping.is_intact(round, index));
         mapping.fill(round + 1, index);
-        times.push(start.elapsed());
+        let (took, after) = (now().wrapping_sub(start), faults());
+        *time = (took, after > before);
+        before = after;
     }
     let mut progress = shared.progress.lock().unwrap_or_else(PoisonError::into_inner);
     progress.frames += 1;
     progress.pages += times.len() as u64;
     progress.damaged += damaged;
-    times.into_iter().for_each(|took| progress.painted(took));
+    for (took, moved) in times {
+        progress.painted(took);
+        if moved && progress.moved.len() < MOVED_MAX {
+            progress.moved.push(took);
+        }
+    }
 }
 
 fn hold(scanout: usize, seed: u64) -> io::Result<(Held, (u32, u32), u64)> {
@@ -188,21 +262,14 @@ fn hold(scanout: usize, seed: u64) -> io::Result<(Held, (u32, u32), u64)> {
 
     let bytes = u64::from(width) * u64::from(height) * 4;
     let words = (0..mapping.pages()).flat_map(|index| mapping.page(index).iter());
-    let checksum = words
+    let sum = words
         .flat_map(|word| word.to_le_bytes())
         .take(usize::try_from(bytes).unwrap_or(usize::MAX))
         .collect::<Vec<u8>>()
         .chunks_exact(4)
         .flat_map(|pixel| [pixel[2], pixel[1], pixel[0]])
-        .fold(FNV_START, fnv);
-    Ok((Held { _frame: frame, _buffer: buffer }, (width, height), checksum))
-}
-
-/// Where 64-bit FNV-1a starts.
-const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
-
-fn fnv(sum: u64, byte: u8) -> u64 {
-    (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        .fold(checksum::START, checksum::add);
+    Ok((Held { _frame: frame, _buffer: buffer, mapping, seed }, (width, height), sum))
 }
 
 #[cfg(test)]
@@ -214,18 +281,18 @@ mod tests {
         let mut progress = Progress::default();
         assert_eq!(progress.percentile(99), 0);
         for _ in 0..98 {
-            progress.painted(Duration::from_nanos(700));
+            progress.painted(700);
         }
-        progress.painted(Duration::from_micros(3));
-        progress.painted(Duration::from_micros(50));
+        progress.painted(3_000);
+        progress.painted(50_000);
         assert_eq!(progress.percentile(50), 1024);
         assert_eq!(progress.percentile(99), 4096);
         assert_eq!(progress.percentile(100), 65536);
-        assert_eq!(progress.longest, Duration::from_micros(50));
-    }
+        assert_eq!(progress.longest, 50_000);
 
-    #[test]
-    fn checksum_is_fnv() {
-        assert_eq!(b"foobar".iter().copied().fold(FNV_START, fnv), 0x8594_4171_f739_67e8);
+        let values: Vec<u64> = (1..=200).rev().collect();
+        assert_eq!(exact_percentile(&values, 50), 100);
+        assert_eq!(exact_percentile(&values, 99), 198);
+        assert_eq!(exact_percentile(&[], 99), 0);
     }
 }

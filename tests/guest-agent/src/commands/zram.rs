@@ -10,9 +10,16 @@ use super::reason;
 use crate::console::Answer;
 use crate::region::{PAGE, page_bytes};
 
-/// Pages filled in each device.
+/// What is in each device.
 #[derive(Default)]
-pub(crate) struct Devices(BTreeMap<usize, usize>);
+pub(crate) struct Devices(BTreeMap<usize, Contents>);
+
+#[derive(Clone, Copy)]
+struct Contents {
+    pages: usize,
+    /// How often all of it has been written; goes into the pattern.
+    rounds: usize,
+}
 
 impl Devices {
     /// `zram-fill INDEX SIZE`: sets the device up and writes all of it; `pages=`.
@@ -24,29 +31,31 @@ impl Devices {
         }
         fs::write(format!("{control}/disksize"), bytes.to_string())
             .map_err(|e| reason("disksize")(&e))?;
-        let device = open(index)?;
-        let mut page = Aligned([0; PAGE]);
-        for at in 0..bytes / PAGE {
-            page.0.copy_from_slice(&compressible(index, at));
-            device.write_all_at(&page.0, (at * PAGE) as u64).map_err(|e| reason("writing")(&e))?;
-        }
-        self.0.insert(index, bytes / PAGE);
-        Ok(vec![format!("pages={}", bytes / PAGE)])
+        let contents = Contents { pages: bytes / PAGE, rounds: 0 };
+        self.write(index, contents)?;
+        Ok(vec![format!("pages={}", contents.pages)])
+    }
+
+    /// `zram-rewrite INDEX`: writes all of it once more, with another pattern; `pages=`.
+    pub(crate) fn rewrite(&mut self, index: usize) -> Answer {
+        let Contents { pages, rounds } = self.contents(index)?;
+        self.write(index, Contents { pages, rounds: rounds + 1 })?;
+        Ok(vec![format!("pages={pages}")])
     }
 
     /// `zram-verify INDEX`: `pages=`, `damaged=`.
     pub(crate) fn verify(&self, index: usize) -> Answer {
-        let pages = *self.0.get(&index).ok_or_else(|| format!("zram{index} is not filled"))?;
+        let contents = self.contents(index)?;
         let device = open(index)?;
         let mut page = Aligned([0; PAGE]);
         let mut damaged = 0;
-        for at in 0..pages {
+        for at in 0..contents.pages {
             device
                 .read_exact_at(&mut page.0, (at * PAGE) as u64)
                 .map_err(|e| reason("reading")(&e))?;
-            damaged += usize::from(page.0[..] != compressible(index, at)[..]);
+            damaged += usize::from(page.0[..] != compressible(index, at, contents.rounds)[..]);
         }
-        Ok(vec![format!("pages={pages}"), format!("damaged={damaged}")])
+        Ok(vec![format!("pages={}", contents.pages), format!("damaged={damaged}")])
     }
 
     /// `zram-free INDEX`.
@@ -54,6 +63,21 @@ impl Devices {
         self.0.remove(&index).ok_or_else(|| format!("zram{index} is not filled"))?;
         fs::write(format!("/sys/block/zram{index}/reset"), "1").map_err(|e| reason("reset")(&e))?;
         Ok(vec![])
+    }
+
+    fn contents(&self, index: usize) -> Result<Contents, String> {
+        self.0.get(&index).copied().ok_or_else(|| format!("zram{index} is not filled"))
+    }
+
+    fn write(&mut self, index: usize, contents: Contents) -> Result<(), String> {
+        let device = open(index)?;
+        let mut page = Aligned([0; PAGE]);
+        for at in 0..contents.pages {
+            page.0.copy_from_slice(&compressible(index, at, contents.rounds));
+            device.write_all_at(&page.0, (at * PAGE) as u64).map_err(|e| reason("writing")(&e))?;
+        }
+        self.0.insert(index, contents);
+        Ok(())
     }
 }
 
@@ -71,10 +95,10 @@ fn open(index: usize) -> Result<fs::File, String> {
 }
 
 /// A page that compresses to between a quarter and three quarters, so that many size classes are
-/// in use.
-fn compressible(seed: usize, index: usize) -> Vec<u8> {
-    let mut page = page_bytes(301 + seed as u64, index);
-    let zeroes = PAGE / 4 * (1 + index % 3);
+/// in use; to another one each round.
+fn compressible(seed: usize, index: usize, round: usize) -> Vec<u8> {
+    let mut page = page_bytes(301 + (seed + round * 1000) as u64, index);
+    let zeroes = PAGE / 4 * (1 + (index + round) % 3);
     page[..zeroes].fill(0);
     page
 }

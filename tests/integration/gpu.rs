@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! GPU buffers of a guest that move while in use: nothing is lost, memory is not fragmented by
+//! them, and they lend themselves to contiguous memory.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use harness::fragments::Fragments;
+use harness::guest::Guest;
+use harness::monitor::Spec;
+use harness::runner::Context;
+use harness::{Error, Result, check, check_eq};
+use serde_json::json;
+
+const MIB: u64 = 1 << 20;
+const PAGE: u64 = 4096;
+/// GPU pages that the guest's kernel moved; and how often it tried in vain, which it does several
+/// times a page until the device has answered.
+pub(crate) const COUNTERS: [&str; 2] = ["movable_migrate_gpu", "movable_fail_gpu"];
+/// Debugfs folder of the region that Ballast's `cma_mib` makes the guest reserve.
+pub(crate) const CMA: &str = "/sys/kernel/debug/cma/reserved";
+
+pub(crate) fn compact(guest: &mut Guest) -> Result<()> {
+    guest.agent.command("write /proc/sys/vm/compact_memory 1").map(drop)
+}
+
+/// GPU pages in those blocks, as the device knows them.
+fn gpu_pages_in(guest: &Guest, blocks: &BTreeSet<u64>) -> Result<u64> {
+    let map = guest.monitor.api().get("/memory/blocks")?;
+    let runs = map["runs"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut pages = 0;
+    for run in runs {
+        let number = |field: &str| run[field].as_u64().unwrap_or(0);
+        let of_run = number("first")..number("first") + number("blocks");
+        pages += number("gpu") * blocks.range(of_run).count() as u64;
+    }
+    Ok(pages)
+}
+
+/// Waits until scanout `number` shows the picture with that checksum: the guest's flush may be on
+/// its way still.
+fn shows(guest: &mut Guest, number: u32, checksum: u64) -> Result<()> {
+    for _ in 0..50 {
+        if guest.picture(number)?.checksum() == checksum {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let picture = guest.picture(number)?;
+    Err(Error::Check(format!(
+        "scanout {number} does not show the guest's picture: {}x{}, {} pixels lit",
+        picture.width,
+        picture.height,
+        picture.lit()
+    )))
+}
+
+/// Dumb buffers and blobs keep their bytes, and a client that draws and flips all the time finds
+/// its own as it left them, while compaction and evacuation move every page; so does a picture,
+/// in the guest and on the scanout.
+pub(crate) fn buffers_move_while_in_use(context: &Context) -> Result<()> {
+    let spec = Spec { cpus: 2, ..Spec::new(&context.payload, 512) }.with_gpu(640, 480, 2);
+    let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
+    let mut held = 0;
+    for kind in ["dumb", "blob"] {
+        let filled = guest.agent.figures(&format!("gpu-fill {kind} 64M {kind}"))?;
+        check_eq!(filled["refused"], 0);
+        held += filled["pages"];
+    }
+    for kind in ["dumb", "blob"] {
+        held -= guest.agent.figures(&format!("gpu-punch {kind}"))?["freed"];
+    }
+    guest.agent.command("screen-start 0")?;
+    let before = guest.agent.vmstat(COUNTERS)?;
+    for _ in 0..3 {
+        compact(&mut guest)?;
+    }
+    let compacted = guest.agent.vmstat(COUNTERS)?;
+    let drawn = guest.agent.figures("screen-count")?["frames"];
+    let never = guest.vacate_everything()?;
+    let vacated = guest.agent.vmstat(COUNTERS)?;
+    let unmoved = gpu_pages_in(&guest, &never)?;
+    let client = guest.agent.figures("screen-stop")?;
+    println!(
+        "{held} pages in buffers; moved, failed: {before:?} at first, {compacted:?} after \
+         compaction, {vacated:?} after evacuation; {unmoved} lie in the {} blocks that were never \
+         vacated; the client: {client:?}",
+        never.len()
+    );
+    check!(compacted[0] > before[0], "compaction moved nothing");
+    check!(vacated[0] - compacted[0] >= held, "evacuation moved less than all pages");
+    // An upper bound: compaction may have moved these too. Among them are those of the console,
+    // which the kernel has mapped.
+    check!(unmoved <= held / 4, "{unmoved} pages may never have moved");
+    check!(client["frames"] > drawn, "the client stood still");
+    check_eq!(client["damaged"], 0);
+    guest.agent.verify("gpu-verify dumb")?;
+    guest.agent.verify("gpu-verify blob")?;
+
+    let picture = guest.agent.figures("screen-hold 1 77")?;
+    shows(&mut guest, 1, picture["checksum"])?;
+    let before = guest.agent.vmstat(COUNTERS)?;
+    let never = guest.vacate_everything()?;
+    let after = guest.agent.vmstat(COUNTERS)?;
+    let unmoved = gpu_pages_in(&guest, &never)?;
+    println!("with a picture held: {before:?}, then {after:?}; {unmoved} in blocks never vacated");
+    check!(after[0] - before[0] >= held / 2, "hardly a page moved: {before:?}, {after:?}");
+    shows(&mut guest, 1, picture["checksum"])?;
+    guest.agent.verify("screen-held")?;
+    guest.agent.verify("gpu-verify dumb")?;
+    guest.agent.verify("gpu-verify blob")?;
+
+    let status = guest.monitor.api().get("/gpu")?;
+    check!(status["counters"]["migrated_pages"].as_u64() >= Some(after[0]), "{status}");
+    check_eq!(status["counters"]["migrations_failed"], 0);
+    guest.check_kernel_is_content()?;
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+/// Exported buffers stay where they are, however hard the guest compacts: others have their
+/// addresses.
+pub(crate) fn exported_buffers_stay(context: &Context) -> Result<()> {
+    let spec = Spec::new(&context.payload, 256).with_gpu(640, 480, 1);
+    let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
+    // What is freed before them is where compaction wants to put them.
+    guest.agent.command("file-fill crumbs 100M")?;
+    guest.agent.command("gpu-fill shared 12M blob")?;
+    let exported = guest.agent.figures("gpu-export shared 100000")?["exported"];
+    check_eq!(exported, 12 * MIB / PAGE);
+    guest.agent.command("file-punch crumbs 1")?;
+    let counters = [COUNTERS[0], COUNTERS[1], "pgmigrate_success"];
+    let before = guest.agent.vmstat(counters)?;
+    for _ in 0..2 {
+        compact(&mut guest)?;
+    }
+    let after = guest.agent.vmstat(counters)?;
+    println!("exported: moved, failed, moved of all owners: {before:?}, then {after:?}");
+    check!(after[2] > before[2], "compaction had nothing to do: {before:?}, {after:?}");
+    check_eq!(after[..2], before[..2]);
+    guest.agent.verify("gpu-verify shared")?;
+
+    guest.check_kernel_is_content()?;
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+/// Share of memory that is filled with buffers, in percent, before every other one is freed.
+const FRAGMENTING: u64 = 60;
+/// What is to be had of free memory in one piece after a compaction, in percent.
+const WHOLE: f64 = 95.0;
+
+/// What a kernel that cannot move the buffers stays below, in percent.
+const FRAGMENTED: f64 = 60.0;
+
+/// Buffers of 60 % of memory, every other one freed: after one compaction what is free is whole,
+/// and the kernel can have it in pieces of any size.
+pub(crate) fn freed_buffers_leave_whole_blocks(context: &Context) -> Result<()> {
+    let spec = Spec::new(&context.payload, 768).with_gpu(640, 480, 1);
+    let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
+    let fragments = Fragments::measure(&mut guest, FRAGMENTING)?;
+    println!("our kernel: {fragments}");
+    check!(fragments.blocks_percent() >= WHOLE, "{:.1} %", fragments.blocks_percent());
+    check!(fragments.failed_percent() <= 1.0, "{:.1} % failed", fragments.failed_percent());
+    check!(fragments.gpu[0] > fragments.held_pages / 10, "hardly a GPU page moved");
+    for percent in fragments.obtained_percent() {
+        check!(percent >= WHOLE, "{percent:.1} % of free memory can be had");
+    }
+    guest.check_kernel_is_content()?;
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+/// What the test above shows is the patches' doing: with the same device, a kernel without them
+/// comes nowhere near.
+pub(crate) fn without_patches_memory_is_fragmented(context: &Context) -> Result<()> {
+    let spec = Spec::debian_display(&context.payload, 768).with_gpu(640, 480, 1);
+    let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
+    let fragments = Fragments::measure(&mut guest, FRAGMENTING)?;
+    println!("Debian's kernel: {fragments}");
+    check!(fragments.held_pages > 0 && fragments.gpu == [0, 0], "{fragments:?}");
+    check!(fragments.moved < fragments.held_pages / 10, "{} pages moved", fragments.moved);
+    let [.., nine] = fragments.obtained_percent();
+    for percent in [fragments.blocks_percent(), nine] {
+        check!(percent < FRAGMENTED, "{percent:.1} % of what is free is whole");
+    }
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+fn boot_with_cma(context: &Context, memory_mib: u64, cma_mib: u64) -> Result<Guest> {
+    let mut spec = Spec::new(&context.payload, memory_mib).with_gpu(640, 480, 1);
+    spec.more.insert("memory".into(), json!({ "cma_mib": cma_mib }));
+    Guest::boot(&context.ballast(), spec, &context.logs)
+}
+
+fn free_cma(guest: &mut Guest) -> Result<u64> {
+    Ok(guest.agent.vmstat(["nr_free_cma"])?[0] * PAGE)
+}
+
+/// GPU buffers fill the CMA region before memory is refused, and nobody is killed for them.
+pub(crate) fn cma_is_filled_before_memory_runs_out(context: &Context) -> Result<()> {
+    const CMA_MIB: u64 = 128;
+    let mut guest = boot_with_cma(context, 384, CMA_MIB)?;
+    let idle = free_cma(&mut guest)?;
+    check!(idle > CMA_MIB * MIB / 10 * 9, "{} MiB of CMA are free at first", idle / MIB);
+    let limit = Duration::from_secs(300);
+    let filled = guest.agent.figures_within("gpu-fill all 384M dumb", limit)?;
+    let left = free_cma(&mut guest)?;
+    let [killed] = guest.agent.vmstat(["oom_kill"])?;
+    let in_cma = guest.monitor.api().get("/gpu")?["cma_pages"].as_u64().unwrap_or(0) * PAGE;
+    println!(
+        "{filled:?}; at the first refusal {} KiB of CMA are free, {} MiB of it in GPU buffers",
+        left >> 10,
+        in_cma / MIB
+    );
+    check_eq!(filled["refused"], 1);
+    check!(left < 2 * MIB, "{} KiB of CMA are free", left >> 10);
+    check!(in_cma > CMA_MIB * MIB / 10 * 9, "{} MiB of CMA in buffers", in_cma / MIB);
+    check_eq!(killed, 0);
+    // With nothing left at all, not even a mapping to look at them through could be made.
+    guest.agent.command("gpu-punch all")?;
+    guest.agent.verify("gpu-verify all")?;
+    guest.check_kernel_is_content()?;
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+/// Contiguous memory is made of a region full of GPU, zram and balloon pages; also where hardly
+/// anything is free, the balloon giving way, and nobody is killed.
+pub(crate) fn contiguous_memory_over_gpu_pages(context: &Context) -> Result<()> {
+    const CMA_MIB: u64 = 128;
+    const WANTED_PAGES: u64 = 64 << 8;
+    const SCARCE_MIB: u64 = 30;
+    let mut guest = boot_with_cma(context, 640, CMA_MIB)?;
+    guest.agent.command("zram-fill 0 128M")?;
+    guest.agent.command("gpu-fill early 160M dumb")?;
+    guest.balloon_to(96)?;
+    for (name, keep_mib) in [("plenty", 100), ("scarce", SCARCE_MIB)] {
+        let free = guest.agent.meminfo()?["MemFree"] / MIB;
+        if free > keep_mib {
+            guest.agent.command(&format!("gpu-fill {name} {}M dumb", free - keep_mib))?;
+        }
+        let free = guest.agent.meminfo()?["MemFree"] / MIB;
+        let lent = free_cma(&mut guest)?;
+        let counters = [COUNTERS[0], "movable_migrate_zsmalloc", "balloon_block_release"];
+        let before = guest.agent.vmstat(counters)?;
+        check!(lent < CMA_MIB / 2 * MIB, "CMA is not lent out: {} MiB are free", lent / MIB);
+        guest.agent.command(&format!("write {CMA}/alloc {WANTED_PAGES}"))?;
+        let used = guest.agent.command(&format!("read {CMA}/used"))?.join("");
+        let after = guest.agent.vmstat(counters)?;
+        let [killed] = guest.agent.vmstat(["oom_kill"])?;
+        println!(
+            "{name}: {free} MiB free in all, {} MiB of CMA; contiguous pages: {used}; {counters:?}: \
+             {before:?}, then {after:?}; killed: {killed}",
+            lent / MIB
+        );
+        check_eq!(used, WANTED_PAGES.to_string());
+        check_eq!(killed, 0);
+        guest.agent.verify("gpu-verify early")?;
+        guest.agent.verify("zram-verify 0")?;
+        guest.agent.command(&format!("write {CMA}/free {WANTED_PAGES}"))?;
+    }
+    guest.balloon_to(0)?;
+    guest.agent.verify("gpu-verify early")?;
+    guest.agent.verify("gpu-verify scarce")?;
+    guest.agent.verify("zram-verify 0")?;
+    guest.check_kernel_is_content()?;
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}

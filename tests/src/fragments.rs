@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What GPU buffers do to a guest's memory: many of them, every other one freed, and what can then
+//! be had in one piece. The same for tests and benches, for our kernel and for others.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::Result;
+use crate::guest::Guest;
+use crate::host::{PAGE, parse_buddyinfo};
+
+/// Orders of which kernel memory is asked for.
+pub const ORDERS: [u64; 3] = [2, 3, 9];
+/// Pages of a block of 2 MiB.
+const BLOCK_PAGES: u64 = 512;
+/// Thousands of buffers take a while, each with a round trip to the device.
+const FILL_LIMIT: Duration = Duration::from_secs(300);
+/// What free memory may still grow by when buffers are taken to be freed.
+const SETTLED_PAGES: u64 = 64;
+/// What the kernel keeps for itself, so that nobody could have it, is made little: with huge pages
+/// about, it would keep tens of MiB free; the lowest zone for old devices; and thousands of pages in
+/// each CPU's own list, where those rest that compaction has just moved something out of.
+const KEPT_FREE: [(&str, &str); 3] = [
+    ("/proc/sys/vm/min_free_kbytes", "1024"),
+    ("/proc/sys/vm/lowmem_reserve_ratio", "0 0 0"),
+    ("/proc/sys/vm/percpu_pagelist_high_fraction", "100000"),
+];
+
+/// A guest's memory with the buffers in it.
+#[derive(Debug, Clone, Copy)]
+pub struct Fragments {
+    /// Pages in buffers that are left.
+    pub held_pages: u64,
+    /// Free pages after compaction.
+    pub free_pages: u64,
+    /// Free blocks before compaction.
+    pub blocks_before: u64,
+    /// Free blocks after it.
+    pub blocks: u64,
+    /// Pages of all owners that compaction moved.
+    pub moved: u64,
+    /// Attempts of it that failed.
+    pub failed: u64,
+    /// GPU pages that it moved and could not move, where the kernel counts them.
+    pub gpu: [u64; 2],
+    /// Bytes of kernel memory obtained in pieces of each of [`ORDERS`], and what was free.
+    pub obtained: [(u64, u64); 3],
+}
+
+impl Fragments {
+    /// Fills `share_percent` of the guest's memory with buffers, frees every other one, has the
+    /// kernel compact once, and measures. The buffers that are left are checked at the end.
+    pub fn measure(guest: &mut Guest, share_percent: u64) -> Result<Self> {
+        let agent = &mut guest.agent;
+        for (knob, value) in KEPT_FREE {
+            agent.command(&format!("write {knob} {value}"))?;
+        }
+        let total = guest.spec.memory_mib;
+        let fill = format!("gpu-fill f {}M dumb", total * share_percent / 100);
+        let filled = agent.figures_within(&fill, FILL_LIMIT)?;
+        crate::check!(filled.get("refused") == Some(&0), "{filled:?}");
+        let freed = agent.figures("gpu-punch f")?["freed"];
+        settle(guest)?;
+
+        let counters =
+            ["pgmigrate_success", "pgmigrate_fail", "movable_migrate_gpu", "movable_fail_gpu"];
+        let (_, blocks_before) = free(guest)?;
+        let before = guest.agent.vmstat(counters)?;
+        guest.agent.command("write /proc/sys/vm/compact_memory 1")?;
+        let after = guest.agent.vmstat(counters)?;
+        let (free_pages, blocks) = free(guest)?;
+        let [moved, failed, gpu_moved, gpu_failed] =
+            std::array::from_fn(|n| after[n].saturating_sub(before[n]));
+
+        let mut obtained = [(0, 0); 3];
+        for (order, obtained) in ORDERS.iter().zip(&mut obtained) {
+            let (free, _) = free(guest)?;
+            let got = guest.agent.figures(&format!("order-fill {order}"))?["bytes"];
+            guest.agent.command("order-free")?;
+            *obtained = (got, free * PAGE);
+        }
+        guest.agent.verify("gpu-verify f")?;
+        guest.agent.command("gpu-free f")?;
+        Ok(Self {
+            held_pages: filled["pages"].saturating_sub(freed),
+            free_pages,
+            blocks_before,
+            blocks,
+            moved,
+            failed,
+            gpu: [gpu_moved, gpu_failed],
+            obtained,
+        })
+    }
+
+    /// Free blocks as a share of what free memory would make, in percent.
+    #[must_use]
+    pub fn blocks_percent(&self) -> f64 {
+        percent(self.blocks, self.free_pages / BLOCK_PAGES)
+    }
+
+    /// Kernel memory obtained as a share of what was free, in percent, for each of [`ORDERS`].
+    #[must_use]
+    pub fn obtained_percent(&self) -> [f64; 3] {
+        self.obtained.map(|(got, free)| percent(got, free))
+    }
+
+    /// Attempts to move a page that failed, in percent of all attempts.
+    #[must_use]
+    pub fn failed_percent(&self) -> f64 {
+        percent(self.failed, self.moved + self.failed)
+    }
+}
+
+impl fmt::Display for Fragments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [two, three, nine] = self.obtained_percent();
+        write!(
+            f,
+            "{} pages in buffers, {} free; free blocks {} before and {} after compaction, of {}; \
+             {} pages moved, {} failed (GPU: {} and {}); of free memory, {two:.1} % can be had in \
+             pieces of order 2, {three:.1} % of order 3, {nine:.1} % of order 9",
+            self.held_pages,
+            self.free_pages,
+            self.blocks_before,
+            self.blocks,
+            self.free_pages / BLOCK_PAGES,
+            self.moved,
+            self.failed,
+            self.gpu[0],
+            self.gpu[1]
+        )
+    }
+}
+
+fn percent(part: u64, whole: u64) -> f64 {
+    100.0 * part as f64 / whole.max(1) as f64
+}
+
+/// Waits until free memory stops growing: a buffer is freed only when the device has answered that
+/// it has forgotten it.
+fn settle(guest: &mut Guest) -> Result<()> {
+    let mut last = 0;
+    loop {
+        let (pages, _) = free(guest)?;
+        if pages <= last + SETTLED_PAGES {
+            return Ok(());
+        }
+        last = pages;
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+/// Free pages, and free blocks of 2 MiB among them.
+fn free(guest: &mut Guest) -> Result<(u64, u64)> {
+    let orders = parse_buddyinfo(&guest.agent.command("read /proc/buddyinfo")?.join("\n"));
+    let in_order = |(order, count): (usize, &u64)| count << order;
+    let pages = orders.iter().enumerate().map(in_order).sum();
+    let in_blocks: u64 = orders.iter().enumerate().skip(9).map(in_order).sum();
+    Ok((pages, in_blocks / BLOCK_PAGES))
+}
