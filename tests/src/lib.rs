@@ -16,6 +16,7 @@
 //! - `figures.rs`   the lines that a bench closes with
 //! - `limits.rs`    how much longer than usual everything may take
 //! - `runner.rs`    runs tests one by one, each in a process of its own, with time limits
+//! - `progress.rs`  how far they have come, for when the machine crashes under them
 //! - `error.rs`     the error type, and the macros that tests check with
 
 pub mod agent;
@@ -31,6 +32,7 @@ pub mod limits;
 pub mod monitor;
 pub mod payload;
 pub mod picture;
+pub mod progress;
 pub mod runner;
 
 pub use error::{Error, Result};

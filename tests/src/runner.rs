@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::limits::{self, patient};
 use crate::payload::Payload;
+use crate::progress::{Known, Progress};
 use crate::{Error, Result};
 
 /// Lines of a failed test's output that are shown.
@@ -124,8 +125,28 @@ fn run_all(tests: &[Test], options: &Options) -> Result<bool> {
     let chosen: Vec<&Test> = tests.iter().filter(wanted).collect();
     let scratch = tempfile::tempdir().map_err(Error::io("creating a folder"))?;
     fs::create_dir_all(&options.logs).map_err(Error::io("creating a folder"))?;
+    let mut progress = Progress::open(&options.logs)?;
     let mut failed = 0;
     for (number, test) in (1..).zip(&chosen) {
+        match progress.of(test.name) {
+            Known::Nothing => {}
+            Known::Passed => continue,
+            Known::Failed => {
+                failed += 1;
+                continue;
+            }
+            Known::Crashed => {
+                println!(
+                    "[{number}/{}] {} ... FAILED: the machine crashed",
+                    chosen.len(),
+                    test.name
+                );
+                progress.end(test.name, false)?;
+                failed += 1;
+                continue;
+            }
+        }
+        progress.begin(test.name)?;
         let logs = scratch.path().join(test.name.replace("::", "-"));
         fs::create_dir_all(&logs).map_err(Error::io("creating a folder"))?;
         let started = Instant::now();
@@ -145,6 +166,7 @@ fn run_all(tests: &[Test], options: &Options) -> Result<bool> {
             test.name,
             verdict.word()
         );
+        progress.end(test.name, verdict == Verdict::Passed)?;
         if verdict == Verdict::Passed {
             continue;
         }
