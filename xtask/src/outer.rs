@@ -86,7 +86,7 @@ pub(crate) struct Job {
 
 /// How often a job is tried where the outer machine itself crashes. Guest tests go on where they
 /// were, so this is how many crashes they get over in all.
-const TRIES: u32 = 6;
+const TRIES: u32 = 12;
 
 /// Runs `job` in the outer machine; gives its exit status (127 for any above).
 ///
