@@ -12,13 +12,14 @@ use serde_json::{Value, json};
 use crate::build::{self, Profile};
 use crate::error::{Error, IoContext, Result, task_error};
 use crate::kernel::Kernel;
+use crate::outer::Size;
 use crate::payload::{KernelChoice, Payload};
 use crate::{paths, run};
 
 /// Debian's QEMU, the peer that is always there.
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
-/// Memory of the outer machine, in MiB.
-const MEMORY_MIB: u32 = 8192;
+/// A CPU for the guest and one for its monitor.
+const OUTER: Size = Size { cpus: 2, memory_mib: 8192 };
 const LIMIT: Duration = Duration::from_secs(3 * 3600);
 
 /// What can be measured.
@@ -169,7 +170,7 @@ fn with_guests(bench: &str, options: &Options, figures: &mut Vec<Value>) -> Resu
     }
     arguments.push(format!("--rounds={}", options.rounds).into());
     arguments.extend(options.only.iter().map(|kind| format!("--only={kind}").into()));
-    let status = payload.run("guest-bench", &arguments, MEMORY_MIB, LIMIT)?;
+    let status = payload.run("guest-bench", &arguments, OUTER, LIMIT)?;
     if status == 0 {
         let path = paths::target().join("guest/guest-bench/figures.json");
         let text = fs::read_to_string(&path).doing("reading", &path)?;

@@ -37,6 +37,7 @@ use clap::{Parser, Subcommand};
 
 use build::Profile;
 use error::Result;
+use outer::Size;
 use payload::Payload;
 
 /// Ballast's automation
@@ -83,6 +84,9 @@ struct GuestTestOptions {
 
 #[derive(Debug, clap::Args)]
 struct OuterOptions {
+    /// CPUs of the outer machine; with more than one its emulation is less reliable
+    #[arg(long, default_value_t = 1)]
+    cpus: u32,
     /// Memory of the outer machine, in MiB
     #[arg(long, default_value_t = 4096)]
     memory: u32,
@@ -109,7 +113,8 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Demo { kernel } => {
             let payload = Payload::assemble(Profile::TestRelease, &kernel)?;
             let limit = Duration::from_secs(900);
-            return Ok(ExitCode::from(payload.run("guest-demo", &[], 4096, limit)?));
+            let size = Size { cpus: 1, memory_mib: 4096 };
+            return Ok(ExitCode::from(payload.run("guest-demo", &[], size, limit)?));
         }
         Task::Test(options) => {
             return Ok(if test::run(&options)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
@@ -132,11 +137,12 @@ fn perform(task: Task) -> Result<ExitCode> {
             let mut arguments = options.filters;
             arguments.extend(options.stress.map(|seconds| format!("--stress={seconds}").into()));
             arguments.extend(options.kernel.arguments());
-            let status = payload.run("guest-tests", &arguments, 8192, limit)?;
+            let status = payload.run("guest-tests", &arguments, Size::TESTS, limit)?;
             return Ok(ExitCode::from(status));
         }
-        Task::Outer(OuterOptions { memory, limit, command }) => {
-            let status = outer::run_command(&command, memory, Duration::from_secs(limit))?;
+        Task::Outer(OuterOptions { cpus, memory, limit, command }) => {
+            let size = Size { cpus, memory_mib: memory };
+            let status = outer::run_command(&command, size, Duration::from_secs(limit))?;
             return Ok(ExitCode::from(status));
         }
     }

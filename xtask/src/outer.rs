@@ -67,6 +67,21 @@ pub(crate) struct Item {
     pub(crate) from: PathBuf,
 }
 
+/// How large an outer machine is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Size {
+    /// Its CPUs. With one, QEMU's emulation is sound and hardly slower: its faults are between
+    /// CPUs. What is measured needs one for the guest and one for its monitor.
+    pub(crate) cpus: u32,
+    /// Its memory, in MiB.
+    pub(crate) memory_mib: u32,
+}
+
+impl Size {
+    /// For guest tests: room for a guest of 5 GiB.
+    pub(crate) const TESTS: Self = Self { cpus: 1, memory_mib: 8192 };
+}
+
 /// What is to be run.
 #[derive(Debug)]
 pub(crate) struct Job {
@@ -76,8 +91,8 @@ pub(crate) struct Job {
     pub(crate) in_host_tree: Option<PathBuf>,
     /// Files to put on the RAM disk.
     pub(crate) payload: Vec<Item>,
-    /// The outer machine's memory, in MiB.
-    pub(crate) memory_mib: u32,
+    /// The outer machine.
+    pub(crate) size: Size,
     /// The outer machine is ended when this has passed.
     pub(crate) limit: Duration,
     /// Where the outer kernel's console goes.
@@ -90,9 +105,9 @@ const TRIES: u32 = 12;
 
 /// Runs `job` in the outer machine; gives its exit status (127 for any above).
 ///
-/// QEMU's emulation of several CPUs, of SVM above all, is not without faults: once in many boots, or
-/// in a quarter of an hour with guests, the outer kernel meets an exception that nothing there has
-/// caused, and panics. Such a job is started afresh.
+/// QEMU's emulation of several CPUs with SVM is not without faults: once in many boots, or in a
+/// quarter of an hour with guests, the outer kernel meets an exception that nothing there has caused,
+/// and panics. Such a job is started afresh.
 pub(crate) fn run(job: &Job, agent: &Path) -> Result<u8> {
     let mut tried = 1;
     loop {
@@ -175,7 +190,8 @@ fn qemu(job: &Job, kernel: &Path, initrd: &Path) -> Command {
     let mut qemu = Command::new("qemu-system-x86_64");
     let log = format!("file:{}", job.log.display());
     qemu.args(["-machine", "pc,usb=off,vmport=off", "-accel", "tcg,thread=multi"])
-        .args(["-cpu", CPU, "-smp", "2", "-m", &format!("{}M", job.memory_mib)])
+        .args(["-cpu", CPU, "-smp", &job.size.cpus.to_string()])
+        .args(["-m", &format!("{}M", job.size.memory_mib)])
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
         .arg("-kernel")
         .arg(kernel)
@@ -202,7 +218,7 @@ fn errors_of(log: &Path) -> PathBuf {
 
 /// `cargo xtask outer -- COMMAND`: runs a command with the host's files in sight, here or in the
 /// outer machine.
-pub(crate) fn run_command(words: &[OsString], memory_mib: u32, limit: Duration) -> Result<u8> {
+pub(crate) fn run_command(words: &[OsString], size: Size, limit: Duration) -> Result<u8> {
     let dir = std::env::current_dir().doing("looking for", "the current folder")?;
     if Place::choose() == Place::Here {
         let status = Command::new(&words[0])
@@ -216,7 +232,7 @@ pub(crate) fn run_command(words: &[OsString], memory_mib: u32, limit: Duration) 
         argv: words.to_vec(),
         in_host_tree: Some(dir),
         payload: Vec::new(),
-        memory_mib,
+        size,
         limit,
         log: paths::target().join("guest/outer.log"),
     };

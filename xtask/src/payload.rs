@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::build::{self, Profile, Programs};
 use crate::error::{Error, IoContext, Result};
 use crate::kernel::{self, Kernel};
-use crate::outer::{self, Item, Job, Place};
+use crate::outer::{self, Item, Job, Place, Size};
 use crate::{debian, paths, rootfs, testbed};
 
 /// Where the payload lies in the outer machine.
@@ -115,7 +115,7 @@ impl Payload {
         &self,
         program: &str,
         arguments: &[OsString],
-        memory_mib: u32,
+        size: Size,
         limit: Duration,
     ) -> Result<u8> {
         let results = paths::target().join("guest").join(program);
@@ -125,7 +125,7 @@ impl Payload {
         fs::create_dir_all(&results).doing("creating", &results)?;
         match Place::choose() {
             Place::Here => self.run_here(program, arguments, &results),
-            Place::Outer => self.run_outer(program, arguments, &results, memory_mib, limit),
+            Place::Outer => self.run_outer(program, arguments, &results, size, limit),
         }
     }
 
@@ -160,7 +160,7 @@ impl Payload {
         program: &str,
         arguments: &[OsString],
         results: &Path,
-        memory_mib: u32,
+        size: Size,
         limit: Duration,
     ) -> Result<u8> {
         let mut shared = OsString::from("/host");
@@ -177,7 +177,7 @@ impl Payload {
             argv,
             in_host_tree: None,
             payload: self.items.clone(),
-            memory_mib,
+            size,
             limit,
             log: results.join("outer.log"),
         };

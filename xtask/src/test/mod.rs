@@ -18,11 +18,10 @@ use std::time::{Duration, Instant};
 
 use crate::build::{self, Profile};
 use crate::error::{IoContext, Result, task_error};
+use crate::outer::Size;
 use crate::payload::{KernelChoice, Payload};
 use crate::{paths, run};
 
-/// Memory of the outer machine: room for a guest of 5 GiB.
-const OUTER_MIB: u32 = 8192;
 /// All guest tests together; each has a limit of its own.
 const GUEST_LIMIT: Duration = Duration::from_secs(3000);
 
@@ -146,7 +145,7 @@ fn closing_line(line: &str) -> Option<Count> {
 
 fn guest_tests(choice: &KernelChoice) -> Result<Count> {
     let payload = Payload::assemble(Profile::TestRelease, choice)?;
-    let status = payload.run("guest-tests", &choice.arguments(), OUTER_MIB, GUEST_LIMIT)?;
+    let status = payload.run("guest-tests", &choice.arguments(), Size::TESTS, GUEST_LIMIT)?;
     let summary = paths::target().join("guest/guest-tests/summary");
     let text = fs::read_to_string(&summary).doing("reading", &summary)?;
     let mut numbers = text.split_whitespace().filter_map(|word| word.parse().ok());
