@@ -7,7 +7,7 @@ use std::time::Instant;
 use harness::figures::{Figure, Goal, median};
 use harness::guest::{EXIT_LIMIT, Guest};
 use harness::host;
-use harness::monitor::{Kind, Program, Spec};
+use harness::monitor::{Balloon, Kind, Program, Spec};
 use harness::{Error, Result};
 
 use crate::{Bed, GUEST_MAPPING, mib};
@@ -81,6 +81,8 @@ struct Round {
 
 fn one_round(bed: &Bed, program: &Program) -> Result<Round> {
     let mut spec = Spec::new(&bed.payload, MEMORY_MIB);
+    // Page by page, as peers do it; `bench balloon` has the blocks.
+    spec.balloon = Some(Balloon { blocks: false, ..Balloon::default() });
     spec.boot_args = "quiet".into();
     let mut guest = Guest::boot(program, spec, &bed.logs)?;
     let (_, own) = host::mappings(guest.monitor.pid(), GUEST_MAPPING)?;
