@@ -84,7 +84,7 @@ const TESTS: &[Test] = &[
     test!(gpu::without_patches_memory_is_fragmented, 420),
     test!(gpu::cma_is_filled_before_memory_runs_out, 300),
     test!(gpu::contiguous_memory_over_gpu_pages, 300),
-    test!(gpu_stress::everything_at_once, 300),
+    test!(gpu_stress::everything_at_once, 600),
     test!(display::console_and_client_of_debian, 420),
     test!(pause::under_load, 240),
     test!(api::started_as_firecracker_is, 240),
