@@ -132,12 +132,10 @@ fn perform(task: Task) -> Result<ExitCode> {
             }
         }
         Task::GuestTests(options) => {
-            let payload = Payload::assemble(Profile::TestRelease, &options.kernel)?;
-            let limit = Duration::from_secs(3600);
             let mut arguments = options.filters;
             arguments.extend(options.stress.map(|seconds| format!("--stress={seconds}").into()));
-            arguments.extend(options.kernel.arguments());
-            let status = payload.run("guest-tests", &arguments, Size::TESTS, limit)?;
+            let limit = Duration::from_secs(3600);
+            let status = payload::guest_tests(&options.kernel, arguments, limit)?;
             return Ok(ExitCode::from(status));
         }
         Task::Outer(OuterOptions { cpus, memory, limit, command }) => {

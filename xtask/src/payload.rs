@@ -32,12 +32,18 @@ pub(crate) struct KernelChoice {
     debug: bool,
 }
 
-impl KernelChoice {
-    /// What `guest-tests` is to be told of it.
-    pub(crate) fn arguments(&self) -> Vec<OsString> {
+/// Runs the guest tests with `arguments`; gives their exit status.
+pub(crate) fn guest_tests(
+    kernel: &KernelChoice,
+    mut arguments: Vec<OsString>,
+    limit: Duration,
+) -> Result<u8> {
+    let payload = Payload::assemble(Profile::TestRelease, kernel)?;
+    if kernel.debug {
         // Instrumented code in an emulated machine.
-        if self.debug { vec!["--patience=6".into()] } else { Vec::new() }
+        arguments.push("--patience=6".into());
     }
+    payload.run("guest-tests", &arguments, Size::TESTS, limit)
 }
 
 /// Everything, built and at hand.

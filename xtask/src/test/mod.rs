@@ -16,10 +16,9 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::build::{self, Profile};
+use crate::build;
 use crate::error::{IoContext, Result, task_error};
-use crate::outer::Size;
-use crate::payload::{KernelChoice, Payload};
+use crate::payload::{self, KernelChoice};
 use crate::{paths, run};
 
 /// All guest tests together; each has a limit of its own.
@@ -144,8 +143,7 @@ fn closing_line(line: &str) -> Option<Count> {
 }
 
 fn guest_tests(choice: &KernelChoice) -> Result<Count> {
-    let payload = Payload::assemble(Profile::TestRelease, choice)?;
-    let status = payload.run("guest-tests", &choice.arguments(), Size::TESTS, GUEST_LIMIT)?;
+    let status = payload::guest_tests(choice, Vec::new(), GUEST_LIMIT)?;
     let summary = paths::target().join("guest/guest-tests/summary");
     let text = fs::read_to_string(&summary).doing("reading", &summary)?;
     let mut numbers = text.split_whitespace().filter_map(|word| word.parse().ok());
