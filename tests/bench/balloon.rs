@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use harness::figures::{Figure, Goal, median};
 use harness::guest::{BALLOON_LIMIT, Guest};
 use harness::host;
-use harness::monitor::{Balloon, Kind, Program, Spec};
+use harness::monitor::{Balloon, Kind, Program, Spec, pause};
 use harness::{Error, Result};
 
 use crate::{Bed, GUEST_MAPPING, mib};
@@ -139,7 +139,7 @@ fn change(guest: &mut Guest, target_mib: u64) -> Result<Change> {
         if started.elapsed() > BALLOON_LIMIT {
             return Err(Error::Check(format!("the balloon still moves, at {actual} MiB")));
         }
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::sleep(pause(started));
     }
 }
 

@@ -247,13 +247,18 @@ impl VirtioDevice for Balloon {
         &self.queue_sizes
     }
 
-    /// Hints run in the vCPU that notifies. The driver puts a hinted page where the guest may take
+    /// Pages run in the vCPU that notifies, in and out and as hints; all else in the event loop.
+    ///
+    /// For hints it is a matter of safety: the driver puts a hinted page where the guest may take
     /// it again as soon as it has notified (Linux `get_free_page_and_send`); by then the page has
-    /// been discarded, and nothing of the guest's can be lost.
+    /// been discarded, and nothing of the guest's can be lost. For inflation and deflation it is a
+    /// matter of speed: the driver waits for each buffer of 256 pages, and so finds it used when
+    /// it looks, where it would have slept until the event loop had run and interrupted it.
     fn runs_at_notify(&self, queue: u16) -> bool {
+        let at_notify = [Role::Inflate, Role::Deflate, Role::Hints];
         match &self.active {
-            Some(active) => active.role(queue) == Some(Role::Hints),
-            None => roles::possible(self.features, queue, Role::Hints),
+            Some(active) => active.role(queue).is_some_and(|role| at_notify.contains(&role)),
+            None => at_notify.iter().any(|role| roles::possible(self.features, queue, *role)),
         }
     }
 

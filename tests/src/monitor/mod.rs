@@ -251,13 +251,13 @@ impl Monitor {
         mut probe: impl FnMut(&Self) -> Result<Option<T>>,
     ) -> Result<T> {
         let limit = patient(limit);
-        let deadline = Instant::now() + limit;
+        let started = Instant::now();
         loop {
             if let Some(found) = probe(self)? {
                 return Ok(found);
             }
             let ended = self.child.try_wait().map_err(Error::io("waiting"))?.is_some();
-            if ended || Instant::now() > deadline {
+            if ended || started.elapsed() > limit {
                 let tail = format!("{}{}", self.console.tail(), self.stderr());
                 let what = what.into();
                 return Err(if ended {
@@ -266,9 +266,16 @@ impl Monitor {
                     Error::Timeout { what, limit, tail }
                 });
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(pause(started));
         }
     }
+}
+
+/// How long to wait until the next look at something that began at `started`: about a fortieth of
+/// the time so far. On a machine with few CPUs each look is paid for by what is looked at.
+#[must_use]
+pub fn pause(started: Instant) -> Duration {
+    (started.elapsed() / 40).clamp(Duration::from_millis(1), Duration::from_millis(50))
 }
 
 impl Drop for Monitor {

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use crate::error::{Result, task_error};
+use crate::error::{IoContext, Result, task_error};
 use crate::kernel::{Series, Source};
 use crate::{paths, run};
 
@@ -16,10 +16,13 @@ const IGNORED: &str = "FILE_PATH_CHANGES,EMAIL_SUBJECT,CAMELCASE";
 pub(crate) fn check() -> Result<()> {
     let source = Source::find(None)?;
     let series = Series::read(&paths::workspace().join("guest-kernel"))?;
+    // It leaves a list of names where it runs.
+    let work = tempfile::tempdir().doing("creating a folder in", std::env::temp_dir())?;
     let mut faults = Vec::new();
     for patch in series.paths() {
         let mut checkpatch = Command::new("perl");
         checkpatch
+            .current_dir(work.path())
             .arg(source.tree().join("scripts/checkpatch.pl"))
             .arg(format!("--root={}", source.tree().display()))
             .args(["--strict", "--terse", "--no-summary", "--ignore", IGNORED])
