@@ -93,8 +93,8 @@ impl Guest {
         let kept = self.agent.command(&format!("read {KEPT_FREE}"))?.join("");
         self.agent.command(&format!("write {KEPT_FREE} 1024"))?;
         let free = self.agent.meminfo()?["MemFree"] >> 20;
-        // Page tables take a page for 512.
-        let left = UNTOUCHED_MIB.max(6 + free / 400)
+        // Page tables take a page for 512, and the kernel wants a little of its own.
+        let left = UNTOUCHED_MIB.max(8 + free / 250)
             + u64::from(self.spec.cpus - 1) * UNTOUCHED_PER_CPU_MIB;
         self.agent.command(&format!("fill touched {}M", free.saturating_sub(left)))?;
         self.agent.command("free touched")?;
