@@ -163,6 +163,14 @@ fn as_good_as(peers: &[(Kind, f64)]) -> Goal {
 fn rates(bed: &Bed, contenders: &[Contender<'_>], figures: &mut Vec<Figure>) -> Result<()> {
     let mut page_rates = None;
     let mut lines = Vec::new();
+    let mut bare = Vec::new();
+    for _ in 0..bed.rounds {
+        let time = host::bare_discard((RATE_BLOCKS_MIB / 2) as usize)?;
+        bare.push(RATE_BLOCKS_MIB as f64 / time.as_secs_f64());
+    }
+    let limit = median(&bare);
+    let name = "balloon.host.madvise-of-huge-pages".into();
+    lines.push(Figure { name, value: limit, unit: "MiB/s", goal: Goal::None });
     // Pages before blocks, whose goal depends on them.
     for contender in contenders.iter().rev() {
         let amount = if contender.is_blocks() { RATE_BLOCKS_MIB } else { RATE_PAGES_MIB };
@@ -188,6 +196,10 @@ fn rates(bed: &Bed, contenders: &[Contender<'_>], figures: &mut Vec<Figure>) -> 
         }
         lines.push(contender.figure("inflate", inflate, "MiB/s", goals.0));
         lines.push(contender.figure("deflate", deflate, "MiB/s", goals.1));
+        if contender.is_blocks() {
+            let share = 100.0 * inflate / limit;
+            lines.push(contender.figure("inflate-of-madvise", share, "%", Goal::None));
+        }
         if !exits.is_empty() {
             let exits = median(&exits);
             lines.push(contender.figure("exits-per-page", exits, "exits", EXITS_GOAL));

@@ -18,17 +18,13 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use harness::figures::Figure;
 use harness::monitor::{Kind, Program};
-use harness::payload::Payload;
+use harness::payload::{Folders, Payload};
 use harness::{Error, Result};
 
 #[derive(Debug, Parser)]
 struct Options {
-    /// Folder with the kernels, initial RAM disks and binaries
-    #[arg(long)]
-    payload: PathBuf,
-    /// Folder for logs, and for the figures as `figures.json`
-    #[arg(long)]
-    logs: PathBuf,
+    #[command(flatten)]
+    folders: Folders,
     /// A peer: the name of its binary in the payload is the name of its kind, unless given
     #[arg(long = "peer", value_name = "KIND[=NAME]", value_parser = parse_peer)]
     peers: Vec<(Kind, String)>,
@@ -82,13 +78,13 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<()> {
-    let payload = Payload::new(&options.payload);
+    let payload = Payload::new(&options.folders.payload);
     let mut programs = vec![Program { kind: Kind::Ballast, path: payload.ballast() }];
     for (kind, name) in &options.peers {
         programs.push(Program { kind: *kind, path: payload.path(name) });
     }
     programs.retain(|program| options.only.is_empty() || options.only.contains(&program.kind));
-    let bed = Bed { payload, logs: options.logs.clone(), programs, rounds: options.rounds };
+    let bed = Bed { payload, logs: options.folders.logs.clone(), programs, rounds: options.rounds };
     let figures: Vec<Figure> = match options.bench {
         Bench::Boot => boot::measure(&bed)?,
         Bench::Balloon => balloon::measure(&bed)?,
@@ -100,5 +96,6 @@ fn run(options: &Options) -> Result<()> {
     }
     let json: Vec<serde_json::Value> = figures.iter().map(Figure::json).collect();
     let json = format!("{:#}\n", serde_json::Value::from(json));
-    std::fs::write(options.logs.join("figures.json"), json).map_err(Error::io("figures.json"))
+    std::fs::write(options.folders.logs.join("figures.json"), json)
+        .map_err(Error::io("figures.json"))
 }

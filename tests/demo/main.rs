@@ -2,13 +2,12 @@
 //! The story that Ballast is about, with a real guest: `cargo xtask demo` runs this where KVM
 //! works. Every figure printed is read from the host or the guest when it is printed.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use harness::guest::Guest;
 use harness::monitor::{Kind, Program, Spec};
-use harness::payload::Payload;
+use harness::payload::{Folders, Payload};
 use harness::{Error, Result, host};
 
 /// The guest's memory, and what it is asked to give up, in MiB.
@@ -17,12 +16,8 @@ const BALLOON: u64 = 640;
 
 #[derive(Debug, Parser)]
 struct Options {
-    /// Folder with the kernels, initial RAM disks and binaries
-    #[arg(long)]
-    payload: PathBuf,
-    /// Folder for logs
-    #[arg(long)]
-    logs: PathBuf,
+    #[command(flatten)]
+    folders: Folders,
 }
 
 fn main() -> ExitCode {
@@ -36,7 +31,7 @@ fn main() -> ExitCode {
 }
 
 fn story(options: &Options) -> Result<()> {
-    let payload = Payload::new(&options.payload);
+    let payload = Payload::new(&options.folders.payload);
     let program = Program { kind: Kind::Ballast, path: payload.ballast() };
     let mut last = Free::measure()?;
     println!("A guest of {MEMORY} MiB, and what becomes of the host's free memory.");
@@ -44,7 +39,7 @@ fn story(options: &Options) -> Result<()> {
     println!("{:58}{:>10}  {:>10}", "", "host free", "change");
     println!("{:58}{:>6} MiB", "before", last.mib());
 
-    let mut guest = Guest::boot(&program, Spec::new(&payload, MEMORY), &options.logs)?;
+    let mut guest = Guest::boot(&program, Spec::new(&payload, MEMORY), &options.folders.logs)?;
     let booted = format!("the guest has booted, in {:.1} s", guest.boot_time.as_secs_f64());
     last = last.then(&booted)?;
 

@@ -3,6 +3,17 @@
 
 use std::path::{Path, PathBuf};
 
+/// What every program is given that starts guests.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Folders {
+    /// Folder with the kernels, initial RAM disks and binaries
+    #[arg(long)]
+    pub payload: PathBuf,
+    /// Folder for logs, and for what is measured
+    #[arg(long)]
+    pub logs: PathBuf,
+}
+
 /// The folder. In the outer machine it lies on the RAM disk.
 #[derive(Debug, Clone)]
 pub struct Payload {

@@ -13,7 +13,7 @@ use clap::Parser;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::limits::{self, patient};
-use crate::payload::Payload;
+use crate::payload::{Folders, Payload};
 use crate::progress::{Known, Progress};
 use crate::{Error, Result};
 
@@ -70,12 +70,8 @@ macro_rules! test {
 
 #[derive(Debug, Parser)]
 struct Options {
-    /// Folder with the kernels, initial RAM disks and binaries
-    #[arg(long)]
-    payload: PathBuf,
-    /// Folder for the logs of tests that fail
-    #[arg(long)]
-    logs: PathBuf,
+    #[command(flatten)]
+    folders: Folders,
     /// How long stress tests keep going, in seconds; all time limits are longer by as much
     #[arg(long, value_name = "SECONDS", default_value_t = STRESS_SECONDS)]
     stress: u64,
@@ -112,9 +108,9 @@ fn run_one(tests: &[Test], name: &str, options: &Options) -> Result<bool> {
         .iter()
         .find(|test| test.name == name)
         .ok_or_else(|| Error::Check(format!("no test {name}")))?;
-    let payload = Payload::new(&options.payload);
+    let payload = Payload::new(&options.folders.payload);
     let stress = Duration::from_secs(options.stress);
-    (test.run)(&Context { payload, logs: options.logs.clone(), stress })?;
+    (test.run)(&Context { payload, logs: options.folders.logs.clone(), stress })?;
     Ok(true)
 }
 
@@ -124,8 +120,8 @@ fn run_all(tests: &[Test], options: &Options) -> Result<bool> {
     };
     let chosen: Vec<&Test> = tests.iter().filter(wanted).collect();
     let scratch = tempfile::tempdir().map_err(Error::io("creating a folder"))?;
-    fs::create_dir_all(&options.logs).map_err(Error::io("creating a folder"))?;
-    let mut progress = Progress::open(&options.logs)?;
+    fs::create_dir_all(&options.folders.logs).map_err(Error::io("creating a folder"))?;
+    let mut progress = Progress::open(&options.folders.logs)?;
     let mut failed = 0;
     for (number, test) in (1..).zip(&chosen) {
         match progress.of(test.name) {
@@ -157,7 +153,7 @@ fn run_all(tests: &[Test], options: &Options) -> Result<bool> {
             }
             println!("    {}: {}; once more", test.name, verdict.word());
             print_tail(&logs.join("output"));
-            copy_folder(&logs, &options.logs.join(test.name.replace("::", "-")))?;
+            copy_folder(&logs, &options.folders.logs.join(test.name.replace("::", "-")))?;
             verdict = supervise(test, options, &logs)?;
         }
         let seconds = started.elapsed().as_secs_f32();
@@ -173,7 +169,7 @@ fn run_all(tests: &[Test], options: &Options) -> Result<bool> {
         }
         failed += 1;
         print_tail(&logs.join("output"));
-        let kept = options.logs.join(test.name.replace("::", "-"));
+        let kept = options.folders.logs.join(test.name.replace("::", "-"));
         copy_folder(&logs, &kept)?;
         let shown =
             kept.strip_prefix("/host").map_or(kept.clone(), |path| Path::new("/").join(path));
@@ -181,7 +177,7 @@ fn run_all(tests: &[Test], options: &Options) -> Result<bool> {
     }
     let passed = chosen.len() - failed;
     println!("guest tests: {passed} passed, {failed} failed");
-    let summary = options.logs.join("summary");
+    let summary = options.folders.logs.join("summary");
     fs::write(&summary, format!("{passed} {failed}\n")).map_err(Error::io("writing a summary"))?;
     Ok(failed == 0)
 }
@@ -215,7 +211,7 @@ fn supervise(test: &Test, options: &Options, logs: &Path) -> Result<Verdict> {
     let output = File::create(logs.join("output")).map_err(doing())?;
     let mut child = Command::new(std::env::current_exe().map_err(doing())?)
         .arg("--payload")
-        .arg(&options.payload)
+        .arg(&options.folders.payload)
         .arg("--logs")
         .arg(logs)
         .args(["--stress", &options.stress.to_string()])

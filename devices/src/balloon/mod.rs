@@ -9,7 +9,7 @@
 //!
 //! May use: `virtio`, `mm`; it reaches the host's memory only through [`MemoryReclaim`].
 //!
-//! Threads: vCPUs read and write configuration and, for hints, run the queue; the event loop runs
+//! Threads: vCPUs read and write configuration and run the queues of pages and hints; the event loop runs
 //! the other queues, the timer, and all host-side methods of [`Balloon`].
 //!
 //! - `protocol.rs`: the wire
