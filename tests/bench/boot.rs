@@ -4,11 +4,11 @@
 
 use std::time::Instant;
 
+use harness::Result;
 use harness::figures::{Figure, Goal, median};
 use harness::guest::{EXIT_LIMIT, Guest};
 use harness::host;
 use harness::monitor::{Balloon, Kind, Program, Spec};
-use harness::{Error, Result};
 
 use crate::{Bed, GUEST_MAPPING, mib};
 
@@ -64,11 +64,7 @@ pub(crate) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
             }
         })
         .collect();
-    let mut figures = figures(&medians);
-    if bed.programs.iter().any(|program| program.kind == Kind::Ballast) {
-        figures.push(missing_kernel(bed)?);
-    }
-    Ok(figures)
+    Ok(figures(&medians))
 }
 
 struct Round {
@@ -130,24 +126,4 @@ fn figures(medians: &[Medians]) -> Vec<Figure> {
         add("deflate-pages", medians.deflate, "MiB/s", at_least(most(|m| m.deflate)));
     }
     figures
-}
-
-/// How soon a missing kernel is answered.
-fn missing_kernel(bed: &Bed) -> Result<Figure> {
-    let mut times = Vec::new();
-    for _ in 0..bed.rounds {
-        let started = Instant::now();
-        let output = std::process::Command::new(bed.payload.ballast())
-            .args(["run", "--kernel", "/nowhere/vmlinux"])
-            .output()
-            .map_err(Error::io("starting ballast"))?;
-        times.push(started.elapsed().as_secs_f64() * 1e3);
-        harness::check!(output.status.code() == Some(1), "{output:?}");
-    }
-    Ok(Figure {
-        name: "boot.ballast.missing-kernel".into(),
-        value: median(&times),
-        unit: "ms",
-        goal: Goal::AtMost(50.0),
-    })
 }

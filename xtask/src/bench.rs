@@ -4,7 +4,8 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
@@ -23,7 +24,7 @@ const OUTER: Size = Size { cpus: 2, memory_mib: 8192 };
 const LIMIT: Duration = Duration::from_secs(3 * 3600);
 
 /// What can be measured.
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Bench {
     /// Start-up, the monitor's own memory, the balloon's rates page by page
     Boot,
@@ -88,6 +89,12 @@ pub(crate) struct Options {
     stock_kernel: Option<PathBuf>,
 }
 
+impl Options {
+    fn profile(&self) -> Profile {
+        if self.quick { Profile::TestRelease } else { Profile::Release }
+    }
+}
+
 fn parse_peer(word: &str) -> std::result::Result<(String, PathBuf), String> {
     let (kind, path) = word.split_once('=').ok_or("give a peer as KIND=PATH")?;
     if !["firecracker", "cloud-hypervisor", "qemu"].contains(&kind) {
@@ -121,7 +128,34 @@ fn natively(options: &Options) -> Result<Vec<Value>> {
             |line| figures.extend(figure(line)),
         )?;
     }
+    if wanted && options.bench == Bench::Boot {
+        figures.extend(figure(&missing_kernel(options)?));
+    }
     Ok(figures)
+}
+
+/// How soon `ballast run` answers that there is no kernel: a matter of this machine, as it never
+/// comes to need KVM.
+fn missing_kernel(options: &Options) -> Result<String> {
+    let ballast = build::programs(options.profile())?.ballast;
+    let mut times = Vec::new();
+    for _ in 0..options.rounds.max(1) {
+        let started = Instant::now();
+        let output = Command::new(&ballast)
+            .args(["run", "--kernel", "/nowhere/vmlinux"])
+            .output()
+            .map_err(|source| Error::Spawn { program: "ballast".into(), source })?;
+        times.push(started.elapsed().as_secs_f64() * 1e3);
+        if output.status.code() != Some(1) {
+            return task_error(format!("a missing kernel ended Ballast with {}", output.status));
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    let median = times[times.len() / 2];
+    let verdict = if median <= 50.0 { "met" } else { "short" };
+    let line = format!("figure boot.ballast.missing-kernel {median:.3} ms goal <=50.000 {verdict}");
+    println!("{line}");
+    Ok(line)
 }
 
 /// `figure <name> <value> <unit> goal <goal> met|short` as JSON.
@@ -141,8 +175,7 @@ fn figure(line: &str) -> Option<Value> {
 
 /// Runs a bench with guests, and adds its figures; gives its exit status.
 fn with_guests(bench: &str, options: &Options, figures: &mut Vec<Value>) -> Result<u8> {
-    let profile = if options.quick { Profile::TestRelease } else { Profile::Release };
-    let mut payload = Payload::assemble(profile, &options.kernel)?;
+    let mut payload = Payload::assemble(options.profile(), &options.kernel)?;
     if let (Bench::Balloon, Some(dir)) = (options.bench, &options.stock_kernel) {
         payload.add_file("vmlinux-stock", Kernel { dir: dir.clone() }.vmlinux());
     }
