@@ -113,7 +113,6 @@ pub(crate) fn buffers_move_while_in_use(context: &Context) -> Result<()> {
     let status = guest.monitor.api().get("/gpu")?;
     check!(status["counters"]["migrated_pages"].as_u64() >= Some(after[0]), "{status}");
     check_eq!(status["counters"]["migrations_failed"], 0);
-    guest.check_kernel_is_content()?;
     check_eq!(guest.power_off()?.code(), Some(0));
     Ok(())
 }
@@ -140,7 +139,6 @@ pub(crate) fn exported_buffers_stay(context: &Context) -> Result<()> {
     check_eq!(after[..2], before[..2]);
     guest.agent.verify("gpu-verify shared")?;
 
-    guest.check_kernel_is_content()?;
     check_eq!(guest.power_off()?.code(), Some(0));
     Ok(())
 }
@@ -166,7 +164,6 @@ pub(crate) fn freed_buffers_leave_whole_blocks(context: &Context) -> Result<()> 
     for percent in fragments.obtained_percent() {
         check!(percent >= WHOLE, "{percent:.1} % of free memory can be had");
     }
-    guest.check_kernel_is_content()?;
     check_eq!(guest.power_off()?.code(), Some(0));
     Ok(())
 }
@@ -221,7 +218,6 @@ pub(crate) fn cma_is_filled_before_memory_runs_out(context: &Context) -> Result<
     // With nothing left at all, not even a mapping to look at them through could be made.
     guest.agent.command("gpu-punch all")?;
     guest.agent.verify("gpu-verify all")?;
-    guest.check_kernel_is_content()?;
     check_eq!(guest.power_off()?.code(), Some(0));
     Ok(())
 }
@@ -265,7 +261,6 @@ pub(crate) fn contiguous_memory_over_gpu_pages(context: &Context) -> Result<()> 
     guest.agent.verify("gpu-verify early")?;
     guest.agent.verify("gpu-verify scarce")?;
     guest.agent.verify("zram-verify 0")?;
-    guest.check_kernel_is_content()?;
     check_eq!(guest.power_off()?.code(), Some(0));
     Ok(())
 }

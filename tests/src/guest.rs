@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::agent::Agent;
 use crate::console::Line;
+use crate::limits::patience;
 use crate::monitor::{Monitor, Program, Spec};
 use crate::picture::Picture;
 use crate::{Error, Result};
@@ -37,7 +38,7 @@ const BLOCK: u64 = 2 << 20;
 const VACATED_AT_ONCE: u64 = 32;
 
 /// What the kernel says, on its console, when something is wrong with it.
-const COMPLAINTS: [&str; 10] = [
+const COMPLAINTS: [&str; 12] = [
     "WARNING:",
     "BUG:",
     "Oops",
@@ -46,6 +47,8 @@ const COMPLAINTS: [&str; 10] = [
     "kernel BUG at",
     "KASAN:",
     "INFO: task",
+    "rcu: INFO:",
+    "DMA-API:",
     "Bad page",
     "page allocation failure",
 ];
@@ -120,9 +123,11 @@ impl Guest {
     pub fn vacate_everything(&mut self) -> Result<BTreeSet<u64>> {
         let all = (self.spec.memory_mib << 20) / BLOCK;
         let mut left: BTreeSet<u64> = (0..all).collect();
+        // The monitor gives the guest so long for a request, however slow its kernel.
+        let at_once = (VACATED_AT_ONCE / u64::from(patience())).max(1);
         let mut first = 0;
         while first < all {
-            let blocks = VACATED_AT_ONCE.min(all - first);
+            let blocks = at_once.min(all - first);
             let body = json!({ "start": first * BLOCK, "blocks": blocks });
             let answer = self.monitor.api().put("/memory/evacuate", &body)?;
             let report: Value = serde_json::from_slice(&answer.body)
@@ -160,8 +165,10 @@ impl Guest {
         Err(Error::Check(format!("the guest's kernel complains:\n{}", shown.join("\n"))))
     }
 
-    /// Powers the guest off from within; gives the monitor's exit status.
+    /// Powers the guest off from within; gives the monitor's exit status. Ends the test if the
+    /// guest's kernel had something to complain of.
     pub fn power_off(mut self) -> Result<ExitStatus> {
+        self.check_kernel_is_content()?;
         self.agent.farewell("poweroff")?;
         self.monitor.wait_exit(EXIT_LIMIT)
     }

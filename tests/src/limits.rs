@@ -1,19 +1,43 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How much longer than usual everything may take: a debug kernel in an emulated machine is slow.
-//! Limits only end what hangs, so that a factor for all of them will do.
+//! How much longer than usual everything may take, and how much more memory: a debug kernel in an
+//! emulated machine is slow, and large. Limits only end what hangs, so that a factor for all of them
+//! will do.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 static PATIENCE: AtomicU32 = AtomicU32::new(1);
+static DEBUG_KERNEL: AtomicBool = AtomicBool::new(false);
+
+/// What a debug kernel has for itself of any guest's memory, beyond an eighth (the shadow of KASAN).
+const DEBUG_KERNEL_MIB: u64 = 96;
 
 /// Makes all limits of this process longer by this factor.
 pub fn set_patience(factor: u32) {
     PATIENCE.store(factor.max(1), Ordering::Relaxed);
 }
 
+/// Says that our guests run the debug kernel.
+pub fn set_debug_kernel(debug: bool) {
+    DEBUG_KERNEL.store(debug, Ordering::Relaxed);
+}
+
+/// What a guest of ours must have for a test that is made for `mib` MiB.
+#[must_use]
+pub fn memory_mib(mib: u64) -> u64 {
+    let debug = DEBUG_KERNEL.load(Ordering::Relaxed);
+    // In whole blocks.
+    if debug { (mib + mib / 7 + DEBUG_KERNEL_MIB).next_multiple_of(2) } else { mib }
+}
+
+/// That factor, for what has to be done in smaller portions because a limit is not ours to change.
+#[must_use]
+pub fn patience() -> u32 {
+    PATIENCE.load(Ordering::Relaxed)
+}
+
 /// A limit, with that factor.
 #[must_use]
 pub fn patient(limit: Duration) -> Duration {
-    limit * PATIENCE.load(Ordering::Relaxed)
+    limit * patience()
 }

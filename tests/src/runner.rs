@@ -78,6 +78,9 @@ struct Options {
     /// A factor for all time limits, for kernels and machines that are slow
     #[arg(long, value_name = "FACTOR", default_value_t = 1)]
     patience: u32,
+    /// Our guests run the debug kernel, which takes more memory for itself
+    #[arg(long)]
+    debug_kernel: bool,
     /// Run this test in this process
     #[arg(long, hide = true)]
     only: Option<String>,
@@ -89,6 +92,7 @@ struct Options {
 pub fn main(tests: &[Test]) -> ExitCode {
     let options = Options::parse();
     limits::set_patience(options.patience);
+    limits::set_debug_kernel(options.debug_kernel);
     let outcome = match &options.only {
         Some(name) => run_one(tests, name, &options),
         None => run_all(tests, &options),
@@ -217,6 +221,7 @@ fn supervise(test: &Test, options: &Options, logs: &Path) -> Result<Verdict> {
         .args(["--stress", &options.stress.to_string()])
         .args(["--patience", &options.patience.to_string()])
         .args(["--only", test.name])
+        .args(options.debug_kernel.then_some("--debug-kernel"))
         .stdin(Stdio::null())
         .stdout(output.try_clone().map_err(doing())?)
         .stderr(output)

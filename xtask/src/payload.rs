@@ -41,7 +41,7 @@ pub(crate) fn guest_tests(
     let payload = Payload::assemble(Profile::TestRelease, kernel)?;
     if kernel.debug {
         // Instrumented code in an emulated machine.
-        arguments.push("--patience=6".into());
+        arguments.extend(["--patience=6".into(), "--debug-kernel".into()]);
     }
     payload.run("guest-tests", &arguments, Size::TESTS, limit)
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use crate::limits;
 use crate::payload::Payload;
 
 /// A guest.
@@ -52,7 +53,7 @@ impl Spec {
             initrd: payload.initrd(),
             boot_args: String::new(),
             cpus: 1,
-            memory_mib,
+            memory_mib: limits::memory_mib(memory_mib),
             balloon: Some(Balloon::default()),
             more: serde_json::Map::new(),
         }
