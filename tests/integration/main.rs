@@ -78,7 +78,7 @@ const TESTS: &[Test] = &[
     test!(compaction::every_kind_of_memory, 300),
     test!(compaction::contiguous_region, 240),
     test!(compaction::a_limit_on_memory, 240),
-    test!(gpu::buffers_move_while_in_use, 300),
+    test!(gpu::buffers_move_while_in_use, 420),
     test!(gpu::exported_buffers_stay, 240),
     test!(gpu::freed_buffers_leave_whole_blocks, 300),
     test!(gpu::without_patches_memory_is_fragmented, 420),

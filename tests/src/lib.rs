@@ -12,6 +12,7 @@
 //! - `api.rs`       HTTP over a Unix socket
 //! - `host.rs`      the host's meminfo, buddyinfo and a process's mappings
 //! - `picture.rs`   what a scanout shows
+//! - `places.rs`    where in its memory a guest has its pages
 //! - `fragments.rs` what GPU buffers do to a guest's memory
 //! - `figures.rs`   the lines that a bench closes with
 //! - `limits.rs`    how much longer than usual everything may take
@@ -32,6 +33,7 @@ pub mod limits;
 pub mod monitor;
 pub mod payload;
 pub mod picture;
+pub mod places;
 pub mod progress;
 pub mod runner;
 

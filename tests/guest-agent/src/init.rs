@@ -12,6 +12,17 @@ use rustix::system::{RebootCommand, finit_module, reboot};
 /// One path of a module a line, in the order in which they can be loaded.
 const MODULES: &str = "/etc/modules";
 
+/// Files that a process may have open: enough to export thousands of buffers.
+const OPEN_FILES: u64 = 1 << 16;
+
+/// Lets this process have many files open.
+pub(crate) fn allow_open_files() -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: OPEN_FILES, rlim_max: OPEN_FILES };
+    // SAFETY: the kernel reads the struct, which lives through the call.
+    let done = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Mounts the file systems that everything needs.
 pub(crate) fn mount_basics() -> io::Result<()> {
     for (kind, at) in [

@@ -41,6 +41,7 @@ fn run() -> io::Result<()> {
 
 /// The role in a guest.
 fn serve() -> io::Result<()> {
+    init::allow_open_files()?;
     let mut console = console::Console::open()?;
     let mut state = commands::State::default();
     console.announce()?;

@@ -5,6 +5,7 @@
 use std::io;
 use std::ptr::NonNull;
 
+use guest_agent::pattern::{STEP, first_word};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 /// Bytes in a page.
@@ -16,16 +17,14 @@ const WORDS: usize = PAGE / size_of::<u64>();
 pub(crate) fn fill_page(page: &mut [u64], seed: u64, index: usize) {
     let first = first_word(seed, index);
     for (at, word) in (0_u64..).zip(page) {
-        *word = first.wrapping_add(at.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        *word = first.wrapping_add(at.wrapping_mul(STEP));
     }
 }
 
 /// Whether the page still is what [`fill_page`] made it.
 pub(crate) fn page_is_intact(page: &[u64], seed: u64, index: usize) -> bool {
     let first = first_word(seed, index);
-    (0_u64..)
-        .zip(page)
-        .all(|(at, &word)| word == first.wrapping_add(at.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+    (0_u64..).zip(page).all(|(at, &word)| word == first.wrapping_add(at.wrapping_mul(STEP)))
 }
 
 /// One page as bytes, for files and devices.
@@ -33,10 +32,6 @@ pub(crate) fn page_bytes(seed: u64, index: usize) -> Vec<u8> {
     let mut words = vec![0; WORDS];
     fill_page(&mut words, seed, index);
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
-}
-
-fn first_word(seed: u64, index: usize) -> u64 {
-    (seed << 40 ^ index as u64).wrapping_mul(0xff51_afd7_ed55_8ccd) | 1
 }
 
 /// A private anonymous mapping.

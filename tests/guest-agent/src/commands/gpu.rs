@@ -14,9 +14,17 @@ use crate::region::PAGE;
 /// holes when every other one is freed.
 const SIZES: [usize; 16] = [1, 2, 1, 3, 4, 1, 2, 8, 1, 2, 16, 1, 3, 2, 1, 64];
 
+/// Seeds of sets are the numbers from here up to a byte's largest but one; that one is the client's
+/// (`screen.rs`).
+const FIRST_SEED: u64 = 100;
+const SEEDS: u64 = 0xff - FIRST_SEED;
+
 /// The sets of buffers that there are.
 #[derive(Default)]
-pub(crate) struct Sets(BTreeMap<String, Set>);
+pub(crate) struct Sets {
+    sets: BTreeMap<String, Set>,
+    seeded: u64,
+}
 
 struct Set {
     seed: u64,
@@ -35,15 +43,15 @@ impl Sets {
             "blob" => Kind::Blob,
             other => return Err(format!("no such kind: {other}")),
         };
-        if self.0.contains_key(name) {
+        if self.sets.contains_key(name) {
             return Err(format!("{name} is filled already"));
         }
         let card = Card::open().map_err(|e| reason("card")(&e))?;
-        let seed = 100 + self.0.len() as u64;
+        let seed = self.new_seed();
         let mut set = Set { seed, card, buffers: Vec::new(), exports: Vec::new() };
         let filled = set.fill(kind, bytes / PAGE);
         let (buffers, pages) = (set.buffers.len(), set.pages());
-        self.0.insert(name.to_owned(), set);
+        self.sets.insert(name.to_owned(), set);
         let refused = match filled {
             Ok(()) => 0,
             Err(error) if error.kind() == io::ErrorKind::OutOfMemory => 1,
@@ -73,6 +81,19 @@ impl Sets {
         Ok(vec![format!("pages={}", set.pages()), format!("damaged={damaged}")])
     }
 
+    /// `gpu-repaint NAME`: checks every page and fills it with a pattern that no page had before;
+    /// `pages=`, `damaged=`, and the `seed=` by which it is known.
+    pub(crate) fn repaint(&mut self, name: &str) -> Answer {
+        let seed = self.new_seed();
+        let set = self.get(name)?;
+        let damaged = set.repaint(seed).map_err(|e| reason("mapping")(&e))?;
+        Ok(vec![
+            format!("pages={}", set.pages()),
+            format!("damaged={damaged}"),
+            format!("seed={seed}"),
+        ])
+    }
+
     /// `gpu-export NAME COUNT`: exports the last so many buffers until `gpu-unexport` or `gpu-free`;
     /// `exported=` pages.
     pub(crate) fn export(&mut self, name: &str, count: usize) -> Answer {
@@ -93,12 +114,17 @@ impl Sets {
 
     /// `gpu-free NAME`: `pages=`.
     pub(crate) fn free(&mut self, name: &str) -> Answer {
-        let set = self.0.remove(name).ok_or_else(|| format!("{name} is not filled"))?;
+        let set = self.sets.remove(name).ok_or_else(|| format!("{name} is not filled"))?;
         Ok(vec![format!("pages={}", set.pages())])
     }
 
+    fn new_seed(&mut self) -> u64 {
+        self.seeded += 1;
+        FIRST_SEED + (self.seeded - 1) % SEEDS
+    }
+
     fn get(&mut self, name: &str) -> Result<&mut Set, String> {
-        self.0.get_mut(name).ok_or_else(|| format!("{name} is not filled"))
+        self.sets.get_mut(name).ok_or_else(|| format!("{name} is not filled"))
     }
 }
 
@@ -123,6 +149,20 @@ impl Set {
         Ok(())
     }
 
+    fn repaint(&mut self, seed: u64) -> io::Result<usize> {
+        let old = std::mem::replace(&mut self.seed, seed);
+        let mut damaged = 0;
+        for (position, buffer) in self.buffers.iter().enumerate() {
+            let Some(buffer) = buffer else { continue };
+            let mut mapping = buffer.map()?;
+            for index in 0..buffer.pages() {
+                damaged += usize::from(!mapping.is_intact(seed_at(old, position), index));
+                mapping.fill(seed_at(seed, position), index);
+            }
+        }
+        Ok(damaged)
+    }
+
     fn damaged(&self) -> io::Result<usize> {
         let mut damaged = 0;
         for (position, buffer) in self.buffers.iter().enumerate() {
@@ -139,6 +179,11 @@ impl Set {
     }
 
     fn seed_of(&self, position: usize) -> u64 {
-        self.seed + ((position as u64) << 8)
+        seed_at(self.seed, position)
     }
+}
+
+/// The seed of the buffer at that position of a set.
+fn seed_at(set: u64, position: usize) -> u64 {
+    set + ((position as u64) << 8)
 }

@@ -54,8 +54,9 @@ struct Progress {
 
 /// A picture that stays.
 struct Held {
-    _frame: Frame,
-    _buffer: Buffer,
+    screen: Screen,
+    frame: Frame,
+    buffer: Buffer,
     mapping: Mapping,
     seed: u64,
 }
@@ -114,21 +115,33 @@ impl Drawing {
             return Err("drawing".into());
         }
         self.held = None;
-        let (held, size, checksum) = hold(scanout, seed).map_err(|e| reason("screen")(&e))?;
+        let held = Held::new(scanout, seed).map_err(|e| reason("screen")(&e))?;
+        let answer = held.described();
         self.held = Some(held);
-        Ok(vec![
-            format!("width={}", size.0),
-            format!("height={}", size.1),
-            format!("checksum={checksum}"),
-        ])
+        Ok(answer)
     }
 
-    /// `screen-held`: `pages=` of the picture that `screen-hold` shows, `damaged=`.
+    /// `screen-repaint SEED`: checks the picture and paints another one in the same memory;
+    /// `pages=`, `damaged=` and `seed=`.
+    pub(crate) fn repaint(&mut self, seed: u64) -> Answer {
+        let held = self.held.as_mut().ok_or("no picture is held")?;
+        let mut answer = held.damage();
+        held.paint(seed).map_err(|e| reason("screen")(&e))?;
+        answer.push(format!("seed={seed}"));
+        Ok(answer)
+    }
+
+    /// `screen-export`: exports the picture as a dma-buf, which is closed at once.
+    pub(crate) fn export(&mut self) -> Answer {
+        let held = self.held.as_ref().ok_or("no picture is held")?;
+        held.buffer.export().map_err(|e| reason("export")(&e))?;
+        Ok(vec![])
+    }
+
+    /// `screen-held`: `pages=` of the picture that is held, `damaged=`, and what `screen-hold` says.
     pub(crate) fn held(&self) -> Answer {
-        let Held { mapping, seed, .. } = self.held.as_ref().ok_or("no picture is held")?;
-        let pages = mapping.pages();
-        let damaged = (0..pages).filter(|&index| !mapping.is_intact(*seed, index)).count();
-        Ok(vec![format!("pages={pages}"), format!("damaged={damaged}")])
+        let held = self.held.as_ref().ok_or("no picture is held")?;
+        Ok(held.damage().into_iter().chain(held.described()).collect())
     }
 }
 
@@ -191,6 +204,11 @@ fn faults() -> i64 {
     usage.ru_minflt
 }
 
+/// The seed of the client's frames in a round: no other pattern has its lowest byte.
+fn frame_seed(round: u64) -> u64 {
+    0xff | round << 8
+}
+
 fn draw(scanout: usize, shared: &Shared) -> io::Result<()> {
     let card = Card::open()?;
     let screen = Screen::new(&card, scanout)?;
@@ -202,7 +220,7 @@ fn draw(scanout: usize, shared: &Shared) -> io::Result<()> {
         frames.push((screen.frame(&buffer)?, buffer, mapping));
     }
     for (frame, _, mapping) in &mut frames {
-        (0..mapping.pages()).for_each(|index| mapping.fill(0, index));
+        (0..mapping.pages()).for_each(|index| mapping.fill(frame_seed(0), index));
         screen.show(frame)?;
     }
 
@@ -231,8 +249,8 @@ fn paint(mapping: &mut Mapping, round: u64, shared: &Shared) {
     let mut before = faults();
     for (index, time) in times.iter_mut().enumerate() {
         let start = now();
-        damaged += u64::from(!mapping.is_intact(round, index));
-        mapping.fill(round + 1, index);
+        damaged += u64::from(!mapping.is_intact(frame_seed(round), index));
+        mapping.fill(frame_seed(round + 1), index);
         let (took, after) = (now().wrapping_sub(start), faults());
         *time = (took, after > before);
         before = after;
@@ -249,27 +267,46 @@ fn paint(mapping: &mut Mapping, round: u64, shared: &Shared) {
     }
 }
 
-fn hold(scanout: usize, seed: u64) -> io::Result<(Held, (u32, u32), u64)> {
-    let card = Card::open()?;
-    let screen = Screen::new(&card, scanout)?;
-    let (width, height) = screen.size();
-    let buffer = Buffer::dumb(&card, width, height)?;
-    let mut mapping = buffer.map()?;
-    (0..mapping.pages()).for_each(|index| mapping.fill(seed, index));
-    let frame = screen.frame(&buffer)?;
-    screen.show(&frame)?;
-    screen.flush(&frame)?;
+impl Held {
+    fn new(scanout: usize, seed: u64) -> io::Result<Self> {
+        let card = Card::open()?;
+        let screen = Screen::new(&card, scanout)?;
+        let (width, height) = screen.size();
+        let buffer = Buffer::dumb(&card, width, height)?;
+        let mapping = buffer.map()?;
+        let frame = screen.frame(&buffer)?;
+        screen.show(&frame)?;
+        let mut held = Self { screen, frame, buffer, mapping, seed };
+        held.paint(seed)?;
+        Ok(held)
+    }
 
-    let bytes = u64::from(width) * u64::from(height) * 4;
-    let words = (0..mapping.pages()).flat_map(|index| mapping.page(index).iter());
-    let sum = words
-        .flat_map(|word| word.to_le_bytes())
-        .take(usize::try_from(bytes).unwrap_or(usize::MAX))
-        .collect::<Vec<u8>>()
-        .chunks_exact(4)
-        .flat_map(|pixel| [pixel[2], pixel[1], pixel[0]])
-        .fold(checksum::START, checksum::add);
-    Ok((Held { _frame: frame, _buffer: buffer, mapping, seed }, (width, height), sum))
+    fn paint(&mut self, seed: u64) -> io::Result<()> {
+        self.seed = seed;
+        (0..self.mapping.pages()).for_each(|index| self.mapping.fill(seed, index));
+        self.screen.flush(&self.frame)
+    }
+
+    fn damage(&self) -> Vec<String> {
+        let pages = self.mapping.pages();
+        let damaged = (0..pages).filter(|&i| !self.mapping.is_intact(self.seed, i)).count();
+        vec![format!("pages={pages}"), format!("damaged={damaged}")]
+    }
+
+    /// Size and checksum.
+    fn described(&self) -> Vec<String> {
+        let (width, height) = self.screen.size();
+        let bytes = u64::from(width) * u64::from(height) * 4;
+        let words = (0..self.mapping.pages()).flat_map(|index| self.mapping.page(index).iter());
+        let checksum = words
+            .flat_map(|word| word.to_le_bytes())
+            .take(usize::try_from(bytes).unwrap_or(usize::MAX))
+            .collect::<Vec<u8>>()
+            .chunks_exact(4)
+            .flat_map(|pixel| [pixel[2], pixel[1], pixel[0]])
+            .fold(checksum::START, checksum::add);
+        vec![format!("width={width}"), format!("height={height}"), format!("checksum={checksum}")]
+    }
 }
 
 #[cfg(test)]
