@@ -213,7 +213,7 @@ fn fragment_stock(guest: &mut Guest) -> Result<()> {
 }
 
 /// Programs keep checking what they wrote while passes come and go, the balloon goes up and down
-/// and zram is at work; every second pass is cancelled somewhere.
+/// and zram is at work; the first pass after each change of the balloon is cancelled somewhere.
 pub(crate) fn data_stays_intact_through_passes(context: &Context) -> Result<()> {
     let spec = Spec { cpus: 2, ..Spec::new(&context.payload, 512) };
     let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
@@ -225,7 +225,7 @@ pub(crate) fn data_stays_intact_through_passes(context: &Context) -> Result<()> 
     let (mut passes, mut cancelled, mut steps) = (0, 0, 0);
     for (round, target) in [60, 20, 113, 40, 7, 90, 33, 0, 64, 0].into_iter().enumerate() {
         guest.monitor.set_balloon(target, &guest.spec)?;
-        for cancel_after in [None, Some(Duration::from_millis(40 * round as u64))] {
+        for cancel_after in [Some(Duration::from_millis(20 * round as u64)), None] {
             guest.monitor.api().put("/memory/compact", &json!({ "wait": false }))?;
             if let Some(after) = cancel_after {
                 std::thread::sleep(after);
