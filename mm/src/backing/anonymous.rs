@@ -82,10 +82,6 @@ impl Backing for Anonymous {
         Ok(done)
     }
 
-    fn discard_range(&self, range: HostRange) -> Result<Discarded, BackingError> {
-        self.discard(&[range])
-    }
-
     fn may_be_huge(&self) -> bool {
         self.huge
     }

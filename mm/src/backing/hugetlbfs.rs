@@ -3,6 +3,7 @@
 
 use super::{
     Backing, BackingError, Discarded, Residency, RunVisitor, cut_ends, mappable, mapped_residency,
+    one_by_one,
 };
 use crate::sys::mapping::{HugePageSize, Mapping, Source};
 use crate::sys::pagemap::Pagemap;
@@ -41,18 +42,20 @@ impl Backing for Hugetlb {
         &self.mapping
     }
 
-    fn discard_range(&self, range: HostRange) -> Result<Discarded, BackingError> {
-        let mut done = Discarded { asked: range.bytes(), ..Discarded::default() };
-        for part in cut_ends(range, self.page.bytes()) {
-            done.held = done.held.saturating_add(self.residency(part)?.resident);
-        }
-        if let Some(whole) = self.whole_pages(range) {
-            done.freed = self.residency(whole)?.resident;
-            let advice = self.mapping.discard(whole);
-            let what = "discard";
-            advice.map_err(|source| BackingError::Advise { what, range: whole, source })?;
-        }
-        Ok(done)
+    fn discard(&self, ranges: &[HostRange]) -> Result<Discarded, BackingError> {
+        one_by_one(ranges, |range| {
+            let mut done = Discarded { asked: range.bytes(), ..Discarded::default() };
+            for part in cut_ends(range, self.page.bytes()) {
+                done.held = done.held.saturating_add(self.residency(part)?.resident);
+            }
+            if let Some(whole) = self.whole_pages(range) {
+                done.freed = self.residency(whole)?.resident;
+                let advice = self.mapping.discard(whole);
+                let what = "discard";
+                advice.map_err(|source| BackingError::Advise { what, range: whole, source })?;
+            }
+            Ok(done)
+        })
     }
 
     fn collapse(&self, _range: HostRange) -> Result<(), BackingError> {

@@ -8,7 +8,7 @@ use rustix::fs::{MemfdFlags, SeekFrom};
 
 use super::{
     Backing, BackingError, Discarded, Residency, RunVisitor, first_huge_advice, huge_advice,
-    mappable, mapped_residency,
+    mappable, mapped_residency, one_by_one,
 };
 use crate::sys::mapping::{Mapping, Source};
 use crate::sys::pagemap::Pagemap;
@@ -68,14 +68,16 @@ impl Backing for Memfd {
         &self.mapping
     }
 
-    fn discard_range(&self, range: HostRange) -> Result<Discarded, BackingError> {
-        let failed = |source| BackingError::Advise { what: "discard", range, source };
-        let before = self.held_by_file(range).map_err(failed)?;
-        self.mapping.remove(range).map_err(failed)?;
-        // A huge page that the kernel could not split is only zeroed; the file still holds it.
-        let after = self.held_by_file(range).map_err(failed)?;
-        let freed = before.saturating_sub(after);
-        Ok(Discarded { asked: range.bytes(), freed, held: after, splits: 0 })
+    fn discard(&self, ranges: &[HostRange]) -> Result<Discarded, BackingError> {
+        one_by_one(ranges, |range| {
+            let failed = |source| BackingError::Advise { what: "discard", range, source };
+            let before = self.held_by_file(range).map_err(failed)?;
+            self.mapping.remove(range).map_err(failed)?;
+            // A huge page that the kernel could not split is only zeroed; the file still holds it.
+            let after = self.held_by_file(range).map_err(failed)?;
+            let freed = before.saturating_sub(after);
+            Ok(Discarded { asked: range.bytes(), freed, held: after, splits: 0 })
+        })
     }
 
     fn allow_huge(&self, range: HostRange, allow: bool) -> Result<(), BackingError> {

@@ -136,16 +136,7 @@ pub trait Backing: Send + Sync + fmt::Debug {
     /// Where a range cuts a huge page, the page is split first: the kernel would otherwise keep
     /// all of it for the part that remains. Pages that the host cannot free keep their contents
     /// or read as zero.
-    fn discard(&self, ranges: &[HostRange]) -> Result<Discarded, BackingError> {
-        let mut total = Discarded::default();
-        for &range in ranges {
-            total.add(self.discard_range(range)?);
-        }
-        Ok(total)
-    }
-
-    /// [`discard`](Self::discard) for one range.
-    fn discard_range(&self, range: HostRange) -> Result<Discarded, BackingError>;
+    fn discard(&self, ranges: &[HostRange]) -> Result<Discarded, BackingError>;
 
     /// Allocates all of `range` now; contents stay.
     fn populate(&self, range: HostRange) -> Result<(), BackingError> {
@@ -178,6 +169,18 @@ pub trait Backing: Send + Sync + fmt::Debug {
 
     /// What of `range` is resident.
     fn residency(&self, range: HostRange) -> Result<Residency, BackingError>;
+}
+
+/// Discards one range after the other, where doing so changes nothing about the next.
+fn one_by_one(
+    ranges: &[HostRange],
+    mut discard: impl FnMut(HostRange) -> Result<Discarded, BackingError>,
+) -> Result<Discarded, BackingError> {
+    let mut total = Discarded::default();
+    for &range in ranges {
+        total.add(discard(range)?);
+    }
+    Ok(total)
 }
 
 /// Length in this process of a mapping to be made.
