@@ -41,7 +41,9 @@ pub fn find(pid: u32, seed: u8) -> Result<Places> {
             for (page, at) in
                 bytes.chunks_exact(PAGE as usize).zip((address..).step_by(PAGE as usize))
             {
-                let found = pattern::origin(word(page, 0), word(page, 1), INDEXES);
+                let words = page.as_chunks().0;
+                let [first, second] = [words[0], words[1]].map(u64::from_le_bytes);
+                let found = pattern::origin(first, second, INDEXES);
                 if let Some(key) = found.filter(|(of, _)| of & 0xff == u64::from(seed)) {
                     places.entry(key).or_default().push(at);
                 }
@@ -49,10 +51,6 @@ pub fn find(pid: u32, seed: u8) -> Result<Places> {
         }
     }
     Ok(places)
-}
-
-fn word(page: &[u8], at: usize) -> u64 {
-    page[at * 8..][..8].iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
 }
 
 /// Start and end of a mapping that may be guest memory.
@@ -75,11 +73,8 @@ mod tests {
         let page = PAGE as usize;
         let mut memory = vec![0_u8; 4 << 20];
         let fill = |memory: &mut [u8], seed: u64, index: usize| {
-            for (at, bytes) in (0_u64..).zip(memory.chunks_exact_mut(8)) {
-                let first = pattern::first_word(seed, index);
-                bytes.copy_from_slice(
-                    &first.wrapping_add(at.wrapping_mul(pattern::STEP)).to_le_bytes(),
-                );
+            for (bytes, word) in memory.chunks_exact_mut(8).zip(pattern::words(seed, index)) {
+                bytes.copy_from_slice(&word.to_le_bytes());
             }
         };
         let aligned = memory.as_ptr().align_offset(page);

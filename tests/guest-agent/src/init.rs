@@ -7,6 +7,7 @@ use std::io;
 use std::path::Path;
 
 use rustix::mount::{MountFlags, mount};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::system::{RebootCommand, finit_module, reboot};
 
 /// One path of a module a line, in the order in which they can be loaded.
@@ -17,10 +18,8 @@ const OPEN_FILES: u64 = 1 << 16;
 
 /// Lets this process have many files open.
 pub(crate) fn allow_open_files() -> io::Result<()> {
-    let limit = libc::rlimit { rlim_cur: OPEN_FILES, rlim_max: OPEN_FILES };
-    // SAFETY: the kernel reads the struct, which lives through the call.
-    let done = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    let limit = Rlimit { current: Some(OPEN_FILES), maximum: Some(OPEN_FILES) };
+    Ok(setrlimit(Resource::Nofile, limit)?)
 }
 
 /// Mounts the file systems that everything needs.

@@ -3,14 +3,19 @@
 //! guest's memory.
 
 /// What each word of a page is larger by than the one before it.
-pub const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Spreads seed and index over the word. Odd, so that it can be undone.
 const SPREAD: u64 = 0xff51_afd7_ed55_8ccd;
 const GATHER: u64 = inverse(SPREAD);
 /// Where the seed begins; the bits below are the index.
 const SEED_SHIFT: u32 = 40;
 
-/// The first word of page `index` of the thing whose seed is `seed`. Never 0, as lost pages are.
+/// The words of page `index` of the thing whose seed is `seed`, without end.
+pub fn words(seed: u64, index: usize) -> impl Iterator<Item = u64> {
+    std::iter::successors(Some(first_word(seed, index)), |word| Some(word.wrapping_add(STEP)))
+}
+
+/// The first of them. Never 0, as lost pages are.
 #[must_use]
 pub const fn first_word(seed: u64, index: usize) -> u64 {
     (seed << SEED_SHIFT ^ index as u64).wrapping_mul(SPREAD) | 1

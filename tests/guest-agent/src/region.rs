@@ -5,7 +5,7 @@
 use std::io;
 use std::ptr::NonNull;
 
-use guest_agent::pattern::{STEP, first_word};
+use guest_agent::pattern;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 /// Bytes in a page.
@@ -13,25 +13,21 @@ pub(crate) const PAGE: usize = 4096;
 /// Words in a page.
 const WORDS: usize = PAGE / size_of::<u64>();
 
-/// The words of page `index` of the thing whose seed is `seed`.
+/// Fills page `index` of the thing whose seed is `seed`.
 pub(crate) fn fill_page(page: &mut [u64], seed: u64, index: usize) {
-    let first = first_word(seed, index);
-    for (at, word) in (0_u64..).zip(page) {
-        *word = first.wrapping_add(at.wrapping_mul(STEP));
+    for (word, wanted) in page.iter_mut().zip(pattern::words(seed, index)) {
+        *word = wanted;
     }
 }
 
 /// Whether the page still is what [`fill_page`] made it.
 pub(crate) fn page_is_intact(page: &[u64], seed: u64, index: usize) -> bool {
-    let first = first_word(seed, index);
-    (0_u64..).zip(page).all(|(at, &word)| word == first.wrapping_add(at.wrapping_mul(STEP)))
+    page.iter().zip(pattern::words(seed, index)).all(|(&word, wanted)| word == wanted)
 }
 
 /// One page as bytes, for files and devices.
 pub(crate) fn page_bytes(seed: u64, index: usize) -> Vec<u8> {
-    let mut words = vec![0; WORDS];
-    fill_page(&mut words, seed, index);
-    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    pattern::words(seed, index).take(WORDS).flat_map(u64::to_le_bytes).collect()
 }
 
 /// A private anonymous mapping.
@@ -103,7 +99,7 @@ impl Region {
 
     /// Writes one word of page `index`, as it was; whether it was.
     pub(crate) fn touch(&mut self, index: usize) -> bool {
-        let expected = first_word(self.seed, index);
+        let expected = pattern::first_word(self.seed, index);
         let word = &mut self.words_mut()[index * WORDS];
         // SAFETY: a reference is valid and aligned. Volatile, so that the page is really touched.
         let found = unsafe { std::ptr::read_volatile(word) };
