@@ -9,8 +9,8 @@
 //!
 //! May use: `virtio`, `mm`; it reaches the host's memory only through [`MemoryReclaim`].
 //!
-//! Threads: vCPUs read and write configuration and run the queues of pages and hints; the event loop runs
-//! the other queues, the timer, and all host-side methods of [`Balloon`].
+//! Threads: vCPUs read and write configuration and run the queues of pages and hints; the event
+//! loop runs the other queues, the timer, and all host-side methods of [`Balloon`].
 //!
 //! - `protocol.rs`: the wire
 //! - `roles.rs`: which queue is which
