@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: ((GPL-2.0 WITH Linux-syscall-note) OR BSD-3-Clause) */
 /*
- * Two extensions of the virtio balloon: whole blocks, and evacuation on request.
+ * Extensions of the virtio balloon: whole blocks, evacuation on request, statistics of CMA.
  *
  * The text that goes with these definitions is docs/virtio-extensions.md; the device's side of them
  * is devices/src/balloon/protocol.rs. All fields are little-endian and naturally aligned.
@@ -10,9 +10,10 @@
 
 #include <linux/types.h>
 
-/* Feature bits. EVACUATE requires BLOCKS. */
+/* Feature bits. EVACUATE requires BLOCKS, CMA_STATS requires STATS_VQ. */
 #define VIRTIO_BALLOON_F_BLOCKS		56	/* Whole blocks, on a queue of their own */
 #define VIRTIO_BALLOON_F_EVACUATE	57	/* Blocks vacated when the device asks */
+#define VIRTIO_BALLOON_F_CMA_STATS	58	/* Statistics have the tags S_CMA_* */
 
 /*
  * Queues are numbered as ever: only those of accepted features, without gaps, in this order:
@@ -72,5 +73,10 @@ struct virtio_balloon_evac_resp {
 						 * the device has answered before */
 #define VIRTIO_BALLOON_EVAC_B_BUSY	1	/* something stands in the way; nothing is given up */
 #define VIRTIO_BALLOON_EVAC_B_NOT_RAM	2	/* no memory that the driver could move */
+
+/* Tags of statistics, with CMA_STATS; away from where the standard's go on. All in bytes. */
+#define VIRTIO_BALLOON_S_CMA_TOTAL	0xb000	/* size of all CMA regions */
+#define VIRTIO_BALLOON_S_CMA_FREE	0xb001	/* what nobody uses of it */
+#define VIRTIO_BALLOON_S_CMA_ALLOCATED	0xb002	/* what devices have of it */
 
 #endif /* BALLAST_BALLOON_H */

@@ -17,11 +17,11 @@ const MIB: u64 = 1 << 20;
 /// Guest memory may be in mappings as short as a block: where huge pages are forbidden in one.
 const GUEST_MAPPING: u64 = 2 * MIB;
 /// For a pass, in the emulated machine.
-const PASS_LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const PASS_LIMIT: Duration = Duration::from_secs(120);
 const HUGE_POOL: &str = "/proc/sys/vm/nr_hugepages";
 
 /// Runs a pass to its end; gives its report.
-fn compact(guest: &mut Guest, body: &Value) -> Result<Value> {
+pub(crate) fn compact(guest: &mut Guest, body: &Value) -> Result<Value> {
     let mut body = body.clone();
     body["wait"] = json!(false);
     guest.monitor.api().put("/memory/compact", &body)?;
@@ -36,7 +36,7 @@ fn finish(guest: &mut Guest) -> Result<Value> {
     })
 }
 
-fn number(report: &Value, path: &str) -> Result<u64> {
+pub(crate) fn number(report: &Value, path: &str) -> Result<u64> {
     report
         .pointer(path)
         .and_then(Value::as_u64)
@@ -44,13 +44,13 @@ fn number(report: &Value, path: &str) -> Result<u64> {
 }
 
 /// Resident guest memory, and what of it is in huge pages, as the host's kernel has it.
-fn resident(guest: &Guest) -> Result<(u64, u64)> {
+pub(crate) fn resident(guest: &Guest) -> Result<(u64, u64)> {
     let (memory, _) = host::mappings(guest.monitor.pid(), GUEST_MAPPING)?;
     Ok((memory.anonymous, memory.huge))
 }
 
 /// A balloon of `mib`, in steps that are smaller than a block: all of it are single pages.
-fn balloon_by_pages(guest: &mut Guest, mib: u64) -> Result<()> {
+pub(crate) fn balloon_by_pages(guest: &mut Guest, mib: u64) -> Result<()> {
     (1..=mib).try_for_each(|step| guest.balloon_to(step))
 }
 
@@ -455,60 +455,4 @@ pub(crate) fn every_kind_of_memory(context: &Context) -> Result<()> {
         check_eq!(guest.power_off()?.code(), Some(0));
     }
     fs::write(HUGE_POOL, "0").map_err(Error::io(HUGE_POOL))
-}
-
-/// The CMA region lies where the guest was told, costs nothing while nobody uses it, is of huge
-/// pages when it is backed, and serves for contiguous memory then.
-pub(crate) fn contiguous_region(context: &Context) -> Result<()> {
-    const SIZE: u64 = 64 * MIB;
-    let mut spec = Spec::new(&context.payload, 384);
-    spec.more.insert("memory".into(), json!({ "cma_mib": SIZE / MIB }));
-    let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
-    let api = guest.monitor.api().clone();
-    let idle = api.get("/memory/cma")?;
-    println!("idle: {idle}");
-    let start = number(&idle, "/start")?;
-    check_eq!(number(&idle, "/size_bytes")?, SIZE);
-    check_eq!(start % (2 * MIB), 0);
-    let cmdline = guest.agent.command("read /proc/cmdline")?.join(" ");
-    check!(cmdline.contains(&format!("cma={SIZE}@{start:#x}")), "{cmdline}");
-    const CMA: &str = "/sys/kernel/debug/cma/reserved";
-    let told = |guest: &mut Guest, file: &str| -> Result<u64> {
-        let text = guest.agent.command(&format!("read {CMA}/{file}"))?.join("");
-        text.trim().parse().map_err(|_| Error::Check(format!("{file}: {text}")))
-    };
-    check_eq!(told(&mut guest, "base_pfn")? * host::PAGE, start);
-    check_eq!(told(&mut guest, "count")? * host::PAGE, SIZE);
-    check!(number(&idle, "/resident_bytes")? <= SIZE / 8, "{idle}");
-
-    // Backed before a device of the guest has it.
-    let report = compact(&mut guest, &json!({ "scope": "cma", "back": true }))?;
-    let backed = api.get("/memory/cma")?;
-    println!("backed: {backed}; {report}");
-    check_eq!(number(&backed, "/resident_bytes")?, SIZE);
-    check!(number(&backed, "/huge_bytes")? >= SIZE / 100 * 90, "{backed}");
-    let (before, _) = resident(&guest)?;
-    guest.agent.command(&format!("write {CMA}/alloc {}", 48 << 8))?;
-    check_eq!(told(&mut guest, "used")?, 48 << 8);
-    let (after, _) = resident(&guest)?;
-    check!(after < before + 8 * MIB, "{before} bytes became {after}");
-    guest.agent.command(&format!("write {CMA}/free {}", 48 << 8))?;
-
-    // Lent to programs, it is memory like any other; and given back it costs nothing again.
-    guest.agent.command("fill lent 240M")?;
-    guest.agent.verify("verify lent")?;
-    guest.agent.command("free lent")?;
-    guest.balloon_to(320)?;
-    let empty = api.get("/memory/cma")?;
-    println!("in the balloon: {empty}");
-    check!(number(&empty, "/resident_bytes")? <= SIZE / 4, "{empty}");
-    // What is in the balloon is not backed.
-    let report = compact(&mut guest, &json!({ "scope": "cma", "back": true }))?;
-    println!("{report}");
-    let resident = number(&api.get("/memory/cma")?, "/resident_bytes")?;
-    let ballooned = number(&api.get("/memory/cma")?, "/ballooned_bytes")?;
-    check!(resident + ballooned <= SIZE, "{resident} resident, {ballooned} in the balloon");
-    guest.balloon_to(0)?;
-    check_eq!(guest.power_off()?.code(), Some(0));
-    Ok(())
 }

@@ -7,6 +7,7 @@
 //! - `evacuation.rs`   whole blocks from a fragmented guest, and vacated on request
 //! - `free_pages.rs`   memory that goes back without a balloon: reporting, hinting
 //! - `compaction.rs` the host's side put in order, under guests that go on; hosts that lack something
+//! - `contiguous.rs`  contiguous memory for the guest's devices: what it is made of, who uses it
 //! - `framework.rs`    Linux's movable pages at work in our guest: balloon, zram, CMA
 //! - `gpu.rs`          GPU buffers that move: their bytes, fragmentation, CMA
 //! - `gpu_stress.rs`   the same with everything at once
@@ -20,6 +21,7 @@ mod balloon;
 mod boot;
 mod command_line;
 mod compaction;
+mod contiguous;
 mod display;
 mod evacuation;
 mod framework;
@@ -76,7 +78,9 @@ const TESTS: &[Test] = &[
     test!(compaction::hosts_without_huge_pages, 300),
     test!(compaction::kernels_that_know_less, 240),
     test!(compaction::every_kind_of_memory, 300),
-    test!(compaction::contiguous_region, 240),
+    test!(contiguous::region_is_backed_when_asked_for, 240),
+    test!(contiguous::use_of_the_region_is_told, 240),
+    test!(contiguous::pictures_are_made_huge_at_once, 300),
     test!(compaction::a_limit_on_memory, 240),
     test!(gpu::buffers_move_while_in_use, 420),
     test!(gpu::exported_buffers_stay, 240),

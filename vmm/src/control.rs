@@ -398,6 +398,9 @@ impl From<&Statistics> for GuestStats {
             direct_scan: told.direct_scan,
             async_reclaim: told.async_reclaim,
             direct_reclaim: told.direct_reclaim,
+            cma_total: told.cma_total,
+            cma_free: told.cma_free,
+            cma_allocated: told.cma_allocated,
         }
     }
 }

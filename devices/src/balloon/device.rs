@@ -101,7 +101,7 @@ impl Balloon {
             | feature::MUST_TELL_HOST
             | feature::PAGE_POISON
             | offer(config.deflate_on_oom, feature::DEFLATE_ON_OOM)
-            | offer(!config.stats_interval.is_zero(), feature::STATS_VQ)
+            | offer(!config.stats_interval.is_zero(), feature::STATS_VQ | feature::CMA_STATS)
             | offer(config.free_page_hinting, feature::FREE_PAGE_HINT | feature::HINT_WAIT_ON_ACK)
             | offer(config.free_page_reporting, feature::REPORTING)
             | offer(config.blocks, feature::BLOCKS)

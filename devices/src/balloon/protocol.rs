@@ -33,6 +33,8 @@ pub mod feature {
     pub const BLOCKS: u64 = 1 << 56;
     /// A queue for requests to vacate blocks; needs [`BLOCKS`].
     pub const EVACUATE: u64 = 1 << 57;
+    /// Statistics say how CMA regions are used; needs [`STATS_VQ`].
+    pub const CMA_STATS: u64 = 1 << 58;
 }
 
 /// `free_page_hint_cmd_id`: the device wants no hints; from the driver: this run is over.
@@ -80,7 +82,8 @@ pub struct Stat {
     pub value: U64,
 }
 
-/// What a statistics entry counts (Linux 6.12; values in bytes or events as the variant says).
+/// What a statistics entry counts (Linux 6.12, and our tags for CMA; values in bytes or events as
+/// the variant says).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatTag {
     /// Bytes swapped in.
@@ -115,6 +118,12 @@ pub enum StatTag {
     AsyncReclaim,
     /// Bytes reclaimed by allocations.
     DirectReclaim,
+    /// Bytes of all CMA regions.
+    CmaTotal,
+    /// Bytes of them that nobody uses.
+    CmaFree,
+    /// Bytes of them that devices have, contiguous.
+    CmaAllocated,
     /// A tag of a newer driver.
     Unsupported(u16),
 }
@@ -138,6 +147,9 @@ impl From<u16> for StatTag {
             13 => Self::DirectScan,
             14 => Self::AsyncReclaim,
             15 => Self::DirectReclaim,
+            0xb000 => Self::CmaTotal,
+            0xb001 => Self::CmaFree,
+            0xb002 => Self::CmaAllocated,
             tag => Self::Unsupported(tag),
         }
     }

@@ -12,7 +12,7 @@ use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
 use super::edid::{MAX_EXTENT, MIN_EXTENT};
-use super::engine::{Engine, Guest};
+use super::engine::{Engine, Guest, WantsBlocks};
 use super::fence::answer_header;
 use super::protocol::{Body, Command, EVENT_DISPLAY, Header, SHM_ID_HOST_VISIBLE, code, feature};
 use super::response::{Fault, Response, encode};
@@ -129,6 +129,13 @@ impl Gpu {
     /// Guest pages that resources are backed by, in no order.
     pub fn backing_ranges(&self) -> impl Iterator<Item = GuestRange> + '_ {
         self.engine.backing_ranges()
+    }
+
+    /// Has `tell` called whenever a resource gets a backing of a block (2 MiB) or more: a device
+    /// that reads it in one sweep is better served by huge pages. Called with the device locked, on
+    /// a vCPU's thread; `None` ends it.
+    pub fn on_large_backing(&mut self, tell: Option<WantsBlocks>) {
+        self.engine.wants_blocks = tell;
     }
 
     /// Recounts everything; panics where a count is off.

@@ -36,8 +36,13 @@ pub(super) struct Engine {
     pub(super) display: Box<dyn Display>,
     pub(super) counters: Counters,
     pub(super) uuids: Uuids,
+    /// Told of a new backing that may have the whole of a block.
+    pub(super) wants_blocks: Option<WantsBlocks>,
     max_resources: usize,
 }
+
+/// See [`Gpu::on_large_backing`](super::Gpu::on_large_backing).
+pub type WantsBlocks = Box<dyn Fn() + Send>;
 
 impl Engine {
     /// A device with nothing in it, whose scanouts are plugged in.
@@ -52,6 +57,7 @@ impl Engine {
             display: parts.display,
             counters: Counters::default(),
             uuids: Uuids::new(),
+            wants_blocks: None,
             max_resources: limits.resources,
         }
     }

@@ -53,6 +53,7 @@ mod window;
 
 pub use device::{CONTROL_QUEUE, CURSOR_QUEUE, Gpu, ModeError};
 pub use edid::{MAX_EXTENT, MIN_EXTENT};
+pub use engine::WantsBlocks;
 pub use format::PixelFormat;
 pub use host_memory::{
     AnonymousMemory, HostMemory, HostRegion, HostWindow, OutOfHostMemory, WindowError,

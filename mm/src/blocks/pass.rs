@@ -220,9 +220,11 @@ impl Pass<'_> {
         if !self.ram.may_be_huge() {
             goals.collapse_from = None;
             goals.back = false;
+            goals.back_gpu = false;
         }
         let host = Goals { gather: false, squeeze: false, evacuate_up_to: None, ..goals.clone() };
-        let guest = Goals { discard: false, collapse_from: None, back: false, ..goals };
+        let guest =
+            Goals { discard: false, collapse_from: None, back: false, back_gpu: false, ..goals };
         let gather = Goals { squeeze: false, evacuate_up_to: None, ..guest.clone() };
         let evacuate = Goals { gather: false, ..guest };
         let helped = [(gather, false), (evacuate.clone(), false), (evacuate, true)];

@@ -134,7 +134,7 @@ fn steps_for(
     let rest = if block.flags.contains(BlockFlags::HUGE) && !block.has_holes() {
         // Nothing better to be had.
         None
-    } else if (goals.back || in_one_sweep(block, goals)) && !block.has_holes() {
+    } else if (goals.back || (goals.back_gpu && in_one_sweep(block))) && !block.has_holes() {
         Some(back(id, block, costs))
     } else if wants(goals.evacuate_up_to, |used, limit| used <= limit) {
         Some(evacuate(id, block, costs))
@@ -177,8 +177,8 @@ fn collapse(id: BlockId, block: &Block, costs: &Costs) -> Step {
 
 /// Whether a device uses all of the block as one, as a GPU does a resource that has the whole of
 /// it: then it is wanted huge whatever is in it.
-fn in_one_sweep(block: &Block, goals: &Goals) -> bool {
-    goals.collapse_from.is_some() && u64::from(block.gpu) == PAGES_PER_BLOCK
+fn in_one_sweep(block: &Block) -> bool {
+    u64::from(block.gpu) == PAGES_PER_BLOCK
 }
 
 fn back(id: BlockId, block: &Block, costs: &Costs) -> Step {
@@ -410,8 +410,9 @@ mod tests {
         let wanted = [Action::Back(BlockId(1)), Action::Back(BlockId(3))];
         assert_eq!(actions(&map, &goals), wanted);
         let swept = Block { gpu: 512, ..block(40, 0, 0, small) };
-        let map = BlockMap::of(BlockId(7), vec![swept], vec![]);
-        assert_eq!(actions(&map, &Goals::all(false)), [Action::Back(BlockId(7))]);
+        let map = BlockMap::of(BlockId(7), vec![swept, block(512, 0, 0, small)], vec![]);
+        assert_eq!(actions(&map, &Goals::backing_gpu()), [Action::Back(BlockId(7))]);
+        assert!(actions(&map, &Goals::all(false)).contains(&Action::Back(BlockId(7))));
     }
 
     fn any_block() -> impl Strategy<Value = Block> {
@@ -421,7 +422,7 @@ mod tests {
                 let wasted = wasted.min(512 - used);
                 let gone = gone.min(512 - used - wasted);
                 let flags = BlockFlags::from_bits_truncate(flags);
-                Block { gpu: u16::from(gpu), ..block(used, gone, wasted, flags) }
+                Block { gpu: if gpu { 512 } else { 0 }, ..block(used, gone, wasted, flags) }
             },
         )
     }
@@ -437,7 +438,7 @@ mod tests {
             discard: bool,
             split_from in 0u64..=512,
             free in prop::option::of(0u64..200 << 20),
-            (gather, squeeze, back) in any::<(bool, bool, bool)>(),
+            (gather, squeeze, back, back_gpu) in any::<(bool, bool, bool, bool)>(),
         ) {
             let mut map = map(blocks);
             if let Some(free) = free {
@@ -453,6 +454,7 @@ mod tests {
                 gather,
                 squeeze,
                 back,
+                back_gpu,
             };
             let budget = Budget { bytes: Bytes(bytes), time: Duration::from_micros(micros) };
             let made = plan(&map, &goals, budget, &Costs::default());
@@ -481,7 +483,10 @@ mod tests {
                     }
                     // No hole is filled.
                     Action::Collapse(_) => prop_assert!(!block.has_holes()),
-                    Action::Back(_) => prop_assert!(!block.has_holes() && back),
+                    Action::Back(_) => {
+                        prop_assert!(!block.has_holes());
+                        prop_assert!(back || back_gpu && in_one_sweep(block));
+                    }
                     Action::Gather(_) => unreachable!(),
                     Action::Evacuate(_) => {
                         let sparse = evacuate_up_to.is_some_and(|limit| block.used().0 <= limit);

@@ -33,6 +33,8 @@ pub struct Goals {
     /// Make every block huge and present, whatever is in it: for contiguous use that is to come.
     /// Only blocks without holes.
     pub back: bool,
+    /// The same for blocks that GPU resources have the whole of, wherever they are.
+    pub back_gpu: bool,
 }
 
 impl Goals {
@@ -52,6 +54,22 @@ impl Goals {
             gather: guest_evacuates,
             squeeze: guest_evacuates,
             back: false,
+            back_gpu: true,
+        }
+    }
+
+    /// What a GPU uses as one, in huge pages: it asks for no more than that, and waits for it.
+    pub fn backing_gpu() -> Self {
+        Self {
+            scope: None,
+            discard: false,
+            split_from: Pages(0),
+            collapse_from: None,
+            evacuate_up_to: None,
+            gather: false,
+            squeeze: false,
+            back: false,
+            back_gpu: true,
         }
     }
 

@@ -369,6 +369,15 @@ pub struct GuestStats {
     /// Memory reclaimed by those who wait, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direct_reclaim: Option<u64>,
+    /// All CMA regions, in bytes. Ballast's own, as are the next two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cma_total: Option<u64>,
+    /// What nobody uses of them, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cma_free: Option<u64>,
+    /// What is in contiguous use by devices, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cma_allocated: Option<u64>,
 }
 
 /// What guest memory is made of now (`GET /memory`).

@@ -10,6 +10,7 @@ use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use devices::balloon::Statistics;
 use mm::blocks::map::Totals;
 use mm::blocks::pass::{End, Report, Tally};
 use mm::blocks::policy::{Budget, Goals};
@@ -304,7 +305,7 @@ impl CompactStatus {
     }
 }
 
-/// The CMA region, as the host sees it (`GET /memory/cma`).
+/// The CMA region (`GET /memory/cma`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CmaStatus {
     /// Guest-physical address of its first byte.
@@ -314,6 +315,55 @@ pub struct CmaStatus {
     /// What of it is in the host's memory and so on, in bytes.
     #[serde(flatten)]
     pub totals: MemoryTotals,
+    /// What the guest says of it; absent where the guest does not, or says what cannot be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<CmaUse>,
+}
+
+/// How the guest uses what it keeps for contiguous allocations, in bytes, as it told last with the
+/// balloon's statistics. Nothing of it can be verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CmaUse {
+    /// All its regions, this one and others that its command line may name.
+    pub total_bytes: u64,
+    /// Used by nobody.
+    pub free_bytes: u64,
+    /// Lent to pages that can be moved out of the way.
+    pub lent_bytes: u64,
+    /// In contiguous use by devices.
+    pub contiguous_bytes: u64,
+    /// How long ago it told, in milliseconds.
+    pub age_ms: u64,
+}
+
+/// What a guest said of its contiguous regions cannot be so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the guest says that of {total} B of CMA {free} B are free and {allocated} B allocated")]
+pub struct CmaNonsense {
+    total: u64,
+    free: u64,
+    allocated: u64,
+}
+
+impl CmaUse {
+    /// What `told` says, to a host whose guest has `ram` in all; `None` where it says nothing.
+    pub fn of(told: &Statistics, ram: Bytes) -> Result<Option<Self>, CmaNonsense> {
+        let figures = (told.cma_total, told.cma_free, told.cma_allocated, told.updated);
+        let (Some(total), Some(free), Some(allocated), Some(updated)) = figures else {
+            return Ok(None);
+        };
+        if total > ram.0 || free > total || allocated > total {
+            return Err(CmaNonsense { total, free, allocated });
+        }
+        Ok(Some(Self {
+            total_bytes: total,
+            free_bytes: free,
+            // Both were counted at different moments: together they may come to more than there is.
+            lent_bytes: total.saturating_sub(free.saturating_add(allocated)),
+            contiguous_bytes: allocated,
+            age_ms: u64::try_from(updated.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }))
+    }
 }
 
 /// Runs a pass over guest memory. With `wait`, answers when it is over, with its report.
@@ -358,7 +408,7 @@ pub(super) async fn get_blocks(State(door): At, headers: HeaderMap) -> Answer {
     })
 }
 
-/// The CMA region, as the host sees it.
+/// The CMA region: what the host sees of it, and what the guest says.
 #[utoipa::path(get, path = "/memory/cma", tag = "memory",
     responses((status = 200, body = CmaStatus), (status = 400, body = FaultMessage)))]
 pub(super) async fn get_cma(State(door): At) -> Answer {
@@ -396,6 +446,38 @@ mod tests {
     fn backing_is_of_a_range() {
         let goals = job(r#"{"scope":"cma","back":true}"#, 64).unwrap().goals;
         assert_eq!(goals, Goals::backing(layout(64).cma().unwrap()));
+    }
+
+    fn told(total: u64, free: u64, allocated: u64) -> Result<Option<CmaUse>, CmaNonsense> {
+        let statistics = Statistics {
+            cma_total: Some(total),
+            cma_free: Some(free),
+            cma_allocated: Some(allocated),
+            updated: Some(std::time::Instant::now()),
+            ..Statistics::default()
+        };
+        CmaUse::of(&statistics, Bytes(1000))
+    }
+
+    #[test]
+    fn what_is_neither_free_nor_allocated_is_lent() {
+        let parts = |total, free, allocated| {
+            told(total, free, allocated).unwrap().map(|c| (c.lent_bytes, c.contiguous_bytes))
+        };
+        assert_eq!(parts(100, 30, 20), Some((50, 20)));
+        assert_eq!(parts(100, 60, 50), Some((0, 50)), "counted at different moments");
+        assert_eq!(parts(0, 0, 0), Some((0, 0)));
+    }
+
+    #[test]
+    fn a_guest_that_says_nothing_or_nonsense_of_its_regions() {
+        assert_eq!(CmaUse::of(&Statistics::default(), Bytes(1000)), Ok(None));
+        for (total, free, allocated) in
+            [(1001, 0, 0), (100, 101, 0), (100, 0, 101), (u64::MAX, u64::MAX, u64::MAX)]
+        {
+            let nonsense = CmaNonsense { total, free, allocated };
+            assert_eq!(told(total, free, allocated), Err(nonsense));
+        }
     }
 
     #[test]

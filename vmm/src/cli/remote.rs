@@ -203,6 +203,8 @@ impl FromStr for ModeOrOff {
 pub(super) enum Memory {
     /// Print what guest memory is made of on the host
     Show(Target),
+    /// Print how the CMA region is used and backed
+    Cma(Target),
     /// Show every block of 2 MiB: on the terminal, or as a picture
     Map(MapArgs),
     /// Give back what is held for nothing, and make the rest of huge pages
@@ -224,6 +226,7 @@ impl Memory {
     pub(super) fn run(self, out: &mut impl Write) -> Result<(), CliError> {
         match self {
             Self::Show(target) => print_json(out, &target.get("/memory")?),
+            Self::Cma(target) => print_json(out, &target.get("/memory/cma")?),
             Self::Map(args) => args.run(out),
             Self::Compact(args) => args.run(out),
             Self::Evacuate { start, blocks, target } => {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use devices::balloon::{Balloon, EvacuationReport, Outcome};
-use devices::gpu::Gpu;
+use devices::gpu::{Gpu, WantsBlocks};
 use mm::backing::Discarded;
 use mm::blocks::map::Holdings;
 use mm::blocks::mask::PageMask;
@@ -57,6 +57,13 @@ impl LiveGuest {
     /// Whether the guest can be asked to empty blocks.
     pub fn can_evacuate(&self) -> bool {
         self.balloon().is_some_and(|balloon| balloon.can_evacuate())
+    }
+
+    /// Has `tell` called when the display device could do with huge pages; `None` ends it.
+    pub(super) fn on_large_gpu_buffer(&self, tell: Option<WantsBlocks>) {
+        if let Some(gpu) = &self.gpu {
+            gpu.lock().unwrap_or_else(PoisonError::into_inner).on_large_backing(tell);
+        }
     }
 
     fn balloon(&self) -> Option<MutexGuard<'_, Balloon>> {

@@ -4,8 +4,8 @@
 //! ```text
 //!  API ── Job ──▶ ┌───────────┐  map, plan, steps   ┌───────────┐
 //!                 │ thread mm │ ──────────────────▶ │ guest RAM │
-//!  policy, PSI ─▶ └───────────┘ ◀── holdings ────── │ balloon   │
-//!                       └─ Report ─▶ whoever asked  └───────────┘
+//!  policy, PSI, ▶ └───────────┘ ◀── holdings ────── │ balloon   │
+//!  GPU                  └─ Report ─▶ whoever asked  └───────────┘
 //! ```
 //!
 //! Nobody waits for a pass but who asked to: vCPUs run on, and the event loop only hands over.
@@ -34,7 +34,7 @@ use tracing::{debug, warn};
 
 pub use guest_side::{LiveGuest, SharedBalloon};
 pub use policy::Background;
-use policy::Watch;
+use policy::{Look, Watch};
 use pressure::Pressure;
 
 /// How often the background policy looks.
@@ -76,10 +76,18 @@ pub struct Progress {
 
 /// The handle on the thread; dropping it cancels what runs and waits for the thread.
 pub struct Compactor {
-    jobs: Option<SyncSender<(Job, WhenDone)>>,
+    messages: Option<SyncSender<Message>>,
     shared: Arc<Shared>,
     guest: LiveGuest,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread is told.
+enum Message {
+    /// Somebody wants a pass.
+    Job(Job, WhenDone),
+    /// The GPU has a new buffer that could do with huge pages.
+    LargeBuffer,
 }
 
 /// What the thread and its handle have in common.
@@ -87,6 +95,7 @@ pub struct Compactor {
 struct Shared {
     busy: AtomicBool,
     cancel: AtomicBool,
+    gpu_asks: AtomicBool,
     done: AtomicUsize,
     planned: AtomicUsize,
     last: Mutex<Option<Report>>,
@@ -95,15 +104,24 @@ struct Shared {
 impl Compactor {
     /// Starts the thread. With `background` it also runs passes unasked.
     pub fn start(guest: LiveGuest, background: Option<Background>) -> io::Result<Self> {
-        // Room for the one job that `busy` admits.
-        let (jobs, incoming) = mpsc::sync_channel(1);
+        // Room for the one job that `busy` admits, and for one word of the GPU's.
+        let (messages, incoming) = mpsc::sync_channel(2);
         let shared = Arc::new(Shared::default());
         let worker = Worker { guest: guest.clone(), shared: Arc::clone(&shared) };
         let thread = std::thread::Builder::new()
             .name("mm".into())
             .stack_size(256 << 10)
             .spawn(move || worker.run(&incoming, background))?;
-        Ok(Self { jobs: Some(jobs), shared, guest, thread: Some(thread) })
+        if background.is_some() {
+            let (messages, shared) = (messages.clone(), Arc::clone(&shared));
+            guest.on_large_gpu_buffer(Some(Box::new(move || {
+                // One word is enough, until it is heard.
+                if !shared.gpu_asks.swap(true, Ordering::AcqRel) {
+                    let _ = messages.try_send(Message::LargeBuffer);
+                }
+            })));
+        }
+        Ok(Self { messages: Some(messages), shared, guest, thread: Some(thread) })
     }
 
     /// Has a pass run, if none does; `when_done` is told the result.
@@ -112,8 +130,8 @@ impl Compactor {
             return Err(CompactorError::Busy);
         }
         self.shared.cancel.store(false, Ordering::Release);
-        let sender = self.jobs.as_ref().ok_or(CompactorError::Stopped)?;
-        sender.try_send((job, when_done)).map_err(|error| match error {
+        let sender = self.messages.as_ref().ok_or(CompactorError::Stopped)?;
+        sender.try_send(Message::Job(job, when_done)).map_err(|error| match error {
             TrySendError::Full(_) => CompactorError::Busy,
             TrySendError::Disconnected(_) => CompactorError::Stopped,
         })
@@ -148,7 +166,9 @@ impl Compactor {
 impl Drop for Compactor {
     fn drop(&mut self) {
         self.cancel();
-        self.jobs = None;
+        // The thread ends when nobody is left who could send to it.
+        self.guest.on_large_gpu_buffer(None);
+        self.messages = None;
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -164,7 +184,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(self, jobs: &Receiver<(Job, WhenDone)>, background: Option<Background>) {
+    fn run(self, messages: &Receiver<Message>, background: Option<Background>) {
         let mut watch = background.map(|policy| {
             let pressure = policy.stall.and_then(|stall| match Pressure::watch(stall) {
                 Ok(pressure) => Some(pressure),
@@ -177,16 +197,21 @@ impl Worker {
         });
         loop {
             let next = match &watch {
-                None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(_) => jobs.recv_timeout(LOOK_EVERY),
+                None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(watch) => messages.recv_timeout(watch.wait(Instant::now()).min(LOOK_EVERY)),
             };
             match (next, &mut watch) {
-                (Ok((job, when_done)), _) => {
+                (Ok(Message::Job(job, when_done)), _) => {
                     let result = self.pass(&job);
                     self.finish();
                     when_done(result);
                 }
+                (Ok(Message::LargeBuffer), Some(watch)) => {
+                    self.shared.gpu_asks.store(false, Ordering::Release);
+                    watch.gpu_asks(Instant::now());
+                }
                 (Err(RecvTimeoutError::Timeout), Some(watch)) => self.look(watch),
+                (Ok(Message::LargeBuffer), None) => {}
                 (Err(_), _) => return,
             }
         }
@@ -194,12 +219,16 @@ impl Worker {
 
     /// Runs a pass unasked, if the policy calls for one and nobody else has one run.
     fn look(&self, watch: &mut Watch) {
-        if !watch.wants_look(Instant::now()) || self.shared.busy.swap(true, Ordering::AcqRel) {
+        let Some(look) = watch.wants_look(Instant::now()) else { return };
+        if self.shared.busy.swap(true, Ordering::AcqRel) {
             return;
         }
         self.shared.cancel.store(false, Ordering::Release);
         let totals = BlockMap::read(self.guest.ram(), &self.guest.holdings()).map(|m| m.totals());
-        let job = totals.map(|totals: Totals| watch.decide(&totals));
+        let job = totals.map(|totals: Totals| match look {
+            Look::AtEverything => watch.decide(&totals),
+            Look::AtTheGpu => watch.serve_gpu(&totals),
+        });
         match job {
             Ok(Some(job)) => match self.pass(&job) {
                 Ok(report) => debug!(?report, "background compaction"),

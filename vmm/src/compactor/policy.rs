@@ -33,6 +33,8 @@ pub(super) struct Watch {
     policy: Background,
     pressure: Option<Pressure>,
     next_look: Instant,
+    /// The GPU has asked since the last look; and when it will be heard.
+    gpu_asks: Option<Instant>,
     /// The host was short of memory when last looked at.
     pressed: bool,
     last_resident: Option<Bytes>,
@@ -40,6 +42,18 @@ pub(super) struct Watch {
     skip: u32,
     back_off: u32,
     last_huge: Option<Bytes>,
+}
+
+/// Between the GPU's asking and the look at what it wants: buffers come in numbers.
+const GATHER_REQUESTS: Duration = Duration::from_millis(20);
+/// What a look at the map is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// All that the policy is about.
+    AtEverything,
+    /// What the GPU has new, and nothing else: it does not wait for the guest to be idle, nor make
+    /// it work.
+    AtTheGpu,
 }
 
 /// After passes in vain, at most so many looks are left out.
@@ -51,6 +65,7 @@ impl Watch {
             policy,
             pressure,
             next_look: now + policy.every,
+            gpu_asks: None,
             pressed: false,
             last_resident: None,
             skip: 0,
@@ -59,14 +74,32 @@ impl Watch {
         }
     }
 
-    /// Whether it is time to look at the map.
-    pub(super) fn wants_look(&mut self, now: Instant) -> bool {
+    /// The GPU has a new buffer that could do with huge pages.
+    pub(super) fn gpu_asks(&mut self, now: Instant) {
+        self.gpu_asks.get_or_insert(now + GATHER_REQUESTS);
+    }
+
+    /// How long nothing is due.
+    pub(super) fn wait(&self, now: Instant) -> Duration {
+        let next = self.gpu_asks.map_or(self.next_look, |at| at.min(self.next_look));
+        next.saturating_duration_since(now)
+    }
+
+    /// Whether it is time to look at the map, and why.
+    pub(super) fn wants_look(&mut self, now: Instant) -> Option<Look> {
         self.pressed = self.pressure.as_ref().is_some_and(Pressure::fired);
-        if !self.pressed && now < self.next_look {
-            return false;
+        if self.pressed || now >= self.next_look {
+            self.next_look = now + self.policy.every;
+            self.gpu_asks = None;
+            return Some(Look::AtEverything);
         }
-        self.next_look = now + self.policy.every;
-        true
+        self.gpu_asks.take_if(|at| *at <= now).map(|_| Look::AtTheGpu)
+    }
+
+    /// What a map with these totals calls for that was looked at on behalf of the GPU.
+    pub(super) fn serve_gpu(&self, totals: &Totals) -> Option<Job> {
+        let asked = totals.gpu_in_pieces > Bytes(0);
+        asked.then(|| Job { goals: Goals::backing_gpu(), budget: self.policy.budget })
     }
 
     /// What a map with these totals calls for.
@@ -97,6 +130,7 @@ impl Watch {
         if self.pressed {
             // Filling blocks up is no help to a host that is short of memory.
             goals.collapse_from = None;
+            goals.back_gpu = false;
         }
         Some(Job { goals, budget: self.policy.budget })
     }
@@ -126,9 +160,25 @@ mod tests {
     fn it_looks_as_often_as_told() {
         let start = Instant::now();
         let mut watch = Watch::new(policy(), None, start);
-        assert!(!watch.wants_look(start + Duration::from_secs(9)));
-        assert!(watch.wants_look(start + Duration::from_secs(10)));
-        assert!(!watch.wants_look(start + Duration::from_secs(19)));
+        let mut at = |s| watch.wants_look(start + Duration::from_secs(s));
+        assert_eq!([at(9), at(10), at(19)], [None, Some(Look::AtEverything), None]);
+    }
+
+    #[test]
+    fn a_gpu_that_asks_is_heard_at_once_and_not_for_every_buffer() {
+        let start = Instant::now();
+        let mut watch = Watch::new(policy(), None, start);
+        let at = |ms| start + Duration::from_millis(ms);
+        assert_eq!(watch.wait(start), policy().every);
+        watch.gpu_asks(at(100));
+        watch.gpu_asks(at(110));
+        assert_eq!(watch.wait(at(110)), Duration::from_millis(10));
+        assert_eq!(watch.wants_look(at(119)), None);
+        assert_eq!(watch.wants_look(at(120)), Some(Look::AtTheGpu));
+        assert_eq!(watch.wants_look(at(130)), None);
+        let asks = Totals { gpu_in_pieces: Bytes(2 * MIB), ..totals(1000, 100) };
+        assert_eq!(watch.serve_gpu(&asks).map(|job| job.goals), Some(Goals::backing_gpu()));
+        assert!(watch.serve_gpu(&totals(1000, 100)).is_none());
     }
 
     #[test]

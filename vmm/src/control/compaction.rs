@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex};
 
 use mm::blocks::map::{BlockFlags, Totals};
 use mm::units::Pages;
+use tracing::warn;
 
 use super::{Controller, failed};
 use crate::api::channel::Answer;
-use crate::api::compaction::{CmaStatus, Compact, CompactReport, CompactStatus};
+use crate::api::compaction::{CmaStatus, CmaUse, Compact, CompactReport, CompactStatus};
 use crate::api::{Refusal, Reply};
 use crate::block_view::BlockRuns;
 use crate::compactor::{Compactor, LiveGuest};
@@ -67,10 +68,18 @@ impl Controller {
         Ok(Reply::Blocks(BlockRuns::of(&map)))
     }
 
-    /// The CMA region, as the host sees it.
+    /// The CMA region: what the host sees of it, and what the guest says.
     pub(super) fn cma(&mut self) -> Result<Reply, Refusal> {
-        let layout = self.vm()?.ram().layout();
+        let vm = self.vm()?;
+        let layout = vm.ram().layout();
         let Some(region) = layout.cma() else { return Err(Refusal::NoDevice("CMA")) };
+        let told = vm.balloon().map(|balloon| *super::lock(balloon).statistics());
+        let guest = told.and_then(|told| {
+            CmaUse::of(&told, layout.ram_pages().bytes()).unwrap_or_else(|error| {
+                warn!(%error, "what the guest says of its contiguous memory is left out");
+                None
+            })
+        });
         let map = self.compactor()?.map().map_err(failed)?;
         let mut totals = Totals::default();
         for (_, block) in map.iter().filter(|(_, b)| b.flags.contains(BlockFlags::CMA)) {
@@ -86,6 +95,7 @@ impl Controller {
             start: region.address().0,
             size_bytes: region.bytes().0,
             totals: (&totals).into(),
+            guest,
         }))
     }
 

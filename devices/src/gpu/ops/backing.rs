@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Guest memory of resources: RESOURCE_ATTACH_BACKING, _DETACH_BACKING, _MIGRATE_BACKING.
 
+use mm::units::BLOCK_SIZE;
+
 use crate::gpu::backing::Backing;
 use crate::gpu::engine::{Engine, Guest};
 use crate::gpu::migrate::migrate;
@@ -20,7 +22,7 @@ impl Engine {
         }
         let (backing, charge) = self.backing(guest, entries)?;
         self.image(id)?.backing = Some(backing);
-        self.resources.set_charge(id, charge);
+        self.backed(id, charge);
         Ok(Response::NoData)
     }
 
@@ -61,6 +63,17 @@ impl Engine {
         let charge = Backing::worst_runs(entries.len(), backing.len());
         self.resources.check_charge(charge)?;
         Ok((backing, charge))
+    }
+
+    /// `id` has the backing that `charge` is for.
+    pub(super) fn backed(&mut self, id: ResourceId, charge: u64) {
+        self.resources.set_charge(id, charge);
+        let large = |backing: &Backing| backing.len() >= BLOCK_SIZE;
+        if let Some(tell) = &self.wants_blocks
+            && self.resources.get(id).is_ok_and(|r| r.backing().is_some_and(large))
+        {
+            tell();
+        }
     }
 
     fn image(&mut self, id: ResourceId) -> Result<&mut Image, Fault> {

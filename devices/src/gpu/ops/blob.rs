@@ -43,7 +43,7 @@ impl Engine {
             return Err(Fault::Parameter);
         }
         self.resources.insert(id, Kind::GuestBlob(GuestBlob { size, backing }));
-        self.resources.set_charge(id, charge);
+        self.backed(id, charge);
         Ok(Response::NoData)
     }
 

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Each command done right.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use zerocopy::IntoBytes;
 
 use super::{FIRST_PAGE, XRGB, driver, image, pattern, picture, shown_blob};
@@ -247,6 +250,29 @@ fn host_blobs_are_mapped_where_asked_and_unmapped_cleanly() {
     assert!(d.window.at(0x4000).is_none());
     assert_eq!(d.gpu.stats().host_bytes, 0);
     d.gpu.validate();
+}
+
+#[test]
+fn large_backings_are_told_of_and_no_others() {
+    const BLOCK_PAGES: u64 = 512;
+    let mut d = driver();
+    let told = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&told);
+    let tell = move || drop(count.fetch_add(1, Ordering::Relaxed));
+    d.gpu.on_large_backing(Some(Box::new(tell)));
+    let entries = |pages| single_pages(FIRST_PAGE..FIRST_PAGE + pages);
+    let blob = |d: &mut Driver, id, pages| d.create_guest_blob(id, pages * 4096, &entries(pages));
+    assert_eq!(blob(&mut d, 1, BLOCK_PAGES - 1), ok::NODATA);
+    assert_eq!(told.load(Ordering::Relaxed), 0);
+    assert_eq!(blob(&mut d, 2, BLOCK_PAGES), ok::NODATA);
+    assert_eq!(blob(&mut d, 2, BLOCK_PAGES), error::RESOURCE_ID, "there already");
+    assert_eq!(told.load(Ordering::Relaxed), 1);
+    d.create_2d(3, XRGB, Size::new(1024, 512));
+    assert_eq!(d.attach(3, &entries(BLOCK_PAGES)), ok::NODATA);
+    assert_eq!(told.load(Ordering::Relaxed), 2);
+    d.gpu.on_large_backing(None);
+    assert_eq!(blob(&mut d, 4, BLOCK_PAGES), ok::NODATA);
+    assert_eq!(told.load(Ordering::Relaxed), 2);
 }
 
 #[test]

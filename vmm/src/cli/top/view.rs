@@ -120,11 +120,19 @@ fn sections(now: &Snapshot) -> Vec<Section> {
     }
     if let Some(cma) = &now.cma {
         let t = &cma.totals;
-        let lines = vec![
+        let mut lines = vec![
             format!("{} at {:#x}", size(cma.size_bytes), cma.start),
             format!("{} backed, {} of it huge", size(t.resident_bytes), size(t.huge_bytes)),
             format!("{} ballooned, {} of GPU buffers", size(t.ballooned_bytes), size(t.gpu_bytes)),
         ];
+        if let Some(told) = &cma.guest {
+            lines.push(format!(
+                "guest: {} free, {} lent",
+                size(told.free_bytes),
+                size(told.lent_bytes)
+            ));
+            lines.push(format!("{} in contiguous use", size(told.contiguous_bytes)));
+        }
         all.push(Section { title: "CMA".into(), lines, bar: Some((t.huge_bytes, cma.size_bytes)) });
     }
     if let Some(gpu) = &now.gpu {
@@ -197,7 +205,7 @@ mod tests {
     use super::super::snapshot::Balloon;
     use super::*;
     use crate::api::action::{GpuStatus, MemoryStatus};
-    use crate::api::compaction::{CmaStatus, MemoryTotals};
+    use crate::api::compaction::{CmaStatus, CmaUse, MemoryTotals};
     use crate::block_view::{BlockRun, BlockRuns};
 
     fn snapshot() -> Snapshot {
@@ -231,6 +239,13 @@ mod tests {
                 start: 0x1800_0000,
                 size_bytes: 64 << 20,
                 totals: MemoryTotals { resident_bytes: 8 << 20, ..MemoryTotals::default() },
+                guest: Some(CmaUse {
+                    total_bytes: 64 << 20,
+                    free_bytes: 40 << 20,
+                    lent_bytes: 8 << 20,
+                    contiguous_bytes: 16 << 20,
+                    age_ms: 500,
+                }),
             }),
             gpu: Some(GpuStatus::default()),
             compaction: Some(CompactStatus { running: true, done: 3, planned: 12, last: None }),
@@ -266,6 +281,8 @@ mod tests {
             "guest: 30 MiB free, 40 MiB available",
             "64 MiB at 0x18000000",
             "8 MiB backed",
+            "guest: 40 MiB free, 8 MiB lent",
+            "16 MiB in contiguous use",
             "0 resources",
             "3 of 12 steps",
             "11 GiB free, 12 GiB available",

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Contiguous memory for the guest's devices, and what it is made of on the host.
+
+use std::time::Duration;
+
+use harness::guest::Guest;
+use harness::monitor::Spec;
+use harness::runner::Context;
+use harness::{Error, Result, check, check_eq, host};
+use serde_json::{Value, json};
+
+use crate::compaction::{PASS_LIMIT, balloon_by_pages, compact, number, resident};
+
+const MIB: u64 = 1 << 20;
+/// Debugfs folder of the region that Ballast's `cma_mib` makes the guest reserve.
+const CMA: &str = "/sys/kernel/debug/cma/reserved";
+
+/// A guest with a region of `cma_mib`.
+fn boot(context: &Context, memory_mib: u64, cma_mib: u64) -> Result<Guest> {
+    let mut spec = Spec::new(&context.payload, memory_mib);
+    spec.more.insert("memory".into(), json!({ "cma_mib": cma_mib }));
+    Guest::boot(&context.ballast(), spec, &context.logs)
+}
+
+/// The CMA region lies where the guest was told, costs nothing while nobody uses it, is of huge
+/// pages when it is backed, and serves for contiguous memory then.
+pub(crate) fn region_is_backed_when_asked_for(context: &Context) -> Result<()> {
+    const SIZE: u64 = 64 * MIB;
+    let mut guest = boot(context, 384, SIZE / MIB)?;
+    let api = guest.monitor.api().clone();
+    let idle = api.get("/memory/cma")?;
+    println!("idle: {idle}");
+    let start = number(&idle, "/start")?;
+    check_eq!(number(&idle, "/size_bytes")?, SIZE);
+    check_eq!(start % (2 * MIB), 0);
+    let cmdline = guest.agent.command("read /proc/cmdline")?.join(" ");
+    check!(cmdline.contains(&format!("cma={SIZE}@{start:#x}")), "{cmdline}");
+    let told = |guest: &mut Guest, file: &str| -> Result<u64> {
+        let text = guest.agent.command(&format!("read {CMA}/{file}"))?.join("");
+        text.trim().parse().map_err(|_| Error::Check(format!("{file}: {text}")))
+    };
+    check_eq!(told(&mut guest, "base_pfn")? * host::PAGE, start);
+    check_eq!(told(&mut guest, "count")? * host::PAGE, SIZE);
+    check!(number(&idle, "/resident_bytes")? <= SIZE / 8, "{idle}");
+
+    // Backed before a device of the guest has it.
+    let report = compact(&mut guest, &json!({ "scope": "cma", "back": true }))?;
+    let backed = api.get("/memory/cma")?;
+    println!("backed: {backed}; {report}");
+    check_eq!(number(&backed, "/resident_bytes")?, SIZE);
+    check!(number(&backed, "/huge_bytes")? >= SIZE / 100 * 90, "{backed}");
+    let (before, _) = resident(&guest)?;
+    guest.agent.command(&format!("write {CMA}/alloc {}", 48 << 8))?;
+    check_eq!(told(&mut guest, "used")?, 48 << 8);
+    let (after, _) = resident(&guest)?;
+    check!(after < before + 8 * MIB, "{before} bytes became {after}");
+    guest.agent.command(&format!("write {CMA}/free {}", 48 << 8))?;
+
+    // Lent to programs, it is memory like any other; and given back it costs nothing again.
+    guest.agent.command("fill lent 240M")?;
+    guest.agent.verify("verify lent")?;
+    guest.agent.command("free lent")?;
+    guest.balloon_to(320)?;
+    let empty = api.get("/memory/cma")?;
+    println!("in the balloon: {empty}");
+    check!(number(&empty, "/resident_bytes")? <= SIZE / 4, "{empty}");
+    // What is in the balloon is not backed.
+    let report = compact(&mut guest, &json!({ "scope": "cma", "back": true }))?;
+    println!("{report}");
+    let resident = number(&api.get("/memory/cma")?, "/resident_bytes")?;
+    let ballooned = number(&api.get("/memory/cma")?, "/ballooned_bytes")?;
+    check!(resident + ballooned <= SIZE, "{resident} resident, {ballooned} in the balloon");
+    guest.balloon_to(0)?;
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+/// What the guest says of the region now; waits until it has said something that satisfies `right`.
+fn told(guest: &mut Guest, what: &str, right: impl Fn(&Value) -> bool) -> Result<Value> {
+    let mut last = Value::Null;
+    let waited = guest.monitor.poll(what, Duration::from_secs(30), |monitor| {
+        last = monitor.api().get("/memory/cma")?;
+        Ok(right(&last["guest"]).then(|| last["guest"].clone()))
+    });
+    println!("{what}: {last}");
+    waited
+}
+
+/// The guest tells how the region is used: free, lent to what can move, in contiguous use; and that
+/// is what its kernel says itself.
+pub(crate) fn use_of_the_region_is_told(context: &Context) -> Result<()> {
+    const SIZE: u64 = 64 * MIB;
+    const HALF: u64 = SIZE / 2;
+    let mut guest = boot(context, 512, SIZE / MIB)?;
+    let is = |told: &Value, name: &str, bytes: u64| told[name].as_u64() == Some(bytes);
+    let at_least =
+        |told: &Value, name: &str, bytes| told[name].as_u64().is_some_and(|b| b >= bytes);
+    let idle = told(&mut guest, "idle", |told| is(told, "total_bytes", SIZE))?;
+    check!(at_least(&idle, "free_bytes", SIZE / 4 * 3), "{idle}");
+    check!(is(&idle, "contiguous_bytes", 0), "{idle}");
+
+    // Programs and zram have it, while no device wants it.
+    guest.agent.command("fill anonymous 300M")?;
+    guest.agent.command("zram-fill 0 110M")?;
+    let lent = told(&mut guest, "lent", |told| at_least(told, "lent_bytes", HALF))?;
+    check!(is(&lent, "contiguous_bytes", 0), "{lent}");
+    guest.agent.command("free anonymous")?;
+
+    guest.agent.command(&format!("write {CMA}/alloc {}", HALF / host::PAGE))?;
+    let half = told(&mut guest, "half of it in use", |told| is(told, "contiguous_bytes", HALF))?;
+    check!(number(&half, "/free_bytes")? + number(&half, "/lent_bytes")? <= HALF, "{half}");
+    let [free] = guest.agent.vmstat(["nr_free_cma"])?;
+    let free = free * host::PAGE;
+    told(&mut guest, "as the guest's kernel has it", |told| {
+        told["free_bytes"].as_u64().is_some_and(|told| told.abs_diff(free) < 2 * MIB)
+    })?;
+    let all = guest.monitor.api().get("/balloon/statistics")?;
+    check_eq!(number(&all, "/cma_total")?, SIZE);
+    check_eq!(number(&all, "/cma_allocated")?, HALF);
+    check_eq!(guest.balloon_counter("stats_unknown")?, 0);
+
+    guest.agent.command(&format!("write {CMA}/free {}", HALF / host::PAGE))?;
+    told(&mut guest, "given back", |told| is(told, "contiguous_bytes", 0))?;
+    guest.agent.verify("zram-verify 0")?;
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+/// A picture that a GPU reads in one sweep is made of huge pages as soon as there is one, without
+/// waiting for the policy's next look.
+pub(crate) fn pictures_are_made_huge_at_once(context: &Context) -> Result<()> {
+    let mut spec = Spec::new(&context.payload, 320).with_gpu(1920, 1080, 1);
+    let policy =
+        json!({ "huge_percent": 0, "interval_s": 3600, "stall_ms": 0, "budget_ms": 20_000 });
+    spec.more.insert("memory".into(), json!({ "compaction": policy }));
+    let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
+    // What has been in the balloon by pages is in small pages when the guest has it again.
+    guest.touch_everything()?;
+    guest.agent.command("file-fill crumbs 200M")?;
+    guest.agent.command("file-punch crumbs 1")?;
+    balloon_by_pages(&mut guest, 60)?;
+    guest.balloon_to(0)?;
+    guest.agent.command("file-free crumbs")?;
+    guest.touch_everything()?;
+    let (rss, huge) = resident(&guest)?;
+    println!("{} MiB resident, {} of it huge", rss / MIB, huge / MIB);
+    check!(huge < rss / 10 * 9, "{huge} of {rss} bytes are huge: nothing to be done");
+
+    guest.agent.command("screen-start 0")?;
+    let last = guest.monitor.poll("a pass for the GPU", PASS_LIMIT, |monitor| {
+        let last = monitor.api().get("/memory/compact")?["last"].clone();
+        Ok((last["back"]["done"].as_u64() > Some(0)).then_some(last))
+    })?;
+    println!("{last}");
+    check_eq!(last["end"], json!("finished"));
+    for other in ["discard", "collapse", "evacuate", "gather"] {
+        check_eq!(number(&last, &format!("/{other}/done"))?, 0);
+    }
+    guest.agent.verify("screen-stop")?;
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
