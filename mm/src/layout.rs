@@ -101,6 +101,11 @@ impl MemoryLayout {
     }
 }
 
+/// This part of the RAM above a CMA region stays free. Before Linux reserves the region it takes
+/// page tables from the top of RAM: hardly any with huge pages, a 512th of memory for a debugging
+/// kernel that maps it by single pages (`DEBUG_PAGEALLOC`).
+const TOP_MARGIN: u64 = 128;
+
 fn place_cma(ram: &[GuestRange], size: Bytes) -> Result<GuestRange, LayoutError> {
     let limit = ram.iter().map(GuestRange::bytes).max().unwrap_or_default();
     let refused = LayoutError::Cma { cma: size, limit };
@@ -108,7 +113,10 @@ fn place_cma(ram: &[GuestRange], size: Bytes) -> Result<GuestRange, LayoutError>
         return Err(refused);
     }
     let within = ram.iter().rev().find(|r| r.bytes() > size).ok_or(refused)?;
-    let top = within.address().0 + within.bytes().0 - size.0;
+    let room = within.bytes().0 - size.0;
+    let margin_blocks = (within.bytes().0 / TOP_MARGIN).div_ceil(BLOCK_SIZE);
+    let above = margin_blocks.min(room / BLOCK_SIZE / 2) * BLOCK_SIZE;
+    let top = within.address().0 + room - above;
     // A region of gigabytes can be backed by 1 GiB pages if it begins at a multiple of them.
     let aligned = top - top % GIB;
     let start = if size.0 >= GIB && aligned > within.address().0 { aligned } else { top };
@@ -169,6 +177,9 @@ mod tests {
                 Some(region) => {
                     prop_assert_eq!(region.bytes(), Bytes(cma * BLOCK_SIZE));
                     prop_assert!(region.start().is_block_aligned());
+                    let above = layout.ram().last().unwrap().end().0 - region.end().0;
+                    let crowded = blocks - cma < 2 || blocks > 1536;
+                    prop_assert!(crowded || above >= BLOCK_SIZE >> 12);
                     prop_assert!(layout.ram().iter().any(|r| r.covers(&region)));
                 }
             }

@@ -466,7 +466,7 @@ mod tests {
     #[test]
     fn command_line_tells_what_tables_do_not() {
         assert_eq!(line("quiet", 0), "quiet");
-        assert_eq!(line("quiet", 128), "quiet cma=134217728@0x18000000");
+        assert_eq!(line("quiet", 128), "quiet cma=134217728@0x17c00000");
         assert_eq!(line("acpi=off", 0), "acpi=off virtio_mmio.device=4K@0xd0000000:5");
         assert_eq!(
             line("acpi=off -- single", 0),
