@@ -456,3 +456,38 @@ pub(crate) fn every_kind_of_memory(context: &Context) -> Result<()> {
     }
     fs::write(HUGE_POOL, "0").map_err(Error::io(HUGE_POOL))
 }
+
+/// Guest memory in one page of 1 GiB: all of it is huge, nothing of it can come back by parts, and
+/// that is what is said.
+pub(crate) fn a_gigantic_page(context: &Context) -> Result<()> {
+    const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-1048576kB";
+    const GIB: u64 = 1 << 30;
+    let pool = |file: &str| -> Result<String> {
+        let path = format!("{POOL}/{file}");
+        Ok(fs::read_to_string(&path).map_err(Error::io(path))?.trim().to_owned())
+    };
+    let all = format!("{POOL}/nr_hugepages");
+    fs::write(&all, "1").map_err(Error::io(&all))?;
+    check_eq!(pool("free_hugepages")?, "1");
+    let mut spec = Spec::new(&context.payload, 1024);
+    spec.more.insert("memory".into(), json!({ "backing": "hugetlb-1g" }));
+    let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
+    check_eq!(pool("free_hugepages")?, "0");
+    guest.agent.command("fill kept 64M")?;
+    guest.balloon_to(100)?;
+    check_eq!(guest.balloon_counter("inflation/freed")?, 0);
+    check!(guest.balloon_counter("inflation/held")? >= 100 * MIB, "nothing is said to be held");
+    let report = compact(&mut guest, &json!({}))?;
+    println!("{report}");
+    check_eq!(report["end"], json!("finished"));
+    check_eq!(number(&report, "/after/resident_bytes")?, GIB);
+    check_eq!(number(&report, "/after/huge_bytes")?, GIB);
+    guest.agent.verify("verify kept")?;
+    guest.balloon_to(0)?;
+    guest.agent.command("fill again 128M")?;
+    guest.agent.verify("verify again")?;
+    guest.agent.verify("verify kept")?;
+    check_eq!(guest.power_off()?.code(), Some(0));
+    check_eq!(pool("free_hugepages")?, "1");
+    fs::write(&all, "0").map_err(Error::io(&all))
+}

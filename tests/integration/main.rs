@@ -78,6 +78,7 @@ const TESTS: &[Test] = &[
     test!(compaction::hosts_without_huge_pages, 300),
     test!(compaction::kernels_that_know_less, 240),
     test!(compaction::every_kind_of_memory, 300),
+    test!(compaction::a_gigantic_page, 240),
     test!(contiguous::region_is_backed_when_asked_for, 240),
     test!(contiguous::use_of_the_region_is_told, 240),
     test!(contiguous::pictures_are_made_huge_at_once, 300),

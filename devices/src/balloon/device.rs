@@ -211,9 +211,14 @@ impl Balloon {
             }
             Role::Blocks => drain(queue, Segments::collect, |mem, buffer| self.blocks(mem, buffer)),
             Role::Evacuations => {
-                self.take_answers(queue)?;
+                let too_late = self.take_answers(queue)?;
                 self.send_evacuation(queue)?;
-                queue.rearm()
+                queue.rearm()?;
+                if too_late {
+                    // It looks at its target only when told to.
+                    active.signal_config_change();
+                }
+                Ok(())
             }
         }
     }

@@ -77,6 +77,16 @@ pub(super) enum Lie {
     Block { block: BlockId, what: &'static str },
 }
 
+/// An answer that agrees with the device's record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Answered {
+    /// Blocks vacated.
+    pub(super) vacated: u64,
+    /// Nobody waits for them any more: what came after the request was given up is not part of
+    /// what the driver is to have in the balloon.
+    pub(super) late: bool,
+}
+
 /// All requests of one balloon.
 #[derive(Default)]
 pub(super) struct Evacuations {
@@ -158,24 +168,28 @@ impl Evacuations {
         })
     }
 
-    /// Whether `block` is part of the outstanding request: given up now, it is given for that.
+    /// Whether `block` is part of the outstanding request, and somebody still waits for it: given
+    /// up now, it is given for that.
     pub(super) fn asks_for(&self, block: BlockId) -> bool {
-        self.outstanding.is_some_and(|(_, chunk)| chunk.iter().any(|other| other == block))
+        self.outstanding.is_some_and(|(_, chunk)| {
+            self.jobs.contains_key(&chunk.job) && chunk.iter().any(|other| other == block)
+        })
     }
 
-    /// The guest answers; `in_balloon` is the device's own record. Returns blocks vacated.
+    /// The guest answers; `in_balloon` is the device's own record.
     pub(super) fn answer(
         &mut self,
         answer: &EvacuationAnswer,
         outcomes: &[u8],
         in_balloon: impl Fn(BlockId) -> bool,
-    ) -> Result<u64, Lie> {
+    ) -> Result<Answered, Lie> {
         let given = answer.id.get();
         let Some((id, chunk)) = self.outstanding.take() else {
             return Err(Lie::WrongRequest { given, expected: None });
         };
         match check(id, chunk, answer, outcomes, in_balloon) {
             Ok(outcomes) => {
+                let late = !self.jobs.contains_key(&chunk.job);
                 if let Some(job) = self.jobs.get_mut(&chunk.job) {
                     let moved = &mut job.report.migrated;
                     let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
@@ -185,7 +199,7 @@ impl Evacuations {
                     add(&mut moved.gpu, answer.migrated_gpu.get());
                 }
                 self.finish(chunk, outcomes.into_iter());
-                Ok(answer.vacated.get().into())
+                Ok(Answered { vacated: answer.vacated.get().into(), late })
             }
             Err(lie) => {
                 self.finish(chunk, std::iter::repeat(Outcome::Unanswered));
@@ -311,7 +325,8 @@ mod tests {
         assert_eq!((first.id.get(), first.start_pfn.get(), first.nr_blocks.get()), (1, 3 * 512, 2));
         assert!(all.next().is_none(), "one at a time");
         assert!(all.asks_for(BlockId(4)) && !all.asks_for(BlockId(9)));
-        assert_eq!(all.answer(&answer(1, 1, 1), &[0, 1], |_| true), Ok(1));
+        let answered = Answered { vacated: 1, late: false };
+        assert_eq!(all.answer(&answer(1, 1, 1), &[0, 1], |_| true), Ok(answered));
         assert!(report.try_recv().is_err());
         assert_eq!(all.next().unwrap().start_pfn.get(), 9 * 512);
         all.answer(&answer(2, 0, 0), &[2], |_| true).unwrap();
@@ -376,7 +391,9 @@ mod tests {
         // Its late answer is not mistaken for the next one's, and the next one goes out then.
         let second = request(&mut all, &[7]);
         assert!(all.next().is_none());
-        assert_eq!(all.answer(&answer(1, 1, 0), &[0], |_| true), Ok(1));
+        assert!(!all.asks_for(BlockId(5)), "it comes too late to stay");
+        let answered = Answered { vacated: 1, late: true };
+        assert_eq!(all.answer(&answer(1, 1, 0), &[0], |_| true), Ok(answered));
         assert_eq!(all.next().unwrap().id.get(), 2);
         all.answer(&answer(2, 1, 0), &[0], |_| true).unwrap();
         assert_eq!(second.try_recv().unwrap().count(Outcome::Vacated), 1);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::device::Balloon;
+use super::evacuate::Answered;
 use super::ledger::Fill;
 use super::protocol::{BLOCK_MAX, EvacuationAnswer, EvacuationRequest, Stat};
 use super::roles::Role;
@@ -53,7 +54,9 @@ impl Balloon {
     }
 
     /// Reads answers to requests to vacate blocks, and keeps the last buffer for the next request.
-    pub(super) fn take_answers(&mut self, queue: &mut DeviceQueue) -> Result<(), QueueError> {
+    /// Returns whether the driver has vacated blocks that nobody waits for any more.
+    pub(super) fn take_answers(&mut self, queue: &mut DeviceQueue) -> Result<bool, QueueError> {
+        let mut too_late = false;
         for _ in 0..queue.size() {
             let Some(chain) = queue.pop()? else { break };
             let head = chain.head_index();
@@ -62,7 +65,7 @@ impl Balloon {
                 queue.push(head, 0)?;
                 continue;
             };
-            self.take_answer(&mem, &buffer);
+            too_late |= self.take_answer(&mem, &buffer);
             if buffer.writable_len() < size_of::<EvacuationRequest>() as u64 {
                 self.bad_buffer(&"no room for a request to vacate blocks");
                 queue.push(head, 0)?;
@@ -70,20 +73,21 @@ impl Balloon {
                 queue.push(older, 0)?;
             }
         }
-        Ok(())
+        Ok(too_late)
     }
 
-    fn take_answer(&mut self, mem: &GuestMemory, buffer: &Segments) {
+    fn take_answer(&mut self, mem: &GuestMemory, buffer: &Segments) -> bool {
         if buffer.readable.is_empty() {
-            return;
+            return false;
         }
         let mut raw = [0; size_of::<EvacuationAnswer>()];
         let got = buffer.read(mem, 0, &mut raw);
         let Ok(answer) = EvacuationAnswer::read_from_bytes(&raw[..got]) else {
-            return self.bad_buffer(&"answer to a request to vacate blocks is cut off");
+            self.bad_buffer(&"answer to a request to vacate blocks is cut off");
+            return false;
         };
         if answer.id.get() == 0 {
-            return;
+            return false;
         }
         // One more than there may be, to tell an answer that is too long.
         let mut outcomes = [0; BLOCK_MAX as usize + 1];
@@ -91,13 +95,15 @@ impl Balloon {
         let ledger = &self.pool.ledger;
         let in_balloon = |block| ledger.fill(block) == Fill::Full;
         match self.evacuations.answer(&answer, &outcomes[..got], in_balloon) {
-            Ok(vacated) => {
+            Ok(Answered { vacated, late }) => {
                 self.pool.counters.evacuations += 1;
                 self.pool.counters.vacated_blocks += vacated;
+                late && vacated > 0
             }
             Err(lie) => {
                 self.pool.counters.evacuation_lies += 1;
                 self.note(&format_args!("answer to a request to vacate blocks {lie}"));
+                false
             }
         }
     }

@@ -129,6 +129,14 @@ impl MockDriver {
         self.irq.read().unwrap_or(0)
     }
 
+    /// Takes note of what the device has to say; its bits (virtio 1.3, 4.2.2: 1 for used buffers, 2
+    /// for a new configuration).
+    pub fn acknowledge(&self) -> u32 {
+        let status = self.read(register::INTERRUPT_STATUS);
+        self.write(register::INTERRUPT_ACK, status);
+        status
+    }
+
     /// All that the device offers.
     pub fn offered(&self) -> u64 {
         self.write(register::DEVICE_FEATURES_SEL, 1);

@@ -28,6 +28,13 @@ const STANDSTILL: Duration = Duration::from_secs(2);
 /// How often the balloon is looked at meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
+/// Whether a balloon is to grow or to shrink.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Up,
+    Down,
+}
+
 /// A balloon as the event loop and the compactor share it.
 pub type SharedBalloon = Arc<Mutex<Balloon>>;
 
@@ -70,14 +77,16 @@ impl LiveGuest {
         self.balloon.as_ref().map(|b| b.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits until the balloon's size satisfies `there`, as long as it keeps changing.
+    /// Waits until the balloon has come to `goal` from the side that `way` says, as long as it gets
+    /// any nearer. Up and down again is no nearer: so goes a guest that has no more to give.
     fn wait_for(
         &self,
-        there: impl Fn(Pages) -> bool,
+        goal: Pages,
+        way: Way,
         deadline: Option<Instant>,
         cancel: &AtomicBool,
     ) -> Pages {
-        let mut last = Pages(u64::MAX);
+        let mut left = u64::MAX;
         let mut moved = Instant::now();
         loop {
             let now = Instant::now();
@@ -85,12 +94,16 @@ impl LiveGuest {
             let Some((size, true)) = self.balloon().map(|b| (b.ballooned(), b.is_active())) else {
                 return Pages(0);
             };
-            if size != last {
-                (last, moved) = (size, now);
+            let now_left = match way {
+                Way::Up => goal.0.saturating_sub(size.0),
+                Way::Down => size.0.saturating_sub(goal.0),
+            };
+            if now_left < left {
+                (left, moved) = (now_left, now);
             }
             let over = deadline.is_some_and(|deadline| deadline <= now);
             let stands = now.duration_since(moved) > STANDSTILL;
-            if there(size) || over || stands || cancel.load(Ordering::Relaxed) {
+            if left == 0 || over || stands || cancel.load(Ordering::Relaxed) {
                 return size;
             }
             std::thread::sleep(LOOK_EVERY);
@@ -207,7 +220,7 @@ impl GuestSide for LiveGuest {
             }) else {
                 break;
             };
-            let size = self.wait_for(|size| size >= goal, deadline, cancel);
+            let size = self.wait_for(goal, Way::Up, deadline, cancel);
             let more = size.0.saturating_sub(before.0) / PAGES_PER_BLOCK;
             came += u32::try_from(more).unwrap_or(portion).min(portion);
             if size < goal {
@@ -226,6 +239,6 @@ impl GuestSide for LiveGuest {
         }) else {
             return;
         };
-        self.wait_for(|size| size <= goal, None, &AtomicBool::new(false));
+        self.wait_for(goal, Way::Down, None, &AtomicBool::new(false));
     }
 }

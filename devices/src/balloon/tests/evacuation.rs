@@ -238,6 +238,27 @@ fn a_guest_that_never_answers_blocks_nothing() {
     assert_eq!(evac.rig.inflate_blocks(&[1]), OK);
 }
 
+/// Blocks that come when nobody waits for them any more are not lent to anybody: the driver is told
+/// to look at its target, which it has gone beyond.
+#[test]
+fn blocks_that_come_too_late_go_back() {
+    const CONFIG_CHANGED: u32 = 2;
+    let mut evac = Evac::new();
+    let (done, report) = channel();
+    let done = Box::new(move |report: EvacuationReport| done.send(report).unwrap());
+    evac.rig.balloon().evacuate([BlockId(2)], false, Duration::ZERO, done).unwrap();
+    let id = evac.asked().unwrap().id.get();
+    evac.rig.balloon().on_timer();
+    assert_eq!(report.try_recv().unwrap().count(Outcome::Unanswered), 1);
+    assert_eq!(evac.rig.inflate_blocks(&[2]), OK);
+    assert_eq!(evac.rig.balloon().surplus(), Pages(0));
+    assert_eq!(evac.rig.driver.config(0), 0);
+    evac.rig.driver.acknowledge();
+    evac.answer(id, &[0]);
+    assert_eq!(evac.rig.balloon().counters().vacated_blocks, 1);
+    assert_eq!(evac.rig.driver.acknowledge() & CONFIG_CHANGED, CONFIG_CHANGED);
+}
+
 #[test]
 fn a_buffer_too_small_for_a_request_is_given_back() {
     let mut evac = Evac::new();

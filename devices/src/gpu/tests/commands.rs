@@ -258,8 +258,9 @@ fn large_backings_are_told_of_and_no_others() {
     let mut d = driver();
     let told = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&told);
-    let tell = move || drop(count.fetch_add(1, Ordering::Relaxed));
-    d.gpu.on_large_backing(Some(Box::new(tell)));
+    d.gpu.on_large_backing(Some(Box::new(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+    })));
     let entries = |pages| single_pages(FIRST_PAGE..FIRST_PAGE + pages);
     let blob = |d: &mut Driver, id, pages| d.create_guest_blob(id, pages * 4096, &entries(pages));
     assert_eq!(blob(&mut d, 1, BLOCK_PAGES - 1), ok::NODATA);
