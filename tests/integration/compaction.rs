@@ -50,7 +50,7 @@ pub(crate) fn resident(guest: &Guest) -> Result<(u64, u64)> {
 }
 
 /// A balloon of `mib`, in steps that are smaller than a block: all of it are single pages.
-pub(crate) fn balloon_by_pages(guest: &mut Guest, mib: u64) -> Result<()> {
+fn balloon_by_pages(guest: &mut Guest, mib: u64) -> Result<()> {
     (1..=mib).try_for_each(|step| guest.balloon_to(step))
 }
 

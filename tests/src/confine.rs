@@ -58,6 +58,35 @@ pub fn without_huge_pages(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// A host that gives nobody huge pages when memory is touched first, until this is dropped.
+#[derive(Debug)]
+pub struct NoHugePages {
+    before: String,
+}
+
+impl NoHugePages {
+    const SETTING: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
+
+    /// Turns them off.
+    pub fn from_now_on() -> Result<Self> {
+        let path = Path::new(Self::SETTING);
+        let all = fs::read_to_string(path).map_err(Error::io(Self::SETTING))?;
+        let chosen =
+            all.split_whitespace().find_map(|word| word.strip_prefix('[')?.strip_suffix(']'));
+        let before = chosen.ok_or_else(|| Error::Check(format!("{}: {all}", Self::SETTING)))?;
+        write(path, "never")?;
+        Ok(Self { before: before.to_owned() })
+    }
+}
+
+impl Drop for NoHugePages {
+    fn drop(&mut self) {
+        if let Err(error) = write(Path::new(Self::SETTING), &self.before) {
+            eprintln!("huge pages stay off: {error}");
+        }
+    }
+}
+
 /// A control group (version 2) with a limit on memory; removed when dropped, if it is empty.
 #[derive(Debug)]
 pub struct MemoryGroup {
