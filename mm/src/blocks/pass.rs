@@ -6,24 +6,26 @@
 //!
 //! ```text
 //! gather: the guest lends its free memory ─▶ returned ─▶ evacuate: sparse blocks ─▶ returned
-//!    ─▶ once more, with patience for what is busy ─▶ the host's part: discard, collapse, back
+//!    ─▶ once more, with patience for what is busy ─▶ returned ─▶ squeeze: full blocks into gaps, as
+//!    often as that helps ─▶ returned ─▶ the host's part: discard, collapse, back
 //! ```
 //!
-//! Blocks that the guest gives up for a pass are returned to it at the end of their stage. By then
-//! the host has freed them; they cost it nothing until they are used. The driver takes single pages
-//! of its balloon back before blocks, so that blocks replace them.
+//! Blocks that the guest gives up for a pass are returned to it at the end of their stage, or as
+//! soon as it has lent what it can spare. By then the host has freed them; they cost it nothing
+//! until they are used. The driver takes single pages of its balloon back before blocks, so that
+//! blocks replace them.
 //!
 //! The guest runs all the while; a vCPU waits only for a page that is being moved under it. So each
 //! step is looked at once more before it is taken, and left out when the guest has made it
 //! worthless. Between steps a pass can be cancelled, and it ends when its time is used up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::map::{BlockMap, Holdings, Totals};
 use super::mask::PageMask;
-use super::plan::{Action, plan};
+use super::plan::{Action, plan, spare};
 use super::policy::{Budget, Costs, Goals};
 use crate::backing::{BackingError, Discarded};
 use crate::guest_ram::{GuestRam, GuestRamError};
@@ -37,6 +39,8 @@ const FREE_PATIENCE: Duration = Duration::from_secs(1);
 const UNANSWERED: u32 = 2;
 /// How many blocks the guest is asked to empty at once.
 const EVACUATE_AT_ONCE: usize = 16;
+/// How often full blocks are emptied into what gaps there are left, at most.
+const SQUEEZES: u32 = 4;
 
 /// What a pass needs of the devices: who holds what, and the two actions that the guest has a part
 /// in.
@@ -172,24 +176,36 @@ impl Pass<'_> {
             sync: false,
             unanswered: 0,
             refusals: 0,
+            lent: self.guest.lent(),
+            emptied: 0,
+            spare: 0,
+            stuck: BTreeSet::new(),
             tallies: BTreeMap::new(),
         };
-        let lent = self.guest.lent();
         let mut watch = Watch { cancel, progress };
         let mut before = None;
         let mut end = End::Finished;
-        for (goals, sync) in self.stages() {
-            run.read_map(&goals)?;
-            before.get_or_insert_with(|| run.map.totals());
-            run.sync = sync;
-            let ended = run.stage(&goals, &mut watch);
-            // Whatever came of it, the guest gets back what it lent.
-            if goals.of_guest() {
-                self.guest.settle(lent);
-            }
-            end = ended?;
-            if end != End::Finished {
-                break;
+        'pass: for stage in self.stages() {
+            for round in 0..stage.rounds {
+                run.read_map(&stage.goals)?;
+                before.get_or_insert_with(|| run.map.totals());
+                if round > 0 {
+                    run.leave_out_what_is_stuck();
+                }
+                run.sync = stage.sync;
+                let emptied = run.tally(Kind::Evacuate).done;
+                let ended = run.stage(&stage.goals, &mut watch);
+                // Whatever came of it, the guest gets back what it lent.
+                if stage.goals.of_guest() {
+                    run.settle();
+                }
+                end = ended?;
+                if end != End::Finished {
+                    break 'pass;
+                }
+                if run.tally(Kind::Evacuate).done == emptied {
+                    break;
+                }
             }
         }
         let before = before.unwrap_or_default();
@@ -197,7 +213,7 @@ impl Pass<'_> {
             0 => before,
             _ => BlockMap::read(self.ram, &self.guest.holdings())?.totals(),
         };
-        let tally = |kind| run.tallies.get(&kind).copied().unwrap_or_default();
+        let tally = |kind| run.tally(kind);
         Ok(Report {
             before,
             after,
@@ -213,9 +229,8 @@ impl Pass<'_> {
         })
     }
 
-    /// The goals of each stage, and whether the guest is to wait for what is busy: what the guest
-    /// has a part in, then the rest.
-    fn stages(&self) -> impl Iterator<Item = (Goals, bool)> {
+    /// What the guest has a part in, each by itself, then the rest.
+    fn stages(&self) -> impl Iterator<Item = Stage> {
         let mut goals = self.goals.clone();
         if !self.ram.may_be_huge() {
             goals.collapse_from = None;
@@ -226,10 +241,26 @@ impl Pass<'_> {
         let guest =
             Goals { discard: false, collapse_from: None, back: false, back_gpu: false, ..goals };
         let gather = Goals { squeeze: false, evacuate_up_to: None, ..guest.clone() };
-        let evacuate = Goals { gather: false, ..guest };
-        let helped = [(gather, false), (evacuate.clone(), false), (evacuate, true)];
-        helped.into_iter().filter(|(goals, _)| goals.of_guest()).chain([(host, false)])
+        let evacuate = Goals { gather: false, squeeze: false, ..guest.clone() };
+        let squeeze = Goals { gather: false, evacuate_up_to: None, ..guest };
+        let once = |goals| Stage { goals, sync: false, rounds: 1 };
+        let helped = [
+            once(gather),
+            once(evacuate.clone()),
+            Stage { sync: true, ..once(evacuate) },
+            Stage { rounds: SQUEEZES, ..once(squeeze) },
+        ];
+        helped.into_iter().filter(|stage| stage.goals.of_guest()).chain([once(host)])
     }
+}
+
+/// A part of a pass that has a plan of its own.
+struct Stage {
+    goals: Goals,
+    /// Whether the guest is to wait for what is busy.
+    sync: bool,
+    /// Planned anew and done again so often, as long as the guest empties anything.
+    rounds: u32,
 }
 
 /// Who looks on.
@@ -269,6 +300,14 @@ struct Run<'a> {
     /// Requests in a row that the guest did not answer.
     unanswered: u32,
     refusals: u32,
+    /// What the guest had lent before the pass.
+    lent: Pages,
+    /// Blocks that it has emptied and not got back.
+    emptied: usize,
+    /// How many that may be.
+    spare: usize,
+    /// Blocks that it could not empty.
+    stuck: BTreeSet<BlockId>,
     tallies: BTreeMap<Kind, Tally>,
 }
 
@@ -282,6 +321,23 @@ impl Run<'_> {
         Ok(())
     }
 
+    fn tally(&self, kind: Kind) -> Tally {
+        self.tallies.get(&kind).copied().unwrap_or_default()
+    }
+
+    /// For a plan that is not to try again what could not be done.
+    fn leave_out_what_is_stuck(&mut self) {
+        for id in &self.stuck {
+            self.map.leave_out(*id);
+        }
+    }
+
+    /// The guest gets back what it has lent.
+    fn settle(&mut self) {
+        self.pass.guest.settle(self.lent);
+        self.emptied = 0;
+    }
+
     fn time_left(&self) -> Option<Duration> {
         self.pass.budget.time.checked_sub(self.start.elapsed())
     }
@@ -290,6 +346,8 @@ impl Run<'_> {
     fn stage(&mut self, goals: &Goals, watch: &mut Watch<'_>) -> Result<End, GuestRamError> {
         let budget = Budget { bytes: self.bytes, time: self.time_left().unwrap_or_default() };
         let plan = plan(&self.map, goals, budget, &self.pass.costs);
+        let spare = spare(&self.map).unwrap_or_default().0 / BLOCK_SIZE;
+        self.spare = usize::try_from(spare).unwrap_or(usize::MAX).max(EVACUATE_AT_ONCE);
         let copies =
             plan.steps.iter().map(|step| step.copies).fold(Bytes(0), Bytes::saturating_add);
         self.bytes = self.bytes.saturating_sub(copies);
@@ -408,6 +466,9 @@ impl Run<'_> {
             })
             .take(EVACUATE_AT_ONCE)
             .collect();
+        if self.emptied + blocks.len() > self.spare {
+            self.settle();
+        }
         // Each question to a guest that does not answer would cost its patience.
         let answer = match self.unanswered >= UNANSWERED {
             true => None,
@@ -417,7 +478,13 @@ impl Run<'_> {
         for (index, id) in blocks.iter().enumerate() {
             let emptied = answer.as_ref().and_then(|a| a.get(index)).copied().unwrap_or(false);
             let used = self.map.get(*id).map(|b| b.used().bytes()).unwrap_or_default();
-            let outcome = if emptied { Outcome::Done(used) } else { Outcome::Busy };
+            let outcome = if emptied {
+                self.emptied += 1;
+                Outcome::Done(used)
+            } else {
+                self.stuck.insert(*id);
+                Outcome::Busy
+            };
             self.note(Kind::Evacuate, &outcome);
         }
         blocks.len()

@@ -198,6 +198,11 @@ fn reserve(ram: Bytes) -> Bytes {
     Bytes(ram.0 / 12).min(Bytes(128 << 20))
 }
 
+/// What the guest can lend for a while, if it says how much it has free.
+pub(super) fn spare(map: &BlockMap) -> Option<Bytes> {
+    Some(map.guest_free()?.saturating_sub(reserve(map.totals().ram)))
+}
+
 /// Gathering is worth it for this share of what is resident.
 const GATHER_FROM: u64 = 64;
 

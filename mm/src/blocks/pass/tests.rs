@@ -22,6 +22,10 @@ struct Balloon<'a> {
     lent: Cell<Pages>,
     /// How often it was asked to empty blocks.
     asked: Cell<u32>,
+    /// Blocks that it empties when it is asked to; if `None`, it does not answer.
+    empties: Option<fn(BlockId) -> bool>,
+    /// Most that it had lent at a time.
+    most_lent: Cell<Pages>,
 }
 
 impl GuestSide for Balloon<'_> {
@@ -51,9 +55,25 @@ impl GuestSide for Balloon<'_> {
         Ok(!holes.is_empty())
     }
 
-    fn evacuate(&self, _: &[BlockId], _: bool, _: Duration, _: &AtomicBool) -> Option<Vec<bool>> {
+    /// What is in the blocks is lost: nobody looks at it in tests of this.
+    fn evacuate(
+        &self,
+        blocks: &[BlockId],
+        _: bool,
+        _: Duration,
+        _: &AtomicBool,
+    ) -> Option<Vec<bool>> {
         self.asked.set(self.asked.get() + 1);
-        None
+        let empties = self.empties?;
+        for block in blocks.iter().filter(|block| empties(**block)) {
+            let range = block.checked_range().unwrap();
+            let new = 512 - self.pages.borrow().mask(*block).count().0;
+            self.ram.discard(&[range]).unwrap();
+            self.pages.borrow_mut().insert_range(range);
+            self.lent.set(Pages(self.lent.get().0 + new));
+        }
+        self.most_lent.set(self.most_lent.get().max(self.lent.get()));
+        Some(blocks.iter().map(|block| empties(*block)).collect())
     }
 
     fn ask_free(&self, _: Duration) {}
@@ -94,9 +114,13 @@ impl GuestSide for Balloon<'_> {
 const BLOCKS: u64 = 8;
 
 fn ram() -> GuestRam {
-    let layout = MemoryLayout::new(Bytes(BLOCKS * BLOCK_SIZE), Bytes(0)).unwrap();
+    ram_of(BLOCKS)
+}
+
+fn ram_of(blocks: u64) -> GuestRam {
+    let layout = MemoryLayout::new(Bytes(blocks * BLOCK_SIZE), Bytes(0)).unwrap();
     let ram = GuestRam::new(layout, BackingKind::Thp).unwrap();
-    for page in 0..BLOCKS * 512 {
+    for page in 0..blocks * 512 {
         ram.memory().write_obj(page + 1, GuestAddress(page << 12)).unwrap();
     }
     ram
@@ -109,7 +133,8 @@ fn range(start: u64, pages: u64) -> GuestRange {
 fn balloon(ram: &GuestRam, ranges: impl IntoIterator<Item = GuestRange>) -> Balloon<'_> {
     let pages = RefCell::new(ranges.into_iter().collect());
     let (free, lent) = (RefCell::default(), Cell::new(Pages(0)));
-    Balloon { ram, pages, meanwhile: |_| {}, free, lent, asked: Cell::new(0) }
+    let (asked, most_lent) = (Cell::new(0), Cell::new(Pages(0)));
+    Balloon { ram, pages, meanwhile: |_| {}, free, lent, asked, empties: None, most_lent }
 }
 
 fn run(ram: &GuestRam, guest: &Balloon<'_>) -> Report {
@@ -214,6 +239,41 @@ fn a_guest_that_does_not_answer_is_left_alone() {
     assert_eq!(report.evacuate.done, 0);
     assert_eq!(report.evacuate.busy, 2 * BLOCKS as usize, "{report:?}");
     assert_eq!(guest.asked.get(), 2);
+}
+
+/// A guest that empties many blocks has them back before it runs out of memory.
+#[test]
+fn no_more_is_lent_than_can_be_spared() {
+    const SPARSE: u64 = 3 * EVACUATE_AT_ONCE as u64;
+    let ram = ram_of(SPARSE);
+    let mut guest = balloon(&ram, (0..SPARSE).map(|b| range(b * 512, 100)));
+    guest.empties = Some(|_| true);
+    let goals = Goals { gather: false, squeeze: false, ..Goals::all(true) };
+    let budget = Budget::UNLIMITED;
+    let pass = Pass { ram: &ram, guest: &guest, goals, budget, costs: Costs::default() };
+    let report = pass.run(&AtomicBool::new(false), &mut |_, _| {}).unwrap();
+    assert!(report.evacuate.done >= SPARSE as usize, "{report:?}");
+    assert_eq!(guest.lent.get(), Pages(0));
+    let most = EVACUATE_AT_ONCE as u64 * 512;
+    assert!(guest.most_lent.get() <= Pages(most), "{} at a time", guest.most_lent.get());
+}
+
+/// Full blocks are pressed into gaps again and again, but not those that would not move before.
+#[test]
+fn squeezing_goes_on_while_it_helps() {
+    const FULL: u64 = 40;
+    let ram = ram_of(2 * FULL);
+    // As much is free as is absent, and a gap of twenty blocks more.
+    ram.discard(&[range(0, FULL * 512)]).unwrap();
+    let mut guest = balloon(&ram, []);
+    *guest.free.borrow_mut() = (0..FULL + 20).map(BlockId).collect();
+    guest.empties = Some(|block| block.0 % 2 == 0);
+    let goals = Goals { gather: false, evacuate_up_to: None, ..Goals::all(true) };
+    let budget = Budget::UNLIMITED;
+    let pass = Pass { ram: &ram, guest: &guest, goals, budget, costs: Costs::default() };
+    let report = pass.run(&AtomicBool::new(false), &mut |_, _| {}).unwrap();
+    assert!(report.evacuate.done > 10, "one round does half of twenty: {report:?}");
+    assert!(report.evacuate.busy <= FULL as usize / 2, "{report:?}");
 }
 
 /// A range is backed for contiguous use, absent pages too, and holes stay holes.
