@@ -12,7 +12,7 @@ use harness::host;
 use harness::monitor::{Balloon, Kind, Program, Spec, pause};
 use harness::{Error, Result};
 
-use crate::{Bed, GUEST_MAPPING, mib};
+use crate::{Bed, GUEST_MAPPING, mib, patiently};
 
 /// The unpatched kernel's name in the payload.
 const STOCK_KERNEL: &str = "vmlinux-stock";
@@ -74,9 +74,9 @@ pub(crate) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
         }
     }
     let mut figures = Vec::new();
-    rates(bed, &contenders, &mut figures)?;
-    fragmented(bed, &contenders, &mut figures)?;
-    reporting(bed, &contenders, &mut figures)?;
+    figures.extend(patiently(|| rates(bed, &contenders))?);
+    figures.extend(patiently(|| fragmented(bed, &contenders))?);
+    figures.extend(patiently(|| reporting(bed, &contenders))?);
     Ok(figures)
 }
 
@@ -160,9 +160,9 @@ fn as_good_as(peers: &[(Kind, f64)]) -> Goal {
 }
 
 /// Free memory in and out again; exits that it took.
-fn rates(bed: &Bed, contenders: &[Contender<'_>], figures: &mut Vec<Figure>) -> Result<()> {
+fn rates(bed: &Bed, contenders: &[Contender<'_>]) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
     let mut page_rates = None;
-    let mut lines = Vec::new();
     let mut bare = Vec::new();
     for _ in 0..bed.rounds {
         let time = host::bare_discard((RATE_BLOCKS_MIB / 2) as usize)?;
@@ -170,7 +170,7 @@ fn rates(bed: &Bed, contenders: &[Contender<'_>], figures: &mut Vec<Figure>) -> 
     }
     let limit = median(&bare);
     let name = "balloon.host.madvise-of-huge-pages".into();
-    lines.push(Figure { name, value: limit, unit: "MiB/s", goal: Goal::None });
+    figures.push(Figure { name, value: limit, unit: "MiB/s", goal: Goal::None });
     // Pages before blocks, whose goal depends on them.
     for contender in contenders.iter().rev() {
         let amount = if contender.is_blocks() { RATE_BLOCKS_MIB } else { RATE_PAGES_MIB };
@@ -194,25 +194,24 @@ fn rates(bed: &Bed, contenders: &[Contender<'_>], figures: &mut Vec<Figure>) -> 
         if contender.program.kind == Kind::Ballast && contender.mode == Mode::Pages {
             page_rates = Some((inflate, deflate));
         }
-        lines.push(contender.figure("inflate", inflate, "MiB/s", goals.0));
-        lines.push(contender.figure("deflate", deflate, "MiB/s", goals.1));
+        figures.push(contender.figure("inflate", inflate, "MiB/s", goals.0));
+        figures.push(contender.figure("deflate", deflate, "MiB/s", goals.1));
         if contender.is_blocks() {
             let share = 100.0 * inflate / limit;
-            lines.push(contender.figure("inflate-of-madvise", share, "%", Goal::None));
+            figures.push(contender.figure("inflate-of-madvise", share, "%", Goal::None));
         }
         if !exits.is_empty() {
             let exits = median(&exits);
-            lines.push(contender.figure("exits-per-page", exits, "exits", EXITS_GOAL));
+            figures.push(contender.figure("exits-per-page", exits, "exits", EXITS_GOAL));
         }
     }
-    figures.append(&mut lines);
-    Ok(())
+    Ok(figures)
 }
 
 /// A tmpfs file of 80 % of memory, of which a random half of the pages are freed; then half of
 /// memory is asked for.
-fn fragmented(bed: &Bed, contenders: &[Contender<'_>], figures: &mut Vec<Figure>) -> Result<()> {
-    let mut lines = Vec::new();
+fn fragmented(bed: &Bed, contenders: &[Contender<'_>]) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
     let mut peers = Vec::new();
     // Peers before Ballast, whose goal depends on them.
     for contender in contenders.iter().rev() {
@@ -231,7 +230,7 @@ fn fragmented(bed: &Bed, contenders: &[Contender<'_>], figures: &mut Vec<Figure>
         let percent = |part: u64, whole: f64| 100.0 * part as f64 / whole.max(1.0);
         let block_goal = |goal| if contender.is_blocks() { goal } else { Goal::None };
         let as_quick = as_good_as(&peers);
-        lines.extend([
+        figures.extend([
             contender.figure("fragmented.given-up", mib(given as u64), "MiB", Goal::None),
             contender.figure(
                 "fragmented.host-gained",
@@ -253,7 +252,7 @@ fn fragmented(bed: &Bed, contenders: &[Contender<'_>], figures: &mut Vec<Figure>
             ),
             contender.figure("fragmented.inflate", change.rate(), "MiB/s", block_goal(as_quick)),
         ]);
-        lines.extend(exits.map(|exits| {
+        figures.extend(exits.map(|exits| {
             contender.figure("fragmented.exits-per-page", exits, "exits", EXITS_GOAL)
         }));
         if contender.program.kind != Kind::Ballast {
@@ -261,12 +260,12 @@ fn fragmented(bed: &Bed, contenders: &[Contender<'_>], figures: &mut Vec<Figure>
         }
         guest.agent.verify("file-verify crumbs")?;
     }
-    figures.append(&mut lines);
-    Ok(())
+    Ok(figures)
 }
 
 /// 500 MiB freed in the guest, which reports them by itself.
-fn reporting(bed: &Bed, contenders: &[Contender<'_>], figures: &mut Vec<Figure>) -> Result<()> {
+fn reporting(bed: &Bed, contenders: &[Contender<'_>]) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
     for contender in contenders {
         println!("{}: {REPORTED_MIB} MiB reported free", contender.name);
         let mut guest = contender.boot(bed, MEMORY_MIB, true)?;
@@ -301,5 +300,5 @@ fn reporting(bed: &Bed, contenders: &[Contender<'_>], figures: &mut Vec<Figure>)
             }),
         );
     }
-    Ok(())
+    Ok(figures)
 }

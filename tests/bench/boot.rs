@@ -10,7 +10,7 @@ use harness::guest::{EXIT_LIMIT, Guest};
 use harness::host;
 use harness::monitor::{Balloon, Kind, Program, Spec};
 
-use crate::{Bed, GUEST_MAPPING, mib};
+use crate::{Bed, GUEST_MAPPING, mib, patiently};
 
 /// The guest's memory, and the part of it that goes through the balloon.
 const MEMORY_MIB: u64 = 1024;
@@ -32,7 +32,7 @@ pub(crate) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
     // Round by round, so that a change in the machine's load falls on all of them.
     for round in 1..=bed.rounds {
         for (program, results) in bed.programs.iter().zip(&mut rounds) {
-            let result = one_round(bed, program)?;
+            let result = patiently(|| one_round(bed, program))?;
             println!(
                 "round {round}/{}: {:16} boot {:.3} s, own memory {:.2} MiB anonymous, {:.2} MiB \
                  resident, inflate {:.0} MiB/s, deflate {:.0} MiB/s",

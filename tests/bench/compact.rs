@@ -14,7 +14,7 @@ use harness::monitor::{Kind, Program, Spec};
 use harness::{Error, Result};
 use serde_json::{Value, json};
 
-use crate::{Bed, mib};
+use crate::{Bed, mib, patiently};
 
 const MEMORY_MIB: u64 = 768;
 const BLOCK: u64 = 2 << 20;
@@ -30,7 +30,7 @@ const PASS_LIMIT: Duration = Duration::from_secs(300);
 pub(crate) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for program in &bed.programs {
-        one(bed, program, &mut figures)?;
+        figures.extend(patiently(|| one(bed, program))?);
     }
     Ok(figures)
 }
@@ -43,7 +43,8 @@ fn resident(guest: &Guest) -> Result<(u64, f64)> {
     Ok((memory.anonymous, share))
 }
 
-fn one(bed: &Bed, program: &Program, figures: &mut Vec<Figure>) -> Result<()> {
+fn one(bed: &Bed, program: &Program) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
     let ours = program.kind == Kind::Ballast;
     let mut add = |what: &str, value: f64, unit: &'static str, goal: Goal| {
         let name = format!("compact.{}.{what}", program.kind.name());
@@ -92,7 +93,8 @@ fn one(bed: &Bed, program: &Program, figures: &mut Vec<Figure>) -> Result<()> {
         add("pass", took as f64 / 1e6, "s", Goal::None);
         picture(bed, program, &guest, "after")?;
     }
-    guest.agent.verify("file-verify crumbs")
+    guest.agent.verify("file-verify crumbs")?;
+    Ok(figures)
 }
 
 /// A picture of the blocks, drawn by the program itself, among the logs.

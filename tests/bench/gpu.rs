@@ -9,7 +9,7 @@ use harness::host::PAGE;
 use harness::monitor::{Program, Spec};
 use harness::{Result, check, check_eq};
 
-use crate::Bed;
+use crate::{Bed, patiently};
 
 /// The guest's memory, and the share of it that is filled with buffers.
 const MEMORY_MIB: u64 = 768;
@@ -27,10 +27,10 @@ pub(crate) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     let ours = Spec::new(&bed.payload, MEMORY_MIB);
     let debians = Spec::debian_display(&bed.payload, MEMORY_MIB);
-    fragments(bed, program, "ballast", &ours, &mut figures)?;
-    fragments(bed, program, "debian", &debians, &mut figures)?;
-    rates(bed, program, &mut figures)?;
-    pauses(bed, program, &mut figures)?;
+    figures.extend(patiently(|| fragments(bed, program, "ballast", &ours))?);
+    figures.extend(patiently(|| fragments(bed, program, "debian", &debians))?);
+    figures.extend(patiently(|| rates(bed, program))?);
+    figures.extend(patiently(|| pauses(bed, program))?);
     Ok(figures)
 }
 
@@ -45,13 +45,8 @@ fn of<T>(rounds: &[T], number: impl Fn(&T) -> f64) -> f64 {
 }
 
 /// Every other buffer freed, one compaction: what is free, and in what pieces.
-fn fragments(
-    bed: &Bed,
-    program: &Program,
-    name: &str,
-    spec: &Spec,
-    figures: &mut Vec<Figure>,
-) -> Result<()> {
+fn fragments(bed: &Bed, program: &Program, name: &str, spec: &Spec) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
     let mut rounds = Vec::new();
     for round in 1..=bed.rounds {
         let spec = spec.clone().with_gpu(SCREEN.0, SCREEN.1, 1);
@@ -76,11 +71,12 @@ fn fragments(
         let share = of(&rounds, |r| r.obtained_percent()[n]);
         add(&format!("order-{order}-of-free"), share, "%", whole);
     }
-    Ok(())
+    Ok(figures)
 }
 
 /// Pages that move in a compaction, by the guest's clock, beside a copy in the guest.
-fn rates(bed: &Bed, program: &Program, figures: &mut Vec<Figure>) -> Result<()> {
+fn rates(bed: &Bed, program: &Program) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
     let mut rounds = Vec::new();
     for round in 1..=bed.rounds {
         let mut guest = boot(bed, program, 1)?;
@@ -110,12 +106,13 @@ fn rates(bed: &Bed, program: &Program, figures: &mut Vec<Figure>) -> Result<()> 
     };
     add("migration-rate", of(&rounds, |r| r.0), "pages/s");
     add("migration-of-memcpy", of(&rounds, |r| r.1), "%");
-    Ok(())
+    Ok(figures)
 }
 
 /// How long the client takes to check and paint a page: one that is where it was, and one that has
 /// been moved, or is being moved at that moment.
-fn pauses(bed: &Bed, program: &Program, figures: &mut Vec<Figure>) -> Result<()> {
+fn pauses(bed: &Bed, program: &Program) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
     let mut rounds = Vec::new();
     for round in 1..=bed.rounds {
         let mut guest = boot(bed, program, 2)?;
@@ -143,5 +140,5 @@ fn pauses(bed: &Bed, program: &Program, figures: &mut Vec<Figure>) -> Result<()>
         let name = format!("gpu.ballast.client-{what}");
         figures.push(Figure { name, value, unit: "us", goal: Goal::None });
     }
-    Ok(())
+    Ok(figures)
 }

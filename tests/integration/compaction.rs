@@ -212,14 +212,17 @@ fn fragment_stock(guest: &mut Guest) -> Result<()> {
     guest.touch_everything()
 }
 
-/// Programs keep checking what they wrote while passes come and go, the balloon goes up and down
-/// and zram is at work; the first pass after each change of the balloon is cancelled somewhere.
+/// Programs keep checking what they wrote while passes come and go, the balloon goes up and down,
+/// zram is at work and GPU buffers lie all over; the first pass after each change of the balloon is
+/// cancelled somewhere.
 pub(crate) fn data_stays_intact_through_passes(context: &Context) -> Result<()> {
-    let spec = Spec { cpus: 2, ..Spec::new(&context.payload, 512) };
+    let spec = Spec { cpus: 2, ..Spec::new(&context.payload, 512) }.with_gpu(640, 480, 1);
     let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
     guest.touch_everything()?;
+    guest.agent.command("gpu-fill buffers 64M dumb")?;
     guest.agent.command("zram-fill 0 64M")?;
     guest.agent.command("file-fill crumbs 200M")?;
+    guest.agent.command("gpu-punch buffers")?;
     guest.agent.command("file-punch crumbs 1")?;
     guest.agent.command("busy-start 2 20M")?;
     let (mut passes, mut cancelled, mut steps) = (0, 0, 0);
@@ -243,14 +246,19 @@ pub(crate) fn data_stays_intact_through_passes(context: &Context) -> Result<()> 
         if round % 3 == 2 {
             guest.agent.verify("zram-verify 0")?;
             guest.agent.verify("file-verify crumbs")?;
+            guest.agent.verify("gpu-verify buffers")?;
         }
     }
-    println!("{passes} passes, {cancelled} of them cancelled, {steps} steps done");
+    let gpu = guest.monitor.api().get("/gpu")?;
+    let moved = number(&gpu, "/counters/migrated_pages")?;
+    println!("{passes} passes, {cancelled} cancelled, {steps} steps done, {moved} GPU pages moved");
+    check!(moved > 0, "no GPU page had to move");
     check!(steps > 0, "the passes had nothing to do");
     check!(cancelled > 0, "no pass was cancelled");
     guest.agent.verify("busy-stop")?;
     guest.agent.verify("zram-verify 0")?;
     guest.agent.verify("file-verify crumbs")?;
+    guest.agent.verify("gpu-verify buffers")?;
     check_eq!(guest.monitor.balloon_actual(&guest.spec)?, 0);
     check_eq!(guest.agent.vmstat(["oom_kill"])?, [0]);
     check_eq!(guest.power_off()?.code(), Some(0));

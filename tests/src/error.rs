@@ -65,6 +65,12 @@ impl Error {
         let doing = doing.into();
         |source| Self::Io { doing, source }
     }
+
+    /// Whether a guest stood still or ended by itself, rather than did something wrong.
+    #[must_use]
+    pub fn lost_guest(&self) -> bool {
+        matches!(self, Self::Timeout { .. } | Self::Ended { .. })
+    }
 }
 
 /// Ends the test unless the condition holds; the rest is the message.
