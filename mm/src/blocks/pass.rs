@@ -23,6 +23,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use tracing::debug;
+
 use super::map::{BlockMap, Holdings, Totals};
 use super::mask::PageMask;
 use super::plan::{Action, plan, spare};
@@ -39,6 +41,9 @@ const FREE_PATIENCE: Duration = Duration::from_secs(1);
 const UNANSWERED: u32 = 2;
 /// How many blocks the guest is asked to empty at once.
 const EVACUATE_AT_ONCE: usize = 16;
+/// How often the guest is asked to lend what it has free, at most: each time as many single pages of
+/// the balloon become blocks.
+const GATHERS: u32 = 4;
 /// How often full blocks are emptied into what gaps there are left, at most.
 const SQUEEZES: u32 = 4;
 
@@ -169,6 +174,7 @@ impl Pass<'_> {
         let mut run = Run {
             pass: self,
             map: BlockMap::default(),
+            before: None,
             start: Instant::now(),
             bytes: self.budget.bytes,
             planned: 0,
@@ -183,45 +189,26 @@ impl Pass<'_> {
             tallies: BTreeMap::new(),
         };
         let mut watch = Watch { cancel, progress };
-        let mut before = None;
         let mut end = End::Finished;
-        'pass: for stage in self.stages() {
-            for round in 0..stage.rounds {
-                run.read_map(&stage.goals)?;
-                before.get_or_insert_with(|| run.map.totals());
-                if round > 0 {
-                    run.leave_out_what_is_stuck();
-                }
-                run.sync = stage.sync;
-                let emptied = run.tally(Kind::Evacuate).done;
-                let ended = run.stage(&stage.goals, &mut watch);
-                // Whatever came of it, the guest gets back what it lent.
-                if stage.goals.of_guest() {
-                    run.settle();
-                }
-                end = ended?;
-                if end != End::Finished {
-                    break 'pass;
-                }
-                if run.tally(Kind::Evacuate).done == emptied {
-                    break;
-                }
+        for stage in self.stages() {
+            end = run.rounds_of(&stage, &mut watch)?;
+            if end != End::Finished {
+                break;
             }
         }
-        let before = before.unwrap_or_default();
+        let before = run.before.unwrap_or_default();
         let after = match run.planned {
             0 => before,
             _ => BlockMap::read(self.ram, &self.guest.holdings())?.totals(),
         };
-        let tally = |kind| run.tally(kind);
         Ok(Report {
             before,
             after,
-            discard: tally(Kind::Discard),
-            collapse: tally(Kind::Collapse),
-            evacuate: tally(Kind::Evacuate),
-            back: tally(Kind::Back),
-            gather: tally(Kind::Gather),
+            discard: run.tally(Kind::Discard),
+            collapse: run.tally(Kind::Collapse),
+            evacuate: run.tally(Kind::Evacuate),
+            back: run.tally(Kind::Back),
+            gather: run.tally(Kind::Gather),
             planned: run.planned,
             left_out: run.left_out,
             took: run.start.elapsed(),
@@ -245,7 +232,7 @@ impl Pass<'_> {
         let squeeze = Goals { gather: false, evacuate_up_to: None, ..guest };
         let once = |goals| Stage { goals, sync: false, rounds: 1 };
         let helped = [
-            once(gather),
+            Stage { rounds: GATHERS, ..once(gather) },
             once(evacuate.clone()),
             Stage { sync: true, ..once(evacuate) },
             Stage { rounds: SQUEEZES, ..once(squeeze) },
@@ -259,7 +246,7 @@ struct Stage {
     goals: Goals,
     /// Whether the guest is to wait for what is busy.
     sync: bool,
-    /// Planned anew and done again so often, as long as the guest empties anything.
+    /// Planned anew and done again so often, as long as the guest moves anything.
     rounds: u32,
 }
 
@@ -269,7 +256,7 @@ struct Watch<'a> {
     progress: &'a mut dyn FnMut(usize, usize),
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Discard,
     Collapse,
@@ -290,6 +277,8 @@ enum Outcome {
 struct Run<'a> {
     pass: &'a Pass<'a>,
     map: BlockMap,
+    /// Sums of the first map.
+    before: Option<Totals>,
     start: Instant,
     /// What is left of the budget.
     bytes: Bytes,
@@ -318,11 +307,17 @@ impl Run<'_> {
             guest.ask_free(FREE_PATIENCE);
         }
         self.map = BlockMap::read(self.pass.ram, &guest.holdings())?;
+        self.before.get_or_insert_with(|| self.map.totals());
         Ok(())
     }
 
     fn tally(&self, kind: Kind) -> Tally {
         self.tallies.get(&kind).copied().unwrap_or_default()
+    }
+
+    /// Blocks that the guest has emptied for the pass, one way or another.
+    fn moved(&self) -> usize {
+        self.tally(Kind::Evacuate).done + self.tally(Kind::Gather).done
     }
 
     /// For a plan that is not to try again what could not be done.
@@ -340,6 +335,30 @@ impl Run<'_> {
 
     fn time_left(&self) -> Option<Duration> {
         self.pass.budget.time.checked_sub(self.start.elapsed())
+    }
+
+    /// Does `stage`, as often as it is to be done.
+    fn rounds_of(&mut self, stage: &Stage, watch: &mut Watch<'_>) -> Result<End, GuestRamError> {
+        self.sync = stage.sync;
+        for round in 0..stage.rounds {
+            self.read_map(&stage.goals)?;
+            let (totals, free) = (self.map.totals(), self.map.guest_free());
+            debug!(goals = ?stage.goals, stage.sync, round, ?totals, ?free, "stage of a pass");
+            if round > 0 {
+                self.leave_out_what_is_stuck();
+            }
+            let moved = self.moved();
+            let ended = self.stage(&stage.goals, watch);
+            // Whatever came of it, the guest gets back what it lent.
+            if stage.goals.of_guest() {
+                self.settle();
+            }
+            match ended? {
+                End::Finished if self.moved() > moved => {}
+                end => return Ok(end),
+            }
+        }
+        Ok(End::Finished)
     }
 
     /// Plans for `goals` with what is left of the budget, and carries the plan out.

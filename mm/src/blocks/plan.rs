@@ -304,7 +304,7 @@ fn evacuate(id: BlockId, block: &Block, costs: &Costs) -> Step {
         action: Action::Evacuate(id),
         // What moves is wanted elsewhere; it costs nothing there only where pages are present.
         // Half is what a plan may count on.
-        frees: Pages(used.0 / 2).bytes(),
+        frees: Pages(used.0.div_ceil(2)).bytes(),
         makes_huge: Pages(absent.min(used.0)).bytes(),
         copies: used.bytes(),
         takes: costs.evacuate_page * u32::try_from(used.0).unwrap_or(u32::MAX),

@@ -24,7 +24,7 @@ const FRESH: Duration = Duration::from_secs(5);
 /// Blocks that the guest is asked to lend at once: few enough for it to be seen to get on.
 const PORTION: u32 = 32;
 /// A guest that has moved nothing into the balloon, or out of it, for so long does not any more.
-const STANDSTILL: Duration = Duration::from_secs(2);
+const STANDSTILL: Duration = Duration::from_secs(3);
 /// How often the balloon is looked at meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 

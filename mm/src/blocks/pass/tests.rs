@@ -86,7 +86,9 @@ impl GuestSide for Balloon<'_> {
     /// balloon.
     fn gather(&self, blocks: u32, _: Duration, _: &AtomicBool) -> u32 {
         let mut came = 0;
-        for block in self.free.borrow().iter().take(blocks as usize) {
+        let mut free = self.free.borrow_mut();
+        let given = free.len().min(blocks as usize);
+        for block in free.drain(..given) {
             let range = block.checked_range().unwrap();
             self.ram.discard(&[range]).unwrap();
             self.pages.borrow_mut().insert_range(range);
