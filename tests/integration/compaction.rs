@@ -229,7 +229,8 @@ pub(crate) fn data_stays_intact_through_passes(context: &Context) -> Result<()> 
     for (round, target) in [60, 20, 113, 40, 7, 90, 33, 0, 64, 0].into_iter().enumerate() {
         guest.monitor.set_balloon(target, &guest.spec)?;
         for cancel_after in [Some(Duration::from_millis(20 * round as u64)), None] {
-            guest.monitor.api().put("/memory/compact", &json!({ "wait": false }))?;
+            let some_time = json!({ "wait": false, "budget_ms": 4000 });
+            guest.monitor.api().put("/memory/compact", &some_time)?;
             if let Some(after) = cancel_after {
                 std::thread::sleep(after);
                 guest.monitor.api().request("DELETE", "/memory/compact", None)?;

@@ -246,7 +246,7 @@ struct Stage {
     goals: Goals,
     /// Whether the guest is to wait for what is busy.
     sync: bool,
-    /// Planned anew and done again so often, as long as the guest moves anything.
+    /// Planned anew and done again so often, as long as the guest does what it is asked to.
     rounds: u32,
 }
 
@@ -347,14 +347,16 @@ impl Run<'_> {
             if round > 0 {
                 self.leave_out_what_is_stuck();
             }
-            let moved = self.moved();
+            let (moved, stuck) = (self.moved(), self.tally(Kind::Gather).busy);
             let ended = self.stage(&stage.goals, watch);
             // Whatever came of it, the guest gets back what it lent.
             if stage.goals.of_guest() {
                 self.settle();
             }
+            // A guest that did not come up with all that it could lend has come to its limit.
+            let goes_on = self.moved() > moved && self.tally(Kind::Gather).busy == stuck;
             match ended? {
-                End::Finished if self.moved() > moved => {}
+                End::Finished if goes_on => {}
                 end => return Ok(end),
             }
         }
