@@ -124,11 +124,15 @@ pub(crate) fn run(job: &Job, agent: &Path) -> Result<u8> {
     }
 }
 
+/// The outer machine gives a sign of life every few seconds. One that has not for so long stands
+/// still: the clock interrupt of its kernel is lost, and whatever ran goes on running alone.
+const STANDSTILL: Duration = Duration::from_secs(120);
+
 /// How the outer machine came to its end.
 enum Ended {
     /// The job ended with this status.
     Status(u8),
-    /// Its kernel panicked.
+    /// Its kernel panicked, or got no further.
     Crashed(String),
 }
 
@@ -136,9 +140,14 @@ fn run_once(job: &Job, agent: &Path) -> Result<Ended> {
     let stock = testbed::prepare()?;
     let work = tempfile::tempdir().doing("creating a folder in", std::env::temp_dir())?;
     let initrd = work.path().join("initrd");
+    let alive = work.path().join("alive");
+    fs::write(&alive, "").doing("creating", &alive)?;
     rootfs::write(&initrd, agent, &stock.modules(&MODULES)?, |disk| {
         let words: Vec<_> = job.argv.iter().map(|word| word.as_encoded_bytes()).collect();
         disk.bytes("etc/outer/argv", 0o644, &words.join(&0))?;
+        let mut alive_there = OsString::from("/host");
+        alive_there.push(&alive);
+        disk.bytes("etc/outer/alive", 0o644, alive_there.as_encoded_bytes())?;
         if let Some(dir) = &job.in_host_tree {
             disk.bytes("etc/outer/chroot", 0o644, dir.as_os_str().as_encoded_bytes())?;
         }
@@ -159,6 +168,14 @@ fn run_once(job: &Job, agent: &Path) -> Result<Ended> {
     let status = loop {
         if let Some(status) = child.try_wait().doing("waiting for", "qemu-system-x86_64")? {
             break status;
+        }
+        // A clock that was set back says nothing.
+        let changed = fs::metadata(&alive).and_then(|file| file.modified());
+        let silence = changed.ok().and_then(|at| at.elapsed().ok()).unwrap_or_default();
+        if silence > STANDSTILL {
+            child.kill().doing("ending", "qemu-system-x86_64")?;
+            child.wait().doing("waiting for", "qemu-system-x86_64")?;
+            return Ok(Ended::Crashed("the outer machine stood still; its console".into()));
         }
         if started.elapsed() > job.limit {
             child.kill().doing("ending", "qemu-system-x86_64")?;

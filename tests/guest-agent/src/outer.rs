@@ -2,8 +2,9 @@
 //! The role in the outer machine: run one program, report its exit status, end the machine.
 //!
 //! Folder `/etc/outer` of the initial RAM disk has the task: `argv` (arguments, NUL-separated);
-//! `chroot` (present: run in the host's file tree, in the folder that the file names). The host's
-//! file tree is at `/host` in any case.
+//! `chroot` (present: run in the host's file tree, in the folder that the file names); `alive` (a
+//! file of the host's to be written to now and then, as a sign of life). The host's file tree is at
+//! `/host` in any case.
 
 use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
@@ -13,6 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use rustix::mount::{MountFlags, mount};
 
@@ -25,10 +27,14 @@ const EXIT_PORT: u64 = 0xf4;
 /// the kernel's messages.
 const OUTPUT: &str = "/dev/hvc0";
 
+/// Time between two signs of life.
+const ALIVE_EVERY: Duration = Duration::from_secs(5);
+
 /// What the outer machine was started for.
 pub(crate) struct Task {
     argv: Vec<Vec<u8>>,
     in_host_tree: Option<PathBuf>,
+    alive: Option<PathBuf>,
 }
 
 impl Task {
@@ -36,9 +42,11 @@ impl Task {
     pub(crate) fn read() -> io::Result<Option<Self>> {
         let Ok(argv) = fs::read("/etc/outer/argv") else { return Ok(None) };
         let argv = argv.split(|&byte| byte == 0).map(<[u8]>::to_vec).collect();
-        let in_host_tree =
-            fs::read("/etc/outer/chroot").ok().map(|dir| PathBuf::from(OsStr::from_bytes(&dir)));
-        Ok(Some(Self { argv, in_host_tree }))
+        let path = |file: &str| {
+            let bytes = fs::read(Path::new("/etc/outer").join(file)).ok()?;
+            Some(PathBuf::from(OsStr::from_bytes(&bytes)))
+        };
+        Ok(Some(Self { argv, in_host_tree: path("chroot"), alive: path("alive") }))
     }
 
     /// Runs the program to its end, then ends the machine.
@@ -47,6 +55,11 @@ impl Task {
         let options = c"trans=virtio,version=9p2000.L,msize=512000,access=any";
         mount("host", "/host", "9p", MountFlags::empty(), Some(options))
             .map_err(|e| io::Error::other(format!("mounting the host's file tree: {e}")))?;
+        // Opened now: in the host's file tree other things will lie over it.
+        if let Some(file) = &self.alive {
+            let file = OpenOptions::new().write(true).open(file)?;
+            std::thread::spawn(move || keep_alive(&file));
+        }
         // Before the way to /dev changes, and until the machine ends.
         let idle = IdleVm::new();
         if let Err(error) = &idle {
@@ -93,6 +106,16 @@ impl Task {
             command.current_dir(dir);
         }
         Ok(command)
+    }
+}
+
+/// Writes to `file` for as long as this machine runs: its emulation has faults, and one of them is
+/// that nothing in it gets on any more.
+fn keep_alive(file: &fs::File) {
+    loop {
+        // The host notices when it fails, as nothing comes.
+        let _ = file.write_all_at(b".", 0);
+        std::thread::sleep(ALIVE_EVERY);
     }
 }
 
