@@ -116,8 +116,10 @@ impl Compactor {
             let (messages, shared) = (messages.clone(), Arc::clone(&shared));
             guest.on_large_gpu_buffer(Some(Box::new(move || {
                 // One word is enough, until it is heard.
-                if !shared.gpu_asks.swap(true, Ordering::AcqRel) {
-                    let _ = messages.try_send(Message::LargeBuffer);
+                if !shared.gpu_asks.swap(true, Ordering::AcqRel)
+                    && messages.try_send(Message::LargeBuffer).is_err()
+                {
+                    shared.gpu_asks.store(false, Ordering::Release);
                 }
             })));
         }
@@ -221,6 +223,10 @@ impl Worker {
     fn look(&self, watch: &mut Watch) {
         let Some(look) = watch.wants_look(Instant::now()) else { return };
         if self.shared.busy.swap(true, Ordering::AcqRel) {
+            // A job has come meanwhile, which goes first.
+            if look == Look::AtTheGpu {
+                watch.gpu_asks(Instant::now());
+            }
             return;
         }
         self.shared.cancel.store(false, Ordering::Release);
