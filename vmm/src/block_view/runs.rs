@@ -183,7 +183,7 @@ mod tests {
         let map = BlockMap::read(&ram, &Holdings::default()).unwrap();
         let runs = BlockRuns::of(&map);
         let sizes: Vec<_> = runs.runs.iter().map(|r| (r.first, r.blocks, r.cma)).collect();
-        assert_eq!(sizes, [(0, 28, false), (28, 4, true)]);
+        assert_eq!(sizes, [(0, 27, false), (27, 4, true), (31, 1, false)]);
         assert_eq!(runs.iter().count(), 32);
     }
 
