@@ -22,6 +22,8 @@ const BLOCK: u64 = 2 << 20;
 const BALLOON_MIB: u64 = MEMORY_MIB / 3;
 /// Share of memory that the fragmenting file fills; a random half of it is freed.
 const FILE_MIB: u64 = MEMORY_MIB / 100 * 80;
+/// GPU buffers in our guest.
+const GPU_MIB: u64 = 64;
 /// What the thread that touches memory has.
 const TOUCHED_MIB: u64 = 32;
 const PASS_LIMIT: Duration = Duration::from_secs(300);
@@ -59,8 +61,16 @@ fn one(bed: &Bed, program: &Program) -> Result<Vec<Figure>> {
     // that never rests makes for many.
     let mut spec = Spec::new(&bed.payload, MEMORY_MIB);
     spec.boot_args = "quiet".into();
+    if ours {
+        spec = spec.with_gpu(640, 480, 1);
+    }
     let mut guest = Guest::boot(program, spec, &bed.logs)?;
     guest.touch_everything()?;
+    if ours {
+        // Small buffers all over, every other one freed: no peer has a GPU to put them in.
+        guest.agent.command(&format!("gpu-fill buffers {GPU_MIB}M dumb"))?;
+        guest.agent.command("gpu-punch buffers")?;
+    }
     guest.agent.command(&format!("file-fill crumbs {FILE_MIB}M"))?;
     guest.agent.command("file-punch crumbs 1")?;
     guest.agent.command(&format!("touch-start {TOUCHED_MIB}M"))?;
@@ -96,6 +106,9 @@ fn one(bed: &Bed, program: &Program) -> Result<Vec<Figure>> {
         picture(bed, program, &guest, "after")?;
     }
     guest.agent.verify("file-verify crumbs")?;
+    if ours {
+        guest.agent.verify("gpu-verify buffers")?;
+    }
     Ok(figures)
 }
 
