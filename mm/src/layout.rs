@@ -128,6 +128,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::units::PAGES_PER_BLOCK;
 
     fn mib(n: u64) -> Bytes {
         Bytes::from_mib(n).unwrap()
@@ -179,7 +180,7 @@ mod tests {
                     prop_assert!(region.start().is_block_aligned());
                     let above = layout.ram().last().unwrap().end().0 - region.end().0;
                     let crowded = blocks - cma < 2 || blocks > 1536;
-                    prop_assert!(crowded || above >= BLOCK_SIZE >> 12);
+                    prop_assert!(crowded || above >= PAGES_PER_BLOCK);
                     prop_assert!(layout.ram().iter().any(|r| r.covers(&region)));
                 }
             }

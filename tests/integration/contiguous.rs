@@ -14,7 +14,7 @@ use crate::compaction::{PASS_LIMIT, compact, number, resident};
 
 const MIB: u64 = 1 << 20;
 /// Debugfs folder of the region that Ballast's `cma_mib` makes the guest reserve.
-const CMA: &str = "/sys/kernel/debug/cma/reserved";
+pub(crate) const CMA: &str = "/sys/kernel/debug/cma/reserved";
 
 /// A guest with a region of `cma_mib`.
 fn boot(context: &Context, memory_mib: u64, cma_mib: u64) -> Result<Guest> {

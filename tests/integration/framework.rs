@@ -7,8 +7,7 @@ use harness::monitor::Spec;
 use harness::runner::Context;
 use harness::{Result, check, check_eq};
 
-/// Debugfs folder of the region that `cma=` on the command line reserves.
-const CMA: &str = "/sys/kernel/debug/cma/reserved";
+use crate::contiguous::CMA;
 
 /// Fills memory with a file and frees a random half of its pages: what the balloon gets then are
 /// single pages all over memory.

@@ -13,13 +13,13 @@ use harness::runner::Context;
 use harness::{Error, Result, check, check_eq};
 use serde_json::json;
 
+use crate::contiguous::CMA;
+
 const MIB: u64 = 1 << 20;
 const PAGE: u64 = 4096;
 /// GPU pages that the guest's kernel moved; and how often it tried in vain, which it does several
 /// times a page until the device has answered.
 pub(crate) const COUNTERS: [&str; 2] = ["movable_migrate_gpu", "movable_fail_gpu"];
-/// Debugfs folder of the region that Ballast's `cma_mib` makes the guest reserve.
-pub(crate) const CMA: &str = "/sys/kernel/debug/cma/reserved";
 
 pub(crate) fn compact(guest: &mut Guest) -> Result<()> {
     guest.agent.command("write /proc/sys/vm/compact_memory 1").map(drop)

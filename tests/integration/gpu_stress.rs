@@ -9,7 +9,8 @@ use harness::runner::Context;
 use harness::{Result, check, check_eq};
 use serde_json::json;
 
-use crate::gpu::{CMA, COUNTERS};
+use crate::contiguous::CMA;
+use crate::gpu::COUNTERS;
 
 /// Sizes of the balloon in turn, in MiB.
 const BALLOON_MIB: [u64; 4] = [96, 0, 160, 32];

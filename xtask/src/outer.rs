@@ -8,7 +8,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, IoContext, Result, task_error};
@@ -173,13 +173,11 @@ fn run_once(job: &Job, agent: &Path) -> Result<Ended> {
         let changed = fs::metadata(&alive).and_then(|file| file.modified());
         let silence = changed.ok().and_then(|at| at.elapsed().ok()).unwrap_or_default();
         if silence > STANDSTILL {
-            child.kill().doing("ending", "qemu-system-x86_64")?;
-            child.wait().doing("waiting for", "qemu-system-x86_64")?;
+            end(&mut child)?;
             return Ok(Ended::Crashed("the outer machine stood still; its console".into()));
         }
         if started.elapsed() > job.limit {
-            child.kill().doing("ending", "qemu-system-x86_64")?;
-            child.wait().doing("waiting for", "qemu-system-x86_64")?;
+            end(&mut child)?;
             return task_error(format!(
                 "the outer machine did not end within {} s; its console: {}",
                 job.limit.as_secs(),
@@ -201,6 +199,13 @@ fn run_once(job: &Job, agent: &Path) -> Result<Ended> {
             errors.display()
         )),
     }
+}
+
+/// Ends the outer machine, whatever it is at.
+fn end(child: &mut Child) -> Result<()> {
+    child.kill().doing("ending", "qemu-system-x86_64")?;
+    child.wait().doing("waiting for", "qemu-system-x86_64")?;
+    Ok(())
 }
 
 fn qemu(job: &Job, kernel: &Path, initrd: &Path) -> Command {

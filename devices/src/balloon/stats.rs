@@ -11,68 +11,47 @@ use super::protocol::{Stat, StatTag};
 pub(super) const MAX_ENTRIES: usize = 256;
 
 /// The last value that the guest sent of each figure; `None` where it never sent one.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Statistics {
     /// Bytes swapped in since the guest started.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub swap_in: Option<u64>,
     /// Bytes swapped out.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub swap_out: Option<u64>,
     /// Page faults that had to read from a disk.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub major_faults: Option<u64>,
     /// Page faults of all kinds.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub minor_faults: Option<u64>,
     /// Bytes free.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub free_memory: Option<u64>,
     /// Bytes that the guest manages.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub total_memory: Option<u64>,
     /// Bytes that a new workload could have without swapping.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub available_memory: Option<u64>,
     /// Bytes of page cache.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_caches: Option<u64>,
     /// Huge pages allocated from the buddy allocator.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub hugetlb_allocations: Option<u64>,
     /// Failures of the same.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub hugetlb_failures: Option<u64>,
     /// Processes killed for lack of memory.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub oom_kill: Option<u64>,
     /// Allocations that had to wait for reclaim.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub alloc_stall: Option<u64>,
     /// Bytes scanned by kswapd.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub async_scan: Option<u64>,
     /// Bytes scanned by allocations.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub direct_scan: Option<u64>,
     /// Bytes reclaimed by kswapd.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub async_reclaim: Option<u64>,
     /// Bytes reclaimed by allocations.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub direct_reclaim: Option<u64>,
     /// Bytes of all CMA regions.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cma_total: Option<u64>,
     /// Bytes of them that nobody uses.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cma_free: Option<u64>,
     /// Bytes of them in contiguous use by devices.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cma_allocated: Option<u64>,
     /// When they came.
-    #[serde(skip)]
     pub updated: Option<Instant>,
 }
 
