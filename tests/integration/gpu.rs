@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use harness::fragments::Fragments;
 use harness::guest::Guest;
+use harness::limits;
 use harness::monitor::Spec;
 use harness::places;
 use harness::runner::Context;
@@ -287,6 +288,9 @@ pub(crate) fn cma_is_filled_before_memory_runs_out(context: &Context) -> Result<
     let mut guest = boot_with_cma(context, 384, CMA_MIB)?;
     let idle = free_cma(&mut guest)?;
     check!(idle > CMA_MIB * MIB / 10 * 9, "{} MiB of CMA are free at first", idle / MIB);
+    // On the debug kernel, which needs memory of its own for each buffer, it may be such an allocation
+    // that finds nothing left: that ends in a kill.
+    guest.agent.command("program-start /init bystander 1M")?;
     let limit = Duration::from_secs(300);
     let filled = guest.agent.figures_within("gpu-fill all 384M dumb", limit)?;
     let left = free_cma(&mut guest)?;
@@ -297,10 +301,11 @@ pub(crate) fn cma_is_filled_before_memory_runs_out(context: &Context) -> Result<
         left >> 10,
         in_cma / MIB
     );
-    check_eq!(filled["refused"], 1);
+    check!(filled["refused"] + filled["killed"] > 0, "there was memory for everything");
     check!(left < 2 * MIB, "{} KiB of CMA are free", left >> 10);
     check!(in_cma > CMA_MIB * MIB / 10 * 9, "{} MiB of CMA in buffers", in_cma / MIB);
-    check_eq!(killed, 0);
+    check_eq!(killed, filled["killed"]);
+    check!(killed == 0 || limits::debug_kernel(), "somebody was killed");
     // With nothing left at all, not even a mapping to look at them through could be made.
     guest.agent.command("gpu-punch all")?;
     guest.agent.verify("gpu-verify all")?;

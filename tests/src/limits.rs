@@ -22,12 +22,17 @@ pub fn set_debug_kernel(debug: bool) {
     DEBUG_KERNEL.store(debug, Ordering::Relaxed);
 }
 
+/// Whether our guests run the debug kernel.
+#[must_use]
+pub fn debug_kernel() -> bool {
+    DEBUG_KERNEL.load(Ordering::Relaxed)
+}
+
 /// What a guest of ours must have for a test that is made for `mib` MiB.
 #[must_use]
 pub fn memory_mib(mib: u64) -> u64 {
-    let debug = DEBUG_KERNEL.load(Ordering::Relaxed);
     // In whole blocks.
-    if debug { (mib + mib / 7 + DEBUG_KERNEL_MIB).next_multiple_of(2) } else { mib }
+    if debug_kernel() { (mib + mib / 7 + DEBUG_KERNEL_MIB).next_multiple_of(2) } else { mib }
 }
 
 /// That factor, for what has to be done in smaller portions because a limit is not ours to change.

@@ -3,6 +3,8 @@
 //! - in a guest, it takes commands over the serial console (`commands/`);
 //! - in the outer machine, it runs one program and reports its exit status (`outer.rs`).
 //!
+//! Started again by itself, it is what stands by when memory runs out (`bystander.rs`).
+//!
 //! It is one static program, so that an initial RAM disk needs nothing else. Files:
 //! - `init.rs`     mounts, kernel modules, power
 //! - `outer.rs`    the role in the outer machine
@@ -11,6 +13,7 @@
 //! - `region.rs`   memory with a pattern that can be checked
 //! - `commands/`   what a guest can be asked to do
 
+mod bystander;
 mod commands;
 mod console;
 mod drm;
@@ -22,6 +25,10 @@ mod region;
 use std::io;
 
 fn main() {
+    // What the kernel hands its first process are words of its command line that it did not know.
+    if !rustix::process::getpid().is_init() {
+        return bystander();
+    }
     if let Err(error) = run() {
         eprintln!("ballast-agent: {error}");
     }
@@ -36,6 +43,19 @@ fn run() -> io::Result<()> {
     match outer::Task::read()? {
         Some(task) => task.run(),
         None => serve(),
+    }
+}
+
+/// The role beside the first process.
+fn bystander() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let done = match words.as_slice() {
+        [role, size] if role == "bystander" => bystander::run(size),
+        _ => Err(io::Error::other("this is the first process of a test's machine")),
+    };
+    if let Err(error) = done {
+        eprintln!("ballast-agent: {error}");
+        std::process::exit(1);
     }
 }
 

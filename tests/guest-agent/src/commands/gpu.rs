@@ -36,8 +36,15 @@ struct Set {
 
 impl Sets {
     /// `gpu-fill NAME SIZE dumb|blob`: buffers of all sizes up to that much, or until there is no
-    /// more memory; `buffers=`, `pages=`, `refused=1` if memory ran out.
-    pub(crate) fn fill(&mut self, name: &str, bytes: usize, kind: &str) -> Answer {
+    /// more memory, or somebody was `killed` for it; `buffers=`, `pages=`, `refused=1` if memory
+    /// ran out, `killed=1` if it ended in that.
+    pub(crate) fn fill(
+        &mut self,
+        name: &str,
+        bytes: usize,
+        kind: &str,
+        mut killed: impl FnMut() -> bool,
+    ) -> Answer {
         let kind = match kind {
             "dumb" => Kind::Dumb,
             "blob" => Kind::Blob,
@@ -49,18 +56,19 @@ impl Sets {
         let card = Card::open().map_err(|e| reason("card")(&e))?;
         let seed = self.new_seed();
         let mut set = Set { seed, card, buffers: Vec::new(), exports: Vec::new() };
-        let filled = set.fill(kind, bytes / PAGE);
+        let filled = set.fill(kind, bytes / PAGE, &mut killed);
         let (buffers, pages) = (set.buffers.len(), set.pages());
         self.sets.insert(name.to_owned(), set);
-        let refused = match filled {
-            Ok(()) => 0,
-            Err(error) if error.kind() == io::ErrorKind::OutOfMemory => 1,
+        let (refused, killed) = match filled {
+            Ok(()) => (0, u8::from(killed())),
+            Err(error) if error.kind() == io::ErrorKind::OutOfMemory => (1, u8::from(killed())),
             Err(error) => return Err(reason("buffer")(&error)),
         };
         Ok(vec![
             format!("buffers={buffers}"),
             format!("pages={pages}"),
             format!("refused={refused}"),
+            format!("killed={killed}"),
         ])
     }
 
@@ -129,11 +137,16 @@ impl Sets {
 }
 
 impl Set {
-    fn fill(&mut self, kind: Kind, pages: usize) -> io::Result<()> {
+    fn fill(
+        &mut self,
+        kind: Kind,
+        pages: usize,
+        killed: &mut impl FnMut() -> bool,
+    ) -> io::Result<()> {
         let mut left = pages;
         // Every other size in turn is freed together: shift by one each time round.
         for at in 0.. {
-            if left == 0 {
+            if left == 0 || killed() {
                 break;
             }
             let size = SIZES[(at + at / SIZES.len()) % SIZES.len()].min(left);

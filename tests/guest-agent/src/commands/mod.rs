@@ -71,7 +71,9 @@ pub(crate) fn perform(state: &mut State, words: &str) -> Answer {
         ["busy-start", threads, size] => state.busy.start(number(threads)?, bytes(size)?),
         ["busy-count"] => state.busy.count(),
         ["busy-stop"] => state.busy.stop(),
-        ["gpu-fill", name, size, kind] => state.gpu.fill(name, bytes(size)?, kind),
+        ["gpu-fill", name, size, kind] => {
+            state.gpu.fill(name, bytes(size)?, kind, || state.program.has_ended())
+        }
         ["gpu-punch", name] => state.gpu.punch(name),
         ["gpu-verify", name] => state.gpu.verify(name),
         ["gpu-repaint", name] => state.gpu.repaint(name),
@@ -121,7 +123,7 @@ fn number(word: &str) -> Result<usize, String> {
 }
 
 /// `300M` and the like in bytes.
-fn bytes(word: &str) -> Result<usize, String> {
+pub(crate) fn bytes(word: &str) -> Result<usize, String> {
     let (digits, shift) = match word.as_bytes().last() {
         Some(b'K') => (&word[..word.len() - 1], 10),
         Some(b'M') => (&word[..word.len() - 1], 20),

@@ -28,6 +28,11 @@ impl Running {
         Ok(vec![])
     }
 
+    /// Whether a program was started and is no longer there, although nobody told it to end.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.0.as_mut().is_some_and(|child| !matches!(child.try_wait(), Ok(None)))
+    }
+
     /// `program-stop`: ends the program's input, waits for it to end, and gives what it wrote; an
     /// error if it failed, or had ended before.
     pub(crate) fn stop(&mut self) -> Answer {
@@ -61,6 +66,8 @@ mod tests {
         assert!(running.start("/bin/sh", &[]).is_err());
         assert_eq!(running.stop().unwrap(), ["on", "off"]);
         running.start("/bin/sh", &["-c", "cat; exit 3"]).unwrap();
+        assert!(!running.has_ended());
         assert!(running.stop().is_err());
+        assert!(!running.has_ended());
     }
 }
