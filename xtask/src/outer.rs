@@ -124,8 +124,8 @@ pub(crate) fn run(job: &Job, agent: &Path) -> Result<u8> {
     }
 }
 
-/// The outer machine gives a sign of life every few seconds. One that has not for so long stands
-/// still: the clock interrupt of its kernel is lost, and whatever ran goes on running alone.
+/// The outer machine gives a sign of life every few seconds (`pulse.rs` of the agent, which says why
+/// it might not get on). One that has not for so long stands still.
 const STANDSTILL: Duration = Duration::from_secs(120);
 
 /// How the outer machine came to its end.

@@ -8,6 +8,7 @@
 //! It is one static program, so that an initial RAM disk needs nothing else. Files:
 //! - `init.rs`     mounts, kernel modules, power
 //! - `outer.rs`    the role in the outer machine
+//! - `pulse.rs`    what keeps the outer machine going
 //! - `console.rs`  requests in, answers out
 //! - `drm/`        the GPU, as its clients use it
 //! - `region.rs`   memory with a pattern that can be checked
@@ -20,6 +21,7 @@ mod drm;
 mod idle_vm;
 mod init;
 mod outer;
+mod pulse;
 mod region;
 
 use std::io;

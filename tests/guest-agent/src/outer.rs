@@ -14,21 +14,17 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::time::Duration;
 
 use rustix::mount::{MountFlags, mount};
 
 use crate::idle_vm::IdleVm;
-use crate::init;
+use crate::{init, pulse};
 
 /// The port of QEMU's isa-debug-exit device: QEMU ends with status 2 × value + 1.
 const EXIT_PORT: u64 = 0xf4;
 /// What the program's output goes to: a virtio console, quicker than a serial line and free of
 /// the kernel's messages.
 const OUTPUT: &str = "/dev/hvc0";
-
-/// Time between two signs of life.
-const ALIVE_EVERY: Duration = Duration::from_secs(5);
 
 /// What the outer machine was started for.
 pub(crate) struct Task {
@@ -56,10 +52,9 @@ impl Task {
         mount("host", "/host", "9p", MountFlags::empty(), Some(options))
             .map_err(|e| io::Error::other(format!("mounting the host's file tree: {e}")))?;
         // Opened now: in the host's file tree other things will lie over it.
-        if let Some(file) = &self.alive {
-            let file = OpenOptions::new().write(true).open(file)?;
-            std::thread::spawn(move || keep_alive(&file));
-        }
+        let alive = self.alive.as_ref().map(|file| OpenOptions::new().write(true).open(file));
+        let alive = alive.transpose()?;
+        std::thread::spawn(move || pulse::keep(alive.as_ref()));
         // Before the way to /dev changes, and until the machine ends.
         let idle = IdleVm::new();
         if let Err(error) = &idle {
@@ -106,16 +101,6 @@ impl Task {
             command.current_dir(dir);
         }
         Ok(command)
-    }
-}
-
-/// Writes to `file` for as long as this machine runs: its emulation has faults, and one of them is
-/// that nothing in it gets on any more.
-fn keep_alive(file: &fs::File) {
-    loop {
-        // The host notices when it fails, as nothing comes.
-        let _ = file.write_all_at(b".", 0);
-        std::thread::sleep(ALIVE_EVERY);
     }
 }
 
