@@ -143,23 +143,17 @@ impl Balloon {
         let before = self.pool.ledger.ballooned();
         let lone = blocks.len() == 1;
         if op == BlocksOp::Inflate {
+            self.pool.inflate_blocks(&blocks);
             for (block, range) in &blocks {
-                self.pool.inflate(*range);
                 // Given up because we asked: on top of the target, or it would come right back.
                 if self.evacuations.asks_for(*block) {
                     self.raise_surplus(range.pages());
                 }
             }
-            self.pool.counters.inflated_blocks += u64::from(count);
-            self.pool.settle_inflate();
             self.moved_in = lone.then_some(Moved::Block);
             self.check_target(before);
         } else {
-            for (_, range) in &blocks {
-                self.pool.deflate(*range);
-            }
-            self.pool.counters.deflated_blocks += u64::from(count);
-            self.pool.settle_deflate();
+            self.pool.deflate_blocks(&blocks);
             if self.moved_in.take() == Some(Moved::Block) && lone {
                 self.pool.counters.migrated_blocks += 1;
             }

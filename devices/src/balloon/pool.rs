@@ -110,6 +110,30 @@ impl Pool {
         Pages(gone)
     }
 
+    /// Puts `blocks` (ascending) into the balloon, none of whose pages is in it, and gives them back.
+    pub(super) fn inflate_blocks(&mut self, blocks: &[(BlockId, GuestRange)]) {
+        for (_, range) in blocks {
+            self.counters.inflated_pages += self.ledger.inflate(*range).0;
+            if self.reported.pages() > Pages(0) {
+                self.reported.remove_range(*range);
+            }
+        }
+        let blocks: Vec<BlockId> = blocks.iter().map(|(block, _)| *block).collect();
+        self.counters.inflated_blocks += blocks.len() as u64;
+        self.give_back(&blocks);
+    }
+
+    /// Takes `blocks` (ascending) out of the balloon, all of whose pages are in it.
+    pub(super) fn deflate_blocks(&mut self, blocks: &[(BlockId, GuestRange)]) {
+        for (_, range) in blocks {
+            self.counters.deflated_pages += self.ledger.deflate(*range).0;
+        }
+        let small = blocks.iter().map(|(block, _)| *block).filter(|b| self.ledger.is_small(*b));
+        let small: Vec<BlockId> = small.collect();
+        self.counters.deflated_blocks += blocks.len() as u64;
+        self.set_huge(&small, true);
+    }
+
     /// Ends an inflate request, before it is answered: what need not wait is given back.
     pub(super) fn settle_inflate(&mut self) {
         let touched = std::mem::take(&mut self.touched);
