@@ -68,7 +68,7 @@ fn fragments(bed: &Bed, program: &Program, name: &str, spec: &Spec) -> Result<Ve
     add("failed-migrations", of(&rounds, |r| r.failed as f64), "pages", Goal::None);
     add("failed-share", of(&rounds, Fragments::failed_percent), "%", Goal::AtMost(1.0));
     for (n, order) in ORDERS.iter().enumerate() {
-        let share = of(&rounds, |r| r.obtained_percent()[n]);
+        let share = of(&rounds, |r| r.obtained[n].percent());
         add(&format!("order-{order}-of-free"), share, "%", whole);
     }
     Ok(figures)

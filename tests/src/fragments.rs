@@ -5,12 +5,15 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::Result;
 use crate::guest::Guest;
 use crate::host::{PAGE, parse_buddyinfo};
+use crate::{Result, limits};
 
 /// Orders of which kernel memory is asked for.
 pub const ORDERS: [u64; 3] = [2, 3, 9];
+/// The same on the debug kernel, whose own small objects come in slabs of the other orders: where
+/// those have run out it does not refuse, but looks for somebody to kill.
+const DEBUG_ORDERS: [u64; 1] = [9];
 /// Pages of a block of 2 MiB.
 const BLOCK_PAGES: u64 = 512;
 /// Thousands of buffers take a while, each with a round trip to the device.
@@ -27,7 +30,7 @@ const KEPT_FREE: [(&str, &str); 3] = [
 ];
 
 /// A guest's memory with the buffers in it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Fragments {
     /// Pages in buffers that are left.
     pub held_pages: u64,
@@ -43,8 +46,28 @@ pub struct Fragments {
     pub failed: u64,
     /// GPU pages that it moved and could not move, where the kernel counts them.
     pub gpu: [u64; 2],
-    /// Bytes of kernel memory obtained in pieces of each of [`ORDERS`], and what was free.
-    pub obtained: [(u64, u64); 3],
+    /// Bytes of kernel memory obtained in pieces of each order, and what was free. In the order of
+    /// [`ORDERS`], as far as they can be measured.
+    pub obtained: Vec<Obtained>,
+}
+
+/// Kernel memory obtained in pieces of one order.
+#[derive(Debug, Clone, Copy)]
+pub struct Obtained {
+    /// Which.
+    pub order: u64,
+    /// So many bytes of it.
+    pub bytes: u64,
+    /// Bytes that were free.
+    pub free: u64,
+}
+
+impl Obtained {
+    /// As a share of what was free, in percent.
+    #[must_use]
+    pub fn percent(&self) -> f64 {
+        percent(self.bytes, self.free)
+    }
 }
 
 impl Fragments {
@@ -72,14 +95,15 @@ impl Fragments {
         let [moved, failed, gpu_moved, gpu_failed] =
             std::array::from_fn(|n| after[n].saturating_sub(before[n]));
 
-        let mut obtained = [(0, 0); 3];
+        let orders: &[u64] = if limits::debug_kernel() { &DEBUG_ORDERS } else { &ORDERS };
+        let mut obtained = Vec::new();
         // The largest first, as compaction left it: whoever takes everything in small pieces as
         // kernel memory leaves a few of its own pages in blocks that were free.
-        for (order, obtained) in ORDERS.iter().zip(&mut obtained).rev() {
-            let (free, _) = free(guest)?;
-            let got = guest.agent.figures(&format!("order-fill {order}"))?["bytes"];
+        for &order in orders.iter().rev() {
+            let free = free(guest)?.0 * PAGE;
+            let bytes = guest.agent.figures(&format!("order-fill {order}"))?["bytes"];
             guest.agent.command("order-free")?;
-            *obtained = (got, free * PAGE);
+            obtained.insert(0, Obtained { order, bytes, free });
         }
         guest.agent.verify("gpu-verify f")?;
         guest.agent.command("gpu-free f")?;
@@ -101,12 +125,6 @@ impl Fragments {
         percent(self.blocks, self.free_pages / BLOCK_PAGES)
     }
 
-    /// Kernel memory obtained as a share of what was free, in percent, for each of [`ORDERS`].
-    #[must_use]
-    pub fn obtained_percent(&self) -> [f64; 3] {
-        self.obtained.map(|(got, free)| percent(got, free))
-    }
-
     /// Attempts to move a page that failed, in percent of all attempts.
     #[must_use]
     pub fn failed_percent(&self) -> f64 {
@@ -116,12 +134,15 @@ impl Fragments {
 
 impl fmt::Display for Fragments {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [two, three, nine] = self.obtained_percent();
+        let obtained: Vec<String> = self
+            .obtained
+            .iter()
+            .map(|got| format!("{:.1} % in pieces of order {}", got.percent(), got.order))
+            .collect();
         write!(
             f,
             "{} pages in buffers, {} free; free blocks {} before and {} after compaction, of {}; \
-             {} pages moved, {} failed (GPU: {} and {}); of free memory, {two:.1} % can be had in \
-             pieces of order 2, {three:.1} % of order 3, {nine:.1} % of order 9",
+             {} pages moved, {} failed (GPU: {} and {}); of free memory can be had {}",
             self.held_pages,
             self.free_pages,
             self.blocks_before,
@@ -130,7 +151,8 @@ impl fmt::Display for Fragments {
             self.moved,
             self.failed,
             self.gpu[0],
-            self.gpu[1]
+            self.gpu[1],
+            obtained.join(", ")
         )
     }
 }
