@@ -235,6 +235,8 @@ const FRAGMENTING: u64 = 60;
 /// What is to be had of free memory in one piece after a compaction, in percent: as free blocks, and
 /// as kernel memory of any order.
 const WHOLE: f64 = 95.0;
+/// The same on the debug kernel: its own objects, larger and freed late, lie about in more blocks.
+const WHOLE_AT_DEBUG: f64 = 85.0;
 /// What a kernel that cannot move the buffers stays below, in percent.
 const FRAGMENTED: f64 = 60.0;
 
@@ -245,11 +247,12 @@ pub(crate) fn freed_buffers_leave_whole_blocks(context: &Context) -> Result<()> 
     let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
     let fragments = Fragments::measure(&mut guest, FRAGMENTING)?;
     println!("our kernel: {fragments}");
-    check!(fragments.blocks_percent() >= WHOLE, "{:.1} %", fragments.blocks_percent());
+    let whole = if limits::debug_kernel() { WHOLE_AT_DEBUG } else { WHOLE };
+    check!(fragments.blocks_percent() >= whole, "{:.1} %", fragments.blocks_percent());
     check!(fragments.failed_percent() <= 1.0, "{:.1} % failed", fragments.failed_percent());
     check!(fragments.gpu[0] > fragments.held_pages / 10, "hardly a GPU page moved");
     for obtained in &fragments.obtained {
-        check!(obtained.percent() >= WHOLE, "{obtained:?}");
+        check!(obtained.percent() >= whole, "{obtained:?}");
     }
     check_eq!(guest.power_off()?.code(), Some(0));
     Ok(())

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a codec made smaller comes back, and damage is an error at worst.
+
+use mm::frame::FRAME_SIZE;
+use mm::zram::{Codec, Lz4, Zstd};
+use proptest::prelude::*;
+
+fn all() -> [Box<dyn Codec>; 3] {
+    [Box::new(Lz4), Box::new(Zstd { level: 1 }), Box::new(Zstd::default())]
+}
+
+/// Pages of few and of many different bytes, with and without repetition.
+fn page() -> impl Strategy<Value = Box<[u8; FRAME_SIZE]>> {
+    (1..=FRAME_SIZE, prop::collection::vec(any::<u8>(), 1..FRAME_SIZE)).prop_map(|(len, bytes)| {
+        let mut page = Box::new([0; FRAME_SIZE]);
+        for (to, from) in page[..len].iter_mut().zip(bytes.iter().cycle()) {
+            *to = *from;
+        }
+        page
+    })
+}
+
+#[test]
+fn a_page_of_zeroes_becomes_small_and_noise_does_not() {
+    let mut state = 1_u64;
+    let noise = std::array::from_fn(|_| {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        (state >> 56) as u8
+    });
+    for codec in all() {
+        let mut worker = codec.worker().unwrap();
+        let small = worker.compress(&[0; FRAME_SIZE]).map(<[u8]>::len);
+        assert!(small.is_some_and(|len| len < 64), "{}: {small:?}", codec.name());
+        assert_eq!(worker.compress(&noise), None, "{}", codec.name());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn pages_come_back(pages in prop::collection::vec(page(), 1..8)) {
+        for codec in all() {
+            // One worker for all, as a thread has it: nothing of one page may get into the next.
+            let mut worker = codec.worker().unwrap();
+            for page in &pages {
+                let Some(data) = worker.compress(page).map(<[u8]>::to_vec) else { continue };
+                prop_assert!(data.len() < FRAME_SIZE);
+                let mut back = [0xa5; FRAME_SIZE];
+                worker.decompress(&data, &mut back).unwrap();
+                prop_assert_eq!(&back, &**page);
+            }
+        }
+    }
+
+    #[test]
+    fn damage_is_survived(page in page(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        for codec in all() {
+            let mut worker = codec.worker().unwrap();
+            let Some(mut data) = worker.compress(&page).map(<[u8]>::to_vec) else { continue };
+            let mut back = [0; FRAME_SIZE];
+            prop_assert!(worker.decompress(&data[..at.index(data.len())], &mut back).is_err());
+            let at = at.index(data.len());
+            data[at] = byte;
+            // It may still be a page, if not that one.
+            let _ = worker.decompress(&data, &mut back);
+            // The next page is none the worse for it.
+            let data = worker.compress(&[7; FRAME_SIZE]).map(<[u8]>::to_vec).unwrap();
+            worker.decompress(&data, &mut back).unwrap();
+            prop_assert_eq!(back, [7; FRAME_SIZE]);
+        }
+    }
+}
