@@ -84,15 +84,20 @@ impl Pool {
         let mut new = 0;
         let parts: Vec<GuestRange> = self.ledger.clip(range).collect();
         for part in parts {
-            new += self.ledger.inflate(part).0;
-            if self.reported.pages() > Pages(0) {
-                self.reported.remove_range(part);
-            }
+            new += self.enter(part);
             self.touched.extend(part.touched_blocks());
         }
         self.counters.inflated_pages += new;
         self.counters.refused_pages += range.pages().0 - new;
         Pages(new)
+    }
+
+    /// Notes that `ram` is in the balloon; returns how many of its pages were new to it.
+    fn enter(&mut self, ram: GuestRange) -> u64 {
+        if self.reported.pages() > Pages(0) {
+            self.reported.remove_range(ram);
+        }
+        self.ledger.inflate(ram).0
     }
 
     /// Takes the RAM of `range` out of the balloon; returns the pages that were in it.
@@ -113,10 +118,7 @@ impl Pool {
     /// Puts `blocks` (ascending) into the balloon, none of whose pages is in it, and gives them back.
     pub(super) fn inflate_blocks(&mut self, blocks: &[(BlockId, GuestRange)]) {
         for (_, range) in blocks {
-            self.counters.inflated_pages += self.ledger.inflate(*range).0;
-            if self.reported.pages() > Pages(0) {
-                self.reported.remove_range(*range);
-            }
+            self.counters.inflated_pages += self.enter(*range);
         }
         let blocks: Vec<BlockId> = blocks.iter().map(|(block, _)| *block).collect();
         self.counters.inflated_blocks += blocks.len() as u64;
