@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The pulse of the outer machine: an interrupt a second that does not come from its CPUs' own
-//! timers, and a sign of life to the host.
+//! The pulse of the outer machine: an interrupt, at least once a second, that does not come from its
+//! CPUs' own timers, and a sign of life to the host.
 //!
 //! QEMU 7.2 (`target/i386/tcg/sysemu/svm_helper.c`) sets and clears a CPU's flags for virtual
 //! interrupts as a virtual machine is entered and left, without the lock under which other threads
