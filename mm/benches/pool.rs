@@ -8,8 +8,8 @@
 mod common;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use mm::frame::{FRAME_SIZE, Gfp, Order};
-use mm::zram::{Key, Lz4, Store, StoreConfig, Zstd};
+use mm::frames::{FRAME_SIZE, Gfp, Order};
+use mm::store::{Key, Lz4, Store, StoreConfig, Zstd};
 use mm::zsmalloc::{ZsConfig, ZsPool};
 
 use common::{Buffers, Rng, compressed_size, page, pool};
@@ -94,7 +94,7 @@ fn store(c: &mut Criterion) {
     let mut group = c.benchmark_group("store");
     group.throughput(Throughput::Bytes(FRAME_SIZE as u64));
     for (name, codec) in
-        [("lz4", Box::new(Lz4) as Box<dyn mm::zram::Codec>), ("zstd", Box::new(Zstd::default()))]
+        [("lz4", Box::new(Lz4) as Box<dyn mm::store::Codec>), ("zstd", Box::new(Zstd::default()))]
     {
         let frames = pool(8, 0);
         let config = StoreConfig { capacity: 256, zs: ZsConfig::default() };

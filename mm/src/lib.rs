@@ -10,17 +10,17 @@
 //! * [`backing`]: what a stretch of RAM is made of on the host, and how to give it back
 //! * [`blocks`]: guest memory block by block
 //! * [`sys`]: the system calls, thinly
-//! * [`frame`]: a pool of movable frames, from which contiguous space can always be made
+//! * [`frames`]: a pool of movable frames, from which contiguous space can always be made
 //! * [`zsmalloc`]: small objects packed into movable frames
-//! * [`zram`]: a store of compressed pages
+//! * [`store`]: a store of compressed pages
 
 pub mod backing;
 pub mod blocks;
-pub mod frame;
+pub mod frames;
 pub mod guest_ram;
 pub mod layout;
 pub mod range_set;
+pub mod store;
 pub mod sys;
 pub mod units;
-pub mod zram;
 pub mod zsmalloc;

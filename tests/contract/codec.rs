@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What a codec made smaller comes back, and damage is an error at worst.
 
-use mm::frame::FRAME_SIZE;
-use mm::zram::{Codec, Lz4, Zstd};
+use mm::frames::FRAME_SIZE;
+use mm::store::{Codec, Lz4, Zstd};
 use proptest::prelude::*;
 
 fn all() -> [Box<dyn Codec>; 3] {

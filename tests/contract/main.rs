@@ -3,7 +3,7 @@
 //! them. What is special to one of them is tested where it is written.
 //!
 //! - `backing.rs` kinds of guest memory: [`mm::backing::Backing`]
-//! - `codec.rs`   ways to compress a page: [`mm::zram::Codec`]
+//! - `codec.rs`   ways to compress a page: [`mm::store::Codec`]
 //! - `device.rs`  virtio devices: [`devices::virtio::VirtioDevice`]
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]

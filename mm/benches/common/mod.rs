@@ -10,7 +10,7 @@
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};
 
-use mm::frame::{
+use mm::frames::{
     AllocError, BLOCK_SIZE, FRAME_SIZE, FrameId, FramePool, FrameRange, Frames, Gfp, LockedFrame,
     MigrateError, MigrateMode, MovableOps, Order, Owner, PoolConfig, Region, TargetFrame,
 };

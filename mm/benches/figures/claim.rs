@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use mm::frame::{BLOCK_FRAMES, FramePool, Frames, Gfp, Order};
+use mm::frames::{BLOCK_FRAMES, FramePool, Frames, Gfp, Order};
 use mm::zsmalloc::{Handle, ZsConfig, ZsPool};
 
 use crate::Figures;

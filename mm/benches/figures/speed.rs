@@ -7,8 +7,8 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use mimalloc::MiMalloc;
-use mm::frame::{BLOCK_SIZE, FRAME_SIZE, FramePool, Gfp, Order};
-use mm::zram::{Codec, Key, Lz4, Store, StoreConfig, Zstd};
+use mm::frames::{BLOCK_SIZE, FRAME_SIZE, FramePool, Gfp, Order};
+use mm::store::{Codec, Key, Lz4, Store, StoreConfig, Zstd};
 use mm::zsmalloc::{Handle, ZsConfig, ZsPool};
 
 use crate::Figures;

@@ -8,7 +8,7 @@
 //! another thread may write it at any time. Whoever reads or writes it goes through vm-memory's
 //! volatile accessors. That is why taking pages away ([`mapping::Mapping::discard`]) is a safe
 //! operation: nobody holds a Rust reference that could notice. The one exception is a
-//! [`Region`](crate::frame::Region) of the frame pool, which keeps its mapping to itself and never
+//! [`Region`](crate::frames::Region) of the frame pool, which keeps its mapping to itself and never
 //! takes pages away from it.
 
 pub mod mapping;

@@ -11,7 +11,7 @@
 
 use std::ptr::NonNull;
 
-use crate::frame::{FRAME_SHIFT, FRAME_SIZE, Region};
+use crate::frames::{FRAME_SHIFT, FRAME_SIZE, Region};
 
 use super::class::{HEADER, SizeClass};
 use super::zspage::Zspage;

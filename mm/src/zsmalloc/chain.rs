@@ -4,7 +4,7 @@
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
-use crate::frame::{AllocError, FrameId, Gfp, Order};
+use crate::frames::{AllocError, FrameId, Gfp, Order};
 
 use super::class::{MAX_CHAIN, SizeClass};
 use super::lists::ClassState;

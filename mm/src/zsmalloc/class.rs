@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Size classes: which sizes share a class, and how many frames a zspage of it chains.
 
-use crate::frame::FRAME_SIZE;
+use crate::frames::FRAME_SIZE;
 
 /// Largest object, in bytes: a whole frame.
 pub const MAX_SIZE: usize = FRAME_SIZE;

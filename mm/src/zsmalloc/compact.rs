@@ -4,7 +4,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::frame::Shrink;
+use crate::frames::Shrink;
 
 use super::bytes::Span;
 use super::chain::Emptied;

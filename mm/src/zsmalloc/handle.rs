@@ -13,7 +13,7 @@
 
 use std::sync::OnceLock;
 
-use crate::frame::sync::{AtomicU32, AtomicU64, Backoff, Ordering};
+use crate::frames::sync::{AtomicU32, AtomicU64, Backoff, Ordering};
 
 const LOCK: u64 = 1;
 const LIVE: u64 = 1 << 1;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The lists of zspages that a class keeps, by fullness.
 
-use crate::frame::sync::{SpinGuard, SpinLock};
+use crate::frames::sync::{SpinGuard, SpinLock};
 
 use super::class::SizeClass;
 use super::pool::ZsPool;

@@ -8,7 +8,7 @@ use loom::thread;
 
 use super::handle::{Entry, Place};
 use super::zspage::{MapLock, Zspage};
-use crate::frame::FrameId;
+use crate::frames::FrameId;
 
 /// A value that loom checks for races.
 struct Shared<L> {

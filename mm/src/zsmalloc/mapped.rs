@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! An object's bytes, for as long as it is mapped.
 
-use crate::frame::FRAME_SIZE;
+use crate::frames::FRAME_SIZE;
 
 use super::bytes::Span;
 use super::handle::Entry;

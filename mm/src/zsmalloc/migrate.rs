@@ -6,7 +6,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::frame::{LockedFrame, MigrateError, MigrateMode, MovableOps, TargetFrame};
+use crate::frames::{LockedFrame, MigrateError, MigrateMode, MovableOps, TargetFrame};
 
 use super::class::MAX_CHAIN;
 use super::handle::ZSPAGE_BITS;

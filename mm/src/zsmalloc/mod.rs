@@ -4,7 +4,7 @@
 //! Objects of similar size share a *zspage*, a chain of one to eight frames chosen so that little
 //! is left over at its end; an object may lie across two frames of the chain. What the user holds
 //! is a [`Handle`], which stays valid while objects move between zspages (compaction) and while
-//! frames move in the pool (migration). Uses [`crate::frame`] and nothing else of this crate.
+//! frames move in the pool (migration). Uses [`crate::frames`] and nothing else of this crate.
 //!
 //! ```text
 //!   Handle --> entry: [gen | zspage | object | LIVE | LOCK] --> Zspage: frames [f0 f1 f2 ...]

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use crate::frame::{AllocError, FRAME_SIZE, FramePool, MovableOps, Owner, PoolError};
+use crate::frames::{AllocError, FRAME_SIZE, FramePool, MovableOps, Owner, PoolError};
 
 use super::bytes::Span;
 use super::class::{Classes, MAX_CHAIN, MAX_SIZE, MIN_SLOT, SizeClass};

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A zspage: its chain of frames, its read-write lock, and which of its objects are free.
 
-use crate::frame::FrameId;
-use crate::frame::sync::{AtomicU16, AtomicU32, Backoff, Ordering};
+use crate::frames::FrameId;
+use crate::frames::sync::{AtomicU16, AtomicU32, Backoff, Ordering};
 
 use super::class::{MAX_CHAIN, SizeClass};
 

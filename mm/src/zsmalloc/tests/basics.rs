@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::{frames, pattern};
-use crate::frame::{FRAME_SIZE, Gfp, Order};
+use crate::frames::{FRAME_SIZE, Gfp, Order};
 use crate::zsmalloc::*;
 
 fn put(pool: &ZsPool, seed: u64, size: usize) -> Handle {

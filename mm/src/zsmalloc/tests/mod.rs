@@ -9,7 +9,7 @@ mod stress;
 
 use std::sync::Arc;
 
-use crate::frame::{BLOCK_SIZE, FramePool, PoolConfig, Region};
+use crate::frames::{BLOCK_SIZE, FramePool, PoolConfig, Region};
 
 fn frames(blocks: usize) -> Arc<FramePool> {
     let region = Region::anonymous(blocks * BLOCK_SIZE).unwrap();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use super::pattern;
-use crate::frame::{BLOCK_SIZE, FrameId, FramePool, FrameRange, Gfp, Order, PoolConfig, Region};
+use crate::frames::{BLOCK_SIZE, FrameId, FramePool, FrameRange, Gfp, Order, PoolConfig, Region};
 use crate::zsmalloc::*;
 
 const RUN: Duration = Duration::from_secs(if cfg!(miri) { 0 } else { 4 });

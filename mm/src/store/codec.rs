@@ -5,7 +5,7 @@ use lz4_flex::block::{
     CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size,
 };
 
-use crate::frame::FRAME_SIZE;
+use crate::frames::FRAME_SIZE;
 
 /// Why a page could not be compressed or restored.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use super::driver::{Driver, Rng, blocks, pool_with};
-use crate::frame::*;
+use crate::frames::*;
 
 const RUN: Duration = Duration::from_secs(if cfg!(miri) { 0 } else { 4 });
 /// A busy machine gets more, until enough has happened for the run to mean something.

@@ -2,7 +2,7 @@
 //! Requests that make no sense end in errors, never in damage.
 
 use super::driver::{Driver, blocks, pool, pool_with};
-use crate::frame::*;
+use crate::frames::*;
 
 #[test]
 fn orders_that_do_not_exist() {

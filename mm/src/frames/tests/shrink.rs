@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::driver::{NO_MARKS, pool_with, quiet};
-use crate::frame::*;
+use crate::frames::*;
 
 /// Holds frames for no purpose.
 struct Hoard {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use crate::frame::*;
+use crate::frames::*;
 
 /// How the callbacks behave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

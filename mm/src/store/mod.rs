@@ -5,13 +5,13 @@
 //! other as what a [`Codec`] makes of it, in [`crate::zsmalloc`]. All of it lies in movable frames
 //! that may come from CMA, so the store never stands in the way of contiguous memory.
 //!
-//! Files: `codec` the trait, LZ4 and Zstandard · `store` the store and its statistics.
+//! Files: `codec` the trait, LZ4 and Zstandard · `page_store` the store and its statistics.
 
 mod codec;
-mod store;
+mod page_store;
 
 #[cfg(all(test, not(loom), not(miri)))]
 mod tests;
 
 pub use codec::{Codec, CodecError, Lz4, Worker, Zstd};
-pub use store::{Key, MmStat, Page, Store, StoreConfig, StoreError};
+pub use page_store::{Key, MmStat, Page, Store, StoreConfig, StoreError};

@@ -10,8 +10,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crate::frame::sync::{SpinGuard, SpinLock};
-use crate::frame::{FRAME_SIZE, FramePool, PoolError, thread_number};
+use crate::frames::sync::{SpinGuard, SpinLock};
+use crate::frames::{FRAME_SIZE, FramePool, PoolError, thread_number};
 use crate::zsmalloc::{Handle, MAX_SIZE, Mapped, ZsConfig, ZsError, ZsPool};
 
 use super::codec::{Codec, CodecError, Worker};

@@ -12,7 +12,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::frame::{BLOCK_SIZE, FRAME_SIZE, FrameId, FramePool, FrameRange, PoolConfig, Region};
+use crate::frames::{BLOCK_SIZE, FRAME_SIZE, FrameId, FramePool, FrameRange, PoolConfig, Region};
 use crate::zsmalloc::{ZsConfig, ZsError};
 
 fn frames(blocks: usize) -> Arc<FramePool> {

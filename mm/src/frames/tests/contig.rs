@@ -2,7 +2,7 @@
 //! Contiguous allocation and CMA areas.
 
 use super::driver::{Driver, Mood, NO_MARKS, blocks, pool, pool_with};
-use crate::frame::*;
+use crate::frames::*;
 
 fn cma_pool() -> std::sync::Arc<FramePool> {
     let config = PoolConfig {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::driver::{Driver, NO_MARKS, blocks, pool_with};
-use crate::frame::*;
+use crate::frames::*;
 
 #[derive(Clone, Debug)]
 enum Step {

@@ -2,7 +2,7 @@
 //! Allocation, migrate types, watermarks, caches and compaction, one thing at a time.
 
 use super::driver::{Driver, NO_MARKS, Rng, blocks, pool, pool_with};
-use crate::frame::*;
+use crate::frames::*;
 
 #[test]
 fn metadata_is_small() {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};
 
 use super::driver::{Driver, Mood, pool};
-use crate::frame::*;
+use crate::frames::*;
 
 /// A pool of four blocks, every other frame the driver's.
 fn half_full() -> (Arc<FramePool>, Arc<Driver>, u32) {
