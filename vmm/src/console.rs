@@ -15,7 +15,7 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
 use crate::config::ConsoleConfig;
 use crate::exit::{ExitReason, ExitSignal};
-use crate::terminal::RawTerminal;
+use crate::host::terminal::RawTerminal;
 
 const CTRL_A: u8 = 1;
 

@@ -24,15 +24,15 @@ use crate::api::action::{BalloonStats, GuestStats, HintingStatus, Instance, Memo
 use crate::api::channel::Request;
 use crate::api::stats::ApiStats;
 use crate::api::{Action, Phase, Refusal, Reply, Requests};
-use crate::builder;
 use crate::compactor::Compactor;
 use crate::config::{BalloonConfig, Faults, HostLimits, MetricsConfig, VmConfig};
 use crate::event_loop::LoopHandle;
 use crate::exit::ExitReason;
-use crate::logging::Log;
+use crate::host::log::Log;
+use crate::machine;
+use crate::machine::Vm;
 use crate::metrics::{self, MetricsFile};
 use crate::vcpu::ExitKind;
-use crate::vm::Vm;
 
 /// Pages of 4 KiB in one MiB.
 const PAGES_PER_MIB: u64 = 256;
@@ -163,7 +163,7 @@ impl Controller {
     /// Builds the machine that the configuration describes, and lets it run.
     pub fn start(&mut self) -> Result<(), Refusal> {
         self.config.validate(&self.host).map_err(Refusal::Invalid)?;
-        let mut vm = builder::build(&self.config, &self.events).map_err(failed)?;
+        let mut vm = machine::build(&self.config, &self.events).map_err(failed)?;
         vm.start().map_err(failed)?;
         let machine = &self.config.machine_config;
         info!(id = self.id, vcpus = machine.vcpu_count, mib = machine.mem_size_mib, "started");

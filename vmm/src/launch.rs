@@ -13,9 +13,9 @@ use crate::config::{LoggerConfig, MetricsConfig, VmConfig};
 use crate::control::Controller;
 use crate::event_loop::{EventLoop, EventLoopError};
 use crate::exit::ExitReason;
-use crate::logging::{Log, LogError};
+use crate::host::log::{Log, LogError};
+use crate::host::terminal;
 use crate::signals::Signals;
-use crate::terminal;
 
 /// Name of a machine that nobody named, as Firecracker has it.
 pub const DEFAULT_ID: &str = "anonymous-instance";

@@ -1,19 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The monitor: KVM, the machine around it, and the doors to it (command line and API).
 //!
-//! The only crate that links KVM. The machine: `builder` makes a `vm::Vm` of a configuration;
-//! `vm`, `vcpu`, `memory`, `host_window`, `bus`, `irq` and `arch` are its parts. Around it:
-//! `event_loop` is what the main thread does, `exit` why it ends, `signals` one way of asking for
-//! that. Doors to it: `config` says what a machine is to be, `cli` makes one of arguments, `launch`
-//! runs it, `api` takes requests over HTTP and turns them into actions, `control` does those,
-//! `compactor` puts memory in order, `block_view` draws it, `vnc` lets a person watch the guest.
-//! Watching it all: `logging`, `metrics`.
+//! The only crate that links KVM. The folders, from the bottom up:
+//!
+//! - `kvm`, `arch`, `vcpu`: the hypervisor's interface, the first instruction, the threads
+//! - `host`: files, sockets, terminal and log: everything outside that could block or vanish
+//! - `machine`: a configuration becomes a machine, a device a file
+//! - `compactor`, `block_view`: guest memory is put in order, and drawn
+//! - `config`: what a machine is to be
+//! - `api`, `control`: requests over HTTP; what each does to the machine
+//! - `cli`: the command line, one file a subcommand
+//!
+//! Files beside them: `launch` is one monitor's life, `event_loop` what its main thread does,
+//! `exit` why it ends, `signals` the thread that makes it end; `console` is the host's side of the
+//! serial port, `metrics` the metrics file.
 
 pub mod api;
 pub mod arch;
 pub mod block_view;
-pub mod builder;
-pub mod bus;
 pub mod cli;
 pub mod compactor;
 pub mod config;
@@ -21,15 +25,10 @@ pub mod console;
 pub mod control;
 pub mod event_loop;
 pub mod exit;
-pub mod host_window;
-pub mod irq;
+pub mod host;
 pub mod kvm;
 pub mod launch;
-pub mod logging;
-pub mod memory;
+pub mod machine;
 pub mod metrics;
 pub mod signals;
-pub mod terminal;
 pub mod vcpu;
-pub mod vm;
-pub mod vnc;

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value};
 
 use crate::config::MetricsConfig;
-use crate::logging::open_for_lines;
+use crate::host::log::open_for_lines;
 
 /// How often a line is written without being asked for.
 pub const PERIOD: Duration = Duration::from_secs(60);

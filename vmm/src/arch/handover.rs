@@ -41,6 +41,9 @@ pub enum HandoverError {
     /// Guest memory is too small for it.
     #[error("boot structures do not fit in guest memory: {0}")]
     Memory(#[from] GuestMemoryError),
+    /// The boot protocol has 32 bits for the address.
+    #[error("address {0:#x} of a boot structure is above 4 GiB")]
+    Above4Gib(u64),
     /// More stretches of memory than the zero page has entries for.
     #[error("memory map of {0} entries is too long for the boot protocol")]
     MapTooLong(usize),
@@ -61,10 +64,10 @@ pub fn write_zero_page<M: GuestMemoryBackend>(
         ..Default::default()
     });
     params.hdr.type_of_loader = LOADER_UNDEFINED;
-    params.hdr.cmd_line_ptr = low(layout::CMDLINE);
+    params.hdr.cmd_line_ptr = low(layout::CMDLINE)?;
     params.hdr.cmdline_size = handover.cmdline_len;
     if let Some(initrd) = handover.initrd {
-        params.hdr.ramdisk_image = low(initrd.start);
+        params.hdr.ramdisk_image = low(initrd.start)?;
         params.hdr.ramdisk_size = initrd.len;
     }
     params.acpi_rsdp_addr = handover.rsdp.0;
@@ -87,16 +90,17 @@ pub fn write_start_info<M: GuestMemoryBackend>(
     let modules = GuestAddress(layout::PVH_START_INFO.0 + size_of::<hvm_start_info>() as u64);
     let map_start = GuestAddress(modules.0 + size_of::<hvm_modlist_entry>() as u64);
     let room = (layout::ZERO_PAGE.0 - map_start.0) as usize / size_of::<hvm_memmap_table_entry>();
-    if handover.map.len() > room {
-        return Err(HandoverError::MapTooLong(handover.map.len()));
-    }
+    let memmap_entries = u32::try_from(handover.map.len())
+        .ok()
+        .filter(|_| handover.map.len() <= room)
+        .ok_or(HandoverError::MapTooLong(handover.map.len()))?;
     let mut info = hvm_start_info {
         magic: XEN_HVM_START_MAGIC_VALUE,
         version: 1,
         cmdline_paddr: layout::CMDLINE.0,
         rsdp_paddr: handover.rsdp.0,
         memmap_paddr: map_start.0,
-        memmap_entries: u32::try_from(handover.map.len()).unwrap_or(0),
+        memmap_entries,
         ..Default::default()
     };
     if let Some(initrd) = handover.initrd {
@@ -122,9 +126,9 @@ pub fn write_start_info<M: GuestMemoryBackend>(
     Ok(mem.write_obj(info, layout::PVH_START_INFO)?)
 }
 
-/// Addresses of low RAM, by construction below 4 GiB.
-fn low(address: GuestAddress) -> u32 {
-    u32::try_from(address.0).unwrap_or(0)
+/// An address in a field of 32 bits.
+fn low(address: GuestAddress) -> Result<u32, HandoverError> {
+    u32::try_from(address.0).map_err(|_| HandoverError::Above4Gib(address.0))
 }
 
 #[cfg(test)]

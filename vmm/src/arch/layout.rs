@@ -39,6 +39,8 @@ pub const HIGH_RAM: GuestAddress = GuestAddress(0x10_0000);
 
 /// First virtio-mmio window.
 pub const MMIO_START: GuestAddress = GuestAddress(0xd000_0000);
+/// Where they must have ended: the IOAPIC's registers are there.
+pub const MMIO_END: GuestAddress = GuestAddress(IOAPIC as u64);
 /// Size of one such window.
 pub const MMIO_SIZE: u64 = 0x1000;
 /// Size of the GPU's host-visible window, which begins where the windows above RAM do. As much as

@@ -7,7 +7,7 @@ use devices::gpu::{GpuStats, KindStats};
 use super::{Controller, done, lock};
 use crate::api::action::{GpuCounters, GpuStatus, Mode, Resources, ScanoutStatus, ScanoutUpdate};
 use crate::api::{Refusal, Reply};
-use crate::vm::Screens;
+use crate::machine::Screens;
 
 impl Controller {
     fn screens(&self) -> Result<&Screens, Refusal> {

@@ -20,8 +20,8 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 pub use exits::{ExitCounts, ExitKind};
 pub use group::{StartError, VcpuGroup};
 
-use crate::bus::Bus;
 use crate::exit::{ExitReason, ExitSignal, ResetSource};
+use crate::machine::bus::Bus;
 
 /// What the vCPUs of one machine reach outside themselves.
 #[derive(Clone)]

@@ -4,39 +4,29 @@
 use std::sync::{Arc, Mutex};
 
 use devices::balloon::Balloon;
-use devices::display::Frames;
-use devices::gpu::Gpu;
-use devices::legacy::{KeyboardBusy, KeyboardController};
+use devices::legacy::KeyboardBusy;
 use kvm_ioctls::VmFd;
 use mm::guest_ram::GuestRam;
 
+use super::attach::Devices;
+use super::attach::gpu::Screens;
+use super::device_thread::DeviceThread;
 use crate::vcpu::{ExitCounts, StartError, Vcpu, VcpuGroup};
-use crate::vnc::VncSocket;
-
-/// The display device and what it shows.
-pub struct Screens {
-    /// The device. To be locked on the event-loop thread, as the balloon is; viewers lock it too,
-    /// for the time that one picture takes.
-    pub gpu: Arc<Mutex<Gpu>>,
-    /// Its frames, for any thread.
-    pub frames: Frames,
-    /// Where they can be watched, if anywhere.
-    pub vnc: Option<VncSocket>,
-}
 
 /// A machine, from its first instruction to its end. Dropping it stops its vCPUs.
 ///
-/// Its devices live on in the event loop, which holds what serves their queues.
+/// Devices on the main thread live on in its event loop, which holds what serves their queues; the
+/// threads of the others end with the machine.
 pub struct Vm {
     // First: vCPUs must have stopped before anything they use goes.
     vcpus: Vcpus,
     counts: Vec<Arc<ExitCounts>>,
-    keyboard: Arc<KeyboardController>,
-    balloon: Option<Arc<Mutex<Balloon>>>,
-    gpu: Option<Screens>,
+    // No device thread may use the machine's descriptors after they close.
+    _threads: Vec<DeviceThread>,
+    devices: Devices,
     // Interrupt routing and notifications are undone when it closes.
     _fd: Arc<VmFd>,
-    // Last: guest memory must outlive whoever has it mapped.
+    // Last: guest memory must outlive everything that has it mapped.
     ram: Arc<GuestRam>,
 }
 
@@ -48,18 +38,17 @@ enum Vcpus {
 /// What the builder hands over.
 pub(crate) struct Parts {
     pub(crate) vcpus: Vec<Vcpu>,
-    pub(crate) keyboard: Arc<KeyboardController>,
-    pub(crate) balloon: Option<Arc<Mutex<Balloon>>>,
-    pub(crate) gpu: Option<Screens>,
+    pub(crate) threads: Vec<DeviceThread>,
+    pub(crate) devices: Devices,
     pub(crate) fd: Arc<VmFd>,
     pub(crate) ram: Arc<GuestRam>,
 }
 
 impl Vm {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { vcpus, keyboard, balloon, gpu, fd, ram } = parts;
+        let Parts { vcpus, threads, devices, fd, ram } = parts;
         let counts = vcpus.iter().map(Vcpu::counts).collect();
-        Self { vcpus: Vcpus::Built(vcpus), counts, keyboard, balloon, gpu, _fd: fd, ram }
+        Self { vcpus: Vcpus::Built(vcpus), counts, _threads: threads, devices, _fd: fd, ram }
     }
 
     /// Lets the vCPUs run. Does nothing if they were started before.
@@ -93,7 +82,12 @@ impl Vm {
 
     /// Presses Ctrl, Alt and Del on the keyboard of the guest.
     pub fn send_ctrl_alt_del(&self) -> Result<(), KeyboardBusy> {
-        self.keyboard.ctrl_alt_del()
+        self.devices.platform.keyboard.ctrl_alt_del()
+    }
+
+    /// Its devices.
+    pub fn devices(&self) -> &Devices {
+        &self.devices
     }
 
     /// Exits of each vCPU, by kind.
@@ -104,12 +98,12 @@ impl Vm {
     /// The balloon, if the machine has one. Its queues are processed on the event-loop thread: other
     /// threads lock it for short, as the compactor does.
     pub fn balloon(&self) -> Option<&Arc<Mutex<Balloon>>> {
-        self.balloon.as_ref()
+        self.devices.balloon.as_ref()
     }
 
     /// The display device, if the machine has one.
     pub fn screens(&self) -> Option<&Screens> {
-        self.gpu.as_ref()
+        self.devices.gpu.as_ref()
     }
 
     /// Guest memory.

@@ -146,7 +146,7 @@ mod tests {
             tracing::warn!(block = 7, "this");
         });
         assert_eq!(text.lines().count(), 1, "{text}");
-        assert!(text.ends_with(" WARN vmm::logging::tests: this block=7\n"), "{text}");
+        assert!(text.ends_with(" WARN vmm::host::log::tests: this block=7\n"), "{text}");
     }
 
     #[test]

@@ -1,5 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The host's KVM: whether it is there, may be used, and does what we need.
+//! The host's KVM: whether it is present and permitted, and what a machine asks of it beside vCPUs.
+//!
+//! May use: kvm-ioctls, `mm` and `arch::layout`. Knows no configuration and no API.
+//!
+//! - `mod.rs` (here): opens /dev/kvm and checks the capabilities that a machine needs
+//! - `memory.rs`: guest RAM, one memory slot a region
+//! - `window.rs`: the GPU's host-visible window, one memory slot a mapping
+//! - `irq.rs`: irqfd and ioeventfd; hands out interrupt lines
+
+pub mod irq;
+pub mod memory;
+pub mod window;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The machine while devices are added to it: buses, interrupt lines, windows, threads.
+//!
+//! A device lives on the main thread's event loop or on a thread of its own ([`Home`]). Where a
+//! device lives changes nothing about its contract:
+//!
+//! - *Activation, reset, configuration accesses* come from vCPU threads, under the device's mutex.
+//! - *Pause* stops vCPUs only. A device goes on with requests that the guest made before, and its
+//!   interrupts stay pending in KVM until the guest runs again.
+//! - *Reset* by the driver: the device's `reset` returns when it no longer touches guest memory, so
+//!   one with requests under way on a ring or another thread cancels or awaits them there.
+//! - *Teardown*: vCPUs stop first, then each device thread ends after the turn that it is in and is
+//!   joined, then KVM's machine and guest memory go.
+
+use std::sync::Arc;
+
+use devices::transport::MmioTransport;
+use devices::virtio::{Runner, SharedDevice};
+use kvm_ioctls::VmFd;
+use mm::guest_ram::GuestRam;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::bus::{Bus, BusDevice, BusError};
+use super::error::BuildError;
+use crate::arch::acpi::MmioWindow;
+use crate::arch::layout;
+use crate::config::VmConfig;
+use crate::event_loop::Subscriber;
+use crate::exit::ExitSignal;
+use crate::kvm::irq::{self, Lines};
+
+/// Which thread serves a device's queues.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Home {
+    /// The main thread's event loop: for devices whose turns are short.
+    Main,
+    /// A thread of its own with this name, such as `block-rootfs` (the kernel keeps 15 bytes).
+    Thread(String),
+}
+
+/// A machine under construction: what `attach/` adds devices to.
+pub struct Assembly<'a> {
+    /// What is to be built.
+    pub config: &'a VmConfig,
+    /// KVM's machine.
+    pub vm: Arc<VmFd>,
+    /// Guest memory.
+    pub ram: Arc<GuestRam>,
+    /// Where a device announces the machine's end.
+    pub exit: Arc<ExitSignal>,
+    pub(super) ports: Bus,
+    pub(super) mmio: Bus,
+    pub(super) windows: Vec<MmioWindow>,
+    lines: Lines,
+    /// Subscribers of the main thread's event loop.
+    pub(super) on_main: Vec<Subscriber>,
+    /// Threads to be started, each with its subscribers.
+    pub(super) threads: Vec<(String, Vec<Subscriber>)>,
+}
+
+impl<'a> Assembly<'a> {
+    /// A machine without devices.
+    pub(super) fn new(
+        config: &'a VmConfig,
+        vm: Arc<VmFd>,
+        ram: Arc<GuestRam>,
+        exit: Arc<ExitSignal>,
+    ) -> Self {
+        Self {
+            config,
+            vm,
+            ram,
+            exit,
+            ports: Bus::default(),
+            mmio: Bus::default(),
+            windows: Vec::new(),
+            lines: Lines::default(),
+            on_main: Vec::new(),
+            threads: Vec::new(),
+        }
+    }
+
+    /// Puts a virtio device behind the next virtio-mmio window; the thread of `home` serves its
+    /// queues. `device` must not be locked.
+    ///
+    /// # Errors
+    ///
+    /// Where windows or interrupt lines have run out, or KVM or the host refuses.
+    pub fn add_virtio(&mut self, device: SharedDevice, home: &Home) -> Result<(), BuildError> {
+        let gsi = self.lines.take()?;
+        let window = next_window(self.windows.len(), gsi)?;
+        let base = u64::from(window.base);
+        let transport = MmioTransport::new(Arc::clone(self.ram.memory()), device, event()?)
+            .map(Arc::new)
+            .map_err(BuildError::Event)?;
+        irq::connect(&self.vm, transport.interrupt().event(), gsi)?;
+        for notifier in transport.notifiers() {
+            irq::notify(&self.vm, base, notifier)?;
+        }
+        self.mmio.insert(base, layout::MMIO_SIZE, transport.clone())?;
+        self.windows.push(window);
+        self.subscribe(Box::new(Runner::new(transport)), home);
+        Ok(())
+    }
+
+    /// Lets the thread of `home` serve `subscriber`: timers and completions of a device.
+    pub fn subscribe(&mut self, subscriber: Subscriber, home: &Home) {
+        let Home::Thread(name) = home else { return self.on_main.push(subscriber) };
+        match self.threads.iter_mut().find(|(known, _)| known == name) {
+            Some((_, subscribers)) => subscribers.push(subscriber),
+            None => self.threads.push((name.clone(), vec![subscriber])),
+        }
+    }
+
+    /// Puts `device` at `len` I/O ports from `start`.
+    ///
+    /// # Errors
+    ///
+    /// Where another device has one of them.
+    pub fn add_ports(
+        &mut self,
+        start: u16,
+        len: u16,
+        device: Arc<dyn BusDevice>,
+    ) -> Result<(), BusError> {
+        self.ports.insert(start.into(), len.into(), device)
+    }
+}
+
+/// Window `number`, with interrupt line `gsi`.
+fn next_window(number: usize, gsi: u32) -> Result<MmioWindow, BuildError> {
+    let base = u64::try_from(number)
+        .ok()
+        .and_then(|number| number.checked_mul(layout::MMIO_SIZE))
+        .and_then(|offset| offset.checked_add(layout::MMIO_START.0))
+        .filter(|base| *base < layout::MMIO_END.0)
+        .and_then(|base| u32::try_from(base).ok())
+        .ok_or(BuildError::NoWindowLeft)?;
+    Ok(MmioWindow { base, gsi })
+}
+
+/// An eventfd for an interrupt.
+pub(super) fn event() -> Result<EventFd, BuildError> {
+    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(BuildError::Event)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_follow_each_other_and_end_below_the_ioapic() {
+        assert_eq!(next_window(0, 5).unwrap(), MmioWindow { base: 0xd000_0000, gsi: 5 });
+        assert_eq!(next_window(3, 8).unwrap(), MmioWindow { base: 0xd000_3000, gsi: 8 });
+        let room = (layout::MMIO_END.0 - layout::MMIO_START.0) / layout::MMIO_SIZE;
+        let room = usize::try_from(room).unwrap();
+        assert!(next_window(room - 1, 5).is_ok());
+        for number in [room, usize::MAX] {
+            assert!(matches!(next_window(number, 5), Err(BuildError::NoWindowLeft)), "{number}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The display, on the main thread, with its window above RAM and the socket where scanout 0 can
+//! be watched by VNC.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use devices::display::vnc::serve;
+use devices::display::{Frames, Headless, ScanoutId, Size};
+use devices::gpu::{AnonymousMemory, Gpu, GpuParts, GpuSettings, Limits};
+use devices::virtio::SharedRegion;
+
+use crate::arch::layout;
+use crate::kvm::window::KvmWindow;
+use crate::machine::assembly::{Assembly, Home};
+use crate::machine::error::BuildError;
+
+/// The display device and what it shows.
+pub struct Screens {
+    /// The device. To be locked on the event-loop thread, as the balloon is; viewers lock it too,
+    /// for the time that one picture takes.
+    pub gpu: Arc<Mutex<Gpu>>,
+    /// Its frames, for any thread.
+    pub frames: Frames,
+    /// Where they can be watched, if anywhere.
+    pub vnc: Option<VncSocket>,
+}
+
+/// More scanouts than can be counted.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} scanouts are too many")]
+struct TooManyScanouts(u32);
+
+/// Adds the display to `machine`, if one is configured.
+pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Option<Screens>, BuildError> {
+    let Some(wanted) = &machine.config.gpu else { return Ok(None) };
+    let ram = Arc::clone(&machine.ram);
+    let region = SharedRegion { addr: ram.layout().windows_start(), len: layout::GPU_WINDOW_SIZE };
+    let scanouts = usize::try_from(wanted.scanouts)
+        .map_err(|_| BuildError::device("gpu")(TooManyScanouts(wanted.scanouts)))?;
+    let settings = GpuSettings {
+        scanouts,
+        mode: Size::new(wanted.width_px, wanted.height_px),
+        limits: Limits::default(),
+        window: Some(region),
+        cma: ram.layout().cma().into_iter().collect(),
+    };
+    let (display, frames) = Headless::new();
+    let parts = GpuParts {
+        host_memory: Box::new(AnonymousMemory),
+        window: Some(Box::new(KvmWindow::new(region, Arc::clone(&machine.vm), ram))),
+        display: Box::new(display),
+    };
+    let gpu = Gpu::new(settings, parts).map_err(BuildError::device("gpu"))?;
+    let gpu = Arc::new(Mutex::new(gpu));
+    machine.add_virtio(gpu.clone(), &Home::Main)?;
+    let vnc = match &wanted.vnc_socket {
+        Some(path) => {
+            let socket = VncSocket::open(path, &frames, &gpu);
+            Some(socket.map_err(BuildError::device("gpu"))?)
+        }
+        None => None,
+    };
+    Ok(Some(Screens { gpu, frames, vnc }))
+}
+
+/// The socket cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("VNC socket {}: {source}", path.display())]
+pub struct VncError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// A socket that viewers connect to; its file goes with it.
+pub struct VncSocket(PathBuf);
+
+impl VncSocket {
+    /// Serves scanout 0 of `gpu`, whose display gives `frames`, at `path`, which must not exist yet.
+    pub fn open(path: &Path, frames: &Frames, gpu: &Arc<Mutex<Gpu>>) -> Result<Self, VncError> {
+        let failed = |source| VncError { path: path.to_owned(), source };
+        let scanout = ScanoutId::new(0).ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        // The device may go before its viewers do.
+        let gpu = Arc::downgrade(gpu);
+        let refresh = move |id| {
+            if let Some(gpu) = gpu.upgrade() {
+                gpu.lock().unwrap_or_else(PoisonError::into_inner).refresh(id);
+            }
+        };
+        serve(path, frames.clone(), scanout, Arc::new(refresh)).map_err(failed)?;
+        Ok(Self(path.to_owned()))
+    }
+}
+
+impl Drop for VncSocket {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "the VNC socket stays behind");
+        }
+    }
+}

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! One file a device: its section of the configuration becomes a device on a bus, with a thread
+//! that serves it. docs/adding-a-device.md says what else a new device needs.
+//!
+//! - `platform.rs`: serial port, keyboard controller, power registers
+//! - `balloon.rs`: the balloon
+//! - `gpu.rs`: the display and the socket where it can be watched
+
+pub mod balloon;
+pub mod gpu;
+pub mod platform;
+
+use super::assembly::Assembly;
+use super::error::BuildError;
+
+/// A machine's devices, as requests reach them. A field a device, in the order of their windows.
+pub struct Devices {
+    /// What every PC has.
+    pub platform: platform::Platform,
+    /// The balloon, if one is configured.
+    pub balloon: Option<balloon::Shared>,
+    /// The display, if one is configured.
+    pub gpu: Option<gpu::Screens>,
+}
+
+/// Attaches every device that the configuration asks for. A line a device: the order decides which
+/// window and interrupt line each gets, so new ones go to the end.
+pub(super) fn all(machine: &mut Assembly<'_>) -> Result<Devices, BuildError> {
+    Ok(Devices {
+        platform: platform::attach(machine)?,
+        balloon: balloon::attach(machine)?,
+        gpu: gpu::attach(machine)?,
+    })
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Kernel, initrd, command line, ACPI tables and the structure that leads the kernel to them.
+
+use linux_loader::cmdline::{self, Cmdline};
+use mm::guest_ram::GuestRam;
+use mm::layout::MemoryLayout;
+use vm_memory::GuestAddress;
+
+use super::error::BuildError;
+use crate::arch::acpi::{self, MmioWindow};
+use crate::arch::handover::{self, Handover};
+use crate::arch::kernel::{self, Entry, LoadedKernel};
+use crate::arch::layout;
+use crate::arch::memory_map::memory_map;
+use crate::config::VmConfig;
+
+/// The kernel option that turns ACPI off, and the fallback for device discovery on.
+const ACPI_OFF: &str = "acpi=off";
+
+/// Loads kernel and initrd, and writes command line, ACPI tables and boot structure.
+pub(super) fn load(
+    config: &VmConfig,
+    ram: &GuestRam,
+    windows: &[MmioWindow],
+) -> Result<LoadedKernel, BuildError> {
+    let boot = config.boot_source.as_ref().ok_or(BuildError::NoBootSource)?;
+    let mem = ram.memory().as_ref();
+    let kernel = kernel::load_kernel(mem, &boot.kernel_image_path)?;
+    let ceiling = ram.layout().cma().map_or(GuestAddress(u64::MAX), |cma| cma.address());
+    let initrd = match &boot.initrd_path {
+        Some(path) => Some(kernel::load_initrd(mem, &kernel, path, ceiling)?),
+        None => None,
+    };
+    let cmdline = command_line(boot.cmdline(), ram.layout(), windows)?;
+    let length = cmdline.as_cstring()?.as_bytes().len();
+    // Below CMDLINE_MAX, which is the capacity it was built with.
+    let length = u32::try_from(length).map_err(|_| cmdline::Error::TooLarge)?;
+    linux_loader::loader::load_cmdline(mem, layout::CMDLINE, &cmdline)
+        .map_err(BuildError::CmdlineLoad)?;
+    let machine = acpi::Machine { cpus: config.machine_config.vcpu_count, windows };
+    let rsdp = acpi::write_tables(mem, &machine)?;
+    let map = memory_map(mem);
+    let handover = Handover { initrd, map: &map, rsdp, cmdline_len: length };
+    match kernel.entry {
+        Entry::Pvh { .. } => handover::write_start_info(mem, &handover)?,
+        Entry::Linux64 { header, .. } => handover::write_zero_page(mem, header, &handover)?,
+    }
+    Ok(kernel)
+}
+
+/// The user's command line and what the machine adds: where contiguous memory is to be reserved,
+/// and the devices, for a kernel that is told to look into no ACPI tables.
+fn command_line(
+    user: &str,
+    memory: &MemoryLayout,
+    windows: &[MmioWindow],
+) -> Result<Cmdline, BuildError> {
+    let mut cmdline = match user.trim() {
+        "" => Cmdline::new(layout::CMDLINE_MAX)?,
+        user => Cmdline::try_from(user, layout::CMDLINE_MAX)?,
+    };
+    if let Some(cma) = memory.cma() {
+        cmdline.insert_str(format!("cma={}@{:#x}", cma.bytes().0, cma.address().0))?;
+    }
+    if user.split_whitespace().any(|option| option == ACPI_OFF) {
+        for window in windows {
+            let base = GuestAddress(window.base.into());
+            cmdline.add_virtio_mmio_device(layout::MMIO_SIZE, base, window.gsi, None)?;
+        }
+    }
+    Ok(cmdline)
+}
+
+#[cfg(test)]
+mod tests {
+    use mm::units::Bytes;
+
+    use super::*;
+
+    fn line(user: &str, cma_mib: u64) -> String {
+        let mib = |n| Bytes::from_mib(n).unwrap();
+        let layout = MemoryLayout::new(mib(512), mib(cma_mib)).unwrap();
+        let windows = [MmioWindow { base: 0xd000_0000, gsi: 5 }];
+        let line = command_line(user, &layout, &windows).unwrap();
+        line.as_cstring().unwrap().into_string().unwrap()
+    }
+
+    #[test]
+    fn command_line_tells_what_tables_do_not() {
+        assert_eq!(line("quiet", 0), "quiet");
+        assert_eq!(line("quiet", 128), "quiet cma=134217728@0x17c00000");
+        assert_eq!(line("acpi=off", 0), "acpi=off virtio_mmio.device=4K@0xd0000000:5");
+        assert_eq!(
+            line("acpi=off -- single", 0),
+            "acpi=off virtio_mmio.device=4K@0xd0000000:5 -- single"
+        );
+        assert_eq!(line("", 0), "");
+    }
+
+    #[test]
+    fn a_command_line_that_is_too_long_is_refused() {
+        let layout = MemoryLayout::new(Bytes::from_mib(16).unwrap(), Bytes(0)).unwrap();
+        assert!(command_line(&"x".repeat(3000), &layout, &[]).is_err());
+    }
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Why a machine cannot be built. Each error says in one line what failed and where.
+
+use std::error::Error;
+use std::io;
+
+use linux_loader::{cmdline, loader};
+use mm::guest_ram::GuestRamError;
+use mm::layout::LayoutError;
+
+use super::bus::BusError;
+use crate::arch::acpi::AcpiError;
+use crate::arch::handover::HandoverError;
+use crate::arch::kernel::KernelError;
+use crate::arch::registers::RegisterError;
+use crate::event_loop::EventLoopError;
+use crate::kvm::KvmError;
+use crate::kvm::irq::IrqError;
+use crate::kvm::memory::SlotError;
+
+/// Why a machine cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// Nothing to boot was configured.
+    #[error("no kernel is configured")]
+    NoBootSource,
+    /// Memory of such a size cannot be laid out.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The host does not give the memory.
+    #[error(transparent)]
+    Ram(#[from] GuestRamError),
+    /// The host has no usable KVM.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// KVM refused a part of the machine.
+    #[error("KVM cannot {what}: {source}")]
+    Machine {
+        /// What was to be done.
+        what: &'static str,
+        /// What KVM said.
+        source: kvm_ioctls::Error,
+    },
+    /// More vCPUs than this KVM has.
+    #[error("{asked} vCPUs are more than the {limit} that KVM has on this host")]
+    TooManyVcpus {
+        /// vCPUs configured.
+        asked: u8,
+        /// KVM's limit.
+        limit: usize,
+    },
+    /// KVM refused guest memory.
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+    /// An interrupt line or a notification cannot be connected.
+    #[error(transparent)]
+    Irq(#[from] IrqError),
+    /// Two devices want the same addresses.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The space for virtio-mmio windows is used up.
+    #[error("no address is left for another virtio device")]
+    NoWindowLeft,
+    /// An eventfd cannot be created.
+    #[error("cannot create an event: {0}")]
+    Event(io::Error),
+    /// A device cannot be made as configured.
+    #[error("{device}: {source}")]
+    Device {
+        /// Its section in the configuration.
+        device: &'static str,
+        /// What it said.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// A device's thread cannot be started.
+    #[error("cannot start thread {name}: {source}")]
+    Thread {
+        /// Its name.
+        name: String,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// Kernel or initrd cannot be used.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The command line cannot be used.
+    #[error("kernel command line: {0}")]
+    Cmdline(#[from] cmdline::Error),
+    /// The command line is longer than a kernel reads.
+    #[error("kernel command line cannot be written: {0}")]
+    CmdlineLoad(loader::Error),
+    /// Boot structures do not fit.
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
+    /// ACPI tables do not fit.
+    #[error(transparent)]
+    Acpi(#[from] AcpiError),
+    /// A vCPU does not take its first state.
+    #[error(transparent)]
+    Registers(#[from] RegisterError),
+    /// The event loop takes no subscribers.
+    #[error(transparent)]
+    EventLoop(#[from] EventLoopError),
+}
+
+impl BuildError {
+    /// KVM's refusal to do `what`.
+    pub(super) fn machine(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> Self {
+        move |source| Self::Machine { what, source }
+    }
+
+    /// What the device of section `device` said.
+    pub(super) fn device<E>(device: &'static str) -> impl Fn(E) -> Self
+    where
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        move |source| Self::Device { device, source: source.into() }
+    }
+}
