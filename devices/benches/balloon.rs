@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use devices::balloon::{Balloon, BalloonConfig, Discarded, MemoryReclaim};
-use devices::virtio::mock::{Descriptor, MockDriver};
+use devices::transport::mock::{Descriptor, MockDriver};
 use mm::backing::BackingKind;
 use mm::guest_ram::{GuestRam, GuestRamError};
 use mm::layout::MemoryLayout;

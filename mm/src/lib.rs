@@ -8,6 +8,7 @@
 //! * [`layout`]: where RAM, the hole and the CMA region lie
 //! * [`guest_ram`]: guest RAM, region by region, each with its backing
 //! * [`backing`]: what a stretch of RAM is made of on the host, and how to give it back
+//! * [`budget`]: limits on what a guest or a client can make the host spend
 //! * [`blocks`]: guest memory block by block
 //! * [`sys`]: the system calls, thinly
 //! * [`frames`]: a pool of movable frames, from which contiguous space can always be made
@@ -16,6 +17,7 @@
 
 pub mod backing;
 pub mod blocks;
+pub mod budget;
 pub mod frames;
 pub mod guest_ram;
 pub mod layout;

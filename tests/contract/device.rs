@@ -8,8 +8,8 @@ use std::time::Duration;
 use devices::balloon::{Balloon, BalloonConfig};
 use devices::display::{Headless, Size};
 use devices::gpu::{AnonymousMemory, Gpu, GpuParts, GpuSettings, Limits};
-use devices::virtio::SharedDevice;
-use devices::virtio::mock::{Descriptor, MockDriver};
+use devices::transport::mock::{Descriptor, MockDriver};
+use devices::virtio::{Deadline, Progress, SharedDevice};
 use mm::backing::BackingKind;
 use mm::guest_ram::GuestRam;
 use mm::layout::MemoryLayout;
@@ -122,7 +122,8 @@ fn it_may_be_reset_and_notified_at_any_time() {
         let queues = rig.queues();
         let notify_all = |rig: &Rig| {
             for queue in [0, 1, queues - 1, queues, u16::MAX] {
-                rig.device.lock().unwrap().process(queue).unwrap();
+                let done = rig.device.lock().unwrap().process(queue, &mut Deadline::new());
+                assert_eq!(done.unwrap(), Progress::Done, "{}", rig.name);
             }
         };
         notify_all(&rig);

@@ -21,8 +21,8 @@ use super::timer::Timer;
 use super::{BalloonConfig, BalloonError};
 use crate::throttle::Throttle;
 use crate::virtio::{
-    Activation, Chain, ChainError, DeviceFailure, DeviceQueue, GuestMemory, Interrupt, QueueError,
-    Segments, VirtioDevice, read_config_slice,
+    Activation, Chain, ChainError, Deadline, DeviceFailure, DeviceQueue, GuestMemory, Interrupt,
+    Progress, QueueError, Segments, VirtioDevice, read_config_slice,
 };
 
 const NAME: &str = "balloon";
@@ -322,12 +322,12 @@ impl VirtioDevice for Balloon {
         self.set_timer();
     }
 
-    fn process(&mut self, queue: u16) -> Result<(), DeviceFailure> {
-        let Some(mut active) = self.active.take() else { return Ok(()) };
+    fn process(&mut self, queue: u16, _deadline: &mut Deadline) -> Result<Progress, DeviceFailure> {
+        let Some(mut active) = self.active.take() else { return Ok(Progress::Done) };
         let result = self.dispatch(&mut active, queue);
         self.active = Some(active);
         self.set_timer();
-        result.map_err(|error| DeviceFailure::new(NAME, error))
+        result.map(|()| Progress::Done).map_err(|error| DeviceFailure::new(NAME, error))
     }
 }
 

@@ -20,8 +20,8 @@ use super::{GpuParts, GpuSettings, GpuStats};
 use crate::display::{ScanoutId, Size};
 use crate::throttle::Throttle;
 use crate::virtio::{
-    Activation, Chain, DeviceFailure, DeviceQueue, GuestMemory, Interrupt, Segments, SharedRegion,
-    VirtioDevice, read_config_slice,
+    Activation, Chain, Deadline, DeviceFailure, DeviceQueue, GuestMemory, Interrupt, Progress,
+    Segments, SharedRegion, VirtioDevice, read_config_slice,
 };
 
 /// Number of the control queue.
@@ -307,11 +307,11 @@ impl VirtioDevice for Gpu {
         self.events = 0;
     }
 
-    fn process(&mut self, queue: u16) -> Result<(), DeviceFailure> {
+    fn process(&mut self, queue: u16, _deadline: &mut Deadline) -> Result<Progress, DeviceFailure> {
         // Taken out for the time of the call, so that commands may use the rest of the device.
-        let Some(mut session) = self.session.take() else { return Ok(()) };
+        let Some(mut session) = self.session.take() else { return Ok(Progress::Done) };
         let result = self.run(&mut session, queue);
         self.session = Some(session);
-        result
+        result.map(|()| Progress::Done)
     }
 }

@@ -22,7 +22,8 @@ use super::{
 };
 use crate::display::{Frames, Headless, Rect, Size};
 use crate::virtio::{
-    Activation, DeviceFailure, DeviceQueue, GuestMemory, Interrupt, SharedRegion, VirtioDevice,
+    Activation, Deadline, DeviceFailure, DeviceQueue, GuestMemory, Interrupt, Progress,
+    SharedRegion, VirtioDevice,
 };
 
 /// Bytes of RAM of the driver's guest, from address 0.
@@ -272,7 +273,7 @@ impl Driver {
         }
         self.write(avail + 4 + 2 * slot, &0u16.to_le_bytes());
         self.write(avail + 2, &submitted.to_le_bytes());
-        self.gpu.process(queue)?;
+        while self.gpu.process(queue, &mut Deadline::new())? == Progress::More {}
         let done = self.read(used + 2, 2);
         assert_eq!(done, submitted.to_le_bytes(), "the buffer did not come back");
         let element = self.read(used + 4 + 8 * slot, 8);

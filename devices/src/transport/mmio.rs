@@ -15,6 +15,8 @@
 //! and notifications take neither.
 
 use std::io;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use virtio_bindings::virtio_config::{
@@ -30,7 +32,8 @@ use super::interrupt::MmioInterrupt;
 use super::setup::{QueueSetup, Ring};
 use crate::throttle::Throttle;
 use crate::virtio::{
-    Activation, DeviceQueue, GuestMemory, Interrupt, QueueHost, SharedDevice, VirtioDevice,
+    Activation, Deadline, DeviceQueue, GuestMemory, Hold, Interrupt, LongestHold, Progress,
+    QueueHost, SharedDevice, VirtioDevice,
 };
 
 /// Bytes of guest-physical address space that one device takes.
@@ -134,6 +137,10 @@ pub struct MmioTransport {
     /// Queues that may have to run in the vCPU that notifies them.
     at_notify: Vec<bool>,
     registers: Mutex<Registers>,
+    /// Makes the deadline of each round.
+    deadline: fn() -> Deadline,
+    longest_hold: LongestHold,
+    most_work: AtomicU64,
 }
 
 /// What a driver has written so far, but for the status.
@@ -187,7 +194,55 @@ impl MmioTransport {
             kicks,
             at_notify,
             registers: Mutex::new(Registers::new(sizes)),
+            deadline: Deadline::new,
+            longest_hold: LongestHold::new(),
+            most_work: AtomicU64::new(0),
         })
+    }
+
+    /// Gives each round of processing a deadline of `make`'s; [`Deadline::new`] unless told
+    /// otherwise. Tests bound rounds by work with it.
+    #[must_use]
+    pub fn with_deadline(self, make: fn() -> Deadline) -> Self {
+        Self { deadline: make, ..self }
+    }
+
+    /// The longest time that this transport held its device's lock, for metrics.
+    pub fn longest_hold(&self) -> &LongestHold {
+        &self.longest_hold
+    }
+
+    /// The most work that one round of processing did, in units of [`Deadline`].
+    pub fn most_work(&self) -> u64 {
+        self.most_work.load(Ordering::Relaxed)
+    }
+
+    /// Locks the device, and records how long it is held.
+    fn lock(&self) -> Locked<'_> {
+        let device = lock(&self.device);
+        Locked { _hold: self.longest_hold.start(), device }
+    }
+
+    /// Processes queue `queue` once, within `deadline`; sees to it that the event loop comes back
+    /// when there is more to do.
+    fn round(&self, queue: u16, deadline: &mut Deadline) {
+        let mut device = self.lock();
+        let live = VIRTIO_CONFIG_S_DRIVER_OK | VIRTIO_CONFIG_S_NEEDS_RESET;
+        if self.interrupt.status() & live != VIRTIO_CONFIG_S_DRIVER_OK {
+            return;
+        }
+        let result = device.process(queue, deadline);
+        self.most_work.fetch_max(deadline.spent(), Ordering::Relaxed);
+        match result {
+            Ok(Progress::Done) => {}
+            Ok(Progress::More) => {
+                if let Some(kick) = self.kicks.get(usize::from(queue)) {
+                    // Fails only when the counter is full: then the loop is awake already.
+                    let _ = kick.write(1);
+                }
+            }
+            Err(failure) => self.fail(&failure),
+        }
     }
 
     /// The device behind the registers.
@@ -214,7 +269,7 @@ impl MmioTransport {
     /// A vCPU reads at `offset` of the window. Registers are 32 bits wide; anything else reads 0.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         if let Some(config) = offset.checked_sub(register::CONFIG) {
-            return lock(&self.device).read_config(config, data);
+            return self.lock().read_config(config, data);
         }
         match <&mut [u8; 4]>::try_from(&mut *data) {
             Ok(word) => *word = self.read_register(offset).to_le_bytes(),
@@ -228,7 +283,7 @@ impl MmioTransport {
         if let Some(config) = offset.checked_sub(register::CONFIG) {
             // A driver may write configuration from the moment it has found its device.
             if self.interrupt.status() & VIRTIO_CONFIG_S_DRIVER != 0 {
-                lock(&self.device).write_config(config, data);
+                self.lock().write_config(config, data);
             }
             return;
         }
@@ -291,7 +346,7 @@ impl MmioTransport {
     /// (virtio 1.3, 4.2.2, SHMLenLow).
     fn shared_region(&self) -> (u64, u64) {
         let id = u8::try_from(self.registers().shm_sel).ok();
-        let region = id.and_then(|id| lock(&self.device).shared_region(id));
+        let region = id.and_then(|id| self.lock().shared_region(id));
         region.map_or((u64::MAX, u64::MAX), |region| (region.addr.0, region.len))
     }
 
@@ -299,7 +354,7 @@ impl MmioTransport {
         let Ok(queue) = u16::try_from(queue) else { return };
         let Some(kick) = self.kicks.get(usize::from(queue)) else { return };
         let may_run_here = self.at_notify[usize::from(queue)];
-        if may_run_here && lock(&self.device).runs_at_notify(queue) {
+        if may_run_here && self.lock().runs_at_notify(queue) {
             return self.process_queue(queue);
         }
         // Fails only when the counter is full: then the loop is awake already.
@@ -343,7 +398,7 @@ impl MmioTransport {
             if let Some(queue) = registers.selected() {
                 // Under the device's lock: once this returns, no round is under way on the queue
                 // (virtio 1.3, 4.2.2.1).
-                let _device = lock(&self.device);
+                let _device = self.lock();
                 queue.stop();
             }
             return;
@@ -401,7 +456,7 @@ impl MmioTransport {
     }
 
     fn activate(&self, registers: &mut Registers) {
-        let mut device = lock(&self.device);
+        let mut device = self.lock();
         // Before the device can interrupt: a driver that is told something must be up.
         self.interrupt.add_status(VIRTIO_CONFIG_S_DRIVER_OK);
         let activation = self.activation(registers);
@@ -445,7 +500,7 @@ impl MmioTransport {
     }
 
     fn reset(&self, registers: &mut Registers) {
-        let mut device = lock(&self.device);
+        let mut device = self.lock();
         for queue in &mut registers.queues {
             queue.stop();
         }
@@ -476,14 +531,28 @@ impl QueueHost for MmioTransport {
     }
 
     fn process_queue(&self, queue: u16) {
-        let mut device = lock(&self.device);
-        let live = VIRTIO_CONFIG_S_DRIVER_OK | VIRTIO_CONFIG_S_NEEDS_RESET;
-        if self.interrupt.status() & live != VIRTIO_CONFIG_S_DRIVER_OK {
-            return;
-        }
-        if let Err(failure) = device.process(queue) {
-            self.fail(&failure);
-        }
+        self.round(queue, &mut (self.deadline)());
+    }
+}
+
+/// The device's lock, held, and the record of how long.
+struct Locked<'a> {
+    // First, so that it ends before the lock is free.
+    _hold: Hold<'a>,
+    device: MutexGuard<'a, dyn VirtioDevice + 'static>,
+}
+
+impl Deref for Locked<'_> {
+    type Target = dyn VirtioDevice;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.device
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut *self.device
     }
 }
 

@@ -7,10 +7,13 @@
 //!
 //! - `mmio.rs`: virtio-mmio version 2, the registers
 //! - `interrupt.rs`: the part of its state that interrupt handlers read, without locks
+//! - `mock.rs` (feature `test-utils`): a driver for tests, benches and fuzzing of every device
 //! - `setup.rs`: a queue as the driver describes it, checked when it is made ready
 
 mod interrupt;
 mod mmio;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod mock;
 mod setup;
 
 #[cfg(test)]

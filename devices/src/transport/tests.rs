@@ -9,10 +9,10 @@ use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{MmioTransport, register as reg};
-use crate::virtio::mock::{Descriptor, MockDriver};
+use crate::transport::mock::{Descriptor, MockDriver};
 use crate::virtio::{
-    Activation, DeviceFailure, DeviceQueue, GuestMemory, Interrupt, QueueHost, SharedRegion,
-    VirtioDevice, read_config_slice, write_config_slice,
+    Activation, Deadline, DeviceFailure, DeviceQueue, GuestMemory, Interrupt, Progress, QueueHost,
+    SharedRegion, VirtioDevice, read_config_slice, write_config_slice,
 };
 
 const VERSION_1: u64 = 1 << 32;
@@ -38,6 +38,8 @@ struct Recorder {
     refuse: bool,
     fail: bool,
     at_notify: Option<u16>,
+    /// Rounds of queue 0 that end with more to do.
+    rounds_left: usize,
 }
 
 impl VirtioDevice for Recorder {
@@ -77,12 +79,15 @@ impl VirtioDevice for Recorder {
         self.features = None;
         self.queues.clear();
     }
-    fn process(&mut self, queue: u16) -> Result<(), DeviceFailure> {
+    fn process(&mut self, queue: u16, deadline: &mut Deadline) -> Result<Progress, DeviceFailure> {
         self.processed.push(queue);
         if self.fail {
             return Err(DeviceFailure::new("recorder", "told to fail"));
         }
-        Ok(())
+        deadline.charge(100);
+        let more = queue == 0 && self.rounds_left > 0;
+        self.rounds_left -= usize::from(more);
+        Ok(Progress::more_if(more))
     }
 }
 
@@ -514,4 +519,37 @@ fn the_runner_processes_what_was_notified() {
     host.0[1].write(5).unwrap();
     while manager.run_with_timeout(0).unwrap() > 0 {}
     assert_eq!(*host.1.lock().unwrap(), [1, 2]);
+}
+
+#[test]
+fn a_queue_with_more_to_do_is_processed_again_after_the_others() {
+    for at_notify in [None, Some(0)] {
+        let device = Recorder { at_notify, ..Recorder::default() };
+        let mut rig = Rig::over(device);
+        rig.driver.probe(VERSION_1, 2);
+        rig.first_look();
+        rig.device.lock().unwrap().rounds_left = 2;
+        rig.driver.notify(0);
+        rig.driver.notify(1);
+        rig.driver.run();
+        let processed = rig.device.lock().unwrap().processed.clone();
+        assert_eq!(processed.iter().filter(|queue| **queue == 0).count(), 3, "{processed:?}");
+        let other = processed.iter().position(|queue| *queue == 1).unwrap();
+        // One round at the notification, one in the same turn of the loop.
+        assert!(other <= 2, "{processed:?}: queue 1 waits for queue 0");
+        assert_eq!(rig.driver.transport().most_work(), 100);
+    }
+}
+
+#[test]
+fn a_reset_ends_what_was_to_be_resumed() {
+    let mut rig = Rig::over(Recorder { at_notify: Some(0), ..Recorder::default() });
+    rig.driver.probe(VERSION_1, 2);
+    rig.first_look();
+    rig.device.lock().unwrap().rounds_left = usize::MAX;
+    rig.driver.notify(0);
+    rig.driver.reset();
+    rig.first_look();
+    rig.driver.run();
+    assert!(rig.device.lock().unwrap().processed.is_empty());
 }

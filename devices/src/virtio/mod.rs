@@ -7,31 +7,39 @@
 //!            activate(Ok)                        reset()
 //!  inactive ──────────────▶ active ────────────────────────────▶ inactive
 //!      │                      │ ▲
-//!      │ activate(Err)        │ └── process(queue) Ok: goes on
+//!      │ activate(Err)        │ └── process(queue) Ok: Done, or More to do later
 //!      ▼                      ▼ process(queue) Err
 //!  DEVICE_NEEDS_RESET ◀───────┘      leaves by reset() only
 //! ```
 //!
-//! Locking: a device sits behind one mutex ([`SharedDevice`]). vCPU threads take it for
-//! configuration accesses, activation and reset, the event-loop thread for `process`; whoever holds
-//! it holds no lock of the transport that a vCPU needs for its interrupt handler.
+//! Locks: a device sits behind one mutex ([`SharedDevice`]). vCPU threads take it for configuration
+//! accesses, activation, reset, and `process` of queues that run at their notification; the thread
+//! of the event loop takes it for `process` of all others. The thread that holds it holds no lock
+//! that a vCPU needs for its interrupt handler.
+//!
+//! Time: no method holds the lock longer than a few milliseconds, whatever the driver asks for.
+//! `process` is given a [`Deadline`]; what it cannot finish it keeps, returns [`Progress::More`],
+//! and goes on at the next call. Configuration accesses, activation and reset are short by nature.
 //!
 //! May use: `mm`, virtio-queue and vm-memory; no KVM, no HTTP.
 //!
 //! - `config.rs`: reads and writes of configuration space, clipped to its length
+//! - `deadline.rs`: [`Deadline`], the end of one round of processing, in time and in work
+//! - `hold.rs`: [`LongestHold`], for metrics of locks and loops
 //! - `queues.rs`: [`DeviceQueue`], one queue from the device's side; checked descriptor chains
 //! - `runner.rs`: [`Runner`], the event-loop side of a device: queue events to `process`
-//! - `mock.rs` (feature `test-utils`): a driver for tests, benches and fuzzing
 
 mod config;
-#[cfg(any(test, feature = "test-utils"))]
-pub mod mock;
+mod deadline;
+mod hold;
 mod queues;
 mod runner;
 
 use std::sync::{Arc, Mutex};
 
 pub use config::{read_config_slice, write_config_slice};
+pub use deadline::{Deadline, Progress};
+pub use hold::{Hold, LongestHold};
 pub use queues::{Chain, ChainError, DeviceQueue, QueueError, Segment, Segments};
 pub use runner::{QueueHost, Runner};
 use vm_memory::GuestAddress;
@@ -138,9 +146,24 @@ pub trait VirtioDevice: Send {
     /// Also called on a device that was never activated.
     fn reset(&mut self);
 
-    /// Queue `queue` was notified. Never loops longer than the queue is deep.
+    /// Queue `queue` was notified, or had more to do: processes it until it is empty or `deadline`
+    /// has passed, whichever comes first.
+    ///
+    /// The device charges its work to `deadline` and looks at it at least once per buffer and once
+    /// per step of a long command. No step between two looks takes more than 2 ms; a command that
+    /// would is kept as a state of the device and resumed. Buffers are given back in the order in
+    /// which the protocol requires it, whatever was cut. A command that is under way when the
+    /// device is reset is dropped and leaves nothing behind.
+    ///
+    /// On [`Progress::More`] the transport notifies the queue again by its own event, so that the
+    /// event loop comes back to it after others, also for a queue that
+    /// [runs at its notification](Self::runs_at_notify).
     ///
     /// A notification may come late: for a queue that is not ready, or after a reset. Neither is
     /// an error.
-    fn process(&mut self, queue: u16) -> Result<(), DeviceFailure>;
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceFailure`] when the queue's rings cannot be used: the device needs a reset.
+    fn process(&mut self, queue: u16, deadline: &mut Deadline) -> Result<Progress, DeviceFailure>;
 }

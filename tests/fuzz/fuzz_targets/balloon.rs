@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use arbitrary::Arbitrary;
 use devices::balloon::{Balloon, BalloonConfig, Discarded, MemoryReclaim};
 use devices::virtio::GuestMemory;
-use devices::virtio::mock::{Descriptor, MockDriver};
+use devices::transport::mock::{Descriptor, MockDriver};
 use libfuzzer_sys::fuzz_target;
 use mm::guest_ram::GuestRamError;
 use mm::units::{BlockId, Bytes, GuestRange, Pages, Pfn};

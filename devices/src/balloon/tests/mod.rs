@@ -27,8 +27,8 @@ use vm_memory::{Bytes as _, GuestAddress};
 
 use super::protocol::{BlocksStatus, feature};
 use super::{Balloon, BalloonConfig, Discarded, MemoryReclaim};
+use crate::transport::mock::{Descriptor, MockDriver};
 use crate::virtio::GuestMemory;
-use crate::virtio::mock::{Descriptor, MockDriver};
 
 /// RAM: eight blocks from 0, a hole, then a block and a half.
 const RAM: [(u64, u64); 2] = [(0, 8 * PAGES_PER_BLOCK), (16 * PAGES_PER_BLOCK, 768)];

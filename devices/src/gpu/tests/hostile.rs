@@ -11,7 +11,7 @@ use crate::gpu::protocol::{
 };
 use crate::gpu::response::{error, ok};
 use crate::gpu::{CONTROL_QUEUE, CURSOR_QUEUE};
-use crate::virtio::VirtioDevice;
+use crate::virtio::{Deadline, Progress, VirtioDevice};
 
 #[test]
 fn config_space_ends_where_it_ends() {
@@ -403,9 +403,9 @@ fn a_reset_forgets_what_the_guest_made_and_late_notifications_are_nothing() {
     d.set_scanout(0, 1, Rect::whole(size));
     d.gpu.set_mode(1, None).unwrap();
     d.gpu.reset();
-    d.gpu.process(CONTROL_QUEUE).unwrap();
-    d.gpu.process(CURSOR_QUEUE).unwrap();
-    d.gpu.process(77).unwrap();
+    assert_eq!(d.gpu.process(CONTROL_QUEUE, &mut Deadline::new()).unwrap(), Progress::Done);
+    assert_eq!(d.gpu.process(CURSOR_QUEUE, &mut Deadline::new()).unwrap(), Progress::Done);
+    assert_eq!(d.gpu.process(77, &mut Deadline::new()).unwrap(), Progress::Done);
     assert_eq!(d.gpu.stats().host_bytes, 0);
     assert_eq!(d.gpu.mode(ScanoutId::new(1).unwrap()), None, "the host's choice stays");
     let features = d.gpu.features();

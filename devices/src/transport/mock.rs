@@ -14,8 +14,8 @@ use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::{GuestMemory, QueueHost, SharedDevice};
-use crate::transport::{MmioTransport, register};
+use super::{MmioTransport, register};
+use crate::virtio::{Deadline, GuestMemory, QueueHost, SharedDevice};
 
 /// Entries of each queue that the driver sets up, unless the device has fewer.
 const QUEUE_SIZE: u16 = 64;
@@ -72,9 +72,20 @@ pub struct MockDriver {
 impl MockDriver {
     /// A driver for `device`, with its rings and buffers in `area` of guest memory.
     pub fn new(mem: Arc<GuestMemory>, device: SharedDevice, area: Range<u64>) -> Self {
+        Self::with_deadline(mem, device, area, Deadline::new)
+    }
+
+    /// As [`new`](Self::new); each round of the device gets a deadline of `deadline`'s.
+    pub fn with_deadline(
+        mem: Arc<GuestMemory>,
+        device: SharedDevice,
+        area: Range<u64>,
+        deadline: fn() -> Deadline,
+    ) -> Self {
         let irq = EventFd::new(EFD_NONBLOCK).expect("an eventfd");
         let theirs = irq.try_clone().expect("an eventfd");
         let transport = MmioTransport::new(Arc::clone(&mem), device, theirs).expect("a transport");
+        let transport = transport.with_deadline(deadline);
         let next = area.start;
         Self {
             transport: Arc::new(transport),
@@ -293,20 +304,20 @@ impl MockDriver {
     /// Runs the event loop until there is nothing left to do; returns the rounds it took.
     pub fn run(&self) -> usize {
         let mut rounds = 0;
-        loop {
-            let events = self.transport.queue_events();
-            let woken: Vec<u16> = (0..)
-                .zip(events)
-                .filter(|(_, event)| event.read().is_ok())
-                .map(|(q, _)| q)
-                .collect();
-            if woken.is_empty() {
-                return rounds;
-            }
+        while self.turn() {
             rounds += 1;
             assert!(rounds < 100_000, "the device keeps notifying itself");
-            woken.iter().for_each(|queue| self.transport.process_queue(*queue));
         }
+        rounds
+    }
+
+    /// One turn of the event loop: one round of each queue that was notified; false when none was.
+    pub fn turn(&self) -> bool {
+        let events = (0..).zip(self.transport.queue_events());
+        let woken = events.filter(|(_, event)| event.read().is_ok()).map(|(queue, _)| queue);
+        let woken: Vec<u16> = woken.collect();
+        woken.iter().for_each(|queue| self.transport.process_queue(*queue));
+        !woken.is_empty()
     }
 
     /// The next buffer that the device gave back: its head, and the bytes written.
