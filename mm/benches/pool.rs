@@ -8,8 +8,9 @@
 mod common;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use mm::frames::{FRAME_SIZE, Gfp, Order};
+use mm::frames::{Gfp, Order};
 use mm::store::{Key, Lz4, Store, StoreConfig, Zstd};
+use mm::units::PAGE_BYTES;
 use mm::zsmalloc::{ZsConfig, ZsPool};
 
 use common::{Buffers, Rng, compressed_size, page, pool};
@@ -40,7 +41,7 @@ fn compaction(c: &mut Criterion) {
     let pool = pool(16, 0);
     let buffers = Buffers::new(&pool);
     let mut group = c.benchmark_group("compaction");
-    let half = u64::from(pool.frame_count() / 4) * FRAME_SIZE as u64;
+    let half = u64::from(pool.frame_count() / 4) * PAGE_BYTES as u64;
     group.throughput(Throughput::Bytes(half)).sample_size(20);
     group.bench_function("every other frame of 32 MiB", |b| {
         b.iter_batched(
@@ -92,7 +93,7 @@ fn store(c: &mut Criterion) {
     let mut rng = Rng(6);
     let pages: Vec<_> = (0..256).map(|_| page(&mut rng)).collect();
     let mut group = c.benchmark_group("store");
-    group.throughput(Throughput::Bytes(FRAME_SIZE as u64));
+    group.throughput(Throughput::Bytes(PAGE_BYTES as u64));
     for (name, codec) in
         [("lz4", Box::new(Lz4) as Box<dyn mm::store::Codec>), ("zstd", Box::new(Zstd::default()))]
     {
@@ -106,7 +107,7 @@ fn store(c: &mut Criterion) {
                 store.put(Key(key), &pages[key as usize]).expect("plenty");
             });
         });
-        let mut to = [0; FRAME_SIZE];
+        let mut to = [0; PAGE_BYTES];
         pages.iter().zip(0..).for_each(|(p, k)| store.put(Key(k), p).expect("plenty"));
         group.bench_function(format!("{name} get"), |b| {
             b.iter(|| store.get(Key(keys.next().unwrap_or(0)), &mut to).expect("stored"));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What a codec made smaller comes back, and damage is an error at worst.
 
-use mm::frames::FRAME_SIZE;
 use mm::store::{Codec, Lz4, Zstd};
+use mm::units::PAGE_BYTES;
 use proptest::prelude::*;
 
 fn all() -> [Box<dyn Codec>; 3] {
@@ -10,9 +10,9 @@ fn all() -> [Box<dyn Codec>; 3] {
 }
 
 /// Pages of few and of many different bytes, with and without repetition.
-fn page() -> impl Strategy<Value = Box<[u8; FRAME_SIZE]>> {
-    (1..=FRAME_SIZE, prop::collection::vec(any::<u8>(), 1..FRAME_SIZE)).prop_map(|(len, bytes)| {
-        let mut page = Box::new([0; FRAME_SIZE]);
+fn page() -> impl Strategy<Value = Box<[u8; PAGE_BYTES]>> {
+    (1..=PAGE_BYTES, prop::collection::vec(any::<u8>(), 1..PAGE_BYTES)).prop_map(|(len, bytes)| {
+        let mut page = Box::new([0; PAGE_BYTES]);
         for (to, from) in page[..len].iter_mut().zip(bytes.iter().cycle()) {
             *to = *from;
         }
@@ -29,7 +29,7 @@ fn a_page_of_zeroes_becomes_small_and_noise_does_not() {
     });
     for codec in all() {
         let mut worker = codec.worker().unwrap();
-        let small = worker.compress(&[0; FRAME_SIZE]).map(<[u8]>::len);
+        let small = worker.compress(&[0; PAGE_BYTES]).map(<[u8]>::len);
         assert!(small.is_some_and(|len| len < 64), "{}: {small:?}", codec.name());
         assert_eq!(worker.compress(&noise), None, "{}", codec.name());
     }
@@ -45,8 +45,8 @@ proptest! {
             let mut worker = codec.worker().unwrap();
             for page in &pages {
                 let Some(data) = worker.compress(page).map(<[u8]>::to_vec) else { continue };
-                prop_assert!(data.len() < FRAME_SIZE);
-                let mut back = [0xa5; FRAME_SIZE];
+                prop_assert!(data.len() < PAGE_BYTES);
+                let mut back = [0xa5; PAGE_BYTES];
                 worker.decompress(&data, &mut back).unwrap();
                 prop_assert_eq!(&back, &**page);
             }
@@ -58,16 +58,16 @@ proptest! {
         for codec in all() {
             let mut worker = codec.worker().unwrap();
             let Some(mut data) = worker.compress(&page).map(<[u8]>::to_vec) else { continue };
-            let mut back = [0; FRAME_SIZE];
+            let mut back = [0; PAGE_BYTES];
             prop_assert!(worker.decompress(&data[..at.index(data.len())], &mut back).is_err());
             let at = at.index(data.len());
             data[at] = byte;
             // It may still be a page, if not that one.
             let _ = worker.decompress(&data, &mut back);
             // The next page is none the worse for it.
-            let data = worker.compress(&[7; FRAME_SIZE]).map(<[u8]>::to_vec).unwrap();
+            let data = worker.compress(&[7; PAGE_BYTES]).map(<[u8]>::to_vec).unwrap();
             worker.decompress(&data, &mut back).unwrap();
-            prop_assert_eq!(back, [7; FRAME_SIZE]);
+            prop_assert_eq!(back, [7; PAGE_BYTES]);
         }
     }
 }

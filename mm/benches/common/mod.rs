@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};
 
 use mm::frames::{
-    AllocError, BLOCK_SIZE, FRAME_SIZE, FrameId, FramePool, FrameRange, Frames, Gfp, LockedFrame,
-    MigrateError, MigrateMode, MovableOps, Order, Owner, PoolConfig, Region, TargetFrame,
+    AllocError, FrameId, FramePool, FrameRange, Frames, Gfp, LockedFrame, MigrateError,
+    MigrateMode, MovableOps, Order, Owner, PoolConfig, Region, TargetFrame,
 };
+use mm::units::{BLOCK_BYTES, PAGE_BYTES};
 
 /// xorshift64*.
 pub struct Rng(pub u64);
@@ -33,7 +34,7 @@ impl Rng {
 
 /// A pool of `blocks` blocks, of which the first `cma` are a CMA area, its memory present.
 pub fn pool(blocks: usize, cma: u32) -> Arc<FramePool> {
-    let region = Region::anonymous(blocks * BLOCK_SIZE).expect("memory for the pool");
+    let region = Region::anonymous(blocks * BLOCK_BYTES).expect("memory for the pool");
     let area = FrameRange::new(FrameId::new(0), cma * 512);
     let config = PoolConfig { cma: area.into_iter().collect(), ..Default::default() };
     let pool = FramePool::new(region, config).expect("a pool");
@@ -54,20 +55,20 @@ pub fn compressed_size(rng: &mut Rng) -> usize {
         10..35 => 300 + rng.below(900),
         35..80 => 1000 + rng.below(1400),
         80..92 => 2200 + rng.below(1400),
-        _ => FRAME_SIZE,
+        _ => PAGE_BYTES,
     }
 }
 
 /// A page like those of programs: words of text, tables of pointers and counters, zeroes, noise.
-pub fn page(rng: &mut Rng) -> [u8; FRAME_SIZE] {
+pub fn page(rng: &mut Rng) -> [u8; PAGE_BYTES] {
     const WORDS: [&str; 16] = [
         "the ", "memory ", "of ", "a ", "guest ", "page ", "is ", "moved ", "while ", "it ", "in ",
         "use ", "and ", "nobody ", "notices ", "that. ",
     ];
-    let mut page = [0u8; FRAME_SIZE];
+    let mut page = [0u8; PAGE_BYTES];
     let mut at = 0;
-    while at < FRAME_SIZE {
-        let run = (64 + rng.below(512)).min(FRAME_SIZE - at);
+    while at < PAGE_BYTES {
+        let run = (64 + rng.below(512)).min(PAGE_BYTES - at);
         let part = &mut page[at..at + run];
         match rng.below(10) {
             0..4 => {
@@ -107,7 +108,7 @@ impl Buffers {
         let table = (0..pool.frame_count()).map(|_| AtomicU32::new(NONE)).collect();
         let buffers = Arc::new(Self { owner: OnceLock::new(), table });
         let weak: Weak<Self> = Arc::downgrade(&buffers);
-        let owner = pool.register(weak).expect("a place for an owner");
+        let owner = Owner::register(pool, weak).expect("a place for an owner");
         assert!(buffers.owner.set(owner).is_ok());
         buffers
     }

@@ -7,8 +7,9 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use mimalloc::MiMalloc;
-use mm::frames::{BLOCK_SIZE, FRAME_SIZE, FramePool, Gfp, Order};
+use mm::frames::{FramePool, Gfp, Order};
 use mm::store::{Codec, Key, Lz4, Store, StoreConfig, Zstd};
+use mm::units::{BLOCK_BYTES, PAGE_BYTES};
 use mm::zsmalloc::{Handle, ZsConfig, ZsPool};
 
 use crate::Figures;
@@ -94,7 +95,7 @@ pub(crate) fn frames(figures: &mut Figures) {
     let pool = pool(64, 0);
     println!("frames: metadata {} B a frame", FramePool::metadata_bytes_per_frame());
     figures.at_most("frame-metadata", FramePool::metadata_bytes_per_frame() as f64, "bytes", 32.0);
-    let layout = bytes(FRAME_SIZE);
+    let layout = bytes(PAGE_BYTES);
     for threads in [1, 2] {
         let count = 2_000_000;
         let (ours, theirs) = alternate(
@@ -145,7 +146,7 @@ pub(crate) fn compaction(figures: &mut Figures) {
     let gib = |bytes: f64, time: Duration| bytes / time.as_secs_f64() / f64::from(1 << 30);
     let buffers = Buffers::new(&pool);
     let scratch = {
-        let mut scratch = vec![1u8; BLOCKS * BLOCK_SIZE];
+        let mut scratch = vec![1u8; BLOCKS * BLOCK_BYTES];
         scratch.fill(2);
         std::cell::RefCell::new(scratch)
     };
@@ -160,7 +161,7 @@ pub(crate) fn compaction(figures: &mut Figures) {
             pool.drain_caches();
             let begin = Cpu::now();
             let report = pool.compact();
-            let rate = gib(report.moved as f64 * FRAME_SIZE as f64, begin.elapsed());
+            let rate = gib(report.moved as f64 * PAGE_BYTES as f64, begin.elapsed());
             assert!(report.moved > u64::from(frames) / 8, "{report:?}");
             keep.into_iter().for_each(|place| buffers.free(place));
             rate
@@ -168,16 +169,16 @@ pub(crate) fn compaction(figures: &mut Figures) {
         || {
             // Every other frame of the lower half into every other frame of the upper half.
             let mut scratch = scratch.borrow_mut();
-            let (low, high) = scratch.split_at_mut(BLOCKS * BLOCK_SIZE / 2);
+            let (low, high) = scratch.split_at_mut(BLOCKS * BLOCK_BYTES / 2);
             let begin = Cpu::now();
             let mut count = 0;
-            let pairs = high.chunks_exact_mut(FRAME_SIZE).rev().zip(low.chunks_exact(FRAME_SIZE));
+            let pairs = high.chunks_exact_mut(PAGE_BYTES).rev().zip(low.chunks_exact(PAGE_BYTES));
             for (to, from) in pairs.step_by(2) {
                 to.copy_from_slice(from);
                 count += 1;
             }
             black_box(&mut *scratch);
-            gib(f64::from(count) * FRAME_SIZE as f64, begin.elapsed())
+            gib(f64::from(count) * PAGE_BYTES as f64, begin.elapsed())
         },
     );
     println!("compaction moves {moved:.2} GiB/s, memcpy {copied:.2} GiB/s");
@@ -249,7 +250,7 @@ fn churn(threads: usize, one: impl Fn(&Churn) -> f64 + Sync) -> f64 {
 fn resident() -> f64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: f64 = statm.split(' ').nth(1).and_then(|p| p.parse().ok()).unwrap_or(0.0);
-    pages * FRAME_SIZE as f64
+    pages * PAGE_BYTES as f64
 }
 
 /// zsmalloc beside mimalloc: time for replacing objects of mixed sizes, and memory.
@@ -315,7 +316,7 @@ fn memory(figures: &mut Figures) {
     let before = zs.stats();
     zs.compact();
     let after = zs.stats();
-    let taken = |frames: u64| frames as f64 * FRAME_SIZE as f64;
+    let taken = |frames: u64| frames as f64 * PAGE_BYTES as f64;
     let total = taken(after.frames) + after.metadata_bytes as f64;
 
     let theirs = mimalloc_memory_elsewhere();
@@ -345,9 +346,9 @@ pub(crate) fn store(figures: &mut Figures) {
         let store = Store::new(&frames, make(), config).expect("a store");
         let codec = make();
         let mut worker = codec.worker().expect("a worker");
-        let mut packed: Vec<Vec<u8>> = vec![Vec::with_capacity(FRAME_SIZE); pages.len()];
-        let mut out = [0; FRAME_SIZE];
-        let mut to = [0; FRAME_SIZE];
+        let mut packed: Vec<Vec<u8>> = vec![Vec::with_capacity(PAGE_BYTES); pages.len()];
+        let mut out = [0; PAGE_BYTES];
+        let mut to = [0; PAGE_BYTES];
         let count = pages.len();
         let (ours, bare) = alternate(
             7,
@@ -375,7 +376,7 @@ pub(crate) fn store(figures: &mut Figures) {
                 }
                 for (page, data) in pages.iter().zip(&packed) {
                     let begin = Cpu::now();
-                    if data.len() < FRAME_SIZE {
+                    if data.len() < PAGE_BYTES {
                         worker.decompress(data, &mut out).expect("its own");
                     } else {
                         out = *page;

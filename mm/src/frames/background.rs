@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The background thread: asks for memory and compacts ahead of need, within a budget.
+//! The background thread: asks for memory and compacts ahead of need, within a pace.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::compaction::{CompactEnd, Compaction, Goal};
+use super::events::add;
 use super::ids::Order;
 use super::movable::MigrateMode;
 use super::pageblock::Mobility;
 use super::pool::FramePool;
-use super::stats::add;
+use super::reclaim;
+use super::wakeup::Wakeup;
 
 /// How much the background thread may do. A value, so that policy stays with the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budget {
+pub struct Pace {
     /// Frames moved in one go, at most.
     pub frames: u64,
     /// Pause between two goes.
@@ -23,77 +25,10 @@ pub struct Budget {
     pub order: Order,
 }
 
-impl Default for Budget {
+impl Default for Pace {
     /// 2 MiB every 10 ms, for blocks: about 2 % of one processor.
     fn default() -> Self {
         Self { frames: 512, pause: Duration::from_millis(10), order: Order::BLOCK }
-    }
-}
-
-#[derive(Default)]
-struct State {
-    wanted: Option<Order>,
-    /// A thread serves the pool.
-    served: bool,
-    stop: bool,
-}
-
-/// Where allocations leave word for the thread.
-#[derive(Default)]
-pub(super) struct Wakeup {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-impl Wakeup {
-    /// Asks for units of `order`. Cheap when nobody listens.
-    pub(super) fn wake(&self, order: Order) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.wanted.is_none_or(|o| o < order) {
-            state.wanted = Some(order);
-            self.changed.notify_one();
-        }
-    }
-
-    /// Whether nobody served the pool before.
-    fn serve(&self) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        !std::mem::replace(&mut state.served, true)
-    }
-
-    fn stop(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).stop = true;
-        self.changed.notify_all();
-    }
-
-    /// The thread has ended, and another may begin.
-    fn stopped(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        (state.served, state.stop) = (false, false);
-    }
-
-    /// Waits for work; `None` when it is time to end.
-    fn wait(&self) -> Option<Order> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if state.stop {
-                return None;
-            }
-            if let Some(order) = state.wanted.take() {
-                return Some(order);
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// Waits out a pause; `false` when it is time to end.
-    fn pause(&self, pause: Duration) -> bool {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (state, _) = self
-            .changed
-            .wait_timeout_while(state, pause, |s| !s.stop)
-            .unwrap_or_else(PoisonError::into_inner);
-        !state.stop
     }
 }
 
@@ -108,9 +43,9 @@ impl Background {
     /// not keep the pool alive.
     ///
     /// # Errors
-    /// `AlreadyExists` if the pool has one, and whatever the system says that has none to give.
-    pub fn start(pool: &Arc<FramePool>, budget: Budget) -> std::io::Result<Self> {
-        let wakeup = Arc::clone(&pool.wakeup);
+    /// `AlreadyExists` if the pool has one, or the error of the system if it cannot create a thread.
+    pub fn start(pool: &Arc<FramePool>, pace: Pace) -> std::io::Result<Self> {
+        let wakeup = Arc::clone(pool.core().wakeup());
         if !wakeup.serve() {
             return Err(std::io::ErrorKind::AlreadyExists.into());
         }
@@ -119,7 +54,7 @@ impl Background {
         let weak = Arc::downgrade(pool);
         let thread = std::thread::Builder::new()
             .name("mm-compact".into())
-            .spawn(move || serve(&weak, &wakeup, budget))?;
+            .spawn(move || serve(&weak, &wakeup, pace))?;
         background.thread = Some(thread);
         Ok(background)
     }
@@ -136,18 +71,19 @@ impl Drop for Background {
     }
 }
 
-fn serve(pool: &Weak<FramePool>, bell: &Wakeup, budget: Budget) {
+fn serve(pool: &Weak<FramePool>, bell: &Wakeup, pace: Pace) {
     while let Some(order) = bell.wait() {
-        let order = order.max(budget.order);
+        let order = order.max(pace.order);
         loop {
             let Some(pool) = pool.upgrade() else { return };
-            add(&pool.events.background_runs, 1);
-            pool.balance();
+            let core = pool.core();
+            add(&core.events().background_runs, 1);
+            reclaim::balance(core);
             let goal = Goal::Unit(order, Mobility::Movable);
-            let run = Compaction::new(&pool, goal, MigrateMode::SyncLight);
-            let report = run.in_background(budget.frames).run();
+            let run = Compaction::new(core, goal, MigrateMode::SyncLight);
+            let report = run.in_background(pace.frames).run();
             drop(pool);
-            if !bell.pause(budget.pause) {
+            if !bell.pause(pace.pause) {
                 return;
             }
             if report.end != CompactEnd::Budget {

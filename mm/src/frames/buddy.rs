@@ -7,9 +7,9 @@
 //! - all blocks that a free unit covers have one type;
 //! - two free buddies of one order are never both on lists unless their blocks may not merge.
 
-use super::ids::{BLOCK_ORDER, BlockIndex, FrameId, FrameRange, NR_ORDERS, Order};
+use super::ids::{BLOCK_FRAMES, BLOCK_ORDER, FrameBlock, FrameId, FrameRange, NR_ORDERS, Order};
 use super::page::{FrameTable, Kind, NONE, Word};
-use super::pageblock::{Blocks, MigrateType, Mobility, NR_TYPES};
+use super::pageblock::{BlockTypes, MigrateType, Mobility, NR_TYPES};
 
 #[derive(Clone, Copy)]
 struct List {
@@ -19,19 +19,6 @@ struct List {
 
 impl List {
     const EMPTY: Self = Self { head: NONE, count: 0 };
-}
-
-/// How an allocation found its unit, for the statistics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
-    /// On a list of its own type.
-    Own,
-    /// In memory lent by CMA.
-    Cma,
-    /// In another type's block, which keeps its type.
-    Fallback,
-    /// In another type's block, which now has the allocation's type.
-    Stolen,
 }
 
 /// Free lists and their counts.
@@ -46,7 +33,23 @@ pub(super) struct Buddy {
 #[derive(Clone, Copy)]
 pub(super) struct Tables<'a> {
     pub(super) frames: &'a FrameTable,
-    pub(super) blocks: &'a Blocks,
+    pub(super) blocks: &'a BlockTypes,
+}
+
+impl Tables<'_> {
+    /// The head of the free or allocated unit that `frame` lies in, or `frame` itself.
+    pub(super) fn covering_head(self, frame: FrameId) -> FrameId {
+        for order in Order::all() {
+            let head = frame.align_down(order);
+            let word = self.frames.meta(head).load();
+            if matches!(word.kind(), Kind::Buddy | Kind::Used)
+                && frame.index() - head.index() < word.order().frames()
+            {
+                return head;
+            }
+        }
+        frame
+    }
 }
 
 impl Buddy {
@@ -209,7 +212,7 @@ impl Buddy {
         t: Tables<'_>,
         order: Order,
         mobility: Mobility,
-    ) -> Option<(FrameId, Found)> {
+    ) -> Option<FrameId> {
         let own = mobility.migrate_type();
         // Lend CMA memory first while it is more than half of what is free, so that both kinds
         // run out together and the last free frames are not all in CMA.
@@ -218,24 +221,19 @@ impl Buddy {
             && self.free_of(MigrateType::Cma) > self.free_usable() / 2
             && let Some(frame) = self.take(t, order, MigrateType::Cma)
         {
-            return Some((frame, Found::Cma));
+            return Some(frame);
         }
         if let Some(frame) = self.take(t, order, own) {
-            return Some((frame, Found::Own));
+            return Some(frame);
         }
         if cma && let Some(frame) = self.take(t, order, MigrateType::Cma) {
-            return Some((frame, Found::Cma));
+            return Some(frame);
         }
         self.fall_back(t, order, mobility)
     }
 
     /// Takes a unit from another type's blocks, and the whole block where that serves grouping.
-    fn fall_back(
-        &mut self,
-        t: Tables<'_>,
-        order: Order,
-        mobility: Mobility,
-    ) -> Option<(FrameId, Found)> {
+    fn fall_back(&mut self, t: Tables<'_>, order: Order, mobility: Mobility) -> Option<FrameId> {
         let own = mobility.migrate_type();
         // From the largest unit down: the larger the unit, the emptier its block.
         for have in order.and_above().rev() {
@@ -244,7 +242,7 @@ impl Buddy {
                 // Not worth a block: take from the smallest unit instead and break no larger one.
                 let small = order.and_above().find(|&o| self.fallback_at(o, mobility).is_some())?;
                 let from = self.fallback_at(small, mobility)?;
-                return self.take(t, order, from).map(|f| (f, Found::Fallback));
+                return self.take(t, order, from);
             }
             let head = FrameId::new(self.lists[from.as_usize()][have.as_usize()].head);
             if have.get() >= BLOCK_ORDER {
@@ -253,14 +251,14 @@ impl Buddy {
                     t.blocks.set_type(block, own);
                 }
                 self.expand(t, head, have, order, own);
-                return Some((head, Found::Stolen));
+                return Some(head);
             }
             if self.claim_block(t, head.block(), mobility) {
-                return self.take(t, order, own).map(|f| (f, Found::Stolen));
+                return self.take(t, order, own);
             }
             self.remove(t, head);
             self.expand(t, head, have, order, from);
-            return Some((head, Found::Fallback));
+            return Some(head);
         }
         None
     }
@@ -270,7 +268,7 @@ impl Buddy {
     }
 
     /// Gives a block to another type if at least half of it is free or already of that kind.
-    fn claim_block(&mut self, t: Tables<'_>, block: BlockIndex, mobility: Mobility) -> bool {
+    fn claim_block(&mut self, t: Tables<'_>, block: FrameBlock, mobility: Mobility) -> bool {
         let old = t.blocks.type_of(block);
         let usage = block_usage(t, block);
         let alike = match (mobility, old) {
@@ -279,7 +277,7 @@ impl Buddy {
             // Nothing tells an unmovable frame from a reclaimable one, so none counts as alike.
             _ => 0,
         };
-        if usage.free + alike < super::ids::BLOCK_FRAMES / 2 {
+        if usage.free + alike < BLOCK_FRAMES / 2 {
             return false;
         }
         self.retype_block(t, block, mobility.migrate_type());
@@ -288,7 +286,7 @@ impl Buddy {
 
     /// Changes a block's type and moves its free units to that type's lists. A unit that reaches
     /// beyond the block is split first.
-    pub(super) fn retype_block(&mut self, t: Tables<'_>, block: BlockIndex, to: MigrateType) {
+    pub(super) fn retype_block(&mut self, t: Tables<'_>, block: FrameBlock, to: MigrateType) {
         let from = t.blocks.type_of(block);
         self.split_at_block(t, block);
         let mut at = block.first();
@@ -306,7 +304,7 @@ impl Buddy {
     }
 
     /// Splits a free unit larger than a block that covers this one into blocks.
-    fn split_at_block(&mut self, t: Tables<'_>, block: BlockIndex) {
+    fn split_at_block(&mut self, t: Tables<'_>, block: FrameBlock) {
         let head = block.first().align_down(Order::MAX);
         let word = t.frames.meta(head).load();
         if word.kind() != Kind::Buddy || word.order() != Order::MAX {
@@ -320,7 +318,7 @@ impl Buddy {
     }
 
     /// Merges the free units of a block with their neighbours again after its type changed.
-    pub(super) fn remerge_block(&mut self, t: Tables<'_>, block: BlockIndex) {
+    pub(super) fn remerge_block(&mut self, t: Tables<'_>, block: FrameBlock) {
         let word = t.frames.meta(block.first()).load();
         if word.kind() == Kind::Buddy && word.order() == Order::BLOCK {
             self.remove(t, block.first());
@@ -345,9 +343,9 @@ impl Buddy {
 }
 
 /// The blocks under a unit of at least block order.
-fn blocks_of(head: FrameId, order: Order) -> impl Iterator<Item = BlockIndex> {
+fn blocks_of(head: FrameId, order: Order) -> impl Iterator<Item = FrameBlock> {
     let first = head.block().index();
-    (first..first + (order.frames() >> BLOCK_ORDER)).map(BlockIndex::new)
+    (first..first + (order.frames() >> BLOCK_ORDER)).map(FrameBlock::new)
 }
 
 /// How the frames of a block are used.
@@ -361,7 +359,7 @@ pub(super) struct BlockUsage {
     pub(super) fixed: u32,
 }
 
-pub(super) fn block_usage(t: Tables<'_>, block: BlockIndex) -> BlockUsage {
+pub(super) fn block_usage(t: Tables<'_>, block: FrameBlock) -> BlockUsage {
     let mut usage = BlockUsage::default();
     let mut at = block.first();
     let end = block.end().index().min(t.frames.len());

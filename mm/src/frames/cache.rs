@@ -91,9 +91,9 @@ struct Slot(SpinLock<Cache>);
 pub(super) struct Caches {
     slots: Box<[Slot]>,
     /// Frames a list may hold before the oldest go back; 0 turns caching off.
-    pub(super) high: usize,
+    high: usize,
     /// Frames moved between a list and the zone at a time.
-    pub(super) batch: usize,
+    batch: usize,
 }
 
 impl Caches {
@@ -107,6 +107,22 @@ impl Caches {
             high,
             batch: (high / 4).max(1),
         }
+    }
+
+    /// No caching: every frame comes straight from the free lists.
+    pub(super) fn disabled() -> Self {
+        Self { high: 0, ..Self::new(0, 1) }
+    }
+
+    /// Frames a list may hold before the oldest go back; 0 turns caching off.
+    #[inline]
+    pub(super) fn high(&self) -> usize {
+        self.high
+    }
+
+    /// Frames moved between a list and the zone at a time.
+    pub(super) fn batch(&self) -> usize {
+        self.batch
     }
 
     /// The calling thread's cache.

@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Frame numbers, orders and page blocks, each with its own type and named conversions.
+//! Frame numbers, orders and blocks of a pool, each with its own type and named conversions. Sizes
+//! in bytes are those of [`crate::units`]; only the numbering is the pool's own.
 
 use std::fmt;
 
-/// log2 of the bytes in a frame.
-pub const FRAME_SHIFT: u32 = 12;
-/// Bytes in a frame.
-pub const FRAME_SIZE: usize = 1 << FRAME_SHIFT;
-/// log2 of the frames in a page block; a block is one huge page of the host, 2 MiB.
+use crate::units::{PAGE_BYTES, PAGE_SHIFT, PAGES_PER_BLOCK};
+
+/// log2 of the frames in a block.
 pub const BLOCK_ORDER: u8 = 9;
-/// Frames in a page block.
+/// Frames in a block: a frame is a page of host memory, a block one huge page of it.
 pub const BLOCK_FRAMES: u32 = 1 << BLOCK_ORDER;
-/// Bytes in a page block.
-pub const BLOCK_SIZE: usize = FRAME_SIZE << BLOCK_ORDER;
+const _: () = assert!(BLOCK_FRAMES as u64 == PAGES_PER_BLOCK);
 /// The largest order the buddy allocator hands out, 4 MiB.
 pub const MAX_ORDER: u8 = 10;
 /// Number of orders, 0 to [`MAX_ORDER`].
@@ -44,13 +42,13 @@ impl FrameId {
     /// Byte offset of the frame in its region.
     #[must_use]
     pub const fn byte_offset(self) -> usize {
-        (self.0 as usize) << FRAME_SHIFT
+        (self.0 as usize) << PAGE_SHIFT
     }
 
     /// The block that holds the frame.
     #[must_use]
-    pub const fn block(self) -> BlockIndex {
-        BlockIndex(self.0 >> BLOCK_ORDER)
+    pub const fn block(self) -> FrameBlock {
+        FrameBlock(self.0 >> BLOCK_ORDER)
     }
 
     /// Whether the frame can be the head of a naturally aligned unit of `order`.
@@ -93,11 +91,12 @@ impl fmt::Debug for FrameId {
     }
 }
 
-/// Number of a 2 MiB page block of a pool.
+/// Number of a 2 MiB block of a pool, counted from the start of its region. Guest memory has
+/// [`BlockId`](crate::units::BlockId), a guest-physical address; the two are not related.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BlockIndex(u32);
+pub struct FrameBlock(u32);
 
-impl BlockIndex {
+impl FrameBlock {
     /// The block with number `index`.
     #[must_use]
     pub const fn new(index: u32) -> Self {
@@ -135,7 +134,7 @@ impl BlockIndex {
     }
 }
 
-impl fmt::Debug for BlockIndex {
+impl fmt::Debug for FrameBlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "B{}", self.0)
     }
@@ -185,7 +184,7 @@ impl Order {
     /// Bytes in a unit of this order.
     #[must_use]
     pub const fn bytes(self) -> usize {
-        FRAME_SIZE << self.0
+        PAGE_BYTES << self.0
     }
 
     /// All orders from this one up.
@@ -272,9 +271,9 @@ impl FrameRange {
     }
 
     /// Every block that the range touches.
-    pub fn blocks(self) -> impl Iterator<Item = BlockIndex> + Clone {
+    pub fn blocks(self) -> impl Iterator<Item = FrameBlock> + Clone {
         let last = self.end.0.div_ceil(BLOCK_FRAMES);
-        (self.start.block().0..last).map(BlockIndex)
+        (self.start.block().0..last).map(FrameBlock)
     }
 }
 

@@ -9,7 +9,7 @@ use loom::thread;
 use super::cache::Cache;
 use super::ids::{FrameId, Order};
 use super::page::{FrameMeta, OwnerId, Word};
-use super::pageblock::{Blocks, MigrateType, Mobility};
+use super::pageblock::{BlockTypes, MigrateType, Mobility};
 use super::sync::SpinLock;
 
 const OWNER: OwnerId = OwnerId(3);
@@ -138,7 +138,7 @@ fn reclaiming_and_isolating_exclude_each_other() {
 #[test]
 fn no_frame_of_an_isolated_block_stays_in_a_cache() {
     loom::model(|| {
-        let blocks = Blocks::new(512, MigrateType::Movable);
+        let blocks = BlockTypes::new(512, MigrateType::Movable);
         let shared = Arc::new((blocks, SpinLock::new(Cache::new())));
         let frame = FrameId::new(7);
         let freeing = thread::spawn({

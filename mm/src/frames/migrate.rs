@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Isolating frames and moving them in batches, for compaction and contiguous allocation alike.
 
-use std::sync::atomic::Ordering;
-
+use super::callbacks::{OpsCache, call};
+use super::core::Core;
+use super::events::add;
 use super::ids::{FrameId, Order};
-use super::movable::{LockedFrame, MigrateError, MigrateMode, OpsCache, TargetFrame, call};
+use super::movable::{LockedFrame, MigrateError, MigrateMode, TargetFrame};
 use super::page::{Kind, Word};
-use super::pool::FramePool;
-use super::stats::add;
 
 /// Frames isolated at a time: few enough that an owner never waits long for all of them.
 pub(super) const BATCH: usize = 32;
@@ -19,7 +18,7 @@ const ASYNC_PASSES: u32 = 3;
 /// Where destinations come from.
 pub(super) trait Targets {
     /// A held frame to move one into.
-    fn next(&mut self, pool: &FramePool) -> Option<FrameId>;
+    fn next(&mut self, core: &Core) -> Option<FrameId>;
     /// Takes one back that was not needed.
     fn give_back(&mut self, frame: FrameId);
 }
@@ -36,7 +35,7 @@ pub(super) struct Moved {
 #[derive(Default)]
 pub(super) struct Mover {
     /// Isolated frames, each with a reference of ours.
-    pub(super) sources: Vec<FrameId>,
+    sources: Vec<FrameId>,
     ops: OpsCache,
     /// Frames whose last reference we dropped.
     dead: Vec<FrameId>,
@@ -60,22 +59,27 @@ impl Mover {
         }
     }
 
-    /// Tries to isolate a movable frame; if that works it is among `sources`.
-    pub(super) fn isolate(&mut self, pool: &FramePool, frame: FrameId, mode: MigrateMode) -> bool {
-        let meta = pool.meta(frame);
+    /// How many frames are isolated and wait to be moved.
+    pub(super) fn isolated(&self) -> usize {
+        self.sources.len()
+    }
+
+    /// Tries to isolate a movable frame, to be moved by the next [`run`](Self::run).
+    pub(super) fn isolate(&mut self, core: &Core, frame: FrameId, mode: MigrateMode) -> bool {
+        let meta = core.meta(frame);
         let Some(word) = meta.begin_isolate() else { return false };
-        let locked = LockedFrame { pool, id: frame, owner: word.owner(), private: word.private() };
-        let agreed = match self.ops.get(&pool.owners, word.owner()) {
+        let locked = LockedFrame::new(core.space(), frame, word);
+        let agreed = match self.ops.get(core.owners(), word.owner()) {
             Some(ops) => call(|| ops.isolate(&locked, mode)).unwrap_or_else(|| {
-                add(&pool.events.ops_panicked, 1);
+                add(&core.events().ops_panicked, 1);
                 false
             }),
             None => false,
         };
         if agreed {
             meta.finish_isolate();
-            pool.isolated.fetch_add(1, Ordering::Relaxed);
-            add(&pool.events.isolated, 1);
+            core.add_isolated();
+            add(&core.events().isolated, 1);
             self.sources.push(frame);
         } else if meta.unlock_put() {
             self.dead.push(frame);
@@ -83,10 +87,10 @@ impl Mover {
         agreed
     }
 
-    /// Moves all `sources`; what cannot be moved is put back. `sources` is empty afterwards.
+    /// Moves all isolated frames; those that cannot be moved are put back.
     pub(super) fn run(
         &mut self,
-        pool: &FramePool,
+        core: &Core,
         mode: MigrateMode,
         targets: &mut dyn Targets,
     ) -> Moved {
@@ -102,7 +106,7 @@ impl Mover {
                     failed.push(frame);
                     continue;
                 }
-                match self.migrate_one(pool, frame, mode, targets, &mut taken) {
+                match self.migrate_one(core, frame, mode, targets, &mut taken) {
                     Attempt::Done => result.moved += 1,
                     Attempt::Again if pass < passes => self.again.push(frame),
                     Attempt::Again | Attempt::Failed => failed.push(frame),
@@ -121,7 +125,7 @@ impl Mover {
             }
         }
         for &frame in &failed {
-            self.put_back(pool, frame);
+            self.put_back(core, frame);
         }
         // A batch is a few dozen frames.
         #[allow(clippy::cast_possible_truncation)]
@@ -129,41 +133,40 @@ impl Mover {
             result.failed = failed.len() as u32;
         }
         self.sources = queue;
-        pool.isolated.fetch_sub(i64::try_from(count).unwrap_or(0), Ordering::Relaxed);
-        self.settle(pool, taken);
-        add(&pool.events.moved, result.moved.into());
-        add(&pool.events.move_failed, result.failed.into());
+        core.sub_isolated(count);
+        self.settle(core, taken);
+        add(&core.events().moved, result.moved.into());
+        add(&core.events().move_failed, result.failed.into());
         result
     }
 
     /// Frees what died and books destinations as used, under one hold of the zone lock.
-    fn settle(&mut self, pool: &FramePool, taken: u32) {
+    fn settle(&mut self, core: &Core, taken: u32) {
         if taken == 0 && self.dead.is_empty() {
             return;
         }
-        let mut zone = pool.zone();
-        zone.held -= taken;
-        zone.used += i64::from(taken);
+        let mut zone = core.zone();
+        zone.use_held(taken);
         for frame in self.dead.drain(..) {
-            zone.free(pool.tables(), frame, Order::ZERO);
+            zone.free(core.tables(), frame, Order::ZERO);
         }
     }
 
     /// Frees frames that died while none was isolated.
-    pub(super) fn finish(&mut self, pool: &FramePool) {
+    pub(super) fn finish(&mut self, core: &Core) {
         debug_assert!(self.sources.is_empty());
-        self.settle(pool, 0);
+        self.settle(core, 0);
     }
 
     fn migrate_one(
         &mut self,
-        pool: &FramePool,
+        core: &Core,
         frame: FrameId,
         mode: MigrateMode,
         targets: &mut dyn Targets,
         taken: &mut u32,
     ) -> Attempt {
-        let meta = pool.meta(frame);
+        let meta = core.meta(frame);
         if mode == MigrateMode::Async {
             if !meta.try_lock() {
                 return Attempt::Again;
@@ -174,27 +177,27 @@ impl Mover {
         let word = meta.load();
         if !word.is_movable() {
             // Freed by its owner while isolated: ours is the last reference.
-            self.end(pool, frame);
-            add(&pool.events.freed_while_isolated, 1);
+            self.end(core, frame);
+            add(&core.events().freed_while_isolated, 1);
             return Attempt::Done;
         }
-        let Some(target) = targets.next(pool) else {
+        let Some(target) = targets.next(core) else {
             meta.unlock();
             return Attempt::NoTarget;
         };
-        let target_meta = pool.meta(target);
+        let target_meta = core.meta(target);
         target_meta.store_target();
         let owner = word.owner();
-        let mut src = LockedFrame { pool, id: frame, owner, private: word.private() };
-        let mut dst = TargetFrame { pool, id: target, owner, adopted: false };
-        let outcome = match self.ops.get(&pool.owners, owner) {
+        let mut src = LockedFrame::new(core.space(), frame, word);
+        let mut dst = TargetFrame::new(core.space(), target, owner);
+        let outcome = match self.ops.get(core.owners(), owner) {
             Some(ops) => call(|| ops.migrate(&mut dst, &mut src, mode)).unwrap_or_else(|| {
-                add(&pool.events.ops_panicked, 1);
+                add(&core.events().ops_panicked, 1);
                 Err(MigrateError::Busy)
             }),
             None => Err(MigrateError::Unknown),
         };
-        let adopted = dst.adopted;
+        let adopted = dst.is_adopted();
         // With no owner's reference this is the last one, and the frame can serve again.
         let unused = target_meta.unlock_put();
         if unused {
@@ -206,9 +209,9 @@ impl Mover {
         match outcome {
             Ok(()) => {
                 if !adopted || meta.load().is_movable() {
-                    add(&pool.events.ops_lied, 1);
+                    add(&core.events().ops_lied, 1);
                 }
-                self.end(pool, frame);
+                self.end(core, frame);
                 Attempt::Done
             }
             Err(error) => {
@@ -219,24 +222,24 @@ impl Mover {
     }
 
     /// Ends the isolation of a locked frame.
-    fn end(&mut self, pool: &FramePool, frame: FrameId) {
-        if pool.meta(frame).end_isolate() {
+    fn end(&mut self, core: &Core, frame: FrameId) {
+        if core.meta(frame).end_isolate() {
             self.dead.push(frame);
         }
     }
 
-    fn put_back(&mut self, pool: &FramePool, frame: FrameId) {
-        let meta = pool.meta(frame);
+    fn put_back(&mut self, core: &Core, frame: FrameId) {
+        let meta = core.meta(frame);
         meta.lock();
         let word = meta.load();
         if word.is_movable() {
-            let src = LockedFrame { pool, id: frame, owner: word.owner(), private: word.private() };
-            if let Some(ops) = self.ops.get(&pool.owners, word.owner())
+            let src = LockedFrame::new(core.space(), frame, word);
+            if let Some(ops) = self.ops.get(core.owners(), word.owner())
                 && call(|| ops.putback(&src)).is_none()
             {
-                add(&pool.events.ops_panicked, 1);
+                add(&core.events().ops_panicked, 1);
             }
         }
-        self.end(pool, frame);
+        self.end(core, frame);
     }
 }

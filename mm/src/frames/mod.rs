@@ -1,37 +1,67 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Movable frames: a pool of host memory from which contiguous space can always be made.
 //!
-//! The pool hands out 4 KiB frames and power-of-two units of them from one mapped region, and runs
-//! by the rules that Linux has for pages outside its own lists: an owner that says how its frames
-//! are moved ([`MovableOps`]) gets them moved, so that compaction and contiguous allocation never
-//! stop at them. It may use `std`, `rustix` and, of this crate, `sys::mapping`. docs/memory.md tells
-//! how it all works together.
+//! The pool hands out 4 KiB frames and power-of-two units of them from one mapped region. It follows
+//! Linux's rules for movable pages outside the LRU lists: an owner implements [`MovableOps`], and
+//! then compaction and contiguous allocation can move its frames. This folder uses `std`, and of
+//! this crate `units` and `sys::mapping`. docs/memory.md describes the design.
 //!
-//! Front: [`pool`](FramePool) the front door · `region` the memory · `movable` the contract with
-//! owners · `shrink` whom to ask for memory · `stats` numbers for people · `validate` the recount.
-//! Mechanism: `ids` frame numbers and orders · `page` the word of state of each frame · `pageblock`
-//! migrate types · `buddy` free lists · `cache` per-thread caches · `zone` what the lock guards ·
-//! `migrate` isolating and moving · `compaction` the two scanners · `background` their thread ·
-//! `contig` runs of any length and CMA · `sync` atomics and a small lock.
+//! Arrows between files go down this list only:
 //!
-//! `unsafe` is in `region` (slices), `pool` (which slices are whose) and `sync`.
+//! - `background.rs` a thread that compacts ahead of need
+//! - `owner.rs` an owner's side of a pool: frames that the pool may move
+//! - `owned.rs` a unit that frees itself
+//! - `pool.rs` the front door, [`FramePool`]
+//! - `validate.rs` recounts everything · `account.rs` numbers for people
+//! - `alloc.rs` how an allocation is served
+//! - `contig.rs` runs of any length · `isolate.rs` empties a range · `compaction.rs` a run of the
+//!   scanners · `free_scan.rs` the one for free frames · `migrate.rs` moves frames in batches ·
+//!   `reclaim.rs` asks shrinkers
+//! - `core.rs` the state of a pool, below all operations
+//! - `zone.rs` what its lock guards · `cursor.rs` compaction's memory · `buddy.rs` free lists ·
+//!   `cache.rs` per-thread caches · `cma.rs` areas for contiguous memory
+//! - `shrink.rs` owners that can free frames · `callbacks.rs` calls into owners · `movable.rs` the
+//!   contract with them
+//! - `space.rs` bytes and words of the frames · `region.rs` the memory · `page.rs` the word of
+//!   state of a frame · `pageblock.rs` migrate types · `wakeup.rs` wakes the background thread
+//! - `config.rs`, `gfp.rs`, `token.rs` what goes in and out · `events.rs` counters · `ids.rs` frame
+//!   numbers and orders · `sync.rs` atomics and a small lock
+//!
+//! `loom_tests.rs` model checks · `tests/` everything else. `unsafe` is in `region` (slices),
+//! `space` and `pool` (who may touch which slice) and `sync`.
 
+mod account;
+mod alloc;
 mod background;
 mod buddy;
 mod cache;
+mod callbacks;
+mod cma;
 mod compaction;
+mod config;
 mod contig;
+mod core;
+mod cursor;
+mod events;
+mod free_scan;
+mod gfp;
 mod ids;
+mod isolate;
 mod migrate;
 mod movable;
+mod owned;
+mod owner;
 mod page;
 mod pageblock;
 mod pool;
+mod reclaim;
 mod region;
 mod shrink;
-mod stats;
+mod space;
 pub(crate) mod sync;
+mod token;
 mod validate;
+mod wakeup;
 mod zone;
 
 #[cfg(all(test, loom))]
@@ -41,23 +71,23 @@ mod tests;
 
 pub(crate) use cache::thread_number;
 
-pub use background::{Background, Budget};
+pub use account::{Accounting, BlockKinds, FreeInfo};
+pub use background::{Background, Pace};
 pub use compaction::{CompactEnd, CompactReport, Goal};
-pub use contig::{ContigError, ContigFrames};
+pub use config::{PoolConfig, PoolError, Watermarks};
+pub use contig::ContigError;
+pub use events::Events;
+pub use gfp::{AllocError, Gfp};
 pub use ids::{
-    BLOCK_FRAMES, BLOCK_ORDER, BLOCK_SIZE, BlockIndex, FRAME_SHIFT, FRAME_SIZE, FrameId,
-    FrameRange, MAX_ORDER, NR_ORDERS, Order,
+    BLOCK_FRAMES, BLOCK_ORDER, FrameBlock, FrameId, FrameRange, MAX_ORDER, NR_ORDERS, Order,
 };
-pub use movable::{
-    LockedFrame, MigrateError, MigrateMode, MovableOps, Owner, OwnerError, TargetFrame,
-};
+pub use movable::{LockedFrame, MigrateError, MigrateMode, MovableOps, TargetFrame};
+pub use owned::OwnedFrames;
+pub use owner::{Owner, OwnerError};
 pub use page::OwnerId;
 pub use pageblock::{MigrateType, Mobility, NR_TYPES};
-pub use pool::{
-    AllocError, FramePool, Frames, FreeError, Gfp, OwnedFrames, PoolConfig, PoolError, PoolId,
-};
+pub use pool::FramePool;
 pub use region::{Region, RegionError};
 pub use shrink::Shrink;
-pub use stats::{Accounting, Events, FreeInfo};
+pub use token::{ContigFrames, Frames, FreeError, PoolId};
 pub use validate::Inconsistent;
-pub use zone::Watermarks;

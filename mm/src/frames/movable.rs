@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The contract between the pool and the owners of movable frames.
 //!
-//! An owner registers its [`MovableOps`], allocates frames through its [`Owner`] handle, and from
+//! An owner registers its [`MovableOps`], allocates frames through its [`Owner`](super::Owner) handle, and from
 //! then on the pool may move any of them:
 //!
 //! ```text
@@ -28,18 +28,16 @@
 //!   for locks; in [`MigrateMode::Sync`] for anything that ends by itself.
 //! - A callback may free frames. It may allocate, but will not be made to compact for it, and it
 //!   must not ask for contiguous memory or for the contents of a locked frame
-//!   ([`OwnerError::InCallback`]).
+//!   ([`OwnerError::InCallback`](super::OwnerError::InCallback)).
 //!
 //! An owner that breaks these rules harms itself at most: references are counted by the pool, so
-//! a frame is never freed under anybody who holds it. A callback that panics counts as one that
+//! a frame is never freed while another thread has a reference. A callback that panics counts as one that
 //! failed, is reported in the log, and shows in [`Events::ops_panicked`](super::Events).
 
-use std::sync::{Arc, PoisonError, RwLock, Weak};
-
-use super::ids::{FRAME_SIZE, FrameId};
-use super::page::{FrameMeta, OwnerId, PinError};
-use super::pool::{AllocError, FramePool, Frames, Gfp};
-use super::sync::Backoff;
+use super::ids::FrameId;
+use super::page::{OwnerId, Word};
+use super::space::FrameSpace;
+use super::token::PoolId;
 
 /// How much a migration may cost its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,10 +86,17 @@ pub trait MovableOps: Send + Sync {
 
 /// A movable frame that the pool has locked, as callbacks see it.
 pub struct LockedFrame<'p> {
-    pub(super) pool: &'p FramePool,
-    pub(super) id: FrameId,
-    pub(super) owner: OwnerId,
-    pub(super) private: u32,
+    space: &'p FrameSpace,
+    id: FrameId,
+    owner: OwnerId,
+    private: u32,
+}
+
+impl<'p> LockedFrame<'p> {
+    /// `word` is the frame's word after it was locked.
+    pub(super) fn new(space: &'p FrameSpace, id: FrameId, word: Word) -> Self {
+        Self { space, id, owner: word.owner(), private: word.private() }
+    }
 }
 
 impl LockedFrame<'_> {
@@ -101,33 +106,41 @@ impl LockedFrame<'_> {
         self.id
     }
 
-    /// The owner's word, as given to [`Owner::alloc`].
+    /// The owner's word, as given to [`Owner::alloc`](super::Owner::alloc).
     #[must_use]
     pub fn private(&self) -> u32 {
         self.private
     }
 
-    /// Whether the frame is `owner`'s. Callbacks that hand out memory by frame numbers of their
-    /// own must ask: they can be registered with another pool, or called by another owner's.
-    #[must_use]
-    pub fn belongs_to(&self, owner: &Owner) -> bool {
-        self.owner == owner.id && self.pool.id() == owner.pool.id()
+    /// Whether the frame belongs to owner `owner` of pool `pool`.
+    pub(super) fn is_owned_by(&self, owner: OwnerId, pool: PoolId) -> bool {
+        self.owner == owner && self.space.id() == pool
     }
 
     /// Clears the movable mark and drops the owner's reference: the frame is no longer the
     /// owner's. `false` if it was not any more.
     pub fn release(&mut self) -> bool {
         // Never the last reference: the pool holds one until the callback returns.
-        self.pool.meta(self.id).disown(self.owner).is_some()
+        self.space.meta(self.id).disown(self.owner).is_some()
     }
 }
 
 /// The destination of a migration: an empty frame that the pool has locked.
 pub struct TargetFrame<'p> {
-    pub(super) pool: &'p FramePool,
-    pub(super) id: FrameId,
-    pub(super) owner: OwnerId,
-    pub(super) adopted: bool,
+    space: &'p FrameSpace,
+    id: FrameId,
+    owner: OwnerId,
+    adopted: bool,
+}
+
+impl<'p> TargetFrame<'p> {
+    pub(super) fn new(space: &'p FrameSpace, id: FrameId, owner: OwnerId) -> Self {
+        Self { space, id, owner, adopted: false }
+    }
+
+    pub(super) fn is_adopted(&self) -> bool {
+        self.adopted
+    }
 }
 
 impl TargetFrame<'_> {
@@ -138,9 +151,12 @@ impl TargetFrame<'_> {
     }
 
     /// Copies the source's 4 KiB. The owner keeps its own writers away from the source meanwhile.
+    ///
+    /// # Panics
+    /// If the source is the target itself or lies in another pool.
     pub fn copy_from(&mut self, src: &LockedFrame<'_>) {
-        assert_eq!(self.pool.id(), src.pool.id(), "frames of two pools");
-        self.pool.copy_frame(self.id, src.id);
+        assert_eq!(self.space.id(), src.space.id(), "frames of two pools");
+        self.space.copy_frame(self.id, src.id);
     }
 
     /// Makes the destination the owner's, movable, with `private` as the owner's word.
@@ -150,7 +166,7 @@ impl TargetFrame<'_> {
     pub fn adopt(&mut self, private: u32) {
         debug_assert!(!self.adopted, "adopted twice");
         if !self.adopted {
-            self.pool.meta(self.id).adopt_locked(self.owner, private);
+            self.space.meta(self.id).adopt_locked(self.owner, private);
             self.adopted = true;
         }
     }
@@ -167,236 +183,5 @@ impl TargetFrame<'_> {
         }
         self.adopt(src.private());
         Ok(())
-    }
-}
-
-/// Why an owner's request was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OwnerError {
-    /// The frame is not in the pool, not movable, or another owner's: a foreign handle or a
-    /// double free.
-    #[error("{0:?} is not this owner's")]
-    NotOwned(FrameId),
-    /// Only single frames can be movable.
-    #[error("only single frames can be movable")]
-    NotSingle,
-    /// The frames belong to another pool.
-    #[error("the frames belong to another pool")]
-    Foreign,
-    /// The frame is isolated or locked and cannot be taken back just now.
-    #[error("{0:?} is being moved")]
-    Moving(FrameId),
-    /// The frame is locked, and waiting for it here might never end.
-    #[error("{0:?} is locked, and the caller is in a callback or holds another frame")]
-    InCallback(FrameId),
-}
-
-/// An owner's access to a pool: allocates, frees and reads its movable frames.
-pub struct Owner {
-    pool: Arc<FramePool>,
-    id: OwnerId,
-}
-
-impl Owner {
-    pub(super) fn new(pool: Arc<FramePool>, id: OwnerId) -> Self {
-        Self { pool, id }
-    }
-
-    /// The pool the frames come from.
-    #[must_use]
-    pub fn pool(&self) -> &Arc<FramePool> {
-        &self.pool
-    }
-
-    /// Allocates a frame and makes it movable. `private` is the owner's own, to find its
-    /// structures by in the callbacks.
-    ///
-    /// # Errors
-    /// As [`FramePool::alloc`].
-    pub fn alloc(&self, gfp: Gfp, private: u32) -> Result<FrameId, AllocError> {
-        let frames = self.pool.alloc(super::Order::ZERO, gfp)?;
-        let (frame, _) = frames.into_parts();
-        self.pool.meta(frame).adopt(self.id, private);
-        Ok(frame)
-    }
-
-    /// Makes an allocated frame movable.
-    ///
-    /// # Errors
-    /// [`OwnerError::NotSingle`] or [`OwnerError::Foreign`], with the frames.
-    pub fn adopt(&self, frames: Frames, private: u32) -> Result<FrameId, (OwnerError, Frames)> {
-        if !self.pool.owns(&frames) {
-            return Err((OwnerError::Foreign, frames));
-        }
-        if frames.order() != super::Order::ZERO {
-            return Err((OwnerError::NotSingle, frames));
-        }
-        let (frame, _) = frames.into_parts();
-        self.pool.meta(frame).adopt(self.id, private);
-        Ok(frame)
-    }
-
-    /// Gives a frame back. If it is isolated, the pool drops it as soon as it notices.
-    ///
-    /// # Errors
-    /// [`OwnerError::NotOwned`].
-    pub fn free(&self, frame: FrameId) -> Result<(), OwnerError> {
-        let meta = self.pool.get_meta(frame).ok_or(OwnerError::NotOwned(frame))?;
-        match meta.disown(self.id) {
-            Some(true) => self.pool.free_single(frame),
-            Some(false) => {}
-            None => return Err(OwnerError::NotOwned(frame)),
-        }
-        Ok(())
-    }
-
-    /// Makes a frame unmovable again and returns it as an ordinary allocation.
-    ///
-    /// # Errors
-    /// [`OwnerError::NotOwned`], or [`OwnerError::Moving`] while it is isolated or locked.
-    pub fn reclaim(&self, frame: FrameId) -> Result<Frames, OwnerError> {
-        let meta = self.pool.get_meta(frame).ok_or(OwnerError::NotOwned(frame))?;
-        if meta.reclaim(self.id) {
-            return Ok(self.pool.token(frame, super::Order::ZERO));
-        }
-        let word = meta.load();
-        if word.is_movable() && word.owner() == self.id {
-            Err(OwnerError::Moving(frame))
-        } else {
-            Err(OwnerError::NotOwned(frame))
-        }
-    }
-
-    /// Changes the owner's word of a frame.
-    ///
-    /// # Errors
-    /// [`OwnerError::NotOwned`].
-    pub fn set_private(&self, frame: FrameId, private: u32) -> Result<(), OwnerError> {
-        let meta = self.pool.get_meta(frame).ok_or(OwnerError::NotOwned(frame))?;
-        if meta.set_private(self.id, private) { Ok(()) } else { Err(OwnerError::NotOwned(frame)) }
-    }
-
-    /// Runs `f` on the contents of a frame, which can neither move nor go away meanwhile.
-    /// Concurrent calls for one frame wait for each other. Inside `f` the pool neither compacts
-    /// for this thread nor makes it wait for a frame: the frame held could be the one waited for.
-    ///
-    /// # Errors
-    /// [`OwnerError::NotOwned`] or [`OwnerError::InCallback`].
-    pub fn with_frame<R>(
-        &self,
-        frame: FrameId,
-        f: impl FnOnce(&mut [u8; FRAME_SIZE]) -> R,
-    ) -> Result<R, OwnerError> {
-        let meta = self.pool.get_meta(frame).ok_or(OwnerError::NotOwned(frame))?;
-        let mut backoff = Backoff::new();
-        loop {
-            match meta.try_pin(self.id) {
-                Ok(()) => break,
-                Err(PinError::NotOwned) => return Err(OwnerError::NotOwned(frame)),
-                Err(PinError::Locked) if holds_frame() => {
-                    return Err(OwnerError::InCallback(frame));
-                }
-                Err(PinError::Locked) => backoff.snooze(),
-            }
-        }
-        let pin = Pin { pool: &self.pool, meta, frame };
-        let _inside = Inside::enter();
-        Ok(f(pin.pool.locked_bytes(pin.frame)))
-    }
-}
-
-/// Unlocks and puts a frame, also when the owner's closure panics.
-struct Pin<'a> {
-    pool: &'a FramePool,
-    meta: &'a FrameMeta,
-    frame: FrameId,
-}
-
-impl Drop for Pin<'_> {
-    fn drop(&mut self) {
-        if self.meta.unlock_put() {
-            self.pool.free_single(self.frame);
-        }
-    }
-}
-
-thread_local! {
-    static INSIDE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
-}
-
-/// Marks the thread as one that holds a locked frame, until dropped.
-struct Inside {
-    before: bool,
-}
-
-impl Inside {
-    fn enter() -> Self {
-        Self { before: INSIDE.replace(true) }
-    }
-}
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        INSIDE.set(self.before);
-    }
-}
-
-/// Whether this thread holds a locked frame: it is in a callback or in [`Owner::with_frame`].
-pub(super) fn holds_frame() -> bool {
-    INSIDE.get()
-}
-
-/// Calls into an owner: marks the thread and turns a panic into `None`.
-pub(super) fn call<R>(f: impl FnOnce() -> R) -> Option<R> {
-    let _inside = Inside::enter();
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(f))
-        .inspect_err(|_| tracing::error!("a frame owner's migration callback panicked"))
-        .ok()
-}
-
-/// All registered owners. Numbers are never reused: a frame left behind by an owner that is gone
-/// stays where it is rather than become another owner's.
-#[derive(Default)]
-pub(super) struct Registry(RwLock<Vec<Weak<dyn MovableOps>>>);
-
-impl Registry {
-    pub(super) fn register(&self, ops: Weak<dyn MovableOps>) -> Option<OwnerId> {
-        let mut owners = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let id = u16::try_from(owners.len()).ok()?;
-        owners.push(ops);
-        Some(OwnerId(id))
-    }
-
-    fn get(&self, id: OwnerId) -> Option<Arc<dyn MovableOps>> {
-        let owners = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        owners.get(usize::from(id.0))?.upgrade()
-    }
-}
-
-/// The callbacks of the owner met last: neighbouring frames mostly have the same.
-#[derive(Default)]
-pub(super) struct OpsCache(Option<(OwnerId, Arc<dyn MovableOps>)>);
-
-impl OpsCache {
-    pub(super) fn get(&mut self, registry: &Registry, id: OwnerId) -> Option<&dyn MovableOps> {
-        if self.0.as_ref().is_none_or(|(cached, _)| *cached != id) {
-            let ops = registry.get(id)?;
-            self.replace(Some((id, ops)));
-        }
-        self.0.as_ref().map(|(_, ops)| &**ops)
-    }
-
-    /// The one before may have lost all its other users meanwhile: then it ends here, and its
-    /// `drop` is a callback like the others.
-    fn replace(&mut self, new: Option<(OwnerId, Arc<dyn MovableOps>)>) {
-        if let Some(before) = std::mem::replace(&mut self.0, new) {
-            call(move || drop(before));
-        }
-    }
-}
-
-impl Drop for OpsCache {
-    fn drop(&mut self) {
-        self.replace(None);
     }
 }

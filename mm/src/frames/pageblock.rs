@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Migrate types of 2 MiB blocks, and which type may fall back to which.
 
-use super::ids::{BLOCK_FRAMES, BlockIndex, FrameId, Order};
+use super::ids::{BLOCK_FRAMES, BLOCK_ORDER, FrameBlock, FrameId, Order};
 use super::sync::{AtomicU32, Ordering};
 
 /// What kind of allocation a block is meant for. Grouping frames that cannot move in few blocks
@@ -98,7 +98,7 @@ impl Mobility {
     /// block. Frames that do not move would otherwise be strewn over one foreign block after
     /// another; movable ones do no lasting harm and only bother for large units.
     pub(super) const fn claims_block(self, order: Order) -> bool {
-        order.get() >= super::ids::BLOCK_ORDER / 2 || !matches!(self, Self::Movable)
+        order.get() >= BLOCK_ORDER / 2 || !matches!(self, Self::Movable)
     }
 }
 
@@ -115,9 +115,9 @@ pub(super) enum Skip {
 }
 
 /// Type and compaction hint of every block.
-pub(super) struct Blocks(Box<[AtomicU32]>);
+pub(super) struct BlockTypes(Box<[AtomicU32]>);
 
-impl Blocks {
+impl BlockTypes {
     pub(super) fn new(frames: u32, initial: MigrateType) -> Self {
         let count = frames.div_ceil(BLOCK_FRAMES);
         Self((0..count).map(|_| AtomicU32::new(initial as u32)).collect())
@@ -130,13 +130,13 @@ impl Blocks {
         len
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = BlockIndex> + use<> {
-        (0..self.len()).map(BlockIndex::new)
+    pub(super) fn iter(&self) -> impl Iterator<Item = FrameBlock> + use<> {
+        (0..self.len()).map(FrameBlock::new)
     }
 
     /// The type of a block; stable only under the zone lock.
     #[inline]
-    pub(super) fn type_of(&self, block: BlockIndex) -> MigrateType {
+    pub(super) fn type_of(&self, block: FrameBlock) -> MigrateType {
         MigrateType::from_bits(self.0[block.as_usize()].load(Ordering::Acquire) & TYPE_BITS)
     }
 
@@ -146,7 +146,7 @@ impl Blocks {
     }
 
     /// Sets the type in one step: whoever frees a frame reads it without the zone lock.
-    pub(super) fn set_type(&self, block: BlockIndex, new: MigrateType) {
+    pub(super) fn set_type(&self, block: FrameBlock, new: MigrateType) {
         let cell = &self.0[block.as_usize()];
         // The caller holds the zone lock, so only the skip bits can change meanwhile.
         let old = cell.load(Ordering::Relaxed) & TYPE_BITS;
@@ -154,11 +154,11 @@ impl Blocks {
     }
 
     /// Whether a scanner should pass over this block.
-    pub(super) fn is_skipped(&self, block: BlockIndex, skip: Skip) -> bool {
+    pub(super) fn is_skipped(&self, block: FrameBlock, skip: Skip) -> bool {
         self.0[block.as_usize()].load(Ordering::Relaxed) & skip as u32 != 0
     }
 
-    pub(super) fn set_skip(&self, block: BlockIndex, skip: Skip) {
+    pub(super) fn set_skip(&self, block: FrameBlock, skip: Skip) {
         self.0[block.as_usize()].fetch_or(skip as u32, Ordering::Relaxed);
     }
 

@@ -10,9 +10,10 @@
 use std::io;
 use std::ptr::NonNull;
 
-use super::ids::{BLOCK_SIZE, FRAME_SIZE, FrameId};
+use super::ids::FrameId;
 #[cfg(not(miri))]
 use crate::sys::mapping::{HugePageSize, Mapping, Source};
+use crate::units::{BLOCK_BYTES, PAGE_BYTES};
 
 /// Why a region could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -65,8 +66,8 @@ fn refused(what: &'static str, bytes: usize, source: io::Error) -> RegionError {
 }
 
 fn check_size(bytes: usize) -> Result<(), RegionError> {
-    let frames = bytes / FRAME_SIZE;
-    if bytes == 0 || !bytes.is_multiple_of(BLOCK_SIZE) || frames >= u32::MAX as usize {
+    let frames = bytes / PAGE_BYTES;
+    if bytes == 0 || !bytes.is_multiple_of(BLOCK_BYTES) || frames >= u32::MAX as usize {
         return Err(RegionError::Size(bytes));
     }
     Ok(())
@@ -90,7 +91,7 @@ impl Region {
     #[cfg(miri)]
     pub fn anonymous(bytes: usize) -> Result<Self, RegionError> {
         check_size(bytes)?;
-        let layout = std::alloc::Layout::from_size_align(bytes, BLOCK_SIZE)
+        let layout = std::alloc::Layout::from_size_align(bytes, BLOCK_BYTES)
             .map_err(|_| RegionError::Size(bytes))?;
         // SAFETY: the size is not zero, checked above.
         let base = unsafe { std::alloc::alloc_zeroed(layout) };
@@ -127,7 +128,7 @@ impl Region {
     #[cfg(not(miri))]
     fn mapped(source: Source<'_>, bytes: usize) -> Result<Self, RegionError> {
         check_size(bytes)?;
-        let mapping = Mapping::new(source, bytes, BLOCK_SIZE)
+        let mapping = Mapping::new(source, bytes, BLOCK_BYTES)
             .map_err(|source| refused("map", bytes, source))?;
         let base = std::ptr::with_exposed_provenance_mut(mapping.range().addr());
         let base = NonNull::new(base).expect("the kernel never maps address zero here");
@@ -144,7 +145,7 @@ impl Region {
     /// and nothing else in the process may read or write it meanwhile.
     pub unsafe fn borrowed(base: NonNull<u8>, bytes: usize) -> Result<Self, RegionError> {
         check_size(bytes)?;
-        if !base.addr().get().is_multiple_of(BLOCK_SIZE) {
+        if !base.addr().get().is_multiple_of(BLOCK_BYTES) {
             return Err(RegionError::Alignment(base.addr().get()));
         }
         Ok(Self { base, bytes, origin: Origin::Borrowed })
@@ -176,7 +177,7 @@ impl Region {
     pub fn frames(&self) -> u32 {
         // Below 2^32, checked when the region was made.
         #[allow(clippy::cast_possible_truncation)]
-        let frames = (self.bytes / FRAME_SIZE) as u32;
+        let frames = (self.bytes / PAGE_BYTES) as u32;
         frames
     }
 
@@ -215,7 +216,7 @@ impl Region {
     }
 
     fn checked_len(&self, first: FrameId, count: u32) -> usize {
-        let len = count as usize * FRAME_SIZE;
+        let len = count as usize * PAGE_BYTES;
         assert!(first.byte_offset() + len <= self.bytes, "{count} frames from {first:?}");
         len
     }
@@ -241,17 +242,17 @@ mod tests {
 
     #[test]
     fn refuses_bad_sizes() {
-        for bytes in [0, 1, FRAME_SIZE, BLOCK_SIZE + FRAME_SIZE] {
+        for bytes in [0, 1, PAGE_BYTES, BLOCK_BYTES + PAGE_BYTES] {
             assert!(matches!(Region::anonymous(bytes), Err(RegionError::Size(_))));
         }
-        let huge = BLOCK_SIZE << 24;
+        let huge = BLOCK_BYTES << 24;
         assert!(matches!(Region::anonymous(huge), Err(RegionError::Size(_))));
     }
 
     #[test]
     fn is_aligned_zeroed_and_writable() {
-        let region = Region::anonymous(2 * BLOCK_SIZE).unwrap();
-        assert!(region.ptr(FrameId::new(0)).addr().get().is_multiple_of(BLOCK_SIZE));
+        let region = Region::anonymous(2 * BLOCK_BYTES).unwrap();
+        assert!(region.ptr(FrameId::new(0)).addr().get().is_multiple_of(BLOCK_BYTES));
         // SAFETY: nobody else knows this region.
         let last = unsafe { region.slice_mut(FrameId::new(1023), 1) };
         assert!(last.iter().all(|&b| b == 0));
@@ -261,22 +262,22 @@ mod tests {
     #[test]
     #[cfg(not(miri))]
     fn memfd_is_aligned_and_writable() {
-        let region = Region::memfd(2 * BLOCK_SIZE).unwrap();
-        assert!(region.ptr(FrameId::new(0)).addr().get().is_multiple_of(BLOCK_SIZE));
+        let region = Region::memfd(2 * BLOCK_BYTES).unwrap();
+        assert!(region.ptr(FrameId::new(0)).addr().get().is_multiple_of(BLOCK_BYTES));
         // SAFETY: nobody else knows this region.
         let all = unsafe { region.slice_mut(FrameId::new(0), 1024) };
         all.fill(9);
-        assert_eq!(all[BLOCK_SIZE], 9);
+        assert_eq!(all[BLOCK_BYTES], 9);
     }
 
     #[test]
     fn borrowed_checks_alignment() {
-        let owner = Region::anonymous(2 * BLOCK_SIZE).unwrap();
+        let owner = Region::anonymous(2 * BLOCK_BYTES).unwrap();
         // SAFETY: both regions are refused or unused.
-        let odd = unsafe { Region::borrowed(owner.ptr(FrameId::new(1)), BLOCK_SIZE) };
+        let odd = unsafe { Region::borrowed(owner.ptr(FrameId::new(1)), BLOCK_BYTES) };
         assert!(matches!(odd, Err(RegionError::Alignment(_))));
         // SAFETY: `owner` outlives it and is not used itself.
-        let good = unsafe { Region::borrowed(owner.ptr(FrameId::new(512)), BLOCK_SIZE) };
+        let good = unsafe { Region::borrowed(owner.ptr(FrameId::new(512)), BLOCK_BYTES) };
         assert_eq!(good.unwrap().frames(), 512);
     }
 }

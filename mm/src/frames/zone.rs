@@ -1,44 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What one lock guards: free lists, the count of what is out, and compaction's memory.
+//! What one lock guards: the free lists, how many frames are out, and compaction's memory. Every
+//! change to them is a method here.
 
-use super::buddy::{Buddy, Found, Tables};
-use super::compaction::{Cursor, Deferral};
-use super::ids::{FrameId, FrameRange, Order};
+use super::buddy::{Buddy, Tables};
+use super::cursor::{Cursor, Deferral};
+use super::gfp::Gfp;
+use super::ids::{FrameBlock, FrameId, FrameRange, Order};
 use super::page::{Kind, Word};
 use super::pageblock::{MigrateType, Mobility};
-use super::pool::Gfp;
-
-/// Levels of free memory, in frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Watermarks {
-    /// Only emergency allocations go below.
-    pub min: u32,
-    /// Below this the background thread is woken, and asks shrinkers for memory.
-    pub low: u32,
-    /// That many it asks for.
-    pub high: u32,
-}
-
-impl Watermarks {
-    /// A thousandth of the pool as reserve, and a quarter of that between the levels.
-    #[must_use]
-    pub const fn for_frames(frames: u32) -> Self {
-        let min = frames / 1024;
-        Self { min, low: min + min / 4, high: min + min / 2 }
-    }
-}
 
 pub(super) struct Zone {
-    pub(super) buddy: Buddy,
+    buddy: Buddy,
     /// Frames allocated less frames freed, apart from those that went through a cache.
-    pub(super) used: i64,
+    used: i64,
     /// Free frames that compaction or contiguous allocation has taken off the lists.
-    pub(super) held: u32,
-    pub(super) cursor: Cursor,
-    pub(super) deferral: Deferral,
-    /// Units that fell back to another type, and blocks stolen for good.
-    pub(super) fallbacks: u64,
-    pub(super) steals: u64,
+    held: u32,
+    cursor: Cursor,
+    deferral: Deferral,
 }
 
 impl Zone {
@@ -49,9 +27,32 @@ impl Zone {
             held: 0,
             cursor: Cursor::new(frames),
             deferral: Deferral::default(),
-            fallbacks: 0,
-            steals: 0,
         }
+    }
+
+    /// The free lists, to look at.
+    pub(super) fn buddy(&self) -> &Buddy {
+        &self.buddy
+    }
+
+    /// Frames allocated less frames freed, apart from those that went through a cache.
+    pub(super) fn used(&self) -> i64 {
+        self.used
+    }
+
+    /// Free frames off the lists: destinations of migrations.
+    pub(super) fn held(&self) -> u32 {
+        self.held
+    }
+
+    /// Where compaction's scanners stopped.
+    pub(super) fn cursor(&mut self) -> &mut Cursor {
+        &mut self.cursor
+    }
+
+    /// Which requests are served without compaction.
+    pub(super) fn deferral(&mut self) -> &mut Deferral {
+        &mut self.deferral
     }
 
     /// Free frames that an allocation may count on.
@@ -65,17 +66,11 @@ impl Zone {
         self.free_for(mobility) >= mark.saturating_add(order.frames())
     }
 
-    fn take(&mut self, t: Tables<'_>, order: Order, mobility: Mobility) -> Option<FrameId> {
-        let (frame, found) = self.buddy.alloc(t, order, mobility)?;
-        match found {
-            Found::Own | Found::Cma => {}
-            Found::Fallback => self.fallbacks += 1,
-            Found::Stolen => {
-                self.fallbacks += 1;
-                self.steals += 1;
-            }
+    /// Puts frames on the free lists that were never allocated.
+    pub(super) fn add_free(&mut self, t: Tables<'_>, range: FrameRange) {
+        if range.count() > 0 {
+            self.buddy.free_range(t, range);
         }
-        Some(frame)
     }
 
     /// Allocates a unit if that leaves `mark` frames free.
@@ -90,42 +85,10 @@ impl Zone {
         if !self.is_above(mark, order, gfp.mobility()) {
             return None;
         }
-        let frame = self.take(t, order, gfp.mobility())?;
+        let frame = self.buddy.alloc(t, order, gfp.mobility())?;
         t.frames.meta(frame).store(Word::used(order));
         self.used += i64::from(order.frames());
         Some(frame)
-    }
-
-    /// Takes a frame for a cache.
-    pub(super) fn take_cached(
-        &mut self,
-        t: Tables<'_>,
-        mobility: Mobility,
-        mark: u32,
-    ) -> Option<FrameId> {
-        if !self.is_above(mark, Order::ZERO, mobility) {
-            return None;
-        }
-        let frame = self.take(t, Order::ZERO, mobility)?;
-        t.frames.meta(frame).store(Word::of(Kind::Cached, Order::ZERO));
-        Some(frame)
-    }
-
-    /// Takes a frame as a migration destination.
-    pub(super) fn take_held(&mut self, t: Tables<'_>, mark: u32) -> Option<FrameId> {
-        if !self.is_above(mark, Order::ZERO, Mobility::Movable) {
-            return None;
-        }
-        let frame = self.take(t, Order::ZERO, Mobility::Movable)?;
-        t.frames.meta(frame).store(Word::of(Kind::Held, Order::ZERO));
-        self.held += 1;
-        Some(frame)
-    }
-
-    /// Puts an unused destination back.
-    pub(super) fn release_held(&mut self, t: Tables<'_>, frame: FrameId) {
-        self.buddy.free(t, frame, Order::ZERO);
-        self.held -= 1;
     }
 
     /// Frees an allocated unit.
@@ -141,5 +104,114 @@ impl Zone {
         }
         self.buddy.free_range(t, range);
         self.used -= i64::from(range.count());
+    }
+
+    /// Takes a frame for a cache.
+    pub(super) fn take_cached(
+        &mut self,
+        t: Tables<'_>,
+        mobility: Mobility,
+        mark: u32,
+    ) -> Option<FrameId> {
+        if !self.is_above(mark, Order::ZERO, mobility) {
+            return None;
+        }
+        let frame = self.buddy.alloc(t, Order::ZERO, mobility)?;
+        t.frames.meta(frame).store(Word::of(Kind::Cached, Order::ZERO));
+        Some(frame)
+    }
+
+    /// Puts a frame back that a cache had; the cache counts it as freed, not the zone.
+    pub(super) fn put_cached(&mut self, t: Tables<'_>, frame: FrameId) {
+        self.buddy.free(t, frame, Order::ZERO);
+    }
+
+    /// Takes a frame as a migration destination.
+    pub(super) fn take_held(&mut self, t: Tables<'_>, mark: u32) -> Option<FrameId> {
+        if !self.is_above(mark, Order::ZERO, Mobility::Movable) {
+            return None;
+        }
+        let frame = self.buddy.alloc(t, Order::ZERO, Mobility::Movable)?;
+        t.frames.meta(frame).store(Word::of(Kind::Held, Order::ZERO));
+        self.held += 1;
+        Some(frame)
+    }
+
+    /// Takes all free units of a block that are smaller than `keep` as destinations, lowest
+    /// frame first.
+    pub(super) fn take_held_in(
+        &mut self,
+        t: Tables<'_>,
+        block: FrameBlock,
+        keep: Order,
+        into: &mut Vec<FrameId>,
+    ) {
+        let mut at = block.first();
+        while at < block.end() && at.index() < t.frames.len() {
+            let word = t.frames.meta(at).load();
+            match word.kind() {
+                Kind::Buddy if word.order() >= keep => at = at.offset(word.order().frames()),
+                Kind::Buddy => {
+                    let order = self.buddy.remove(t, at);
+                    self.held += order.frames();
+                    for i in 0..order.frames() {
+                        let frame = at.offset(i);
+                        t.frames.meta(frame).store(Word::of(Kind::Held, Order::ZERO));
+                        into.push(frame);
+                    }
+                    at = at.offset(order.frames());
+                }
+                _ => at = at.offset(1),
+            }
+        }
+    }
+
+    /// Puts an unused destination back.
+    pub(super) fn release_held(&mut self, t: Tables<'_>, frame: FrameId) {
+        self.buddy.free(t, frame, Order::ZERO);
+        self.held -= 1;
+    }
+
+    /// Counts `frames` destinations as allocated: something was moved into them.
+    pub(super) fn use_held(&mut self, frames: u32) {
+        self.held -= frames;
+        self.used += i64::from(frames);
+    }
+
+    /// Takes a range off the free lists if all of it is free; else names a frame that is not.
+    pub(super) fn take_range(&mut self, t: Tables<'_>, range: FrameRange) -> Result<(), FrameId> {
+        let first = t.covering_head(range.start);
+        let mut at = first;
+        while at < range.end {
+            let word = t.frames.meta(at).load();
+            if word.kind() != Kind::Buddy {
+                return Err(at);
+            }
+            at = at.offset(word.order().frames());
+        }
+        let last = at;
+        let mut at = first;
+        while at < range.end {
+            let order = self.buddy.remove(t, at);
+            at = at.offset(order.frames());
+        }
+        for frame in range.frames() {
+            t.frames.meta(frame).store(Word::used(Order::ZERO));
+        }
+        self.used += i64::from(range.count());
+        // What the outermost units had beyond the range.
+        self.add_free(t, FrameRange { start: first, end: range.start });
+        self.add_free(t, FrameRange { start: range.end, end: last });
+        Ok(())
+    }
+
+    /// Changes a block's type together with the lists of its free units.
+    pub(super) fn retype_block(&mut self, t: Tables<'_>, block: FrameBlock, to: MigrateType) {
+        self.buddy.retype_block(t, block, to);
+    }
+
+    /// Merges the free units of a block with their neighbours again after its type changed.
+    pub(super) fn remerge_block(&mut self, t: Tables<'_>, block: FrameBlock) {
+        self.buddy.remerge_block(t, block);
     }
 }

@@ -5,7 +5,7 @@ use lz4_flex::block::{
     CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size,
 };
 
-use crate::frames::FRAME_SIZE;
+use crate::units::PAGE_BYTES;
 
 /// Why a page could not be compressed or restored.
 #[derive(Debug, thiserror::Error)]
@@ -38,13 +38,13 @@ pub trait Codec: Send + Sync {
 /// State of a codec, used by one thread at a time.
 pub trait Worker: Send {
     /// Compresses a page into a buffer of the worker's. `None` if that does not make it smaller.
-    fn compress(&mut self, page: &[u8; FRAME_SIZE]) -> Option<&[u8]>;
+    fn compress(&mut self, page: &[u8; PAGE_BYTES]) -> Option<&[u8]>;
 
     /// Restores a page.
     ///
     /// # Errors
     /// [`CodecError::Damaged`].
-    fn decompress(&mut self, data: &[u8], page: &mut [u8; FRAME_SIZE]) -> Result<(), CodecError>;
+    fn decompress(&mut self, data: &[u8], page: &mut [u8; PAGE_BYTES]) -> Result<(), CodecError>;
 }
 
 /// LZ4: fast, about half the size.
@@ -62,20 +62,20 @@ impl Codec for Lz4 {
     }
 
     fn worker(&self) -> Result<Box<dyn Worker>, CodecError> {
-        let out = vec![0; get_maximum_output_size(FRAME_SIZE)];
+        let out = vec![0; get_maximum_output_size(PAGE_BYTES)];
         Ok(Box::new(Lz4Worker { table: CompressTable::small(), out }))
     }
 }
 
 impl Worker for Lz4Worker {
-    fn compress(&mut self, page: &[u8; FRAME_SIZE]) -> Option<&[u8]> {
+    fn compress(&mut self, page: &[u8; PAGE_BYTES]) -> Option<&[u8]> {
         let len = compress_into_with_table(page, &mut self.out, &mut self.table).ok()?;
-        (len < FRAME_SIZE).then(|| &self.out[..len])
+        (len < PAGE_BYTES).then(|| &self.out[..len])
     }
 
-    fn decompress(&mut self, data: &[u8], page: &mut [u8; FRAME_SIZE]) -> Result<(), CodecError> {
+    fn decompress(&mut self, data: &[u8], page: &mut [u8; PAGE_BYTES]) -> Result<(), CodecError> {
         match decompress_into(data, page) {
-            Ok(FRAME_SIZE) => Ok(()),
+            Ok(PAGE_BYTES) => Ok(()),
             Ok(len) => Err(CodecError::Damaged(format!("{len} bytes in place of a page"))),
             Err(error) => Err(CodecError::Damaged(error.to_string())),
         }
@@ -98,7 +98,7 @@ impl Default for Zstd {
 struct ZstdWorker {
     compressor: zstd::bulk::Compressor<'static>,
     decompressor: zstd::bulk::Decompressor<'static>,
-    out: Box<[u8; FRAME_SIZE]>,
+    out: Box<[u8; PAGE_BYTES]>,
 }
 
 impl Codec for Zstd {
@@ -112,22 +112,22 @@ impl Codec for Zstd {
         Ok(Box::new(ZstdWorker {
             compressor: zstd::bulk::Compressor::new(self.level).map_err(setup)?,
             decompressor: zstd::bulk::Decompressor::new().map_err(setup)?,
-            out: Box::new([0; FRAME_SIZE]),
+            out: Box::new([0; PAGE_BYTES]),
         }))
     }
 }
 
 impl Worker for ZstdWorker {
-    fn compress(&mut self, page: &[u8; FRAME_SIZE]) -> Option<&[u8]> {
+    fn compress(&mut self, page: &[u8; PAGE_BYTES]) -> Option<&[u8]> {
         // A buffer one byte short of a page: what does not fit is not worth having.
-        let out = &mut self.out[..FRAME_SIZE - 1];
+        let out = &mut self.out[..PAGE_BYTES - 1];
         let len = self.compressor.compress_to_buffer(page, out).ok()?;
         Some(&self.out[..len])
     }
 
-    fn decompress(&mut self, data: &[u8], page: &mut [u8; FRAME_SIZE]) -> Result<(), CodecError> {
+    fn decompress(&mut self, data: &[u8], page: &mut [u8; PAGE_BYTES]) -> Result<(), CodecError> {
         match self.decompressor.decompress_to_buffer(data, page.as_mut_slice()) {
-            Ok(FRAME_SIZE) => Ok(()),
+            Ok(PAGE_BYTES) => Ok(()),
             Ok(len) => Err(CodecError::Damaged(format!("{len} bytes in place of a page"))),
             Err(error) => Err(CodecError::Damaged(error.to_string())),
         }

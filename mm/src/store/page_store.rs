@@ -11,13 +11,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::frames::sync::{SpinGuard, SpinLock};
-use crate::frames::{FRAME_SIZE, FramePool, PoolError, thread_number};
+use crate::frames::{FramePool, PoolError, thread_number};
+use crate::units::PAGE_BYTES;
 use crate::zsmalloc::{Handle, MAX_SIZE, Mapped, ZsConfig, ZsError, ZsPool};
 
 use super::codec::{Codec, CodecError, Worker};
 
 /// A page's bytes.
-pub type Page = [u8; FRAME_SIZE];
+pub type Page = [u8; PAGE_BYTES];
 
 /// Names a page in a store: 0 up to the store's capacity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -295,7 +296,7 @@ impl Store {
     #[must_use]
     pub fn mm_stat(&self) -> MmStat {
         let zs = self.zs.stats();
-        let frame = FRAME_SIZE as u64;
+        let frame = PAGE_BYTES as u64;
         let raw = self.raw.load(Ordering::Relaxed);
         MmStat {
             orig_data_size: self.pages.load(Ordering::Relaxed) * frame,
@@ -343,7 +344,7 @@ impl Store {
         });
         if guard.is_none() {
             let worker = self.codec.worker()?;
-            **guard = Some(Bench { worker, spare: Box::new([0; FRAME_SIZE]) });
+            **guard = Some(Bench { worker, spare: Box::new([0; PAGE_BYTES]) });
         }
         // Filled just above.
         Ok(guard.as_mut().expect("a worker"))

@@ -12,12 +12,13 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::frames::{BLOCK_SIZE, FRAME_SIZE, FrameId, FramePool, FrameRange, PoolConfig, Region};
+use crate::frames::{FrameId, FramePool, FrameRange, PoolConfig, Region};
+use crate::units::{BLOCK_BYTES, PAGE_BYTES};
 use crate::zsmalloc::{ZsConfig, ZsError};
 
 fn frames(blocks: usize) -> Arc<FramePool> {
     let cma = vec![FrameRange::new(FrameId::new(0), 512).unwrap()];
-    let region = Region::anonymous(blocks * BLOCK_SIZE).unwrap();
+    let region = Region::anonymous(blocks * BLOCK_BYTES).unwrap();
     FramePool::new(region, PoolConfig { cma, ..Default::default() }).unwrap()
 }
 
@@ -32,7 +33,7 @@ fn codecs() -> [Box<dyn Codec>; 2] {
 
 /// A page that compresses to about `noise` bytes; 0 gives a same-filled one.
 fn page(seed: u64, noise: usize) -> Page {
-    let mut page = [0; FRAME_SIZE];
+    let mut page = [0; PAGE_BYTES];
     page.as_chunks_mut().0.fill(seed.to_ne_bytes());
     let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     for byte in page.iter_mut().take(noise) {
@@ -49,11 +50,11 @@ fn each_form_of_page_comes_back() {
     for codec in codecs() {
         let frames = frames(2);
         let store = store(&frames, codec);
-        let forms = [0, 10, 500, 2000, 3500, 4000, FRAME_SIZE];
+        let forms = [0, 10, 500, 2000, 3500, 4000, PAGE_BYTES];
         for (key, &noise) in (0..).zip(&forms) {
             store.put(Key(key), &page(key.into(), noise)).unwrap();
         }
-        let mut out = [1; FRAME_SIZE];
+        let mut out = [1; PAGE_BYTES];
         for (key, &noise) in (0..).zip(&forms) {
             store.get(Key(key), &mut out).unwrap();
             assert!(out == page(key.into(), noise), "{} with {noise}", store.zs().stats().objects);
@@ -80,8 +81,8 @@ fn bad_keys_absent_pages_and_no_room() {
     let frames = frames(1);
     let config = StoreConfig { capacity: 8, zs: ZsConfig { limit: Some(4), ..Default::default() } };
     let store = Store::new(&frames, Box::new(Lz4), config).unwrap();
-    let noise = |key| page(key, FRAME_SIZE);
-    let mut out = [0; FRAME_SIZE];
+    let noise = |key| page(key, PAGE_BYTES);
+    let mut out = [0; PAGE_BYTES];
     assert!(matches!(store.get(Key(0), &mut out), Err(StoreError::Absent(0))));
     assert!(matches!(store.put(Key(8), &noise(1)), Err(StoreError::OutOfRange { key: 8, .. })));
     assert!(matches!(store.take(Key(u32::MAX), &mut out), Err(StoreError::OutOfRange { .. })));
@@ -104,7 +105,7 @@ fn batches_go_where_they_are_wanted() {
     let store = store(&frames, Box::new(Zstd { level: 1 }));
     let pages: Vec<Page> = (0..64).map(|k| page(k, (k as usize * 61) % 4096)).collect();
     store.put_batch((100..).map(Key).zip(&pages)).unwrap();
-    let mut out = vec![[0; FRAME_SIZE]; 64];
+    let mut out = vec![[0; PAGE_BYTES]; 64];
     store.get_batch((100..).map(Key).zip(&mut out)).unwrap();
     assert!(out == pages);
     let (error, done) = store.get_batch((160..).map(Key).zip(&mut out)).unwrap_err();
@@ -127,7 +128,7 @@ fn a_full_store_gives_cma_back_with_everything_in_it() {
     }
     store.compact();
     let run = frames.alloc_cma(0, 512, 1).unwrap();
-    let mut out = [0; FRAME_SIZE];
+    let mut out = [0; PAGE_BYTES];
     for key in (0..stored).filter(|k| k % 3 != 0) {
         store.get(Key(key), &mut out).unwrap();
         assert!(out == page(key.into(), 1800), "key {key}");
@@ -144,7 +145,7 @@ fn threads_read_whole_pages_while_all_moves() {
         for thread in 0..3u64 {
             let (store, stop) = (&store, &stop);
             s.spawn(move || {
-                let mut out = [0; FRAME_SIZE];
+                let mut out = [0; PAGE_BYTES];
                 for round in 0..3000u64 {
                     let mixed = round.wrapping_mul(0x9e37_79b9) + thread * 77;
                     // Keys are shared: whoever wrote last, the page must be one that was written.
@@ -263,7 +264,7 @@ fn readers_that_wait_for_a_worker_hold_no_page() {
             done.send(()).unwrap();
         });
         gates.wait_for(writers);
-        s.spawn(|| store.get(Key(0), &mut [0; FRAME_SIZE]).unwrap());
+        s.spawn(|| store.get(Key(0), &mut [0; PAGE_BYTES]).unwrap());
         // Time for the reader to come as far as it can; that it does is not needed to pass.
         std::thread::sleep(Duration::from_millis(50));
         gates.open(writers);
@@ -279,14 +280,14 @@ proptest! {
 
     #[test]
     fn is_a_map_of_pages(
-        steps in proptest::collection::vec((0..5u8, 0..40u32, 0..=FRAME_SIZE), 1..150),
+        steps in proptest::collection::vec((0..5u8, 0..40u32, 0..=PAGE_BYTES), 1..150),
         zstd: bool,
     ) {
         let frames = frames(2);
         let [lz4, zstandard] = codecs();
         let store = store(&frames, if zstd { zstandard } else { lz4 });
         let mut model = BTreeMap::new();
-        let mut out = [0; FRAME_SIZE];
+        let mut out = [0; PAGE_BYTES];
         for (seed, (what, key, noise)) in (0u64..).zip(steps) {
             match what {
                 0 | 1 => {

@@ -11,7 +11,8 @@
 
 use std::ptr::NonNull;
 
-use crate::frames::{FRAME_SHIFT, FRAME_SIZE, Region};
+use crate::frames::Region;
+use crate::units::{PAGE_BYTES, PAGE_SHIFT};
 
 use super::class::{HEADER, SizeClass};
 use super::zspage::Zspage;
@@ -56,8 +57,8 @@ impl Headers<'_> {
     fn at(&self, zspage: &Zspage, object: u16) -> NonNull<u32> {
         debug_assert!(usize::from(object) < self.class.objects && !self.class.is_huge());
         let offset = usize::from(object) * self.class.slot;
-        let frame = zspage.frame(offset >> FRAME_SHIFT);
-        let within = offset & (FRAME_SIZE - 1);
+        let frame = zspage.frame(offset >> PAGE_SHIFT);
+        let within = offset & (PAGE_BYTES - 1);
         // SAFETY: `ptr` checked the frame; `within` is below a frame's size and a multiple of 16
         // (slots are), so the four bytes lie in the frame and are aligned.
         unsafe { self.region.ptr(frame).add(within) }.cast()
@@ -86,16 +87,16 @@ impl Span {
     /// The object's bytes, for whoever may touch them; neighbouring frames give one piece.
     pub(super) fn new(region: &Region, class: &SizeClass, zspage: &Zspage, object: u16) -> Self {
         if class.is_huge() {
-            let whole = (region.ptr(zspage.frame(0)), FRAME_SIZE);
+            let whole = (region.ptr(zspage.frame(0)), PAGE_BYTES);
             return Self { first: whole, second: (NonNull::dangling(), 0) };
         }
         let offset = usize::from(object) * class.slot + HEADER;
-        let (position, within) = (offset >> FRAME_SHIFT, offset & (FRAME_SIZE - 1));
+        let (position, within) = (offset >> PAGE_SHIFT, offset & (PAGE_BYTES - 1));
         let frame = zspage.frame(position);
         // SAFETY: `ptr` checked the frame, and `within` is below a frame's size.
         let start = unsafe { region.ptr(frame).add(within) };
         let len = class.capacity();
-        let here = len.min(FRAME_SIZE - within);
+        let here = len.min(PAGE_BYTES - within);
         let rest = len - here;
         if rest == 0 {
             return Self { first: (start, len), second: (NonNull::dangling(), 0) };

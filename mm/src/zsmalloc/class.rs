@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Size classes: which sizes share a class, and how many frames a zspage of it chains.
 
-use crate::frames::FRAME_SIZE;
+use crate::units::PAGE_BYTES;
 
 /// Largest object, in bytes: a whole frame.
-pub const MAX_SIZE: usize = FRAME_SIZE;
+pub const MAX_SIZE: usize = PAGE_BYTES;
 /// Smallest slot, in bytes.
 pub(super) const MIN_SLOT: usize = 32;
 /// Slots differ by this many bytes, so a header never lies across two frames.
@@ -14,7 +14,7 @@ pub(super) const HEADER: usize = 4;
 /// Most frames in a zspage.
 pub(super) const MAX_CHAIN: usize = 8;
 /// Most objects in a zspage.
-pub(super) const MAX_OBJECTS: usize = MAX_CHAIN * FRAME_SIZE / MIN_SLOT;
+pub(super) const MAX_OBJECTS: usize = MAX_CHAIN * PAGE_BYTES / MIN_SLOT;
 
 /// The shape of a class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,14 +33,14 @@ impl SizeClass {
         let (mut best, mut frames, mut n) = (usize::MAX, 1, 1);
         while n <= MAX_CHAIN {
             // Compared per frame: n divides the same tail over more memory.
-            let waste = (n * FRAME_SIZE % slot) * MAX_CHAIN / n;
+            let waste = (n * PAGE_BYTES % slot) * MAX_CHAIN / n;
             if waste < best {
                 best = waste;
                 frames = n;
             }
             n += 1;
         }
-        Self { slot, frames, objects: frames * FRAME_SIZE / slot }
+        Self { slot, frames, objects: frames * PAGE_BYTES / slot }
     }
 
     /// Whether an object fills a whole frame: such objects have no header.
@@ -52,7 +52,7 @@ impl SizeClass {
     /// Bytes of a slot that are the user's.
     #[must_use]
     pub const fn capacity(&self) -> usize {
-        if self.is_huge() { FRAME_SIZE } else { self.slot - HEADER }
+        if self.is_huge() { PAGE_BYTES } else { self.slot - HEADER }
     }
 }
 
@@ -68,7 +68,7 @@ impl Classes {
     /// the smaller slots would leave the difference at the end of the chain anyway.
     pub(super) fn new() -> Self {
         let mut classes: Vec<SizeClass> = Vec::new();
-        let count = (FRAME_SIZE - MIN_SLOT) / STEP + 1;
+        let count = (PAGE_BYTES - MIN_SLOT) / STEP + 1;
         let mut by_slot = Vec::with_capacity(count);
         for slot in (0..count).rev().map(|i| MIN_SLOT + i * STEP) {
             let class = SizeClass::for_slot(slot);
@@ -91,7 +91,7 @@ impl Classes {
     /// The class for objects of `size` bytes, 1 to [`MAX_SIZE`].
     #[inline]
     pub(super) fn index_for(&self, size: usize) -> usize {
-        let slot = (size + HEADER).clamp(MIN_SLOT, FRAME_SIZE);
+        let slot = (size + HEADER).clamp(MIN_SLOT, PAGE_BYTES);
         self.by_slot[(slot - MIN_SLOT).div_ceil(STEP)].into()
     }
 }
@@ -108,8 +108,8 @@ mod tests {
             assert!(class.capacity() >= size, "{size} in {class:?}");
             assert!(class.objects <= MAX_OBJECTS);
             assert!(class.frames <= MAX_CHAIN);
-            let slot = if class.is_huge() { FRAME_SIZE } else { class.slot };
-            assert!(class.objects * slot <= class.frames * FRAME_SIZE);
+            let slot = if class.is_huge() { PAGE_BYTES } else { class.slot };
+            assert!(class.objects * slot <= class.frames * PAGE_BYTES);
             assert!(class.is_huge() || class.slot.is_multiple_of(STEP));
         }
     }
@@ -118,7 +118,7 @@ mod tests {
     fn little_is_left_over() {
         let classes = Classes::new();
         for class in classes.all().iter().filter(|c| !c.is_huge()) {
-            let total = class.frames * FRAME_SIZE;
+            let total = class.frames * PAGE_BYTES;
             let waste = total - class.objects * class.slot;
             assert!(waste * 10 < total, "{class:?} wastes {waste}");
         }

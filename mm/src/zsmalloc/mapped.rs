@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! An object's bytes, for as long as it is mapped.
 
-use crate::frames::FRAME_SIZE;
+use crate::units::PAGE_BYTES;
 
 use super::bytes::Span;
 use super::handle::Entry;
@@ -44,7 +44,7 @@ impl Mapped<'_> {
     /// # Panics
     /// If the object has no `len` bytes.
     #[inline]
-    pub fn contiguous<'s>(&'s self, len: usize, spare: &'s mut [u8; FRAME_SIZE]) -> &'s [u8] {
+    pub fn contiguous<'s>(&'s self, len: usize, spare: &'s mut [u8; PAGE_BYTES]) -> &'s [u8] {
         let (first, second) = self.slices();
         if len <= first.len() {
             return &first[..len];

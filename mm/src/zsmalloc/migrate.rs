@@ -37,7 +37,7 @@ impl MovableOps for ZsPool {
         mode: MigrateMode,
     ) -> Result<(), MigrateError> {
         // These callbacks are public: in another pool the frame's number may be one of ours.
-        if !self.owner.get().is_some_and(|owner| src.belongs_to(owner)) {
+        if !self.owner.get().is_some_and(|owner| owner.owns(src)) {
             return Err(MigrateError::Unknown);
         }
         let zspage =

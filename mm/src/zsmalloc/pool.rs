@@ -4,7 +4,8 @@
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use crate::frames::{AllocError, FRAME_SIZE, FramePool, MovableOps, Owner, PoolError};
+use crate::frames::{AllocError, FramePool, MovableOps, Owner, PoolError};
+use crate::units::PAGE_BYTES;
 
 use super::bytes::Span;
 use super::class::{Classes, MAX_CHAIN, MAX_SIZE, MIN_SLOT, SizeClass};
@@ -116,7 +117,7 @@ impl ZsPool {
         let most_zspages = (frames.frame_count() as usize + MAX_CHAIN).min(1 << ZSPAGE_BITS);
         // Every frame full of the smallest objects, and what classes keep without using it; a
         // header has 31 bits for a handle.
-        let most_objects = frames.frame_count() as usize * (FRAME_SIZE / MIN_SLOT);
+        let most_objects = frames.frame_count() as usize * (PAGE_BYTES / MIN_SLOT);
         let most_handles = (most_objects + slots.len() * MOST_KEPT).min(1 << 31);
         let pool = Arc::new(Self {
             frames: Arc::clone(frames),
@@ -138,7 +139,7 @@ impl ZsPool {
         if config.movable {
             let ops: Weak<dyn MovableOps> = weak.clone();
             // The cell is empty: the pool was made above.
-            let _ = pool.owner.set(frames.register(ops)?);
+            let _ = pool.owner.set(Owner::register(frames, ops)?);
         }
         frames.register_shrinker(weak);
         Ok(pool)

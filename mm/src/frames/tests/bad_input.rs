@@ -3,6 +3,7 @@
 
 use super::driver::{Driver, blocks, pool, pool_with};
 use crate::frames::*;
+use crate::units::BLOCK_BYTES;
 
 #[test]
 fn orders_that_do_not_exist() {
@@ -93,7 +94,7 @@ fn cma_areas_that_cannot_be() {
     let odd = FrameRange { start: FrameId::new(3), end: FrameId::new(512) };
     let empty = FrameRange { start: FrameId::new(512), end: FrameId::new(0) };
     for cma in [vec![odd], vec![empty], vec![blocks(3, 2)], vec![ok, blocks(1, 1)]] {
-        let region = Region::anonymous(4 * BLOCK_SIZE).unwrap();
+        let region = Region::anonymous(4 * BLOCK_BYTES).unwrap();
         let config = PoolConfig { cma: cma.clone(), ..Default::default() };
         assert!(matches!(FramePool::new(region, config), Err(PoolError::CmaArea(_))), "{cma:?}");
     }

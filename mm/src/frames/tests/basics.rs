@@ -3,6 +3,7 @@
 
 use super::driver::{Driver, NO_MARKS, Rng, blocks, pool, pool_with};
 use crate::frames::*;
+use crate::units::BLOCK_BYTES;
 
 #[test]
 fn metadata_is_small() {
@@ -67,7 +68,7 @@ fn unmovable_frames_gather_in_few_blocks() {
             fixed.push(pool.alloc(Order::ZERO, Gfp::UNMOVABLE).unwrap());
         }
     }
-    let (_, _, with_fixed) = pool.block_kinds();
+    let with_fixed = pool.block_kinds().fixed;
     assert_eq!(with_fixed, 1, "128 unmovable frames need one block");
     fixed.into_iter().for_each(|f| pool.free(f).unwrap());
     pool.validate().unwrap();
@@ -207,7 +208,7 @@ fn the_background_thread_makes_blocks_within_its_budget() {
     for key in keys.iter().filter(|&k| k % 2 != 0) {
         driver.free(*key);
     }
-    let budget = Budget { frames: 64, pause: Duration::from_millis(1), order: Order::BLOCK };
+    let budget = Pace { frames: 64, pause: Duration::from_millis(1), order: Order::BLOCK };
     let background = Background::start(&pool, budget).unwrap();
     // An allocation that cannot be met at once rings the bell.
     let _ = pool.alloc(Order::BLOCK, Gfp::MOVABLE.without_compaction());
@@ -228,8 +229,8 @@ fn the_background_thread_makes_blocks_within_its_budget() {
 #[test]
 #[cfg(not(miri))]
 fn works_on_memfd_and_hugetlb() {
-    let mut regions = vec![Region::memfd(4 * BLOCK_SIZE).unwrap()];
-    match Region::hugetlb(4 * BLOCK_SIZE) {
+    let mut regions = vec![Region::memfd(4 * BLOCK_BYTES).unwrap()];
+    match Region::hugetlb(4 * BLOCK_BYTES) {
         Ok(region) => regions.push(region),
         // The host has no huge pages to spare: that must be the reason given.
         Err(error) => assert!(matches!(error, RegionError::Os { .. }), "{error}"),

@@ -3,6 +3,7 @@
 
 use super::driver::{Driver, Mood, NO_MARKS, blocks, pool, pool_with};
 use crate::frames::*;
+use crate::units::BLOCK_BYTES;
 
 fn cma_pool() -> std::sync::Arc<FramePool> {
     let config = PoolConfig {
@@ -25,7 +26,7 @@ fn takes_an_area_back_from_movable_frames() {
     }
     let mut run = pool.alloc_cma(0, 3 * BLOCK_FRAMES, 1).unwrap();
     assert_eq!(run.range(), blocks(2, 3));
-    assert_eq!(run.bytes(), 3 * BLOCK_SIZE);
+    assert_eq!(run.bytes(), 3 * BLOCK_BYTES);
     pool.contig_bytes_mut(&mut run).fill(0xff);
     driver.check_all();
     let accounting = pool.validate().unwrap();

@@ -153,7 +153,7 @@ fn an_owner_may_end_in_the_middle_of_a_pass() {
     let weak = Arc::downgrade(&mayfly);
     drop(mayfly);
     // Takes a gap between two frames of the driver, which are looked at before and after.
-    pool.register(weak.clone()).unwrap().alloc(Gfp::MOVABLE, 0).unwrap();
+    Owner::register(&pool, weak.clone()).unwrap().alloc(Gfp::MOVABLE, 0).unwrap();
     pool.compact();
     assert!(weak.upgrade().is_none());
     let accounting = pool.validate().unwrap();

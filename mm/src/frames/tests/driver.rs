@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use crate::frames::*;
+use crate::units::{BLOCK_BYTES, PAGE_BYTES};
 
 /// How the callbacks behave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +75,7 @@ impl Driver {
         });
         let ops: Arc<dyn MovableOps> = driver.clone();
         let weak: Weak<dyn MovableOps> = Arc::downgrade(&ops);
-        let owner = pool.register(weak).unwrap();
+        let owner = Owner::register(pool, weak).unwrap();
         assert!(driver.owner.set(owner).is_ok());
         driver
     }
@@ -104,7 +105,7 @@ impl Driver {
         // is in the table, `migrate` knows nothing of it and refuses.
         let frame = self.owner().alloc(gfp, key)?;
         self.table.lock().unwrap().insert(key, frame);
-        let fill = |bytes: &mut [u8; FRAME_SIZE]| {
+        let fill = |bytes: &mut [u8; PAGE_BYTES]| {
             bytes.as_chunks_mut().0.fill(Self::pattern(key).to_le_bytes());
         };
         self.with_key(key, fill);
@@ -112,7 +113,7 @@ impl Driver {
     }
 
     /// Looks the frame up again when it has moved between look-up and access.
-    fn with_key<R>(&self, key: u32, mut f: impl FnMut(&mut [u8; FRAME_SIZE]) -> R) -> R {
+    fn with_key<R>(&self, key: u32, mut f: impl FnMut(&mut [u8; PAGE_BYTES]) -> R) -> R {
         loop {
             let frame = self.table.lock().unwrap()[&key];
             match self.owner().with_frame(frame, |bytes| {
@@ -249,12 +250,12 @@ pub(super) fn pool(blocks: u32) -> Arc<FramePool> {
 pub(super) const NO_MARKS: Watermarks = Watermarks { min: 0, low: 0, high: 0 };
 
 pub(super) fn pool_with(blocks: u32, config: PoolConfig) -> Arc<FramePool> {
-    let region = Region::anonymous(blocks as usize * BLOCK_SIZE).unwrap();
+    let region = Region::anonymous(blocks as usize * BLOCK_BYTES).unwrap();
     FramePool::new(region, config).unwrap()
 }
 
 pub(super) fn blocks(start: u32, count: u32) -> FrameRange {
-    FrameRange::new(BlockIndex::new(start).first(), count * BLOCK_FRAMES).unwrap()
+    FrameRange::new(FrameBlock::new(start).first(), count * BLOCK_FRAMES).unwrap()
 }
 
 /// A small deterministic generator (xorshift64*).

@@ -81,8 +81,8 @@ fn one_that_panics_or_is_gone_gives_nothing() {
 fn the_background_thread_asks_below_low_up_to_high() {
     let hoard = Hoard::new(Watermarks { min: 10, low: 50, high: 90 }, 60);
     let pool = &hoard.pool;
-    let background = Background::start(pool, Budget::default()).unwrap();
-    let second = Background::start(pool, Budget::default()).err().unwrap();
+    let background = Background::start(pool, Pace::default()).unwrap();
+    let second = Background::start(pool, Pace::default()).err().unwrap();
     assert_eq!(second.kind(), std::io::ErrorKind::AlreadyExists);
     // To below the mark; the allocations themselves find enough.
     let _held: Vec<_> = (0..20).map(|_| pool.alloc(Order::ZERO, Gfp::UNMOVABLE).unwrap()).collect();
@@ -96,5 +96,5 @@ fn the_background_thread_asks_below_low_up_to_high() {
     }
     drop(background);
     pool.validate().unwrap();
-    Background::start(pool, Budget::default()).unwrap();
+    Background::start(pool, Pace::default()).unwrap();
 }

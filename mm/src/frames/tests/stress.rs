@@ -86,7 +86,7 @@ fn contig_worker(pool: &FramePool, seed: u64, stop: &AtomicBool) -> u64 {
 fn everybody_at_once() {
     let pool = pool_with(12, PoolConfig { cma: vec![blocks(4, 2)], ..Default::default() });
     let background =
-        Background::start(&pool, Budget { pause: Duration::from_millis(1), ..Budget::default() })
+        Background::start(&pool, Pace { pause: Duration::from_millis(1), ..Pace::default() })
             .unwrap();
     let driver = Driver::new(&pool);
     let stop = AtomicBool::new(false);

@@ -4,7 +4,8 @@
 use proptest::prelude::*;
 
 use super::{frames, pattern};
-use crate::frames::{FRAME_SIZE, Gfp, Order};
+use crate::frames::{Gfp, Order, Owner};
+use crate::units::PAGE_BYTES;
 use crate::zsmalloc::*;
 
 fn put(pool: &ZsPool, seed: u64, size: usize) -> Handle {
@@ -17,7 +18,7 @@ fn holds(pool: &ZsPool, handle: Handle, seed: u64, size: usize) -> bool {
     let mapped = pool.map(handle).unwrap();
     let mut read = vec![0; size];
     mapped.read(&mut read);
-    let mut spare = [0; FRAME_SIZE];
+    let mut spare = [0; PAGE_BYTES];
     read == pattern(seed, size) && mapped.contiguous(size, &mut spare) == read
 }
 
@@ -226,7 +227,7 @@ fn frames_of_another_pool_change_nothing() {
     let pool = ZsPool::new(&ours, ZsConfig::default()).unwrap();
     let held: Vec<_> = (0..300).map(|seed| (seed, put(&pool, seed, 3000))).collect();
     let weak = std::sync::Arc::downgrade(&pool);
-    let impostor = theirs.register(weak).unwrap();
+    let impostor = Owner::register(&theirs, weak).unwrap();
     // Each claims to be the first frame of the first zspage, and one has its number.
     let mut others: Vec<_> =
         std::iter::from_fn(|| impostor.alloc(Gfp::MOVABLE.emergency(), 0).ok()).collect();

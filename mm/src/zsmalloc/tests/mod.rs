@@ -9,10 +9,11 @@ mod stress;
 
 use std::sync::Arc;
 
-use crate::frames::{BLOCK_SIZE, FramePool, PoolConfig, Region};
+use crate::frames::{FramePool, PoolConfig, Region};
+use crate::units::BLOCK_BYTES;
 
 fn frames(blocks: usize) -> Arc<FramePool> {
-    let region = Region::anonymous(blocks * BLOCK_SIZE).unwrap();
+    let region = Region::anonymous(blocks * BLOCK_BYTES).unwrap();
     FramePool::new(region, PoolConfig::default()).unwrap()
 }
 

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use super::pattern;
-use crate::frames::{BLOCK_SIZE, FrameId, FramePool, FrameRange, Gfp, Order, PoolConfig, Region};
+use crate::frames::{FrameId, FramePool, FrameRange, Gfp, Order, PoolConfig, Region};
+use crate::units::BLOCK_BYTES;
 use crate::zsmalloc::*;
 
 const RUN: Duration = Duration::from_secs(if cfg!(miri) { 0 } else { 4 });
@@ -58,7 +59,7 @@ fn worker(pool: &ZsPool, seed: u64, stop: &AtomicBool) -> u64 {
 #[test]
 fn everybody_at_once() {
     let area = FrameRange::new(FrameId::new(512), 512).unwrap();
-    let region = Region::anonymous(4 * BLOCK_SIZE).unwrap();
+    let region = Region::anonymous(4 * BLOCK_BYTES).unwrap();
     let config = PoolConfig { cma: vec![area], ..Default::default() };
     let frames = FramePool::new(region, config).unwrap();
     let pool = ZsPool::new(&frames, ZsConfig::default()).unwrap();

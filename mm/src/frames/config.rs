@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a pool is made with, and why it cannot be made.
+
+use super::ids::FrameRange;
+
+/// What a pool is made with.
+#[derive(Clone, Debug, Default)]
+pub struct PoolConfig {
+    /// Areas kept for contiguous allocation, each of whole blocks.
+    pub cma: Vec<FrameRange>,
+    /// Levels of free memory; by default [`Watermarks::for_frames`].
+    pub watermarks: Option<Watermarks>,
+    /// Threads with caches of their own; by default twice the processors.
+    pub threads: Option<usize>,
+    /// Turns the per-thread caches off: every frame comes straight from the free lists.
+    pub uncached: bool,
+}
+
+/// Levels of free memory, in frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watermarks {
+    /// Only emergency allocations go below.
+    pub min: u32,
+    /// Below this the background thread is woken, and asks shrinkers for memory.
+    pub low: u32,
+    /// The background thread asks for memory up to this level.
+    pub high: u32,
+}
+
+impl Watermarks {
+    /// A thousandth of the pool as reserve, and a quarter of that between the levels.
+    #[must_use]
+    pub const fn for_frames(frames: u32) -> Self {
+        let min = frames / 1024;
+        Self { min, low: min + min / 4, high: min + min / 2 }
+    }
+}
+
+/// Why a pool could not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PoolError {
+    /// A CMA area is empty, outside the region, not of whole blocks, or overlaps another.
+    #[error("invalid CMA area {0:?}: want whole 2 MiB blocks inside the region, without overlap")]
+    CmaArea(FrameRange),
+    /// 65535 owners have been registered.
+    #[error("the pool has 65535 owners and takes no more")]
+    TooManyOwners,
+}
