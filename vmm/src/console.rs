@@ -5,7 +5,6 @@
 //! On a terminal in raw mode every key goes to the guest, so one sequence must end the monitor:
 //! Ctrl-A x, as elsewhere. Ctrl-A twice sends a Ctrl-A.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
@@ -15,38 +14,31 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
 use crate::config::ConsoleConfig;
 use crate::exit::{ExitReason, ExitSignal};
+use crate::host::files::LimitedFile;
+use crate::host::ring::{Descriptor, Ring};
 use crate::host::terminal::RawTerminal;
 
 const CTRL_A: u8 = 1;
 
-/// Opens what the guest's output goes to.
+/// Bytes of output that may wait for their reader.
+const CAPACITY: usize = 64 << 10;
+/// Most bytes of the console's file, and of the one before it.
+const FILE_LIMIT: u64 = 64 << 20;
+
+/// Opens what the guest's output goes to. Writing to it never waits: a reader that is slow costs
+/// output, not the vCPU's time.
+///
+/// # Errors
+///
+/// Where the file cannot be opened.
 pub fn output(config: &ConsoleConfig) -> io::Result<Box<dyn Write + Send>> {
-    Ok(match config {
+    let sink: Box<dyn Write + Send> = match config {
         // A descriptor of its own, past the buffer and the lock of the standard library.
-        ConsoleConfig::Tty => Box::new(Output(File::from(rustix::io::dup(io::stdout())?))),
-        ConsoleConfig::File(path) => {
-            Box::new(Output(File::options().append(true).create(true).open(path)?))
-        }
-        ConsoleConfig::Null => Box::new(io::sink()),
-    })
-}
-
-/// Output that may have to wait for its reader, but not when the vCPU that writes is kicked: then
-/// the byte is lost, and the vCPU can be paused or stopped.
-struct Output(File);
-
-impl Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes).map_err(|error| match error.kind() {
-            // Callers would try again.
-            io::ErrorKind::Interrupted => io::Error::other("interrupted while it waited"),
-            _ => error,
-        })
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
+        ConsoleConfig::Tty => Box::new(Descriptor(rustix::io::dup(io::stdout())?)),
+        ConsoleConfig::File(path) => Box::new(LimitedFile::open(path, FILE_LIMIT)?),
+        ConsoleConfig::Null => return Ok(Box::new(io::sink())),
+    };
+    Ok(Box::new(Ring::new("console", CAPACITY, sink)))
 }
 
 /// Feeds standard input to the serial port; lives in the event loop.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use crate::api::server::{Server, ServerError, Service, Socket};
+use crate::api::server::{Server, ServerError, Service};
 use crate::api::stats::ApiStats;
 use crate::api::{self, Refusal};
 use crate::config::{LoggerConfig, MetricsConfig, VmConfig};
@@ -14,6 +14,8 @@ use crate::control::Controller;
 use crate::event_loop::{EventLoop, EventLoopError};
 use crate::exit::ExitReason;
 use crate::host::log::{Log, LogError};
+use crate::host::ring;
+use crate::host::sockets::Listener;
 use crate::host::terminal;
 use crate::signals::Signals;
 
@@ -82,7 +84,8 @@ impl Launch {
         let stats = Arc::new(ApiStats::default());
         let (door, requests) = api::channel().map_err(LaunchError::Host)?;
         // Bound before anything costs time: a path that is taken is the commonest mistake.
-        let socket = self.api_sock.as_deref().map(Socket::bind).transpose()?;
+        let socket =
+            self.api_sock.as_deref().map(Listener::bind).transpose().map_err(ServerError::from)?;
         let starts = self.config.is_some();
         let config = VmConfig {
             logger: Some(logger).filter(|logger| *logger != LoggerConfig::default()),
@@ -155,8 +158,6 @@ impl Launch {
         } else {
             tracing::error!(%reason, "the machine has ended");
         }
-        // There is nobody left to tell if this fails.
-        let _ =
-            std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("ballast: {reason}\n"));
+        ring::say(&format!("ballast: {reason}\n"));
     }
 }

@@ -4,18 +4,21 @@
 //! A snapshot of all counters is a tree of named groups. A line holds what was added since the line
 //! before, as those who sum up Firecracker's lines expect; `GET /metrics` gives the totals.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
 
 use crate::config::MetricsConfig;
-use crate::host::log::open_for_lines;
+use crate::host::files::open_lines;
+use crate::host::ring::{Descriptor, Ring};
 
 /// How often a line is written without being asked for.
 pub const PERIOD: Duration = Duration::from_secs(60);
+
+/// Bytes of lines that may wait for their reader.
+const CAPACITY: usize = 256 << 10;
 
 /// Metrics cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +31,7 @@ pub struct MetricsError {
 /// Where metrics go.
 #[derive(Debug)]
 pub struct MetricsFile {
-    file: File,
+    ring: Ring,
     config: MetricsConfig,
     id: String,
     last: Value,
@@ -37,9 +40,10 @@ pub struct MetricsFile {
 impl MetricsFile {
     /// Opens the file or FIFO.
     pub fn open(config: MetricsConfig, id: &str) -> Result<Self, MetricsError> {
-        let file = open_for_lines(&config.metrics_path)
+        let file = open_lines(&config.metrics_path)
             .map_err(|cause| MetricsError { path: config.metrics_path.clone(), cause })?;
-        Ok(Self { file, config, id: id.to_owned(), last: Value::Null })
+        let ring = Ring::new("metrics", CAPACITY, Box::new(Descriptor(file.into())));
+        Ok(Self { ring, config, id: id.to_owned(), last: Value::Null })
     }
 
     /// Writes what `totals` has more than the last time.
@@ -57,10 +61,11 @@ impl MetricsFile {
         }
         let mut text = Value::Object(line).to_string();
         text.push('\n');
-        // One write, so that a reader of a FIFO never sees half a line.
-        self.file
-            .write_all(text.as_bytes())
-            .map_err(|cause| MetricsError { path: self.config.metrics_path.clone(), cause })?;
+        // As a whole or not at all: what a line misses is in the next one.
+        if !self.ring.push(text.as_bytes()) {
+            let cause = io::Error::other("its reader does not read: a line is lost");
+            return Err(MetricsError { path: self.config.metrics_path.clone(), cause });
+        }
         self.last = totals;
         Ok(())
     }
@@ -104,6 +109,7 @@ mod tests {
         let mut metrics = MetricsFile::open(config, "vm1").unwrap();
         metrics.write(json!({"balloon": {"inflate_count": 3}})).unwrap();
         metrics.write(json!({"balloon": {"inflate_count": 5}, "vcpu": {"exits": 1}})).unwrap();
+        drop(metrics);
         let text = std::fs::read_to_string(path).unwrap();
         let lines: Vec<Value> =
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

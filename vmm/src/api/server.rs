@@ -7,9 +7,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
@@ -33,6 +31,7 @@ use super::body::RawBody;
 use super::channel::Door;
 use super::error::ApiError;
 use super::stats::ApiStats;
+use crate::host::sockets::{Listener, SocketError, SocketFile};
 
 /// Connections served at a time.
 pub const MAX_CONNECTIONS: usize = 10;
@@ -51,87 +50,18 @@ const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
 /// Why the API cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// Somebody answers at this path.
-    #[error("API socket {}: in use by a running instance; choose another --api-sock", .0.display())]
-    InUse(PathBuf),
-    /// Something that is no socket lies there.
-    #[error("API socket {}: exists and is no socket; remove it or choose another path", .0.display())]
-    NotASocket(PathBuf),
-    /// The host refused.
-    #[error("API socket {}: {cause}", path.display())]
-    Socket {
-        /// The path.
-        path: PathBuf,
-        /// What it said.
-        cause: io::Error,
-    },
+    /// The socket cannot be made.
+    #[error("API socket {0}")]
+    Socket(#[from] SocketError),
     /// The thread or its runtime cannot be made.
     #[error("API thread: {0}")]
     Thread(io::Error),
 }
 
-/// A bound socket; its file goes when this goes.
-#[derive(Debug)]
-pub struct Socket {
-    listener: UnixListener,
-    file: SocketFile,
-}
-
-/// The file of a socket, removed on drop unless somebody has put another in its place.
-#[derive(Debug)]
-pub struct SocketFile {
-    path: PathBuf,
-    device_and_inode: (u64, u64),
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let ours = std::fs::symlink_metadata(&self.path)
-            .is_ok_and(|meta| (meta.dev(), meta.ino()) == self.device_and_inode);
-        if ours {
-            // It may go between the two calls; then there is nothing left to do.
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-impl Socket {
-    /// Binds to `path`. A socket that nobody listens to any more is replaced.
-    pub fn bind(path: &Path) -> Result<Self, ServerError> {
-        let failed = |cause| ServerError::Socket { path: path.to_owned(), cause };
-        let listener = match UnixListener::bind(path) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                remove_dead(path)?;
-                UnixListener::bind(path).map_err(failed)?
-            }
-            other => other.map_err(failed)?,
-        };
-        listener.set_nonblocking(true).map_err(failed)?;
-        let meta = std::fs::symlink_metadata(path).map_err(failed)?;
-        let file = SocketFile { path: path.to_owned(), device_and_inode: (meta.dev(), meta.ino()) };
-        Ok(Self { listener, file })
-    }
-}
-
-/// Removes the socket at `path` if nobody listens to it.
-fn remove_dead(path: &Path) -> Result<(), ServerError> {
-    let failed = |cause| ServerError::Socket { path: path.to_owned(), cause };
-    if !std::fs::symlink_metadata(path).map_err(failed)?.file_type().is_socket() {
-        return Err(ServerError::NotASocket(path.to_owned()));
-    }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).map_err(failed)
-        }
-        // Full backlog, no permission, or an answer: somebody is there.
-        _ => Err(ServerError::InUse(path.to_owned())),
-    }
-}
-
 /// A server on a thread of its own.
 #[derive(Debug)]
 pub struct Server {
-    file: SocketFile,
+    file: Arc<SocketFile>,
     stop: oneshot::Sender<()>,
     stopped: mpsc::Receiver<()>,
 }
@@ -143,10 +73,11 @@ impl Server {
     /// Serves `socket` until [`stop`](Self::stop) or the end of the process. The service is made on
     /// the new thread, so that a machine that starts at once does not wait for it.
     pub fn spawn(
-        socket: Socket,
+        socket: Listener,
         service: impl FnOnce() -> Service + Send + 'static,
     ) -> Result<Self, ServerError> {
-        let Socket { listener, file } = socket;
+        let Listener { socket: listener, file } = socket;
+        let file = Arc::new(file);
         let (stop, stops) = oneshot::channel();
         let (done, stopped) = mpsc::channel();
         let run = move || {
@@ -164,9 +95,14 @@ impl Server {
         Ok(Self { file, stop, stopped })
     }
 
+    /// The socket's file, for a thread that ends the process without this one.
+    pub fn file(&self) -> Arc<SocketFile> {
+        Arc::clone(&self.file)
+    }
+
     /// Takes the socket's file away, gives the answers that are owed, and ends.
     pub fn stop(self) {
-        drop(self.file);
+        self.file.remove();
         // Both fail if the thread has ended by itself.
         let _ = self.stop.send(());
         let _ = self.stopped.recv_timeout(Self::LAST_WORDS);

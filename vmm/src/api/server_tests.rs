@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::action::{Action, Phase};
 use super::server::*;
 use super::tests::Responder;
+use crate::host::sockets::Listener;
 
 /// A server on a socket in a folder of its own, in front of a machine that always answers.
 struct Server {
@@ -23,7 +24,7 @@ impl Server {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api.socket");
         let (door, responder) = Responder::start(Phase::Running);
-        let socket = Socket::bind(&path).unwrap();
+        let socket = Listener::bind(&path).unwrap();
         let service = || Service::new(door, Default::default(), DEFAULT_MAX_PAYLOAD_BYTES);
         let server = super::server::Server::spawn(socket, service).unwrap();
         Self { path, seen: responder.seen, _server: server, _dir: dir }
@@ -280,7 +281,7 @@ fn a_server_that_stops_leaves_no_answer_owed_and_no_file() {
     let path = dir.path().join("api.socket");
     let (door, requests) = channel().unwrap();
     let service = || Service::new(door, Default::default(), DEFAULT_MAX_PAYLOAD_BYTES);
-    let server = super::server::Server::spawn(Socket::bind(&path).unwrap(), service).unwrap();
+    let server = super::server::Server::spawn(Listener::bind(&path).unwrap(), service).unwrap();
     let connect = || {
         let stream = UnixStream::connect(&path).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -306,38 +307,4 @@ fn a_server_that_stops_leaves_no_answer_owed_and_no_file() {
     assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
     assert!(body.contains("does not answer"), "{body}");
     drop(idle);
-}
-
-#[test]
-fn sockets_of_the_living_are_left_alone_and_those_of_the_dead_replaced() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("s");
-    let alive = Socket::bind(&path).unwrap();
-    let error = Socket::bind(&path).unwrap_err();
-    assert!(matches!(error, ServerError::InUse(_)), "{error}");
-    drop(alive);
-    assert!(!path.exists());
-
-    // A monitor that was killed leaves its socket.
-    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    assert!(path.exists());
-    let again = Socket::bind(&path).unwrap();
-
-    // Somebody else's socket at our path is not ours to remove.
-    std::fs::remove_file(&path).unwrap();
-    let theirs = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    drop(again);
-    assert!(path.exists());
-    drop(theirs);
-
-    std::fs::remove_file(&path).unwrap();
-    std::fs::write(&path, "precious").unwrap();
-    let error = Socket::bind(&path).unwrap_err();
-    assert!(matches!(error, ServerError::NotASocket(_)), "{error}");
-    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
-
-    let error = Socket::bind(&dir.path().join("no/such/folder")).unwrap_err();
-    assert!(matches!(error, ServerError::Socket { .. }), "{error}");
-    let error = Socket::bind(&dir.path().join("x".repeat(200))).unwrap_err();
-    assert!(matches!(error, ServerError::Socket { .. }), "{error}");
 }

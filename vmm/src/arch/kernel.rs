@@ -12,6 +12,7 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::layout;
 use crate::arch::memory_map::{MemoryKind, memory_map};
+use crate::host::files::open_regular;
 
 const PAGE: u64 = 4096;
 /// `xloadflags`: the kernel has the 64-bit entry point 0x200 bytes in (boot protocol 2.12).
@@ -118,7 +119,7 @@ pub fn load_kernel<M: GuestMemoryBackend>(
 ) -> Result<LoadedKernel, KernelError> {
     let read_error = |source| KernelError::Read { what: "kernel", path: path.to_owned(), source };
     let load_error = |source| KernelError::Load { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(read_error)?;
+    let mut file = open_regular(path).map_err(read_error)?;
     let kernel = match format(&mut file).map_err(read_error)? {
         None => return Err(KernelError::NotAKernel(path.to_owned())),
         Some(Format::Elf) => {
@@ -164,12 +165,8 @@ pub fn load_initrd<M: GuestMemoryBackend>(
     ceiling: GuestAddress,
 ) -> Result<LoadedInitrd, KernelError> {
     let read_error = |source| KernelError::Read { what: "initrd", path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(read_error)?;
-    let metadata = file.metadata().map_err(read_error)?;
-    if metadata.is_dir() {
-        return Err(read_error(io::Error::from(io::ErrorKind::IsADirectory)));
-    }
-    let len = metadata.len();
+    let mut file = open_regular(path).map_err(read_error)?;
+    let len = file.metadata().map_err(read_error)?.len();
     if len == 0 {
         return Err(KernelError::EmptyInitrd(path.to_owned()));
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Faults;
+use crate::host::files::open_regular;
 
 /// Kernel command line where none is given: the console on the serial port, reset through the
 /// keyboard controller, no waiting after a panic and for absent PS/2 devices.
@@ -64,7 +65,7 @@ impl BootSource {
             }
         }
         if let Some(initrd) = &self.initrd_path
-            && let Err(cause) = readable_file(initrd)
+            && let Err(cause) = open_regular(initrd)
         {
             faults.add("boot-source.initrd_path", format!("{}: {cause}", initrd.display()));
         }
@@ -74,19 +75,10 @@ impl BootSource {
     }
 }
 
-/// Opens what must be a file with bytes in it.
-///
-/// Opened without blocking: a FIFO in its place would hold us for ever.
-fn readable_file(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a regular file")) }
-}
-
 /// Reads the two magic numbers: ELF's, and `HdrS` at 0x202 of a Linux image
 /// (Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header").
 fn image_kind(path: &Path) -> io::Result<Option<ImageKind>> {
-    let file = readable_file(path)?;
+    let file = open_regular(path)?;
     // \x7fELF, 64 bits, little-endian.
     if starts_with(&file, 0, b"\x7fELF\x02\x01")? {
         return Ok(Some(ImageKind::Elf));

@@ -30,6 +30,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::host::files::read_text;
+
+/// Largest configuration file, in bytes.
+const MAX_FILE_BYTES: usize = 4 << 20;
+
 pub use absent::Absent;
 pub use balloon::{BalloonConfig, BalloonStatsUpdate, BalloonUpdate};
 pub use boot::{BootSource, DEFAULT_BOOT_ARGS, ImageKind};
@@ -93,7 +98,7 @@ impl VmConfig {
     /// Reads a configuration file.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let file = path.display().to_string();
-        let text = std::fs::read(path)
+        let text = read_text(path, MAX_FILE_BYTES)
             .map_err(|cause| ConfigError::Unreadable { file: file.clone(), cause })?;
         serde_json::from_slice(&text).map_err(|cause| ConfigError::Malformed { file, cause })
     }

@@ -1,20 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The monitor's log: one line an event, `TIME LEVEL target: message key=value …`, to standard
 //! error, a file or a FIFO. Where and how much can change until the machine starts.
+//!
+//! Lines go through a bounded ring, so that no reader holds up the thread that logs; a place in the
+//! source that repeats itself is throttled in front of it.
 
-use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use tracing::Metadata;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::layer::{Layer, Layered, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, fmt, reload};
 
+use super::files::open_lines;
+use super::ring::{Descriptor, Lost, Ring};
+use super::throttle::Throttle;
 use crate::config::{LogLevel, LoggerConfig};
+
+/// Bytes of lines that may wait for their reader.
+const CAPACITY: usize = 64 << 10;
 
 /// The log cannot go where it should.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +35,7 @@ pub struct LogError {
     cause: io::Error,
 }
 
-type Filtered = Layered<reload::Layer<Targets, Registry>, Registry>;
+type Filtered = Layered<Throttle, Layered<reload::Layer<Targets, Registry>, Registry>>;
 type Lines = Box<dyn Layer<Filtered> + Send + Sync>;
 
 /// What can be changed about the log; cheap to clone.
@@ -47,18 +58,25 @@ impl Log {
     fn build() -> (Self, impl SubscriberInitExt + tracing::Subscriber + Send + Sync) {
         let sink = Arc::new(Sink::default());
         let (filter_layer, filter) = reload::Layer::new(targets(LogLevel::default(), None));
+        let reporter = Arc::clone(&sink);
+        let report = move |place: &Metadata<'_>, count| reporter.report_suppressed(place, count);
+        let throttle = Throttle::new(Arc::new(report));
         let (line_layer, lines) = reload::Layer::new(lines(&sink, false));
-        let subscriber = tracing_subscriber::registry().with(filter_layer).with(line_layer);
+        let subscriber =
+            tracing_subscriber::registry().with(filter_layer).with(throttle).with(line_layer);
         (Self { filter, lines, sink }, subscriber)
     }
 
     /// Brings the log to what `config` says. Where that names a file and no level, information is
-    /// logged too, as nobody's terminal is in the way.
+    /// logged too, as it disturbs no terminal.
+    ///
+    /// # Errors
+    ///
+    /// Where the file cannot be opened.
     pub fn apply(&self, config: &LoggerConfig) -> Result<(), LogError> {
         if let Some(path) = &config.log_path {
-            let file =
-                open_for_lines(path).map_err(|cause| LogError { path: path.clone(), cause })?;
-            *self.sink.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+            let file = open_lines(path).map_err(|cause| LogError { path: path.clone(), cause })?;
+            self.sink.redirect(file.into());
         }
         let level = config.level.unwrap_or(match config.log_path {
             Some(_) => LogLevel::Info,
@@ -68,6 +86,18 @@ impl Log {
         let _ = self.lines.reload(lines(&self.sink, config.show_log_origin == Some(true)));
         let _ = self.filter.reload(targets(level, config.module.as_deref()));
         Ok(())
+    }
+
+    /// Lines that were dropped because their reader was slow.
+    pub fn lost(&self) -> Lost {
+        self.sink.ring().map(|ring| ring.lost()).unwrap_or_default()
+    }
+
+    /// Waits until what was logged has been written, but no longer than `limit`.
+    pub fn flush(&self, limit: Duration) {
+        if let Some(ring) = self.sink.ring() {
+            ring.flush(limit);
+        }
     }
 }
 
@@ -96,24 +126,46 @@ fn lines(sink: &Arc<Sink>, origin: bool) -> Lines {
     )
 }
 
-/// Opens a file or FIFO for lines of text, creating a file where nothing is.
-///
-/// Clients create FIFOs and may not read them yet: opened for reading too, that neither fails nor
-/// waits; not blocking, a full one loses lines instead of stopping the machine.
-pub(crate) fn open_for_lines(path: &Path) -> io::Result<File> {
-    File::options().read(true).append(true).create(true).custom_flags(libc::O_NONBLOCK).open(path)
-}
-
 /// Where lines go: a file, else standard error.
-#[derive(Debug, Default)]
-struct Sink(Mutex<Option<File>>);
+#[derive(Default)]
+struct Sink(Mutex<Option<Ring>>);
+
+impl Sink {
+    fn redirect(&self, to: OwnedFd) {
+        let ring = Ring::new("log", CAPACITY, Box::new(Descriptor(to)));
+        let before = self.0.lock().unwrap_or_else(PoisonError::into_inner).replace(ring);
+        // Its last words may take a while, without the lock.
+        drop(before);
+    }
+
+    /// The ring; standard error's, the first time and unless told otherwise.
+    fn ring(&self) -> Option<Ring> {
+        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if ring.is_none() {
+            let stderr = rustix::io::dup(io::stderr()).ok()?;
+            *ring = Some(Ring::new("log", CAPACITY, Box::new(Descriptor(stderr))));
+        }
+        ring.clone()
+    }
+
+    fn report_suppressed(&self, place: &Metadata<'_>, count: u64) {
+        let mut line = String::new();
+        // Writing to a string cannot fail.
+        let _ = SystemTime.format_time(&mut fmt::format::Writer::new(&mut line));
+        let (level, target) = (place.level(), place.target());
+        line.push_str(&format!(" {level:>5} {target}: {count} lines like the next suppressed\n"));
+        if let Some(ring) = self.ring() {
+            ring.push(line.as_bytes());
+        }
+    }
+}
 
 impl Write for &Sink {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(file) => file.write(line),
-            None => io::stderr().write(line),
+        if let Some(ring) = self.ring() {
+            ring.push(line);
         }
+        Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -135,6 +187,7 @@ mod tests {
             log.apply(&config).unwrap();
             work();
         });
+        assert!(log.sink.ring().unwrap().flush(Duration::from_secs(30)));
         std::fs::read_to_string(path).unwrap()
     }
 
@@ -170,11 +223,11 @@ mod tests {
             tracing::error!(target: "elsewhere::deep", "this");
         });
         assert_eq!(text.lines().count(), 1, "{text}");
-        assert!(text.contains("logging.rs:"), "{text}");
+        assert!(text.contains("log.rs:"), "{text}");
     }
 
     #[test]
-    fn what_a_guest_wrote_cannot_forge_a_line() {
+    fn text_from_a_guest_cannot_forge_a_line() {
         let text = logged(&LoggerConfig::default(), || {
             tracing::error!(name = "x\n2026 ERROR forged", "escape \x1b[2J too");
         });
@@ -183,14 +236,30 @@ mod tests {
     }
 
     #[test]
-    fn a_fifo_that_nobody_reads_stops_nothing() {
+    fn a_place_that_repeats_itself_is_throttled_and_counted() {
+        let text = logged(&LoggerConfig::default(), || {
+            for number in 0..1000 {
+                tracing::warn!(number, "caused by a guest");
+            }
+            tracing::warn!("of another place");
+        });
+        let lines = text.lines().count();
+        assert!((10..100).contains(&lines), "{lines} lines");
+        assert!(text.lines().last().unwrap().contains("of another place"), "{text}");
+    }
+
+    #[test]
+    fn a_fifo_without_a_reader_holds_up_no_caller() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("fifo");
         let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600));
         rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).unwrap();
-        let sink = Sink(Mutex::new(Some(open_for_lines(&path).unwrap())));
+        let sink = Sink::default();
+        sink.redirect(open_lines(&path).unwrap().into());
         let line = [b'x'; 1024];
-        let full = (0..1024).map(|_| (&sink).write(&line)).find(Result::is_err).unwrap();
-        assert_eq!(full.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        for _ in 0..1024 {
+            (&sink).write_all(&line).unwrap();
+        }
+        assert!(sink.ring().unwrap().lost().records > 0);
     }
 }

@@ -3,8 +3,16 @@
 //!
 //! May use: rustix, libc, tracing. Knows no machine, no device and no API.
 //!
+//! - `files.rs`: every file whose path a user names
+//! - `sockets.rs`: Unix sockets that others connect to
+//! - `ring.rs`: bounded output that never makes its writer wait
 //! - `log.rs`: the monitor's log
+//! - `throttle.rs`: how many lines of one kind the log takes
 //! - `terminal.rs`: standard input in raw mode, and as it was before on every way out
 
+pub mod files;
 pub mod log;
+pub mod ring;
+pub mod sockets;
 pub mod terminal;
+mod throttle;

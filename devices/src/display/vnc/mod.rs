@@ -16,7 +16,6 @@ mod pixel_format;
 use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -47,10 +46,19 @@ struct Screen {
     refresh: Refresh,
 }
 
-/// Serves `scanout` to whoever connects to the socket at `path`, from threads of its own. The
-/// socket must not exist yet; the caller removes it at the end.
-pub fn serve(path: &Path, frames: Frames, scanout: ScanoutId, refresh: Refresh) -> io::Result<()> {
-    let listener = UnixListener::bind(path)?;
+/// Serves `scanout` to the clients of `listener`, from threads of its own.
+///
+/// # Errors
+///
+/// Where the host has no thread left.
+pub fn serve(
+    listener: UnixListener,
+    frames: Frames,
+    scanout: ScanoutId,
+    refresh: Refresh,
+) -> io::Result<()> {
+    // The thread has nothing else to do than to wait.
+    listener.set_nonblocking(false)?;
     let screen = Screen { frames, scanout, refresh };
     let run = move || accept(&listener, &screen);
     thread::Builder::new().name("vnc".into()).spawn(run).map(drop)
@@ -268,7 +276,7 @@ mod tests {
         let (mut display, frames) = Headless::new();
         let small = Size::new(20, 10);
         display.set_size(id, Some(small));
-        serve(&path, frames, id, Arc::new(|_| ())).unwrap();
+        serve(UnixListener::bind(&path).unwrap(), frames, id, Arc::new(|_| ())).unwrap();
 
         let mut client = UnixStream::connect(&path).unwrap();
         client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();

@@ -3,7 +3,7 @@
 //! be watched by VNC.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use devices::display::vnc::serve;
@@ -12,6 +12,7 @@ use devices::gpu::{AnonymousMemory, Gpu, GpuParts, GpuSettings, Limits};
 use devices::virtio::SharedRegion;
 
 use crate::arch::layout;
+use crate::host::sockets::{Listener, SocketError, SocketFile};
 use crate::kvm::window::KvmWindow;
 use crate::machine::assembly::{Assembly, Home};
 use crate::machine::error::BuildError;
@@ -65,22 +66,32 @@ pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Option<Screens>, Buil
     Ok(Some(Screens { gpu, frames, vnc }))
 }
 
-/// The socket cannot be made.
+/// The socket cannot be made or served.
 #[derive(Debug, thiserror::Error)]
-#[error("VNC socket {}: {source}", path.display())]
-pub struct VncError {
-    path: PathBuf,
-    source: io::Error,
+pub enum VncError {
+    /// It cannot be made.
+    #[error("VNC socket {0}")]
+    Socket(#[from] SocketError),
+    /// There is no thread for it.
+    #[error("VNC thread: {0}")]
+    Thread(io::Error),
+    /// There is nothing to show.
+    #[error("VNC: the display has no scanout 0")]
+    NoScanout,
 }
 
 /// A socket that viewers connect to; its file goes with it.
-pub struct VncSocket(PathBuf);
+pub struct VncSocket(SocketFile);
 
 impl VncSocket {
-    /// Serves scanout 0 of `gpu`, whose display gives `frames`, at `path`, which must not exist yet.
+    /// Serves scanout 0 of `gpu`, whose display gives `frames`, at `path`.
+    ///
+    /// # Errors
+    ///
+    /// Where the socket cannot be made, or the host has no thread left.
     pub fn open(path: &Path, frames: &Frames, gpu: &Arc<Mutex<Gpu>>) -> Result<Self, VncError> {
-        let failed = |source| VncError { path: path.to_owned(), source };
-        let scanout = ScanoutId::new(0).ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        let scanout = ScanoutId::new(0).ok_or(VncError::NoScanout)?;
+        let Listener { socket, file } = Listener::bind(path)?;
         // The device may go before its viewers do.
         let gpu = Arc::downgrade(gpu);
         let refresh = move |id| {
@@ -88,15 +99,12 @@ impl VncSocket {
                 gpu.lock().unwrap_or_else(PoisonError::into_inner).refresh(id);
             }
         };
-        serve(path, frames.clone(), scanout, Arc::new(refresh)).map_err(failed)?;
-        Ok(Self(path.to_owned()))
+        serve(socket, frames.clone(), scanout, Arc::new(refresh)).map_err(VncError::Thread)?;
+        Ok(Self(file))
     }
-}
 
-impl Drop for VncSocket {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "the VNC socket stays behind");
-        }
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.path()
     }
 }

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Unix sockets that others connect to: made with mode 0600, in the place of one that nobody
+//! listens to any more, and removed only if they are still ours.
+//!
+//! No step looks first and acts later. A new socket takes a free name by bind(2), which fails where
+//! something is; a dead one is exchanged with ours in one step, and if what came out is not the
+//! dead one, the exchange is undone. A lock on the folder lets one monitor at a time do that.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, fchmod, flock, renameat_with};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 64;
+
+/// How often the folder's lock is tried, and how long between two tries.
+const LOCK_TRIES: u32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
+/// A socket cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// An empty path would make a socket without a name.
+    #[error("an empty path: give the path of a socket")]
+    NoPath,
+    /// Another process answers there.
+    #[error("{}: in use by a running instance; choose another path", .0.display())]
+    InUse(PathBuf),
+    /// There is something else than a socket.
+    #[error("{}: exists and is no socket; remove it or choose another path", .0.display())]
+    NotASocket(PathBuf),
+    /// The host refused.
+    #[error("{}: {cause}", path.display())]
+    Host {
+        /// The path.
+        path: PathBuf,
+        /// What the host said.
+        cause: io::Error,
+    },
+}
+
+/// A socket that listens.
+#[derive(Debug)]
+pub struct Listener {
+    /// Accepts connections; not blocking.
+    pub socket: UnixListener,
+    /// Its name, which goes with this value.
+    pub file: SocketFile,
+}
+
+/// The name of a socket in the file system; removed on drop if it still is that socket's.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    identity: Identity,
+    keep: bool,
+}
+
+/// Device and inode.
+type Identity = (u64, u64);
+
+fn identity(path: &Path) -> io::Result<Identity> {
+    let metadata = std::fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+impl Listener {
+    /// Listens at `path`, with mode 0600. A socket there that nobody listens to is replaced.
+    ///
+    /// # Errors
+    ///
+    /// Where somebody listens there, or the name is taken by something else, or the host refuses.
+    pub fn bind(path: &Path) -> Result<Self, SocketError> {
+        if path.as_os_str().is_empty() {
+            return Err(SocketError::NoPath);
+        }
+        let failed = |cause| SocketError::Host { path: path.to_owned(), cause };
+        let bound = match bind(path) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => replace_dead(path)?,
+            other => other.map_err(failed)?,
+        };
+        let socket = UnixListener::from(bound);
+        let identity = identity(path).map_err(failed)?;
+        Ok(Self { socket, file: SocketFile { path: path.to_owned(), identity, keep: false } })
+    }
+}
+
+/// A socket at the free name `path`. The mode is set before there is a name, so no umask matters.
+fn bind(path: &Path) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // Linux gives the name the mode of the socket's own inode, less the umask.
+    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    let listening = rustix::net::listen(&socket, BACKLOG);
+    if let Err(error) = listening {
+        let _ = std::fs::remove_file(path);
+        return Err(error.into());
+    }
+    Ok(socket)
+}
+
+/// Puts a new socket in the place of the one at `path`, if nobody listens to that.
+fn replace_dead(path: &Path) -> Result<OwnedFd, SocketError> {
+    use std::os::unix::fs::FileTypeExt;
+    let failed = |cause| SocketError::Host { path: path.to_owned(), cause };
+    let _lock = lock_folder(path).map_err(failed)?;
+    let metadata = std::fs::symlink_metadata(path).map_err(failed)?;
+    if !metadata.file_type().is_socket() {
+        return Err(SocketError::NotASocket(path.to_owned()));
+    }
+    let dead = (metadata.dev(), metadata.ino());
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+        // A full backlog, no permission, or an answer: somebody is there.
+        _ => return Err(SocketError::InUse(path.to_owned())),
+    }
+    let aside = beside(path);
+    let socket = bind(&aside).map_err(failed)?;
+    let exchange = || renameat_with(CWD, &aside, CWD, path, RenameFlags::EXCHANGE);
+    let outcome = match exchange() {
+        Ok(()) if identity(&aside).is_ok_and(|found| found == dead) => Ok(socket),
+        Ok(()) => {
+            // Somebody was quicker: theirs stays.
+            let back = exchange();
+            back.map_err(|error| failed(error.into())).and(Err(SocketError::InUse(path.to_owned())))
+        }
+        Err(error) => Err(failed(error.into())),
+    };
+    // The dead one, or ours where it was not wanted.
+    let _ = std::fs::remove_file(&aside);
+    outcome
+}
+
+/// Locks the folder of `path` until the descriptor is closed.
+fn lock_folder(path: &Path) -> io::Result<OwnedFd> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(parent.unwrap_or(Path::new(".")), flags, Mode::empty())?;
+    for _ in 0..LOCK_TRIES {
+        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::AGAIN) => std::thread::sleep(LOCK_PAUSE),
+            other => return Ok(other.map(|()| folder)?),
+        }
+    }
+    Err(io::Error::other("its folder is locked by another process"))
+}
+
+/// A name in the same folder that no other socket uses.
+fn beside(path: &Path) -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    path.with_file_name(format!(".b{}-{number}", std::process::id()))
+}
+
+impl SocketFile {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Leaves the file where it is, as Firecracker does.
+    pub fn keep(&mut self) {
+        self.keep = true;
+    }
+
+    /// Removes the file, if it still is this socket's. Safe to call more than once.
+    pub fn remove(&self) {
+        let ours = |path: &Path| identity(path).is_ok_and(|found| found == self.identity);
+        if self.keep || !ours(&self.path) {
+            return;
+        }
+        // Moved aside in one step, so that what is looked at is what is removed.
+        let aside = beside(&self.path);
+        let flags = RenameFlags::NOREPLACE;
+        if renameat_with(CWD, &self.path, CWD, &aside, flags).is_err() {
+            return;
+        }
+        if ours(&aside) {
+            let _ = std::fs::remove_file(&aside);
+        } else {
+            let _ = renameat_with(CWD, &aside, CWD, &self.path, flags);
+        }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn only_the_owner_may_connect() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = Listener::bind(&path).unwrap();
+        let mode = std::fs::symlink_metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        drop(listener);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "the standard library leaves the file");
+        let listener = Listener::bind(&path).unwrap();
+        UnixStream::connect(&path).unwrap();
+        let error = Listener::bind(&path).unwrap_err();
+        assert!(matches!(error, SocketError::InUse(_)), "{error}");
+        UnixStream::connect(&path).unwrap();
+        drop(listener);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn many_that_want_the_place_of_a_dead_socket_get_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        for _ in 0..20 {
+            drop(UnixListener::bind(&path).unwrap());
+            let bound: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> =
+                    (0..4).map(|_| scope.spawn(|| Listener::bind(&path))).collect();
+                threads.into_iter().filter_map(|thread| thread.join().unwrap().ok()).collect()
+            });
+            let [listener] = &bound[..] else { panic!("{} have it", bound.len()) };
+            assert_eq!(identity(&path).unwrap(), listener.file.identity);
+            drop(bound);
+            let _ = std::fs::remove_file(&path);
+        }
+    }
+
+    #[test]
+    fn only_its_own_file_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = Listener::bind(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "another's").unwrap();
+        drop(listener);
+        assert_eq!(std::fs::read(&path).unwrap(), b"another's");
+    }
+
+    #[test]
+    fn names_that_cannot_be_are_refused() {
+        assert!(matches!(Listener::bind(Path::new("")), Err(SocketError::NoPath)));
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        assert!(matches!(Listener::bind(&file), Err(SocketError::NotASocket(_))));
+        assert_eq!(std::fs::read(&file).unwrap(), b"x");
+        let long = dir.path().join("x".repeat(200));
+        assert!(matches!(Listener::bind(&long), Err(SocketError::Host { .. })));
+    }
+}
