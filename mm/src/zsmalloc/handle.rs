@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Handles and the table behind them: one 64-bit entry an object, with its lock bit.
+//! Handles and the entries behind them: one 64-bit word for each object, with its lock bit.
 //!
 //! ```text
 //!  63    55 54        39 38       13 12       2    1      0
@@ -11,9 +11,8 @@
 //! The generation counts how often the entry was freed, so that a handle that was freed already
 //! is told from the one that has the entry now.
 
-use std::sync::OnceLock;
-
-use crate::frames::sync::{AtomicU32, AtomicU64, Backoff, Ordering};
+use super::zspage::ZSPAGE_BITS;
+use crate::frames::sync::{AtomicU64, Backoff, Ordering};
 
 const LOCK: u64 = 1;
 const LIVE: u64 = 1 << 1;
@@ -23,9 +22,6 @@ const ZSPAGE_SHIFT: u32 = 13;
 const ZSPAGE_MASK: u64 = (1 << ZSPAGE_BITS) - 1;
 const GEN_SHIFT: u32 = 39;
 const GEN_MASK: u64 = 0xffff;
-
-/// Bits of a zspage's number.
-pub(super) const ZSPAGE_BITS: u32 = 26;
 
 const _: () = assert!(super::class::MAX_OBJECTS <= OBJECT_MASK as usize + 1);
 
@@ -149,52 +145,6 @@ impl Entry {
     }
 }
 
-/// A table that grows by chunks and never moves: entries are found without a lock.
-pub(super) struct Table<T> {
-    chunks: Box<[OnceLock<Box<[T]>>]>,
-    next: AtomicU32,
-    make: fn() -> T,
-}
-
-const CHUNK: usize = 1024;
-
-impl<T> Table<T> {
-    /// A table of at most about `most` entries.
-    pub(super) fn new(most: usize, make: fn() -> T) -> Self {
-        let chunks = (0..most.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect();
-        Self { chunks, next: AtomicU32::new(0), make }
-    }
-
-    #[inline]
-    pub(super) fn get(&self, index: u32) -> Option<&T> {
-        let index = index as usize;
-        self.chunks.get(index / CHUNK)?.get().map(|chunk| &chunk[index % CHUNK])
-    }
-
-    /// Numbers never given out before, `count` of them, a power of two up to the chunk's size.
-    pub(super) fn grow(&self, count: u32) -> Option<std::ops::Range<u32>> {
-        let most = u32::try_from(self.chunks.len() * CHUNK).unwrap_or(u32::MAX);
-        let step = |n: u32| n.checked_add(count).filter(|&end| end <= most);
-        let start = self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step).ok()?;
-        for index in [start, start + count - 1] {
-            self.chunks[index as usize / CHUNK]
-                .get_or_init(|| (0..CHUNK).map(|_| (self.make)()).collect());
-        }
-        Some(start..start + count)
-    }
-
-    /// Numbers given out so far.
-    pub(super) fn len(&self) -> u32 {
-        self.next.load(Ordering::Relaxed)
-    }
-
-    /// Bytes that the table takes.
-    pub(super) fn bytes(&self) -> usize {
-        let made = self.chunks.iter().filter(|c| c.get().is_some()).count();
-        made * CHUNK * size_of::<T>() + self.chunks.len() * size_of::<OnceLock<Box<[T]>>>()
-    }
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -217,17 +167,5 @@ mod tests {
         let new = entry.publish(place);
         assert_ne!(new, old);
         assert_eq!(entry.lock(new), Ok(place));
-    }
-
-    #[test]
-    fn tables_grow_to_their_limit() {
-        let table = Table::new(2000, Entry::new);
-        let mut seen = 0;
-        while let Some(range) = table.grow(64) {
-            assert!(range.clone().all(|i| table.get(i).is_some()));
-            seen += range.len();
-        }
-        assert_eq!(seen, 2048);
-        assert!(table.get(5000).is_none());
     }
 }

@@ -1,21 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The lists of zspages that a class keeps, by fullness.
 
-use crate::frames::sync::{SpinGuard, SpinLock};
-
 use super::class::SizeClass;
-use super::pool::ZsPool;
 use super::zspage::{EMPTY, FULL, GROUPS, NONE, group_of};
+use super::zspages::Zspages;
+use crate::frames::sync::{SpinGuard, SpinLock};
 
 /// Lists and counts of a class.
 pub(super) struct ClassState {
     heads: [u32; GROUPS],
-    pub(super) counts: [u32; GROUPS],
+    counts: [u32; GROUPS],
     /// A bit for each group that has a zspage.
     occupied: u16,
-    pub(super) objects: u32,
+    objects: u32,
     /// Free entries of the handle table.
-    pub(super) handles: Vec<u32>,
+    handles: Vec<u32>,
 }
 
 impl ClassState {
@@ -47,72 +46,122 @@ impl ClassState {
     pub(super) fn zspages(&self) -> u32 {
         self.counts.iter().sum()
     }
-}
-/// A class with its lock.
-pub(super) struct ClassSlot {
-    pub(super) shape: SizeClass,
-    pub(super) state: SpinLock<ClassState>,
-}
 
-impl ClassSlot {
-    pub(super) fn new(shape: SizeClass) -> Self {
-        Self { shape, state: SpinLock::new(ClassState::new()) }
+    /// Zspages by fullness group.
+    pub(super) fn counts(&self) -> [u32; GROUPS] {
+        self.counts
     }
-}
 
-impl ZsPool {
-    /// The lock of a class, waiting or not.
-    pub(super) fn lock_class(&self, class: usize, wait: bool) -> Option<SpinGuard<'_, ClassState>> {
-        let state = &self.slots.get(class)?.state;
-        if wait { Some(state.lock()) } else { state.try_lock() }
+    /// Objects in use.
+    pub(super) fn objects(&self) -> u32 {
+        self.objects
+    }
+
+    /// Zspages that the objects in use would fill, if packed.
+    pub(super) fn needed(&self, shape: &SizeClass) -> usize {
+        (self.objects as usize).div_ceil(shape.objects)
+    }
+
+    /// Free entries of the handle table that the class keeps.
+    pub(super) fn handles(&mut self) -> &mut Vec<u32> {
+        &mut self.handles
+    }
+
+    /// Bytes of the list of free entries.
+    pub(super) fn handle_bytes(&self) -> usize {
+        self.handles.capacity() * size_of::<u32>()
+    }
+
+    /// An object of zspage `number` was allocated.
+    #[inline]
+    pub(super) fn add_object(&mut self, zspages: &Zspages, shape: &SizeClass, number: u32) {
+        self.objects += 1;
+        self.count(zspages, shape, number, zspages.at(number).inuse() + 1);
+    }
+
+    /// An object of zspage `number` was freed; `true` if the zspage is empty and should go.
+    #[inline]
+    pub(super) fn sub_object(&mut self, zspages: &Zspages, shape: &SizeClass, number: u32) -> bool {
+        self.objects -= 1;
+        let inuse = zspages.at(number).inuse() - 1;
+        self.count(zspages, shape, number, inuse);
+        // One empty zspage a class is kept: a program that frees one object and allocates the
+        // next should not build a chain each time.
+        inuse == 0 && self.counts[EMPTY] > 1
     }
 
     /// Sets the number of objects in use and moves the zspage to the group for it.
     #[inline]
-    pub(super) fn count(&self, slot: &ClassSlot, state: &mut ClassState, number: u32, inuse: u16) {
-        let zspage = self.zspage(number);
+    pub(super) fn count(&mut self, zspages: &Zspages, shape: &SizeClass, number: u32, inuse: u16) {
+        let zspage = zspages.at(number);
         zspage.set_inuse(inuse);
-        let (old, group) = (usize::from(zspage.group()), group_of(inuse, slot.shape.objects));
+        let (old, group) = (usize::from(zspage.group()), group_of(inuse, shape.objects));
         // One quarter off is good enough: relinking touches two neighbours, which are far away.
         let ends = |group| group == EMPTY || group == FULL;
         if old != group && (ends(old) || ends(group) || old.abs_diff(group) > 1) {
-            self.unlink(state, number);
-            self.insert(state, number, group);
+            self.unlink(zspages, number);
+            self.insert(zspages, number, group);
         }
     }
 
     #[inline]
-    pub(super) fn insert(&self, state: &mut ClassState, number: u32, group: usize) {
-        let zspage = self.zspage(number);
-        let head = state.heads[group];
+    pub(super) fn insert(&mut self, zspages: &Zspages, number: u32, group: usize) {
+        let zspage = zspages.at(number);
+        let head = self.heads[group];
         zspage.set_next(head);
         zspage.set_prev(NONE);
         // Six groups.
         #[allow(clippy::cast_possible_truncation)]
         zspage.set_group(group as u16);
         if head != NONE {
-            self.zspage(head).set_prev(number);
+            zspages.at(head).set_prev(number);
         }
-        state.heads[group] = number;
-        state.counts[group] += 1;
-        state.occupied |= 1 << group;
+        self.heads[group] = number;
+        self.counts[group] += 1;
+        self.occupied |= 1 << group;
     }
 
     #[inline]
-    pub(super) fn unlink(&self, state: &mut ClassState, number: u32) {
-        let zspage = self.zspage(number);
+    pub(super) fn unlink(&mut self, zspages: &Zspages, number: u32) {
+        let zspage = zspages.at(number);
         let (next, prev, group) = (zspage.next(), zspage.prev(), usize::from(zspage.group()));
         if next != NONE {
-            self.zspage(next).set_prev(prev);
+            zspages.at(next).set_prev(prev);
         }
         if prev == NONE {
-            state.heads[group] = next;
+            self.heads[group] = next;
         } else {
-            self.zspage(prev).set_next(next);
+            zspages.at(prev).set_next(next);
         }
-        state.counts[group] -= 1;
-        if state.heads[group] == NONE {
-            state.occupied &= !(1 << group);
+        self.counts[group] -= 1;
+        if self.heads[group] == NONE {
+            self.occupied &= !(1 << group);
         }
+    }
+}
+
+/// A class with its lock.
+pub(super) struct Class {
+    shape: SizeClass,
+    state: SpinLock<ClassState>,
+}
+
+impl Class {
+    pub(super) fn new(shape: SizeClass) -> Self {
+        Self { shape, state: SpinLock::new(ClassState::new()) }
+    }
+
+    #[inline]
+    pub(super) fn shape(&self) -> &SizeClass {
+        &self.shape
+    }
+
+    #[inline]
+    pub(super) fn lock(&self) -> SpinGuard<'_, ClassState> {
+        self.state.lock()
+    }
+
+    pub(super) fn try_lock(&self) -> Option<SpinGuard<'_, ClassState>> {
+        self.state.try_lock()
     }
 }

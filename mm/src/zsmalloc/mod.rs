@@ -12,8 +12,8 @@
 //!                              +-------- header of the object <-------------+
 //! ```
 //!
-//! Lock order, outermost first: a handle's lock bit, a class, a zspage's read-write lock. Whoever
-//! holds a class may only *try* the other two: compaction and migration skip what is in use.
+//! Lock order, outermost first: a handle's lock bit, a class, a zspage's read-write lock. A holder
+//! of a class lock may only *try* the other two: compaction and migration skip objects in use.
 //!
 //! - The handle bit pins one object: it is held while the object is mapped, freed or moved.
 //! - The class lock guards free lists, fullness lists and object headers. It is dropped before
@@ -21,24 +21,41 @@
 //! - A zspage's lock is held for reading while any of its objects is mapped, for writing while
 //!   one of its frames or objects moves.
 //!
-//! Front: `pool` the front door · `mapped` the bytes of an object · `validate` the recount.
-//! Mechanism: `class` sizes and chain lengths · `handle` the table of entries · `zspage` one chain,
-//! its lock and fullness · `chain` making and giving back · `lists` zspages by fullness · `objects`
-//! in them · `bytes` raw access · `compact` moving objects together · `migrate` the frame pool's
-//! callbacks. `unsafe` is in `bytes`, and where `mapped` and `compact` keep its conditions.
+//! Arrows between files go down this list only:
+//!
+//! - `pool.rs` the front door, [`ZsPool`]
+//! - `compact.rs` moves objects together · `migrate.rs` replaces frames · `validate.rs` recounts
+//! - `heap.rs` the state of a pool, below all operations; allocates and frees
+//! - `chain.rs` makes zspages of frames and frees them · `objects.rs` objects of a zspage ·
+//!   `lists.rs` a class: its lock, its zspages by fullness · `mapped.rs` the bytes of an object
+//! - `supply.rs` frames within the limit · `handles.rs` all entries · `zspages.rs` all zspages
+//! - `bytes.rs` raw access · `handle.rs` one entry · `zspage.rs` one chain, its lock and fullness ·
+//!   `table.rs` grows and never moves · `class.rs` sizes and chain lengths · `config.rs`,
+//!   `error.rs`, `stats.rs` what goes in and out
+//!
+//! `loom_tests.rs` model checks · `tests/` everything else. `unsafe` is in `bytes`, and where
+//! `mapped` and `compact` keep its conditions.
 
 mod bytes;
 mod chain;
 mod class;
 mod compact;
+mod config;
+mod error;
 mod handle;
+mod handles;
+mod heap;
 mod lists;
 mod mapped;
 mod migrate;
 mod objects;
 mod pool;
+mod stats;
+mod supply;
+mod table;
 mod validate;
 mod zspage;
+mod zspages;
 
 #[cfg(all(test, loom))]
 mod loom_tests;
@@ -46,6 +63,9 @@ mod loom_tests;
 mod tests;
 
 pub use class::{MAX_SIZE, SizeClass};
+pub use config::ZsConfig;
+pub use error::ZsError;
 pub use handle::Handle;
 pub use mapped::Mapped;
-pub use pool::{ClassInfo, ZsConfig, ZsError, ZsPool, ZsStats};
+pub use pool::ZsPool;
+pub use stats::{ClassInfo, ZsStats};

@@ -6,6 +6,34 @@ use crate::frames::sync::{AtomicU16, AtomicU32, Backoff, Ordering};
 
 use super::class::{MAX_CHAIN, SizeClass};
 
+/// Bits of a zspage's number.
+pub(super) const ZSPAGE_BITS: u32 = 26;
+/// Bits of a frame's position in its chain.
+const POSITION_BITS: u32 = 3;
+const _: () = assert!(MAX_CHAIN == 1 << POSITION_BITS && ZSPAGE_BITS + POSITION_BITS <= 32);
+
+/// Where a frame is: its zspage and its position in the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Link {
+    pub(super) zspage: u32,
+    pub(super) position: usize,
+}
+
+impl Link {
+    /// The link as the owner's word of the frame.
+    pub(super) fn to_private(self) -> u32 {
+        // Below eight.
+        #[allow(clippy::cast_possible_truncation)]
+        let position = self.position as u32;
+        self.zspage << POSITION_BITS | position
+    }
+
+    pub(super) fn from_private(word: u32) -> Self {
+        let position = word & ((1 << POSITION_BITS) - 1);
+        Self { zspage: word >> POSITION_BITS, position: position as usize }
+    }
+}
+
 /// No frame, no zspage.
 pub(super) const NONE: u32 = u32::MAX;
 /// No class, no free object.

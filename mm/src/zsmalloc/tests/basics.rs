@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::{frames, pattern};
-use crate::frames::{Gfp, Order, Owner};
+use crate::frames::{Gfp, Order, Owner, Shrink};
 use crate::units::PAGE_BYTES;
 use crate::zsmalloc::*;
 
