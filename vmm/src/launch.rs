@@ -82,7 +82,7 @@ impl Launch {
             Signals::watch(Arc::clone(events.handle().exit())).map_err(LaunchError::Host)?;
         events.add(Box::new(signals));
         let stats = Arc::new(ApiStats::default());
-        let (door, requests) = api::channel().map_err(LaunchError::Host)?;
+        let (machine, requests) = api::channel().map_err(LaunchError::Host)?;
         // Bound before anything costs time: a path that is taken is the commonest mistake.
         let socket =
             self.api_sock.as_deref().map(Listener::bind).transpose().map_err(ServerError::from)?;
@@ -107,7 +107,7 @@ impl Launch {
         let server = socket
             .map(|socket| {
                 let limit = self.max_payload_bytes;
-                Server::spawn(socket, move || Service::new(door, stats, limit))
+                Server::spawn(socket, move || Service::new(machine, stats, limit))
             })
             .transpose()?;
         let started = if starts { controller.start() } else { Ok(()) };

@@ -50,7 +50,7 @@ static FRONT: LazyLock<Mutex<Front>> = LazyLock::new(|| {
         let mut phase = Phase::NotStarted;
         while let Some(request) = requests.wait() {
             let legal = request.action.check(phase);
-            request.answer.give(legal.map(|()| Reply::Done));
+            request.reply.send(legal.map(|()| Reply::Done));
             phase = match phase {
                 Phase::NotStarted => Phase::Running,
                 Phase::Running => Phase::Paused,

@@ -5,7 +5,7 @@
 use axum::Router;
 use axum::routing::any;
 
-use super::channel::Door;
+use super::channel::ActionSender;
 use super::error::ApiError;
 
 /// Each path, and what it would be about.
@@ -26,7 +26,7 @@ pub(super) const ABSENT: &[(&str, &str)] = &[
     ("/snapshot/load", "snapshots"),
 ];
 
-pub(super) fn routes() -> Router<Door> {
+pub(super) fn routes() -> Router<ActionSender> {
     ABSENT.iter().fold(Router::new(), |router, &(path, what)| {
         router.route(path, any(move || async move { ApiError::NotOffered(what) }))
     })

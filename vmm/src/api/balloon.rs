@@ -4,15 +4,170 @@
 use axum::Router;
 use axum::extract::State;
 use axum::routing::{get, patch};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use super::action::{Action, BalloonStats, HintingStart, HintingStatus, Reply};
+use super::action::Phases;
 use super::body::{Body, OptionalBody};
-use super::channel::Door;
+use super::channel::ActionSender;
 use super::error::FaultMessage;
-use super::{Answer, At, done, told};
+use super::{HandlerResult, Machine, done, reported};
 use crate::config::{BalloonConfig, BalloonStatsUpdate, BalloonUpdate};
 
-pub(super) fn routes() -> Router<Door> {
+/// Actions on the balloon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BalloonAction {
+    /// The section with the present target: [`BalloonReply::Config`].
+    Get,
+    /// Sets the section.
+    Set(BalloonConfig),
+    /// Sets the target.
+    Update(BalloonUpdate),
+    /// The device's and the guest's figures: [`BalloonReply::Statistics`].
+    GetStatistics,
+    /// Changes how often the guest is asked for figures.
+    UpdateStatistics(BalloonStatsUpdate),
+    /// Asks the guest for its free pages.
+    StartHinting(HintingStart),
+    /// Progress of hinting: [`BalloonReply::Hinting`].
+    GetHinting,
+    /// Ends hinting.
+    StopHinting,
+}
+
+impl BalloonAction {
+    /// The phases in which this may be asked.
+    pub const fn legal_in(&self) -> Phases {
+        match self {
+            Self::Get => Phases::ANY,
+            Self::Set(_) => Phases::NOT_STARTED,
+            Self::Update(_)
+            | Self::GetStatistics
+            | Self::UpdateStatistics(_)
+            | Self::StartHinting(_)
+            | Self::GetHinting
+            | Self::StopHinting => Phases::STARTED,
+        }
+    }
+}
+
+/// Replies to them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BalloonReply {
+    /// To [`BalloonAction::Get`].
+    Config(BalloonConfig),
+    /// To [`BalloonAction::GetStatistics`].
+    Statistics(Box<BalloonStats>),
+    /// To [`BalloonAction::GetHinting`].
+    Hinting(HintingStatus),
+}
+
+/// How to hint (`PATCH /balloon/hinting/start`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HintingStart {
+    /// Whether the guest gets its hinted pages back as soon as it has named all of them.
+    pub acknowledge_on_stop: bool,
+}
+
+impl Default for HintingStart {
+    fn default() -> Self {
+        Self { acknowledge_on_stop: true }
+    }
+}
+
+/// How far hinting is (`GET /balloon/hinting/status`): command identifiers of virtio 1.3, 5.5.6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HintingStatus {
+    /// The last command that the host gave.
+    pub host_cmd: u32,
+    /// The last command that the guest took up, if any.
+    pub guest_cmd: Option<u32>,
+}
+
+/// What device and guest know of the balloon (`GET /balloon/statistics`).
+///
+/// What the guest never told is left out. Names are Firecracker's, and the guest's values are in
+/// the guest's units (bytes for memory, counts for events: virtio 1.3, 5.5.6.3).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BalloonStats {
+    /// Pages of 4 KiB that the balloon should hold.
+    pub target_pages: u32,
+    /// Pages of 4 KiB that the guest says it holds.
+    pub actual_pages: u32,
+    /// The same target, in MiB.
+    pub target_mib: u32,
+    /// The same size, in MiB.
+    pub actual_mib: u32,
+    /// What the guest told last.
+    #[serde(flatten)]
+    pub guest: GuestStats,
+}
+
+/// Statistics as the guest gives them; each is absent until the guest has sent it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct GuestStats {
+    /// Bytes swapped in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub swap_in: Option<u64>,
+    /// Bytes swapped out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub swap_out: Option<u64>,
+    /// Major page faults.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub major_faults: Option<u64>,
+    /// Minor page faults.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub minor_faults: Option<u64>,
+    /// Free memory, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub free_memory: Option<u64>,
+    /// All memory, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_memory: Option<u64>,
+    /// Memory that programs could get without swapping, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub available_memory: Option<u64>,
+    /// Page cache, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_caches: Option<u64>,
+    /// Huge pages of hugetlbfs allocated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hugetlb_allocations: Option<u64>,
+    /// Huge pages of hugetlbfs that could not be had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hugetlb_failures: Option<u64>,
+    /// Processes killed for lack of memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oom_kill: Option<u64>,
+    /// Allocations that had to wait for reclaim.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alloc_stall: Option<u64>,
+    /// Memory scanned in the background, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub async_scan: Option<u64>,
+    /// Memory scanned by those who wait, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub direct_scan: Option<u64>,
+    /// Memory reclaimed in the background, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub async_reclaim: Option<u64>,
+    /// Memory reclaimed by those who wait, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub direct_reclaim: Option<u64>,
+    /// All CMA regions, in bytes. Ballast's own, as are the next two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cma_total: Option<u64>,
+    /// What nobody uses of them, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cma_free: Option<u64>,
+    /// What is in contiguous use by devices, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cma_allocated: Option<u64>,
+}
+
+pub(super) fn routes() -> Router<ActionSender> {
     Router::new()
         .route("/balloon", get(get_balloon).put(put_balloon).patch(patch_balloon))
         .route("/balloon/statistics", get(get_statistics).patch(patch_statistics))
@@ -21,32 +176,52 @@ pub(super) fn routes() -> Router<Door> {
         .route("/balloon/hinting/stop", patch(stop_hinting))
 }
 
+/// This resource in the OpenAPI description.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(
+    get_balloon,
+    put_balloon,
+    patch_balloon,
+    get_statistics,
+    patch_statistics,
+    start_hinting,
+    get_hinting,
+    stop_hinting
+))]
+pub(super) struct Description;
+
 /// The balloon as configured, with its present target.
 #[utoipa::path(get, path = "/balloon", tag = "balloon",
     responses((status = 200, body = BalloonConfig), (status = 400, body = FaultMessage)))]
-pub(super) async fn get_balloon(State(door): At) -> Answer {
-    told!(door, Action::GetBalloon, Reply::Balloon)
+pub(super) async fn get_balloon(State(machine): Machine) -> HandlerResult {
+    reported!(machine, BalloonAction::Get, BalloonReply::Config)
 }
 
 /// Gives the machine a balloon. Before the start only.
 #[utoipa::path(put, path = "/balloon", tag = "balloon", request_body = BalloonConfig,
     responses((status = 204), (status = 400, body = FaultMessage)))]
-pub(super) async fn put_balloon(State(door): At, Body(body): Body<BalloonConfig>) -> Answer {
-    done(&door, Action::SetBalloon(body)).await
+pub(super) async fn put_balloon(
+    State(machine): Machine,
+    Body(body): Body<BalloonConfig>,
+) -> HandlerResult {
+    done(&machine, BalloonAction::Set(body)).await
 }
 
 /// Gives the balloon a new target. After the start only.
 #[utoipa::path(patch, path = "/balloon", tag = "balloon", request_body = BalloonUpdate,
     responses((status = 204), (status = 400, body = FaultMessage)))]
-pub(super) async fn patch_balloon(State(door): At, Body(body): Body<BalloonUpdate>) -> Answer {
-    done(&door, Action::UpdateBalloon(body)).await
+pub(super) async fn patch_balloon(
+    State(machine): Machine,
+    Body(body): Body<BalloonUpdate>,
+) -> HandlerResult {
+    done(&machine, BalloonAction::Update(body)).await
 }
 
 /// What device and guest know of the balloon. After the start only.
 #[utoipa::path(get, path = "/balloon/statistics", tag = "balloon",
     responses((status = 200, body = BalloonStats), (status = 400, body = FaultMessage)))]
-pub(super) async fn get_statistics(State(door): At) -> Answer {
-    told!(door, Action::GetBalloonStats, Reply::BalloonStats)
+pub(super) async fn get_statistics(State(machine): Machine) -> HandlerResult {
+    reported!(machine, BalloonAction::GetStatistics, BalloonReply::Statistics)
 }
 
 /// Changes how often the guest is asked for statistics. After the start only.
@@ -54,10 +229,10 @@ pub(super) async fn get_statistics(State(door): At) -> Answer {
     request_body = BalloonStatsUpdate,
     responses((status = 204), (status = 400, body = FaultMessage)))]
 pub(super) async fn patch_statistics(
-    State(door): At,
+    State(machine): Machine,
     Body(body): Body<BalloonStatsUpdate>,
-) -> Answer {
-    done(&door, Action::UpdateBalloonStats(body)).await
+) -> HandlerResult {
+    done(&machine, BalloonAction::UpdateStatistics(body)).await
 }
 
 /// Asks the guest for its free pages. The body may be left out.
@@ -65,22 +240,22 @@ pub(super) async fn patch_statistics(
     request_body = Option<HintingStart>,
     responses((status = 204), (status = 400, body = FaultMessage)))]
 pub(super) async fn start_hinting(
-    State(door): At,
+    State(machine): Machine,
     OptionalBody(body): OptionalBody<HintingStart>,
-) -> Answer {
-    done(&door, Action::StartHinting(body)).await
+) -> HandlerResult {
+    done(&machine, BalloonAction::StartHinting(body)).await
 }
 
 /// How far that is.
 #[utoipa::path(get, path = "/balloon/hinting/status", tag = "balloon",
     responses((status = 200, body = HintingStatus), (status = 400, body = FaultMessage)))]
-pub(super) async fn get_hinting(State(door): At) -> Answer {
-    told!(door, Action::GetHinting, Reply::Hinting)
+pub(super) async fn get_hinting(State(machine): Machine) -> HandlerResult {
+    reported!(machine, BalloonAction::GetHinting, BalloonReply::Hinting)
 }
 
 /// Ends it, and gives the guest its pages back. A body is ignored.
 #[utoipa::path(patch, path = "/balloon/hinting/stop", tag = "balloon",
     responses((status = 204), (status = 400, body = FaultMessage)))]
-pub(super) async fn stop_hinting(State(door): At) -> Answer {
-    done(&door, Action::StopHinting).await
+pub(super) async fn stop_hinting(State(machine): Machine) -> HandlerResult {
+    done(&machine, BalloonAction::StopHinting).await
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The channel between the API thread and the thread that owns the machine.
 //!
-//! 1. The API puts an action and the place for its answer into a bounded queue.
+//! 1. The API puts an action and the place for its reply into a bounded queue.
 //! 2. It signals an eventfd, which the event loop watches.
-//! 3. The loop takes everything out of the queue, does it, and answers each; an answer may also be
-//!    kept and given later, when it is the guest that has to speak.
+//! 3. The loop takes everything out of the queue, does it, and replies to each; a reply may also be
+//!    kept and sent later, when the guest or another thread has to answer first.
 //!
-//! A client that goes away drops its end of the answer; what it asked for is done all the same.
+//! A client that goes away drops its end of the reply; the action is done all the same.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -22,80 +22,88 @@ use super::action::{Action, Refusal, Reply};
 const DEPTH: usize = 32;
 
 /// A new channel: the end that asks and the end that answers.
-pub fn channel() -> io::Result<(Door, Requests)> {
+///
+/// # Errors
+///
+/// The host has no more file descriptors.
+pub fn channel() -> io::Result<(ActionSender, ActionReceiver)> {
     let wake = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
     let (sender, receiver) = mpsc::sync_channel(DEPTH);
-    Ok((Door { sender, wake: Arc::clone(&wake) }, Requests { receiver, wake }))
+    Ok((ActionSender { sender, wake: Arc::clone(&wake) }, ActionReceiver { receiver, wake }))
 }
 
 /// The end that asks; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Door {
+pub struct ActionSender {
     sender: SyncSender<Request>,
     wake: Arc<EventFd>,
 }
 
-impl Door {
-    /// Asks, and waits for the answer.
+impl ActionSender {
+    /// Asks, and waits for the reply.
+    ///
+    /// # Errors
+    ///
+    /// The machine refused, too many actions are waiting already, or the machine has ended.
     pub async fn ask(&self, action: Action) -> Result<Reply, Refusal> {
-        let (answer, answered) = oneshot::channel();
-        let request = Request { action, answer: Answer(answer) };
+        let (reply, replied) = oneshot::channel();
+        let request = Request { action, reply: ReplySender(reply) };
         self.sender.try_send(request).map_err(|_| Refusal::NoAnswer)?;
         self.wake.write(1).map_err(|_| Refusal::NoAnswer)?;
-        answered.await.unwrap_or(Err(Refusal::NoAnswer))
+        replied.await.unwrap_or(Err(Refusal::NoAnswer))
     }
 }
 
 /// The end that answers.
 #[derive(Debug)]
-pub struct Requests {
+pub struct ActionReceiver {
     receiver: Receiver<Request>,
     wake: Arc<EventFd>,
 }
 
-impl Requests {
+impl ActionReceiver {
     /// Takes the signal back. Call this before [`take`](Self::take), so that what comes in
     /// meanwhile signals again.
     pub fn acknowledge(&self) {
-        // An error means that there was no signal: then the queue is looked at for nothing.
+        // An error means that there was no signal: then the queue is looked at in vain.
         let _ = self.wake.read();
     }
 
-    /// The next one waiting, if any.
+    /// The next request waiting, if any.
     pub fn take(&self) -> Option<Request> {
         self.receiver.try_recv().ok()
     }
 
-    /// Waits for the next one; `None` when nobody is left to ask.
+    /// Waits for the next request; `None` when all senders are gone.
     pub fn wait(&self) -> Option<Request> {
         self.receiver.recv().ok()
     }
 }
 
-impl AsRawFd for Requests {
-    /// Readable when something waits.
+impl AsRawFd for ActionReceiver {
+    /// Readable when a request waits.
     fn as_raw_fd(&self) -> RawFd {
         self.wake.as_raw_fd()
     }
 }
 
-/// An action, and where its answer goes.
+/// An action, and where its reply goes.
 #[derive(Debug)]
 pub struct Request {
     /// What to do.
     pub action: Action,
-    /// Where the answer goes.
-    pub answer: Answer,
+    /// Where the reply goes.
+    pub reply: ReplySender,
 }
 
-/// Where an answer goes. Dropped without one, it answers [`Refusal::NoAnswer`].
+/// Where a reply goes. Dropped without one, it replies [`Refusal::NoAnswer`].
 #[derive(Debug)]
-pub struct Answer(oneshot::Sender<Result<Reply, Refusal>>);
+pub struct ReplySender(oneshot::Sender<Result<Reply, Refusal>>);
 
-impl Answer {
-    /// Answers. Never blocks.
-    pub fn give(self, answer: Result<Reply, Refusal>) {
-        // Whoever asked may have gone away.
-        let _ = self.0.send(answer);
+impl ReplySender {
+    /// Replies. Never blocks.
+    pub fn send(self, reply: Result<Reply, Refusal>) {
+        // The client may have gone away.
+        let _ = self.0.send(reply);
     }
 }

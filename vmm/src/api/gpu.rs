@@ -1,38 +1,161 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `/gpu`, `/gpu/scanouts/{n}`: the display device and what it shows. Ours.
+//! `/gpu`, `/gpu/scanouts/{n}`: the display device and what it shows. Ballast's own.
 
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use devices::display::encode_png;
+use devices::display::{Snapshot, encode_png};
 use http::header::CONTENT_TYPE;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use super::action::{Action, GpuStatus, Refusal, Reply, ScanoutUpdate};
+use super::action::{Phases, Refusal, Reply};
 use super::body::Body;
-use super::channel::Door;
+use super::channel::ActionSender;
 use super::error::{ApiError, FaultMessage};
-use super::{Answer, At, done, told};
+use super::{HandlerResult, Machine, done, reported};
 use crate::config::GpuConfig;
 
-pub(super) fn routes() -> Router<Door> {
+/// Actions on the display.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GpuAction {
+    /// Scanouts, resources and counters: [`GpuReply::Status`].
+    Get,
+    /// Sets the section.
+    Set(GpuConfig),
+    /// What a scanout shows: [`GpuReply::Picture`].
+    GetScanout(u32),
+    /// Changes a scanout's mode.
+    UpdateScanout(u32, ScanoutUpdate),
+}
+
+impl GpuAction {
+    /// The phases in which this may be asked.
+    pub const fn legal_in(&self) -> Phases {
+        match self {
+            Self::Set(_) => Phases::NOT_STARTED,
+            Self::Get | Self::GetScanout(_) | Self::UpdateScanout(..) => Phases::STARTED,
+        }
+    }
+}
+
+/// Replies to them.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GpuReply {
+    /// To [`GpuAction::Get`].
+    Status(Box<GpuStatus>),
+    /// To [`GpuAction::GetScanout`].
+    Picture(Box<Snapshot>),
+}
+
+/// The display (`GET /gpu`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GpuStatus {
+    /// Scanouts by number.
+    pub scanouts: Vec<ScanoutStatus>,
+    /// 2D resources.
+    pub images: Resources,
+    /// Blobs in guest memory.
+    pub guest_blobs: Resources,
+    /// Blobs in host memory.
+    pub host_blobs: Resources,
+    /// Guest memory that resources are backed by, in bytes.
+    pub backing_bytes: u64,
+    /// Pieces that it is in.
+    pub backing_runs: u64,
+    /// Pages of it in the CMA region.
+    pub cma_pages: u64,
+    /// Host memory taken, in bytes.
+    pub host_bytes: u64,
+    /// Host memory mapped into the guest, in bytes.
+    pub mapped_bytes: u64,
+    /// What has happened since the start.
+    pub counters: GpuCounters,
+}
+
+/// One scanout.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ScanoutStatus {
+    /// The mode that the guest is offered; `null` when unplugged.
+    pub mode: Option<Mode>,
+    /// Size of the picture that it shows; `null` while it shows none.
+    pub shows: Option<Mode>,
+}
+
+/// Resources of one kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Resources {
+    /// How many.
+    pub count: u64,
+    /// Their sizes added up, in bytes.
+    pub bytes: u64,
+}
+
+/// What the display has done since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GpuCounters {
+    /// Commands answered.
+    pub commands: u64,
+    /// Of these, with an error.
+    pub errors: u64,
+    /// Transfers to the host.
+    pub transfers: u64,
+    /// Bytes that they copied.
+    pub transfer_bytes: u64,
+    /// Flushes.
+    pub flushes: u64,
+    /// Migrations of backing pages.
+    pub migrations: u64,
+    /// Of these, refused.
+    pub migrations_failed: u64,
+    /// Pages that moved.
+    pub migrated_pages: u64,
+}
+
+/// A size in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Mode {
+    /// Width, in pixels.
+    pub width_px: u32,
+    /// Height, in pixels.
+    pub height_px: u32,
+}
+
+/// What to change of a scanout (`PATCH /gpu/scanouts/{n}`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScanoutUpdate {
+    /// The mode to offer the guest; `null` unplugs the scanout. It must be there.
+    #[serde(deserialize_with = "Option::deserialize")]
+    #[schema(required)]
+    pub mode: Option<Mode>,
+}
+
+pub(super) fn routes() -> Router<ActionSender> {
     Router::new()
         .route("/gpu", get(get_gpu).put(put_gpu))
         .route("/gpu/scanouts/{n}", get(get_scanout).patch(patch_scanout))
 }
 
+/// This resource in the OpenAPI description.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(get_gpu, put_gpu, get_scanout, patch_scanout))]
+pub(super) struct Description;
+
 /// Scanouts, resources and counters. After the start only.
 #[utoipa::path(get, path = "/gpu", tag = "gpu",
     responses((status = 200, body = GpuStatus), (status = 400, body = FaultMessage)))]
-pub(super) async fn get_gpu(State(door): At) -> Answer {
-    told!(door, Action::GetGpu, Reply::Gpu)
+pub(super) async fn get_gpu(State(machine): Machine) -> HandlerResult {
+    reported!(machine, GpuAction::Get, GpuReply::Status)
 }
 
 /// Gives the machine a display. Before the start only.
 #[utoipa::path(put, path = "/gpu", tag = "gpu", request_body = GpuConfig,
     responses((status = 204), (status = 400, body = FaultMessage)))]
-pub(super) async fn put_gpu(State(door): At, Body(body): Body<GpuConfig>) -> Answer {
-    done(&door, Action::SetGpu(body)).await
+pub(super) async fn put_gpu(State(machine): Machine, Body(body): Body<GpuConfig>) -> HandlerResult {
+    done(&machine, GpuAction::Set(body)).await
 }
 
 /// What a scanout shows, with the cursor, as a PNG. After the start only.
@@ -40,8 +163,9 @@ pub(super) async fn put_gpu(State(door): At, Body(body): Body<GpuConfig>) -> Ans
     params(("n" = u32, Path, description = "Number of the scanout, from 0")),
     responses((status = 200, content_type = "image/png", body = Vec<u8>),
         (status = 400, body = FaultMessage)))]
-pub(super) async fn get_scanout(State(door): At, Path(n): Path<String>) -> Answer {
-    let Reply::Picture(snapshot) = door.ask(Action::GetScanout(number(&n)?)).await? else {
+pub(super) async fn get_scanout(State(machine): Machine, Path(n): Path<String>) -> HandlerResult {
+    let action = GpuAction::GetScanout(number(&n)?);
+    let Reply::Gpu(GpuReply::Picture(snapshot)) = machine.ask(action.into()).await? else {
         return Err(ApiError::WrongReply);
     };
     // Here and not where devices are served: it takes milliseconds.
@@ -55,11 +179,11 @@ pub(super) async fn get_scanout(State(door): At, Path(n): Path<String>) -> Answe
     params(("n" = u32, Path, description = "Number of the scanout, from 0")),
     responses((status = 204), (status = 400, body = FaultMessage)))]
 pub(super) async fn patch_scanout(
-    State(door): At,
+    State(machine): Machine,
     Path(n): Path<String>,
     Body(body): Body<ScanoutUpdate>,
-) -> Answer {
-    done(&door, Action::UpdateScanout(number(&n)?, body)).await
+) -> HandlerResult {
+    done(&machine, GpuAction::UpdateScanout(number(&n)?, body)).await
 }
 
 fn number(n: &str) -> Result<u32, ApiError> {

@@ -8,14 +8,67 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::action::{Action, Instance, Reply};
+use super::action::{Action, Phase, Phases};
 use super::body::Body;
-use super::channel::Door;
+use super::channel::ActionSender;
 use super::error::FaultMessage;
-use super::{Answer, At, FIRECRACKER_API_VERSION, done, told};
+use super::metrics::MetricsAction;
+use super::{FIRECRACKER_API_VERSION, HandlerResult, Machine, done, reported};
 use crate::config::VmConfig;
 
-pub(super) fn routes() -> Router<Door> {
+/// Actions on the machine as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InstanceAction {
+    /// Name, version and phase: [`InstanceReply::Instance`].
+    Get,
+    /// The whole configuration: [`InstanceReply::Config`].
+    GetConfig,
+    /// Builds the machine and starts its vCPUs.
+    Start,
+    /// Pauses all vCPUs.
+    Pause,
+    /// Resumes them.
+    Resume,
+    /// Presses Ctrl+Alt+Del.
+    SendCtrlAltDel,
+    /// Ends the monitor, and the machine with it, at once.
+    Stop,
+}
+
+impl InstanceAction {
+    /// The phases in which this may be asked.
+    pub const fn legal_in(&self) -> Phases {
+        match self {
+            Self::Start => Phases::NOT_STARTED,
+            Self::Pause | Self::Resume | Self::SendCtrlAltDel => Phases::STARTED,
+            Self::Get | Self::GetConfig | Self::Stop => Phases::ANY,
+        }
+    }
+}
+
+/// Replies to them.
+#[derive(Debug, Clone, PartialEq)]
+pub enum InstanceReply {
+    /// To [`InstanceAction::Get`].
+    Instance(Instance),
+    /// To [`InstanceAction::GetConfig`].
+    Config(Box<VmConfig>),
+}
+
+/// Who this is (`GET /`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Instance {
+    /// `Ballast`.
+    pub app_name: String,
+    /// What `--id` gave.
+    pub id: String,
+    /// Phase of the machine's life.
+    pub state: Phase,
+    /// Version of Ballast.
+    pub vmm_version: String,
+}
+
+pub(super) fn routes() -> Router<ActionSender> {
     Router::new()
         .route("/", get(get_instance))
         .route("/version", get(get_version))
@@ -24,11 +77,16 @@ pub(super) fn routes() -> Router<Door> {
         .route("/vm/config", get(get_config))
 }
 
+/// This resource in the OpenAPI description.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(get_instance, get_version, put_action, patch_vm, get_config))]
+pub(super) struct Description;
+
 /// Who this is and in which phase its machine is.
 #[utoipa::path(get, path = "/", tag = "instance",
     responses((status = 200, body = Instance)))]
-pub(super) async fn get_instance(State(door): At) -> Answer {
-    told!(door, Action::GetInstance, Reply::Instance)
+pub(super) async fn get_instance(State(machine): Machine) -> HandlerResult {
+    reported!(machine, InstanceAction::Get, InstanceReply::Instance)
 }
 
 /// Versions (`GET /version`).
@@ -52,14 +110,14 @@ impl Default for Versions {
 /// Versions of the API and of Ballast.
 #[utoipa::path(get, path = "/version", tag = "instance",
     responses((status = 200, body = Versions)))]
-pub(super) async fn get_version() -> Answer {
+pub(super) async fn get_version() -> HandlerResult {
     Ok(Json(Versions::default()).into_response())
 }
 
 /// Something to do once (`PUT /actions`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct InstanceAction {
+pub(super) struct InstanceActionInfo {
     /// What.
     pub action_type: ActionType,
 }
@@ -78,16 +136,19 @@ pub(super) enum ActionType {
 }
 
 /// Starts the machine, or does something else once.
-#[utoipa::path(put, path = "/actions", tag = "instance", request_body = InstanceAction,
+#[utoipa::path(put, path = "/actions", tag = "instance", request_body = InstanceActionInfo,
     responses((status = 204), (status = 400, body = FaultMessage)))]
-pub(super) async fn put_action(State(door): At, Body(body): Body<InstanceAction>) -> Answer {
+pub(super) async fn put_action(
+    State(machine): Machine,
+    Body(body): Body<InstanceActionInfo>,
+) -> HandlerResult {
     let action = match body.action_type {
-        ActionType::InstanceStart => Action::Start,
-        ActionType::FlushMetrics => Action::FlushMetrics,
-        ActionType::SendCtrlAltDel => Action::SendCtrlAltDel,
-        ActionType::InstanceStop => Action::Stop,
+        ActionType::InstanceStart => InstanceAction::Start.into(),
+        ActionType::FlushMetrics => Action::from(MetricsAction::Flush),
+        ActionType::SendCtrlAltDel => InstanceAction::SendCtrlAltDel.into(),
+        ActionType::InstanceStop => InstanceAction::Stop.into(),
     };
-    done(&door, action).await
+    done(&machine, action).await
 }
 
 /// Whether vCPUs run (`PATCH /vm`).
@@ -110,17 +171,17 @@ pub(super) enum VmState {
 /// Pauses or resumes.
 #[utoipa::path(patch, path = "/vm", tag = "instance", request_body = VmUpdate,
     responses((status = 204), (status = 400, body = FaultMessage)))]
-pub(super) async fn patch_vm(State(door): At, Body(body): Body<VmUpdate>) -> Answer {
+pub(super) async fn patch_vm(State(machine): Machine, Body(body): Body<VmUpdate>) -> HandlerResult {
     let action = match body.state {
-        VmState::Paused => Action::Pause,
-        VmState::Resumed => Action::Resume,
+        VmState::Paused => InstanceAction::Pause,
+        VmState::Resumed => InstanceAction::Resume,
     };
-    done(&door, action).await
+    done(&machine, action).await
 }
 
 /// The whole configuration, as `--config-file` takes it.
 #[utoipa::path(get, path = "/vm/config", tag = "instance",
     responses((status = 200, body = VmConfig)))]
-pub(super) async fn get_config(State(door): At) -> Answer {
-    told!(door, Action::GetConfig, Reply::Config)
+pub(super) async fn get_config(State(machine): Machine) -> HandlerResult {
+    reported!(machine, InstanceAction::GetConfig, InstanceReply::Config)
 }

@@ -1,40 +1,81 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `/memory`, `/memory/evacuate`: what guest memory is made of on the host. Ours.
+//! `/memory`: what guest memory is made of on the host. Ballast's own.
 
 use axum::Router;
 use axum::extract::State;
-use axum::routing::{get, put};
+use axum::routing::get;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use super::action::{Action, Evacuate, Evacuation, MemoryStatus, Reply};
+use super::action::Phases;
 use super::body::Body;
-use super::channel::Door;
+use super::channel::ActionSender;
 use super::error::FaultMessage;
-use super::{Answer, At, done, told};
-use crate::config::MemoryConfig;
+use super::{HandlerResult, Machine, done, reported};
+use crate::config::{BackingKind, MemoryConfig};
 
-pub(super) fn routes() -> Router<Door> {
-    Router::new()
-        .route("/memory", get(get_memory).put(put_memory))
-        .route("/memory/evacuate", put(put_evacuate))
+/// Actions on guest memory as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemoryAction {
+    /// What it is made of now: [`MemoryReply`].
+    Get,
+    /// Sets the section.
+    Set(MemoryConfig),
 }
+
+impl MemoryAction {
+    /// The phases in which this may be asked.
+    pub const fn legal_in(&self) -> Phases {
+        match self {
+            Self::Get => Phases::STARTED,
+            Self::Set(_) => Phases::NOT_STARTED,
+        }
+    }
+}
+
+/// Reply to [`MemoryAction::Get`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryReply(pub MemoryStatus);
+
+/// What guest memory is made of now (`GET /memory`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MemoryStatus {
+    /// Kind of host memory.
+    pub backing: BackingKind,
+    /// Size of the contiguous region (CMA).
+    pub cma_bytes: u64,
+    /// Size of guest memory.
+    pub total_bytes: u64,
+    /// Of that, what is present on the host.
+    pub resident_bytes: u64,
+    /// Of that, what is mapped by huge pages; `null` where the kernel cannot tell.
+    pub huge_bytes: Option<u64>,
+    /// What the balloon holds, by the device's own record.
+    pub ballooned_bytes: u64,
+}
+
+pub(super) fn routes() -> Router<ActionSender> {
+    Router::new().route("/memory", get(get_memory).put(put_memory))
+}
+
+/// This resource in the OpenAPI description.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(get_memory, put_memory))]
+pub(super) struct Description;
 
 /// What guest memory is made of now. After the start only.
 #[utoipa::path(get, path = "/memory", tag = "memory",
     responses((status = 200, body = MemoryStatus), (status = 400, body = FaultMessage)))]
-pub(super) async fn get_memory(State(door): At) -> Answer {
-    told!(door, Action::GetMemory, Reply::Memory)
+pub(super) async fn get_memory(State(machine): Machine) -> HandlerResult {
+    reported!(machine, MemoryAction::Get, MemoryReply)
 }
 
 /// Sets what guest memory is made of. Before the start only.
 #[utoipa::path(put, path = "/memory", tag = "memory", request_body = MemoryConfig,
     responses((status = 204), (status = 400, body = FaultMessage)))]
-pub(super) async fn put_memory(State(door): At, Body(body): Body<MemoryConfig>) -> Answer {
-    done(&door, Action::SetMemory(body)).await
-}
-
-/// Has the guest empty blocks and give them up; answers when the guest has.
-#[utoipa::path(put, path = "/memory/evacuate", tag = "memory", request_body = Evacuate,
-    responses((status = 200, body = Evacuation), (status = 400, body = FaultMessage)))]
-pub(super) async fn put_evacuate(State(door): At, Body(body): Body<Evacuate>) -> Answer {
-    told!(door, Action::Evacuate(body), Reply::Evacuation)
+pub(super) async fn put_memory(
+    State(machine): Machine,
+    Body(body): Body<MemoryConfig>,
+) -> HandlerResult {
+    done(&machine, MemoryAction::Set(body)).await
 }

@@ -10,8 +10,19 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use super::action::*;
+use super::balloon::*;
+use super::blocks::*;
+use super::boot_source::*;
 use super::channel::Request as Asked;
-use super::compaction::Compact;
+use super::cma::*;
+use super::compaction::*;
+use super::evacuation::*;
+use super::gpu::*;
+use super::instance::*;
+use super::logger::*;
+use super::machine_config::*;
+use super::memory::*;
+use super::metrics::*;
 use super::server::{DEFAULT_MAX_PAYLOAD_BYTES, Service};
 use super::stats::ApiStats;
 use super::*;
@@ -26,22 +37,22 @@ pub(super) struct Responder {
 }
 
 impl Responder {
-    pub(super) fn start(phase: Phase) -> (Door, Self) {
-        let (door, requests) = channel().unwrap();
+    pub(super) fn start(phase: Phase) -> (ActionSender, Self) {
+        let (machine, requests) = channel().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&seen);
         let thread = std::thread::spawn(move || {
-            // Ends with the last door.
-            while let Some(Asked { action, answer }) = requests.wait() {
+            // Ends with the last machine.
+            while let Some(Asked { action, reply: sender }) = requests.wait() {
                 log.lock().unwrap().push(action.clone());
-                answer.give(action.check(phase).and_then(|()| reply(action)));
+                sender.send(action.check(phase).and_then(|()| reply(action)));
             }
         });
-        (door, Self { seen, thread })
+        (machine, Self { seen, thread })
     }
 
-    pub(super) fn finish(self, door: Door) -> Vec<Action> {
-        drop(door);
+    pub(super) fn finish(self, machine: ActionSender) -> Vec<Action> {
+        drop(machine);
         self.thread.join().unwrap();
         std::mem::take(&mut self.seen.lock().unwrap())
     }
@@ -49,32 +60,38 @@ impl Responder {
 
 fn reply(action: Action) -> Result<Reply, Refusal> {
     Ok(match action {
-        Action::GetInstance => Reply::Instance(Instance {
+        Action::Instance(InstanceAction::Get) => InstanceReply::Instance(Instance {
             app_name: "Ballast".into(),
             id: "i".into(),
             state: Phase::Running,
             vmm_version: "0".into(),
-        }),
-        Action::GetConfig => Reply::Config(Box::default()),
-        Action::GetMachine => Reply::Machine(MachineConfig::default()),
-        Action::GetBalloon => return Err(Refusal::NoDevice("balloon")),
-        Action::GetBalloonStats => Reply::BalloonStats(Box::new(BalloonStats {
-            target_pages: 512,
-            target_mib: 2,
-            guest: GuestStats { free_memory: Some(7), ..GuestStats::default() },
-            ..BalloonStats::default()
-        })),
-        Action::GetHinting => Reply::Hinting(HintingStatus { host_cmd: 3, guest_cmd: None }),
-        Action::GetMetrics => Reply::Metrics(json!({"balloon": {}})),
-        Action::GetBlocks => Reply::Blocks(blocks()),
-        Action::GetGpu => Reply::Gpu(Box::default()),
-        Action::GetScanout(0) => {
-            let frame = Frame::new(Size::new(32, 32)).unwrap();
-            Reply::Picture(Box::new(Snapshot { frame, cursor: Cursor::default() }))
+        })
+        .into(),
+        Action::Instance(InstanceAction::GetConfig) => InstanceReply::Config(Box::default()).into(),
+        Action::Machine(MachineAction::Get) => MachineReply(MachineConfig::default()).into(),
+        Action::Balloon(BalloonAction::Get) => return Err(Refusal::NoDevice("balloon")),
+        Action::Balloon(BalloonAction::GetStatistics) => {
+            BalloonReply::Statistics(Box::new(BalloonStats {
+                target_pages: 512,
+                target_mib: 2,
+                guest: GuestStats { free_memory: Some(7), ..GuestStats::default() },
+                ..BalloonStats::default()
+            }))
+            .into()
         }
-        Action::GetScanout(n) => return Err(Refusal::NoScanout(n.to_string())),
+        Action::Balloon(BalloonAction::GetHinting) => {
+            BalloonReply::Hinting(HintingStatus { host_cmd: 3, guest_cmd: None }).into()
+        }
+        Action::Metrics(MetricsAction::Get) => MetricsReply(json!({"balloon": {}})).into(),
+        Action::Blocks(BlocksAction::Get) => BlocksReply(blocks()).into(),
+        Action::Gpu(GpuAction::Get) => GpuReply::Status(Box::default()).into(),
+        Action::Gpu(GpuAction::GetScanout(0)) => {
+            let frame = Frame::new(Size::new(32, 32)).unwrap();
+            GpuReply::Picture(Box::new(Snapshot { frame, cursor: Cursor::default() })).into()
+        }
+        Action::Gpu(GpuAction::GetScanout(n)) => return Err(Refusal::NoScanout(n.to_string())),
         // A responder that errs: the handler must not pass it on as success.
-        Action::GetMemory => Reply::Done,
+        Action::Memory(MemoryAction::Get) => Reply::Done,
         _ => Reply::Done,
     })
 }
@@ -92,7 +109,7 @@ fn send_in(
     path: &str,
     body: impl Into<Body>,
 ) -> (StatusCode, Value, Vec<Action>) {
-    let (door, responder) = Responder::start(phase);
+    let (machine, responder) = Responder::start(phase);
     let body = body.into();
     let length = hyper::body::Body::size_hint(&body).exact().unwrap();
     let request = Request::builder()
@@ -101,7 +118,7 @@ fn send_in(
         .header("content-length", length)
         .body(body)
         .unwrap();
-    let service = Service::new(door.clone(), Arc::default(), DEFAULT_MAX_PAYLOAD_BYTES);
+    let service = Service::new(machine.clone(), Arc::default(), DEFAULT_MAX_PAYLOAD_BYTES);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let (status, bytes) = runtime.block_on(async {
         let response = service.answer(request).await;
@@ -112,7 +129,7 @@ fn send_in(
     drop(service);
     let value =
         if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap() };
-    (status, value, responder.finish(door))
+    (status, value, responder.finish(machine))
 }
 
 fn send(method: &str, path: &str, body: impl Into<Body>) -> (StatusCode, Value, Vec<Action>) {
@@ -148,7 +165,7 @@ fn refused(method: &str, path: &str, body: impl Into<Body>) -> String {
 fn before_the_start_everything_is_described() {
     let machine = put("/machine-config", json!({"vcpu_count": 2, "mem_size_mib": 256}));
     let expected = MachineConfig { vcpu_count: 2, mem_size_mib: 256, ..MachineConfig::default() };
-    assert_eq!(machine, Action::SetMachine(expected));
+    assert_eq!(machine, Action::Machine(MachineAction::Set(expected)));
 
     let boot = put("/boot-source", json!({"kernel_image_path": "/k", "boot_args": "a"}));
     let expected = BootSource {
@@ -156,7 +173,7 @@ fn before_the_start_everything_is_described() {
         initrd_path: None,
         boot_args: Some("a".into()),
     };
-    assert_eq!(boot, Action::SetBootSource(expected));
+    assert_eq!(boot, Action::Boot(BootAction::Set(expected)));
 
     let balloon = put("/balloon", json!({"amount_mib": 0, "deflate_on_oom": true}));
     let expected = BalloonConfig {
@@ -167,18 +184,25 @@ fn before_the_start_everything_is_described() {
         free_page_reporting: false,
         blocks: true,
     };
-    assert_eq!(balloon, Action::SetBalloon(expected));
+    assert_eq!(balloon, Action::Balloon(BalloonAction::Set(expected)));
 
     let memory = put("/memory", json!({"backing": "hugetlb-2m", "cma_mib": 4}));
     let expected =
         MemoryConfig { backing: Some(BackingKind::Hugetlb2M), cma_mib: 4, compaction: None };
-    assert_eq!(memory, Action::SetMemory(expected));
+    assert_eq!(memory, Action::Memory(MemoryAction::Set(expected)));
 
-    assert_eq!(put("/actions", json!({"action_type": "InstanceStart"})), Action::Start);
-    let Action::SetLogger(logger) = put("/logger", json!({"level": "dEbUg"})) else { panic!() };
+    assert_eq!(
+        put("/actions", json!({"action_type": "InstanceStart"})),
+        Action::Instance(InstanceAction::Start)
+    );
+    let Action::Logger(LoggerAction::Set(logger)) = put("/logger", json!({"level": "dEbUg"}))
+    else {
+        panic!()
+    };
     assert_eq!(logger.level, Some(LogLevel::Debug));
     // As Firecracker, this one does not mind unknown fields.
-    let Action::SetMetrics(metrics) = put("/metrics", json!({"metrics_path": "/m", "new": 1}))
+    let Action::Metrics(MetricsAction::Set(metrics)) =
+        put("/metrics", json!({"metrics_path": "/m", "new": 1}))
     else {
         panic!()
     };
@@ -187,34 +211,48 @@ fn before_the_start_everything_is_described() {
     let (status, _, actions) =
         send_in(Phase::NotStarted, "PATCH", "/machine-config", r#"{"vcpu_count": 4}"#);
     let update = MachineUpdate { vcpu_count: Some(4), ..MachineUpdate::default() };
-    assert_eq!((status, actions), (StatusCode::NO_CONTENT, vec![Action::UpdateMachine(update)]));
+    assert_eq!(
+        (status, actions),
+        (StatusCode::NO_CONTENT, vec![Action::Machine(MachineAction::Update(update))])
+    );
 }
 
 #[test]
 fn a_running_machine_is_changed() {
     assert_eq!(
         change("PATCH", "/balloon", r#"{"amount_mib": 64}"#),
-        Action::UpdateBalloon(BalloonUpdate { amount_mib: 64 })
+        Action::Balloon(BalloonAction::Update(BalloonUpdate { amount_mib: 64 }))
     );
     assert_eq!(
         change("PATCH", "/balloon/statistics", r#"{"stats_polling_interval_s": 5}"#),
-        Action::UpdateBalloonStats(BalloonStatsUpdate { stats_polling_interval_s: 5 })
+        Action::Balloon(BalloonAction::UpdateStatistics(BalloonStatsUpdate {
+            stats_polling_interval_s: 5
+        }))
     );
     assert_eq!(
         change("PATCH", "/balloon/hinting/start", ""),
-        Action::StartHinting(HintingStart { acknowledge_on_stop: true })
+        Action::Balloon(BalloonAction::StartHinting(HintingStart { acknowledge_on_stop: true }))
     );
     assert_eq!(
         change("PATCH", "/balloon/hinting/start", r#"{"acknowledge_on_stop": false}"#),
-        Action::StartHinting(HintingStart { acknowledge_on_stop: false })
+        Action::Balloon(BalloonAction::StartHinting(HintingStart { acknowledge_on_stop: false }))
     );
-    assert_eq!(change("PATCH", "/balloon/hinting/stop", "any thing"), Action::StopHinting);
-    assert_eq!(change("PATCH", "/vm", r#"{"state": "Paused"}"#), Action::Pause);
-    assert_eq!(change("PATCH", "/vm", r#"{"state": "Resumed"}"#), Action::Resume);
+    assert_eq!(
+        change("PATCH", "/balloon/hinting/stop", "any thing"),
+        Action::Balloon(BalloonAction::StopHinting)
+    );
+    assert_eq!(
+        change("PATCH", "/vm", r#"{"state": "Paused"}"#),
+        Action::Instance(InstanceAction::Pause)
+    );
+    assert_eq!(
+        change("PATCH", "/vm", r#"{"state": "Resumed"}"#),
+        Action::Instance(InstanceAction::Resume)
+    );
     for (name, action) in [
-        ("FlushMetrics", Action::FlushMetrics),
-        ("SendCtrlAltDel", Action::SendCtrlAltDel),
-        ("InstanceStop", Action::Stop),
+        ("FlushMetrics", Action::Metrics(MetricsAction::Flush)),
+        ("SendCtrlAltDel", Action::Instance(InstanceAction::SendCtrlAltDel)),
+        ("InstanceStop", Action::Instance(InstanceAction::Stop)),
     ] {
         assert_eq!(change("PUT", "/actions", &json!({"action_type": name}).to_string()), action);
     }
@@ -269,9 +307,9 @@ fn what_is_told() {
 
 /// Sends a GET and returns type and bytes of the answer.
 fn get_raw(path: &str, accept: &str) -> (String, Vec<u8>) {
-    let (door, responder) = Responder::start(Phase::Running);
+    let (machine, responder) = Responder::start(Phase::Running);
     let request = Request::get(path).header("accept", accept).body(Body::empty()).unwrap();
-    let service = Service::new(door.clone(), Arc::default(), 0);
+    let service = Service::new(machine.clone(), Arc::default(), 0);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let (kind, bytes) = runtime.block_on(async {
         let response = service.answer(request).await;
@@ -280,7 +318,7 @@ fn get_raw(path: &str, accept: &str) -> (String, Vec<u8>) {
         (kind, response.into_body().collect().await.unwrap().to_bytes().to_vec())
     });
     drop(service);
-    responder.finish(door);
+    responder.finish(machine);
     (kind, bytes)
 }
 
@@ -307,11 +345,11 @@ fn scanouts() {
     let mode = Mode { width_px: 800, height_px: 600 };
     assert_eq!(
         change("PATCH", "/gpu/scanouts/1", r#"{"mode": {"width_px": 800, "height_px": 600}}"#),
-        Action::UpdateScanout(1, ScanoutUpdate { mode: Some(mode) })
+        Action::Gpu(GpuAction::UpdateScanout(1, ScanoutUpdate { mode: Some(mode) }))
     );
     assert_eq!(
         change("PATCH", "/gpu/scanouts/1", r#"{"mode": null}"#),
-        Action::UpdateScanout(1, ScanoutUpdate { mode: None })
+        Action::Gpu(GpuAction::UpdateScanout(1, ScanoutUpdate { mode: None }))
     );
     assert!(refused("PATCH", "/gpu/scanouts/1", "{}").contains("missing field `mode`"));
 }
@@ -319,7 +357,10 @@ fn scanouts() {
 #[test]
 fn refusals_of_the_machine_are_passed_on() {
     let (status, body, actions) = send("GET", "/balloon", "");
-    assert_eq!((status, actions), (StatusCode::BAD_REQUEST, vec![Action::GetBalloon]));
+    assert_eq!(
+        (status, actions),
+        (StatusCode::BAD_REQUEST, vec![Action::Balloon(BalloonAction::Get)])
+    );
     assert_eq!(body["fault_message"], "The microVM has no balloon device.");
     let (_, body, _) = send("PUT", "/actions", r#"{"action_type": "InstanceStart"}"#);
     let sentence = "The requested operation is not supported after starting the microVM.";
@@ -383,7 +424,7 @@ fn bodies_are_judged_before_the_machine_is_asked() {
         r#"{"vcpu_count": 1, "mem_size_mib": 1, "x": 1}"#,
         r#"{"vcpu_count": 1, "vcpu_count": 1, "mem_size_mib": 1}"#,
         r#"{"vcpu_count": 1, "mem_size_mib": 1} {}"#,
-        r#"{"vcpu_count": 1, "mem_size_mib": 1, "cpu_template": "T2"}"#,
+        r#"{"vcpu_count": 1, "mem_size_mib": 1, "cpu_template": "T9"}"#,
         "\u{feff}{}",
     ] {
         let message = refused("PUT", "/machine-config", body);
@@ -400,14 +441,14 @@ fn bodies_are_judged_before_the_machine_is_asked() {
         r#"{"action_type": "SendCtrlAltDel"}"#,
         width = DEFAULT_MAX_PAYLOAD_BYTES
     );
-    assert_eq!(change("PUT", "/actions", &fits), Action::SendCtrlAltDel);
+    assert_eq!(change("PUT", "/actions", &fits), Action::Instance(InstanceAction::SendCtrlAltDel));
 }
 
 #[test]
 fn a_machine_that_is_gone_does_not_hang_a_client() {
-    let (door, requests) = channel().unwrap();
+    let (machine, requests) = channel().unwrap();
     drop(requests);
-    let service = Service::new(door, Arc::default(), 100);
+    let service = Service::new(machine, Arc::default(), 100);
     let request = Request::get("/").body(Body::empty()).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let response = runtime.block_on(service.answer(request));
@@ -448,41 +489,49 @@ fn legality() {
     let before: &[Phase] = &[NotStarted];
     let after: &[Phase] = &[Running, Paused];
     let table = [
-        (Action::GetInstance, always),
-        (Action::GetConfig, always),
-        (Action::GetMachine, always),
-        (Action::SetMachine(MachineConfig::default()), before),
-        (Action::UpdateMachine(MachineUpdate::default()), before),
-        (Action::SetMemory(MemoryConfig::default()), before),
-        (Action::SetBootSource(boot), before),
-        (Action::SetGpu(gpu), before),
-        (Action::GetBalloon, always),
-        (Action::SetBalloon(balloon), before),
-        (Action::UpdateBalloon(BalloonUpdate { amount_mib: 0 }), after),
-        (Action::GetBalloonStats, after),
-        (Action::UpdateBalloonStats(BalloonStatsUpdate { stats_polling_interval_s: 0 }), after),
-        (Action::StartHinting(HintingStart::default()), after),
-        (Action::GetHinting, after),
-        (Action::StopHinting, after),
-        (Action::SetLogger(LoggerConfig::default()), before),
-        (Action::SetMetrics(metrics), before),
-        (Action::GetMetrics, always),
-        (Action::FlushMetrics, after),
-        (Action::Start, before),
-        (Action::Pause, after),
-        (Action::Resume, after),
-        (Action::SendCtrlAltDel, after),
-        (Action::Stop, always),
-        (Action::GetMemory, after),
-        (Action::GetBlocks, after),
-        (Action::Evacuate(Evacuate { start: 0, blocks: 1 }), &[Running]),
-        (Action::Compact(Compact::default()), &[Running]),
-        (Action::GetCompaction, after),
-        (Action::CancelCompaction, after),
-        (Action::GetCma, after),
-        (Action::GetGpu, after),
-        (Action::GetScanout(0), after),
-        (Action::UpdateScanout(0, ScanoutUpdate { mode: None }), after),
+        (Action::Instance(InstanceAction::Get), always),
+        (Action::Instance(InstanceAction::GetConfig), always),
+        (Action::Machine(MachineAction::Get), always),
+        (Action::Machine(MachineAction::Set(MachineConfig::default())), before),
+        (Action::Machine(MachineAction::Update(MachineUpdate::default())), before),
+        (Action::Memory(MemoryAction::Set(MemoryConfig::default())), before),
+        (Action::Boot(BootAction::Set(boot)), before),
+        (Action::Gpu(GpuAction::Set(gpu)), before),
+        (Action::Balloon(BalloonAction::Get), always),
+        (Action::Balloon(BalloonAction::Set(balloon)), before),
+        (Action::Balloon(BalloonAction::Update(BalloonUpdate { amount_mib: 0 })), after),
+        (Action::Balloon(BalloonAction::GetStatistics), after),
+        (
+            Action::Balloon(BalloonAction::UpdateStatistics(BalloonStatsUpdate {
+                stats_polling_interval_s: 0,
+            })),
+            after,
+        ),
+        (Action::Balloon(BalloonAction::StartHinting(HintingStart::default())), after),
+        (Action::Balloon(BalloonAction::GetHinting), after),
+        (Action::Balloon(BalloonAction::StopHinting), after),
+        (Action::Logger(LoggerAction::Set(LoggerConfig::default())), before),
+        (Action::Metrics(MetricsAction::Set(metrics)), before),
+        (Action::Metrics(MetricsAction::Get), always),
+        (Action::Metrics(MetricsAction::Flush), after),
+        (Action::Instance(InstanceAction::Start), before),
+        (Action::Instance(InstanceAction::Pause), after),
+        (Action::Instance(InstanceAction::Resume), after),
+        (Action::Instance(InstanceAction::SendCtrlAltDel), after),
+        (Action::Instance(InstanceAction::Stop), always),
+        (Action::Memory(MemoryAction::Get), after),
+        (Action::Blocks(BlocksAction::Get), after),
+        (
+            Action::Evacuation(EvacuationAction::Evacuate(Evacuate { start: 0, blocks: 1 })),
+            &[Running],
+        ),
+        (Action::Compaction(CompactionAction::Compact(Compact::default())), &[Running]),
+        (Action::Compaction(CompactionAction::Get), after),
+        (Action::Compaction(CompactionAction::Cancel), after),
+        (Action::Cma(CmaAction::Get), after),
+        (Action::Gpu(GpuAction::Get), after),
+        (Action::Gpu(GpuAction::GetScanout(0)), after),
+        (Action::Gpu(GpuAction::UpdateScanout(0, ScanoutUpdate { mode: None })), after),
     ];
     for (action, legal) in table {
         for &phase in always {

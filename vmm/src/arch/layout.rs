@@ -25,8 +25,8 @@ pub const BOOT_STACK: GuestAddress = GuestAddress(0x8ff0);
 pub const PAGE_TABLES: GuestAddress = GuestAddress(0x9000);
 /// Kernel command line.
 pub const CMDLINE: GuestAddress = GuestAddress(0x2_0000);
-/// Longest command line with its terminating zero: what Linux reads on x86 (COMMAND_LINE_SIZE).
-pub const CMDLINE_MAX: usize = 2048;
+/// Longest command line with its terminating zero.
+pub const CMDLINE_MAX: usize = crate::config::CMDLINE_MAX;
 /// End of conventional memory, where a PC has its extended BIOS data area.
 pub const LOW_RAM_END: GuestAddress = GuestAddress(0x9_fc00);
 /// ACPI tables. The RSDP is the first of them, so that a kernel that scans for it (ACPI 6.5,

@@ -13,7 +13,7 @@ use super::client::{get_bytes, request};
 use super::compaction::{CompactArgs, MapArgs};
 use super::values::{SizeMib, width_and_height};
 use super::{CliError, version_text};
-use crate::api::action::Mode;
+use crate::api::gpu::Mode;
 
 /// Which monitor.
 #[derive(Debug, Args)]

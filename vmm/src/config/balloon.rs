@@ -4,7 +4,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Faults, MachineConfig};
+use super::Faults;
+use super::rules::Check;
 
 /// The balloon, as it is before the guest boots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -34,14 +35,13 @@ fn yes() -> bool {
     true
 }
 
-impl BalloonConfig {
-    /// Notes what is wrong with this section in a machine of that size.
-    pub fn validate(&self, machine: &MachineConfig, faults: &mut Faults) {
-        if u64::from(self.amount_mib) > machine.mem_size_mib {
-            let problem =
-                format!("{} MiB: the guest has {} MiB", self.amount_mib, machine.mem_size_mib);
-            faults.add("balloon.amount_mib", problem);
-        }
+/// The rules of this section.
+pub(super) fn rules(check: &Check<'_>, faults: &mut Faults) {
+    let Some(balloon) = &check.config.balloon else { return };
+    let size_mib = check.config.machine_config.mem_size_mib;
+    if u64::from(balloon.amount_mib) > size_mib {
+        let problem = format!("{} MiB: the guest has {size_mib} MiB", balloon.amount_mib);
+        faults.add("balloon.amount_mib", problem);
     }
 }
 

@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::Faults;
+use super::rules::Check;
+
 /// Where the guest's serial console goes: `"tty"`, `{"file": PATH}` or `"null"`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -16,6 +19,15 @@ pub enum ConsoleConfig {
     /// Output to this file, created or appended to; no input.
     #[schema(value_type = String)]
     File(PathBuf),
-    /// Nowhere; no input.
+    /// Output is discarded; no input.
     Null,
+}
+
+/// The rules of this section.
+pub(super) fn rules(check: &Check<'_>, faults: &mut Faults) {
+    if let ConsoleConfig::File(path) = &check.config.console
+        && path.as_os_str().is_empty()
+    {
+        faults.add("console.file", "empty: give the path of a file");
+    }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Faults;
+use super::rules::{Check, socket_path};
 
 /// The display device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -21,7 +22,7 @@ pub struct GpuConfig {
     #[serde(default = "one")]
     #[schema(minimum = 1, maximum = 16)]
     pub scanouts: u32,
-    /// Path of a Unix socket to be made, where scanout 0 can be watched by VNC; none for none.
+    /// Path of a Unix socket to be made, where scanout 0 can be watched by VNC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub vnc_socket: Option<PathBuf>,
@@ -31,16 +32,18 @@ const fn one() -> u32 {
     1
 }
 
-impl GpuConfig {
-    /// Notes what is wrong with this section.
-    pub fn validate(&self, faults: &mut Faults) {
-        for (field, side) in [("gpu.width_px", self.width_px), ("gpu.height_px", self.height_px)] {
-            if !(MIN_EXTENT..=MAX_EXTENT).contains(&side) {
-                faults.add(field, format!("{side}: give {MIN_EXTENT} to {MAX_EXTENT}"));
-            }
+/// The rules of this section.
+pub(super) fn rules(check: &Check<'_>, faults: &mut Faults) {
+    let Some(gpu) = &check.config.gpu else { return };
+    for (field, side) in [("gpu.width_px", gpu.width_px), ("gpu.height_px", gpu.height_px)] {
+        if !(MIN_EXTENT..=MAX_EXTENT).contains(&side) {
+            faults.add(field, format!("{side}: give {MIN_EXTENT} to {MAX_EXTENT}"));
         }
-        if self.scanouts == 0 || self.scanouts > 16 {
-            faults.add("gpu.scanouts", format!("{}: give 1 to 16", self.scanouts));
-        }
+    }
+    if gpu.scanouts == 0 || gpu.scanouts > 16 {
+        faults.add("gpu.scanouts", format!("{}: give 1 to 16", gpu.scanouts));
+    }
+    if let Some(path) = &gpu.vnc_socket {
+        socket_path("gpu.vnc_socket", path, faults);
     }
 }

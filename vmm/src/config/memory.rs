@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `memory`: what guest memory is made of on the host (its size is `machine-config.mem_size_mib`).
 
-use std::time::Duration;
-
-use mm::blocks::policy::Budget;
+use mm::layout::LayoutError;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Faults, HugePages, VmConfig};
-use crate::compactor::Background;
+use super::rules::Check;
+use super::{Faults, HugePages};
 
 /// What guest memory is made of.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -49,54 +47,33 @@ impl Default for CompactionConfig {
     }
 }
 
-impl From<CompactionConfig> for Background {
-    fn from(config: CompactionConfig) -> Self {
-        let stall = Duration::from_millis(config.stall_ms.into());
-        Self {
-            huge_percent: config.huge_percent,
-            every: Duration::from_secs(config.interval_s.into()),
-            only_idle: config.only_idle,
-            stall: (!stall.is_zero()).then_some(stall),
-            budget: Budget {
-                time: Duration::from_millis(config.budget_ms.into()),
-                ..Budget::UNLIMITED
-            },
+/// The rules of this section.
+pub(super) fn rules(check: &Check<'_>, faults: &mut Faults) {
+    let (whole, memory) = (check.config, &check.config.memory);
+    let size_mib = whole.machine_config.mem_size_mib;
+    let block_mib = whole.backing().block_mib();
+    if !size_mib.is_multiple_of(block_mib) && whole.machine_config.huge_pages == HugePages::None {
+        let problem = format!("memory of {size_mib} MiB is not a multiple of {block_mib} MiB");
+        faults.add("memory.backing", problem);
+    }
+    if let Err(error @ LayoutError::Cma { .. }) = whole.layout() {
+        faults.add("memory.cma_mib", error.to_string());
+    }
+    if let Some(compaction) = memory.compaction {
+        if compaction.huge_percent > 100 {
+            faults.add("memory.compaction.huge_percent", "above 100");
+        }
+        if compaction.interval_s == 0 || compaction.budget_ms == 0 {
+            faults.add("memory.compaction", "interval_s and budget_ms must not be 0");
         }
     }
-}
-
-impl MemoryConfig {
-    pub(super) fn validate(&self, whole: &VmConfig, faults: &mut Faults) {
-        let size_mib = whole.machine_config.mem_size_mib;
-        let block_mib = whole.backing().block_mib();
-        if !size_mib.is_multiple_of(block_mib) {
-            let problem = format!("memory of {size_mib} MiB is no multiple of {block_mib} MiB");
-            faults.add("memory.backing", problem);
-        }
-        if !self.cma_mib.is_multiple_of(2) {
-            let problem = format!("{} MiB: give a multiple of 2 MiB", self.cma_mib);
-            faults.add("memory.cma_mib", problem);
-        }
-        if self.cma_mib > 0 && self.cma_mib >= size_mib {
-            let problem = format!("{} MiB of {size_mib}: leaves the guest nothing", self.cma_mib);
-            faults.add("memory.cma_mib", problem);
-        }
-        if let Some(compaction) = self.compaction {
-            if compaction.huge_percent > 100 {
-                faults.add("memory.compaction.huge_percent", "above 100");
-            }
-            if compaction.interval_s == 0 || compaction.budget_ms == 0 {
-                faults.add("memory.compaction", "interval_s and budget_ms must not be 0");
-            }
-        }
-        let contradicts = match (whole.machine_config.huge_pages, self.backing) {
-            (HugePages::None, _) | (_, None) => false,
-            (HugePages::Transparent, Some(backing)) => backing != BackingKind::Thp,
-            (HugePages::Huge2M, Some(backing)) => backing != BackingKind::Hugetlb2M,
-        };
-        if contradicts {
-            faults.add("memory.backing", "contradicts machine-config.huge_pages: give one of them");
-        }
+    let contradicts = match (whole.machine_config.huge_pages, memory.backing) {
+        (HugePages::None, _) | (_, None) => false,
+        (HugePages::Transparent, Some(backing)) => backing != BackingKind::Thp,
+        (HugePages::Huge2M, Some(backing)) => backing != BackingKind::Hugetlb2M,
+    };
+    if contradicts {
+        faults.add("memory.backing", "contradicts machine-config.huge_pages: give one of them");
     }
 }
 

@@ -6,27 +6,38 @@
 //! beside it. Unknown fields are refused, every number carries its unit in its name, and
 //! [`VmConfig::validate`] names every fault at once. Nothing here touches KVM.
 //!
-//! - `machine.rs`: vCPUs and the size of memory (`machine-config`)
-//! - `memory.rs`: what that memory is made of on the host (`memory`, ours)
-//! - `boot.rs`: kernel, initrd and command line (`boot-source`), and whether the files can be used
+//! One set of rules about values: each section's file has a function `rules`, listed in
+//! [`SECTIONS`]. A PUT asks all of them about what the configuration would be then, and the start
+//! asks them again; so what a PUT accepts, the start accepts.
+//!
+//! May use: constants and plain data of `devices` and `mm` (extents, layouts). Must not use: `api`,
+//! `control`, `compactor`, the machine.
+//!
+//! - `rules.rs`: what a rule sees, and the faults that it finds
+//! - `machine_config.rs`: vCPUs and the size of memory (`machine-config`)
+//! - `memory.rs`: what that memory is made of on the host (`memory`, Ballast's own)
+//! - `boot_source.rs`: kernel, initrd and command line (`boot-source`), and their files
 //! - `balloon.rs`: the balloon (`balloon`)
-//! - `console.rs`: where the serial console goes (`console`, ours)
-//! - `gpu.rs`: the display (`gpu`, ours)
-//! - `observe.rs`: log and metrics (`logger`, `metrics`)
+//! - `console.rs`: where the serial console goes (`console`, Ballast's own)
+//! - `gpu.rs`: the display (`gpu`, Ballast's own)
+//! - `logger.rs`, `metrics.rs`: the monitor's log and counters (`logger`, `metrics`)
 //! - `absent.rs`: Firecracker's sections that name devices Ballast does not have
 
 mod absent;
 mod balloon;
-mod boot;
+mod boot_source;
 mod console;
 mod gpu;
-mod machine;
+mod logger;
+mod machine_config;
 mod memory;
-mod observe;
+mod metrics;
+mod rules;
 
-use std::fmt;
 use std::path::Path;
 
+use mm::layout::{LayoutError, MemoryLayout};
+use mm::units::Bytes;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -37,12 +48,27 @@ const MAX_FILE_BYTES: usize = 4 << 20;
 
 pub use absent::Absent;
 pub use balloon::{BalloonConfig, BalloonStatsUpdate, BalloonUpdate};
-pub use boot::{BootSource, DEFAULT_BOOT_ARGS, ImageKind};
+pub use boot_source::{BootSource, CMDLINE_MAX, DEFAULT_BOOT_ARGS, ImageKind};
 pub use console::ConsoleConfig;
 pub use gpu::GpuConfig;
-pub use machine::{CpuTemplate, HugePages, MAX_VCPUS, MachineConfig, MachineUpdate};
+pub use logger::{LogLevel, LoggerConfig};
+pub use machine_config::{
+    CpuTemplate, HugePages, MAX_VCPUS, MachineConfig, MachineUpdate, NamedTemplate,
+};
 pub use memory::{BackingKind, CompactionConfig, MemoryConfig};
-pub use observe::{LogLevel, LoggerConfig, MetricsConfig};
+pub use metrics::MetricsConfig;
+use rules::{Check, Rules};
+pub use rules::{Fault, Faults, HostLimits};
+
+/// The rules of all sections, in the order in which faults are reported.
+const SECTIONS: &[Rules] = &[
+    machine_config::rules,
+    memory::rules,
+    boot_source::rules,
+    balloon::rules,
+    gpu::rules,
+    console::rules,
+];
 
 /// A whole machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -96,6 +122,10 @@ pub struct VmConfig {
 
 impl VmConfig {
     /// Reads a configuration file.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or is not JSON of this form.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let file = path.display().to_string();
         let text = read_text(path, MAX_FILE_BYTES)
@@ -112,81 +142,45 @@ impl VmConfig {
         })
     }
 
-    /// Looks at everything that can be wrong before a machine is built, files included, and
-    /// returns all of it.
+    /// Guest memory, laid out.
+    ///
+    /// # Errors
+    ///
+    /// The size of memory or of the contiguous region is one that cannot be laid out.
+    pub fn layout(&self) -> Result<MemoryLayout, LayoutError> {
+        // A count of MiB that overflows is more than any layout takes.
+        let cma = Bytes::from_mib(self.memory.cma_mib).unwrap_or(Bytes(u64::MAX));
+        MemoryLayout::new(Bytes(self.machine_config.memory_bytes()), cma)
+    }
+
+    /// Checks all rules, and that nothing is missing that a machine needs.
+    ///
+    /// # Errors
+    ///
+    /// All faults at once.
     pub fn validate(&self, host: &HostLimits) -> Result<(), Faults> {
+        self.check(&Check { config: self, host, before: None })
+    }
+
+    /// Checks all rules for a configuration that was `before` and may still grow.
+    ///
+    /// # Errors
+    ///
+    /// All faults at once.
+    pub fn validate_change(&self, before: &Self, host: &HostLimits) -> Result<(), Faults> {
+        self.check(&Check { config: self, host, before: Some(before) })
+    }
+
+    fn check(&self, check: &Check<'_>) -> Result<(), Faults> {
         let mut faults = Faults::default();
-        self.machine_config.validate(host, &mut faults);
-        self.memory.validate(self, &mut faults);
-        match &self.boot_source {
-            Some(boot) => boot.validate(&mut faults),
-            None => faults.add("boot-source", "missing: there is no kernel to start"),
-        }
-        if let Some(balloon) = &self.balloon {
-            balloon.validate(&self.machine_config, &mut faults);
-        }
-        if let Some(gpu) = &self.gpu {
-            gpu.validate(&mut faults);
+        for rules in SECTIONS {
+            rules(check, &mut faults);
         }
         faults.into_result()
     }
 }
 
-/// What this host can give at most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HostLimits {
-    /// All memory of the host, in MiB.
-    pub memory_mib: u64,
-}
-
-impl HostLimits {
-    /// Asks the kernel.
-    pub fn read() -> Self {
-        let info = rustix::system::sysinfo();
-        // The fields are C `unsigned long`s: 64 bits wide on every host that has KVM for us.
-        let bytes = u128::from(info.totalram) * u128::from(info.mem_unit);
-        Self { memory_mib: u64::try_from(bytes >> 20).unwrap_or(u64::MAX) }
-    }
-}
-
-/// One thing that is wrong with a configuration.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {problem}")]
-pub struct Fault {
-    /// Section and field, as in the JSON form: `machine-config.vcpu_count`.
-    pub field: &'static str,
-    /// What is wrong, and what would be right.
-    pub problem: String,
-}
-
-/// Everything that is wrong with a configuration.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Faults(pub Vec<Fault>);
-
-impl Faults {
-    /// Notes one more.
-    pub fn add(&mut self, field: &'static str, problem: impl Into<String>) {
-        self.0.push(Fault { field, problem: problem.into() });
-    }
-
-    /// `Ok` where nothing was noted.
-    pub fn into_result(self) -> Result<(), Self> {
-        if self.0.is_empty() { Ok(()) } else { Err(self) }
-    }
-}
-
-impl fmt::Display for Faults {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, fault) in self.0.iter().enumerate() {
-            write!(out, "{}{fault}", if i == 0 { "" } else { "; " })?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for Faults {}
-
-/// Why a configuration file is of no use.
+/// A configuration file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// It cannot be opened or read.
@@ -194,15 +188,15 @@ pub enum ConfigError {
     Unreadable {
         /// Its path.
         file: String,
-        /// What the host said.
+        /// The host's error.
         cause: std::io::Error,
     },
-    /// It is not the JSON that we take; the cause names line and column.
+    /// It is not valid JSON of this form; the cause names line and column.
     #[error("configuration file {file}: {cause}")]
     Malformed {
         /// Its path.
         file: String,
-        /// What the parser said.
+        /// The parser's message.
         cause: serde_json::Error,
     },
 }

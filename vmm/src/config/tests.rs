@@ -250,3 +250,81 @@ proptest! {
         let _ = config.machine_config.memory_bytes();
     }
 }
+
+/// Rule by rule: what a PUT would refuse, although nothing is missing yet.
+#[test]
+fn a_change_is_judged_by_the_rules_of_the_start() {
+    let faults = |change: fn(&mut VmConfig)| -> Vec<&'static str> {
+        let before = VmConfig::default();
+        let mut config = before.clone();
+        change(&mut config);
+        match config.validate_change(&before, &HOST) {
+            Ok(()) => Vec::new(),
+            Err(faults) => faults.0.iter().map(|fault| fault.field).collect(),
+        }
+    };
+    assert_eq!(faults(|_| ()), [""; 0], "a missing kernel is not missed yet");
+    assert_eq!(faults(|c| c.memory.cma_mib = 3), ["memory.cma_mib"]);
+    assert_eq!(faults(|c| c.memory.cma_mib = 128), ["memory.cma_mib"]);
+    // More than the longest stretch of RAM: 3 GiB below the hole, 1 GiB above.
+    let above_the_longest_stretch = |c: &mut VmConfig| {
+        c.machine_config.mem_size_mib = 4096;
+        c.memory.cma_mib = 3072;
+    };
+    assert_eq!(faults(above_the_longest_stretch), ["memory.cma_mib"]);
+    assert_eq!(faults(|c| c.memory.backing = Some(BackingKind::Hugetlb1G)), ["memory.backing"]);
+    let display = |vnc: &str| {
+        Some(GpuConfig { width_px: 64, height_px: 64, scanouts: 1, vnc_socket: Some(vnc.into()) })
+    };
+    let mut config = VmConfig { gpu: display(""), ..VmConfig::default() };
+    let judged = |config: &VmConfig| config.validate_change(&VmConfig::default(), &HOST).is_ok();
+    assert!(!judged(&config));
+    config.gpu = display(&"x".repeat(108));
+    assert!(!judged(&config));
+    config.gpu = display(&"x".repeat(107));
+    assert!(judged(&config));
+}
+
+#[test]
+fn an_odd_memory_size_is_rounded_up_to_whole_blocks() {
+    let machine = MachineConfig { mem_size_mib: 129, ..MachineConfig::default() };
+    assert_eq!(machine.memory_bytes(), 130 << 20);
+    let config = VmConfig { machine_config: machine, ..VmConfig::default() };
+    assert_eq!(config.validate_change(&VmConfig::default(), &HOST), Ok(()));
+    assert_eq!(config.layout().unwrap().ram_pages().bytes().0, 130 << 20);
+}
+
+#[test]
+fn a_command_line_must_fit_with_what_the_machine_adds() {
+    let kernel = elf();
+    let fits = |len: usize, prefix: &str, cma_mib: u64| {
+        let mut config = bootable(kernel.path());
+        config.memory.cma_mib = cma_mib;
+        let boot = config.boot_source.as_mut().unwrap();
+        boot.boot_args = Some(format!("{prefix}{}", "x".repeat(len - prefix.len())));
+        config.validate(&HOST).is_ok()
+    };
+    assert!(fits(2047, "", 0));
+    assert!(!fits(2048, "", 0));
+    assert!(!fits(2047, "", 64));
+    assert!(!fits(2047, "acpi=off ", 0));
+    assert!(fits(1200, "acpi=off ", 64));
+    let mut config = bootable(kernel.path());
+    config.boot_source.as_mut().unwrap().boot_args = Some("a\nb".into());
+    assert_eq!(fields(&config), ["boot-source.boot_args"]);
+}
+
+#[test]
+fn templates_are_taken_by_their_old_names_and_deprecated() {
+    let read = |template: serde_json::Value| {
+        let value = json!({"vcpu_count": 1, "mem_size_mib": 128, "cpu_template": template});
+        serde_json::from_value::<MachineConfig>(value).map(|machine| machine.cpu_template)
+    };
+    for name in ["None", "C3", "T2", "T2S", "T2CL", "T2A", "V1N1"] {
+        let template = read(json!(name)).unwrap();
+        assert!(template.is_named(), "{name}");
+        assert_eq!(serde_json::to_value(template).unwrap(), json!(name));
+    }
+    assert!(!read(json!(null)).unwrap().is_named());
+    assert!(read(json!("T3")).is_err());
+}

@@ -1,46 +1,62 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Actions on the host's side of guest memory: passes, the block map, the CMA region.
+//! Actions on compaction passes.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use mm::blocks::map::{BlockFlags, Totals};
-use mm::units::Pages;
-use tracing::warn;
+use mm::blocks::map::Totals;
+use mm::blocks::pass::{End, Report, Tally};
+use mm::blocks::policy::{Budget, Goals};
+use mm::layout::MemoryLayout;
+use mm::units::{BLOCK_SIZE, Bytes, GuestRange};
+use vm_memory::GuestAddress;
 
 use super::{Controller, failed};
-use crate::api::channel::Answer;
-use crate::api::compaction::{CmaStatus, CmaUse, Compact, CompactReport, CompactStatus};
+use crate::api::channel::ReplySender;
+use crate::api::compaction::{
+    Compact, CompactReport, CompactStatus, CompactionAction, CompactionReply, MemoryTotals,
+    PassEnd, Scope, StepCounts,
+};
 use crate::api::{Refusal, Reply};
-use crate::block_view::BlockRuns;
-use crate::compactor::{Compactor, LiveGuest};
+use crate::compactor::{Background, Compactor, Job, LiveGuest};
+use crate::config::CompactionConfig;
 
 impl Controller {
-    /// Has a pass run; `answer` comes at its end or, if nobody waits, at once.
-    pub(super) fn compact(&mut self, wanted: &Compact, answer: Answer) {
+    pub(super) fn compaction_action(&mut self, action: CompactionAction, reply: ReplySender) {
+        match action {
+            CompactionAction::Compact(wanted) => self.compact(&wanted, reply),
+            CompactionAction::Get => reply.send(self.compaction_status()),
+            CompactionAction::Cancel => reply.send(self.cancel_compaction()),
+        }
+    }
+
+    /// Starts a pass; the reply is sent at its end or, without `wait`, at once.
+    fn compact(&mut self, wanted: &Compact, answer: ReplySender) {
         let job = match self.vm() {
-            Ok(vm) => wanted.to_job(vm.ram().layout()).map_err(failed),
+            Ok(vm) => job(wanted, vm.ram().layout()).map_err(failed),
             Err(refusal) => Err(refusal),
         };
         let prepared = job.and_then(|job| Ok((job, self.compactor()?)));
         let (job, compactor) = match prepared {
             Ok(ready) => ready,
-            Err(refusal) => return answer.give(Err(refusal)),
+            Err(refusal) => return answer.send(Err(refusal)),
         };
-        // Whoever comes first: the end of the pass, or the refusal to run it.
+        // Sent by whichever comes first: the end of the pass, or the refusal to run it.
         let answer = Arc::new(Mutex::new(Some(answer)));
         let reply = {
             let answer = Arc::clone(&answer);
             move |reply| {
                 if let Some(answer) = super::lock(&answer).take() {
-                    answer.give(reply);
+                    answer.send(reply);
                 }
             }
         };
         let at_the_end = reply.clone();
         let waits = wanted.wait;
-        let when_done = Box::new(move |result: Result<_, _>| {
+        let when_done = Box::new(move |result: Result<Report, _>| {
             if waits {
-                let report = result.map(|report| Box::new(CompactReport::from(&report)));
+                let report =
+                    result.map(|report| CompactionReply::Report(Box::new((&report).into())));
                 at_the_end(report.map(Reply::Compaction).map_err(failed));
             }
         });
@@ -51,52 +67,13 @@ impl Controller {
         }
     }
 
-    /// How far the present pass is.
-    pub(super) fn compaction_status(&mut self) -> Result<Reply, Refusal> {
-        Ok(Reply::CompactStatus(Box::new(CompactStatus::of(self.compactor()?))))
+    fn compaction_status(&mut self) -> Result<Reply, Refusal> {
+        Ok(CompactionReply::Status(Box::new(status(self.compactor()?))).into())
     }
 
-    /// Ends the present pass.
-    pub(super) fn cancel_compaction(&mut self) -> Result<Reply, Refusal> {
+    fn cancel_compaction(&mut self) -> Result<Reply, Refusal> {
         self.compactor()?.cancel();
         Ok(Reply::Done)
-    }
-
-    /// What every block is made of.
-    pub(super) fn blocks(&mut self) -> Result<Reply, Refusal> {
-        let map = self.compactor()?.map().map_err(failed)?;
-        Ok(Reply::Blocks(BlockRuns::of(&map)))
-    }
-
-    /// The CMA region: what the host sees of it, and what the guest says.
-    pub(super) fn cma(&mut self) -> Result<Reply, Refusal> {
-        let vm = self.vm()?;
-        let layout = vm.ram().layout();
-        let Some(region) = layout.cma() else { return Err(Refusal::NoDevice("CMA")) };
-        let told = vm.balloon().map(|balloon| *super::lock(balloon).statistics());
-        let guest = told.and_then(|told| {
-            CmaUse::of(&told, layout.ram_pages().bytes()).unwrap_or_else(|error| {
-                warn!(%error, "what the guest says of its contiguous memory is left out");
-                None
-            })
-        });
-        let map = self.compactor()?.map().map_err(failed)?;
-        let mut totals = Totals::default();
-        for (_, block) in map.iter().filter(|(_, b)| b.flags.contains(BlockFlags::CMA)) {
-            let bytes = |pages: u16| Pages(u64::from(pages)).bytes();
-            let huge = if block.flags.contains(BlockFlags::HUGE) { block.present } else { 0 };
-            totals.resident = totals.resident.saturating_add(bytes(block.present));
-            totals.huge = totals.huge.saturating_add(bytes(huge));
-            totals.ballooned = totals.ballooned.saturating_add(bytes(block.ballooned));
-            totals.gpu = totals.gpu.saturating_add(bytes(block.gpu));
-            totals.wasted = totals.wasted.saturating_add(bytes(block.wasted));
-        }
-        Ok(Reply::Cma(CmaStatus {
-            start: region.address().0,
-            size_bytes: region.bytes().0,
-            totals: (&totals).into(),
-            guest,
-        }))
     }
 
     /// The compactor, whose thread starts when it is first asked for anything.
@@ -105,9 +82,193 @@ impl Controller {
             let vm = self.vm()?;
             let gpu = vm.screens().map(|screens| screens.gpu.clone());
             let guest = LiveGuest::new(vm.ram().clone(), vm.balloon().cloned(), gpu);
-            let background = self.config.memory.compaction.map(Into::into);
+            let background = self.config.memory.compaction.map(background);
             self.compactor = Some(Compactor::start(guest, background).map_err(failed)?);
         }
         self.compactor.as_ref().ok_or(Refusal::BeforeStart)
+    }
+}
+
+fn background(config: CompactionConfig) -> Background {
+    let stall = Duration::from_millis(config.stall_ms.into());
+    Background {
+        huge_percent: config.huge_percent,
+        every: Duration::from_secs(config.interval_s.into()),
+        only_idle: config.only_idle,
+        stall: (!stall.is_zero()).then_some(stall),
+        budget: Budget {
+            time: Duration::from_millis(config.budget_ms.into()),
+            ..Budget::UNLIMITED
+        },
+    }
+}
+
+fn status(compactor: &Compactor) -> CompactStatus {
+    let progress = compactor.progress();
+    CompactStatus {
+        running: progress.running,
+        done: progress.done as u64,
+        planned: progress.planned as u64,
+        last: compactor.last_report().as_ref().map(CompactReport::from),
+    }
+}
+
+/// Why a pass cannot be what was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum CompactFault {
+    /// Start and length go with a range, and only with it.
+    #[error("start and blocks belong to scope \"range\", which needs both of them.")]
+    RangeFields,
+    /// The range is not blocks of RAM.
+    #[error("start {start:#x} and blocks {blocks} name no blocks of guest memory.")]
+    NotRam {
+        /// As given.
+        start: u64,
+        /// As given.
+        blocks: u64,
+    },
+    /// There is no such region.
+    #[error("The microVM has no CMA region: set memory.cma_mib before the start.")]
+    NoCma,
+    /// All of memory would be made resident.
+    #[error("back needs scope \"range\" or \"cma\".")]
+    BackAll,
+    /// A pass that may spend nothing does nothing.
+    #[error("budget_mib and budget_ms must not be 0.")]
+    NoBudget,
+}
+
+/// The pass that `wanted` describes, for a guest with memory laid out so.
+fn job(wanted: &Compact, layout: &MemoryLayout) -> Result<Job, CompactFault> {
+    let scope = match (wanted.scope, wanted.start, wanted.blocks) {
+        (Scope::All, None, None) => None,
+        (Scope::Cma, None, None) => Some(layout.cma().ok_or(CompactFault::NoCma)?),
+        (Scope::Range, Some(start), Some(blocks)) => Some(blocks_of_ram(layout, start, blocks)?),
+        _ => return Err(CompactFault::RangeFields),
+    };
+    if wanted.budget_mib == Some(0) || wanted.budget_ms == Some(0) {
+        return Err(CompactFault::NoBudget);
+    }
+    let bytes = wanted.budget_mib.map(|mib| Bytes::from_mib(mib).unwrap_or(Bytes(u64::MAX)));
+    let budget = Budget {
+        bytes: bytes.unwrap_or(Budget::UNLIMITED.bytes),
+        time: wanted.budget_ms.map_or(Budget::UNLIMITED.time, Duration::from_millis),
+    };
+    let goals = match (wanted.back, scope) {
+        (false, scope) => Goals { scope, ..Goals::all(wanted.evacuate) },
+        (true, Some(scope)) => Goals::backing(scope),
+        (true, None) => return Err(CompactFault::BackAll),
+    };
+    Ok(Job { goals, budget })
+}
+
+fn blocks_of_ram(
+    layout: &MemoryLayout,
+    start: u64,
+    blocks: u64,
+) -> Result<GuestRange, CompactFault> {
+    let wrong = CompactFault::NotRam { start, blocks };
+    if !start.is_multiple_of(BLOCK_SIZE) {
+        return Err(wrong);
+    }
+    blocks
+        .checked_mul(BLOCK_SIZE)
+        .and_then(|len| GuestRange::from_bytes(GuestAddress(start), Bytes(len)))
+        .filter(|range| layout.ram().iter().any(|ram| ram.covers(range)))
+        .ok_or(wrong)
+}
+
+impl From<&Totals> for MemoryTotals {
+    fn from(totals: &Totals) -> Self {
+        Self {
+            resident_bytes: totals.resident.0,
+            huge_bytes: totals.huge.0,
+            ballooned_bytes: totals.ballooned.0,
+            gpu_bytes: totals.gpu.0,
+            wasted_bytes: totals.wasted.0,
+        }
+    }
+}
+
+impl From<&Tally> for StepCounts {
+    fn from(tally: &Tally) -> Self {
+        let count = |n: usize| n as u64;
+        Self {
+            done: count(tally.done),
+            moot: count(tally.moot),
+            busy: count(tally.busy),
+            refused: count(tally.refused),
+            bytes: tally.bytes.0,
+        }
+    }
+}
+
+impl From<&Report> for CompactReport {
+    fn from(report: &Report) -> Self {
+        Self {
+            before: (&report.before).into(),
+            after: (&report.after).into(),
+            discard: (&report.discard).into(),
+            collapse: (&report.collapse).into(),
+            evacuate: (&report.evacuate).into(),
+            back: (&report.back).into(),
+            gather: (&report.gather).into(),
+            planned: report.planned as u64,
+            left_out: report.left_out as u64,
+            took_us: u64::try_from(report.took.as_micros()).unwrap_or(u64::MAX),
+            end: match report.end {
+                End::Finished => PassEnd::Finished,
+                End::OutOfTime => PassEnd::OutOfTime,
+                End::Cancelled => PassEnd::Cancelled,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(cma_mib: u64) -> MemoryLayout {
+        let mib = |n| Bytes::from_mib(n).unwrap();
+        MemoryLayout::new(mib(4096), mib(cma_mib)).unwrap()
+    }
+
+    fn parsed(json: &str, cma_mib: u64) -> Result<Job, CompactFault> {
+        job(&serde_json::from_str(json).unwrap(), &layout(cma_mib))
+    }
+
+    #[test]
+    fn an_empty_request_means_all_of_memory() {
+        let job = parsed("{}", 0).unwrap();
+        assert_eq!((job.goals.scope, job.budget), (None, Budget::UNLIMITED));
+    }
+
+    #[test]
+    fn scopes_name_regions() {
+        let scope = |json: &str, cma| parsed(json, cma).unwrap().goals.scope.unwrap();
+        assert_eq!(scope(r#"{"scope":"cma"}"#, 64), layout(64).cma().unwrap());
+        let range = scope(r#"{"scope":"range","start":4194304,"blocks":3}"#, 0);
+        assert_eq!((range.address().0, range.bytes()), (4 << 20, Bytes(6 << 20)));
+    }
+
+    #[test]
+    fn back_populates_a_region() {
+        let goals = parsed(r#"{"scope":"cma","back":true}"#, 64).unwrap().goals;
+        assert_eq!(goals, Goals::backing(layout(64).cma().unwrap()));
+    }
+
+    #[test]
+    fn rejects_contradictory_requests() {
+        let fault = |json: &str| parsed(json, 0).unwrap_err();
+        assert_eq!(fault(r#"{"scope":"cma"}"#), CompactFault::NoCma);
+        assert_eq!(fault(r#"{"scope":"range","start":0}"#), CompactFault::RangeFields);
+        assert_eq!(fault(r#"{"start":0,"blocks":1}"#), CompactFault::RangeFields);
+        assert_eq!(fault(r#"{"budget_ms":0}"#), CompactFault::NoBudget);
+        assert_eq!(fault(r#"{"back":true}"#), CompactFault::BackAll);
+        for (start, blocks) in [(4096, 1), (0, 0), (3 << 30, 1), (0, 1537), (0, u64::MAX)] {
+            let json = format!(r#"{{"scope":"range","start":{start},"blocks":{blocks}}}"#);
+            assert_eq!(fault(&json), CompactFault::NotRam { start, blocks });
+        }
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Blocks that the guest is asked to vacate by API.
+//! Evacuation of blocks by the guest.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,30 +8,34 @@ use devices::balloon::{EvacuationReport, Outcome};
 use mm::units::{BLOCK_SIZE, BlockId, GuestRange};
 
 use super::{Controller, failed};
-use crate::api::action::{BlockOutcome, Evacuate, Evacuation};
-use crate::api::channel::Answer;
+use crate::api::channel::ReplySender;
+use crate::api::evacuation::{
+    BlockOutcome, Evacuate, Evacuation, EvacuationAction, EvacuationReply,
+};
 use crate::api::{Refusal, Reply};
 
 /// How long the guest may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Controller {
-    /// Asks the guest to vacate blocks; `answer` comes when it has answered, or has not in time.
-    pub(super) fn evacuate(&mut self, wanted: Evacuate, answer: Answer) {
+    /// Asks the guest to evacuate blocks; the reply is sent when it has answered, or has not in
+    /// time.
+    pub(super) fn evacuation_action(&mut self, action: EvacuationAction, answer: ReplySender) {
+        let EvacuationAction::Evacuate(wanted) = action;
         let blocks = match self.blocks_of(wanted) {
             Ok(blocks) => blocks,
-            Err(refusal) => return answer.give(Err(refusal)),
+            Err(refusal) => return answer.send(Err(refusal)),
         };
         let mut balloon = match self.balloon() {
             Ok(balloon) => balloon,
-            Err(refusal) => return answer.give(Err(refusal)),
+            Err(refusal) => return answer.send(Err(refusal)),
         };
         if !balloon.can_evacuate() {
             let why = "The guest's balloon driver does not support evacuation.";
-            return answer.give(Err(Refusal::Failed(why.into())));
+            return answer.send(Err(Refusal::Failed(why.into())));
         }
         let asked = blocks.clone();
-        let done = Box::new(move |report: EvacuationReport| answer.give(reply(&asked, &report)));
+        let done = Box::new(move |report: EvacuationReport| answer.send(reply(&asked, &report)));
         // Refused only without the feature: then the answer is dropped, which answers as well.
         let taken = balloon.evacuate(blocks, true, PATIENCE, done);
         if let Err(error) = taken {
@@ -67,7 +71,7 @@ fn reply(asked: &[BlockId], report: &EvacuationReport) -> Result<Reply, Refusal>
         Some(Outcome::Unanswered) => BlockOutcome::Unanswered,
         Some(Outcome::NotRam) | None => BlockOutcome::NotMemory,
     });
-    Ok(Reply::Evacuation(Evacuation {
+    Ok(EvacuationReply(Evacuation {
         vacated: count(Outcome::Vacated),
         busy: count(Outcome::Busy),
         migrated_lru: report.migrated.lru,
@@ -75,7 +79,8 @@ fn reply(asked: &[BlockId], report: &EvacuationReport) -> Result<Reply, Refusal>
         migrated_zsmalloc: report.migrated.zsmalloc,
         migrated_gpu: report.migrated.gpu,
         per_block: per_block.collect(),
-    }))
+    })
+    .into())
 }
 
 #[cfg(test)]
@@ -91,10 +96,10 @@ mod tests {
     }
 
     #[test]
-    fn every_block_that_was_asked_for_is_answered_in_order() {
+    fn every_block_is_answered_in_order() {
         let asked = [BlockId(3), BlockId(4), BlockId(5), BlockId(6)];
         let report = report(&[(3, Outcome::Busy), (4, Outcome::Vacated), (6, Outcome::Unanswered)]);
-        let Ok(Reply::Evacuation(evacuation)) = reply(&asked, &report) else {
+        let Ok(Reply::Evacuation(EvacuationReply(evacuation))) = reply(&asked, &report) else {
             panic!("an evacuation");
         };
         assert_eq!((evacuation.vacated, evacuation.busy, evacuation.migrated_lru), (1, 1, 5));
@@ -108,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_says_nothing_is_a_failure() {
+    fn fails_when_the_guest_answers_for_no_block() {
         let report = report(&[(3, Outcome::Unanswered)]);
         assert!(reply(&[BlockId(3)], &report).is_err());
     }

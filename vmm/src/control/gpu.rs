@@ -5,11 +5,22 @@ use devices::display::{ScanoutId, Size};
 use devices::gpu::{GpuStats, KindStats};
 
 use super::{Controller, done, lock};
-use crate::api::action::{GpuCounters, GpuStatus, Mode, Resources, ScanoutStatus, ScanoutUpdate};
+use crate::api::gpu::{
+    GpuAction, GpuCounters, GpuReply, GpuStatus, Mode, Resources, ScanoutStatus, ScanoutUpdate,
+};
 use crate::api::{Refusal, Reply};
 use crate::machine::Screens;
 
 impl Controller {
+    pub(super) fn gpu_action(&mut self, action: GpuAction) -> Result<Reply, Refusal> {
+        match action {
+            GpuAction::Get => Ok(GpuReply::Status(Box::new(self.gpu_status()?)).into()),
+            GpuAction::Set(gpu) => self.configure(|config| config.gpu = Some(gpu)),
+            GpuAction::GetScanout(n) => self.picture(n),
+            GpuAction::UpdateScanout(n, update) => self.set_mode(n, update),
+        }
+    }
+
     fn screens(&self) -> Result<&Screens, Refusal> {
         self.vm()?.screens().ok_or(Refusal::NoDevice("gpu"))
     }
@@ -28,12 +39,12 @@ impl Controller {
         Ok(GpuStatus { scanouts, ..gpu.stats().into() })
     }
 
-    pub(super) fn set_mode(&self, n: u32, update: ScanoutUpdate) -> Result<Reply, Refusal> {
+    fn set_mode(&self, n: u32, update: ScanoutUpdate) -> Result<Reply, Refusal> {
         let mode = update.mode.map(|mode| Size::new(mode.width_px, mode.height_px));
         done(lock(&self.screens()?.gpu).set_mode(n, mode))
     }
 
-    pub(super) fn picture(&self, n: u32) -> Result<Reply, Refusal> {
+    fn picture(&self, n: u32) -> Result<Reply, Refusal> {
         let Screens { gpu, frames, .. } = self.screens()?;
         let mut gpu = lock(gpu);
         let id = ScanoutId::new(n)
@@ -43,7 +54,7 @@ impl Controller {
             gpu.refresh(id);
         }
         match frames.snapshot(id) {
-            Some(snapshot) => Ok(Reply::Picture(Box::new(snapshot))),
+            Some(snapshot) => Ok(GpuReply::Picture(Box::new(snapshot)).into()),
             None => Err(Refusal::Failed(format!("Scanout {n} shows nothing."))),
         }
     }

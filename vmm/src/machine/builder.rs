@@ -7,7 +7,6 @@ use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{Kvm, VmFd};
 use mm::backing;
 use mm::guest_ram::GuestRam;
-use mm::layout::MemoryLayout;
 use mm::units::Bytes;
 
 use super::assembly::Assembly;
@@ -67,8 +66,7 @@ pub(super) fn mib(count: u64) -> Bytes {
 }
 
 fn reserve_ram(config: &VmConfig) -> Result<GuestRam, BuildError> {
-    let layout =
-        MemoryLayout::new(mib(config.machine_config.mem_size_mib), mib(config.memory.cma_mib))?;
+    let layout = config.layout()?;
     let kind = match config.backing() {
         BackingKind::Thp => backing::BackingKind::Thp,
         BackingKind::Small => backing::BackingKind::Small,

@@ -5,8 +5,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::host::Host;
-use crate::api::action::{GpuStatus, MemoryStatus};
-use crate::api::compaction::{CmaStatus, CompactStatus};
+use crate::api::cma::CmaStatus;
+use crate::api::compaction::CompactStatus;
+use crate::api::gpu::GpuStatus;
+use crate::api::memory::MemoryStatus;
 use crate::block_view::BlockRuns;
 use crate::cli::CliError;
 use crate::cli::client::ClientError;

@@ -204,8 +204,10 @@ mod tests {
     use super::super::host::Host;
     use super::super::snapshot::Balloon;
     use super::*;
-    use crate::api::action::{GpuStatus, MemoryStatus};
-    use crate::api::compaction::{CmaStatus, CmaUse, MemoryTotals};
+    use crate::api::cma::{CmaStatus, CmaUse};
+    use crate::api::compaction::MemoryTotals;
+    use crate::api::gpu::GpuStatus;
+    use crate::api::memory::MemoryStatus;
     use crate::block_view::{BlockRun, BlockRuns};
 
     fn snapshot() -> Snapshot {

@@ -27,10 +27,10 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
-use super::body::RawBody;
-use super::channel::Door;
-use super::error::ApiError;
-use super::stats::ApiStats;
+use crate::api::body::RawBody;
+use crate::api::channel::ActionSender;
+use crate::api::error::ApiError;
+use crate::api::stats::ApiStats;
 use crate::host::sockets::{Listener, SocketError, SocketFile};
 
 /// Connections served at a time.
@@ -190,9 +190,9 @@ pub struct Service {
 }
 
 impl Service {
-    /// A service whose actions go through `door`.
-    pub fn new(door: Door, stats: Arc<ApiStats>, max_payload_bytes: usize) -> Self {
-        Self { router: super::router(door), stats, max_payload_bytes }
+    /// A service whose actions go through `machine`.
+    pub fn new(machine: ActionSender, stats: Arc<ApiStats>, max_payload_bytes: usize) -> Self {
+        Self { router: crate::api::router(machine), stats, max_payload_bytes }
     }
 
     /// Answers one request.
@@ -250,3 +250,6 @@ impl Service {
         Ok(Request::from_parts(parts, Body::empty()))
     }
 }
+
+#[cfg(test)]
+mod tests;

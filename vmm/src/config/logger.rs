@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `logger` and `metrics`: how the monitor itself is watched.
+//! `logger`: the monitor's log.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -53,26 +52,5 @@ impl<'de> Deserialize<'de> for LogLevel {
                 &["Off", "Error", "Warning", "Info", "Debug", "Trace"],
             )
         })
-    }
-}
-
-/// Where metrics are written.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct MetricsConfig {
-    /// File or FIFO that gets one JSON object a line.
-    #[schema(value_type = String)]
-    pub metrics_path: PathBuf,
-    /// Whether each line carries the instance's id.
-    #[serde(default)]
-    pub emit_id: bool,
-    /// Strings to put into each line as they are.
-    #[serde(default)]
-    pub properties: BTreeMap<String, String>,
-}
-
-impl MetricsConfig {
-    /// Plain lines to the file at `metrics_path`.
-    pub fn to_file(metrics_path: PathBuf) -> Self {
-        Self { metrics_path, emit_id: false, properties: BTreeMap::new() }
     }
 }

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `/memory/cma`: the contiguous region. Ballast's own.
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::get;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::action::Phases;
+use super::channel::ActionSender;
+use super::compaction::MemoryTotals;
+use super::error::FaultMessage;
+use super::{HandlerResult, Machine, reported};
+
+/// Actions on the CMA region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CmaAction {
+    /// Its state: [`CmaReply`].
+    Get,
+}
+
+impl CmaAction {
+    /// The phases in which this may be asked.
+    pub const fn legal_in(&self) -> Phases {
+        Phases::STARTED
+    }
+}
+
+/// Reply to [`CmaAction::Get`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CmaReply(pub CmaStatus);
+
+/// The CMA region (`GET /memory/cma`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CmaStatus {
+    /// Guest-physical address of its first byte.
+    pub start: u64,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// What of it is in the host's memory and so on, in bytes.
+    #[serde(flatten)]
+    pub totals: MemoryTotals,
+    /// What the guest says of it; absent where the guest does not, or says what cannot be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<CmaUse>,
+}
+
+/// How the guest uses what it keeps for contiguous allocations, in bytes, as it told last with the
+/// balloon's statistics. Nothing of it can be verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CmaUse {
+    /// All its regions, this one and others that its command line may name.
+    pub total_bytes: u64,
+    /// Used by nobody.
+    pub free_bytes: u64,
+    /// Lent to pages that can be moved out of the way.
+    pub lent_bytes: u64,
+    /// In contiguous use by devices.
+    pub contiguous_bytes: u64,
+    /// How long ago it told, in milliseconds.
+    pub age_ms: u64,
+}
+
+pub(super) fn routes() -> Router<ActionSender> {
+    Router::new().route("/memory/cma", get(get_cma))
+}
+
+/// This resource in the OpenAPI description.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(get_cma))]
+pub(super) struct Description;
+
+/// The CMA region: what the host sees of it, and what the guest says.
+#[utoipa::path(get, path = "/memory/cma", tag = "memory",
+    responses((status = 200, body = CmaStatus), (status = 400, body = FaultMessage)))]
+pub(super) async fn get_cma(State(machine): Machine) -> HandlerResult {
+    reported!(machine, CmaAction::Get, CmaReply)
+}

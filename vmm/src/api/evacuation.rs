@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `/memory/evacuate`: blocks that the guest is asked to give up whole. Ballast's own.
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::put;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::action::Phases;
+use super::body::Body;
+use super::channel::ActionSender;
+use super::error::FaultMessage;
+use super::{HandlerResult, Machine, reported};
+
+/// Actions that evacuate blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EvacuationAction {
+    /// Evacuates blocks: [`EvacuationReply`], when the guest has answered.
+    Evacuate(Evacuate),
+}
+
+impl EvacuationAction {
+    /// The phases in which this may be asked: a paused guest cannot answer.
+    pub const fn legal_in(&self) -> Phases {
+        Phases::RUNNING
+    }
+}
+
+/// Reply to [`EvacuationAction::Evacuate`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EvacuationReply(pub Evacuation);
+
+/// Blocks to evacuate (`PUT /memory/evacuate`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Evacuate {
+    /// Guest-physical address of the first block: a multiple of 2 MiB.
+    pub start: u64,
+    /// Number of blocks of 2 MiB.
+    pub blocks: u32,
+}
+
+/// How an evacuation went, as the guest tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Evacuation {
+    /// Blocks that were emptied and given up.
+    pub vacated: u32,
+    /// Blocks that something could not be moved out of.
+    pub busy: u32,
+    /// Pages moved that belong to programs or the page cache.
+    pub migrated_lru: u64,
+    /// Pages of the balloon moved.
+    pub migrated_balloon: u64,
+    /// Pages of compressed memory moved.
+    pub migrated_zsmalloc: u64,
+    /// Pages of GPU buffers moved.
+    pub migrated_gpu: u64,
+    /// What became of each block, in order.
+    pub per_block: Vec<BlockOutcome>,
+}
+
+/// What became of one block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BlockOutcome {
+    /// Emptied and given up.
+    Vacated,
+    /// Something in it could not be moved.
+    Busy,
+    /// Not memory of the guest's.
+    NotMemory,
+    /// The guest did not answer in time, or not truthfully.
+    Unanswered,
+}
+
+pub(super) fn routes() -> Router<ActionSender> {
+    Router::new().route("/memory/evacuate", put(put_evacuate))
+}
+
+/// This resource in the OpenAPI description.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(put_evacuate))]
+pub(super) struct Description;
+
+/// Has the guest empty blocks and give them up; answers when the guest has.
+#[utoipa::path(put, path = "/memory/evacuate", tag = "memory", request_body = Evacuate,
+    responses((status = 200, body = Evacuation), (status = 400, body = FaultMessage)))]
+pub(super) async fn put_evacuate(
+    State(machine): Machine,
+    Body(body): Body<Evacuate>,
+) -> HandlerResult {
+    reported!(machine, EvacuationAction::Evacuate(body), EvacuationReply)
+}

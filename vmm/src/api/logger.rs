@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `/logger`: the monitor's log.
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::put;
+
+use super::action::Phases;
+use super::body::Body;
+use super::channel::ActionSender;
+use super::error::FaultMessage;
+use super::{HandlerResult, Machine, done};
+use crate::config::LoggerConfig;
+
+/// Actions on the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LoggerAction {
+    /// Opens the log.
+    Set(LoggerConfig),
+}
+
+impl LoggerAction {
+    /// The phases in which this may be asked.
+    pub const fn legal_in(&self) -> Phases {
+        Phases::NOT_STARTED
+    }
+}
+
+pub(super) fn routes() -> Router<ActionSender> {
+    Router::new().route("/logger", put(put_logger))
+}
+
+/// This resource in the OpenAPI description.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(put_logger))]
+pub(super) struct Description;
+
+/// Opens the log. Before the start only.
+#[utoipa::path(put, path = "/logger", tag = "logger", request_body = LoggerConfig,
+    responses((status = 204), (status = 400, body = FaultMessage)))]
+pub(super) async fn put_logger(
+    State(machine): Machine,
+    Body(body): Body<LoggerConfig>,
+) -> HandlerResult {
+    done(&machine, LoggerAction::Set(body)).await
+}

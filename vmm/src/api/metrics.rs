@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `/metrics`: the monitor's counters.
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::get;
+
+use super::action::Phases;
+use super::body::Body;
+use super::channel::ActionSender;
+use super::error::FaultMessage;
+use super::{HandlerResult, Machine, done, reported};
+use crate::config::MetricsConfig;
+
+/// Actions on counters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MetricsAction {
+    /// All counters since the start: [`MetricsReply`].
+    Get,
+    /// Opens the metrics file.
+    Set(MetricsConfig),
+    /// Writes a line to the metrics file.
+    Flush,
+}
+
+impl MetricsAction {
+    /// The phases in which this may be asked.
+    pub const fn legal_in(&self) -> Phases {
+        match self {
+            Self::Get => Phases::ANY,
+            Self::Set(_) => Phases::NOT_STARTED,
+            Self::Flush => Phases::STARTED,
+        }
+    }
+}
+
+/// Reply to [`MetricsAction::Get`]: groups of counters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricsReply(pub serde_json::Value);
+
+pub(super) fn routes() -> Router<ActionSender> {
+    Router::new().route("/metrics", get(get_metrics).put(put_metrics))
+}
+
+/// This resource in the OpenAPI description.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(get_metrics, put_metrics))]
+pub(super) struct Description;
+
+/// All counters since the start. Ballast's own.
+#[utoipa::path(get, path = "/metrics", tag = "metrics",
+    responses((status = 200, body = Object)))]
+pub(super) async fn get_metrics(State(machine): Machine) -> HandlerResult {
+    reported!(machine, MetricsAction::Get, MetricsReply)
+}
+
+/// Opens the metrics file. Before the start only, and once.
+#[utoipa::path(put, path = "/metrics", tag = "metrics", request_body = MetricsConfig,
+    responses((status = 204), (status = 400, body = FaultMessage)))]
+pub(super) async fn put_metrics(
+    State(machine): Machine,
+    Body(body): Body<MetricsConfig>,
+) -> HandlerResult {
+    done(&machine, MetricsAction::Set(body)).await
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `boot-source`: what the guest boots.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::rules::Check;
+use super::{Faults, VmConfig};
+use crate::host::files::open_regular;
+
+/// Kernel command line where none is given: the console on the serial port, reset through the
+/// keyboard controller, no waiting after a panic and for absent PS/2 devices.
+pub const DEFAULT_BOOT_ARGS: &str =
+    "console=ttyS0 reboot=k panic=1 i8042.noaux i8042.nomux i8042.dumbkbd";
+
+/// Longest command line with its terminating zero: what Linux reads on x86 (COMMAND_LINE_SIZE).
+pub const CMDLINE_MAX: usize = 2048;
+
+/// Most virtio devices of a machine: one for each free interrupt line of the IOAPIC, 5 to 23.
+const MAX_DEVICES: usize = 19;
+
+/// What the guest boots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BootSource {
+    /// The kernel: ELF `vmlinux` or `bzImage`.
+    #[schema(value_type = String)]
+    pub kernel_image_path: PathBuf,
+    /// Initial RAM file system.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub initrd_path: Option<PathBuf>,
+    /// Kernel command line; [`DEFAULT_BOOT_ARGS`] where none is given.
+    #[serde(default)]
+    pub boot_args: Option<String>,
+}
+
+/// What kind of kernel image a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageKind {
+    /// 64-bit little-endian ELF (`vmlinux`).
+    Elf,
+    /// Linux boot protocol image (`bzImage`).
+    BzImage,
+}
+
+impl BootSource {
+    /// The kernel command line, without what the machine adds.
+    pub fn cmdline(&self) -> &str {
+        self.boot_args.as_deref().unwrap_or(DEFAULT_BOOT_ARGS)
+    }
+}
+
+/// The rules of this section.
+pub(super) fn rules(check: &Check<'_>, faults: &mut Faults) {
+    let Some(boot) = &check.config.boot_source else {
+        if check.starts() {
+            faults.add("boot-source", "missing: there is no kernel to start");
+        }
+        return;
+    };
+    command_line_rules(boot.cmdline(), check.config, faults);
+    if check.looks_at_files(|config| &config.boot_source) {
+        file_rules(boot, faults);
+    }
+}
+
+fn command_line_rules(cmdline: &str, config: &VmConfig, faults: &mut Faults) {
+    if !cmdline.trim().bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        faults.add("boot-source.boot_args", "contains a character that is not printable ASCII");
+    }
+    let limit = CMDLINE_MAX - 1 - added(cmdline, config);
+    let len = cmdline.trim().len();
+    if len > limit {
+        let problem = format!(
+            "{len} bytes: give at most {limit}, which is what the kernel reads \
+            less what the machine adds"
+        );
+        faults.add("boot-source.boot_args", problem);
+    }
+}
+
+/// Most bytes that the machine adds to the command line: the contiguous region and, for a kernel
+/// that is told to read no ACPI tables, each virtio device.
+fn added(cmdline: &str, config: &VmConfig) -> usize {
+    let cma = if config.memory.cma_mib > 0 { " cma=0123456789012@0x0123456789ab".len() } else { 0 };
+    let acpi_off = cmdline.split_whitespace().any(|option| option == "acpi=off");
+    let devices =
+        if acpi_off { MAX_DEVICES * " virtio_mmio.device=4K@0xd0000000:23".len() } else { 0 };
+    cma + devices
+}
+
+fn file_rules(boot: &BootSource, faults: &mut Faults) {
+    let kernel = &boot.kernel_image_path;
+    match image_kind(kernel) {
+        Ok(Some(_)) => {}
+        Ok(None) => {
+            let problem = format!("{}: neither an ELF vmlinux nor a bzImage", kernel.display());
+            faults.add("boot-source.kernel_image_path", problem);
+        }
+        Err(cause) => {
+            let problem = format!("{}: {cause}", kernel.display());
+            faults.add("boot-source.kernel_image_path", problem);
+        }
+    }
+    if let Some(initrd) = &boot.initrd_path
+        && let Err(cause) = open_regular(initrd)
+    {
+        faults.add("boot-source.initrd_path", format!("{}: {cause}", initrd.display()));
+    }
+}
+
+/// Reads the two magic numbers: ELF's, and `HdrS` at 0x202 of a Linux image
+/// (Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header").
+fn image_kind(path: &Path) -> io::Result<Option<ImageKind>> {
+    let file = open_regular(path)?;
+    // \x7fELF, 64 bits, little-endian.
+    if starts_with(&file, 0, b"\x7fELF\x02\x01")? {
+        return Ok(Some(ImageKind::Elf));
+    }
+    Ok(starts_with(&file, 0x202, b"HdrS")?.then_some(ImageKind::BzImage))
+}
+
+fn starts_with<const N: usize>(file: &File, offset: u64, magic: &[u8; N]) -> io::Result<bool> {
+    let mut found = [0; N];
+    match file.read_exact_at(&mut found, offset) {
+        Ok(()) => Ok(&found == magic),
+        Err(short) if short.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(cause) => Err(cause),
+    }
+}

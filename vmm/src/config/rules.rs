@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a rule sees, and the faults that it finds.
+
+use std::fmt;
+use std::path::Path;
+
+use super::VmConfig;
+
+/// The rules of one section: adds what is wrong to the faults.
+pub(super) type Rules = fn(&Check<'_>, &mut Faults);
+
+/// What a rule sees.
+pub(super) struct Check<'a> {
+    /// The configuration to judge.
+    pub(super) config: &'a VmConfig,
+    /// Limits of this host.
+    pub(super) host: &'a HostLimits,
+    /// The configuration before a change; `None` when a machine is to be started.
+    pub(super) before: Option<&'a VmConfig>,
+}
+
+impl Check<'_> {
+    /// Whether a machine is to be started, so that nothing may be missing.
+    pub(super) fn starts(&self) -> bool {
+        self.before.is_none()
+    }
+
+    /// Whether files that `section` names are to be looked at: at the start, and when the section
+    /// changes.
+    pub(super) fn looks_at_files<T: PartialEq>(&self, section: fn(&VmConfig) -> &T) -> bool {
+        self.before.is_none_or(|before| section(before) != section(self.config))
+    }
+}
+
+/// Longest path of a Unix socket, in bytes: `sun_path` less the terminating zero (unix(7)).
+pub(super) const MAX_SOCKET_PATH: usize = 107;
+
+/// Checks the path of a Unix socket that is to be made.
+pub(super) fn socket_path(field: &'static str, path: &Path, faults: &mut Faults) {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    if bytes.is_empty() {
+        faults.add(field, "empty: give the path of a socket to be made");
+    } else if bytes.len() > MAX_SOCKET_PATH {
+        let problem =
+            format!("{} bytes: a socket's path has at most {MAX_SOCKET_PATH}", bytes.len());
+        faults.add(field, problem);
+    } else if bytes.contains(&0) {
+        faults.add(field, "contains a zero byte");
+    }
+}
+
+/// Limits of this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostLimits {
+    /// All memory of the host, in MiB.
+    pub memory_mib: u64,
+}
+
+impl HostLimits {
+    /// Asks the kernel.
+    pub fn read() -> Self {
+        let info = rustix::system::sysinfo();
+        // The fields are C `unsigned long`s: 64 bits wide on every host that has KVM for us.
+        let bytes = u128::from(info.totalram) * u128::from(info.mem_unit);
+        Self { memory_mib: u64::try_from(bytes >> 20).unwrap_or(u64::MAX) }
+    }
+}
+
+/// One thing that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct Fault {
+    /// Section and field, as in the JSON form: `machine-config.vcpu_count`.
+    pub field: &'static str,
+    /// What is wrong, and what would be right.
+    pub problem: String,
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Faults(pub Vec<Fault>);
+
+impl Faults {
+    /// Notes one more.
+    pub fn add(&mut self, field: &'static str, problem: impl Into<String>) {
+        self.0.push(Fault { field, problem: problem.into() });
+    }
+
+    /// `Ok` where nothing was noted.
+    ///
+    /// # Errors
+    ///
+    /// The faults that were noted.
+    pub fn into_result(self) -> Result<(), Self> {
+        if self.0.is_empty() { Ok(()) } else { Err(self) }
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, fault) in self.0.iter().enumerate() {
+            write!(out, "{}{fault}", if i == 0 { "" } else { "; " })?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Faults {}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Actions on the CMA region.
+
+use devices::balloon::Statistics;
+use mm::blocks::map::{BlockFlags, Totals};
+use mm::units::{Bytes, Pages};
+use tracing::warn;
+
+use super::{Controller, failed, lock};
+use crate::api::cma::{CmaAction, CmaReply, CmaStatus, CmaUse};
+use crate::api::{Refusal, Reply};
+
+impl Controller {
+    /// The CMA region: the host's figures, and the guest's.
+    pub(super) fn cma_action(&mut self, action: CmaAction) -> Result<Reply, Refusal> {
+        let CmaAction::Get = action;
+        let vm = self.vm()?;
+        let layout = vm.ram().layout();
+        let Some(region) = layout.cma() else { return Err(Refusal::NoDevice("CMA")) };
+        let told = vm.balloon().map(|balloon| *lock(balloon).statistics());
+        let guest = told.and_then(|told| {
+            guest_use(&told, layout.ram_pages().bytes()).unwrap_or_else(|error| {
+                warn!(%error, "ignoring the guest's figures of its contiguous memory");
+                None
+            })
+        });
+        let map = self.compactor()?.map().map_err(failed)?;
+        let mut totals = Totals::default();
+        for (_, block) in map.iter().filter(|(_, b)| b.flags.contains(BlockFlags::CMA)) {
+            let bytes = |pages: u16| Pages(u64::from(pages)).bytes();
+            let huge = if block.flags.contains(BlockFlags::HUGE) { block.present } else { 0 };
+            totals.resident = totals.resident.saturating_add(bytes(block.present));
+            totals.huge = totals.huge.saturating_add(bytes(huge));
+            totals.ballooned = totals.ballooned.saturating_add(bytes(block.ballooned));
+            totals.gpu = totals.gpu.saturating_add(bytes(block.gpu));
+            totals.wasted = totals.wasted.saturating_add(bytes(block.wasted));
+        }
+        Ok(CmaReply(CmaStatus {
+            start: region.address().0,
+            size_bytes: region.bytes().0,
+            totals: (&totals).into(),
+            guest,
+        })
+        .into())
+    }
+}
+
+/// The guest's figures of its contiguous regions contradict each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "impossible CMA figures from the guest: {total} B in all, {free} B free, {allocated} B allocated"
+)]
+struct ImpossibleCma {
+    total: u64,
+    free: u64,
+    allocated: u64,
+}
+
+/// The guest's figures, on a host whose guest has `ram` in all; `None` where it sends none.
+fn guest_use(told: &Statistics, ram: Bytes) -> Result<Option<CmaUse>, ImpossibleCma> {
+    let figures = (told.cma_total, told.cma_free, told.cma_allocated, told.updated);
+    let (Some(total), Some(free), Some(allocated), Some(updated)) = figures else {
+        return Ok(None);
+    };
+    if total > ram.0 || free > total || allocated > total {
+        return Err(ImpossibleCma { total, free, allocated });
+    }
+    Ok(Some(CmaUse {
+        total_bytes: total,
+        free_bytes: free,
+        // The guest counts both at different moments: their sum may exceed the total.
+        lent_bytes: total.saturating_sub(free.saturating_add(allocated)),
+        contiguous_bytes: allocated,
+        age_ms: u64::try_from(updated.elapsed().as_millis()).unwrap_or(u64::MAX),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(total: u64, free: u64, allocated: u64) -> Result<Option<CmaUse>, ImpossibleCma> {
+        let statistics = Statistics {
+            cma_total: Some(total),
+            cma_free: Some(free),
+            cma_allocated: Some(allocated),
+            updated: Some(std::time::Instant::now()),
+            ..Statistics::default()
+        };
+        guest_use(&statistics, Bytes(1000))
+    }
+
+    #[test]
+    fn memory_neither_free_nor_allocated_is_lent() {
+        let parts = |total, free, allocated| {
+            told(total, free, allocated).unwrap().map(|c| (c.lent_bytes, c.contiguous_bytes))
+        };
+        assert_eq!(parts(100, 30, 20), Some((50, 20)));
+        assert_eq!(parts(100, 60, 50), Some((0, 50)), "counted at different moments");
+        assert_eq!(parts(0, 0, 0), Some((0, 0)));
+    }
+
+    #[test]
+    fn rejects_impossible_figures_of_the_guest() {
+        assert_eq!(guest_use(&Statistics::default(), Bytes(1000)), Ok(None));
+        for (total, free, allocated) in
+            [(1001, 0, 0), (100, 101, 0), (100, 0, 101), (u64::MAX, u64::MAX, u64::MAX)]
+        {
+            let impossible = ImpossibleCma { total, free, allocated };
+            assert_eq!(told(total, free, allocated), Err(impossible));
+        }
+    }
+}

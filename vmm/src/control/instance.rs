@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The machine as a whole: start, pause, stop.
+
+use tracing::info;
+
+use super::{Controller, done, failed};
+use crate::api::instance::{Instance, InstanceAction, InstanceReply};
+use crate::api::{Refusal, Reply};
+use crate::config::VmConfig;
+use crate::exit::ExitReason;
+use crate::machine;
+
+impl Controller {
+    pub(super) fn instance_action(&mut self, action: InstanceAction) -> Result<Reply, Refusal> {
+        match action {
+            InstanceAction::Get => Ok(InstanceReply::Instance(self.instance()).into()),
+            InstanceAction::GetConfig => {
+                Ok(InstanceReply::Config(Box::new(self.current_config())).into())
+            }
+            InstanceAction::Start => done(self.start()),
+            InstanceAction::Pause => {
+                self.vm()?.pause();
+                Ok(Reply::Done)
+            }
+            InstanceAction::Resume => {
+                self.vm()?.resume();
+                Ok(Reply::Done)
+            }
+            InstanceAction::SendCtrlAltDel => done(self.vm()?.send_ctrl_alt_del()),
+            InstanceAction::Stop => {
+                self.events.exit().raise(ExitReason::Stopped("a request".into()));
+                Ok(Reply::Done)
+            }
+        }
+    }
+
+    fn instance(&self) -> Instance {
+        Instance {
+            app_name: "Ballast".into(),
+            id: self.id.clone(),
+            state: self.phase(),
+            vmm_version: env!("CARGO_PKG_VERSION").into(),
+        }
+    }
+
+    /// The configuration that would make the machine as it is now.
+    fn current_config(&self) -> VmConfig {
+        VmConfig { balloon: self.balloon_config().ok(), ..self.config.clone() }
+    }
+
+    /// Builds the machine that the configuration describes, and starts its vCPUs.
+    ///
+    /// # Errors
+    ///
+    /// The configuration is invalid or incomplete, or the host refuses a part of the machine; the
+    /// configuration stays as it was.
+    pub fn start(&mut self) -> Result<(), Refusal> {
+        self.config.validate(&self.host).map_err(Refusal::Invalid)?;
+        let mut vm = machine::build(&self.config, &self.events).map_err(failed)?;
+        vm.start().map_err(failed)?;
+        let machine = &self.config.machine_config;
+        info!(id = self.id, vcpus = machine.vcpu_count, mib = machine.mem_size_mib, "started");
+        self.vm = Some(vm);
+        if self.config.memory.compaction.is_some() {
+            self.compactor()?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Actions on counters, and the lines of the metrics file.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
+use serde_json::{Map, Value, json};
+use tracing::warn;
+
+use super::{Controller, failed, lock};
+use crate::api::metrics::{MetricsAction, MetricsReply};
+use crate::api::stats::ApiStats;
+use crate::api::{Refusal, Reply};
+use crate::config::MetricsConfig;
+use crate::metrics::{MetricsFile, PERIOD};
+use crate::vcpu::ExitKind;
+
+/// The metrics file, the timer of its lines, and the counters that no device keeps.
+pub(super) struct MetricsWriter {
+    file: Option<MetricsFile>,
+    timer: OwnedFd,
+    api: Arc<ApiStats>,
+}
+
+impl MetricsWriter {
+    pub(super) fn new(api: Arc<ApiStats>) -> io::Result<Self> {
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        Ok(Self { file: None, timer, api })
+    }
+
+    /// The descriptor that is readable when a line is due.
+    pub(super) fn timer(&self) -> RawFd {
+        self.timer.as_raw_fd()
+    }
+}
+
+impl Controller {
+    pub(super) fn metrics_action(&mut self, action: MetricsAction) -> Result<Reply, Refusal> {
+        match action {
+            MetricsAction::Get => Ok(MetricsReply(self.totals()).into()),
+            MetricsAction::Set(metrics) => self.set_metrics(metrics).map(|()| Reply::Done),
+            MetricsAction::Flush => self.flush_metrics().map(|()| Reply::Done),
+        }
+    }
+
+    /// Opens the metrics file; once.
+    ///
+    /// # Errors
+    ///
+    /// The file is set already, or cannot be opened.
+    pub fn set_metrics(&mut self, config: MetricsConfig) -> Result<(), Refusal> {
+        if self.metrics.file.is_some() {
+            return Err(Refusal::Failed("The metrics file is set already.".into()));
+        }
+        self.metrics.file = Some(MetricsFile::open(config.clone(), &self.id).map_err(failed)?);
+        self.config.metrics = Some(config);
+        let seconds = i64::try_from(PERIOD.as_secs()).unwrap_or(i64::MAX);
+        let period = Timespec { tv_sec: seconds, tv_nsec: 0 };
+        let every = Itimerspec { it_interval: period, it_value: period };
+        timerfd_settime(&self.metrics.timer, TimerfdTimerFlags::empty(), &every).map_err(failed)?;
+        Ok(())
+    }
+
+    /// All counters since the start, by group.
+    fn totals(&self) -> Value {
+        let mut groups = Map::new();
+        groups.insert("api".into(), json!(*self.metrics.api));
+        if let Some(vm) = &self.vm {
+            let count = |kind| vm.exit_counts().iter().map(|cpu| cpu.get(kind)).sum::<u64>();
+            let vcpu: Map<String, Value> = ExitKind::ALL
+                .iter()
+                .map(|&kind| (kind.name().to_owned(), count(kind).into()))
+                .collect();
+            groups.insert("vcpu".into(), vcpu.into());
+            if let Some(balloon) = vm.balloon() {
+                groups.insert("balloon".into(), json!(lock(balloon).counters()));
+            }
+            if let Ok(gpu) = self.gpu_status() {
+                groups.insert("gpu".into(), json!(gpu.counters));
+            }
+        }
+        groups.into()
+    }
+
+    fn flush_metrics(&mut self) -> Result<(), Refusal> {
+        let totals = self.totals();
+        match &mut self.metrics.file {
+            Some(file) => file.write(totals).map_err(failed),
+            None => Err(Refusal::Failed("There is no metrics file: PUT /metrics first.".into())),
+        }
+    }
+
+    pub(super) fn on_metrics_timer(&mut self) {
+        // An error means that the timer was read before: no line is due.
+        let due = rustix::io::read(&self.metrics.timer, &mut [0; 8]).is_ok();
+        if due && let Err(error) = self.flush_metrics() {
+            warn!(%error, "metrics are lost");
+        }
+    }
+
+    pub(super) fn write_last_metrics(&mut self) {
+        if self.metrics.file.is_some()
+            && let Err(error) = self.flush_metrics()
+        {
+            warn!(%error, "the last metrics are lost");
+        }
+    }
+}

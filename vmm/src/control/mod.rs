@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What requests do to the machine: actions of the API and the command line become calls on the
+//! machine and its devices, and their results become wire types. Runs on the main thread, as a
+//! subscriber of the event loop.
+//!
+//! May use: everything of this crate but `api`'s server and `cli`. Waits for nobody: what takes long
+//! replies later, from the thread that has the answer.
+//!
+//! - `instance.rs`: start, pause, stop, the whole configuration
+//! - `machine_config.rs`, `boot_source.rs`, `balloon.rs`, `memory.rs`, `evacuation.rs`,
+//!   `compaction.rs`, `blocks.rs`, `cma.rs`, `gpu.rs`, `logger.rs`, `metrics.rs`: one resource each
+
+mod balloon;
+mod blocks;
+mod boot_source;
+mod cma;
+mod compaction;
+mod evacuation;
+mod gpu;
+mod instance;
+mod logger;
+mod machine_config;
+mod memory;
+mod metrics;
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use tracing::error;
+
+use crate::api::channel::{ReplySender, Request};
+use crate::api::stats::ApiStats;
+use crate::api::{Action, ActionReceiver, Phase, Refusal, Reply};
+use crate::compactor::Compactor;
+use crate::config::{HostLimits, VmConfig};
+use crate::event_loop::LoopHandle;
+use crate::exit::ExitReason;
+use crate::host::log::Log;
+use crate::machine::Vm;
+
+use metrics::MetricsWriter;
+
+/// Owns the machine, and its description before it is started.
+pub struct Controller {
+    id: String,
+    config: VmConfig,
+    host: HostLimits,
+    // Before the machine: its thread uses the machine's memory and devices.
+    compactor: Option<Compactor>,
+    vm: Option<Vm>,
+    events: LoopHandle,
+    requests: ActionReceiver,
+    log: Log,
+    metrics: MetricsWriter,
+}
+
+impl Controller {
+    /// A controller of a machine that is described by `config` so far.
+    ///
+    /// # Errors
+    ///
+    /// The host has no more file descriptors.
+    pub fn new(
+        id: String,
+        config: VmConfig,
+        events: LoopHandle,
+        requests: ActionReceiver,
+        log: Log,
+        api_stats: Arc<ApiStats>,
+    ) -> std::io::Result<Self> {
+        Ok(Self {
+            id,
+            config,
+            host: HostLimits::read(),
+            compactor: None,
+            vm: None,
+            events,
+            requests,
+            log,
+            metrics: MetricsWriter::new(api_stats)?,
+        })
+    }
+
+    fn phase(&self) -> Phase {
+        match &self.vm {
+            None => Phase::NotStarted,
+            Some(vm) if vm.paused() => Phase::Paused,
+            Some(_) => Phase::Running,
+        }
+    }
+
+    fn serve(&mut self, request: Request) {
+        let Request { action, reply } = request;
+        match action.check(self.phase()) {
+            Ok(()) => self.perform(action, reply),
+            Err(refusal) => reply.send(Err(refusal)),
+        }
+    }
+
+    /// The list of resources: a line each.
+    fn perform(&mut self, action: Action, reply: ReplySender) {
+        match action {
+            Action::Instance(action) => reply.send(self.instance_action(action)),
+            Action::Machine(action) => reply.send(self.machine_action(action)),
+            Action::Boot(action) => reply.send(self.boot_action(action)),
+            Action::Balloon(action) => reply.send(self.balloon_action(action)),
+            Action::Memory(action) => reply.send(self.memory_action(action)),
+            Action::Evacuation(action) => self.evacuation_action(action, reply),
+            Action::Compaction(action) => self.compaction_action(action, reply),
+            Action::Blocks(action) => reply.send(self.blocks_action(action)),
+            Action::Cma(action) => reply.send(self.cma_action(action)),
+            Action::Gpu(action) => reply.send(self.gpu_action(action)),
+            Action::Logger(action) => reply.send(self.logger_action(action)),
+            Action::Metrics(action) => reply.send(self.metrics_action(action)),
+        }
+    }
+
+    /// Changes the description, unless a rule of `config` forbids what it would be then. What is
+    /// missing is judged at the start.
+    fn configure(&mut self, change: impl FnOnce(&mut VmConfig)) -> Result<Reply, Refusal> {
+        let mut config = self.config.clone();
+        change(&mut config);
+        config.validate_change(&self.config, &self.host).map_err(Refusal::Invalid)?;
+        self.config = config;
+        Ok(Reply::Done)
+    }
+
+    fn vm(&self) -> Result<&Vm, Refusal> {
+        self.vm.as_ref().ok_or(Refusal::BeforeStart)
+    }
+}
+
+impl MutEventSubscriber for Controller {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        for fd in [self.requests.as_raw_fd(), self.metrics.timer()] {
+            if let Err(error) = ops.add(Events::new_raw(fd, EventSet::IN)) {
+                error!(%error, "cannot watch for requests");
+                self.events.exit().raise(ExitReason::HostError(error.to_string()));
+            }
+        }
+    }
+
+    fn process(&mut self, events: Events, _ops: &mut EventOps<'_>) {
+        let fd: RawFd = events.fd();
+        if fd == self.metrics.timer() {
+            self.on_metrics_timer();
+            return;
+        }
+        self.requests.acknowledge();
+        while let Some(request) = self.requests.take() {
+            self.serve(request);
+        }
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        self.write_last_metrics();
+    }
+}
+
+/// A device stays usable after a panic elsewhere: its own state is checked at every step.
+fn lock<T>(device: &Arc<Mutex<T>>) -> MutexGuard<'_, T> {
+    device.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn failed(error: impl std::fmt::Display) -> Refusal {
+    Refusal::Failed(error.to_string())
+}
+
+fn done<E: std::fmt::Display>(result: Result<(), E>) -> Result<Reply, Refusal> {
+    result.map(|()| Reply::Done).map_err(failed)
+}
