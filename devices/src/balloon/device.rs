@@ -17,9 +17,9 @@ use super::protocol::{BLOCK_MAX, Config, DEVICE_TYPE, feature};
 use super::reclaim::MemoryReclaim;
 use super::roles::{self, Role};
 use super::stats::Statistics;
-use super::timer::Timer;
 use super::{BalloonConfig, BalloonError};
 use crate::throttle::Throttle;
+use crate::timer::Timer;
 use crate::virtio::{
     Activation, Chain, ChainError, Deadline, DeviceFailure, DeviceQueue, GuestMemory, Interrupt,
     Progress, QueueError, Segments, VirtioDevice, read_config_slice,

@@ -32,16 +32,30 @@
 mod config;
 mod deadline;
 mod hold;
+//! - `iovecs.rs`: [`IoVecs`], guest memory for system calls that take vectors
+//! - `rate_limiter.rs`: [`RateLimiter`], token buckets for bytes and requests
+//! - `sources.rs`: [`SourceRunner`], what a device waits for on the host's side
+//! - `mock.rs` (feature `test-utils`): a driver for tests, benches and fuzzing
+
+mod config;
+mod iovecs;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod mock;
 mod queues;
+mod rate_limiter;
 mod runner;
+mod sources;
 
 use std::sync::{Arc, Mutex};
 
 pub use config::{read_config_slice, write_config_slice};
 pub use deadline::{Deadline, Progress};
 pub use hold::{Hold, LongestHold};
+pub use iovecs::IoVecs;
 pub use queues::{Chain, ChainError, DeviceQueue, QueueError, Segment, Segments};
+pub use rate_limiter::{Bucket, BucketUpdate, RateLimiter};
 pub use runner::{QueueHost, Runner};
+pub use sources::{Source, SourceRunner};
 use vm_memory::GuestAddress;
 
 /// Guest memory as every device sees it.

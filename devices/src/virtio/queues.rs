@@ -164,7 +164,7 @@ impl Segment {
 }
 
 /// The contiguous pieces of `segments` that make up `len` bytes from `offset` on.
-fn pieces(
+pub(super) fn pieces(
     segments: &[Segment],
     offset: u64,
     len: usize,

@@ -1,0 +1,576 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The block device: rounds that take requests from a queue, keep their pieces going, and answer.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use zerocopy::IntoBytes;
+
+use super::engine::{self, Action, Engine, Started};
+use super::handle::{Counters, Pending, Shared};
+use super::protocol::{Config, DEVICE_TYPE, ID_LEN, SECTOR, Status, feature};
+use super::request::{self, Limits, MAX_RANGE_SECTORS, Operation, Request};
+use super::transfer::{Next, Transfer, Transfers};
+use super::{BlockConfig, BlockHandle, CacheType, Image, IoEngine, MAX_QUEUES};
+use crate::throttle::Throttle;
+use crate::timer::Timer;
+use crate::virtio::{
+    Activation, Chain, Deadline, DeviceFailure, DeviceQueue, GuestMemory, Interrupt, Progress,
+    QueueError, RateLimiter, Segments, Source, VirtioDevice, read_config_slice,
+};
+
+const NAME: &str = "block";
+/// Entries of every queue, and so most descriptors of a request.
+const QUEUE_SIZE: u16 = 256;
+
+/// The block device.
+pub struct Block {
+    // What the transport sees.
+    features: u64,
+    queue_sizes: Vec<u16>,
+    active: Option<Active>,
+
+    // The disk.
+    engine: Box<dyn Engine>,
+    engine_wanted: IoEngine,
+    limits: Limits,
+    cache: CacheType,
+    id: [u8; ID_LEN],
+
+    // Requests.
+    limiter: RateLimiter,
+    timer: Timer,
+    transfers: Transfers,
+    /// Transfers whose next piece can start.
+    runnable: VecDeque<u16>,
+    /// Transfers with a piece under way.
+    under_way: usize,
+
+    shared: Arc<Shared>,
+    log: Throttle,
+}
+
+/// What there is while a driver is up.
+struct Active {
+    mem: Arc<GuestMemory>,
+    features: u64,
+    interrupt: Arc<dyn Interrupt>,
+    queues: Vec<DeviceQueue>,
+    /// Queues with requests that wait for the rate limit or for room.
+    waiting: Vec<bool>,
+    /// Queues with answers that the driver was not told of.
+    answered: Vec<bool>,
+}
+
+impl Block {
+    /// A disk as `config` says.
+    ///
+    /// # Errors
+    ///
+    /// The host gives no event or timer.
+    pub fn new(config: BlockConfig) -> std::io::Result<Self> {
+        let BlockConfig { image, cache, engine: engine_wanted, limiter, queues } = config;
+        let queues = queues.clamp(1, MAX_QUEUES);
+        let offer = |wanted: bool, bits: u64| if wanted { bits } else { 0 };
+        let features = 1 << VIRTIO_F_VERSION_1
+            | 1 << VIRTIO_RING_F_EVENT_IDX
+            | 1 << VIRTIO_RING_F_INDIRECT_DESC
+            | feature::SEG_MAX
+            | offer(cache == CacheType::Writeback, feature::FLUSH)
+            | offer(image.read_only(), feature::RO)
+            | offer(!image.read_only(), feature::DISCARD | feature::WRITE_ZEROES)
+            | offer(queues > 1, feature::MQ);
+        let wake = EventFd::new(EFD_NONBLOCK)?;
+        let slots = queues * QUEUE_SIZE;
+        let limits = Limits { sectors: image.sectors(), read_only: image.read_only() };
+        let id = image.id();
+        let shared = Arc::new(Shared::new(&image, wake));
+        let engine = engine::open(image, engine_wanted, shared.wake.as_raw_fd(), slots);
+        Ok(Self {
+            features,
+            queue_sizes: vec![QUEUE_SIZE; queues.into()],
+            active: None,
+            engine,
+            engine_wanted,
+            limits,
+            cache,
+            id,
+            limiter,
+            timer: Timer::new()?,
+            transfers: Transfers::new(slots),
+            runnable: VecDeque::new(),
+            under_way: 0,
+            shared,
+            log: Throttle::default(),
+        })
+    }
+
+    /// What other threads keep of it.
+    pub fn handle(&self) -> BlockHandle {
+        BlockHandle { shared: Arc::clone(&self.shared) }
+    }
+
+    /// What its thread watches beside the queues.
+    ///
+    /// # Errors
+    ///
+    /// The process has no descriptor left.
+    pub fn sources(&self) -> std::io::Result<Vec<Source>> {
+        // SAFETY: the event is open for as long as `shared` lives, which is longer than the borrow.
+        let wake = unsafe { BorrowedFd::borrow_raw(self.shared.wake.as_raw_fd()) };
+        let fds = [wake, self.timer.as_fd()];
+        fds.iter().map(|fd| Ok(Source { fd: fd.try_clone_to_owned()?, queue: 0 })).collect()
+    }
+
+    /// One round for queue `index`.
+    fn round(
+        &mut self,
+        active: &mut Active,
+        index: u16,
+        deadline: &mut Deadline,
+    ) -> Result<Progress, DeviceFailure> {
+        self.engine.notify(false);
+        if index == 0 {
+            self.wake_up(active);
+        }
+        let mut progress = Progress::Done;
+        loop {
+            self.reap(active)?;
+            let more = self.start_pieces(active, deadline)? == Progress::More
+                || self.take_requests(active, index, deadline)? == Progress::More;
+            let all_submitted = self.engine.submit().map_err(failure)?;
+            if more || !all_submitted {
+                progress = Progress::More;
+            }
+            // What the host had at hand has ended already.
+            self.engine.notify(true);
+            if self.under_way == 0 || !self.reap(active)? || progress == Progress::More {
+                break;
+            }
+            self.engine.notify(false);
+        }
+        active.tell().map_err(failure)?;
+        Ok(Progress::more_if(progress == Progress::More || !self.runnable.is_empty()))
+    }
+
+    /// The event or the timer may have been the reason of this round.
+    fn wake_up(&mut self, active: &mut Active) {
+        let _ = self.shared.wake.read();
+        let pending = self.shared.take_pending();
+        self.apply(pending, Some(active));
+        self.timer.acknowledge();
+        active.wake_waiting();
+    }
+
+    /// Changes what was asked for through a handle.
+    fn apply(&mut self, pending: Pending, active: Option<&mut Active>) {
+        let Pending { image, bytes, ops } = pending;
+        self.limiter.update(bytes, ops, Instant::now());
+        let Some(image) = image else { return };
+        self.replace(image);
+        if let Some(active) = active
+            && let Err(error) = active.interrupt.signal_config_change()
+        {
+            tracing::warn!(%error, "cannot interrupt the driver of a block device");
+        }
+    }
+
+    fn replace(&mut self, image: Image) {
+        // Pieces under way end on the old image; what is left of their requests goes to the new.
+        self.settle(|block, token, result| {
+            if let (Ok(bytes), Some(transfer)) = (&result, block.transfers.get_mut(token)) {
+                transfer.advance(*bytes);
+            }
+            block.runnable.push_back(token);
+        });
+        self.limits = Limits { sectors: image.sectors(), ..self.limits };
+        self.id = image.id();
+        let wake = self.shared.wake.as_raw_fd();
+        let slots = QUEUE_SIZE * u16::try_from(self.queue_sizes.len()).unwrap_or(1);
+        self.engine = engine::open(image, self.engine_wanted, wake, slots);
+    }
+
+    /// Waits until no piece is under way.
+    fn settle(&mut self, mut ended: impl FnMut(&mut Self, u16, std::io::Result<u64>)) {
+        while self.under_way > 0 {
+            while let Some((token, result)) = self.engine.reap() {
+                self.under_way -= 1;
+                ended(self, token, result);
+            }
+            if self.under_way > 0
+                && let Err(error) = self.engine.wait()
+            {
+                self.abandon(&error);
+                return;
+            }
+        }
+    }
+
+    /// The host does not say when pieces end: their memory must stay for good.
+    fn abandon(&mut self, error: &std::io::Error) {
+        tracing::error!(%error, "io_uring failed: requests under way are given up");
+        let slots = QUEUE_SIZE * u16::try_from(self.queue_sizes.len()).unwrap_or(1);
+        std::mem::forget(std::mem::replace(&mut self.transfers, Transfers::new(slots)));
+        self.runnable.clear();
+        self.under_way = 0;
+    }
+
+    /// Takes the results of pieces that have ended; whether there were any.
+    fn reap(&mut self, active: &mut Active) -> Result<bool, DeviceFailure> {
+        let mut any = false;
+        while let Some((token, result)) = self.engine.reap() {
+            self.under_way -= 1;
+            any = true;
+            self.ended(active, token, result)?;
+        }
+        Ok(any)
+    }
+
+    fn ended(
+        &mut self,
+        active: &mut Active,
+        token: u16,
+        result: std::io::Result<u64>,
+    ) -> Result<(), DeviceFailure> {
+        let Some(transfer) = self.transfers.get_mut(token) else { return Ok(()) };
+        match result {
+            Ok(bytes) => {
+                transfer.advance(bytes);
+                self.runnable.push_back(token);
+                Ok(())
+            }
+            Err(error) => {
+                Counters::add(&self.shared.counters.execute_fails, 1);
+                let operation = transfer.request.operation;
+                self.note(&format_args!("{operation:?} failed: {error}"));
+                self.finish(active, token, Status::IoErr)
+            }
+        }
+    }
+
+    /// Starts the next piece of each transfer that has none under way.
+    fn start_pieces(
+        &mut self,
+        active: &mut Active,
+        deadline: &mut Deadline,
+    ) -> Result<Progress, DeviceFailure> {
+        let size = self.limits.sectors * SECTOR;
+        while let Some(token) = self.runnable.pop_front() {
+            if deadline.passed() {
+                self.runnable.push_front(token);
+                return Ok(Progress::More);
+            }
+            let limit = self.engine.piece_limit();
+            let Some(transfer) = self.transfers.get_mut(token) else { continue };
+            let (action, offset, len) = match transfer.prepare(&active.mem, limit, size) {
+                Next::Piece { action, offset, len } => (action, offset, len),
+                Next::Finished => {
+                    self.finish(active, token, Status::Ok)?;
+                    continue;
+                }
+                Next::Impossible => {
+                    self.finish(active, token, Status::IoErr)?;
+                    continue;
+                }
+            };
+            deadline.charge(cost(action, len, self.engine.works_at_once()));
+            let piece = transfer.piece(action, offset, len);
+            // SAFETY: the transfer stays in its slot, untouched, until `reap` has named its token,
+            // and so do the vectors in it; `reset` and `drop` wait for that, or leak it.
+            match unsafe { self.engine.start(token, piece) } {
+                Started::UnderWay => self.under_way += 1,
+                Started::Done(result) => self.ended(active, token, result)?,
+            }
+        }
+        Ok(Progress::Done)
+    }
+
+    /// Takes requests from queue `index`, and starts them.
+    fn take_requests(
+        &mut self,
+        active: &mut Active,
+        index: u16,
+        deadline: &mut Deadline,
+    ) -> Result<Progress, DeviceFailure> {
+        let at = usize::from(index);
+        if active.queues.get(at).is_none() {
+            return Ok(Progress::Done);
+        }
+        Counters::add(&self.shared.counters.queue_event_count, 1);
+        let mut taken = 0u16;
+        loop {
+            if deadline.passed() || taken >= QUEUE_SIZE {
+                return Ok(Progress::More);
+            }
+            if self.transfers.is_full() {
+                active.waiting[at] = true;
+                return Ok(Progress::Done);
+            }
+            let queue = &mut active.queues[at];
+            let Some(chain) = queue.pop().map_err(failure)? else {
+                if taken == 0 {
+                    Counters::add(&self.shared.counters.no_avail_buffer, 1);
+                }
+                queue.rearm().map_err(failure)?;
+                return Ok(Progress::Done);
+            };
+            taken += 1;
+            deadline.charge(Deadline::COMMAND);
+            if let Admission::Wait(until) = self.take_request(active, at, chain)? {
+                Counters::add(&self.shared.counters.rate_limiter_throttled_events, 1);
+                active.queues[at].undo_pop();
+                active.waiting[at] = true;
+                self.timer.set(Some(until));
+                return Ok(Progress::Done);
+            }
+            if self.start_pieces(active, deadline)? == Progress::More {
+                return Ok(Progress::More);
+            }
+        }
+    }
+
+    /// Takes one request, and answers it at once if it needs no I/O.
+    fn take_request(
+        &mut self,
+        active: &mut Active,
+        at: usize,
+        chain: Chain,
+    ) -> Result<Admission, DeviceFailure> {
+        let head = chain.head_index();
+        let buffer = match Segments::collect(chain, QUEUE_SIZE) {
+            Ok(buffer) if buffer.writable_len() > 0 => buffer,
+            Ok(_) => return self.bad_buffer(active, at, head, &"a request without a status byte"),
+            Err(error) => return self.bad_buffer(active, at, head, &error),
+        };
+        let request = match request::parse(&active.mem, &buffer, self.limits) {
+            Ok(request) => request,
+            Err(status) => {
+                Counters::add(&self.shared.counters.invalid_reqs_count, 1);
+                active.answer(at, head, &buffer, status).map_err(failure)?;
+                return Ok(Admission::Taken);
+            }
+        };
+        if request.operation == Operation::GetId {
+            let len = usize::try_from(request.len).unwrap_or(ID_LEN).min(ID_LEN);
+            buffer.write(&active.mem, 0, &self.id[..len]);
+            active.answer(at, head, &buffer, Status::Ok).map_err(failure)?;
+            return Ok(Admission::Taken);
+        }
+        if let Err(until) = self.limiter.admit(limited_bytes(&request), 1, Instant::now()) {
+            return Ok(Admission::Wait(until));
+        }
+        let queue = active.queues[at].index();
+        let mut transfer = Transfer::new(queue, head, buffer, request);
+        transfer.durable = self.cache == CacheType::Writeback
+            && active.features & feature::FLUSH == 0
+            && request.operation != Operation::Flush
+            && !matches!(request.operation, Operation::Read { .. });
+        // There was room before the request was taken.
+        if let Ok(token) = self.transfers.insert(transfer) {
+            self.runnable.push_back(token);
+        }
+        Ok(Admission::Taken)
+    }
+
+    fn bad_buffer(
+        &mut self,
+        active: &mut Active,
+        at: usize,
+        head: u16,
+        cause: &dyn std::fmt::Display,
+    ) -> Result<Admission, DeviceFailure> {
+        Counters::add(&self.shared.counters.event_fails, 1);
+        self.note(cause);
+        active.queues[at].push(head, 0).map_err(failure)?;
+        active.answered[at] = true;
+        Ok(Admission::Taken)
+    }
+
+    /// Answers the request of `token`, and forgets it.
+    fn finish(
+        &mut self,
+        active: &mut Active,
+        token: u16,
+        status: Status,
+    ) -> Result<(), DeviceFailure> {
+        let Some(transfer) = self.transfers.remove(token) else { return Ok(()) };
+        if status == Status::Ok {
+            self.count(&transfer.request);
+        }
+        active.wake_waiting();
+        let at = usize::from(transfer.queue);
+        active.answer(at, transfer.head, &transfer.buffer, status).map_err(failure)
+    }
+
+    fn count(&self, request: &Request) {
+        let counters = &self.shared.counters;
+        let (count, bytes) = match request.operation {
+            Operation::Read { .. } => (&counters.read_count, Some(&counters.read_bytes)),
+            Operation::Write { .. } => (&counters.write_count, Some(&counters.write_bytes)),
+            Operation::Flush => (&counters.flush_count, None),
+            Operation::Discard { .. } | Operation::WriteZeroes { .. } => {
+                (&counters.discard_count, None)
+            }
+            Operation::GetId => return,
+        };
+        Counters::add(count, 1);
+        if let Some(bytes) = bytes {
+            Counters::add(bytes, request.len);
+        }
+    }
+
+    fn note(&mut self, cause: &dyn std::fmt::Display) {
+        if let Some(suppressed) = self.log.admit() {
+            tracing::warn!(suppressed, "block: {cause}");
+        }
+    }
+}
+
+/// Whether a request may go ahead.
+enum Admission {
+    Taken,
+    /// The rate limit admits it only then.
+    Wait(Instant),
+}
+
+impl Active {
+    /// Writes the status byte, the last one of `buffer`, and gives the buffer back.
+    fn answer(
+        &mut self,
+        at: usize,
+        head: u16,
+        buffer: &Segments,
+        status: Status,
+    ) -> Result<(), QueueError> {
+        let Some(queue) = self.queues.get_mut(at) else { return Ok(()) };
+        let len = buffer.writable_len();
+        buffer.write(&self.mem, len.saturating_sub(1), &[status as u8]);
+        self.answered[at] = true;
+        queue.push(head, u32::try_from(len).unwrap_or(u32::MAX))
+    }
+
+    /// Interrupts the driver for the queues with answers, where it wants that.
+    fn tell(&mut self) -> Result<(), QueueError> {
+        for (queue, answered) in self.queues.iter_mut().zip(&mut self.answered) {
+            if std::mem::take(answered) {
+                queue.signal()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the event loop look at the queues that waited.
+    fn wake_waiting(&mut self) {
+        for (queue, waiting) in self.queues.iter().zip(&mut self.waiting) {
+            if std::mem::take(waiting) {
+                queue.kick_self();
+            }
+        }
+    }
+}
+
+impl VirtioDevice for Block {
+    fn device_type(&self) -> u32 {
+        DEVICE_TYPE
+    }
+
+    fn features(&self) -> u64 {
+        self.features
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &self.queue_sizes
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let writable = !self.limits.read_only;
+        let config = Config {
+            capacity: self.shared.sectors().into(),
+            seg_max: u32::from(QUEUE_SIZE - 2).into(),
+            num_queues: u16::try_from(self.queue_sizes.len()).unwrap_or(1).into(),
+            max_discard_sectors: if writable { MAX_RANGE_SECTORS } else { 0 }.into(),
+            max_discard_seg: u32::from(writable).into(),
+            discard_sector_alignment: 8.into(),
+            max_write_zeroes_sectors: if writable { MAX_RANGE_SECTORS } else { 0 }.into(),
+            max_write_zeroes_seg: u32::from(writable).into(),
+            write_zeroes_may_unmap: u8::from(writable),
+            ..Config::default()
+        };
+        read_config_slice(config.as_bytes(), offset, data);
+    }
+
+    /// No field is the driver's to write.
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {
+        Counters::add(&self.shared.counters.cfg_fails, 1);
+    }
+
+    fn activate(&mut self, activation: Activation) -> Result<(), DeviceFailure> {
+        let Activation { mem, features, interrupt, queues } = activation;
+        if !queues.iter().any(DeviceQueue::ready) {
+            Counters::add(&self.shared.counters.activate_fails, 1);
+            return Err(DeviceFailure::new(NAME, "no queue was set up"));
+        }
+        let pending = self.shared.take_pending();
+        self.apply(pending, None);
+        let count = queues.len();
+        self.active = Some(Active {
+            mem,
+            features,
+            interrupt,
+            queues,
+            waiting: vec![false; count],
+            answered: vec![false; count],
+        });
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        // Buffers are the driver's again when this returns.
+        self.settle(|_, _, _| ());
+        self.active = None;
+        self.runnable.clear();
+        self.transfers = Transfers::new(
+            QUEUE_SIZE * u16::try_from(self.queue_sizes.len()).unwrap_or(1),
+        );
+        self.timer.set(None);
+    }
+
+    fn process(&mut self, queue: u16, deadline: &mut Deadline) -> Result<Progress, DeviceFailure> {
+        let Some(mut active) = self.active.take() else { return Ok(Progress::Done) };
+        let result = self.round(&mut active, queue, deadline);
+        self.active = Some(active);
+        result
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.settle(|_, _, _| ());
+    }
+}
+
+fn failure(cause: impl std::fmt::Display) -> DeviceFailure {
+    DeviceFailure::new(NAME, cause)
+}
+
+/// Bytes that a request counts for with the rate limit.
+fn limited_bytes(request: &Request) -> u64 {
+    match request.operation {
+        Operation::Read { .. } | Operation::Write { .. } => request.len,
+        _ => 0,
+    }
+}
+
+/// What starting a piece costs the thread.
+fn cost(action: Action, len: u64, works_at_once: bool) -> u64 {
+    match (works_at_once, action) {
+        (false, _) => Deadline::ENTRY,
+        (true, Action::Read | Action::Write) => len,
+        (true, _) => Deadline::SYSCALL,
+    }
+}

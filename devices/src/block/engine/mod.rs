@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Ways to move data between an image and guest memory, one piece of a request at a time.
+//!
+//! - `ring.rs`: io_uring: any number of pieces under way
+//! - `calls.rs`: system calls: each piece is done when `start` returns
+//! - `qcow2.rs`: qcow2 images, by imago; as with system calls
+
+mod calls;
+mod qcow2;
+mod ring;
+
+use std::io;
+use std::os::fd::RawFd;
+
+use super::IoEngine;
+use super::image::{Contents, Image};
+use crate::virtio::IoVecs;
+
+/// What is to be done with one piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    /// From the image into the vectors.
+    Read,
+    /// From the vectors into the image.
+    Write,
+    /// All that was written is made durable.
+    Flush,
+    /// The contents are not needed any more. An image that cannot deallocate keeps them.
+    Discard,
+    /// The contents become zero; with `unmap` they may be deallocated.
+    Zero { unmap: bool },
+}
+
+/// One piece of a request: `len` bytes of the image from `offset` on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Piece<'a> {
+    pub(super) action: Action,
+    pub(super) offset: u64,
+    pub(super) len: u64,
+    pub(super) memory: &'a IoVecs,
+}
+
+/// How far a piece is after `start`.
+#[derive(Debug)]
+pub(super) enum Started {
+    /// Done: bytes moved, at least one unless the piece is empty; or what went wrong.
+    Done(io::Result<u64>),
+    /// Its end will be told by `reap`.
+    UnderWay,
+}
+
+/// Moves data between one image and memory.
+pub(super) trait Engine: Send {
+    /// Starts a piece, which `token` names until its end.
+    ///
+    /// # Safety
+    ///
+    /// Until the piece has ended, its vectors are neither changed nor dropped, and no piece of the
+    /// same token is started.
+    unsafe fn start(&mut self, token: u16, piece: Piece<'_>) -> Started;
+
+    /// Hands over to the host what was started; false if the host took only a part for now.
+    ///
+    /// # Errors
+    ///
+    /// The engine cannot go on.
+    fn submit(&mut self) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    /// Whether pieces that end write to the event. It is off while the device looks anyway.
+    fn notify(&mut self, _on: bool) {}
+
+    /// The next piece that has ended, with the bytes moved.
+    fn reap(&mut self) -> Option<(u16, io::Result<u64>)> {
+        None
+    }
+
+    /// Waits until a piece has ended, if any is under way.
+    ///
+    /// # Errors
+    ///
+    /// The host does not say when they end.
+    fn wait(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Largest piece in bytes.
+    fn piece_limit(&self) -> usize;
+
+    /// Whether `start` itself does the work, so that its time counts.
+    fn works_at_once(&self) -> bool {
+        true
+    }
+}
+
+/// The engine for `image`; completions write to the event `wake`.
+pub(super) fn open(image: Image, wanted: IoEngine, wake: RawFd, slots: u16) -> Box<dyn Engine> {
+    let file = match image.contents {
+        Contents::Raw(file) => file,
+        Contents::Qcow2(access) => return Box::new(qcow2::Qcow2Engine::new(*access)),
+    };
+    if wanted == IoEngine::Async {
+        match ring::Ring::new(std::sync::Arc::clone(&file), wake, slots) {
+            Ok(ring) => return Box::new(ring),
+            Err(error) => {
+                tracing::warn!(%error, "io_uring cannot be used here: disk I/O by system calls");
+            }
+        }
+    }
+    Box::new(calls::Calls::new(file))
+}
+
+/// fallocate(2) modes for an action, none for those that are no fallocate.
+fn fallocate_mode(action: Action) -> Option<i32> {
+    let keep = libc::FALLOC_FL_KEEP_SIZE;
+    match action {
+        Action::Discard | Action::Zero { unmap: true } => Some(libc::FALLOC_FL_PUNCH_HOLE | keep),
+        Action::Zero { unmap: false } => Some(libc::FALLOC_FL_ZERO_RANGE | keep),
+        Action::Read | Action::Write | Action::Flush => None,
+    }
+}
+
+/// Whether an error says that a file system or device has no such operation.
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV))
+        || error.kind() == io::ErrorKind::Unsupported
+}
+
+/// What a read or write call returned, as a result of a piece. Nothing moved means that the image
+/// ends before the disk does: its file was cut off.
+fn moved(result: i64, asked: u64) -> io::Result<u64> {
+    match u64::try_from(result) {
+        Ok(0) if asked > 0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        Ok(bytes) => Ok(bytes),
+        Err(_) => {
+            let code = i32::try_from(-result).unwrap_or(libc::EIO);
+            Err(io::Error::from_raw_os_error(code))
+        }
+    }
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A raw image by io_uring: pieces go straight between the page cache, or the disk, and guest
+//! pages, any number of them at a time.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+use io_uring::types::{Fd, FsyncFlags};
+use io_uring::{IoUring, Probe, opcode, squeue};
+
+use super::calls::write_zeroes;
+use super::{Action, Engine, Piece, Started, fallocate_mode, is_unsupported, moved};
+
+/// Largest piece. Reset and replacement of the image wait for pieces under way.
+const PIECE: usize = 4 << 20;
+/// Entries of the submission queue, at most; more pieces than that are submitted in turns.
+const SUBMISSIONS: u16 = 256;
+
+/// What a piece under way was, to make sense of its result.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    action: Action,
+    offset: u64,
+    len: u64,
+}
+
+/// Moves data by io_uring.
+pub(super) struct Ring {
+    ring: IoUring,
+    file: Arc<File>,
+    asked: Vec<Option<Asked>>,
+    under_way: usize,
+}
+
+impl Ring {
+    /// A ring for pieces of up to `slots` tokens, whose completions write to the event `wake`.
+    ///
+    /// # Errors
+    ///
+    /// The host does not permit io_uring, or it is too old (before Linux 5.6).
+    pub(super) fn new(file: Arc<File>, wake: RawFd, slots: u16) -> io::Result<Self> {
+        let ring = IoUring::builder()
+            .setup_cqsize(u32::from(slots).max(2).next_power_of_two())
+            .build(slots.min(SUBMISSIONS).into())?;
+        let mut probe = Probe::new();
+        ring.submitter().register_probe(&mut probe)?;
+        let needed = [opcode::Readv::CODE, opcode::Writev::CODE, opcode::Fsync::CODE];
+        if needed.iter().any(|code| !probe.is_supported(*code)) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        ring.submitter().register_eventfd(wake)?;
+        let asked = vec![None; slots.into()];
+        Ok(Self { ring, file, asked, under_way: 0 })
+    }
+
+    fn entry(&self, piece: &Piece<'_>) -> squeue::Entry {
+        let fd = Fd(self.file.as_raw_fd());
+        let vectors = piece.memory.as_slice();
+        // As many as `IoVecs` takes, which is far from the limit of the type.
+        let count = u32::try_from(vectors.len()).unwrap_or(0);
+        match (piece.action, fallocate_mode(piece.action)) {
+            (Action::Read, _) => {
+                opcode::Readv::new(fd, vectors.as_ptr(), count).offset(piece.offset).build()
+            }
+            (Action::Write, _) => {
+                opcode::Writev::new(fd, vectors.as_ptr(), count).offset(piece.offset).build()
+            }
+            (_, Some(mode)) => {
+                opcode::Fallocate::new(fd, piece.len).offset(piece.offset).mode(mode).build()
+            }
+            _ => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
+        }
+    }
+
+    /// What became of a piece, from the ring's result.
+    fn outcome(&self, asked: Asked, result: i32) -> io::Result<u64> {
+        if matches!(asked.action, Action::Read | Action::Write) {
+            return moved(result.into(), asked.len);
+        }
+        match moved(result.into(), 0) {
+            Ok(_) => Ok(asked.len),
+            Err(error) if is_unsupported(&error) => match asked.action {
+                Action::Discard => Ok(asked.len),
+                Action::Zero { .. } => write_zeroes(&self.file, asked.offset, asked.len),
+                _ => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Engine for Ring {
+    unsafe fn start(&mut self, token: u16, piece: Piece<'_>) -> Started {
+        if matches!(piece.action, Action::Read | Action::Write) && piece.len == 0 {
+            return Started::Done(Ok(0));
+        }
+        let entry = self.entry(&piece).user_data(token.into());
+        if self.ring.submission().is_full()
+            && let Err(error) = self.submit()
+        {
+            return Started::Done(Err(error));
+        }
+        // SAFETY: vectors and file stay as they are until the piece has ended: the caller's
+        // promise, and the ring is dropped before the file.
+        match unsafe { self.ring.submission().push(&entry) } {
+            Ok(()) => {
+                let Piece { action, offset, len, .. } = piece;
+                self.asked[usize::from(token)] = Some(Asked { action, offset, len });
+                self.under_way += 1;
+                Started::UnderWay
+            }
+            Err(_) => Started::Done(Err(io::ErrorKind::WouldBlock.into())),
+        }
+    }
+
+    fn submit(&mut self) -> io::Result<bool> {
+        while !self.ring.submission().is_empty() {
+            match self.ring.submit() {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Completions have to be taken first: the loop comes back when they are there.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => {
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    fn notify(&mut self, on: bool) {
+        let completion = self.ring.completion();
+        if on { completion.enable_eventfd() } else { completion.disable_eventfd() }
+    }
+
+    fn reap(&mut self) -> Option<(u16, io::Result<u64>)> {
+        let entry = self.ring.completion().next()?;
+        let token = u16::try_from(entry.user_data()).ok()?;
+        let asked = self.asked.get_mut(usize::from(token))?.take()?;
+        self.under_way -= 1;
+        Some((token, self.outcome(asked, entry.result())))
+    }
+
+    fn wait(&mut self) -> io::Result<()> {
+        if self.under_way == 0 || !self.ring.completion().is_empty() {
+            return Ok(());
+        }
+        match self.ring.submit_and_wait(1) {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINTR | libc::EAGAIN | libc::EBUSY) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    fn piece_limit(&self) -> usize {
+        PIECE
+    }
+
+    fn works_at_once(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The side of a block device that other threads see: they never wait for its I/O.
+
+use std::fs::File;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::image::Place;
+use super::{Image, ImageError};
+use crate::virtio::BucketUpdate;
+
+/// What has happened, in the words of Firecracker's `block` metrics.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Activations that failed.
+    pub activate_fails: AtomicU64,
+    /// Accesses to configuration space that name no field.
+    pub cfg_fails: AtomicU64,
+    /// Rounds of processing that found a queue empty.
+    pub no_avail_buffer: AtomicU64,
+    /// Buffers that could not be used.
+    pub event_fails: AtomicU64,
+    /// Requests that the host failed.
+    pub execute_fails: AtomicU64,
+    /// Requests that the driver got wrong.
+    pub invalid_reqs_count: AtomicU64,
+    /// Flushes done.
+    pub flush_count: AtomicU64,
+    /// Discards and write-zeroes done.
+    pub discard_count: AtomicU64,
+    /// Notifications of queues.
+    pub queue_event_count: AtomicU64,
+    /// Times that the rate limit's timer went off.
+    pub rate_limiter_event_count: AtomicU64,
+    /// Changes of image or limits.
+    pub update_count: AtomicU64,
+    /// Changes that failed.
+    pub update_fails: AtomicU64,
+    /// Bytes read by the guest.
+    pub read_bytes: AtomicU64,
+    /// Bytes written by the guest.
+    pub write_bytes: AtomicU64,
+    /// Reads done.
+    pub read_count: AtomicU64,
+    /// Writes done.
+    pub write_count: AtomicU64,
+    /// Times that the rate limit put a request off.
+    pub rate_limiter_throttled_events: AtomicU64,
+}
+
+impl Counters {
+    /// Adds `count` to one of the counters.
+    pub(super) fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+/// Why a disk keeps the image that it has.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplaceError {
+    /// The file cannot be a disk.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// A qcow2 image stays for as long as its disk.
+    #[error("the disk's image is not raw and cannot be replaced while the guest runs")]
+    NotRaw,
+}
+
+/// What waits for the device's thread.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    pub(super) image: Option<Image>,
+    pub(super) bytes: BucketUpdate,
+    pub(super) ops: BucketUpdate,
+}
+
+/// What device and handles share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pending: Mutex<Pending>,
+    /// The image that is in use, or is about to be.
+    current: Mutex<Current>,
+    pub(super) wake: EventFd,
+    pub(super) counters: Counters,
+}
+
+#[derive(Debug, Clone)]
+struct Current {
+    place: Place,
+    /// The file, if it is raw.
+    file: Option<Arc<File>>,
+    read_only: bool,
+    sectors: u64,
+}
+
+impl Current {
+    fn of(image: &Image) -> Self {
+        Self {
+            place: image.place(),
+            file: image.raw_file().cloned(),
+            read_only: image.read_only(),
+            sectors: image.sectors(),
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn new(image: &Image, wake: EventFd) -> Self {
+        Self {
+            pending: Mutex::default(),
+            current: Mutex::new(Current::of(image)),
+            wake,
+            counters: Counters::default(),
+        }
+    }
+
+    /// What is to be changed, if anything.
+    pub(super) fn take_pending(&self) -> Pending {
+        std::mem::take(&mut *lock(&self.pending))
+    }
+
+    /// Sectors of the newest image, for configuration space.
+    pub(super) fn sectors(&self) -> u64 {
+        lock(&self.current).sectors
+    }
+}
+
+/// A block device, as its owner keeps it.
+#[derive(Debug, Clone)]
+pub struct BlockHandle {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl BlockHandle {
+    /// What has happened so far.
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// Size of the disk in sectors of 512 bytes.
+    pub fn sectors(&self) -> u64 {
+        self.shared.sectors()
+    }
+
+    /// Puts `file`, opened as the disk's access asks for, in place of the disk's image. Requests
+    /// under way end with the old one; the driver is told of the new size.
+    ///
+    /// The same file again has the device look at its size anew.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be a disk, or the disk is not raw; the disk keeps what it has.
+    pub fn replace(&self, file: File) -> Result<(), ReplaceError> {
+        let replaced = self.try_replace(file);
+        let counters = &self.shared.counters;
+        let counter = match &replaced {
+            Ok(()) => &counters.update_count,
+            Err(_) => &counters.update_fails,
+        };
+        Counters::add(counter, 1);
+        replaced
+    }
+
+    fn try_replace(&self, file: File) -> Result<(), ReplaceError> {
+        let mut current = lock(&self.shared.current);
+        let Some(old) = current.file.clone() else { return Err(ReplaceError::NotRaw) };
+        let read_only = current.read_only;
+        let same = Place::of(&file).map_err(ImageError::Host)? == current.place;
+        // Our own lock would refuse a second descriptor of the same file.
+        let image = match same {
+            true => Image::locked_raw(old, read_only)?,
+            false => Image::raw(file, read_only)?,
+        };
+        *current = Current::of(&image);
+        lock(&self.shared.pending).image = Some(image);
+        drop(current);
+        self.wake();
+        Ok(())
+    }
+
+    /// Changes the limits; a bucket that is kept keeps its tokens.
+    pub fn limit(&self, bytes: BucketUpdate, ops: BucketUpdate) {
+        let mut pending = lock(&self.shared.pending);
+        for (slot, update) in [(&mut pending.bytes, bytes), (&mut 
+            pending.ops, ops)] {
+            if update != BucketUpdate::Keep {
+                *slot = update;
+            }
+        }
+        drop(pending);
+        Counters::add(&self.shared.counters.update_count, 1);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // It fails only when the counter is full, and then the loop is awake anyway.
+        let _ = self.shared.wake.write(1);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

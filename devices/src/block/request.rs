@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! One request, taken from its descriptors and checked against the disk (virtio 1.3, 5.2.6).
+//!
+//! How the driver cuts a request into descriptors means nothing (2.7.4.3): the header is the first
+//! 16 readable bytes, the status the last writable one.
+
+use zerocopy::FromBytes;
+
+use super::protocol::{Header, Kind, RangeEntry, SECTOR, Status};
+use crate::virtio::{GuestMemory, Segments};
+
+/// Most sectors of one discard or write-zeroes: 4 GiB.
+pub(super) const MAX_RANGE_SECTORS: u32 = 8 << 20;
+
+/// The disk that requests are checked against.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) sectors: u64,
+    pub(super) read_only: bool,
+}
+
+/// What is to be done, with positions in bytes that lie on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Operation {
+    Read { offset: u64 },
+    Write { offset: u64 },
+    Flush,
+    GetId,
+    Discard { offset: u64 },
+    WriteZeroes { offset: u64, unmap: bool },
+}
+
+/// A request that can be carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Request {
+    pub(super) operation: Operation,
+    /// Bytes on the disk, or of the answer.
+    pub(super) len: u64,
+}
+
+/// Reads and checks the request in `buffer`.
+///
+/// # Errors
+///
+/// The status that the driver gets.
+pub(super) fn parse(
+    mem: &GuestMemory,
+    buffer: &Segments,
+    limits: Limits,
+) -> Result<Request, Status> {
+    let mut raw = [0; Header::LEN];
+    if buffer.read(mem, 0, &mut raw) < raw.len() {
+        return Err(Status::IoErr);
+    }
+    let header = Header::read_from_bytes(&raw).map_err(|_| Status::IoErr)?;
+    let to_device = buffer.readable_len() - Header::LEN as u64;
+    // Its last byte is the status.
+    let to_driver = buffer.writable_len().saturating_sub(1);
+    let (operation, len) = match Kind::from(header.kind.get()) {
+        Kind::In => {
+            let offset = limits.check(header.sector.get(), to_driver)?;
+            (Operation::Read { offset }, to_driver)
+        }
+        Kind::Out => {
+            limits.check_writable()?;
+            let offset = limits.check(header.sector.get(), to_device)?;
+            (Operation::Write { offset }, to_device)
+        }
+        Kind::Flush => (Operation::Flush, 0),
+        Kind::GetId => (Operation::GetId, to_driver.min(super::protocol::ID_LEN as u64)),
+        kind @ (Kind::Discard | Kind::WriteZeroes) => range(mem, buffer, kind, limits)?,
+        Kind::Unsupported(_) => return Err(Status::Unsupported),
+    };
+    Ok(Request { operation, len })
+}
+
+/// The one range of a discard or write-zeroes (5.2.6.2).
+fn range(
+    mem: &GuestMemory,
+    buffer: &Segments,
+    kind: Kind,
+    limits: Limits,
+) -> Result<(Operation, u64), Status> {
+    limits.check_writable()?;
+    if buffer.readable_len() != (Header::LEN + RangeEntry::LEN) as u64 {
+        // The device announces one range a request.
+        return Err(Status::IoErr);
+    }
+    let mut raw = [0; RangeEntry::LEN];
+    buffer.read(mem, Header::LEN as u64, &mut raw);
+    let entry = RangeEntry::read_from_bytes(&raw).map_err(|_| Status::IoErr)?;
+    let (sectors, flags) = (entry.num_sectors.get(), entry.flags.get());
+    if sectors > MAX_RANGE_SECTORS {
+        return Err(Status::IoErr);
+    }
+    let len = u64::from(sectors) * SECTOR;
+    let offset = limits.check(entry.sector.get(), len)?;
+    let unmap = flags & RangeEntry::UNMAP != 0;
+    // 5.2.6.2: flags that the device does not know, and UNMAP with a discard.
+    let known = if kind == Kind::Discard { 0 } else { RangeEntry::UNMAP };
+    if flags & !known != 0 {
+        return Err(Status::Unsupported);
+    }
+    Ok(match kind {
+        Kind::Discard => (Operation::Discard { offset }, len),
+        _ => (Operation::WriteZeroes { offset, unmap }, len),
+    })
+}
+
+impl Limits {
+    /// The first byte of `len` bytes from `sector` on, if they are whole sectors of the disk.
+    fn check(self, sector: u64, len: u64) -> Result<u64, Status> {
+        let fits = len.is_multiple_of(SECTOR)
+            && sector.checked_add(len / SECTOR).is_some_and(|end| end <= self.sectors);
+        if fits { Ok(sector * SECTOR) } else { Err(Status::IoErr) }
+    }
+
+    fn check_writable(self) -> Result<(), Status> {
+        if self.read_only { Err(Status::IoErr) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Requests under way, each moved in pieces small enough to be waited for.
+
+use std::sync::Arc;
+
+use super::engine::{Action, Piece};
+use super::protocol::Header;
+use super::request::{Operation, Request};
+use crate::virtio::{GuestMemory, IoVecs, Segments};
+
+/// One request between its queue and its status.
+#[derive(Debug)]
+pub(super) struct Transfer {
+    /// Queue that it came from.
+    pub(super) queue: u16,
+    /// First descriptor.
+    pub(super) head: u16,
+    /// All its descriptors.
+    pub(super) buffer: Segments,
+    pub(super) request: Request,
+    /// Whether its data is to be made durable before it is done.
+    pub(super) durable: bool,
+    done: u64,
+    flushed: bool,
+    memory: IoVecs,
+}
+
+/// What a transfer does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// This, with `len` bytes of its memory.
+    Piece { action: Action, offset: u64, len: u64 },
+    /// Nothing: it is done.
+    Finished,
+    /// Its buffer is shorter than it was, or the disk is.
+    Impossible,
+}
+
+impl Transfer {
+    pub(super) fn new(queue: u16, head: u16, buffer: Segments, request: Request) -> Self {
+        let memory = IoVecs::default();
+        Self { queue, head, buffer, request, durable: false, done: 0, flushed: false, memory }
+    }
+
+    /// Makes the next piece ready, of at most `limit` bytes, on a disk of `size` bytes.
+    ///
+    /// Not to be called while a piece is under way.
+    pub(super) fn prepare(&mut self, mem: &Arc<GuestMemory>, limit: usize, size: u64) -> Next {
+        let left = self.request.len - self.done;
+        let (action, start) = match self.request.operation {
+            Operation::Read { offset } => (Action::Read, offset),
+            Operation::Write { offset } => (Action::Write, offset),
+            Operation::Discard { offset } => (Action::Discard, offset),
+            Operation::WriteZeroes { offset, unmap } => (Action::Zero { unmap }, offset),
+            Operation::GetId => return Next::Finished,
+            Operation::Flush if self.flushed => return Next::Finished,
+            Operation::Flush => return Next::Piece { action: Action::Flush, offset: 0, len: 0 },
+        };
+        let offset = start + self.done;
+        if left == 0 {
+            return match self.durable && !self.flushed {
+                true => Next::Piece { action: Action::Flush, offset: 0, len: 0 },
+                false => Next::Finished,
+            };
+        }
+        // The image may have been replaced by a smaller one since the request was checked.
+        if offset + left > size {
+            return Next::Impossible;
+        }
+        let limit = usize::try_from(left).unwrap_or(usize::MAX).min(limit);
+        let len = match action {
+            Action::Read => self.memory.gather(mem, &self.buffer.writable, self.done, limit) as u64,
+            Action::Write => {
+                let from = self.done + Header::LEN as u64;
+                self.memory.gather(mem, &self.buffer.readable, from, limit) as u64
+            }
+            _ => left,
+        };
+        if len == 0 { Next::Impossible } else { Next::Piece { action, offset, len } }
+    }
+
+    /// The piece that `prepare` made ready.
+    pub(super) fn piece(&self, action: Action, offset: u64, len: u64) -> Piece<'_> {
+        Piece { action, offset, len, memory: &self.memory }
+    }
+
+    /// A piece has ended, with `bytes` moved.
+    pub(super) fn advance(&mut self, bytes: u64) {
+        let moved_all = self.done == self.request.len;
+        if moved_all || self.request.operation == Operation::Flush {
+            self.flushed = true;
+        } else {
+            self.done = self.request.len.min(self.done + bytes);
+        }
+    }
+}
+
+/// All transfers of a device, each under a number that the engine knows it by.
+#[derive(Debug)]
+pub(super) struct Transfers {
+    slots: Vec<Option<Transfer>>,
+    free: Vec<u16>,
+}
+
+impl Transfers {
+    /// Room for `slots` transfers.
+    pub(super) fn new(slots: u16) -> Self {
+        let empty = std::iter::repeat_with(|| None).take(slots.into());
+        Self { slots: empty.collect(), free: (0..slots).rev().collect() }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.free.is_empty()
+    }
+
+    /// Takes `transfer` in; gives it back if there is no room.
+    pub(super) fn insert(&mut self, transfer: Transfer) -> Result<u16, Transfer> {
+        let Some(token) = self.free.pop() else { return Err(transfer) };
+        self.slots[usize::from(token)] = Some(transfer);
+        Ok(token)
+    }
+
+    pub(super) fn get_mut(&mut self, token: u16) -> Option<&mut Transfer> {
+        self.slots.get_mut(usize::from(token))?.as_mut()
+    }
+
+    pub(super) fn remove(&mut self, token: u16) -> Option<Transfer> {
+        let transfer = self.slots.get_mut(usize::from(token))?.take()?;
+        self.free.push(token);
+        Some(transfer)
+    }
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The entropy device: one queue of buffers to fill.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::rand::{GetRandomFlags, getrandom};
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+
+use super::{Counters, EntropyHandle};
+use crate::throttle::Throttle;
+use crate::timer::Timer;
+use crate::virtio::{
+    Activation, Deadline, DeviceFailure, DeviceQueue, Progress, QueueError, RateLimiter, Segments,
+    Source, VirtioDevice,
+};
+
+const NAME: &str = "entropy";
+/// virtio 1.3, 5.4.1.
+const DEVICE_TYPE: u32 = 4;
+const QUEUE_SIZE: u16 = 256;
+/// Most bytes that one buffer is given, however large it is: the driver asks again for more
+/// (virtio 1.3, 5.4.6.1 lets a device fill a buffer in part).
+const MAX_BYTES: usize = 64 << 10;
+/// What a random byte costs, in bytes copied.
+const COST: u64 = 8;
+
+/// The entropy device.
+pub struct Entropy {
+    limiter: RateLimiter,
+    queue: Option<DeviceQueue>,
+    timer: Timer,
+    scratch: Vec<u8>,
+    counters: Arc<Counters>,
+    log: Throttle,
+}
+
+impl Entropy {
+    /// A device that gives as much as `limiter` admits.
+    ///
+    /// # Errors
+    ///
+    /// The host gives no timer.
+    pub fn new(limiter: RateLimiter) -> std::io::Result<Self> {
+        Ok(Self {
+            limiter,
+            queue: None,
+            timer: Timer::new()?,
+            scratch: Vec::new(),
+            counters: Arc::default(),
+            log: Throttle::default(),
+        })
+    }
+
+    /// What other threads keep of it.
+    pub fn handle(&self) -> EntropyHandle {
+        EntropyHandle { counters: Arc::clone(&self.counters) }
+    }
+
+    /// What its thread watches beside the queue.
+    ///
+    /// # Errors
+    ///
+    /// The process has no descriptor left.
+    pub fn sources(&self) -> std::io::Result<Vec<Source>> {
+        Ok(vec![Source { fd: self.timer.as_fd().try_clone_to_owned()?, queue: 0 }])
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_limiter(&mut self, limiter: RateLimiter) {
+        self.limiter = limiter;
+    }
+
+    /// Fills one buffer; returns the bytes written.
+    fn fill(&mut self, queue: &DeviceQueue, buffer: &Segments, len: usize) -> u32 {
+        self.scratch.resize(len, 0);
+        let mut filled = 0;
+        while filled < len {
+            match getrandom(&mut self.scratch[filled..], GetRandomFlags::NONBLOCK) {
+                Ok(count) if count > 0 => filled += count,
+                Err(rustix::io::Errno::INTR) => {}
+                _ => {
+                    Counters::add(&self.counters.host_rng_fails, 1);
+                    break;
+                }
+            }
+        }
+        let written = buffer.write(queue.mem(), 0, &self.scratch[..filled]);
+        Counters::add(&self.counters.bytes, written as u64);
+        u32::try_from(written).unwrap_or(0)
+    }
+
+    fn serve(
+        &mut self,
+        queue: &mut DeviceQueue,
+        deadline: &mut Deadline,
+    ) -> Result<Progress, QueueError> {
+        Counters::add(&self.counters.queue_event_count, 1);
+        for _ in 0..queue.size() {
+            if deadline.passed() {
+                queue.signal()?;
+                return Ok(Progress::More);
+            }
+            let Some(chain) = queue.pop()? else { break };
+            let head = chain.head_index();
+            deadline.charge(Deadline::COMMAND);
+            let buffer = match Segments::collect(chain, queue.size()) {
+                Ok(buffer) => buffer,
+                Err(error) => {
+                    self.bad_buffer(&error);
+                    queue.push(head, 0)?;
+                    continue;
+                }
+            };
+            let len = usize::try_from(buffer.writable_len()).unwrap_or(MAX_BYTES).min(MAX_BYTES);
+            if len == 0 {
+                self.bad_buffer(&"a buffer without room");
+                queue.push(head, 0)?;
+                continue;
+            }
+            if let Err(at) = self.limiter.admit(len as u64, 1, Instant::now()) {
+                Counters::add(&self.counters.rate_limiter_throttled, 1);
+                queue.undo_pop();
+                self.timer.set(Some(at));
+                // The timer wakes the device: the driver need not.
+                queue.signal()?;
+                return Ok(Progress::Done);
+            }
+            let written = self.fill(queue, &buffer, len);
+            deadline.charge(COST.saturating_mul(len as u64));
+            queue.push(head, written)?;
+        }
+        queue.finish()?;
+        Ok(Progress::Done)
+    }
+
+    fn bad_buffer(&mut self, cause: &dyn std::fmt::Display) {
+        Counters::add(&self.counters.event_fails, 1);
+        if let Some(suppressed) = self.log.admit() {
+            tracing::warn!(suppressed, "entropy: {cause}");
+        }
+    }
+}
+
+impl VirtioDevice for Entropy {
+    fn device_type(&self) -> u32 {
+        DEVICE_TYPE
+    }
+
+    fn features(&self) -> u64 {
+        1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &[QUEUE_SIZE]
+    }
+
+    /// The device has no configuration space (virtio 1.3, 5.4.4).
+    fn read_config(&self, _offset: u64, data: &mut [u8]) {
+        data.fill(0);
+    }
+
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
+
+    fn activate(&mut self, activation: Activation) -> Result<(), DeviceFailure> {
+        match activation.queues.into_iter().next().filter(DeviceQueue::ready) {
+            Some(queue) => {
+                self.queue = Some(queue);
+                Ok(())
+            }
+            None => {
+                Counters::add(&self.counters.activate_fails, 1);
+                Err(DeviceFailure::new(NAME, "its queue was not set up"))
+            }
+        }
+    }
+
+    fn reset(&mut self) {
+        self.queue = None;
+        self.timer.set(None);
+    }
+
+    fn process(&mut self, queue: u16, deadline: &mut Deadline) -> Result<Progress, DeviceFailure> {
+        if queue != 0 {
+            return Ok(Progress::Done);
+        }
+        let Some(mut queue) = self.queue.take() else { return Ok(Progress::Done) };
+        self.timer.acknowledge();
+        let result = self.serve(&mut queue, deadline);
+        self.queue = Some(queue);
+        result.map_err(|error| DeviceFailure::new(NAME, error))
+    }
+}

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The side of the entropy device that other threads see.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What has happened, in the words of Firecracker's `entropy` metrics.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Activations that failed.
+    pub activate_fails: AtomicU64,
+    /// Buffers that could not be used.
+    pub event_fails: AtomicU64,
+    /// Rounds of processing.
+    pub queue_event_count: AtomicU64,
+    /// Bytes given to the guest.
+    pub bytes: AtomicU64,
+    /// Times that the host gave no random bytes.
+    pub host_rng_fails: AtomicU64,
+    /// Times that the rate limit put a buffer off.
+    pub rate_limiter_throttled: AtomicU64,
+}
+
+impl Counters {
+    /// Adds `count` to one of the counters.
+    pub(super) fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+/// An entropy device, as its owner keeps it.
+#[derive(Debug, Clone)]
+pub struct EntropyHandle {
+    pub(super) counters: Arc<Counters>,
+}
+
+impl EntropyHandle {
+    /// What has happened so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+}

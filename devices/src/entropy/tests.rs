@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The entropy device from its driver's side.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use vm_memory::{Bytes, GuestAddress};
+
+use super::*;
+use crate::virtio::mock::{Descriptor, MockDriver};
+use crate::virtio::{Bucket, Deadline, GuestMemory, Progress, RateLimiter, VirtioDevice};
+
+const DRIVER: std::ops::Range<u64> = 0x1000..0x40_0000;
+
+struct Rig {
+    driver: MockDriver,
+    device: Arc<Mutex<Entropy>>,
+    handle: EntropyHandle,
+    mem: Arc<GuestMemory>,
+}
+
+fn rig(limiter: RateLimiter) -> Rig {
+    let mem = Arc::new(GuestMemory::from_ranges(&[(GuestAddress(0), 8 << 20)]).unwrap());
+    let device = Entropy::new(limiter).unwrap();
+    let handle = device.handle();
+    let device = Arc::new(Mutex::new(device));
+    let mut driver = MockDriver::new(Arc::clone(&mem), device.clone(), DRIVER);
+    driver.probe(u64::MAX, 1);
+    Rig { driver, device, handle, mem }
+}
+
+impl Rig {
+    fn request(&mut self, len: u32) -> (Vec<u8>, u32) {
+        let at = self.driver.alloc(len.into());
+        let written = self.driver.send(0, &[Descriptor::writable(at, len)]);
+        let mut bytes = vec![0; len as usize];
+        self.mem.read_slice(&mut bytes, at).unwrap();
+        (bytes, written)
+    }
+}
+
+#[test]
+fn buffers_are_filled_with_different_bytes() {
+    let mut rig = rig(RateLimiter::unlimited());
+    let (first, written) = rig.request(64);
+    assert_eq!(written, 64);
+    let (second, _) = rig.request(64);
+    assert_ne!(first, second);
+    assert!(first.iter().any(|byte| *byte != 0));
+    assert_eq!(rig.handle.counters().bytes.load(Ordering::Relaxed), 128);
+}
+
+#[test]
+fn a_large_buffer_is_filled_in_part() {
+    let mut rig = rig(RateLimiter::unlimited());
+    let (bytes, written) = rig.request(100_000);
+    assert_eq!(written, 64 << 10);
+    assert!(bytes[64 << 10..].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn a_round_ends_when_its_work_is_done() {
+    let mut rig = rig(RateLimiter::unlimited());
+    let at = rig.driver.alloc(64 << 10);
+    for _ in 0..32 {
+        rig.driver.add(0, &[Descriptor::writable(at, 64 << 10)]);
+    }
+    let mut deadline = Deadline::of_work(4 << 20);
+    let progress = rig.device.lock().unwrap().process(0, &mut deadline).unwrap();
+    assert_eq!(progress, Progress::More);
+    assert!(deadline.spent() < 5 << 20, "{}", deadline.spent());
+    rig.driver.notify(0);
+    rig.driver.run();
+    assert_eq!(std::iter::from_fn(|| rig.driver.used(0)).count(), 32);
+}
+
+#[test]
+fn the_rate_limit_puts_buffers_off_and_loses_none() {
+    let day = Duration::from_secs(86_400);
+    let bytes = Bucket { size: 96, refill: day, one_time_burst: 0 };
+    let mut rig = rig(RateLimiter::new(Some(bytes), None, Instant::now()));
+    assert_eq!(rig.request(64).1, 64);
+    let at = rig.driver.alloc(64);
+    let head = rig.driver.add(0, &[Descriptor::writable(at, 64)]);
+    rig.driver.notify(0);
+    rig.driver.run();
+    assert_eq!(rig.driver.used(0), None);
+    assert_eq!(rig.handle.counters().rate_limiter_throttled.load(Ordering::Relaxed), 1);
+    // The limit is lifted, and the timer goes off.
+    rig.device.lock().unwrap().set_limiter(RateLimiter::unlimited());
+    rig.driver.notify(0);
+    rig.driver.run();
+    assert_eq!(rig.driver.used(0), Some((head, 64)));
+}
+
+#[test]
+fn buffers_without_room_come_back_empty() {
+    let mut rig = rig(RateLimiter::unlimited());
+    let at = rig.driver.put(&[1; 16]);
+    assert_eq!(rig.driver.send(0, &[Descriptor::readable(at, 16)]), 0);
+    assert_eq!(rig.driver.send(0, &[Descriptor::writable(GuestAddress(u64::MAX - 3), 64)]), 0);
+    assert_eq!(rig.handle.counters().event_fails.load(Ordering::Relaxed), 2);
+    assert!(!rig.driver.needs_reset());
+    assert_eq!(rig.request(16).1, 16);
+}

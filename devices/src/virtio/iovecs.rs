@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Runs of guest memory in the form that the kernel's vectored calls take, so that data moves
+//! between a file and the guest without a copy of ours.
+
+use std::sync::Arc;
+
+use vm_memory::{GuestMemory as _, Permissions};
+
+use super::{GuestMemory, Segment};
+
+/// Most vectors that one call takes (`IOV_MAX` of Linux).
+const MAX_VECTORS: usize = 1024;
+
+/// Pieces of guest memory by their addresses in this process, and the memory they lie in, which
+/// stays mapped for as long as this value lives.
+///
+/// The guest may change their contents at any time: they are for system calls only and must never
+/// become a Rust slice.
+#[derive(Debug, Default)]
+pub struct IoVecs {
+    vectors: Vec<libc::iovec>,
+    len: usize,
+    mem: Option<Arc<GuestMemory>>,
+}
+
+// SAFETY: the pointers are into memory that `mem` keeps mapped, whichever thread has the value, and
+// they are only given to system calls.
+unsafe impl Send for IoVecs {}
+
+impl IoVecs {
+    /// Collects up to `limit` bytes of `segments` from `offset` on, in place of what was here, and
+    /// returns how many they are: fewer if the segments end, are no RAM, or are too scattered for
+    /// one call.
+    pub fn gather(
+        &mut self,
+        mem: &Arc<GuestMemory>,
+        segments: &[Segment],
+        offset: u64,
+        limit: usize,
+    ) -> usize {
+        self.clear();
+        for (addr, len) in super::queues::pieces(segments, offset, limit) {
+            for slice in mem.get_slices(addr, len, Permissions::ReadWrite) {
+                let Ok(slice) = slice else { return self.len };
+                if self.vectors.len() == MAX_VECTORS {
+                    return self.len;
+                }
+                let base = slice.ptr_guard_mut().as_ptr().cast();
+                self.vectors.push(libc::iovec { iov_base: base, iov_len: slice.len() });
+                self.len += slice.len();
+            }
+        }
+        if !self.mem.as_ref().is_some_and(|held| Arc::ptr_eq(held, mem)) {
+            self.mem = Some(Arc::clone(mem));
+        }
+        self.len
+    }
+
+    /// Forgets the pieces, but not the room for them.
+    pub fn clear(&mut self) {
+        self.vectors.clear();
+        self.len = 0;
+    }
+
+    /// The vectors, for a system call.
+    pub fn as_slice(&self) -> &[libc::iovec] {
+        &self.vectors
+    }
+
+    /// Bytes in all pieces together.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::*;
+
+    proptest! {
+        /// The vectors are exactly the bytes that a copy through guest addresses would touch.
+        #[test]
+        fn vectors_cover_the_bytes_asked_for(
+            parts in prop::collection::vec((0u64..60, 0u32..3000), 0..20),
+            offset in 0u64..20_000,
+            limit in 0usize..20_000,
+        ) {
+            // Two regions that touch: a segment may cross from one into the other.
+            let ranges = [(GuestAddress(0), 0x8000), (GuestAddress(0x8000), 0x9000)];
+            let mem = Arc::new(GuestMemory::from_ranges(&ranges).unwrap());
+            let segments: Vec<Segment> = parts
+                .iter()
+                .map(|(page, len)| Segment { addr: GuestAddress(page * 1000), len: *len })
+                .collect();
+            let total: u64 = segments.iter().map(|segment| u64::from(segment.len)).sum();
+            let mut iovecs = IoVecs::default();
+            let got = iovecs.gather(&mem, &segments, offset, limit);
+            let expected = total.saturating_sub(offset).min(limit as u64);
+            prop_assert_eq!(got as u64, expected);
+            let sum: usize = iovecs.as_slice().iter().map(|vector| vector.iov_len).sum();
+            prop_assert_eq!(sum, got);
+
+            // Mark the bytes by the kernel's own copy, and look for the marks by address.
+            let marks = vec![1u8; got];
+            let (reader, writer) = rustix::pipe::pipe().unwrap();
+            rustix::io::write(&writer, &marks[..got.min(4096)]).unwrap();
+            let fd = std::os::fd::AsRawFd::as_raw_fd(&reader);
+            let count = i32::try_from(iovecs.as_slice().len()).unwrap();
+            // SAFETY: the vectors are of `mem`, which lives.
+            let read = unsafe { libc::readv(fd, iovecs.as_slice().as_ptr(), count) };
+            let read = usize::try_from(read).unwrap_or(0);
+            let mut position = 0;
+            for (addr, len) in super::super::queues::pieces(&segments, offset, limit) {
+                for i in 0..len.min(read.saturating_sub(position)) {
+                    let byte: u8 = mem.read_obj(GuestAddress(addr.0 + i as u64)).unwrap();
+                    prop_assert_eq!(byte, 1);
+                }
+                position += len;
+            }
+        }
+    }
+
+    #[test]
+    fn stops_where_memory_ends() {
+        let mem = Arc::new(GuestMemory::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap());
+        let inside = Segment { addr: GuestAddress(0), len: 100 };
+        let outside = Segment { addr: GuestAddress(0xff0), len: 100 };
+        let mut iovecs = IoVecs::default();
+        assert_eq!(iovecs.gather(&mem, &[inside, outside], 0, 1000), 116);
+        iovecs.clear();
+        assert!(iovecs.is_empty());
+    }
+}
