@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use devices::balloon::{Balloon, BalloonConfig};
+use devices::block::{Block, BlockConfig, CacheType, Image, IoEngine};
 use devices::display::{Headless, Size};
+use devices::entropy::Entropy;
 use devices::gpu::{AnonymousMemory, Gpu, GpuParts, GpuSettings, Limits};
 use devices::transport::mock::{Descriptor, MockDriver};
-use devices::virtio::{Deadline, Progress, SharedDevice};
+use devices::virtio::{Deadline, Progress, RateLimiter, SharedDevice};
 use mm::backing::BackingKind;
 use mm::guest_ram::GuestRam;
 use mm::layout::MemoryLayout;
@@ -50,7 +52,7 @@ impl Rig {
 }
 
 /// All devices, each with everything that it can offer.
-fn all() -> [Rig; 2] {
+fn all() -> [Rig; 4] {
     [
         Rig::new("balloon", |ram| {
             let config = BalloonConfig {
@@ -78,6 +80,21 @@ fn all() -> [Rig; 2] {
                 display: Box::new(display),
             };
             Arc::new(Mutex::new(Gpu::new(settings, parts).unwrap()))
+        }),
+        Rig::new("block", |_| {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(1 << 20).unwrap();
+            let config = BlockConfig {
+                image: Image::raw(file, false).unwrap(),
+                cache: CacheType::Writeback,
+                engine: IoEngine::Async,
+                limiter: RateLimiter::unlimited(),
+                queues: 2,
+            };
+            Arc::new(Mutex::new(Block::new(config).unwrap()))
+        }),
+        Rig::new("entropy", |_| {
+            Arc::new(Mutex::new(Entropy::new(RateLimiter::unlimited()).unwrap()))
         }),
     ]
 }

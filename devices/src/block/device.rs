@@ -534,9 +534,8 @@ impl VirtioDevice for Block {
         self.settle(|_, _, _| ());
         self.active = None;
         self.runnable.clear();
-        self.transfers = Transfers::new(
-            QUEUE_SIZE * u16::try_from(self.queue_sizes.len()).unwrap_or(1),
-        );
+        self.transfers =
+            Transfers::new(QUEUE_SIZE * u16::try_from(self.queue_sizes.len()).unwrap_or(1));
         self.timer.set(None);
     }
 

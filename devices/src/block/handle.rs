@@ -183,11 +183,11 @@ impl BlockHandle {
     /// Changes the limits; a bucket that is kept keeps its tokens.
     pub fn limit(&self, bytes: BucketUpdate, ops: BucketUpdate) {
         let mut pending = lock(&self.shared.pending);
-        for (slot, update) in [(&mut pending.bytes, bytes), (&mut 
-            pending.ops, ops)] {
-            if update != BucketUpdate::Keep {
-                *slot = update;
-            }
+        if bytes != BucketUpdate::Keep {
+            pending.bytes = bytes;
+        }
+        if ops != BucketUpdate::Keep {
+            pending.ops = ops;
         }
         drop(pending);
         Counters::add(&self.shared.counters.update_count, 1);

@@ -90,6 +90,7 @@ impl Image {
     ///
     /// [`ImageError::Locked`] and [`ImageError::NotADisk`], or what the host says.
     pub fn raw(file: File, read_only: bool) -> Result<Self, ImageError> {
+        size(&file)?;
         lock(&file, read_only)?;
         Self::locked_raw(Arc::new(file), read_only)
     }
@@ -117,8 +118,8 @@ impl Image {
         read_only: bool,
         follow: bool,
     ) -> Result<Self, ImageError> {
-        lock(&file, read_only)?;
         size(&file)?;
+        lock(&file, read_only)?;
         let (id, place) = (id(&file)?, Place::of(&file)?);
         let options = StorageOpenOptions::new().filename(path).write(!read_only);
         let storage = imago::file::File::from_open_file(file, options)?;

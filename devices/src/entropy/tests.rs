@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
-use crate::virtio::mock::{Descriptor, MockDriver};
+use crate::transport::mock::{Descriptor, MockDriver};
 use crate::virtio::{Bucket, Deadline, GuestMemory, Progress, RateLimiter, VirtioDevice};
 
 const DRIVER: std::ops::Range<u64> = 0x1000..0x40_0000;

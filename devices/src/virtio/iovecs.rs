@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use vm_memory::{GuestMemory as _, Permissions};
+use vm_memory::GuestMemoryBackend as _;
 
 use super::{GuestMemory, Segment};
 
@@ -40,7 +40,7 @@ impl IoVecs {
     ) -> usize {
         self.clear();
         for (addr, len) in super::queues::pieces(segments, offset, limit) {
-            for slice in mem.get_slices(addr, len, Permissions::ReadWrite) {
+            for slice in mem.get_slices(addr, len) {
                 let Ok(slice) = slice else { return self.len };
                 if self.vectors.len() == MAX_VECTORS {
                     return self.len;

@@ -26,21 +26,16 @@
 //! - `config.rs`: reads and writes of configuration space, clipped to its length
 //! - `deadline.rs`: [`Deadline`], the end of one round of processing, in time and in work
 //! - `hold.rs`: [`LongestHold`], for metrics of locks and loops
+//! - `iovecs.rs`: [`IoVecs`], guest memory for system calls that take vectors
 //! - `queues.rs`: [`DeviceQueue`], one queue from the device's side; checked descriptor chains
+//! - `rate_limiter.rs`: [`RateLimiter`], token buckets for bytes and requests
 //! - `runner.rs`: [`Runner`], the event-loop side of a device: queue events to `process`
+//! - `sources.rs`: [`SourceRunner`], what a device waits for on the host's side
 
 mod config;
 mod deadline;
 mod hold;
-//! - `iovecs.rs`: [`IoVecs`], guest memory for system calls that take vectors
-//! - `rate_limiter.rs`: [`RateLimiter`], token buckets for bytes and requests
-//! - `sources.rs`: [`SourceRunner`], what a device waits for on the host's side
-//! - `mock.rs` (feature `test-utils`): a driver for tests, benches and fuzzing
-
-mod config;
 mod iovecs;
-#[cfg(any(test, feature = "test-utils"))]
-pub mod mock;
 mod queues;
 mod rate_limiter;
 mod runner;
