@@ -371,7 +371,7 @@ impl Block {
             && request.operation != Operation::Flush
             && !matches!(request.operation, Operation::Read { .. });
         // There was room before the request was taken.
-        if let Ok(token) = self.transfers.insert(transfer) {
+        if let Some(token) = self.transfers.insert(transfer) {
             self.runnable.push_back(token);
         }
         Ok(Admission::Taken)

@@ -113,11 +113,11 @@ impl Transfers {
         self.free.is_empty()
     }
 
-    /// Takes `transfer` in; gives it back if there is no room.
-    pub(super) fn insert(&mut self, transfer: Transfer) -> Result<u16, Transfer> {
-        let Some(token) = self.free.pop() else { return Err(transfer) };
+    /// Takes `transfer` in, unless all slots are taken.
+    pub(super) fn insert(&mut self, transfer: Transfer) -> Option<u16> {
+        let token = self.free.pop()?;
         self.slots[usize::from(token)] = Some(transfer);
-        Ok(token)
+        Some(token)
     }
 
     pub(super) fn get_mut(&mut self, token: u16) -> Option<&mut Transfer> {
