@@ -7,9 +7,9 @@ use std::sync::Arc;
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
-use crate::backing::{Backing, BackingError, BackingKind, Discarded, Residency};
+use crate::backing::{Backing, BackingError, BackingKind, Discarded, Refusal, Residency};
 use crate::layout::MemoryLayout;
-use crate::units::{Bytes, GuestRange, HostRange, PAGE_BYTES, Pages};
+use crate::units::{Bytes, GuestRange, HostRange, PAGE_BYTES, PAGES_PER_BLOCK, Pages};
 
 /// Guest memory as devices, boot loader and vCPUs see it.
 pub type GuestMemory = GuestMemoryMmap<()>;
@@ -29,6 +29,21 @@ pub enum GuestRamError {
     /// Somebody named pages that are no RAM.
     #[error("guest pages {0} are not all RAM")]
     NotRam(GuestRange),
+}
+
+impl GuestRamError {
+    /// What the kernel's refusal means; `None` if it is a fault.
+    pub fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Backing(error) => error.refusal(),
+            _ => None,
+        }
+    }
+
+    /// Whether the host has no memory of this kind at the moment.
+    pub fn is_out_of_memory(&self) -> bool {
+        self.refusal() == Some(Refusal::OutOfMemory)
+    }
 }
 
 /// One stretch of guest RAM.
@@ -128,6 +143,29 @@ impl GuestRam {
             total.add(region.backing.discard(&batch)?);
         }
         Ok(total)
+    }
+
+    /// The smallest aligned piece that can be given back by itself; see
+    /// [`Backing::discard_unit`].
+    pub fn discard_unit(&self) -> Pages {
+        let units = self.regions.iter().map(|region| region.backing.discard_unit().as_pages());
+        units.max().unwrap_or(Pages(PAGES_PER_BLOCK))
+    }
+
+    /// Whether the host finds memory for any discarded page that is touched; see
+    /// [`Backing::refills`].
+    pub fn refills(&self) -> bool {
+        self.regions.iter().all(|region| region.backing.refills())
+    }
+
+    /// Makes sure that all of `range` can be touched; see [`Backing::restore`].
+    ///
+    /// # Errors
+    ///
+    /// [`GuestRamError::is_out_of_memory`] if the host has too little memory of this kind.
+    pub fn restore(&self, range: GuestRange) -> Result<Bytes, GuestRamError> {
+        let (region, host) = self.resolve(range)?;
+        Ok(region.backing.restore(host)?)
     }
 
     /// Allocates all of `range` now.

@@ -3,6 +3,16 @@
 
 use mm::backing::Discarded;
 
+/// Who named free pages that stay out of the balloon.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// Free page reporting.
+    #[default]
+    Report,
+    /// Free page hinting.
+    Hint,
+}
+
 /// Counters of one balloon.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counters {
@@ -52,14 +62,19 @@ pub struct Counters {
     pub stats_update_fails: u64,
     /// Statistics entries of unknown meaning.
     pub stats_unknown: u64,
-    /// Requests to vacate blocks that were answered.
+    /// Evacuation requests that were answered.
     pub evacuations: u64,
-    /// Requests to vacate blocks that ended unanswered: out of time, or by a reset.
+    /// Evacuation requests that ended without an answer: out of time, or by a reset.
     pub evacuation_fails: u64,
-    /// Answers that named the wrong request or claimed what is not so.
-    pub evacuation_lies: u64,
-    /// Blocks vacated on request.
+    /// Evacuation replies that named the wrong request or contradicted the device's record.
+    pub evacuation_invalid_replies: u64,
+    /// Blocks evacuated on request.
     pub vacated_blocks: u64,
+    /// Blocks with holes where huge pages stay allowed, as the budget of mappings is used up: the
+    /// host may fill their holes again.
+    pub unguarded_blocks: u64,
+    /// Times that a deflate request had to wait, as the host had no memory to give back.
+    pub deflate_waits: u64,
 }
 
 /// Memory that went back to the host, for one reason.
@@ -79,6 +94,15 @@ pub struct GivenBack {
     pub whole_blocks: u64,
     /// Discards that the host refused.
     pub fails: u64,
+}
+
+impl Counters {
+    pub(super) fn free_pages(&mut self, origin: Origin) -> &mut GivenBack {
+        match origin {
+            Origin::Report => &mut self.free_page_report,
+            Origin::Hint => &mut self.free_page_hint,
+        }
+    }
 }
 
 impl GivenBack {

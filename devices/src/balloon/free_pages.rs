@@ -5,73 +5,70 @@
 use mm::range_set::RangeSet;
 use mm::units::{Bytes, GuestRange};
 
-use super::counters::{Counters, GivenBack};
-use super::device::Balloon;
-use super::protocol::feature;
-use crate::virtio::{ChainError, GuestMemory, Segments};
+use super::core::Core;
+use super::counters::Origin;
+use super::hinting::Hinting;
+use super::pool::Pool;
+use super::work::Work;
+use crate::virtio::{Deadline, GuestMemory, Segments};
 
-impl Balloon {
-    /// Free pages, reported as they became free; the driver holds them until the buffer is used.
-    pub(super) fn report(&mut self, buffer: Result<Segments, ChainError>, poisoned: bool) {
-        let Some(buffer) = self.usable(buffer) else { return };
-        self.give_back_free(&buffer, poisoned, |counters| &mut counters.free_page_report);
-        if !poisoned {
-            self.pool.note_reported(page_ranges(&buffer).iter());
-        }
+/// Takes a report: free pages, which the driver holds until it has the buffer back.
+pub(super) fn report(
+    core: &mut Core,
+    buffer: &Segments,
+    poisoned: bool,
+    deadline: &mut Deadline,
+) -> Work {
+    if poisoned {
+        core.journal.counters.poisoned_buffers += 1;
+        return Work::default();
     }
-
-    /// A command id, or free pages; returns whether the driver must be told of a new command.
-    pub(super) fn hint(
-        &mut self,
-        mem: &GuestMemory,
-        buffer: Result<Segments, ChainError>,
-        poisoned: bool,
-    ) -> bool {
-        let Some(buffer) = self.usable(buffer) else { return false };
-        let mut command = [0; 4];
-        let told = match buffer.read(mem, 0, &mut command) {
-            0 => false,
-            4 => self.hinting.guest_command(u32::from_le_bytes(command)),
-            _ => {
-                self.bad_buffer(&"command id cut off");
-                return false;
-            }
-        };
-        if buffer.writable.is_empty() {
-            return told;
-        }
-        if self.hinting.running() {
-            self.give_back_free(&buffer, poisoned, |counters| &mut counters.free_page_hint);
-        } else {
-            self.pool.counters.stale_hints += 1;
-        }
-        told
-    }
-
-    fn give_back_free(
-        &mut self,
-        buffer: &Segments,
-        poisoned: bool,
-        counter: fn(&mut Counters) -> &mut GivenBack,
-    ) {
-        if poisoned {
-            self.pool.counters.poisoned_buffers += 1;
-        } else {
-            self.pool.discard_free(page_ranges(buffer).iter(), counter);
-        }
-    }
-
-    /// Whether free pages hold a pattern that the guest will look for (virtio 1.3, 5.5.6.7): a
-    /// discarded page reads as zero.
-    pub(super) fn poisoned(&self, features: u64) -> bool {
-        features & feature::PAGE_POISON != 0 && self.config.poison_val.get() != 0
-    }
+    let ranges = page_ranges(&core.pool, buffer, deadline);
+    core.pool.note_reported(&ranges);
+    Work::free(ranges, Origin::Report)
 }
 
-/// The whole pages that the writable part of `buffer` names, each once.
-fn page_ranges(buffer: &Segments) -> RangeSet {
-    let ranges = buffer.writable.iter();
-    ranges
-        .filter_map(|segment| GuestRange::inside_bytes(segment.addr, Bytes(segment.len.into())))
-        .collect()
+/// Takes a command id, or hinted pages; returns what is left to do for them, and whether the driver
+/// must be told of a new command.
+pub(super) fn hint(
+    hinting: &mut Hinting,
+    core: &mut Core,
+    mem: &GuestMemory,
+    buffer: &Segments,
+    poisoned: bool,
+    deadline: &mut Deadline,
+) -> (Work, bool) {
+    let mut command = [0; 4];
+    let told = match buffer.read(mem, 0, &mut command) {
+        0 => false,
+        4 => hinting.guest_command(u32::from_le_bytes(command)),
+        _ => {
+            core.journal.bad_buffer("command id cut off");
+            return (Work::default(), false);
+        }
+    };
+    if buffer.writable.is_empty() {
+        return (Work::default(), told);
+    }
+    let counters = &mut core.journal.counters;
+    if !hinting.running() {
+        counters.stale_hints += 1;
+        return (Work::default(), told);
+    }
+    if poisoned {
+        counters.poisoned_buffers += 1;
+        return (Work::default(), told);
+    }
+    (Work::free(page_ranges(&core.pool, buffer, deadline), Origin::Hint), told)
+}
+
+/// The whole pages of RAM that the writable part of `buffer` names, each once, in ascending order.
+fn page_ranges(pool: &Pool, buffer: &Segments, deadline: &mut Deadline) -> Vec<GuestRange> {
+    deadline.charge(buffer.writable.len() as u64 * Deadline::ENTRY);
+    let ranges = buffer
+        .writable
+        .iter()
+        .filter_map(|segment| GuestRange::inside_bytes(segment.addr, Bytes(segment.len.into())));
+    let ranges: RangeSet = ranges.collect();
+    ranges.iter().flat_map(|range| pool.clip(range)).collect()
 }

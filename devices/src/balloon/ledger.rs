@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Which pages are in the balloon, block by block.
 //!
-//! Three marks:
-//! - *ballooned*, for each page: the guest has given it up;
-//! - *pending*, for each page: it is ballooned, and the host has not been given it back yet;
-//! - *small*, for each block: huge pages are forbidden in it, as it has ballooned pages and others.
+//! Two marks for each page:
+//! - *ballooned*: the guest has given it up;
+//! - *pending*: it is ballooned, and the host has not been given it back yet.
 //!
 //! All of it is sized by guest RAM, never by what a guest says, and is zeroed memory that costs the
 //! host nothing before it is used.
@@ -23,7 +22,6 @@ struct Region {
     first_block: u64,
     ballooned: Vec<u64>,
     pending: Vec<u64>,
-    small: Vec<u64>,
 }
 
 /// The record of the balloon.
@@ -180,39 +178,6 @@ impl Ledger {
         }
     }
 
-    /// Whether huge pages are forbidden in `block`.
-    pub fn is_small(&self, block: BlockId) -> bool {
-        self.region(first_page(block)).is_some_and(|region| {
-            let at = (block.0 - region.first_block) as usize;
-            region.small[at / 64] & (1 << (at % 64)) != 0
-        })
-    }
-
-    /// Notes that huge pages are forbidden in `block`, or allowed again.
-    pub fn set_small(&mut self, block: BlockId, small: bool) {
-        if let Some(region) = self.region_mut(first_page(block)) {
-            let at = (block.0 - region.first_block) as usize;
-            let bit = 1 << (at % 64);
-            if small {
-                region.small[at / 64] |= bit;
-            } else {
-                region.small[at / 64] &= !bit;
-            }
-        }
-    }
-
-    /// Blocks where huge pages are forbidden, in ascending order.
-    pub fn small_blocks(&self) -> impl Iterator<Item = BlockId> + '_ {
-        self.regions.iter().flat_map(|region| {
-            let blocks = region.small.iter().zip((region.first_block..).step_by(64));
-            blocks.flat_map(|(word, first)| {
-                (0..64)
-                    .filter(move |bit| word & (1 << bit) != 0)
-                    .map(move |bit| BlockId(first + bit))
-            })
-        })
-    }
-
     /// Blocks that have pending pages, in ascending order.
     pub fn pending_blocks(&self) -> impl Iterator<Item = BlockId> + '_ {
         self.regions.iter().flat_map(|region| {
@@ -242,7 +207,7 @@ impl Ledger {
         set
     }
 
-    /// Forgets everything but the marks on blocks without huge pages, which are the host's.
+    /// Forgets everything.
     pub fn clear(&mut self) {
         for region in &mut self.regions {
             // Fresh zeroes cost the host nothing; written ones would.
@@ -307,7 +272,6 @@ impl Region {
             first_block,
             ballooned: vec![0; blocks * WORDS],
             pending: vec![0; blocks * WORDS],
-            small: vec![0; blocks.div_ceil(64)],
         }
     }
 
@@ -436,21 +400,8 @@ mod tests {
         let mut ledger = ledger();
         for block in [4, 7, 9, u64::MAX] {
             assert_eq!(ledger.fill(BlockId(block)), Fill::Empty);
-            ledger.set_small(BlockId(block), true);
-            assert!(!ledger.is_small(BlockId(block)));
             assert_eq!(taken(&mut ledger, block), []);
         }
-    }
-
-    #[test]
-    fn small_blocks_are_listed() {
-        let mut ledger = ledger();
-        for block in [0, 2, 8] {
-            ledger.set_small(BlockId(block), true);
-        }
-        ledger.set_small(BlockId(0), false);
-        assert_eq!(ledger.small_blocks().collect::<Vec<_>>(), [BlockId(2), BlockId(8)]);
-        assert!(ledger.is_small(BlockId(8)));
     }
 
     proptest! {

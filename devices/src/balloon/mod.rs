@@ -3,60 +3,71 @@
 //! evacuation on request (`docs/virtio-extensions.md`).
 //!
 //! The host sets a target; the guest's driver gives pages up until the balloon holds that many, or
-//! takes pages back. What the guest says of its own memory is taken at its word, as it can harm
-//! nobody but itself: contents of pages that it gives up are gone. What it says of *numbers* is not:
-//! the device keeps its own [`ledger`](Ledger) and checks every page against guest RAM.
+//! takes pages back. The device believes the guest about the contents of its memory, as the guest
+//! can harm only itself: contents of pages that it gives up are gone. It does not believe *numbers*:
+//! it keeps its own [`ledger`](Ledger) and checks every page against guest RAM.
 //!
 //! May use: `virtio`, `mm`; it reaches the host's memory only through [`MemoryReclaim`].
 //!
 //! Threads: vCPUs read and write configuration and run the queues of pages and hints; the event
-//! loop runs the other queues, the timer, and all host-side methods of [`Balloon`].
+//! loop runs the other queues and the timer; the host-side methods of [`Balloon`] are called by it
+//! and by the thread that compacts. No call holds the balloon's lock for longer than one
+//! [`Deadline`](crate::virtio::Deadline).
 //!
-//! - `protocol.rs`: the wire
-//! - `roles.rs`: which queue is which
-//! - `device.rs`: the device, one dispatch over its queues
-//! - `inflation.rs`: pages and blocks in and out
-//! - `free_pages.rs`: reports and hints
-//! - `reverse.rs`: statistics and requests to vacate blocks, which run backwards
-//! - `host.rs`: what the host asks of it: targets, statistics, hinting, evacuation
-//! - `pages.rs`: page numbers made into runs
-//! - `ledger.rs`: which pages are in the balloon
-//! - `pool.rs`: when they are given back
-//! - `reclaim.rs`: to whom
-//! - `stats.rs`, `hinting.rs`, `evacuate.rs`: their state
-//! - `counters.rs`: what has happened
-//! - `timer.rs`: what is done later
+//! - `protocol.rs`: the wire format; `roles.rs`: which queue is which
+//! - `device/`: the device as its driver and as the host see it, one dispatch over its queues
+//! - `core.rs`: what all queues work on; `journal.rs`, `counters.rs`: what has happened
+//! - `target.rs`: what the driver is to reach
+//! - `inflation.rs`: the queues of pages in and out; `pages.rs`: page numbers made into runs
+//! - `block_queue.rs`: the queue of blocks; `migrations.rs`: which of both are halves of a migration
+//! - `free_pages.rs`: the queues of reports and of hints; `hinting.rs`: which hints count
+//! - `polling.rs`: the statistics queue; `stats.rs`: the figures
+//! - `evacuation.rs`: the evacuation queue; `requests.rs`: requests and replies
+//! - `serving.rs`, `work.rs`: what a buffer takes, cut by deadlines
+//! - `pool.rs`: when pages are given back; `ledger.rs`: which are in the balloon;
+//!   `page_sizes.rs`: where huge pages are forbidden; `reclaim.rs`: the memory behind it
+//! - `timer.rs`: what is done later; `changes.rs`: how other threads are told
 
+mod block_queue;
+mod changes;
+mod core;
 mod counters;
 mod device;
-mod evacuate;
+mod evacuation;
 mod free_pages;
 mod hinting;
-mod host;
 mod inflation;
+mod journal;
 mod ledger;
+mod migrations;
+mod page_sizes;
 mod pages;
+mod polling;
 mod pool;
 pub mod protocol;
 mod reclaim;
-mod reverse;
+mod requests;
 mod roles;
+mod serving;
 mod stats;
+mod target;
 #[cfg(test)]
 mod tests;
 mod timer;
+mod work;
 
 use std::time::Duration;
 
 use mm::units::Pages;
 
+pub use changes::Changes;
 pub use counters::{Counters, GivenBack};
 pub use device::Balloon;
-pub use evacuate::{EvacuationDone, EvacuationReport, Migrated, Outcome};
 pub use hinting::HintingStatus;
 pub use ledger::{Fill, Ledger};
 pub use pages::merge;
 pub use reclaim::{Discarded, MemoryReclaim};
+pub use requests::{BlockResult, EvacuationDone, EvacuationReport, Migrated};
 pub use stats::Statistics;
 pub use timer::TimerRunner;
 
@@ -75,7 +86,7 @@ pub struct BalloonConfig {
     pub free_page_reporting: bool,
     /// Whether whole blocks may be given up as such.
     pub blocks: bool,
-    /// Whether the guest can be asked to vacate blocks; needs `blocks`.
+    /// Whether the guest can be asked to evacuate blocks; needs `blocks`.
     pub evacuation: bool,
 }
 

@@ -16,33 +16,51 @@
 //! Waiting is safe only with a driver that tells before it uses a page again (MUST_TELL_HOST):
 //! with another, a page might be in use when its turn comes, and its contents would be lost. For
 //! such a driver everything is given back before the inflate request is answered.
+//!
+//! Memory that the host may not be able to bring back (hugetlb) goes back only with a driver that
+//! tells, and is allocated again before the driver may use it.
 
-use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
 
 use mm::backing::Discarded;
 use mm::blocks::page_set::PageSet;
+use mm::budget::Budget;
 use mm::guest_ram::GuestRamError;
-use mm::units::{BlockId, Bytes, GuestRange, Pages};
+use mm::units::{BlockId, Bytes, GuestRange, PAGES_PER_BLOCK, Pages, Pfn};
 
-use super::counters::{Counters, GivenBack};
+use super::counters::{Counters, GivenBack, Origin};
+use super::journal::Journal;
 use super::ledger::{Fill, Ledger};
+use super::page_sizes::PageSizes;
 use super::reclaim::MemoryReclaim;
-use crate::throttle::Throttle;
+use super::work::take_pages;
+use crate::virtio::Deadline;
 
 /// A block waits for more of its pages for this long at least, and twice as long at most.
 pub(super) const PATIENCE: Duration = Duration::from_millis(50);
-/// Blocks given back between two looks at the clock.
-const BATCH: usize = 16;
+/// Most blocks that are worked on between two looks at the deadline.
+const BATCH: usize = 64;
+
+/// What steps cost, in units of [`Deadline`].
+mod cost {
+    /// Discarding one run of pages.
+    pub(super) const RUN: u64 = 4 << 10;
+    /// Discarding one page of a run: looking for it, unmapping it, freeing it.
+    pub(super) const PAGE: u64 = 512;
+    /// Splitting a huge page for a part of it.
+    pub(super) const SPLIT: u64 = 256 << 10;
+}
 
 /// The balloon's pages, and the memory behind them.
 pub(super) struct Pool {
     pub(super) ledger: Ledger,
-    pub(super) counters: Counters,
     /// Pages that the guest reported free and has not given up since. It may be using them again:
     /// that shows in the page table.
     reported: PageSet,
     reclaim: Box<dyn MemoryReclaim>,
+    page_sizes: PageSizes,
     /// Whether pages may wait: the driver tells before it uses one again.
     patient: bool,
     /// Blocks with pending pages that something was added to since the last tick.
@@ -53,25 +71,39 @@ pub(super) struct Pool {
     due: BTreeSet<BlockId>,
     /// Blocks touched by the buffer being handled.
     touched: BTreeSet<BlockId>,
+    /// Blocks whose page size is to be set right, as their driver is gone.
+    to_resize: VecDeque<BlockId>,
+    /// RAM that the guest may use again, as its driver is gone, where the host must allocate first.
+    to_restore: VecDeque<GuestRange>,
+    /// The host had no memory for the first of these.
+    short: bool,
     runs: Vec<GuestRange>,
-    log: Throttle,
 }
 
 impl Pool {
-    pub(super) fn new(reclaim: Box<dyn MemoryReclaim>) -> Self {
+    /// An empty balloon over the memory that `reclaim` gives back.
+    pub(super) fn new(reclaim: Box<dyn MemoryReclaim>, mappings: &Arc<Budget>) -> Self {
         Self {
             ledger: Ledger::new(&reclaim.ram()),
-            counters: Counters::default(),
             reported: PageSet::new(),
             reclaim,
+            page_sizes: PageSizes::new(mappings),
             patient: false,
             fresh: BTreeSet::new(),
             aging: BTreeSet::new(),
             due: BTreeSet::new(),
             touched: BTreeSet::new(),
+            to_resize: VecDeque::new(),
+            to_restore: VecDeque::new(),
+            short: false,
             runs: Vec::new(),
-            log: Throttle::default(),
         }
+    }
+
+    /// Charges mappings to another budget. To be called while huge pages are allowed everywhere.
+    pub(super) fn charge_mappings_to(&mut self, budget: &Arc<Budget>) {
+        debug_assert!(self.page_sizes.small_runs().is_empty());
+        self.page_sizes = PageSizes::new(budget);
     }
 
     /// Whether pages may wait to be given back; see the head of this file.
@@ -79,16 +111,21 @@ impl Pool {
         self.patient = patient;
     }
 
+    /// The smallest piece that goes back to the host by itself.
+    pub(super) fn unit(&self) -> Pages {
+        self.reclaim.unit()
+    }
+
     /// Puts the RAM of `range` into the balloon; returns the pages that were new to it.
-    pub(super) fn inflate(&mut self, range: GuestRange) -> Pages {
+    pub(super) fn inflate(&mut self, range: GuestRange, journal: &mut Journal) -> Pages {
         let mut new = 0;
         let parts: Vec<GuestRange> = self.ledger.clip(range).collect();
         for part in parts {
             new += self.enter(part);
             self.touched.extend(part.touched_blocks());
         }
-        self.counters.inflated_pages += new;
-        self.counters.refused_pages += range.pages().0 - new;
+        journal.counters.inflated_pages += new;
+        journal.counters.refused_pages += range.pages().0 - new;
         Pages(new)
     }
 
@@ -100,8 +137,9 @@ impl Pool {
         self.ledger.inflate(ram).0
     }
 
-    /// Takes the RAM of `range` out of the balloon; returns the pages that were in it.
-    pub(super) fn deflate(&mut self, range: GuestRange) -> Pages {
+    /// Takes the RAM of `range` out of the balloon; returns the pages that were in it. From here on
+    /// they are never discarded.
+    pub(super) fn deflate(&mut self, range: GuestRange, journal: &mut Journal) -> Pages {
         let pending = self.ledger.pending().0;
         let mut gone = 0;
         let parts: Vec<GuestRange> = self.ledger.clip(range).collect();
@@ -109,39 +147,44 @@ impl Pool {
             gone += self.ledger.deflate(part).0;
             self.touched.extend(part.touched_blocks());
         }
-        self.counters.deflated_pages += gone;
-        self.counters.spared_pages += pending - self.ledger.pending().0;
-        self.counters.refused_pages += range.pages().0 - gone;
+        journal.counters.deflated_pages += gone;
+        journal.counters.spared_pages += pending - self.ledger.pending().0;
+        journal.counters.refused_pages += range.pages().0 - gone;
         Pages(gone)
     }
 
-    /// Puts `blocks` (ascending) into the balloon, none of whose pages is in it, and gives them back.
-    pub(super) fn inflate_blocks(&mut self, blocks: &[(BlockId, GuestRange)]) {
+    /// Puts `blocks`, none of whose pages is in the balloon, into it. They are pending.
+    pub(super) fn inflate_blocks(
+        &mut self,
+        blocks: &[(BlockId, GuestRange)],
+        journal: &mut Journal,
+    ) {
         for (_, range) in blocks {
-            self.counters.inflated_pages += self.enter(*range);
+            journal.counters.inflated_pages += self.enter(*range);
         }
-        let blocks: Vec<BlockId> = blocks.iter().map(|(block, _)| *block).collect();
-        self.counters.inflated_blocks += blocks.len() as u64;
-        self.give_back(&blocks);
+        journal.counters.inflated_blocks += blocks.len() as u64;
     }
 
-    /// Takes `blocks` (ascending) out of the balloon, all of whose pages are in it.
-    pub(super) fn deflate_blocks(&mut self, blocks: &[(BlockId, GuestRange)]) {
+    /// Takes `blocks`, all of whose pages are in the balloon, out of it.
+    pub(super) fn deflate_blocks(
+        &mut self,
+        blocks: &[(BlockId, GuestRange)],
+        journal: &mut Journal,
+    ) {
         for (_, range) in blocks {
-            self.counters.deflated_pages += self.ledger.deflate(*range).0;
+            journal.counters.deflated_pages += self.ledger.deflate(*range).0;
         }
-        let small = blocks.iter().map(|(block, _)| *block).filter(|b| self.ledger.is_small(*b));
-        let small: Vec<BlockId> = small.collect();
-        self.counters.deflated_blocks += blocks.len() as u64;
-        self.set_huge(&small, true);
+        journal.counters.deflated_blocks += blocks.len() as u64;
     }
 
-    /// Ends an inflate request, before it is answered: what need not wait is given back.
-    pub(super) fn settle_inflate(&mut self) {
+    /// The blocks that the last inflate request touched and whose pages need not wait: they are to
+    /// be discarded before it is answered. The others wait for more of their pages.
+    pub(super) fn take_filled(&mut self) -> Vec<BlockId> {
         let touched = std::mem::take(&mut self.touched);
         let mut now = Vec::new();
         for block in touched {
-            if !self.patient || self.ledger.fill(block) == Fill::Full {
+            let full = self.ledger.fill(block) == Fill::Full;
+            if full || !self.patient {
                 self.withdraw(block);
                 now.push(block);
             } else if self.ledger.has_pending(block) {
@@ -149,37 +192,41 @@ impl Pool {
                 self.fresh.insert(block);
             }
         }
-        self.give_back(&now);
+        now
     }
 
-    /// Ends a deflate request, before it is answered: where huge pages are allowed is set right.
-    pub(super) fn settle_deflate(&mut self) {
+    /// The blocks that the last deflate request touched: where huge pages are allowed is to be set
+    /// right there before it is answered.
+    pub(super) fn take_touched(&mut self) -> Vec<BlockId> {
         let touched = std::mem::take(&mut self.touched);
-        let (mut forbid, mut allow) = (Vec::new(), Vec::new());
-        for block in touched {
-            let small = self.ledger.is_small(block);
-            match self.ledger.fill(block) {
-                Fill::Empty if small => allow.push(block),
-                // The guest may touch the pages that it got back: they must come back alone.
-                Fill::Partial if !small && self.ledger.has_given_back(block) => forbid.push(block),
-                _ => {}
-            }
-            if !self.ledger.has_pending(block) {
-                self.withdraw(block);
+        for block in &touched {
+            if !self.ledger.has_pending(*block) {
+                self.withdraw(*block);
             }
         }
-        self.set_huge(&forbid, false);
-        self.set_huge(&allow, true);
+        touched.into_iter().collect()
     }
 
     /// Whether pages wait to be given back.
     pub(super) fn waiting(&self) -> bool {
-        !self.fresh.is_empty() || !self.aging.is_empty() || !self.due.is_empty()
+        !self.fresh.is_empty() || !self.aging.is_empty() || self.due()
     }
 
-    /// Whether some of them are due now.
+    /// Whether some of them are due now, or something else is to be done.
     pub(super) fn due(&self) -> bool {
         !self.due.is_empty()
+            || !self.to_resize.is_empty()
+            || (!self.to_restore.is_empty() && !self.short)
+    }
+
+    /// Whether the host lacks memory that the guest may use again: to be tried again later.
+    pub(super) fn short(&self) -> bool {
+        self.short
+    }
+
+    /// Has [`work`](Self::work) try again what the host had no memory for.
+    pub(super) fn retry(&mut self) {
+        self.short = false;
     }
 
     /// [`PATIENCE`] has passed: blocks that nothing was added to in all of it are due.
@@ -188,24 +235,31 @@ impl Pool {
         std::mem::swap(&mut self.aging, &mut self.fresh);
     }
 
-    /// The guest has given all that it was asked for: there is nothing to wait for.
+    /// The guest has given all that it was asked for: nothing waits for more.
     pub(super) fn hurry(&mut self) {
         self.due.append(&mut self.aging);
         self.due.append(&mut self.fresh);
     }
 
     /// Gives back what is due, until `deadline`; the rest stays due.
-    pub(super) fn work(&mut self, deadline: Instant) {
-        while !self.due.is_empty() {
-            let mut batch = Vec::with_capacity(BATCH);
-            while batch.len() < BATCH
-                && let Some(block) = self.due.pop_first()
-            {
-                batch.push(block);
-            }
-            self.give_back(&batch);
-            if Instant::now() >= deadline {
-                break;
+    pub(super) fn work(&mut self, journal: &mut Journal, deadline: &mut Deadline) {
+        while !self.due.is_empty() && !deadline.passed() {
+            let batch = std::iter::from_fn(|| self.due.pop_first()).take(BATCH);
+            let mut batch: VecDeque<BlockId> = batch.collect();
+            self.discard_some(&mut batch, journal, deadline);
+            self.due.extend(batch);
+        }
+        let mut blocks = std::mem::take(&mut self.to_resize);
+        while !blocks.is_empty() && !deadline.passed() {
+            self.resize_some(&mut blocks, journal, deadline);
+        }
+        self.to_resize = blocks;
+        let unit = self.unit();
+        while !self.short && !deadline.passed() && !self.to_restore.is_empty() {
+            let step = take_pages(&mut self.to_restore, unit);
+            if !self.restore(&step, journal, deadline) {
+                step.into_iter().rev().for_each(|range| self.to_restore.push_front(range));
+                self.short = true;
             }
         }
     }
@@ -219,33 +273,39 @@ impl Pool {
         self.aging.clear();
         self.due.clear();
         self.touched.clear();
-        let small: Vec<BlockId> = self.ledger.small_blocks().collect();
-        self.set_huge(&small, true);
+        let small = self.page_sizes.small_runs();
+        self.to_resize = small.iter().flat_map(GuestRange::whole_blocks).collect();
+        if !self.reclaim.refills() {
+            self.to_restore = self.reclaim.ram().into();
+            self.short = false;
+        }
     }
 
-    /// Discards the RAM of `ranges` (ascending, disjoint) without a word in the ledger: free pages
-    /// that the guest reported or hinted.
+    /// Discards `ranges`, all RAM, without an entry in the ledger: free pages that the guest
+    /// reported or hinted.
     pub(super) fn discard_free(
         &mut self,
-        ranges: impl Iterator<Item = GuestRange>,
-        counter: fn(&mut Counters) -> &mut GivenBack,
+        ranges: &[GuestRange],
+        origin: Origin,
+        journal: &mut Journal,
+        deadline: &mut Deadline,
     ) {
-        let mut runs = std::mem::take(&mut self.runs);
-        for range in ranges {
-            runs.extend(self.ledger.clip(range));
-        }
-        let asked = runs.iter().map(GuestRange::bytes).fold(Bytes(0), Bytes::saturating_add);
-        self.discard(&runs, asked, counter);
-        runs.clear();
-        self.runs = runs;
+        deadline.charge(cost_of(ranges));
+        let asked = ranges.iter().map(GuestRange::bytes).fold(Bytes(0), Bytes::saturating_add);
+        // The guest takes such pages back without asking.
+        let safe = self.reclaim.refills();
+        self.discard(ranges, asked, safe, journal, |counters| counters.free_pages(origin));
     }
 
-    /// Remembers the RAM of `ranges` as reported free.
-    pub(super) fn note_reported(&mut self, ranges: impl Iterator<Item = GuestRange>) {
+    /// The parts of `range` that are RAM.
+    pub(super) fn clip(&self, range: GuestRange) -> impl Iterator<Item = GuestRange> + '_ {
+        self.ledger.clip(range)
+    }
+
+    /// Remembers `ranges`, all RAM, as reported free.
+    pub(super) fn note_reported(&mut self, ranges: &[GuestRange]) {
         for range in ranges {
-            for part in self.ledger.clip(range) {
-                self.reported.insert_range(part);
-            }
+            self.reported.insert_range(*range);
         }
     }
 
@@ -254,17 +314,24 @@ impl Pool {
         &self.reported
     }
 
-    /// Recounts; every pending page must be on its way back.
-    pub(super) fn validate(&self) -> Result<(), String> {
+    /// Recounts; every pending page must be on its way back, in this pool or in one of `buffers`.
+    pub(super) fn validate(&self, buffers: &BTreeSet<BlockId>) -> Result<(), String> {
         self.ledger.validate()?;
         let listed = |block: &BlockId| {
-            self.fresh.contains(block) || self.aging.contains(block) || self.due.contains(block)
+            self.fresh.contains(block)
+                || self.aging.contains(block)
+                || self.due.contains(block)
+                || buffers.contains(block)
         };
         let mut blocks = self.ledger.pending_blocks();
         if let Some(lost) = blocks.find(|block| !listed(block)) {
-            return Err(format!("{lost} has pending pages and nobody will give them back"));
+            return Err(format!("{lost} has pending pages that nothing will give back"));
         }
-        let mut small = self.ledger.small_blocks();
+        if !self.to_resize.is_empty() {
+            return Ok(());
+        }
+        let small = self.page_sizes.small_runs();
+        let mut small = small.iter().flat_map(GuestRange::whole_blocks);
         match small.find(|block| self.ledger.fill(*block) == Fill::Empty) {
             Some(block) => Err(format!("{block} is empty, and huge pages are forbidden in it")),
             None => Ok(()),
@@ -278,8 +345,12 @@ impl Pool {
     }
 
     /// Gives back the ballooned pages of `range`, whether that was done before or not. None for a
-    /// driver that may use them without a word: they could be in use.
-    pub(super) fn discard_again(&mut self, range: GuestRange) -> Result<Discarded, GuestRamError> {
+    /// driver that may use them without asking: they could be in use.
+    pub(super) fn discard_again(
+        &mut self,
+        range: GuestRange,
+        journal: &mut Journal,
+    ) -> Result<Discarded, GuestRamError> {
         if !self.patient {
             return Ok(Discarded::default());
         }
@@ -290,74 +361,184 @@ impl Pool {
         if runs.is_empty() {
             return Ok(Discarded::default());
         }
-        let whole = runs.iter().map(|run| run.whole_blocks().count() as u64).sum();
         let done = self.reclaim.discard(&runs)?;
-        self.counters.compaction.add(done, whole);
+        journal.counters.compaction.add(done, whole_blocks(&runs));
         Ok(done)
     }
 
     /// Gives back again what `block` has in the balloon, and forbids huge pages in it, as the host
     /// has allowed them; whether it has anything in the balloon.
-    pub(super) fn keep_holes(&mut self, block: BlockId) -> Result<bool, GuestRamError> {
+    pub(super) fn keep_holes(
+        &mut self,
+        block: BlockId,
+        journal: &mut Journal,
+    ) -> Result<bool, GuestRamError> {
         match (self.ledger.fill(block), block.checked_range()) {
             (Fill::Empty, _) | (_, None) => Ok(false),
             (fill, Some(range)) => {
-                if fill == Fill::Partial {
-                    self.set_huge(&[block], false);
+                if fill == Fill::Partial && self.ledger.is_ram(range) {
+                    self.page_sizes.forbid(range, self.reclaim.as_mut(), journal);
                 }
-                self.discard_again(range).map(|_| true)
+                self.discard_again(range, journal).map(|_| true)
             }
         }
     }
 
-    /// Gives back what is pending in `blocks` (ascending).
-    fn give_back(&mut self, blocks: &[BlockId]) {
+    /// Gives back what is pending in the first of `blocks` (ascending), as many as `deadline` has
+    /// work left for, and one at least.
+    pub(super) fn discard_some(
+        &mut self,
+        blocks: &mut VecDeque<BlockId>,
+        journal: &mut Journal,
+        deadline: &mut Deadline,
+    ) {
         let mut runs = std::mem::take(&mut self.runs);
         let mut cut = Vec::new();
         let before = self.ledger.pending().0;
-        for &block in blocks {
+        let (mut cost, mut count) = (0, 0);
+        while count < BATCH
+            && (count == 0 || cost < deadline.left())
+            && let Some(block) = blocks.pop_front()
+        {
+            count += 1;
+            cost += cost::RUN;
             if !self.ledger.has_pending(block) {
                 continue;
             }
-            if self.ledger.fill(block) == Fill::Partial && !self.ledger.is_small(block) {
-                cut.push(block);
+            if self.ledger.fill(block) == Fill::Partial {
+                cost += cost::SPLIT;
+                if !self.page_sizes.is_small(block) {
+                    cut.push(block);
+                }
             }
-            self.ledger.take_pending(block, |run| append(&mut runs, run));
+            match self.full_unit(block) {
+                Some(unit) => {
+                    self.ledger.take_pending(block, |_| {});
+                    if runs.last().is_none_or(|last| !last.covers(&unit)) {
+                        append(&mut runs, unit);
+                    }
+                }
+                None => self.ledger.take_pending(block, |run| {
+                    cost += cost_of(&[run]);
+                    append(&mut runs, run);
+                }),
+            }
         }
-        self.set_huge(&cut, false);
+        deadline.charge(cost);
+        if self.may_give_back() {
+            self.set_huge(&cut, false, journal);
+        }
         // Less than the runs where a block is full of which parts were given back before.
         let asked = Pages(before - self.ledger.pending().0).bytes();
-        self.discard(&runs, asked, |counters| &mut counters.inflation);
+        let safe = self.may_give_back();
+        self.discard(&runs, asked, safe, journal, |counters| &mut counters.inflation);
         runs.clear();
         self.runs = runs;
     }
 
-    /// Discards `runs`, in which the guest gave up `asked` now.
+    /// The unit of the host's around `block`, where that is more than a block and all of it is in
+    /// the balloon.
+    fn full_unit(&self, block: BlockId) -> Option<GuestRange> {
+        let unit = self.unit();
+        if unit.0 <= PAGES_PER_BLOCK {
+            return None;
+        }
+        let start = block.checked_range()?.start().0;
+        let around = GuestRange::new(Pfn(start - start % unit.0), unit)?;
+        let full = self.ledger.is_ram(around) && self.ledger.count(around) == unit;
+        full.then_some(around)
+    }
+
+    /// Whether pages may go back to the host at all: not where the host may be out of memory when
+    /// a driver uses them without asking.
+    fn may_give_back(&self) -> bool {
+        self.patient || self.reclaim.refills()
+    }
+
+    /// Makes sure that the guest can use `ranges` again; false if the host has no memory for them
+    /// at the moment.
+    pub(super) fn restore(
+        &mut self,
+        ranges: &[GuestRange],
+        journal: &mut Journal,
+        deadline: &mut Deadline,
+    ) -> bool {
+        if self.reclaim.refills() {
+            return true;
+        }
+        for range in ranges {
+            deadline.charge(Deadline::ENTRY);
+            match self.reclaim.restore(*range) {
+                Ok(allocated) => deadline.charge(allocated.0),
+                Err(error) if error.is_out_of_memory() => {
+                    journal.warn(format_args!("the guest waits for {range}: {error}"));
+                    return false;
+                }
+                Err(error) => journal.warn(format_args!("cannot restore {range}: {error}")),
+            }
+        }
+        true
+    }
+
+    /// Allows or forbids huge pages in the first of `blocks` (ascending), as they are now: a guest
+    /// that touches pages which it took out of a block must not fill its holes.
+    pub(super) fn resize_some(
+        &mut self,
+        blocks: &mut VecDeque<BlockId>,
+        journal: &mut Journal,
+        deadline: &mut Deadline,
+    ) {
+        let (mut forbid, mut allow) = (Vec::new(), Vec::new());
+        let mut cost = 0;
+        while cost < deadline.left()
+            && let Some(block) = blocks.pop_front()
+        {
+            cost += Deadline::ENTRY;
+            let small = self.page_sizes.is_small(block);
+            match self.ledger.fill(block) {
+                Fill::Empty if small => allow.push(block),
+                Fill::Partial if !small && self.ledger.has_given_back(block) => forbid.push(block),
+                _ => continue,
+            }
+            cost += Deadline::SYSCALL;
+        }
+        deadline.charge(cost);
+        self.set_huge(&forbid, false, journal);
+        self.set_huge(&allow, true, journal);
+    }
+
+    /// Discards `runs`, in which the guest gave up `asked` now, if that is `safe`.
     fn discard(
         &mut self,
         runs: &[GuestRange],
         asked: Bytes,
-        counter: fn(&mut Counters) -> &mut GivenBack,
+        safe: bool,
+        journal: &mut Journal,
+        counter: impl Fn(&mut Counters) -> &mut GivenBack,
     ) {
         if runs.is_empty() {
             return;
         }
-        let whole = runs.iter().map(|run| run.whole_blocks().count() as u64).sum();
+        if !safe {
+            let kept = Discarded { asked, held: asked, ..Discarded::default() };
+            return counter(&mut journal.counters).add(kept, 0);
+        }
         match self.reclaim.discard(runs) {
-            Ok(done) => counter(&mut self.counters).add(Discarded { asked, ..done }, whole),
+            Ok(done) => {
+                let done = Discarded { asked, ..done };
+                counter(&mut journal.counters).add(done, whole_blocks(runs));
+            }
             Err(error) => {
-                let counter = counter(&mut self.counters);
+                let counter = counter(&mut journal.counters);
                 counter.add(Discarded { asked, ..Discarded::default() }, 0);
                 counter.fails += 1;
-                if let Some(suppressed) = self.log.admit() {
-                    tracing::warn!(suppressed, "cannot give memory back: {error}");
-                }
+                journal.warn(format_args!("cannot give memory back: {error}"));
             }
         }
     }
 
     /// Allows or forbids huge pages in `blocks` (ascending), as far as they are wholly RAM.
-    fn set_huge(&mut self, blocks: &[BlockId], allow: bool) {
+    fn set_huge(&mut self, blocks: &[BlockId], allow: bool, journal: &mut Journal) {
         let mut runs: Vec<GuestRange> = Vec::new();
         for block in blocks {
             if let Some(range) = block.checked_range()
@@ -367,18 +548,23 @@ impl Pool {
             }
         }
         for run in runs {
-            match self.reclaim.allow_huge(run, allow) {
-                Ok(()) => {
-                    run.whole_blocks().for_each(|block| self.ledger.set_small(block, !allow));
-                }
-                Err(error) => {
-                    if let Some(suppressed) = self.log.admit() {
-                        tracing::warn!(suppressed, "cannot set the page size of {run}: {error}");
-                    }
-                }
+            if allow {
+                self.page_sizes.allow(run, self.reclaim.as_mut(), journal);
+            } else {
+                self.page_sizes.forbid(run, self.reclaim.as_mut(), journal);
             }
         }
     }
+}
+
+/// What discarding `runs` costs, in units of [`Deadline`].
+fn cost_of(runs: &[GuestRange]) -> u64 {
+    runs.iter().map(|run| cost::RUN + run.pages().0 * cost::PAGE).sum()
+}
+
+/// Blocks that lie wholly in `runs`.
+fn whole_blocks(runs: &[GuestRange]) -> u64 {
+    runs.iter().map(|run| run.whole_blocks().count() as u64).sum()
 }
 
 /// Adds `run` at the end of `runs`, merged with the last if it goes on from there.

@@ -39,6 +39,9 @@ use crate::virtio::{
 /// Bytes of guest-physical address space that one device takes.
 pub const REGION_SIZE: u64 = 0x1000;
 
+/// Most rounds of a queue that is to finish in the vCPU that notified it.
+const MAX_ROUNDS_AT_NOTIFY: usize = 256;
+
 /// Offsets of the registers (virtio 1.3, 4.2.2).
 pub mod register {
     /// "virt".
@@ -223,26 +226,39 @@ impl MmioTransport {
         Locked { _hold: self.longest_hold.start(), device }
     }
 
-    /// Processes queue `queue` once, within `deadline`; sees to it that the event loop comes back
-    /// when there is more to do.
-    fn round(&self, queue: u16, deadline: &mut Deadline) {
+    /// Processes queue `queue` once, within `deadline`.
+    fn round(&self, queue: u16, deadline: &mut Deadline) -> Progress {
         let mut device = self.lock();
         let live = VIRTIO_CONFIG_S_DRIVER_OK | VIRTIO_CONFIG_S_NEEDS_RESET;
         if self.interrupt.status() & live != VIRTIO_CONFIG_S_DRIVER_OK {
-            return;
+            return Progress::Done;
         }
         let result = device.process(queue, deadline);
         self.most_work.fetch_max(deadline.spent(), Ordering::Relaxed);
-        match result {
-            Ok(Progress::Done) => {}
-            Ok(Progress::More) => {
-                if let Some(kick) = self.kicks.get(usize::from(queue)) {
-                    // Fails only when the counter is full: then the loop is awake already.
-                    let _ = kick.write(1);
-                }
-            }
-            Err(failure) => self.fail(&failure),
+        result.unwrap_or_else(|failure| {
+            self.fail(&failure);
+            Progress::Done
+        })
+    }
+
+    /// Has the event loop come back to queue `queue`.
+    fn kick(&self, queue: u16) {
+        if let Some(kick) = self.kicks.get(usize::from(queue)) {
+            // Fails only when the counter is full: then the loop is awake already.
+            let _ = kick.write(1);
         }
+    }
+
+    /// Processes queue `queue` in the vCPU that notified it: once, or until it is empty if the device
+    /// wants that, but not for as long as other vCPUs keep filling it.
+    fn process_at_notify(&self, queue: u16, finish: bool) {
+        let rounds = if finish { MAX_ROUNDS_AT_NOTIFY } else { 1 };
+        for _ in 0..rounds {
+            if self.round(queue, &mut (self.deadline)()) == Progress::Done {
+                return;
+            }
+        }
+        self.kick(queue);
     }
 
     /// The device behind the registers.
@@ -352,13 +368,15 @@ impl MmioTransport {
 
     fn notify(&self, queue: u32) {
         let Ok(queue) = u16::try_from(queue) else { return };
-        let Some(kick) = self.kicks.get(usize::from(queue)) else { return };
-        let may_run_here = self.at_notify[usize::from(queue)];
-        if may_run_here && self.lock().runs_at_notify(queue) {
-            return self.process_queue(queue);
+        if self.at_notify.get(usize::from(queue)) == Some(&true) {
+            let device = self.lock();
+            let (here, finish) = (device.runs_at_notify(queue), device.finishes_at_notify(queue));
+            drop(device);
+            if here {
+                return self.process_at_notify(queue, finish);
+            }
         }
-        // Fails only when the counter is full: then the loop is awake already.
-        let _ = kick.write(1);
+        self.kick(queue);
     }
 
     fn write_features(&self, value: u32) {
@@ -531,7 +549,9 @@ impl QueueHost for MmioTransport {
     }
 
     fn process_queue(&self, queue: u16) {
-        self.round(queue, &mut (self.deadline)());
+        if self.round(queue, &mut (self.deadline)()) == Progress::More {
+            self.kick(queue);
+        }
     }
 }
 

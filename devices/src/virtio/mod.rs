@@ -141,6 +141,13 @@ pub trait VirtioDevice: Send {
         false
     }
 
+    /// Whether a queue that [runs at its notification](Self::runs_at_notify) is processed until it is
+    /// empty before the notifying write returns, in as many rounds as that takes, with the device's
+    /// lock free between them.
+    fn finishes_at_notify(&self, _queue: u16) -> bool {
+        false
+    }
+
     /// Reads configuration space; bytes beyond its end read as zero.
     fn read_config(&self, offset: u64, data: &mut [u8]);
 
@@ -166,7 +173,8 @@ pub trait VirtioDevice: Send {
     ///
     /// On [`Progress::More`] the transport notifies the queue again by its own event, so that the
     /// event loop comes back to it after others, also for a queue that
-    /// [runs at its notification](Self::runs_at_notify).
+    /// [runs at its notification](Self::runs_at_notify), unless it is to
+    /// [finish](Self::finishes_at_notify) there.
     ///
     /// A notification may come late: for a queue that is not ready, or after a reset. Neither is
     /// an error.

@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, SeekFrom};
+use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
 
 use super::{
     Backing, BackingError, Discarded, Residency, RunVisitor, first_huge_advice, huge_advice,
@@ -30,9 +30,13 @@ impl Memfd {
     pub fn new(len: Bytes) -> Result<Self, BackingError> {
         let failed = |source| BackingError::Map { len, source };
         let size = mappable(len)?;
-        let fd = rustix::fs::memfd_create(c"ballast-guest-ram", MemfdFlags::CLOEXEC)
-            .map_err(|e| failed(e.into()))?;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let fd =
+            rustix::fs::memfd_create(c"ballast-guest-ram", flags).map_err(|e| failed(e.into()))?;
         rustix::fs::ftruncate(&fd, len.0).map_err(|e| failed(e.into()))?;
+        // Who is given the file must not be able to take pages from under the guest by its length.
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&fd, seals).map_err(|e| failed(e.into()))?;
         let mapping =
             Mapping::new(Source::Shared(fd.as_fd()), size, BLOCK_BYTES).map_err(failed)?;
         first_huge_advice(&mapping, true)?;
@@ -118,6 +122,14 @@ mod tests {
         let done = b.discard(&[part(&b, 10, 5), part(&b, 90, 4)]).unwrap();
         assert_eq!((done.asked, done.freed), (Bytes(9 << 12), Bytes(9 << 12)));
         assert_eq!(before - blocks(), 9 << 12);
+    }
+
+    #[test]
+    fn length_of_the_file_cannot_be_changed() {
+        let b = Memfd::new(Bytes(BLOCK_SIZE)).unwrap();
+        for len in [0, 2 * BLOCK_SIZE] {
+            assert_eq!(rustix::fs::ftruncate(b.fd(), len), Err(rustix::io::Errno::PERM));
+        }
     }
 
     #[test]

@@ -12,7 +12,8 @@ use std::io;
 
 use crate::sys::mapping::{HugePageSize, Mapping};
 use crate::sys::pagemap::{MappedAs, Pagemap};
-use crate::units::{BLOCK_BYTES, Bytes, HostRange};
+pub use crate::sys::refusal::Refusal;
+use crate::units::{BLOCK_BYTES, BLOCK_SIZE, Bytes, HostRange};
 
 pub mod anonymous;
 pub mod hugetlbfs;
@@ -86,6 +87,21 @@ pub enum BackingError {
     Pagemap(#[source] io::Error),
 }
 
+impl BackingError {
+    /// What the kernel's refusal means; `None` if it is a fault.
+    pub fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Advise { source, .. } => Refusal::of(source),
+            _ => None,
+        }
+    }
+
+    /// Whether the host has no memory of this kind at the moment.
+    pub fn is_out_of_memory(&self) -> bool {
+        self.refusal() == Some(Refusal::OutOfMemory)
+    }
+}
+
 /// What a discard came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Discarded {
@@ -138,7 +154,34 @@ pub trait Backing: Send + Sync + fmt::Debug {
     /// or read as zero.
     fn discard(&self, ranges: &[HostRange]) -> Result<Discarded, BackingError>;
 
+    /// The smallest aligned piece that can be given back by itself, in full: a block, or one huge
+    /// page where those are larger.
+    fn discard_unit(&self) -> Bytes {
+        Bytes(BLOCK_SIZE)
+    }
+
+    /// Whether the host finds memory for any discarded page that is touched. Where it may not, a
+    /// discarded page has to be [restored](Self::restore) before anything touches it.
+    fn refills(&self) -> bool {
+        true
+    }
+
+    /// Makes sure that all of `range` can be touched; contents stay. Returns how much was allocated
+    /// for that.
+    ///
+    /// # Errors
+    ///
+    /// [`BackingError::is_out_of_memory`] if the host has too little memory of this kind at the
+    /// moment. Part of the range may have been restored.
+    fn restore(&self, _range: HostRange) -> Result<Bytes, BackingError> {
+        Ok(Bytes(0))
+    }
+
     /// Allocates all of `range` now; contents stay.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refuses.
     fn populate(&self, range: HostRange) -> Result<(), BackingError> {
         let advice = self.mapping().populate(range);
         advice.map_err(|source| BackingError::Advise { what: "populate", range, source })

@@ -22,6 +22,8 @@ pub enum Source<'fd> {
     Hugetlb(HugePageSize),
     /// The file from its beginning, shared with whoever else maps it.
     Shared(BorrowedFd<'fd>),
+    /// The same, of a file of huge pages of the pool, all of which are reserved.
+    SharedHugetlb(BorrowedFd<'fd>, HugePageSize),
 }
 
 /// Sizes of huge pages that x86-64 has.
@@ -71,7 +73,8 @@ impl Mapping {
         }
         HostRange::new(0, len).ok_or_else(invalid)?;
         match source {
-            Source::Hugetlb(page) => Self::hugetlb(page, len, align),
+            Source::Hugetlb(page) => Self::hugetlb(page, None, len, align),
+            Source::SharedHugetlb(fd, page) => Self::hugetlb(page, Some(fd), len, align),
             Source::Anonymous => {
                 let (slack, range) = reserve(len, align, READ_WRITE)?;
                 Ok(Self::trimmed(slack, range))
@@ -96,13 +99,25 @@ impl Mapping {
     }
 
     /// Huge pages of the pool, which the kernel aligns to their size by itself.
-    fn hugetlb(page: HugePageSize, len: usize, align: usize) -> io::Result<Self> {
+    fn hugetlb(
+        page: HugePageSize,
+        file: Option<BorrowedFd<'_>>,
+        len: usize,
+        align: usize,
+    ) -> io::Result<Self> {
         // The kernel would round the length up, and so map more than is asked for.
         if !len.is_multiple_of(page.bytes()) || align != page.bytes() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let flags = MapFlags::PRIVATE | MapFlags::HUGETLB | page.map_flag();
-        let addr = map_anywhere(len, READ_WRITE, flags)?;
+        let addr = match file {
+            None => map_anywhere(len, READ_WRITE, flags)?,
+            // SAFETY: it touches no mapping that is there.
+            Some(fd) => unsafe {
+                let anywhere = std::ptr::null_mut();
+                rustix::mm::mmap(anywhere, len, READ_WRITE, MapFlags::SHARED, fd, 0)? as usize
+            },
+        };
         debug_assert!(addr.is_multiple_of(align));
         let range = HostRange::new(addr, len).ok_or(io::ErrorKind::InvalidInput)?;
         Ok(Self { range })

@@ -3,6 +3,7 @@
 //!
 //! * [`mapping`]: a stretch of address space that this process owns, and advice on it
 //! * [`pagemap`]: what is resident there, by PAGEMAP_SCAN or by /proc/self/pagemap
+//! * [`refusal`]: what the kernel's error numbers mean
 //!
 //! **Aliasing.** No reference or slice to mapped memory is ever made: a guest, the kernel or
 //! another thread may write it at any time. Whoever reads or writes it goes through vm-memory's
@@ -13,3 +14,4 @@
 
 pub mod mapping;
 pub mod pagemap;
+pub mod refusal;

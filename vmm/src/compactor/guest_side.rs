@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use devices::balloon::{Balloon, EvacuationReport, Outcome};
+use devices::balloon::{Balloon, BlockResult, EvacuationReport};
 use devices::gpu::{Gpu, WantsBlocks};
 use mm::backing::Discarded;
 use mm::blocks::map::Holdings;
@@ -179,11 +179,11 @@ impl GuestSide for LiveGuest {
                 }
             }
         };
-        let unanswered = report.count(Outcome::Unanswered);
+        let unanswered = report.count(BlockResult::Unanswered);
         if unanswered > 0 && unanswered == report.outcomes.len() {
             return None;
         }
-        let vacated = |block: &BlockId| report.outcomes.contains(&(*block, Outcome::Vacated));
+        let vacated = |block: &BlockId| report.outcomes.contains(&(*block, BlockResult::Vacated));
         Some(blocks.iter().map(vacated).collect())
     }
 

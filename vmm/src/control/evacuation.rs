@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use devices::balloon::{EvacuationReport, Outcome};
+use devices::balloon::{BlockResult, EvacuationReport};
 use mm::units::{BLOCK_SIZE, BlockId, GuestRange};
 
 use super::{Controller, failed};
@@ -60,20 +60,21 @@ impl Controller {
 }
 
 fn reply(asked: &[BlockId], report: &EvacuationReport) -> Result<Reply, Refusal> {
-    if !report.outcomes.is_empty() && report.count(Outcome::Unanswered) == report.outcomes.len() {
+    if !report.outcomes.is_empty() && report.count(BlockResult::Unanswered) == report.outcomes.len()
+    {
         return Err(failed("the guest did not answer"));
     }
     let count = |outcome| u32::try_from(report.count(outcome)).unwrap_or(u32::MAX);
-    let known: BTreeMap<BlockId, Outcome> = report.outcomes.iter().copied().collect();
+    let known: BTreeMap<BlockId, BlockResult> = report.outcomes.iter().copied().collect();
     let per_block = asked.iter().map(|block| match known.get(block) {
-        Some(Outcome::Vacated) => BlockOutcome::Vacated,
-        Some(Outcome::Busy) => BlockOutcome::Busy,
-        Some(Outcome::Unanswered) => BlockOutcome::Unanswered,
-        Some(Outcome::NotRam) | None => BlockOutcome::NotMemory,
+        Some(BlockResult::Vacated) => BlockOutcome::Vacated,
+        Some(BlockResult::Busy) => BlockOutcome::Busy,
+        Some(BlockResult::Unanswered) => BlockOutcome::Unanswered,
+        Some(BlockResult::NotRam) | None => BlockOutcome::NotMemory,
     });
     Ok(EvacuationReply(Evacuation {
-        vacated: count(Outcome::Vacated),
-        busy: count(Outcome::Busy),
+        vacated: count(BlockResult::Vacated),
+        busy: count(BlockResult::Busy),
         migrated_lru: report.migrated.lru,
         migrated_balloon: report.migrated.balloon,
         migrated_zsmalloc: report.migrated.zsmalloc,
@@ -89,7 +90,7 @@ mod tests {
 
     use super::*;
 
-    fn report(outcomes: &[(u64, Outcome)]) -> EvacuationReport {
+    fn report(outcomes: &[(u64, BlockResult)]) -> EvacuationReport {
         let outcomes = outcomes.iter().map(|(block, outcome)| (BlockId(*block), *outcome));
         let migrated = Migrated { lru: 5, ..Migrated::default() };
         EvacuationReport { outcomes: outcomes.collect(), migrated }
@@ -98,7 +99,11 @@ mod tests {
     #[test]
     fn every_block_is_answered_in_order() {
         let asked = [BlockId(3), BlockId(4), BlockId(5), BlockId(6)];
-        let report = report(&[(3, Outcome::Busy), (4, Outcome::Vacated), (6, Outcome::Unanswered)]);
+        let report = report(&[
+            (3, BlockResult::Busy),
+            (4, BlockResult::Vacated),
+            (6, BlockResult::Unanswered),
+        ]);
         let Ok(Reply::Evacuation(EvacuationReply(evacuation))) = reply(&asked, &report) else {
             panic!("an evacuation");
         };
@@ -114,7 +119,7 @@ mod tests {
 
     #[test]
     fn fails_when_the_guest_answers_for_no_block() {
-        let report = report(&[(3, Outcome::Unanswered)]);
+        let report = report(&[(3, BlockResult::Unanswered)]);
         assert!(reply(&[BlockId(3)], &report).is_err());
     }
 }

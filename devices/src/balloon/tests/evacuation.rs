@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::super::protocol::{EvacuationAnswer, EvacuationRequest};
 use super::super::roles::Role;
-use super::super::{BalloonError, EvacuationReport, Outcome};
+use super::super::{BalloonError, BlockResult, EvacuationReport};
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -94,7 +94,10 @@ fn a_block_is_asked_for_given_up_and_stays() {
     assert_eq!(evac.rig.balloon().surplus(), Pages(512));
     evac.answer(request.id.get(), &[1, 0]);
     let report = report.try_recv().unwrap();
-    assert_eq!(report.outcomes, [(BlockId(2), Outcome::Busy), (BlockId(3), Outcome::Vacated)]);
+    assert_eq!(
+        report.outcomes,
+        [(BlockId(2), BlockResult::Busy), (BlockId(3), BlockResult::Vacated)]
+    );
     let moved = report.migrated;
     assert_eq!((moved.lru, moved.balloon, moved.zsmalloc, moved.gpu), (7, 1, 2, 3));
     let counters = evac.rig.balloon().counters();
@@ -115,7 +118,7 @@ fn a_surplus_comes_and_goes() {
     evac.rig.balloon().set_surplus(Pages(1024));
     assert_eq!((goal(&evac), evac.rig.balloon().target_pages()), (1536, Pages(512)));
     evac.rig.balloon().set_surplus(Pages(u64::MAX));
-    let ram = evac.rig.balloon().pool.ledger.ram();
+    let ram = evac.rig.balloon().core.pool.ledger.ram();
     assert_eq!(u64::from(goal(&evac)), ram.0, "there is no more than all of it");
     evac.rig.balloon().set_surplus(Pages(0));
     assert_eq!(goal(&evac), 512);
@@ -133,11 +136,11 @@ fn the_next_request_waits_for_the_answer() {
     let request = evac.asked().unwrap();
     assert_eq!(evac.asked(), None);
     evac.answer(request.id.get(), &[2]);
-    assert_eq!(first.try_recv().unwrap().outcomes, [(BlockId(1), Outcome::NotRam)]);
+    assert_eq!(first.try_recv().unwrap().outcomes, [(BlockId(1), BlockResult::NotRam)]);
     let request = evac.asked().unwrap();
     assert_eq!(request.start_pfn.get(), 1024);
     evac.answer(request.id.get(), &[1]);
-    assert_eq!(second.try_recv().unwrap().count(Outcome::Busy), 1);
+    assert_eq!(second.try_recv().unwrap().count(BlockResult::Busy), 1);
     assert_eq!(evac.asked(), None);
 }
 
@@ -157,9 +160,34 @@ fn a_block_that_is_not_in_the_balloon_was_not_vacated() {
     evac.rig.inflate_blocks(&[2]);
     evac.rig.inflate(3 * 512..3 * 512 + 511);
     evac.answer(request.id.get(), &[0, 0]);
-    assert_eq!(report.try_recv().unwrap().count(Outcome::Unanswered), 2);
-    assert_eq!(evac.rig.balloon().counters().evacuation_lies, 1);
+    assert_eq!(report.try_recv().unwrap().count(BlockResult::Unanswered), 2);
+    assert_eq!(evac.rig.balloon().counters().evacuation_invalid_replies, 1);
     assert_eq!(evac.rig.balloon().ballooned(), Pages(1023));
+    evac.rig.validate();
+}
+
+/// The host sets a target while the guest evacuates: the guest takes the block right back, and its
+/// reply is still true.
+#[test]
+fn target_that_changes_meanwhile_does_not_make_a_reply_invalid() {
+    let mut evac = Evac::new();
+    for (target, blocks) in [(0, [2, 3]), (64, [3, 4]), (0, [2, 4])] {
+        let report = evac.evacuate(&blocks, false);
+        let mut outcomes = Vec::new();
+        while let Some(request) = evac.asked() {
+            let first = request.start_pfn.get() / 512;
+            let asked: Vec<u64> = (first..first + u64::from(request.nr_blocks.get())).collect();
+            assert_eq!(evac.rig.inflate_blocks(&asked), OK);
+            evac.rig.balloon().set_target(Pages(target)).unwrap();
+            assert_eq!(evac.rig.deflate_blocks(&asked), OK);
+            evac.answer(request.id.get(), &vec![0; asked.len()]);
+            outcomes.extend(asked);
+        }
+        assert_eq!(outcomes, blocks);
+        assert_eq!(report.try_recv().unwrap().count(BlockResult::Vacated), 2);
+    }
+    assert_eq!(evac.rig.balloon().counters().evacuation_invalid_replies, 0);
+    assert_eq!(evac.rig.balloon().ballooned(), Pages(0));
     evac.rig.validate();
 }
 
@@ -188,13 +216,13 @@ fn lies_and_nonsense_end_the_request_and_nothing_else() {
         let report = evac.evacuate(&[2], false);
         let id = evac.asked().unwrap().id.get();
         evac.post(&lie(id));
-        assert_eq!(report.try_recv().unwrap().count(Outcome::Unanswered), 1);
-        assert_eq!(evac.rig.balloon().counters().evacuation_lies, 1);
+        assert_eq!(report.try_recv().unwrap().count(BlockResult::Unanswered), 1);
+        assert_eq!(evac.rig.balloon().counters().evacuation_invalid_replies, 1);
         // The next request goes out as ever.
         let report = evac.evacuate(&[4], false);
         let id = evac.asked().unwrap().id.get();
         evac.answer(id, &[1]);
-        assert_eq!(report.try_recv().unwrap().count(Outcome::Busy), 1);
+        assert_eq!(report.try_recv().unwrap().count(BlockResult::Busy), 1);
         assert!(!evac.rig.driver.needs_reset());
         evac.rig.validate();
     }
@@ -204,7 +232,7 @@ fn lies_and_nonsense_end_the_request_and_nothing_else() {
 fn answers_nobody_asked_for_are_refused() {
     let mut evac = Evac::new();
     evac.answer(1, &[0; 256]);
-    assert_eq!(evac.rig.balloon().counters().evacuation_lies, 1);
+    assert_eq!(evac.rig.balloon().counters().evacuation_invalid_replies, 1);
     evac.post(&[1, 2, 3]);
     assert_eq!(evac.rig.balloon().counters().bad_buffers, 1);
     // Of several buffers the device keeps the last and gives the others back.
@@ -221,8 +249,8 @@ fn an_empty_answer_is_none() {
     evac.answer(0, &[]);
     assert!(report.try_recv().is_err());
     evac.answer(id, &[1]);
-    assert_eq!(report.try_recv().unwrap().count(Outcome::Busy), 1);
-    assert_eq!(evac.rig.balloon().counters().evacuation_lies, 0);
+    assert_eq!(report.try_recv().unwrap().count(BlockResult::Busy), 1);
+    assert_eq!(evac.rig.balloon().counters().evacuation_invalid_replies, 0);
 }
 
 #[test]
@@ -233,7 +261,7 @@ fn a_guest_that_never_answers_blocks_nothing() {
     evac.rig.balloon().evacuate([BlockId(2)], false, Duration::ZERO, done).unwrap();
     assert!(evac.asked().is_some());
     evac.rig.balloon().on_timer();
-    assert_eq!(report.try_recv().unwrap().count(Outcome::Unanswered), 1);
+    assert_eq!(report.try_recv().unwrap().count(BlockResult::Unanswered), 1);
     assert_eq!(evac.rig.balloon().counters().evacuation_fails, 1);
     assert_eq!(evac.rig.inflate_blocks(&[1]), OK);
 }
@@ -249,7 +277,7 @@ fn blocks_that_come_too_late_go_back() {
     evac.rig.balloon().evacuate([BlockId(2)], false, Duration::ZERO, done).unwrap();
     let id = evac.asked().unwrap().id.get();
     evac.rig.balloon().on_timer();
-    assert_eq!(report.try_recv().unwrap().count(Outcome::Unanswered), 1);
+    assert_eq!(report.try_recv().unwrap().count(BlockResult::Unanswered), 1);
     assert_eq!(evac.rig.inflate_blocks(&[2]), OK);
     assert_eq!(evac.rig.balloon().surplus(), Pages(0));
     assert_eq!(evac.rig.driver.config(0), 0);
@@ -286,5 +314,5 @@ fn a_reset_ends_what_was_asked() {
     let mut evac = Evac::new();
     let report = evac.evacuate(&[2], false);
     evac.rig.driver.reset();
-    assert_eq!(report.try_recv().unwrap().count(Outcome::Unanswered), 1);
+    assert_eq!(report.try_recv().unwrap().count(BlockResult::Unanswered), 1);
 }

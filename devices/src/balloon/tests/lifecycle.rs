@@ -126,7 +126,7 @@ fn the_target_may_change_under_way() {
     rig.inflate(600..800);
     // Halfway the host changes its mind: what was given so far goes back to it now.
     rig.balloon().set_target(Pages(150)).unwrap();
-    assert!(rig.balloon().pool.due());
+    assert!(rig.balloon().core.pool.due());
     rig.deflate(750..800);
     rig.settle();
     assert_eq!(rig.discards(), [(600, 150)]);

@@ -202,8 +202,8 @@ impl Rig {
     /// Lets everything that waits have its turn.
     fn settle(&self) {
         let mut balloon = self.balloon();
-        balloon.pool.hurry();
-        while balloon.pool.waiting() {
+        balloon.core.pool.hurry();
+        while balloon.core.pool.waiting() {
             balloon.on_timer();
         }
     }

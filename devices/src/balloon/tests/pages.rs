@@ -62,9 +62,9 @@ fn single_pages_go_back_at_once_when_the_target_is_reached() {
     let mut rig = Rig::probed();
     rig.balloon().set_target(Pages(3)).unwrap();
     rig.inflate([600, 602]);
-    assert!(!rig.balloon().pool.due());
+    assert!(!rig.balloon().core.pool.due());
     rig.inflate([604]);
-    assert!(rig.balloon().pool.due());
+    assert!(rig.balloon().core.pool.due());
     rig.balloon().on_timer();
     assert_eq!(rig.discards(), [(600, 1), (602, 1), (604, 1)]);
 }

@@ -9,7 +9,7 @@ use mm::units::BlockId;
 use proptest::prelude::*;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::super::Outcome;
+use super::super::BlockResult;
 use super::super::protocol::{EvacuationAnswer, EvacuationRequest};
 use super::super::roles::Role;
 use super::*;
@@ -147,7 +147,7 @@ impl Model {
             Op::Target(pages) => self.rig.balloon().set_target(Pages(pages)).unwrap(),
             Op::Wait => {
                 let mut balloon = self.rig.balloon();
-                balloon.pool.tick();
+                balloon.core.pool.tick();
                 balloon.on_timer();
             }
             Op::Settle => self.rig.settle(),
@@ -197,9 +197,9 @@ impl Model {
             let pages = block.0 * 512..block.0 * 512 + 512;
             let whole = pages.into_iter().all(|pfn| self.ballooned.contains(&pfn));
             match outcome {
-                Outcome::Vacated => assert!(whole && lies == 0, "{block}"),
-                Outcome::Unanswered => assert!(lies > 0, "{block}"),
-                Outcome::Busy | Outcome::NotRam => assert!(!whole, "{block}"),
+                BlockResult::Vacated => assert!(whole && lies == 0, "{block}"),
+                BlockResult::Unanswered => assert!(lies > 0, "{block}"),
+                BlockResult::Busy | BlockResult::NotRam => assert!(!whole, "{block}"),
             }
         }
     }

@@ -1,128 +1,151 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the host asks of its balloon. Called on the event-loop thread, like the queues.
+//! The balloon as the host sees it: targets, statistics, hinting, evacuation, and the record of what
+//! is in it. Called with the balloon locked, from any thread but a vCPU's.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mm::blocks::page_set::PageSet;
+use mm::budget::Budget;
 use mm::guest_ram::GuestRamError;
 use mm::range_set::RangeSet;
 use mm::units::{BlockId, GuestRange, Pages};
 
-use super::counters::Counters;
-use super::device::Balloon;
-use super::evacuate::EvacuationDone;
-use super::hinting::HintingStatus;
-use super::ledger::Fill;
-use super::protocol::feature;
-use super::reclaim::Discarded;
-use super::stats::Statistics;
-use super::{BalloonConfig, BalloonError};
+use super::super::changes::Changes;
+use super::super::counters::Counters;
+use super::super::hinting::HintingStatus;
+use super::super::ledger::Fill;
+use super::super::protocol::feature;
+use super::super::reclaim::Discarded;
+use super::super::requests::EvacuationDone;
+use super::super::roles::Role;
+use super::super::serving::Serving;
+use super::super::stats::Statistics;
+use super::super::target::Target;
+use super::super::{BalloonConfig, BalloonError};
+use super::Balloon;
 
 impl Balloon {
     /// Asks the guest to have `target` pages in the balloon; it follows in its own time.
     ///
     /// May be called while it is still on its way to another target.
+    ///
+    /// # Errors
+    ///
+    /// [`BalloonError::TargetTooLarge`]; the target stays as it was.
     pub fn set_target(&mut self, target: Pages) -> Result<(), BalloonError> {
-        let ram = self.pool.ledger.ram();
-        let too_large = BalloonError::TargetTooLarge { target, ram };
-        if target > ram {
-            return Err(too_large);
-        }
-        let pages = u32::try_from(target.0).map_err(|_| too_large)?;
-        self.surplus = Pages(0);
-        self.set_goal(pages);
-        Ok(())
+        self.change_target(|goal| goal.set(target))
     }
 
     /// Pages that the host wants in the balloon.
     pub fn target_pages(&self) -> Pages {
-        Pages(self.goal().0.saturating_sub(self.surplus.0))
+        self.core.target.pages()
     }
 
     /// Pages that the driver is asked for on top of the target: those of evacuated blocks, and what
     /// [`set_surplus`](Self::set_surplus) said.
     pub fn surplus(&self) -> Pages {
-        self.surplus
+        self.core.target.surplus()
     }
 
     /// Borrows memory from the guest for a while: the driver is to have `surplus` pages in the
     /// balloon on top of the target, blocks first. A lower surplus gives memory back, single pages
-    /// first. Limited to what RAM there is; the next target ends it.
+    /// first. Limited to RAM; the next target ends it.
     pub fn set_surplus(&mut self, surplus: Pages) {
-        let target = self.target_pages();
-        let goal = target.0.saturating_add(surplus.0).min(self.pool.ledger.ram().0);
-        let Ok(goal) = u32::try_from(goal) else { return };
-        self.surplus = Pages(u64::from(goal) - target.0);
-        self.set_goal(goal);
+        let result = self.change_target(|goal| {
+            goal.set_surplus(surplus);
+            Ok(())
+        });
+        debug_assert!(result.is_ok());
     }
 
-    /// Has the driver reach `pages`.
-    fn set_goal(&mut self, pages: u32) {
-        if pages == self.config.num_pages.get() {
-            return;
+    /// Changes what the driver is to reach, and notifies it.
+    fn change_target(
+        &mut self,
+        change: impl FnOnce(&mut Target) -> Result<(), BalloonError>,
+    ) -> Result<(), BalloonError> {
+        let before = self.core.target.goal();
+        change(&mut self.core.target)?;
+        let goal = self.core.target.goal();
+        if goal == before {
+            return Ok(());
         }
-        self.config.num_pages = pages.into();
         // A lower one may be reached already: nothing more will come.
-        if self.pool.ledger.ballooned() >= self.goal() {
-            self.pool.hurry();
-            self.set_timer();
+        if self.core.pool.ledger.ballooned() >= goal {
+            self.core.pool.hurry();
+            self.end_turn();
         }
-        self.tell_driver();
+        self.signal_config_change();
+        Ok(())
     }
 
-    /// Pages that the driver says are in it. See [`ballooned`](Self::ballooned) for what is so.
+    /// Pages that the driver says are in it. See [`ballooned`](Self::ballooned) for the device's own
+    /// record.
     pub fn actual(&self) -> Pages {
         Pages(self.config.actual.get().into())
     }
 
     /// Pages that are in it by the device's own record.
     pub fn ballooned(&self) -> Pages {
-        self.pool.ledger.ballooned()
+        self.core.pool.ledger.ballooned()
     }
 
     /// Pages in the balloon that the host has not been given back yet.
     pub fn pending(&self) -> Pages {
-        self.pool.ledger.pending()
+        self.core.pool.ledger.pending()
+    }
+
+    /// Pages that the guest is taking out of the balloon and waits for, as the host has no memory
+    /// of that kind at the moment: huge pages of a pool that others have emptied.
+    pub fn waiting_for_host(&self) -> Pages {
+        let waiting = [&self.deflating, &self.blocks].into_iter().filter(|serving| serving.waits());
+        let ranges = waiting.filter_map(Serving::work).flat_map(|work| work.restoring());
+        Pages(ranges.map(|range| range.pages().0).sum())
     }
 
     /// The pages of the balloon. Nothing else in guest RAM may be taken for free.
     pub fn ballooned_ranges(&self) -> RangeSet {
-        self.pool.ledger.ranges()
+        self.core.pool.ledger.ranges()
     }
 
-    /// What the guest told last of its memory.
+    /// The figures that the guest sent last.
     pub fn statistics(&self) -> &Statistics {
-        &self.statistics
+        self.polling.statistics()
     }
 
-    /// Asks the guest for statistics now. Whether it was asked: it may still owe an answer.
+    /// Asks the guest for statistics now; false if it still owes an answer.
     pub fn poll_statistics(&mut self) -> bool {
-        let asked = self.return_stats_buffer();
+        let Self { active, polling, core, .. } = self;
+        let queue = active.as_mut().and_then(|active| active.queue(Role::Stats));
+        let asked = queue.is_some_and(|queue| polling.poll(queue, &mut core.journal));
         if !asked && self.accepted(feature::STATS_VQ) {
-            self.pool.counters.stats_update_fails += 1;
+            self.core.journal.counters.stats_update_fails += 1;
         }
         asked
     }
 
     /// How often statistics are asked for; zero if never.
     pub fn stats_interval(&self) -> Duration {
-        self.stats_interval
+        self.polling.interval()
     }
 
-    /// Changes how often statistics are asked for. They cannot be turned on or off: that is a
-    /// feature, and the driver has chosen.
+    /// Changes how often statistics are asked for.
+    ///
+    /// # Errors
+    ///
+    /// [`BalloonError::StatsOnOff`]: statistics are a feature, which the driver has accepted or not.
     pub fn set_stats_interval(&mut self, interval: Duration) -> Result<(), BalloonError> {
-        if interval.is_zero() != self.stats_interval.is_zero() {
+        if interval.is_zero() != self.polling.interval().is_zero() {
             return Err(BalloonError::StatsOnOff);
         }
-        if interval != self.stats_interval {
-            self.stats_interval = interval;
+        if interval != self.polling.interval() {
+            self.polling.set_interval(interval);
             if self.active.is_some() {
-                self.next_poll = self.stats_period();
+                self.polling.schedule();
             }
-            self.set_timer();
+            self.end_turn();
         }
         Ok(())
     }
@@ -132,22 +155,34 @@ impl Balloon {
     /// The guest keeps them for itself only when the run is acknowledged: with
     /// `acknowledge_on_stop` as soon as it has named them all, else by
     /// [`stop_hinting`](Self::stop_hinting).
+    ///
+    /// # Errors
+    ///
+    /// If hinting is not configured, or not accepted by a driver.
     pub fn start_hinting(&mut self, acknowledge_on_stop: bool) -> Result<(), BalloonError> {
         self.need(feature::FREE_PAGE_HINT, "free page hinting")?;
         self.hinting.start(acknowledge_on_stop);
-        self.tell_driver();
+        self.signal_config_change();
         Ok(())
     }
 
     /// Ends a hinting run and gives the guest its pages back.
+    ///
+    /// # Errors
+    ///
+    /// If hinting is not configured, or not accepted by a driver.
     pub fn stop_hinting(&mut self) -> Result<(), BalloonError> {
         self.need(feature::FREE_PAGE_HINT, "free page hinting")?;
         self.hinting.stop();
-        self.tell_driver();
+        self.signal_config_change();
         Ok(())
     }
 
     /// How far the hinting run is.
+    ///
+    /// # Errors
+    ///
+    /// If hinting is not configured.
     pub fn hinting_status(&self) -> Result<HintingStatus, BalloonError> {
         if self.features & feature::FREE_PAGE_HINT == 0 {
             return Err(BalloonError::NotConfigured("free page hinting"));
@@ -155,12 +190,16 @@ impl Balloon {
         Ok(self.hinting.status())
     }
 
-    /// Asks the guest to vacate `blocks` and to give them up whole; `done` is called with what came
-    /// of it, after `patience` at the latest. They stay in the balloon, on top of the target, until
+    /// Asks the guest to evacuate `blocks` and to give them up whole; `done` is called with the
+    /// result, after `patience` at the latest. They stay in the balloon, on top of the target, until
     /// another target is set.
     ///
     /// With `sync` the guest waits for pages that are busy for the moment. Blocks may be given in
     /// any order; those that are not wholly RAM are left out.
+    ///
+    /// # Errors
+    ///
+    /// If evacuation is not configured, or not accepted by a driver; `done` is dropped then.
     pub fn evacuate(
         &mut self,
         blocks: impl IntoIterator<Item = BlockId>,
@@ -169,29 +208,35 @@ impl Balloon {
         done: EvacuationDone,
     ) -> Result<(), BalloonError> {
         self.need(feature::EVACUATE, "evacuation")?;
-        let ledger = &self.pool.ledger;
+        let ledger = &self.core.pool.ledger;
         let whole = |block: &BlockId| block.checked_range().is_some_and(|r| ledger.is_ram(r));
         let blocks: BTreeSet<BlockId> = blocks.into_iter().filter(whole).collect();
         let blocks: Vec<BlockId> = blocks.into_iter().collect();
-        self.evacuations.request(&blocks, sync, patience, done);
-        self.kick_evacuations();
+        self.evacuation.requests().request(&blocks, sync, patience, done);
+        let Self { active, evacuation, core, .. } = self;
+        if let Some(queue) = active.as_mut().and_then(|active| active.queue(Role::Evacuations))
+            && let Err(error) = evacuation.send(queue, &core.pool.ledger)
+        {
+            core.journal.warn(error);
+        }
+        self.end_turn();
         Ok(())
     }
 
     /// Whether any page of `block` is in the balloon, so that nothing may fill it again.
     pub fn has_holes(&self, block: BlockId) -> bool {
-        self.pool.ledger.fill(block) != Fill::Empty
+        self.core.pool.ledger.fill(block) != Fill::Empty
     }
 
     /// The pages of the balloon, by block.
     pub fn page_set(&self) -> PageSet {
-        self.pool.ledger.page_set()
+        self.core.pool.ledger.page_set()
     }
 
     /// Pages that the guest reported free and has not put into the balloon since. Those that are in
     /// the host's memory are in use again.
     pub fn reported_set(&self) -> &PageSet {
-        self.pool.reported()
+        self.core.pool.reported()
     }
 
     /// Whether the driver takes pages back rather than have a process killed.
@@ -199,31 +244,50 @@ impl Balloon {
         self.accepted(feature::DEFLATE_ON_OOM)
     }
 
-    /// Whether the driver vacates blocks on request.
+    /// Whether the driver evacuates blocks on request.
     pub fn can_evacuate(&self) -> bool {
         self.accepted(feature::EVACUATE)
     }
 
     /// Gives back those of `pages` that are in the balloon now: what the guest has touched there
     /// against the rules, or what the host has filled again.
+    ///
+    /// # Errors
+    ///
+    /// What the host refuses.
     pub fn discard_ballooned(&mut self, pages: GuestRange) -> Result<Discarded, GuestRamError> {
-        self.pool.discard_again(pages)
+        self.core.pool.discard_again(pages, &mut self.core.journal)
     }
 
     /// After the host has filled `block`: takes those of its pages away again that are in the
     /// balloon, and has huge pages forbidden there. Whether there were any.
+    ///
+    /// # Errors
+    ///
+    /// What the host refuses.
     pub fn keep_holes(&mut self, block: BlockId) -> Result<bool, GuestRamError> {
-        self.pool.keep_holes(block)
+        self.core.pool.keep_holes(block, &mut self.core.journal)
     }
 
     /// What has happened since the machine started.
     pub fn counters(&self) -> Counters {
-        self.pool.counters
+        self.core.journal.counters
     }
 
     /// Whether a driver is up.
     pub fn is_active(&self) -> bool {
         self.active.is_some()
+    }
+
+    /// How other threads learn that the balloon's size, its statistics or its driver have changed.
+    pub fn changes(&self) -> &Arc<Changes> {
+        &self.changes
+    }
+
+    /// Charges the mappings that the balloon costs the process to `budget`. To be called before a
+    /// driver is up; without it the balloon has a budget of its own.
+    pub fn charge_mappings_to(&mut self, budget: &Arc<Budget>) {
+        self.core.pool.charge_mappings_to(budget);
     }
 
     /// The configuration that would make this balloon as it is now.
@@ -232,7 +296,7 @@ impl Balloon {
         BalloonConfig {
             target: self.target_pages(),
             deflate_on_oom: offered(feature::DEFLATE_ON_OOM),
-            stats_interval: self.stats_interval,
+            stats_interval: self.polling.interval(),
             free_page_hinting: offered(feature::FREE_PAGE_HINT),
             free_page_reporting: offered(feature::REPORTING),
             blocks: offered(feature::BLOCKS),
@@ -246,9 +310,13 @@ impl Balloon {
         self.timer.as_raw_fd()
     }
 
-    /// Recounts everything from the ground up; says what does not agree. For tests.
+    /// Recounts everything from the ground up, for tests.
+    ///
+    /// # Errors
+    ///
+    /// What does not agree.
     pub fn validate(&self) -> Result<(), String> {
-        self.pool.validate()
+        self.core.pool.validate(&self.blocks_under_way())
     }
 
     fn accepted(&self, bit: u64) -> bool {
@@ -265,7 +333,7 @@ impl Balloon {
         Ok(())
     }
 
-    fn tell_driver(&self) {
+    fn signal_config_change(&self) {
         if let Some(active) = &self.active {
             active.signal_config_change();
         }

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The evacuation queue, which runs backwards: the device keeps a buffer of the driver's until it has
+//! a request, and the reply comes with the next one.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use mm::units::{BlockId, GuestRange};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::core::Core;
+use super::journal::Journal;
+use super::ledger::{Fill, Ledger};
+use super::protocol::{BLOCK_MAX, EvacuationAnswer, EvacuationRequest};
+use super::requests::{Accepted, Requests};
+use crate::virtio::{Deadline, DeviceQueue, GuestMemory, Progress, QueueError, Segments};
+
+/// Asks the driver to evacuate blocks.
+#[derive(Default)]
+pub(super) struct Evacuation {
+    requests: Requests,
+    /// The buffer that the next request goes into.
+    buffer: Option<(u16, Segments)>,
+}
+
+impl Evacuation {
+    /// What the host asks for.
+    pub(super) fn requests(&mut self) -> &mut Requests {
+        &mut self.requests
+    }
+
+    /// When the first request is out of time.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.requests.deadline()
+    }
+
+    /// Blocks went into the balloon: those that the outstanding request asks for are on record for
+    /// its reply, and come on top of the target, or the driver would take them right back.
+    pub(super) fn note_inflated(&mut self, core: &mut Core, blocks: &[(BlockId, GuestRange)]) {
+        for (block, range) in blocks {
+            if self.requests.note_inflated(*block) {
+                core.target.raise_surplus(range.pages());
+            }
+        }
+    }
+
+    /// Reads replies, keeps the last buffer for the next request and sends that. Returns too whether
+    /// the driver evacuated blocks that no caller waits for any more.
+    pub(super) fn process(
+        &mut self,
+        queue: &mut DeviceQueue,
+        core: &mut Core,
+        deadline: &mut Deadline,
+    ) -> Result<(Progress, bool), QueueError> {
+        let mut too_late = false;
+        while !deadline.passed()
+            && let Some(chain) = queue.pop()?
+        {
+            deadline.charge(Deadline::COMMAND);
+            let head = chain.head_index();
+            let mem = Arc::clone(queue.mem());
+            let buffer = match Segments::collect(chain, queue.size()) {
+                Ok(buffer) => buffer,
+                Err(error) => {
+                    core.journal.bad_buffer(error);
+                    queue.push(head, 0)?;
+                    continue;
+                }
+            };
+            too_late |= self.take_reply(&mem, &buffer, &mut core.journal, deadline);
+            if buffer.writable_len() < size_of::<EvacuationRequest>() as u64 {
+                core.journal.bad_buffer("no room for an evacuation request");
+                queue.push(head, 0)?;
+            } else if let Some((older, _)) = self.buffer.replace((head, buffer)) {
+                queue.push(older, 0)?;
+            }
+        }
+        self.send(queue, &core.pool.ledger)?;
+        queue.rearm()?;
+        Ok((Progress::more_if(deadline.passed()), too_late))
+    }
+
+    /// Whether the driver evacuated blocks that no caller waits for any more.
+    fn take_reply(
+        &mut self,
+        mem: &GuestMemory,
+        buffer: &Segments,
+        journal: &mut Journal,
+        deadline: &mut Deadline,
+    ) -> bool {
+        if buffer.readable.is_empty() {
+            return false;
+        }
+        let mut raw = [0; size_of::<EvacuationAnswer>()];
+        let got = buffer.read(mem, 0, &mut raw);
+        let Ok(reply) = EvacuationAnswer::read_from_bytes(&raw[..got]) else {
+            journal.bad_buffer("evacuation reply is cut off");
+            return false;
+        };
+        if reply.id.get() == 0 {
+            return false;
+        }
+        // One more than there may be, to recognize a reply that is too long.
+        let mut outcomes = [0; BLOCK_MAX as usize + 1];
+        let got = buffer.read(mem, raw.len() as u64, &mut outcomes);
+        deadline.charge(got as u64 * Deadline::ENTRY);
+        match self.requests.reply(&reply, &outcomes[..got]) {
+            Ok(Accepted { vacated, late }) => {
+                journal.counters.evacuations += 1;
+                journal.counters.vacated_blocks += vacated;
+                late && vacated > 0
+            }
+            Err(error) => {
+                journal.counters.evacuation_invalid_replies += 1;
+                journal.warn(format_args!("invalid evacuation reply: {error}"));
+                false
+            }
+        }
+    }
+
+    /// Sends the next request, if there is one and a buffer for it.
+    pub(super) fn send(
+        &mut self,
+        queue: &mut DeviceQueue,
+        ledger: &Ledger,
+    ) -> Result<(), QueueError> {
+        let in_balloon = |block| ledger.fill(block) == Fill::Full;
+        if self.buffer.is_some()
+            && let Some(request) = self.requests.next(in_balloon)
+            && let Some((head, buffer)) = self.buffer.take()
+        {
+            let written = buffer.write(queue.mem(), 0, request.as_bytes());
+            queue.push(head, u32::try_from(written).unwrap_or(0))?;
+        }
+        queue.signal()
+    }
+
+    /// Ends requests that are out of time.
+    pub(super) fn expire(&mut self, now: Instant, journal: &mut Journal) {
+        journal.counters.evacuation_fails += self.requests.expire(now);
+    }
+
+    /// The driver is gone.
+    pub(super) fn reset(&mut self, journal: &mut Journal) {
+        self.buffer = None;
+        journal.counters.evacuation_fails += self.requests.reset();
+    }
+}

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What has happened to a balloon: counters for metrics, and a log whose rate is limited, as every
+//! line of it can be caused by the guest.
+
+use std::fmt::Display;
+
+use super::counters::Counters;
+use crate::throttle::Throttle;
+
+/// The record of one balloon's events.
+#[derive(Debug, Default)]
+pub(super) struct Journal {
+    pub(super) counters: Counters,
+    log: Throttle,
+}
+
+impl Journal {
+    /// Counts a buffer that was left alone because of `cause`, and logs it.
+    pub(super) fn bad_buffer(&mut self, cause: impl Display) {
+        self.counters.bad_buffers += 1;
+        self.warn(cause);
+    }
+
+    /// Logs `cause`, unless there have been too many lines lately.
+    pub(super) fn warn(&mut self, cause: impl Display) {
+        if let Some(suppressed) = self.log.admit() {
+            tracing::warn!(suppressed, "balloon: {cause}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Queues whose buffers take work: one buffer after the other, and each only as far as the deadline
+//! allows. The rest is done in the next rounds, before the next buffer.
+
+use std::sync::Arc;
+
+use super::core::Core;
+use super::work::{Step, Work};
+use crate::virtio::{
+    Chain, ChainError, Deadline, DeviceQueue, GuestMemory, Progress, QueueError, Segments,
+};
+
+/// A buffer that the driver does not have back yet.
+#[derive(Debug)]
+struct Buffer {
+    head: u16,
+    /// Bytes of it written.
+    written: u32,
+    work: Work,
+    /// The host had no memory for it.
+    waits: bool,
+}
+
+/// One queue's buffer under way.
+#[derive(Debug, Default)]
+pub(super) struct Serving {
+    buffer: Option<Buffer>,
+}
+
+impl Serving {
+    /// Handles the buffers of `queue` until it is empty, `deadline` passes or one has to wait for
+    /// the host. `begin` looks at a buffer; it returns what is to be done for it before the driver
+    /// has it back, and the bytes written.
+    pub(super) fn process(
+        &mut self,
+        queue: &mut DeviceQueue,
+        core: &mut Core,
+        deadline: &mut Deadline,
+        collect: fn(Chain, u16) -> Result<Segments, ChainError>,
+        mut begin: impl FnMut(&mut Core, &GuestMemory, &Segments, &mut Deadline) -> (Work, u32),
+    ) -> Result<Progress, QueueError> {
+        let mem = Arc::clone(queue.mem());
+        loop {
+            let mut buffer = match self.buffer.take() {
+                Some(buffer) => buffer,
+                None if deadline.passed() => {
+                    queue.signal()?;
+                    return Ok(Progress::More);
+                }
+                None => {
+                    let Some(chain) = queue.pop()? else { break };
+                    deadline.charge(Deadline::COMMAND);
+                    let head = chain.head_index();
+                    let (work, written) = match collect(chain, queue.size()) {
+                        Ok(buffer) => begin(core, &mem, &buffer, deadline),
+                        Err(error) => {
+                            core.journal.bad_buffer(error);
+                            (Work::default(), 0)
+                        }
+                    };
+                    Buffer { head, written, work, waits: false }
+                }
+            };
+            let step = buffer.work.run(&mut core.pool, &mut core.journal, deadline);
+            if step == Step::Done {
+                queue.push(buffer.head, buffer.written)?;
+                continue;
+            }
+            if step == Step::Wait && !buffer.waits {
+                core.journal.counters.deflate_waits += 1;
+            }
+            buffer.waits = step == Step::Wait;
+            self.buffer = Some(buffer);
+            queue.signal()?;
+            return Ok(Progress::more_if(step == Step::More));
+        }
+        queue.finish()?;
+        Ok(Progress::Done)
+    }
+
+    /// The work that is left for the buffer under way.
+    pub(super) fn work(&self) -> Option<&Work> {
+        self.buffer.as_ref().map(|buffer| &buffer.work)
+    }
+
+    /// Whether the buffer under way waits for the host to have memory.
+    pub(super) fn waits(&self) -> bool {
+        self.buffer.as_ref().is_some_and(|buffer| buffer.waits)
+    }
+
+    /// The driver is gone, and its buffer with it.
+    pub(super) fn reset(&mut self) {
+        self.buffer = None;
+    }
+}

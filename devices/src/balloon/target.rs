@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! How many pages the driver is to have in the balloon: what the host wants, and what it has
+//! borrowed on top of that.
+
+use mm::units::Pages;
+
+use super::BalloonError;
+
+/// Target and surplus. Together they never exceed RAM, nor what configuration space can express.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Target {
+    pages: u32,
+    surplus: u32,
+    /// Largest goal.
+    limit: u32,
+    ram: Pages,
+}
+
+impl Target {
+    /// No pages of the given RAM.
+    pub(super) fn new(ram: Pages) -> Self {
+        Self { pages: 0, surplus: 0, limit: u32::try_from(ram.0).unwrap_or(u32::MAX), ram }
+    }
+
+    /// Has the driver reach `target` pages; what was borrowed is given up.
+    ///
+    /// # Errors
+    ///
+    /// [`BalloonError::TargetTooLarge`] for more pages than RAM or configuration space has.
+    pub(super) fn set(&mut self, target: Pages) -> Result<(), BalloonError> {
+        let pages = u32::try_from(target.0).ok().filter(|pages| *pages <= self.limit);
+        self.pages = pages.ok_or(BalloonError::TargetTooLarge { target, ram: self.ram })?;
+        self.surplus = 0;
+        Ok(())
+    }
+
+    /// Borrows `surplus` pages in all, as far as RAM goes.
+    pub(super) fn set_surplus(&mut self, surplus: Pages) {
+        let most = self.limit - self.pages;
+        self.surplus = u32::try_from(surplus.0).unwrap_or(u32::MAX).min(most);
+    }
+
+    /// Borrows `more` pages more, as far as RAM goes.
+    pub(super) fn raise_surplus(&mut self, more: Pages) {
+        self.set_surplus(Pages(u64::from(self.surplus).saturating_add(more.0)));
+    }
+
+    /// Pages that the host wants.
+    pub(super) fn pages(&self) -> Pages {
+        Pages(self.pages.into())
+    }
+
+    /// Pages that are borrowed.
+    pub(super) fn surplus(&self) -> Pages {
+        Pages(self.surplus.into())
+    }
+
+    /// What the driver is to reach, as in configuration space.
+    pub(super) fn goal_on_wire(&self) -> u32 {
+        self.pages + self.surplus
+    }
+
+    /// What the driver is to reach.
+    pub(super) fn goal(&self) -> Pages {
+        Pages(self.goal_on_wire().into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn goal_never_exceeds_ram() {
+        let mut target = Target::new(Pages(1000));
+        target.set(Pages(600)).unwrap();
+        target.set_surplus(Pages(300));
+        assert_eq!(
+            (target.pages(), target.surplus(), target.goal()),
+            (Pages(600), Pages(300), Pages(900))
+        );
+        target.raise_surplus(Pages(u64::MAX));
+        assert_eq!((target.surplus(), target.goal_on_wire()), (Pages(400), 1000));
+        assert!(matches!(target.set(Pages(1001)), Err(BalloonError::TargetTooLarge { .. })));
+        assert_eq!(target.goal(), Pages(1000), "a refused target changes nothing");
+        target.set(Pages(0)).unwrap();
+        assert_eq!((target.goal(), target.surplus()), (Pages(0), Pages(0)));
+    }
+
+    #[test]
+    fn goal_fits_configuration_space_however_large_the_guest_is() {
+        let mut target = Target::new(Pages(1 << 40));
+        assert!(target.set(Pages(1 << 32)).is_err());
+        target.set(Pages(u32::MAX.into())).unwrap();
+        target.set_surplus(Pages(10));
+        assert_eq!(target.goal_on_wire(), u32::MAX);
+    }
+}

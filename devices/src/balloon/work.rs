@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What is left to do for one buffer before the driver may have it back, in steps that a deadline
+//! can cut anywhere.
+
+use std::collections::VecDeque;
+
+use mm::units::{BlockId, Bytes, GuestRange, Pages};
+
+use super::counters::Origin;
+use super::journal::Journal;
+use super::pool::Pool;
+use crate::virtio::Deadline;
+
+/// Most bytes of free pages that are discarded in one step.
+const FREE_STEP: Bytes = Bytes(16 << 20);
+
+/// How far one buffer has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// All was done.
+    Done,
+    /// The deadline passed first.
+    More,
+    /// The host cannot give the guest its memory back at the moment: to be tried again later.
+    Wait,
+}
+
+/// The steps that are left. Each list is worked off from the front; all ascend.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    /// Blocks whose pending pages go back to the host.
+    discard: VecDeque<BlockId>,
+    /// Free pages that go back to the host, and who named them.
+    free: VecDeque<GuestRange>,
+    origin: Origin,
+    /// Pages that the guest takes back, where the host must allocate them first.
+    restore: VecDeque<GuestRange>,
+    /// Blocks where huge pages may have to be allowed or forbidden.
+    resize: VecDeque<BlockId>,
+}
+
+impl Work {
+    /// Discards what is pending in `blocks`.
+    pub(super) fn discard(blocks: impl IntoIterator<Item = BlockId>) -> Self {
+        Self { discard: blocks.into_iter().collect(), ..Self::default() }
+    }
+
+    /// Discards free pages.
+    pub(super) fn free(ranges: impl IntoIterator<Item = GuestRange>, origin: Origin) -> Self {
+        Self { free: ranges.into_iter().collect(), origin, ..Self::default() }
+    }
+
+    /// Gives `ranges` to the guest, and has the page size of `blocks` checked.
+    pub(super) fn release(
+        ranges: impl IntoIterator<Item = GuestRange>,
+        blocks: impl IntoIterator<Item = BlockId>,
+    ) -> Self {
+        let (restore, resize) = (ranges.into_iter().collect(), blocks.into_iter().collect());
+        Self { restore, resize, ..Self::default() }
+    }
+
+    /// Works until all is done, the deadline passes or the host has no memory.
+    pub(super) fn run(
+        &mut self,
+        pool: &mut Pool,
+        journal: &mut Journal,
+        deadline: &mut Deadline,
+    ) -> Step {
+        while !self.discard.is_empty() {
+            pool.discard_some(&mut self.discard, journal, deadline);
+            if deadline.passed() && !self.is_done() {
+                return Step::More;
+            }
+        }
+        while !self.free.is_empty() {
+            let step = take_pages(&mut self.free, FREE_STEP.as_pages());
+            pool.discard_free(&step, self.origin, journal, deadline);
+            if deadline.passed() && !self.is_done() {
+                return Step::More;
+            }
+        }
+        while !self.restore.is_empty() {
+            let step = take_pages(&mut self.restore, pool.unit());
+            if !pool.restore(&step, journal, deadline) {
+                step.into_iter().rev().for_each(|range| self.restore.push_front(range));
+                return Step::Wait;
+            }
+            if deadline.passed() && !self.is_done() {
+                return Step::More;
+            }
+        }
+        while !self.resize.is_empty() {
+            pool.resize_some(&mut self.resize, journal, deadline);
+            if deadline.passed() && !self.is_done() {
+                return Step::More;
+            }
+        }
+        Step::Done
+    }
+
+    /// Blocks whose pending pages are still to be discarded.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = BlockId> + '_ {
+        self.discard.iter().copied()
+    }
+
+    /// Pages that the guest waits for.
+    pub(super) fn restoring(&self) -> impl Iterator<Item = GuestRange> + '_ {
+        self.restore.iter().copied()
+    }
+
+    fn is_done(&self) -> bool {
+        self.discard.is_empty()
+            && self.free.is_empty()
+            && self.restore.is_empty()
+            && self.resize.is_empty()
+    }
+}
+
+/// Takes ranges off the front of `queue` that have `most` pages in all.
+pub(super) fn take_pages(queue: &mut VecDeque<GuestRange>, most: Pages) -> Vec<GuestRange> {
+    let mut left = most.0;
+    let mut taken = Vec::new();
+    while left > 0
+        && let Some(range) = queue.pop_front()
+    {
+        let cut = range.start().checked_add(Pages(left)).filter(|cut| *cut < range.end());
+        let first = cut.and_then(|cut| GuestRange::from_bounds(range.start(), cut));
+        if let Some(rest) = cut.and_then(|cut| GuestRange::from_bounds(cut, range.end())) {
+            queue.push_front(rest);
+        }
+        let first = first.unwrap_or(range);
+        left -= first.pages().0;
+        taken.push(first);
+    }
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use mm::units::Pfn;
+
+    use super::*;
+
+    #[test]
+    fn steps_are_cut_from_the_front_and_lose_nothing() {
+        let range = |start, pages| GuestRange::new(Pfn(start), Pages(pages)).unwrap();
+        let mut queue: VecDeque<_> = [range(0, 3), range(10, 1), range(20, 9)].into();
+        let mut next = || take_pages(&mut queue, Pages(5));
+        assert_eq!(next(), [range(0, 3), range(10, 1), range(20, 1)]);
+        assert_eq!(next(), [range(21, 5)]);
+        assert_eq!(next(), [range(26, 3)]);
+        assert_eq!(next(), []);
+    }
+}

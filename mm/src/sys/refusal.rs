@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the kernel's error numbers mean when it is asked for memory of a certain kind.
+
+use std::io;
+
+use rustix::io::Errno;
+
+/// Why the kernel does not allocate memory, or does not make it huge, where that is no fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It has none of that kind free, or the control group's limit is reached.
+    OutOfMemory,
+    /// A passing obstacle: try again later.
+    Busy,
+    /// Not for this memory, or not with this kernel.
+    Unsupported,
+}
+
+impl Refusal {
+    /// The meaning of an error of madvise(2) with MADV_COLLAPSE or MADV_POPULATE_WRITE, or of
+    /// fallocate(2) on a file of huge pages; `None` if it is a fault.
+    pub fn of(error: &io::Error) -> Option<Self> {
+        match Errno::from_io_error(error)? {
+            // EBUSY and ENOSYS: kernels that cannot allocate or charge a huge page now.
+            Errno::NOMEM | Errno::BUSY | Errno::NOSYS | Errno::NOSPC => Some(Self::OutOfMemory),
+            Errno::AGAIN => Some(Self::Busy),
+            Errno::INVAL => Some(Self::Unsupported),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_no_refusals() {
+        let of = |errno: Errno| Refusal::of(&errno.into());
+        assert_eq!(of(Errno::NOMEM), Some(Refusal::OutOfMemory));
+        assert_eq!(of(Errno::AGAIN), Some(Refusal::Busy));
+        assert_eq!(of(Errno::INVAL), Some(Refusal::Unsupported));
+        assert_eq!(of(Errno::BADF), None);
+        assert_eq!(Refusal::of(&io::ErrorKind::Other.into()), None);
+    }
+}
