@@ -2,7 +2,8 @@
 //! Guest RAM: vm-memory's regions for whoever reads and writes it, and their backings for whoever
 //! gives it back to the host.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{GuestMemoryMmap, GuestRegionMmap, MmapRegion};
@@ -79,10 +80,22 @@ impl RamRegion {
     }
 }
 
+/// Keeps track of guest memory that is elsewhere, compressed or not read in yet.
+pub trait AbsentMemory: Send + Sync + fmt::Debug {
+    /// Keeps blocks from being taken away for as long as the guard is held.
+    fn hold(&self) -> MutexGuard<'_, ()>;
+
+    /// Pages of `ranges` are about to be discarded, with [`hold`](Self::hold)'s guard held: those
+    /// that are elsewhere read as zero from now on, and those on their way are in place afterwards.
+    fn drop_absent(&self, ranges: &[GuestRange]);
+}
+
 /// All RAM of one guest.
 #[derive(Debug)]
 pub struct GuestRam {
     layout: MemoryLayout,
+    /// Who knows of pages that are not here. It may own this, so it is not owned.
+    absent: Mutex<Option<Weak<dyn AbsentMemory>>>,
     // Dropped by hand: see `Drop`.
     regions: Vec<RamRegion>,
     memory: Option<Arc<GuestMemory>>,
@@ -91,7 +104,8 @@ pub struct GuestRam {
 impl GuestRam {
     /// Reserves RAM of the given layout. Nothing is allocated before it is touched.
     pub fn new(layout: MemoryLayout, kind: BackingKind) -> Result<Self, GuestRamError> {
-        let mut ram = Self { layout, regions: Vec::new(), memory: None };
+        let absent = Mutex::new(None);
+        let mut ram = Self { layout, absent, regions: Vec::new(), memory: None };
         let mut seen = Vec::new();
         for &guest in ram.layout.ram() {
             let backing = kind.reserve(guest.bytes())?;
@@ -129,6 +143,22 @@ impl GuestRam {
         self.regions.iter().any(|r| r.guest.covers(&range))
     }
 
+    /// Has `absent` asked before pages are discarded, or blocks split or collapsed, from now on.
+    pub fn set_absent_memory(&self, absent: Weak<dyn AbsentMemory>) {
+        *self.absent.lock().unwrap_or_else(PoisonError::into_inner) = Some(absent);
+    }
+
+    /// Calls `change` while no block is taken away; `ranges` are discarded by it.
+    fn holding<T>(&self, ranges: &[GuestRange], change: impl FnOnce() -> T) -> T {
+        let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(absent) = absent.and_then(|weak| weak.upgrade()) else { return change() };
+        let guard = absent.hold();
+        absent.drop_absent(ranges);
+        let changed = change();
+        drop(guard);
+        changed
+    }
+
     /// Gives the pages of `ranges` (ascending, disjoint) back to the host; the guest reads zeroes
     /// there afterwards. Nothing is done if any of them is not RAM.
     pub fn discard(&self, ranges: &[GuestRange]) -> Result<Discarded, GuestRamError> {
@@ -137,12 +167,14 @@ impl GuestRam {
         if let Some(outside) = ranges.iter().find(|r| !self.contains(**r)) {
             return Err(GuestRamError::NotRam(*outside));
         }
-        for region in &self.regions {
-            batch.clear();
-            batch.extend(ranges.iter().filter_map(|r| region.to_host(*r)));
-            total.add(region.backing.discard(&batch)?);
-        }
-        Ok(total)
+        self.holding(ranges, || {
+            for region in &self.regions {
+                batch.clear();
+                batch.extend(ranges.iter().filter_map(|r| region.to_host(*r)));
+                total.add(region.backing.discard(&batch)?);
+            }
+            Ok(total)
+        })
     }
 
     /// The smallest aligned piece that can be given back by itself; see
@@ -176,6 +208,11 @@ impl GuestRam {
 
     /// Makes each block of `range` a huge page; see [`Backing::collapse`].
     pub fn collapse(&self, range: GuestRange) -> Result<(), GuestRamError> {
+        self.holding(&[], || self.collapse_held(range))
+    }
+
+    /// [`collapse`](Self::collapse) for who has blocks held already.
+    pub(crate) fn collapse_held(&self, range: GuestRange) -> Result<(), GuestRamError> {
         let (region, host) = self.resolve(range)?;
         Ok(region.backing.collapse(host)?)
     }
@@ -188,7 +225,7 @@ impl GuestRam {
     /// Allows or forbids huge pages in the blocks of `range`; see [`Backing::allow_huge`].
     pub fn allow_huge(&self, range: GuestRange, allow: bool) -> Result<(), GuestRamError> {
         let (region, host) = self.resolve(range)?;
-        Ok(region.backing.allow_huge(host, allow)?)
+        Ok(self.holding(&[], || region.backing.allow_huge(host, allow))?)
     }
 
     /// What of `range` is in the host's memory.

@@ -10,6 +10,7 @@
 //! * [`backing`]: what a stretch of RAM is made of on the host, and how to give it back
 //! * [`budget`]: limits on what a guest or a client can make the host spend
 //! * [`blocks`]: guest memory block by block
+//! * [`paging`]: guest memory that is elsewhere, and brought back when it is touched
 //! * [`sys`]: the system calls, thinly
 //! * [`frames`]: a pool of movable frames, from which contiguous space can always be made
 //! * [`zsmalloc`]: small objects packed into movable frames
@@ -21,6 +22,7 @@ pub mod budget;
 pub mod frames;
 pub mod guest_ram;
 pub mod layout;
+pub mod paging;
 pub mod range_set;
 pub mod store;
 pub mod sys;

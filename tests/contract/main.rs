@@ -5,9 +5,11 @@
 //! - `backing.rs` kinds of guest memory: [`mm::backing::Backing`]
 //! - `codec.rs`   ways to compress a page: [`mm::store::Codec`]
 //! - `device.rs`  virtio devices: [`devices::virtio::VirtioDevice`]
+//! - `page_source.rs` where absent pages come from: [`mm::paging::PageSource`]
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod backing;
 mod codec;
 mod device;
+mod page_source;

@@ -181,6 +181,12 @@ impl Backing for Hugetlb {
         Ok(())
     }
 
+    fn can_page(&self) -> Result<(), &'static str> {
+        Err(
+            "its huge pages are set aside and would not be free for anything else (hugetlbfs); use thp or small",
+        )
+    }
+
     fn allow_huge(&self, _range: HostRange, _allow: bool) -> Result<(), BackingError> {
         Ok(())
     }

@@ -195,6 +195,12 @@ pub trait Backing: Send + Sync + fmt::Debug {
         advice.map_err(|source| BackingError::Advise { what: "collapse", range, source })
     }
 
+    /// Whether blocks of this memory can be taken out and brought back while it is in use; if not,
+    /// why.
+    fn can_page(&self) -> Result<(), &'static str> {
+        Ok(())
+    }
+
     /// Whether memory of this kind can be of huge pages at all.
     fn may_be_huge(&self) -> bool {
         true

@@ -13,6 +13,7 @@
 //! - `owned.rs` a unit that frees itself
 //! - `pool.rs` the front door, [`FramePool`]
 //! - `validate.rs` recounts everything · `account.rs` numbers for people
+//! - `trim.rs` gives the memory of free frames back to the host
 //! - `alloc.rs` how an allocation is served
 //! - `contig.rs` runs of any length · `isolate.rs` empties a range · `compaction.rs` a run of the
 //!   scanners · `free_scan.rs` the one for free frames · `migrate.rs` moves frames in batches ·
@@ -28,7 +29,7 @@
 //!   numbers and orders · `sync.rs` atomics and a small lock
 //!
 //! `loom_tests.rs` model checks · `tests/` everything else. `unsafe` is in `region` (slices),
-//! `space` and `pool` (who may touch which slice) and `sync`.
+//! `space`, `pool` and `trim` (who may touch which slice) and `sync`.
 
 mod account;
 mod alloc;
@@ -60,6 +61,7 @@ mod shrink;
 mod space;
 pub(crate) mod sync;
 mod token;
+mod trim;
 mod validate;
 mod wakeup;
 mod zone;

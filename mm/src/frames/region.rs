@@ -166,6 +166,49 @@ impl Region {
         }
     }
 
+    /// Asks for small pages under a region of our own (`MADV_NOHUGEPAGE`), so that each frame that
+    /// is [discarded](Self::discard) is free on the host at once.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    #[cfg(not(miri))]
+    pub fn advise_small(&self) -> Result<(), RegionError> {
+        match &self.origin {
+            Origin::Mapped(mapping) => mapping
+                .set_huge(mapping.range(), false)
+                .map_err(|source| refused("advise small pages for", self.bytes, source)),
+            Origin::Borrowed => Ok(()),
+        }
+    }
+
+    /// Gives the memory of `count` frames from `first` back to the host. Private memory reads as
+    /// zero afterwards; memory of other kinds may stay.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    ///
+    /// # Safety
+    /// As for [`slice_mut`](Self::slice_mut): the frames are the caller's alone.
+    #[cfg(not(miri))]
+    pub(crate) unsafe fn discard(&self, first: FrameId, count: u32) -> Result<(), RegionError> {
+        let len = self.checked_len(first, count);
+        let Origin::Mapped(mapping) = &self.origin else { return Ok(()) };
+        let range = mapping.range().slice(first.byte_offset(), len).expect("checked above");
+        mapping.discard(range).map_err(|source| refused("discard", len, source))
+    }
+
+    /// Nothing: the heap takes no single pages back.
+    ///
+    /// # Errors
+    /// None.
+    ///
+    /// # Safety
+    /// None.
+    #[cfg(miri)]
+    pub(crate) unsafe fn discard(&self, _: FrameId, _: u32) -> Result<(), RegionError> {
+        Ok(())
+    }
+
     /// Bytes in the region.
     #[must_use]
     pub fn bytes(&self) -> usize {

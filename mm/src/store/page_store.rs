@@ -287,6 +287,19 @@ impl Store {
         Ok(self.slot(key)?.kept() != Kept::Nothing)
     }
 
+    /// Bytes that the page under `key` takes in the store: none for a page of one repeated word, or
+    /// if there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::OutOfRange`].
+    pub fn stored_len(&self, key: Key) -> Result<usize, StoreError> {
+        Ok(match self.slot(key)?.kept() {
+            Kept::Nothing | Kept::Same(_) => 0,
+            Kept::Raw(_) => PAGE_BYTES,
+            Kept::Packed(_, len) => len,
+        })
+    }
+
     /// Packs what is stored into fewer frames; returns how many were given back.
     pub fn compact(&self) -> u64 {
         self.zs.compact()

@@ -155,6 +155,22 @@ impl Mapping {
         self.advise(range, Advice::LinuxPopulateWrite)
     }
 
+    /// Replaces `range` of private memory by a new mapping, so that no trace of what was mapped there
+    /// is left: neither its pages, nor page tables, nor advice, nor a registration.
+    pub fn renew(&self, range: HostRange) -> io::Result<()> {
+        self.assert_owned(range);
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+        let addr = range.addr() as *mut _;
+        // SAFETY: `range` lies in this mapping, to whose memory no reference exists (module `sys`).
+        unsafe { rustix::mm::mmap_anonymous(addr, range.len(), READ_WRITE, flags) }?;
+        Ok(())
+    }
+
+    /// Keeps `range` out of the memory of child processes.
+    pub fn dont_fork(&self, range: HostRange) -> io::Result<()> {
+        self.advise(range, Advice::LinuxDontFork)
+    }
+
     /// Breaks the huge page that `page` belongs to into small ones.
     ///
     /// The kernel splits a huge page when part of it is called cold, and only then frees the parts

@@ -4,6 +4,8 @@
 //! * [`mapping`]: a stretch of address space that this process owns, and advice on it
 //! * [`pagemap`]: what is resident there, by PAGEMAP_SCAN or by /proc/self/pagemap
 //! * [`refusal`]: what the kernel's error numbers mean
+//! * [`thread`]: signals of threads of our own
+//! * [`userfault`]: faults on absent memory, answered by this process
 //!
 //! **Aliasing.** No reference or slice to mapped memory is ever made: a guest, the kernel or
 //! another thread may write it at any time. Whoever reads or writes it goes through vm-memory's
@@ -15,3 +17,5 @@
 pub mod mapping;
 pub mod pagemap;
 pub mod refusal;
+pub mod thread;
+pub mod userfault;

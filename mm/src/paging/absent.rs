@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Discards by others: what they mean for blocks that are away.
+//!
+//! The balloon, free page reporting and compaction passes give pages back through
+//! [`GuestRam`](crate::guest_ram::GuestRam), which comes here first. A page that is away is dropped
+//! at its source; a block on its way is brought to rest before. The gate is held until they are
+//! done, so that nothing leaves between here and there.
+
+use std::sync::{MutexGuard, PoisonError};
+
+use crate::blocks::mask::PageMask;
+use crate::guest_ram::AbsentMemory;
+use crate::units::{GuestRange, PAGES_PER_BLOCK};
+
+use super::engine::{Engine, lock};
+use super::record::State;
+use super::stats::Counters;
+
+impl AbsentMemory for Engine {
+    fn hold(&self) -> MutexGuard<'_, ()> {
+        lock(&self.gate)
+    }
+
+    fn drop_absent(&self, ranges: &[GuestRange]) {
+        for &range in ranges {
+            for (index, part) in self.areas.touched(range) {
+                self.drop_in_block(index, part);
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// Drops the pages `part` of block `index`, if it is away. On return it is at rest, and in place
+    /// if anything of it is to be discarded there. The caller holds the gate.
+    fn drop_in_block(&self, index: usize, part: GuestRange) {
+        let mut record = self.record();
+        loop {
+            match record.state(index) {
+                State::Present | State::Lost => return,
+                State::Absent { source, .. } => {
+                    let source = *source;
+                    let block = self.areas.block(index);
+                    let mask = PageMask::of_range(block, part);
+                    // With the record held: nobody fills the block meanwhile.
+                    let first = Self::pages(index).start;
+                    for run in mask.runs() {
+                        self.source(source)
+                            .forget(first + run.start as u64..first + run.end as u64);
+                    }
+                    if !record.drop_pages(index, &mask) {
+                        record.emptied(index);
+                        self.unregister(&mut record, index);
+                        Counters::add(&self.counters.blocks_dropped, 1);
+                    }
+                    return;
+                }
+                State::Out { slot } => {
+                    let slot = *slot;
+                    let whole = part.pages().0 == PAGES_PER_BLOCK;
+                    record.begin_filling(index);
+                    drop(record);
+                    if !whole {
+                        self.move_back(index, slot);
+                    }
+                    self.outlet.give_back(slot);
+                    self.settle(index, |record| record.filled(index));
+                    return;
+                }
+                State::Leaving { .. } | State::Packing { .. } | State::Filling => {
+                    self.want(&mut record, index);
+                    record = self.settled.wait(record).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("counts", &self.record().counts()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What all threads of the pager share, and the steps that they have in common.
+//!
+//! Lock order, outermost first: the gate, the record, then those of the hot set, the outlet, the
+//! store. The pager thread never takes the gate, and nobody touches guest memory while holding any
+//! lock here: a fault on it may need them all.
+
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::guest_ram::GuestRam;
+use crate::range_set::RangeSet;
+use crate::sys::userfault::{Stopped, Userfault};
+use crate::units::{BLOCK_BYTES, HostRange, PAGES_PER_BLOCK};
+
+use super::areas::Areas;
+use super::hot::HotSet;
+use super::pool::PagePool;
+use super::record::{Record, SourceId, State};
+use super::resolve::Fill;
+use super::source::{PageSource, SourceError};
+use super::staging::{Inlet, Outlet};
+use super::stats::{Counters, Histogram};
+
+/// Tries of a move that the kernel asks to repeat, before it is given up for now.
+const TRIES: u32 = 1000;
+
+/// Told that memory of the guest is lost: the guest cannot go on.
+pub type OnLoss = Box<dyn Fn(&SourceError) + Send + Sync>;
+
+/// The state of a guest's pager.
+pub(super) struct Engine {
+    pub(super) ram: Arc<GuestRam>,
+    pub(super) areas: Areas,
+    /// Whether guest memory is to be of huge pages.
+    pub(super) huge: bool,
+    pub(super) uffd: Userfault,
+    pub(super) outlet: Outlet,
+    pub(super) pool: PagePool,
+    /// The first is the store.
+    pub(super) sources: Vec<Arc<dyn PageSource>>,
+    /// Most runs of registered blocks.
+    pub(super) max_runs: usize,
+    /// Held while a block is taken out, and by those who split, collapse or discard blocks: the
+    /// kernel must not be asked to move what another thread is breaking up.
+    pub(super) gate: Mutex<()>,
+    pub(super) record: Mutex<Record>,
+    /// Notified when a block has come to rest.
+    pub(super) settled: Condvar,
+    pub(super) hot: Mutex<HotSet>,
+    /// Pages that stay: pinned ones, and others whose owner asked for it.
+    pub(super) pinned: Mutex<RangeSet>,
+    pub(super) counters: Counters,
+    pub(super) latency: Histogram,
+    pub(super) on_loss: OnLoss,
+}
+
+/// The store's place among the sources.
+pub(super) const STORE: SourceId = SourceId(0);
+
+impl Engine {
+    pub(super) fn record(&self) -> MutexGuard<'_, Record> {
+        lock(&self.record)
+    }
+
+    /// The numbers of the pages of block `index`.
+    pub(super) fn pages(index: usize) -> std::ops::Range<u64> {
+        let first = index as u64 * PAGES_PER_BLOCK;
+        first..first + PAGES_PER_BLOCK
+    }
+
+    pub(super) fn source(&self, id: SourceId) -> &dyn PageSource {
+        self.sources[usize::from(id.0)].as_ref()
+    }
+
+    /// Registers block `index`, within the budget of mappings.
+    pub(super) fn register(&self, record: &mut Record, index: usize) -> io::Result<()> {
+        if record.is_registered(index) {
+            return Ok(());
+        }
+        if record.starts_a_run(index) && record.counts().runs >= self.max_runs {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        self.uffd.register(self.areas.host(index))?;
+        record.set_registered(index, true);
+        Ok(())
+    }
+
+    /// Leaves faults on block `index` to the kernel again, and wakes who waits there. Where the
+    /// kernel has no mapping to spare, the block stays registered; that costs nothing until a page
+    /// of it is discarded and touched.
+    pub(super) fn unregister(&self, record: &mut Record, index: usize) {
+        if !record.is_registered(index) {
+            return;
+        }
+        let range = self.areas.host(index);
+        match self.uffd.unregister(range) {
+            Ok(()) => record.set_registered(index, false),
+            Err(error) => {
+                tracing::debug!("a block stays registered: {error}");
+                self.wake(range);
+            }
+        }
+    }
+
+    pub(super) fn wake(&self, range: HostRange) {
+        if let Err(error) = self.uffd.wake(range) {
+            tracing::error!("threads that wait for guest memory cannot be woken: {error}");
+        }
+    }
+
+    /// Moves what lies at `src` to `dst`, all of it or, after `Err`, some of it.
+    ///
+    /// # Safety
+    /// As for [`Userfault::move_pages`].
+    pub(super) unsafe fn transfer(&self, dst: HostRange, src: HostRange) -> Result<(), Stopped> {
+        let mut done = 0;
+        let mut tries = 0;
+        loop {
+            let left = dst.len() - done;
+            let (to, from) = (dst.slice(done, left), src.slice(done, left));
+            let (to, from) = (to.expect("inside"), from.expect("inside"));
+            // SAFETY: as promised by the caller.
+            let Err(stopped) = (unsafe { self.uffd.move_pages(to, from, true) }) else {
+                return Ok(());
+            };
+            done += stopped.done;
+            tries = if stopped.done > 0 { 0 } else { tries + 1 };
+            if !stopped.is_transient() || tries > TRIES {
+                return Err(stopped);
+            }
+            if done == dst.len() {
+                return Ok(());
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Moves block `index` from a slot back to its place, however long it takes: what lies in the
+    /// slot is the only copy.
+    pub(super) fn move_back(&self, index: usize, slot: usize) {
+        let (place, staged) = (self.areas.host(index), self.outlet.range(slot));
+        let mut told = false;
+        loop {
+            // SAFETY: both are mapped; the record has the block with this thread, so that no
+            // reference to the slot exists, and there is never one to guest memory.
+            let Err(stopped) = (unsafe { self.transfer(place, staged) }) else { return };
+            if stopped.is_present() {
+                // Only what the slot has not got can be there: nothing is overwritten.
+                tracing::error!("guest memory was filled while it was away: {stopped}");
+                return;
+            }
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!("a block cannot be moved back now, trying again: {stopped}");
+            }
+            Counters::add(&self.counters.fill_retries, 1);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Block `index` is in place again: leaves faults there to the kernel and tells who waits.
+    /// `note` changes the record.
+    pub(super) fn settle(&self, index: usize, note: impl FnOnce(&mut Record)) {
+        let mut record = self.record();
+        self.unregister(&mut record, index);
+        note(&mut record);
+        drop(record);
+        self.settled.notify_all();
+    }
+
+    /// Asks for block `index`, which another thread may be moving.
+    pub(super) fn want(&self, record: &mut Record, index: usize) {
+        if record.want(index)
+            && let State::Packing { slot, .. } = *record.state(index)
+        {
+            self.outlet.recall(slot);
+        }
+    }
+
+    /// Bytes of guest memory that are elsewhere.
+    pub(super) fn absent_bytes(&self) -> u64 {
+        let counts = self.record().counts();
+        ((counts.absent + counts.out + counts.filling) * BLOCK_BYTES) as u64
+    }
+
+    /// Brings block `index` back, however long it takes.
+    pub(super) fn fetch(&self, index: usize) -> io::Result<()> {
+        let mut inlet = Inlet::new()?;
+        loop {
+            match self.bring_back(index, &mut inlet) {
+                Fill::Done | Fill::Present | Fill::Lost => return Ok(()),
+                Fill::Elsewhere => {
+                    let record = self.record();
+                    let busy = |state: &State| !matches!(state, State::Present | State::Lost);
+                    if busy(record.state(index)) {
+                        let pause = Duration::from_millis(1);
+                        drop(self.settled.wait_timeout(record, pause));
+                    }
+                }
+                Fill::Later => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    }
+}
+
+/// A panic elsewhere leaves these as they are: each change is whole.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Taking blocks out of guest memory and compressing them.
+
+use std::time::Instant;
+
+use crate::backing::BackingError;
+use crate::blocks::mask::PageMask;
+use crate::store::{Page, StoreError};
+use crate::units::{Bytes, GuestRange, PAGE_BYTES};
+
+use super::engine::{Engine, STORE, lock};
+use super::source::key;
+use super::staging::PAGES;
+use super::stats::Counters;
+
+/// Pages are compressed in steps of so many: the first few are then from everywhere in the block and
+/// tell whether the rest is worth it. Odd, so that all pages have their turn.
+const STRIDE: usize = 73;
+/// After so many pages a block that does not compress is given up.
+const SAMPLE: usize = 48;
+/// A sample that keeps more than so many percent of its size does not compress.
+const WORTHLESS_PERCENT: usize = 90;
+
+/// Why a block stays in guest memory.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Stay {
+    /// It is away, or on the way.
+    #[error("it is not in place")]
+    Away,
+    /// Nothing of it is in host memory.
+    #[error("nothing of it is resident")]
+    Empty,
+    /// Part of it must not be moved.
+    #[error("part of it is pinned")]
+    Pinned,
+    /// It is made of small pages, and could not be collapsed.
+    #[error("it is not a huge page")]
+    NotHuge,
+    /// A page of it is in use by the kernel, or shared.
+    #[error("a page of it is busy")]
+    Busy,
+    /// The guest touched it at once.
+    #[error("the guest uses it")]
+    Wanted,
+    /// It does not compress.
+    #[error("it does not compress")]
+    Incompressible,
+    /// All staging slots are in use.
+    #[error("no staging slot is free")]
+    NoSlot,
+    /// The budget of mappings is spent.
+    #[error("too many mappings")]
+    Mappings,
+    /// The page map cannot be read, or a huge page cannot be made.
+    #[error(transparent)]
+    Backing(#[from] BackingError),
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Engine {
+    /// Moves block `index` to a slot, with the guest running. After an error it is in place.
+    pub(super) fn take_out(&self, index: usize) -> Result<usize, Stay> {
+        let gate = lock(&self.gate);
+        let block = self.areas.block(index).checked_range().expect("a block of RAM");
+        self.check(block)?;
+        let slot = self.outlet.take().ok_or(Stay::NoSlot)?;
+        if let Err(stay) = self.begin_leaving(index) {
+            self.outlet.give_back(slot);
+            return Err(stay);
+        }
+        let (place, staged) = (self.areas.host(index), self.outlet.range(slot));
+        // SAFETY: both are mapped; this thread holds the slot, of which it has made no reference,
+        // and there is never one to guest memory.
+        let moved = unsafe { self.transfer(staged, place) };
+        drop(gate);
+        if moved.is_ok() && self.record().left(index, slot) {
+            Counters::add(&self.counters.blocks_out, 1);
+            return Ok(slot);
+        }
+        self.put_back(index, slot);
+        match moved {
+            Ok(()) => {
+                self.outlet.give_back(slot);
+                Counters::add(&self.counters.blocks_recalled, 1);
+                Err(Stay::Wanted)
+            }
+            Err(stopped) => {
+                tracing::debug!("block {index} stays: {stopped}");
+                // Part of a huge page may have been there.
+                self.outlet.give_back_small(slot, self.huge, &self.uffd);
+                Counters::add(&self.counters.blocks_busy, 1);
+                Err(Stay::Busy)
+            }
+        }
+    }
+
+    fn begin_leaving(&self, index: usize) -> Result<(), Stay> {
+        let mut record = self.record();
+        if !record.begin_leaving(index) {
+            return Err(Stay::Away);
+        }
+        self.register(&mut record, index).map_err(|error| {
+            tracing::debug!("block {index} cannot be registered: {error}");
+            record.returned(index);
+            Stay::Mappings
+        })
+    }
+
+    /// Whether `block` may be moved and can be moved whole; collapses it if that is what it takes.
+    fn check(&self, block: GuestRange) -> Result<(), Stay> {
+        if lock(&self.pinned).intersection(block).next().is_some() {
+            return Err(Stay::Pinned);
+        }
+        let resident = |engine: &Self| engine.ram.residency_of(block).map_err(|_| Stay::Away);
+        let found = resident(self)?;
+        if found.resident == Bytes(0) {
+            return Err(Stay::Empty);
+        }
+        if !self.huge || found.huge == Some(block.bytes()) {
+            return Ok(());
+        }
+        if found.resident != block.bytes() {
+            return Err(Stay::NotHuge);
+        }
+        // The gate is ours already.
+        let collapsed = self.ram.collapse_held(block);
+        if collapsed.is_err() || resident(self)?.huge != Some(block.bytes()) {
+            return Err(Stay::NotHuge);
+        }
+        Ok(())
+    }
+
+    /// Moves a block that this thread has back to its place.
+    pub(super) fn put_back(&self, index: usize, slot: usize) {
+        self.move_back(index, slot);
+        self.settle(index, |record| record.returned(index));
+    }
+
+    /// Compresses block `index`, which is out in `slot`, into the store. After an error it is in
+    /// place; [`Stay::Away`] says that it was before.
+    pub(super) fn pack(&self, index: usize, slot: usize) -> Result<(), Stay> {
+        self.outlet.clear_recall(slot);
+        if !self.record().begin_packing(index, slot) {
+            return Err(Stay::Away);
+        }
+        let began = Instant::now();
+        let packed = self.pack_pages(index, slot);
+        let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        Counters::add(&self.counters.compress_ns, took);
+        if packed.is_ok() {
+            Counters::add(&self.counters.compress_bytes, (PAGES * PAGE_BYTES) as u64);
+            if self.record().packed(index, STORE) {
+                self.settled.notify_all();
+                Counters::add(&self.counters.blocks_stored, 1);
+                self.outlet.give_back(slot);
+                return Ok(());
+            }
+        }
+        // Before the block is anybody else's again: they may store it anew.
+        self.sources[0].forget(Self::pages(index));
+        self.put_back(index, slot);
+        self.outlet.give_back(slot);
+        let why = packed.err().unwrap_or(Stay::Wanted);
+        match why {
+            Stay::Wanted => Counters::add(&self.counters.blocks_recalled, 1),
+            Stay::Incompressible => Counters::add(&self.counters.blocks_incompressible, 1),
+            _ => {}
+        }
+        Err(why)
+    }
+
+    fn pack_pages(&self, index: usize, slot: usize) -> Result<(), Stay> {
+        let first = Self::pages(index).start;
+        let resident = if self.huge { PageMask::FULL } else { self.outlet.resident(slot)? };
+        let (mut seen, mut kept) = (0, 0);
+        for nth in 0..PAGES {
+            if self.outlet.is_recalled(slot) {
+                return Err(Stay::Wanted);
+            }
+            let at = nth * STRIDE % PAGES;
+            if !resident.contains(at) {
+                continue;
+            }
+            // SAFETY: this thread holds the slot until the block is packed or put back, and the
+            // page is there.
+            let page = unsafe { self.outlet.page(slot, at) };
+            if !is_zero(page) {
+                kept += self.pool.put(key(first + at as u64), page)?;
+            }
+            seen += PAGE_BYTES;
+            if nth == SAMPLE && kept * 100 > seen * WORTHLESS_PERCENT {
+                return Err(Stay::Incompressible);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Zero pages are not stored: what the store does not have is zero.
+fn is_zero(page: &Page) -> bool {
+    let words = page.as_chunks::<8>().0;
+    words[0] == [0; 8] && words[words.len() - 1] == [0; 8] && words.iter().all(|w| *w == [0; 8])
+}

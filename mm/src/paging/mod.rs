@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Guest memory that is not there: compressed in a pool of our own, or with a file, and brought back
+//! when it is touched.
+//!
+//! ```text
+//!                      ┌──────────────── guest RAM ────────────────┐
+//!   take_out, by MOVE  │ present   absent    present   absent      │   bring_back, by MOVE
+//!        ┌─────────────┤                                           │◀───────────┐
+//!        ▼             └───────────────────┬───────────────────────┘            │
+//!   ┌─────────┐ touched again: move_back ──┘     faults, by userfaultfd ──▶ ┌───────┐
+//!   │ outlet  │                                                             │ inlet │
+//!   └────┬────┘                                                             └───────┘
+//!        │ pack, page by page    ┌──────────────────────┐    read              ▲
+//!        └─────────────────────▶ │ page sources: store, │ ─────────────────────┘
+//!                                │ file, zero           │
+//!                                └──────────────────────┘
+//! ```
+//!
+//! The unit is the block: it leaves as one huge page and comes back as one, so that neither side is
+//! fragmented. Nothing is lost on the way: until a block is stored, what is in staging goes back,
+//! and until it is back in place, its source keeps it. This module knows no device and no KVM; it
+//! may use the rest of `mm`.
+//!
+//! Front: `mod` the front door · `park` parking and unparking · `stats` counters.
+//! Mechanism: `engine` what all threads share · `record` where each block is · `pager` the thread
+//! that answers faults · `resolve` bringing back · `evict` taking out and compressing · `absent`
+//! discards by others. Leaves: `areas` numbering of blocks · `staging` address space on the way ·
+//! `source` where contents come from · `pool` the compressed pages · `hot` what the guest touches
+//! first.
+//!
+//! `unsafe` is in `staging` (references to pages on the way) and around UFFDIO_MOVE.
+
+mod absent;
+mod areas;
+mod engine;
+mod evict;
+mod hot;
+mod pager;
+mod park;
+mod pool;
+mod record;
+mod resolve;
+mod source;
+mod staging;
+mod stats;
+#[cfg(all(test, not(loom), not(miri)))]
+mod tests;
+
+use std::io;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+
+use crate::backing::BackingError;
+use crate::guest_ram::{AbsentMemory, GuestRam};
+use crate::range_set::RangeSet;
+use crate::store::Codec;
+use crate::sys::userfault::{Userfault, UserfaultError};
+use crate::units::{BLOCK_SIZE, BlockId, Bytes, GuestRange, PAGES_PER_BLOCK};
+
+use areas::Areas;
+use engine::{Engine, lock};
+use hot::HotSet;
+use pager::PagerThread;
+use pool::PagePool;
+use record::{Record, SourceId, State};
+use staging::Outlet;
+use stats::{Counters, Histogram};
+
+pub use engine::OnLoss;
+pub use park::{LeftBlocks, ParkReport, ParkRequest, Progress, UnparkReport};
+pub use pool::{PagePoolError, PagePoolStats};
+pub use source::{Content, FileSource, PageSource, SourceError, StoreSource, ZeroSource};
+pub use stats::{Latency, PagingCounters};
+
+/// Blocks that may be on their way out at once.
+const SLOTS: usize = 64;
+/// Runs of absent blocks: each takes two mappings, of which a process may have 65,530.
+const MAX_RUNS: usize = 16 << 10;
+
+/// Why guest memory cannot be paged.
+#[derive(Debug, thiserror::Error)]
+pub enum PagingError {
+    /// The host does not permit it, or its kernel is too old.
+    #[error(transparent)]
+    Userfault(#[from] UserfaultError),
+    /// The kind of backing has no pages that could be moved out.
+    #[error("guest memory of this kind cannot be parked: {0}")]
+    Backing(&'static str),
+    /// The pool of compressed pages cannot be made.
+    #[error("cannot make the page pool: {0}")]
+    Pool(#[from] PagePoolError),
+    /// Guest memory does not take the advice.
+    #[error("cannot prepare guest memory: {0}")]
+    Prepare(#[source] io::Error),
+    /// The host refused an allocation.
+    #[error(transparent)]
+    Ram(#[from] BackingError),
+    /// Blocks that are to be read from a file are in use.
+    #[error("guest memory is in use already: a source can only be attached before the first touch")]
+    InUse,
+}
+
+/// How guest memory is paged.
+pub struct PagingConfig {
+    /// Most memory that compressed pages may take.
+    pub pool_limit: Bytes,
+    /// How they are compressed.
+    pub codec: Box<dyn Codec>,
+    /// Further sources, for blocks that are [attached](Paging::attach) to them.
+    pub sources: Vec<Arc<dyn PageSource>>,
+}
+
+/// What is where.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PagingStats {
+    /// Bytes of guest memory that are with a source.
+    pub absent_bytes: u64,
+    /// Bytes on their way out.
+    pub staged_bytes: u64,
+    /// Bytes whose source failed.
+    pub lost_bytes: u64,
+    /// Runs of absent blocks, which cost mappings.
+    pub runs: u64,
+    /// Blocks in the hot set.
+    pub hot_blocks: u64,
+    /// What has happened.
+    pub counters: PagingCounters,
+    /// How long faults took.
+    pub faults: Latency,
+    /// The compressed pages.
+    pub pool: PagePoolStats,
+}
+
+/// The pager of one guest's memory.
+///
+/// Drop it after the last user of guest memory has stopped: a thread that waits for an absent page
+/// then is never served.
+pub struct Paging {
+    // First: it uses the engine.
+    _thread: PagerThread,
+    engine: Arc<Engine>,
+}
+
+impl Paging {
+    /// Starts paging `ram`, of which everything is in place. `on_loss` is told if contents are lost,
+    /// by a thread of the pager.
+    ///
+    /// Until the first block leaves, this costs a thread that sleeps.
+    ///
+    /// # Errors
+    /// [`PagingError`].
+    pub fn start(
+        ram: Arc<GuestRam>,
+        config: PagingConfig,
+        on_loss: OnLoss,
+    ) -> Result<Self, PagingError> {
+        for region in ram.regions() {
+            region.backing().can_page().map_err(PagingError::Backing)?;
+        }
+        let areas = Areas::of(&ram);
+        let uffd = Userfault::open()?;
+        let huge = ram.may_be_huge();
+        let outlet = Outlet::new(SLOTS, huge, &uffd).map_err(PagingError::Prepare)?;
+        let pages = areas.blocks() as u64 * PAGES_PER_BLOCK;
+        let pool = PagePool::new(pages, config.pool_limit, config.codec)?;
+        for region in ram.regions() {
+            let mapping = region.backing().mapping();
+            mapping.dont_fork(mapping.range()).map_err(PagingError::Prepare)?;
+            // A mapping that was never written cannot be joined again after it was split.
+            let first = mapping.range().slice(0, crate::units::PAGE_BYTES).expect("not empty");
+            region.backing().populate(first)?;
+        }
+        let store: Arc<dyn PageSource> = Arc::new(StoreSource::new(Arc::clone(pool.store())));
+        let engine = Arc::new(Engine {
+            record: Mutex::new(Record::new(areas.blocks())),
+            sources: std::iter::once(store).chain(config.sources).collect(),
+            ram,
+            areas,
+            huge,
+            uffd,
+            outlet,
+            pool,
+            max_runs: MAX_RUNS,
+            gate: Mutex::new(()),
+            settled: Condvar::new(),
+            hot: Mutex::new(HotSet::default()),
+            pinned: Mutex::new(RangeSet::new()),
+            counters: Counters::default(),
+            latency: Histogram::default(),
+            on_loss,
+        });
+        let absent: Weak<dyn AbsentMemory> =
+            Arc::downgrade(&(Arc::clone(&engine) as Arc<dyn AbsentMemory>));
+        engine.ram.set_absent_memory(absent);
+        let thread = PagerThread::start(Arc::clone(&engine)).map_err(PagingError::Prepare)?;
+        Ok(Self { _thread: thread, engine })
+    }
+
+    /// Makes all of guest memory absent, with the `nth` of the configuration's sources: it is read
+    /// when it is first touched.
+    ///
+    /// # Errors
+    /// [`PagingError::InUse`] if a page is resident.
+    pub fn attach(&self, nth: u8) -> Result<(), PagingError> {
+        let engine = &self.engine;
+        let source = SourceId(nth + 1);
+        assert!(usize::from(source.0) < engine.sources.len(), "no source {nth} is configured");
+        let _gate = lock(&engine.gate);
+        for region in engine.ram.regions() {
+            let first = region.host().slice(0, crate::units::BLOCK_BYTES.min(region.host().len()));
+            // What `start` has touched, and what nothing but it may have.
+            if let Some(first) = first {
+                region.backing().discard(&[first])?;
+            }
+            if region.backing().residency(region.host())?.resident > Bytes(0) {
+                return Err(PagingError::InUse);
+            }
+        }
+        let mut record = engine.record();
+        for index in 0..engine.areas.blocks() {
+            record.set_absent(index, source);
+            engine.register(&mut record, index).map_err(PagingError::Prepare)?;
+        }
+        Ok(())
+    }
+
+    /// Puts resident guest memory into the pool, coldest first, with the guest running or not.
+    /// Returns when it is done; `cancel` ends it after the blocks under way.
+    pub fn park(
+        &self,
+        request: ParkRequest,
+        cancel: &AtomicBool,
+        progress: Progress<'_>,
+    ) -> ParkReport {
+        self.engine.park(request, cancel, progress)
+    }
+
+    /// Brings all of guest memory back, the hot set first.
+    pub fn unpark(
+        &self,
+        threads: Option<usize>,
+        cancel: &AtomicBool,
+        progress: Progress<'_>,
+    ) -> UnparkReport {
+        self.engine.unpark(threads, cancel, progress)
+    }
+
+    /// Has `pages` stay in guest memory from now on, and brings them back if they are away. For
+    /// memory that a device or the kernel has pinned.
+    ///
+    /// # Errors
+    /// What the host says if staging memory cannot be mapped; the pages may be away then.
+    pub fn pin(&self, pages: GuestRange) -> io::Result<()> {
+        lock(&self.engine.pinned).insert(pages);
+        // Whoever was about to take a block out has by then.
+        drop(lock(&self.engine.gate));
+        self.engine.areas.touched(pages).try_for_each(|(index, _)| self.engine.fetch(index))
+    }
+
+    /// Lets `pages` leave again.
+    pub fn unpin(&self, pages: GuestRange) {
+        lock(&self.engine.pinned).remove(pages);
+    }
+
+    /// Waits until no block is being brought back. A thread may have its page before the record of
+    /// its block is up to date.
+    pub fn settle(&self) {
+        let mut record = self.engine.record();
+        while record.counts().filling > 0 {
+            record = self.engine.settled.wait(record).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Packs the compressed pages closer and gives what that empties back to the host.
+    pub fn compact(&self) -> Bytes {
+        Bytes(self.engine.pool.compact())
+    }
+
+    /// Whether any of guest memory is away.
+    pub fn is_anything_absent(&self) -> bool {
+        self.engine.absent_bytes() > 0
+    }
+
+    /// The blocks that are away.
+    pub fn absent_blocks(&self) -> Vec<BlockId> {
+        let away = |state: &State| !matches!(state, State::Present | State::Leaving { .. });
+        let away = self.engine.record().select(away);
+        away.into_iter().map(|index| self.engine.areas.block(index)).collect()
+    }
+
+    /// What is where.
+    pub fn stats(&self) -> PagingStats {
+        let engine = &self.engine;
+        let counts = engine.record().counts();
+        let bytes = |blocks: usize| blocks as u64 * BLOCK_SIZE;
+        PagingStats {
+            absent_bytes: bytes(counts.absent + counts.filling),
+            staged_bytes: bytes(counts.out),
+            lost_bytes: bytes(counts.lost),
+            runs: counts.runs as u64,
+            hot_blocks: lock(&engine.hot).order().len() as u64,
+            counters: engine.counters.snapshot(),
+            faults: engine.latency.latency(),
+            pool: engine.pool.stats(),
+        }
+    }
+
+    /// Recounts everything from the ground up; says what does not agree. For tests.
+    #[doc(hidden)]
+    pub fn validate(&self) -> Result<(), String> {
+        self.engine.record().validate()
+    }
+}

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The thread that answers faults.
+//!
+//! It takes no device's lock and no gate, and touches no guest memory: whoever waits for a page,
+//! with whatever locks, gets it. Blocks to be read ahead come after all faults that wait.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+use crate::sys::thread::block_signals;
+use crate::sys::userfault::Fault;
+use crate::units::{HostRange, PAGE_BYTES};
+
+use super::engine::{Engine, lock};
+use super::record::State;
+use super::resolve::Fill;
+use super::staging::Inlet;
+use super::stats::Counters;
+
+/// Blocks read ahead after a touch of the hot set.
+const READ_AHEAD: usize = 8;
+/// A block that could not be brought back is tried again after so long.
+const RETRY: Duration = Duration::from_millis(5);
+/// After so long without a fault the pager gives its staging memory back.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// The thread's handle; dropping it ends the thread.
+pub(super) struct PagerThread {
+    stop: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl PagerThread {
+    /// Starts answering faults.
+    pub(super) fn start(engine: Arc<Engine>) -> io::Result<Self> {
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let mut pager = Pager {
+            engine,
+            stop: Arc::clone(&stop),
+            inlet: Inlet::new()?,
+            retry: Vec::new(),
+            ahead: VecDeque::new(),
+        };
+        let thread = std::thread::Builder::new().name("pager".into()).stack_size(256 << 10).spawn(
+            move || {
+                block_signals();
+                pager.run();
+            },
+        )?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for PagerThread {
+    fn drop(&mut self) {
+        if let Err(error) = rustix::io::write(&self.stop, &1u64.to_ne_bytes()) {
+            tracing::error!("the pager cannot be stopped: {error}");
+            return;
+        }
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the pager had panicked");
+        }
+    }
+}
+
+/// The thread.
+struct Pager {
+    engine: Arc<Engine>,
+    stop: Arc<OwnedFd>,
+    inlet: Inlet,
+    /// Blocks that somebody waits for and that could not be brought back yet.
+    retry: Vec<usize>,
+    /// Blocks that the guest will want next.
+    ahead: VecDeque<usize>,
+}
+
+impl Pager {
+    fn run(&mut self) {
+        let mut faults: Vec<Fault> = Vec::new();
+        let mut staging = true;
+        loop {
+            let timeout = if !self.ahead.is_empty() {
+                Some(Duration::ZERO)
+            } else if !self.retry.is_empty() {
+                Some(RETRY)
+            } else {
+                staging.then_some(IDLE)
+            };
+            match self.wait(timeout) {
+                Ok(Wake::Stop) => return,
+                Ok(Wake::Fault) => {}
+                Ok(Wake::Nothing) if !self.ahead.is_empty() => self.read_ahead(),
+                Ok(Wake::Nothing) if !self.retry.is_empty() => self.try_again(),
+                Ok(Wake::Nothing) => {
+                    self.inlet.release();
+                    staging = false;
+                    continue;
+                }
+                Err(error) => {
+                    tracing::error!("the pager cannot wait for faults: {error}");
+                    std::thread::sleep(RETRY);
+                }
+            }
+            if let Err(error) = self.engine.uffd.faults(|fault| faults.push(fault)) {
+                tracing::error!("the pager cannot read faults: {error}");
+                std::thread::sleep(RETRY);
+            }
+            staging |= !faults.is_empty();
+            self.answer(&mut faults);
+        }
+    }
+
+    fn wait(&self, timeout: Option<Duration>) -> io::Result<Wake> {
+        let uffd = self.engine.uffd.as_fd();
+        let mut fds = [
+            PollFd::new(&uffd, PollFlags::IN),
+            PollFd::from_borrowed_fd(self.stop.as_fd(), PollFlags::IN),
+        ];
+        let timeout = timeout.map(|t| Timespec {
+            tv_sec: t.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: t.subsec_nanos().into(),
+        });
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => return Ok(Wake::Fault),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(match (fds[0].revents().is_empty(), fds[1].revents().is_empty()) {
+            (_, false) => Wake::Stop,
+            (false, true) => Wake::Fault,
+            (true, true) => Wake::Nothing,
+        })
+    }
+
+    /// Answers `faults`, each block once: several threads may wait for one block, and a thread with
+    /// a signal pending reports its fault over and over.
+    fn answer(&mut self, faults: &mut Vec<Fault>) {
+        let engine = Arc::clone(&self.engine);
+        Counters::add(&engine.counters.faults, faults.len() as u64);
+        faults.sort_unstable_by_key(|fault| fault.page);
+        faults.dedup_by_key(|fault| fault.page);
+        let mut last = None;
+        for fault in faults.drain(..) {
+            let Some(index) = engine.areas.index_of_addr(fault.page) else {
+                answer_stray(&engine, fault);
+                continue;
+            };
+            let again = last.replace(index) == Some(index);
+            if !again || *engine.record().state(index) == State::Present {
+                self.answer_block(index, fault);
+            }
+        }
+    }
+
+    fn answer_block(&mut self, index: usize, fault: Fault) {
+        let began = Instant::now();
+        let engine = &self.engine;
+        match engine.bring_back(index, &mut self.inlet) {
+            Fill::Done => {
+                engine.latency.record(began.elapsed());
+                Counters::add(&engine.counters.blocks_touched, 1);
+                let mut hot = lock(&engine.hot);
+                self.ahead.extend(hot.touched(index, READ_AHEAD));
+                drop(hot);
+                // While nobody waits: the next block then needs no page zeroed first.
+                if let Err(error) = self.inlet.prepare() {
+                    tracing::debug!("no staging memory ahead of the next fault: {error}");
+                }
+            }
+            Fill::Present => answer_present(engine, index, fault),
+            Fill::Elsewhere => {}
+            Fill::Later => {
+                if !self.retry.contains(&index) {
+                    self.retry.push(index);
+                }
+            }
+            Fill::Lost => poison(engine, fault),
+        }
+    }
+
+    fn read_ahead(&mut self) {
+        let Some(index) = self.ahead.pop_front() else { return };
+        if self.engine.bring_back(index, &mut self.inlet) == Fill::Done {
+            Counters::add(&self.engine.counters.blocks_prefetched, 1);
+        }
+    }
+
+    fn try_again(&mut self) {
+        for index in std::mem::take(&mut self.retry) {
+            match self.engine.bring_back(index, &mut self.inlet) {
+                Fill::Later => self.retry.push(index),
+                Fill::Done => Counters::add(&self.engine.counters.blocks_touched, 1),
+                Fill::Present | Fill::Elsewhere | Fill::Lost => {}
+            }
+        }
+    }
+}
+
+/// Why [`Pager::wait`] returned.
+enum Wake {
+    Stop,
+    Fault,
+    Nothing,
+}
+
+fn page(fault: Fault) -> HostRange {
+    HostRange::new(fault.page, PAGE_BYTES).expect("the kernel reports whole pages")
+}
+
+/// A fault on a block that is in place: it was brought back since, or a page of it that is registered
+/// still was discarded or never touched, and so is zero.
+fn answer_present(engine: &Engine, index: usize, fault: Fault) {
+    let mut record = engine.record();
+    if *record.state(index) != State::Present {
+        // It has left since. The thread faults again when it is woken, and that is reported.
+        drop(record);
+        engine.wake(page(fault));
+        return;
+    }
+    engine.unregister(&mut record, index);
+    let still = record.is_registered(index);
+    drop(record);
+    if still && let Err(stopped) = engine.uffd.zero(page(fault)) {
+        tracing::debug!("page {:#x} was filled: {stopped}", fault.page);
+    }
+    engine.wake(page(fault));
+}
+
+/// The contents are lost, and who waits is told again: poison wakes nobody who came later.
+fn poison(engine: &Engine, fault: Fault) {
+    if let Err(stopped) = engine.uffd.poison(page(fault)) {
+        tracing::debug!("page {:#x} is poisoned: {stopped}", fault.page);
+    }
+    engine.wake(page(fault));
+}
+
+/// Nobody should fault outside guest memory; if somebody does, zeroes are what is there.
+fn answer_stray(engine: &Engine, fault: Fault) {
+    tracing::error!(
+        "a fault at {:#x}, {}",
+        fault.page,
+        if engine.outlet.contains(fault.page) { "in staging" } else { "which is not ours" }
+    );
+    if let Err(stopped) = engine.uffd.zero(page(fault)) {
+        tracing::debug!("page {:#x} was filled: {stopped}", fault.page);
+    }
+    engine.wake(page(fault));
+}

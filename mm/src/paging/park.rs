@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Parking a guest: all of its memory but a floor goes to the store; and bringing it back.
+
+use std::fmt;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use crate::sys::thread::block_signals;
+use crate::units::{BLOCK_SIZE, Bytes};
+
+use super::engine::{Engine, lock};
+use super::evict::Stay;
+use super::record::State;
+use super::resolve::Fill;
+use super::staging::Inlet;
+use super::stats::Counters;
+
+/// What is to be parked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ParkRequest {
+    /// Resident guest memory to leave in place, the blocks that the guest touches first.
+    pub floor: Bytes,
+    /// Threads to compress with; as many as the host has processors if `None`.
+    pub threads: Option<usize>,
+}
+
+/// Blocks that parking left in place, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeftBlocks {
+    /// Excluded: pinned, or in use by a device.
+    pub pinned: u64,
+    /// Made of small pages.
+    pub small: u64,
+    /// In use by the kernel, or shared.
+    pub busy: u64,
+    /// Touched by the guest meanwhile.
+    pub wanted: u64,
+    /// Not compressible.
+    pub incompressible: u64,
+}
+
+/// What parking came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ParkReport {
+    /// Blocks that went to the store.
+    pub parked: u64,
+    /// Blocks that stayed, apart from the floor.
+    pub left: LeftBlocks,
+    /// Blocks kept for the floor.
+    pub kept: u64,
+    /// Bytes of frames that packing the store closer emptied.
+    pub compacted: Bytes,
+    /// Why it ended early, if it did. What was parked until then stays so.
+    pub stopped: Option<String>,
+}
+
+/// What bringing back came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnparkReport {
+    /// Blocks that are back.
+    pub returned: u64,
+    /// Blocks that could not be brought back now: host memory is short.
+    pub left: u64,
+    /// Blocks whose contents are lost.
+    pub lost: u64,
+}
+
+/// Told how many blocks are done, of how many.
+pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);
+
+/// Counts of [`LeftBlocks`] that several threads add to.
+#[derive(Default)]
+struct Tally {
+    parked: AtomicU64,
+    pinned: AtomicU64,
+    small: AtomicU64,
+    busy: AtomicU64,
+    wanted: AtomicU64,
+    incompressible: AtomicU64,
+    stopped: Mutex<Option<String>>,
+}
+
+impl Tally {
+    /// Counts what became of a block; whether to go on.
+    fn count(&self, result: Result<(), Stay>) -> bool {
+        let counter = match &result {
+            Ok(()) => &self.parked,
+            Err(Stay::Away | Stay::Empty) => return true,
+            Err(Stay::Pinned) => &self.pinned,
+            Err(Stay::NotHuge) => &self.small,
+            Err(Stay::Busy) => &self.busy,
+            Err(Stay::Wanted) => &self.wanted,
+            Err(Stay::Incompressible) => &self.incompressible,
+            Err(stay @ (Stay::NoSlot | Stay::Mappings | Stay::Backing(_) | Stay::Store(_))) => {
+                lock(&self.stopped).get_or_insert_with(|| stay.to_string());
+                return false;
+            }
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    fn report(self) -> ParkReport {
+        let get = |counter: AtomicU64| counter.into_inner();
+        ParkReport {
+            parked: get(self.parked),
+            left: LeftBlocks {
+                pinned: get(self.pinned),
+                small: get(self.small),
+                busy: get(self.busy),
+                wanted: get(self.wanted),
+                incompressible: get(self.incompressible),
+            },
+            stopped: self.stopped.into_inner().unwrap_or_default(),
+            ..ParkReport::default()
+        }
+    }
+}
+
+impl fmt::Display for ParkReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let left = &self.left;
+        let total = left.pinned + left.small + left.busy + left.wanted + left.incompressible;
+        write!(f, "{} blocks parked, {total} left in place", self.parked)?;
+        match &self.stopped {
+            Some(why) => write!(f, "; stopped: {why}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Engine {
+    /// Evicts what is resident, coldest first, down to the floor.
+    pub(super) fn park(
+        &self,
+        request: ParkRequest,
+        cancel: &AtomicBool,
+        progress: Progress<'_>,
+    ) -> ParkReport {
+        let (evict, kept) = self.to_evict(request.floor);
+        let tally = Tally::default();
+        let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let stop = AtomicBool::new(false);
+        let work = || {
+            while !cancel.load(Ordering::Relaxed) && !stop.load(Ordering::Relaxed) {
+                let Some(&index) = evict.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+                let result = self.take_out(index).and_then(|slot| self.pack(index, slot));
+                if !tally.count(result) {
+                    stop.store(true, Ordering::Relaxed);
+                }
+                progress(done.fetch_add(1, Ordering::Relaxed) + 1, evict.len() as u64);
+            }
+        };
+        self.on_threads(request.threads, evict.len(), work);
+        // Small leftovers of pages that came and went would keep whole frames in use.
+        let compacted = Bytes(self.pool.compact());
+        lock(&self.hot).parked();
+        let mut report = ParkReport { compacted, kept, ..tally.report() };
+        if cancel.load(Ordering::Relaxed) {
+            report.stopped.get_or_insert_with(|| "cancelled".into());
+        }
+        report
+    }
+
+    /// Brings everything back, the hot set first.
+    pub(super) fn unpark(
+        &self,
+        threads: Option<usize>,
+        cancel: &AtomicBool,
+        progress: Progress<'_>,
+    ) -> UnparkReport {
+        let blocks = self.to_bring_back();
+        let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let (returned, left, lost) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        let work = || {
+            let mut inlet = match Inlet::new() {
+                Ok(inlet) => inlet,
+                Err(error) => return tracing::warn!("cannot map staging memory: {error}"),
+            };
+            while !cancel.load(Ordering::Relaxed) {
+                let Some(&index) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+                let counter = match self.bring_back(index, &mut inlet) {
+                    Fill::Done => {
+                        Counters::add(&self.counters.blocks_prefetched, 1);
+                        &returned
+                    }
+                    // Brought back by a touch.
+                    Fill::Present | Fill::Elsewhere => &returned,
+                    Fill::Later => &left,
+                    Fill::Lost => &lost,
+                };
+                counter.fetch_add(1, Ordering::Relaxed);
+                progress(done.fetch_add(1, Ordering::Relaxed) + 1, blocks.len() as u64);
+            }
+        };
+        self.on_threads(threads, blocks.len(), work);
+        self.pool.compact();
+        let get = |counter: AtomicU64| counter.into_inner();
+        UnparkReport { returned: get(returned), left: get(left), lost: get(lost) }
+    }
+
+    /// Blocks to evict, coldest first, and how many are kept for the floor.
+    fn to_evict(&self, floor: Bytes) -> (Vec<usize>, u64) {
+        let mut present = self.record().select(|state| *state == State::Present);
+        present.retain(|&index| self.is_resident(index));
+        {
+            let hot = lock(&self.hot);
+            // What the guest touches first when it wakes up goes last.
+            let heat = |index: &usize| hot.place(*index).map_or(0, |place| usize::MAX - place);
+            present.sort_by_key(heat);
+        }
+        let keep = usize::try_from(floor.0.div_ceil(BLOCK_SIZE)).unwrap_or(usize::MAX);
+        let keep = keep.min(present.len());
+        present.truncate(present.len() - keep);
+        (present, keep as u64)
+    }
+
+    fn is_resident(&self, index: usize) -> bool {
+        let block = self.areas.block(index).checked_range().expect("a block of RAM");
+        self.ram.residency_of(block).is_ok_and(|found| found.resident > Bytes(0))
+    }
+
+    /// Blocks that are away, the hot set first.
+    fn to_bring_back(&self) -> Vec<usize> {
+        let mut away =
+            self.record().select(|state| matches!(state, State::Absent { .. } | State::Out { .. }));
+        let hot = lock(&self.hot);
+        away.sort_by_key(|&index| hot.place(index).unwrap_or(usize::MAX));
+        away
+    }
+
+    /// Runs `work` on as many threads as are worth it for `blocks` blocks; one of them is this one.
+    fn on_threads(&self, threads: Option<usize>, blocks: usize, work: impl Fn() + Sync) {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let most = threads.unwrap_or(processors).min(self.outlet.slots()).min(blocks).max(1);
+        std::thread::scope(|scope| {
+            for _ in 1..most {
+                let thread = std::thread::Builder::new().name("paging".into());
+                let spawned = thread.spawn_scoped(scope, || {
+                    block_signals();
+                    work();
+                });
+                if let Err(error) = spawned {
+                    tracing::debug!("goes on with fewer threads: {error}");
+                    break;
+                }
+            }
+            work();
+        });
+    }
+}

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What is known of each block of guest memory: where its contents are, and who is moving them.
+//!
+//! ```text
+//!              begin_leaving            left                begin_packing
+//!   Present ────────────────▶ Leaving ──────▶ Out ────────────────────────▶ Packing
+//!    ▲  ▲ ▲                      │             │                             │   │ packed
+//!    │  │ └──────────────────────┘ returned    │ begin_filling      returned │   ▼
+//!    │  └──────────────────────────────────────┼─────────────────────────────┘ Absent ◀─ start
+//!    │               filled                    ▼                                 │  (lazy restore)
+//!    └───────────────────────────────────── Filling ◀────────────────────────────┘
+//!                                              │ lost                 begin_filling
+//!                                              ▼
+//!                                            Lost
+//! ```
+//!
+//! Leaving and Packing belong to one evicting thread, Filling to the thread that fills; others may
+//! only leave word there that the block is wanted. Pages of a Present block that are not in host
+//! memory read as zero, as private memory does.
+
+use crate::blocks::mask::PageMask;
+
+/// Which page source has the contents of an absent block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SourceId(pub(super) u8);
+
+/// Where a block's contents are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// In place, or never there: then it reads as zero.
+    Present,
+    /// Being moved to staging. `wanted`: somebody waits for it.
+    Leaving { wanted: bool },
+    /// In staging, as it was.
+    Out { slot: usize },
+    /// In staging, being compressed. `wanted`: somebody waits for it.
+    Packing { slot: usize, wanted: bool },
+    /// With a source, apart from the pages that were discarded since.
+    Absent { source: SourceId, dropped: Option<Box<PageMask>> },
+    /// Being brought back.
+    Filling,
+    /// Its source could not produce it.
+    Lost,
+}
+
+/// Blocks by where they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// With a source.
+    pub(super) absent: usize,
+    /// In staging or on the way there.
+    pub(super) out: usize,
+    /// Being brought back.
+    pub(super) filling: usize,
+    /// Whose contents are lost.
+    pub(super) lost: usize,
+    /// Registered with userfaultfd.
+    pub(super) registered: usize,
+    /// Runs of registered blocks: each takes up to two mappings.
+    pub(super) runs: usize,
+}
+
+/// One block.
+#[derive(Clone, Debug)]
+struct Block {
+    state: State,
+    /// Faults on it are reported to us.
+    registered: bool,
+}
+
+/// The record of all blocks. A change that the drawing does not have is a bug and panics.
+#[derive(Debug)]
+pub(super) struct Record {
+    blocks: Vec<Block>,
+    counts: Counts,
+}
+
+impl Record {
+    /// Of `blocks` blocks, all present.
+    pub(super) fn new(blocks: usize) -> Self {
+        let block = Block { state: State::Present, registered: false };
+        Self { blocks: vec![block; blocks], counts: Counts::default() }
+    }
+
+    /// Where block `index` is.
+    pub(super) fn state(&self, index: usize) -> &State {
+        &self.blocks[index].state
+    }
+
+    /// Whether faults on block `index` are reported to us.
+    pub(super) fn is_registered(&self, index: usize) -> bool {
+        self.blocks[index].registered
+    }
+
+    /// How many are where.
+    pub(super) fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// The numbers of the blocks for which `choose` holds, ascending.
+    pub(super) fn select(&self, choose: impl Fn(&State) -> bool) -> Vec<usize> {
+        let chosen = self.blocks.iter().enumerate().filter(|(_, block)| choose(&block.state));
+        chosen.map(|(index, _)| index).collect()
+    }
+
+    /// Whether registering block `index` would make another run of registered blocks.
+    pub(super) fn starts_a_run(&self, index: usize) -> bool {
+        !self.neighbour(index.checked_sub(1)) && !self.neighbour(index.checked_add(1))
+    }
+
+    /// Notes that block `index` is registered, or is not any more.
+    pub(super) fn set_registered(&mut self, index: usize, registered: bool) {
+        if std::mem::replace(&mut self.blocks[index].registered, registered) == registered {
+            return;
+        }
+        let before = self.neighbour(index.checked_sub(1));
+        let after = self.neighbour(index.checked_add(1));
+        let joined = usize::from(before) + usize::from(after);
+        if registered {
+            self.counts.registered += 1;
+            self.counts.runs = self.counts.runs + 1 - joined;
+        } else {
+            self.counts.registered -= 1;
+            self.counts.runs = self.counts.runs + joined - 1;
+        }
+    }
+
+    /// Present → Leaving. Whether it was present.
+    pub(super) fn begin_leaving(&mut self, index: usize) -> bool {
+        let present = *self.state(index) == State::Present;
+        if present {
+            self.set(index, State::Leaving { wanted: false });
+        }
+        present
+    }
+
+    /// Leaving → Out, unless somebody wants it. Whether it is out.
+    pub(super) fn left(&mut self, index: usize, slot: usize) -> bool {
+        match self.state(index) {
+            State::Leaving { wanted: true } => false,
+            State::Leaving { wanted: false } => {
+                self.set(index, State::Out { slot });
+                true
+            }
+            other => panic!("block {index} cannot have left: {other:?}"),
+        }
+    }
+
+    /// Out → Packing, if it still is out in `slot`. Whether it was.
+    pub(super) fn begin_packing(&mut self, index: usize, slot: usize) -> bool {
+        let out = *self.state(index) == State::Out { slot };
+        if out {
+            self.set(index, State::Packing { slot, wanted: false });
+        }
+        out
+    }
+
+    /// Packing → Absent, unless somebody wants it. Whether it is absent.
+    pub(super) fn packed(&mut self, index: usize, source: SourceId) -> bool {
+        match self.state(index) {
+            State::Packing { wanted: true, .. } => false,
+            State::Packing { wanted: false, .. } => {
+                self.set(index, State::Absent { source, dropped: None });
+                true
+            }
+            other => panic!("block {index} cannot be packed: {other:?}"),
+        }
+    }
+
+    /// Present → Absent: its contents have been with `source` from the beginning.
+    pub(super) fn set_absent(&mut self, index: usize, source: SourceId) {
+        assert_eq!(*self.state(index), State::Present, "block {index} is in use");
+        self.set(index, State::Absent { source, dropped: None });
+    }
+
+    /// Leaving or Packing → Present: its pages are back in place.
+    pub(super) fn returned(&mut self, index: usize) {
+        let state = self.state(index);
+        let ours = matches!(state, State::Leaving { .. } | State::Packing { .. });
+        assert!(ours, "block {index} cannot be returned: {state:?}");
+        self.set(index, State::Present);
+    }
+
+    /// Out or Absent → Filling; gives what it was.
+    pub(super) fn begin_filling(&mut self, index: usize) -> Option<State> {
+        let ready = matches!(self.state(index), State::Out { .. } | State::Absent { .. });
+        ready.then(|| self.set(index, State::Filling))
+    }
+
+    /// Filling → Present.
+    pub(super) fn filled(&mut self, index: usize) {
+        assert_eq!(*self.state(index), State::Filling, "block {index} is not being filled");
+        self.set(index, State::Present);
+    }
+
+    /// Filling → what it was before: it could not be filled now.
+    pub(super) fn not_filled(&mut self, index: usize, before: State) {
+        assert_eq!(*self.state(index), State::Filling, "block {index} is not being filled");
+        self.set(index, before);
+    }
+
+    /// Filling → Lost: the source could not produce it.
+    pub(super) fn lost(&mut self, index: usize) {
+        assert_eq!(*self.state(index), State::Filling, "block {index} is not being filled");
+        self.set(index, State::Lost);
+    }
+
+    /// Leaves word with the thread that has the block that it is wanted. Whether one has it.
+    pub(super) fn want(&mut self, index: usize) -> bool {
+        match &mut self.blocks[index].state {
+            State::Leaving { wanted } | State::Packing { wanted, .. } => {
+                *wanted = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Drops pages of an absent block: they read as zero from now on. Whether any page is left.
+    pub(super) fn drop_pages(&mut self, index: usize, pages: &PageMask) -> bool {
+        match &mut self.blocks[index].state {
+            State::Absent { dropped, .. } => {
+                let all = dropped.get_or_insert_default();
+                **all = all.union(pages);
+                !all.is_full()
+            }
+            other => panic!("block {index} has no source: {other:?}"),
+        }
+    }
+
+    /// Absent → Present: nothing of it is left to be brought back.
+    pub(super) fn emptied(&mut self, index: usize) {
+        let state = self.state(index);
+        assert!(matches!(state, State::Absent { .. }), "block {index} has no source: {state:?}");
+        self.set(index, State::Present);
+    }
+
+    /// Recounts from the ground up; says what does not agree. For tests.
+    pub(super) fn validate(&self) -> Result<(), String> {
+        let mut counts = Counts::default();
+        let mut before = false;
+        for (index, block) in self.blocks.iter().enumerate() {
+            if let Some(count) = counted(&mut counts, &block.state) {
+                *count += 1;
+            }
+            counts.registered += usize::from(block.registered);
+            counts.runs += usize::from(block.registered && !before);
+            before = block.registered;
+            let elsewhere = !matches!(block.state, State::Present | State::Leaving { .. });
+            if elsewhere && !block.registered {
+                return Err(format!("block {index} is {:?} but not registered", block.state));
+            }
+        }
+        let told = self.counts;
+        if counts == told { Ok(()) } else { Err(format!("{told:?} should be {counts:?}")) }
+    }
+
+    fn neighbour(&self, index: Option<usize>) -> bool {
+        index.and_then(|index| self.blocks.get(index)).is_some_and(|block| block.registered)
+    }
+
+    fn set(&mut self, index: usize, state: State) -> State {
+        let before = std::mem::replace(&mut self.blocks[index].state, state);
+        if let Some(count) = counted(&mut self.counts, &before) {
+            *count -= 1;
+        }
+        if let Some(count) = counted(&mut self.counts, &self.blocks[index].state) {
+            *count += 1;
+        }
+        before
+    }
+}
+
+/// The counter that a state has, if it has one.
+fn counted<'a>(counts: &'a mut Counts, state: &State) -> Option<&'a mut usize> {
+    match state {
+        State::Present => None,
+        State::Leaving { .. } | State::Out { .. } | State::Packing { .. } => Some(&mut counts.out),
+        State::Absent { .. } => Some(&mut counts.absent),
+        State::Filling => Some(&mut counts.filling),
+        State::Lost => Some(&mut counts.lost),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SOURCE: SourceId = SourceId(0);
+
+    #[test]
+    fn a_wanted_block_does_not_stay_away() {
+        let mut record = Record::new(1);
+        assert!(record.begin_leaving(0) && !record.begin_leaving(0));
+        assert!(record.want(0));
+        assert!(!record.left(0, 3));
+        record.returned(0);
+        assert!(record.begin_leaving(0) && record.left(0, 3));
+        assert!(!record.begin_packing(0, 2) && record.begin_packing(0, 3));
+        assert!(record.want(0));
+        assert!(!record.packed(0, SOURCE));
+        record.returned(0);
+        assert_eq!(*record.state(0), State::Present);
+    }
+
+    #[test]
+    fn a_block_of_dropped_pages_is_empty() {
+        let mut record = Record::new(1);
+        record.set_absent(0, SOURCE);
+        let mut lower = PageMask::EMPTY;
+        lower.set_range(0..256);
+        assert!(record.drop_pages(0, &lower));
+        assert!(!record.drop_pages(0, &PageMask::FULL.difference(&lower)));
+        record.emptied(0);
+        assert_eq!(*record.state(0), State::Present);
+    }
+
+    #[test]
+    #[should_panic(expected = "cannot be returned")]
+    fn a_change_that_is_not_drawn_is_refused() {
+        Record::new(1).returned(0);
+    }
+
+    proptest! {
+        /// Whatever is registered in whatever order, the counters are those of a recount.
+        #[test]
+        fn runs_are_counted(changes in prop::collection::vec((0usize..12, any::<bool>()), 0..80)) {
+            let mut record = Record::new(12);
+            for (index, registered) in changes {
+                let alone = record.starts_a_run(index);
+                let (runs, before) = (record.counts().runs, record.is_registered(index));
+                record.set_registered(index, registered);
+                prop_assert_eq!(record.validate(), Ok(()));
+                if registered && !before {
+                    prop_assert_eq!(record.counts().runs > runs, alone);
+                }
+            }
+        }
+    }
+}

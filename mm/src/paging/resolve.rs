@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Bringing blocks back.
+
+use crate::blocks::mask::PageMask;
+use crate::store::Page;
+use crate::sys::userfault::Stopped;
+use crate::units::{HostRange, PAGE_BYTES};
+
+use super::engine::Engine;
+use super::record::{SourceId, State};
+use super::source::{Content, SourceError};
+use super::staging::{Inlet, PAGES};
+use super::stats::Counters;
+
+/// What came of an attempt to bring a block back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fill {
+    /// It is back; threads that waited for it were woken.
+    Done,
+    /// It was there.
+    Present,
+    /// Another thread has it, and knows that it is wanted.
+    Elsewhere,
+    /// Not now: try again later.
+    Later,
+    /// Its contents are lost.
+    Lost,
+}
+
+/// Why a block was not filled.
+enum Failure {
+    /// Host memory is short, or something is in the way for the moment.
+    Now(std::io::Error),
+    /// For good.
+    Source(SourceError),
+}
+
+impl From<Stopped> for Failure {
+    fn from(stopped: Stopped) -> Self {
+        Self::Now(stopped.source)
+    }
+}
+
+impl Engine {
+    /// Brings block `index` back, if it is away and at rest.
+    pub(super) fn bring_back(&self, index: usize, inlet: &mut Inlet) -> Fill {
+        let mut record = self.record();
+        let Some(before) = record.begin_filling(index) else {
+            return match record.state(index) {
+                State::Present => Fill::Present,
+                State::Lost => Fill::Lost,
+                _ => {
+                    self.want(&mut record, index);
+                    Fill::Elsewhere
+                }
+            };
+        };
+        drop(record);
+        let result = match &before {
+            State::Out { slot } => {
+                self.move_back(index, *slot);
+                self.outlet.give_back(*slot);
+                Ok(())
+            }
+            State::Absent { source, dropped } => {
+                let filled = self.fill(index, *source, dropped.as_deref(), inlet);
+                if filled.is_ok() {
+                    self.source(*source).forget(Self::pages(index));
+                } else {
+                    inlet.release();
+                }
+                filled
+            }
+            other => unreachable!("begin_filling gave {other:?}"),
+        };
+        match result {
+            Ok(()) => {
+                self.settle(index, |record| record.filled(index));
+                Fill::Done
+            }
+            Err(Failure::Now(error)) => {
+                tracing::debug!("block {index} cannot be brought back now: {error}");
+                Counters::add(&self.counters.fill_retries, 1);
+                self.record().not_filled(index, before);
+                self.settled.notify_all();
+                Fill::Later
+            }
+            Err(Failure::Source(error)) => {
+                self.lose(index, &error);
+                Fill::Lost
+            }
+        }
+    }
+
+    /// Puts block `index` together beside guest memory and moves it into place.
+    fn fill(
+        &self,
+        index: usize,
+        source: SourceId,
+        dropped: Option<&PageMask>,
+        inlet: &mut Inlet,
+    ) -> Result<(), Failure> {
+        let first = Self::pages(index).start;
+        let source = self.source(source);
+        let from = if self.huge && dropped.is_none() {
+            inlet.prepare().map_err(Failure::Now)?;
+            source.read_run(first, inlet.whole_pages()).map_err(Failure::Source)?;
+            inlet.whole()
+        } else {
+            let mut scratch: Box<Page> = Box::new([0; PAGE_BYTES]);
+            for page in (0..PAGES).filter(|&page| !dropped.is_some_and(|d| d.contains(page))) {
+                match source.read(first + page as u64, &mut scratch).map_err(Failure::Source)? {
+                    Content::Zero => {}
+                    Content::Written => {
+                        inlet.part(page).copy_from_slice(scratch.as_slice());
+                        scratch.fill(0);
+                    }
+                }
+            }
+            Counters::add(&self.counters.blocks_landed_small, u64::from(self.huge));
+            inlet.parts()
+        };
+        let place = self.areas.host(index);
+        // SAFETY: both are mapped; the references that `inlet` gave have ended, and there is never
+        // one to guest memory.
+        match unsafe { self.transfer(place, from) } {
+            Err(stopped) if stopped.is_present() => {
+                tracing::warn!("part of an absent block was filled: {stopped}");
+                let kept = dropped.copied().unwrap_or_default();
+                self.copy_missing(place, from, &kept)?;
+                inlet.release();
+                Ok(())
+            }
+            result => Ok(result?),
+        }
+    }
+
+    /// Copies the pages that are not at `place`, page by page; those that are there are newer.
+    fn copy_missing(
+        &self,
+        place: HostRange,
+        from: HostRange,
+        not: &PageMask,
+    ) -> Result<(), Failure> {
+        for page in (0..PAGES).filter(|&page| !not.contains(page)) {
+            let at = |range: HostRange| range.slice(page * PAGE_BYTES, PAGE_BYTES).expect("inside");
+            // SAFETY: as in `fill`.
+            match unsafe { self.uffd.copy(at(place), at(from)) } {
+                Err(stopped) if !stopped.is_present() => return Err(stopped.into()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The contents of block `index` are lost: whoever touches it is told so by the kernel, and the
+    /// machine's owner by us. Zeroes in their place would be a lie.
+    fn lose(&self, index: usize, error: &SourceError) {
+        tracing::error!("guest memory is lost: {error}");
+        Counters::add(&self.counters.blocks_lost, 1);
+        if let Err(stopped) = self.uffd.poison(self.areas.host(index)) {
+            tracing::error!("threads that wait for lost memory cannot be told: {stopped}");
+        }
+        self.record().lost(index);
+        self.settled.notify_all();
+        (self.on_loss)(error);
+    }
+}

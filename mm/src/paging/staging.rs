@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Address space beside guest memory, a block a slot: where blocks lie on their way.
+//!
+//! Out of guest memory the way is through [`Outlet`], which is registered, since that is what
+//! UFFDIO_MOVE wants of its destination. Into guest memory it is through an [`Inlet`], which is not:
+//! the thread that fills it would have to answer its own faults.
+//!
+//! **Aliasing.** A slot's addresses are known to this module alone. Who holds the slot, as told by
+//! the record of blocks, is the only one to make references to it, and makes none that outlive the
+//! next move; the guest's pages are here only while the guest cannot reach them.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::backing::BackingError;
+use crate::blocks::mask::PageMask;
+use crate::store::Page;
+use crate::sys::mapping::{Mapping, Source};
+use crate::sys::pagemap::Pagemap;
+use crate::sys::userfault::Userfault;
+use crate::units::{BLOCK_BYTES, HostRange, PAGE_BYTES, PAGES_PER_BLOCK};
+
+/// Pages in a block, as an index has them.
+pub(super) const PAGES: usize = PAGES_PER_BLOCK as usize;
+
+fn slot_range(mapping: &Mapping, slot: usize) -> HostRange {
+    mapping.range().slice(slot * BLOCK_BYTES, BLOCK_BYTES).expect("a slot that exists")
+}
+
+fn map(slots: usize, huge: bool) -> io::Result<Mapping> {
+    let mapping = Mapping::new(Source::Anonymous, slots * BLOCK_BYTES, BLOCK_BYTES)?;
+    match mapping.set_huge(mapping.range(), huge) {
+        // A kernel without huge pages.
+        Err(error) if error.raw_os_error() != Some(libc::EINVAL) => Err(error),
+        _ => Ok(mapping),
+    }
+}
+
+/// Slots for blocks that leave guest memory.
+#[derive(Debug)]
+pub(super) struct Outlet {
+    mapping: Mapping,
+    pagemap: Pagemap,
+    free: Mutex<Vec<usize>>,
+    /// Set when the block in a slot is wanted while its pages are read.
+    recalled: Vec<AtomicBool>,
+}
+
+impl Outlet {
+    /// `slots` slots, registered with `uffd`; of huge pages if guest memory is.
+    pub(super) fn new(slots: usize, huge: bool, uffd: &Userfault) -> io::Result<Self> {
+        let mapping = map(slots, huge)?;
+        uffd.register(mapping.range())?;
+        Ok(Self {
+            mapping,
+            pagemap: Pagemap::open()?,
+            free: Mutex::new((0..slots).rev().collect()),
+            recalled: (0..slots).map(|_| AtomicBool::new(false)).collect(),
+        })
+    }
+
+    /// Takes a free slot.
+    pub(super) fn take(&self) -> Option<usize> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    /// Slots that there are.
+    pub(super) fn slots(&self) -> usize {
+        self.recalled.len()
+    }
+
+    /// Gives a slot back, and what lies in it to the host.
+    pub(super) fn give_back(&self, slot: usize) {
+        if let Err(error) = self.mapping.discard(self.range(slot)) {
+            // It stays out of use, since a block can only be moved to where nothing is.
+            tracing::error!("a staging slot is lost: {error}");
+            return;
+        }
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
+    }
+
+    /// Gives a slot back that has held small pages in place of a huge one. What is left of them is
+    /// a page table, into which no huge page can be moved: the slot is mapped anew.
+    pub(super) fn give_back_small(&self, slot: usize, huge: bool, uffd: &Userfault) {
+        let range = self.range(slot);
+        let renewed = self.mapping.renew(range).and_then(|()| uffd.register(range));
+        match renewed {
+            Ok(()) => {
+                if let Err(error) = self.mapping.set_huge(range, huge) {
+                    tracing::debug!("a staging slot keeps the host's page size: {error}");
+                }
+                self.give_back(slot);
+            }
+            Err(error) => tracing::error!("a staging slot is lost: {error}"),
+        }
+    }
+
+    /// Where a slot is.
+    pub(super) fn range(&self, slot: usize) -> HostRange {
+        slot_range(&self.mapping, slot)
+    }
+
+    /// The pages of a slot that are there.
+    pub(super) fn resident(&self, slot: usize) -> Result<PageMask, BackingError> {
+        let range = self.range(slot);
+        let mut mask = PageMask::EMPTY;
+        let page = |addr: usize| (addr - range.addr()) / PAGE_BYTES;
+        let walk =
+            self.pagemap.walk(range, |run, _| mask.set_range(page(run.addr())..page(run.end())));
+        walk.map_err(BackingError::Pagemap)?;
+        Ok(mask)
+    }
+
+    /// Whether `addr` lies in a slot.
+    pub(super) fn contains(&self, addr: usize) -> bool {
+        (self.mapping.range().addr()..self.mapping.range().end()).contains(&addr)
+    }
+
+    /// Asks whoever reads the pages of a slot to stop.
+    pub(super) fn recall(&self, slot: usize) {
+        self.recalled[slot].store(true, Ordering::Release);
+    }
+
+    /// Whether the reader of a slot is to stop.
+    pub(super) fn is_recalled(&self, slot: usize) -> bool {
+        self.recalled[slot].load(Ordering::Acquire)
+    }
+
+    /// Begins reading a slot.
+    pub(super) fn clear_recall(&self, slot: usize) {
+        self.recalled[slot].store(false, Ordering::Release);
+    }
+
+    /// A page of a slot.
+    ///
+    /// # Safety
+    /// The caller holds the slot, all of the page has been moved there, and nothing is moved away
+    /// before the reference ends.
+    pub(super) unsafe fn page(&self, slot: usize, page: usize) -> &Page {
+        let addr = self.range(slot).addr() + page * PAGE_BYTES;
+        assert!(page < PAGES, "a block has {PAGES} pages");
+        // SAFETY: the address lies in the mapping (`range` checked the slot, the line above the
+        // page), is aligned, and its bytes are nobody else's for as long as the caller holds the
+        // slot.
+        unsafe { &*std::ptr::with_exposed_provenance::<Page>(addr) }
+    }
+}
+
+/// A thread's own space for blocks that it brings into guest memory.
+#[derive(Debug)]
+pub(super) struct Inlet {
+    /// One huge page, for blocks that come back whole.
+    whole: Mapping,
+    /// Small pages, for blocks with holes.
+    parts: Mapping,
+    /// Whether `whole` has its pages, all zero.
+    ready: bool,
+}
+
+impl Inlet {
+    /// Takes address space only.
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { whole: map(1, true)?, parts: map(1, false)?, ready: false })
+    }
+
+    /// Has the pages for the next whole block allocated, so that it need not wait for them.
+    pub(super) fn prepare(&mut self) -> io::Result<()> {
+        if !self.ready {
+            self.whole.populate(self.whole.range())?;
+            self.ready = true;
+        }
+        Ok(())
+    }
+
+    /// Gives everything back to the host.
+    pub(super) fn release(&mut self) {
+        for mapping in [&self.whole, &self.parts] {
+            if let Err(error) = mapping.discard(mapping.range()) {
+                tracing::warn!("staging memory stays with the monitor: {error}");
+            }
+        }
+        self.ready = false;
+    }
+
+    /// Where a whole block is put together.
+    pub(super) fn whole(&self) -> HostRange {
+        self.whole.range()
+    }
+
+    /// Where a block with holes is put together.
+    pub(super) fn parts(&self) -> HostRange {
+        self.parts.range()
+    }
+
+    /// The pages of [`whole`](Self::whole), all zero after [`prepare`](Self::prepare). They are
+    /// taken to be used up.
+    pub(super) fn whole_pages(&mut self) -> &mut [Page] {
+        self.ready = false;
+        let first = std::ptr::with_exposed_provenance_mut::<Page>(self.whole.range().addr());
+        // SAFETY: the mapping has that many pages, readable and writable, and they are known to
+        // this inlet alone, which is borrowed.
+        unsafe { std::slice::from_raw_parts_mut(first, PAGES) }
+    }
+
+    /// One page of [`parts`](Self::parts); absent, so all zero, unless it was written before.
+    pub(super) fn part(&mut self, page: usize) -> &mut Page {
+        assert!(page < PAGES, "a block has {PAGES} pages");
+        let addr = self.parts.range().addr() + page * PAGE_BYTES;
+        // SAFETY: as for `whole_pages`; the page's number was checked.
+        unsafe { &mut *std::ptr::with_exposed_provenance_mut::<Page>(addr) }
+    }
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Counters of the pager, and how long faults took.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Buckets of the histogram: four to each power of two of nanoseconds.
+const BUCKETS: usize = 160;
+const PER_OCTAVE: u32 = 4;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What the pager has done since it was made.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct PagingCounters { $($(#[$doc])* pub $name: u64,)* }
+
+        #[derive(Debug, Default)]
+        pub(super) struct Counters { $(pub(super) $name: AtomicU64,)* }
+
+        impl Counters {
+            pub(super) fn snapshot(&self) -> PagingCounters {
+                PagingCounters { $($name: self.$name.load(Ordering::Relaxed),)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Blocks moved out of guest memory.
+    blocks_out,
+    /// Blocks compressed and stored.
+    blocks_stored,
+    /// Blocks moved back before they were stored, because the guest touched them.
+    blocks_recalled,
+    /// Blocks moved back because they did not compress.
+    blocks_incompressible,
+    /// Blocks that could not be moved out because a page was pinned or shared.
+    blocks_busy,
+    /// Blocks brought back because they were touched.
+    blocks_touched,
+    /// Blocks brought back unasked, by unpark or ahead of the guest.
+    blocks_prefetched,
+    /// Blocks that came back in small pages.
+    blocks_landed_small,
+    /// Blocks whose contents were dropped because the guest had given them up.
+    blocks_dropped,
+    /// Faults reported by the kernel; several may concern one block.
+    faults,
+    /// Times that a block could not be brought back at once, mostly for want of host memory.
+    fill_retries,
+    /// Blocks whose source failed: their contents are lost.
+    blocks_lost,
+    /// Nanoseconds spent compressing, on all threads.
+    compress_ns,
+    /// Bytes compressed.
+    compress_bytes,
+}
+
+impl Counters {
+    pub(super) fn add(counter: &AtomicU64, amount: u64) {
+        counter.fetch_add(amount, Ordering::Relaxed);
+    }
+}
+
+/// How long something took, each time.
+#[derive(Debug)]
+pub(super) struct Histogram {
+    buckets: [AtomicU64; BUCKETS],
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self { buckets: [const { AtomicU64::new(0) }; BUCKETS] }
+    }
+}
+
+/// How long faults took, from the monitor's reading of one to the page's presence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Latency {
+    /// Number of times.
+    pub count: u64,
+    /// Half took no longer.
+    pub p50: Duration,
+    /// All but one in a hundred took no longer.
+    pub p99: Duration,
+}
+
+impl Histogram {
+    pub(super) fn record(&self, took: Duration) {
+        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.buckets[bucket(ns)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn latency(&self) -> Latency {
+        let counts: Vec<u64> = self.buckets.iter().map(|b| b.load(Ordering::Relaxed)).collect();
+        let count: u64 = counts.iter().sum();
+        let quantile = |percent: u64| {
+            let rank = (count * percent).div_ceil(100);
+            let mut seen = 0;
+            let at = counts.iter().position(|n| {
+                seen += n;
+                seen >= rank
+            });
+            Duration::from_nanos(at.filter(|_| count > 0).map_or(0, upper_edge))
+        };
+        Latency { count, p50: quantile(50), p99: quantile(99) }
+    }
+}
+
+/// Each power of two is cut in four.
+fn bucket(ns: u64) -> usize {
+    let octave = ns.max(PER_OCTAVE.into()).ilog2();
+    let quarter = (ns.max(PER_OCTAVE.into()) >> (octave - 2)) & 3;
+    let index = (octave - 2) * PER_OCTAVE + u32::try_from(quarter).unwrap_or(0);
+    (index as usize).min(BUCKETS - 1)
+}
+
+/// The least number of nanoseconds that is beyond a bucket.
+fn upper_edge(bucket: usize) -> u64 {
+    let (octave, quarter) = (bucket as u64 / 4 + 2, bucket as u64 % 4);
+    (4 + quarter + 1) << (octave - 2).min(60)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn quantiles_are_within_a_quarter() {
+        let histogram = Histogram::default();
+        assert_eq!(histogram.latency(), Latency::default());
+        for _ in 0..98 {
+            histogram.record(Duration::from_micros(60));
+        }
+        histogram.record(Duration::from_millis(5));
+        histogram.record(Duration::from_millis(5));
+        let latency = histogram.latency();
+        assert_eq!(latency.count, 100);
+        let near = |d: Duration, ns: u128| d.as_nanos() >= ns && d.as_nanos() <= ns * 5 / 4;
+        assert!(near(latency.p50, 60_000) && near(latency.p99, 5_000_000), "{latency:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_value_lies_below_the_edge_of_its_bucket(ns in 4u64..1 << 40) {
+            let at = bucket(ns);
+            prop_assert!(ns < upper_edge(at));
+            prop_assert!(at == 0 || ns >= upper_edge(at - 1));
+        }
+    }
+}
