@@ -3,15 +3,25 @@
 //!
 //! A page of one repeated word is kept as that word, a page that does not compress as it is, any
 //! other as what a [`Codec`] makes of it, in [`crate::zsmalloc`]. All of it lies in movable frames
-//! that may come from CMA, so the store never stands in the way of contiguous memory.
+//! that may come from CMA, so the store never blocks contiguous allocation.
 //!
-//! Files: `codec` the trait, LZ4 and Zstandard · `page_store` the store and its statistics.
+//! Arrows between files go down this list only:
+//!
+//! - `page_store.rs` the front door, [`Store`]
+//! - `workers.rs` codec workers, one for each processor · `stat.rs` statistics
+//! - `slot.rs` what is kept under a key · `codec.rs` the trait [`Codec`], LZ4 and Zstandard
+//!
+//! `tests.rs` against a model, with threads, and with bad input.
 
 mod codec;
 mod page_store;
+mod slot;
+mod stat;
+mod workers;
 
 #[cfg(all(test, not(loom), not(miri)))]
 mod tests;
 
 pub use codec::{Codec, CodecError, Lz4, Worker, Zstd};
-pub use page_store::{Key, MmStat, Page, Store, StoreConfig, StoreError};
+pub use page_store::{Key, Page, Store, StoreConfig, StoreError};
+pub use stat::MmStat;

@@ -6,16 +6,16 @@
 //! writer that has compressed a page still has its worker when it wants the slot, so a reader
 //! takes a worker before it knows whether it needs one.
 
-use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
+use super::codec::{Codec, CodecError};
+use super::slot::{Kept, Slot};
+use super::stat::{Counters, MmStat};
+use super::workers::{Bench, Lent, Workers};
 use crate::frames::sync::{SpinGuard, SpinLock};
-use crate::frames::{FramePool, PoolError, thread_number};
+use crate::frames::{FramePool, PoolError};
 use crate::units::PAGE_BYTES;
 use crate::zsmalloc::{Handle, MAX_SIZE, Mapped, ZsConfig, ZsError, ZsPool};
-
-use super::codec::{Codec, CodecError, Worker};
 
 /// A page's bytes.
 pub type Page = [u8; PAGE_BYTES];
@@ -28,11 +28,11 @@ pub struct Key(pub u32);
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The key is not below the store's capacity.
-    #[error("key {key} is out of range: the store has {capacity}")]
+    #[error("key {key} is out of range: the store has {capacity} keys")]
     OutOfRange {
         /// The key.
         key: u32,
-        /// Keys that there are.
+        /// Number of keys of the store.
         capacity: u32,
     },
     /// Nothing is stored under the key.
@@ -44,7 +44,7 @@ pub enum StoreError {
     /// The codec failed.
     #[error(transparent)]
     Codec(#[from] CodecError),
-    /// The frame pool has no place for another owner.
+    /// The frame pool takes no more owners.
     #[error(transparent)]
     Pool(#[from] PoolError),
 }
@@ -52,122 +52,42 @@ pub enum StoreError {
 /// What a store is made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreConfig {
-    /// Keys that there are.
+    /// Number of keys, from 0 up.
     pub capacity: u32,
     /// How pages are kept.
     pub zs: ZsConfig,
 }
 
-/// Statistics, in the order of zram's `mm_stat`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MmStat {
-    /// Bytes stored, before compression.
-    pub orig_data_size: u64,
-    /// Bytes after compression; same-filled pages count as none.
-    pub compr_data_size: u64,
-    /// Bytes of frames in use.
-    pub mem_used_total: u64,
-    /// Most bytes of frames allowed; 0 for no limit.
-    pub mem_limit: u64,
-    /// Most bytes of frames at any time.
-    pub mem_used_max: u64,
-    /// Pages kept as one word.
-    pub same_pages: u64,
-    /// Frames given back by compaction.
-    pub pages_compacted: u64,
-    /// Pages kept uncompressed.
-    pub huge_pages: u64,
-    /// Pages stored uncompressed since the beginning.
-    pub huge_pages_since: u64,
-}
-
-impl fmt::Display for MmStat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fields = [
-            self.orig_data_size,
-            self.compr_data_size,
-            self.mem_used_total,
-            self.mem_limit,
-            self.mem_used_max,
-            self.same_pages,
-            self.pages_compacted,
-            self.huge_pages,
-            self.huge_pages_since,
-        ];
-        fields.iter().try_for_each(|field| write!(f, "{field:>12} "))
-    }
-}
-
-/// What a slot holds.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kept {
-    Nothing,
-    Same(u64),
-    Raw(Handle),
-    Packed(Handle, usize),
-}
-
-/// A slot in 12 bytes, so that it takes 16 with its lock.
-#[derive(Clone, Copy)]
-struct Slot {
-    low: u32,
-    high: u32,
-    /// 0 nothing, 1 to 4095 bytes packed, [`Slot::RAW`] or [`Slot::SAME`].
-    form: u16,
-}
-
-const _: () = assert!(cfg!(loom) || size_of::<SpinLock<Slot>>() == 16);
-
-impl Slot {
-    const RAW: u16 = 4096;
-    const SAME: u16 = u16::MAX;
-    const EMPTY: Self = Self { low: 0, high: 0, form: 0 };
-
-    // The word is cut in two, and lengths are at most 4096.
-    #[allow(clippy::cast_possible_truncation)]
-    fn new(kept: Kept) -> Self {
-        let (word, form) = match kept {
-            Kept::Nothing => (0, 0),
-            Kept::Same(word) => (word, Self::SAME),
-            Kept::Raw(handle) => (handle.to_bits(), Self::RAW),
-            Kept::Packed(handle, len) => (handle.to_bits(), len as u16),
-        };
-        Self { low: word as u32, high: (word >> 32) as u32, form }
-    }
-
-    fn kept(self) -> Kept {
-        let word = u64::from(self.high) << 32 | u64::from(self.low);
-        match self.form {
-            0 => Kept::Nothing,
-            Self::SAME => Kept::Same(word),
-            Self::RAW => Kept::Raw(Handle::from_bits(word)),
-            len => Kept::Packed(Handle::from_bits(word), len.into()),
-        }
-    }
-}
-
+/// Slots allocated at a time.
 const CHUNK: usize = 4096;
 
 type Chunk = Box<[SpinLock<Slot>]>;
 
-/// Codec state with room to put an object's two pieces together.
-struct Bench {
-    worker: Box<dyn Worker>,
-    spare: Box<Page>,
-}
-
 /// A store of compressed pages.
+///
+/// ```
+/// use mm::frames::{FramePool, PoolConfig, Region};
+/// use mm::store::{Key, Lz4, Store, StoreConfig};
+/// use mm::zsmalloc::ZsConfig;
+///
+/// let frames = FramePool::new(Region::anonymous(4 << 20)?, PoolConfig::default())?;
+/// let config = StoreConfig { capacity: 1024, zs: ZsConfig::default() };
+/// let store = Store::new(&frames, Box::new(Lz4), config)?;
+/// let mut page = [0; 4096];
+/// page[..5].copy_from_slice(b"hello");
+/// store.put(Key(7), &page)?;
+/// let mut read = [0; 4096];
+/// store.take(Key(7), &mut read)?;
+/// assert_eq!(read, page);
+/// assert!(!store.contains(Key(7))?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Store {
     zs: Arc<ZsPool>,
-    codec: Box<dyn Codec>,
+    workers: Workers,
     config: StoreConfig,
     chunks: Box<[OnceLock<Chunk>]>,
-    benches: Box<[Mutex<Option<Bench>>]>,
-    pages: AtomicU64,
-    packed_bytes: AtomicU64,
-    same: AtomicU64,
-    raw: AtomicU64,
-    raw_since: AtomicU64,
+    counters: Counters,
 }
 
 impl Store {
@@ -180,19 +100,13 @@ impl Store {
         codec: Box<dyn Codec>,
         config: StoreConfig,
     ) -> Result<Self, StoreError> {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let chunks = (config.capacity as usize).div_ceil(CHUNK);
         Ok(Self {
             zs: ZsPool::new(frames, config.zs)?,
-            codec,
+            workers: Workers::new(codec),
             config,
             chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
-            benches: (0..threads).map(|_| Mutex::new(None)).collect(),
-            pages: AtomicU64::new(0),
-            packed_bytes: AtomicU64::new(0),
-            same: AtomicU64::new(0),
-            raw: AtomicU64::new(0),
-            raw_since: AtomicU64::new(0),
+            counters: Counters::default(),
         })
     }
 
@@ -259,7 +173,7 @@ impl Store {
     /// As [`get`](Self::get); the page then stays.
     pub fn take(&self, key: Key, to: &mut Page) -> Result<(), StoreError> {
         let mut cached = None;
-        let bench = self.bench(&mut cached)?;
+        let bench = self.workers.bench(&mut cached)?;
         let mut slot = self.slot(key)?;
         let kept = slot.kept();
         self.restore(key, kept, to, bench)?;
@@ -309,19 +223,16 @@ impl Store {
     #[must_use]
     pub fn mm_stat(&self) -> MmStat {
         let zs = self.zs.stats();
-        let frame = PAGE_BYTES as u64;
-        let raw = self.raw.load(Ordering::Relaxed);
-        MmStat {
-            orig_data_size: self.pages.load(Ordering::Relaxed) * frame,
-            compr_data_size: self.packed_bytes.load(Ordering::Relaxed) + raw * frame,
-            mem_used_total: zs.frames * frame,
-            mem_limit: self.config.zs.limit.map_or(0, |limit| u64::from(limit) * frame),
-            mem_used_max: zs.frames_max * frame,
-            same_pages: self.same.load(Ordering::Relaxed),
+        let page = PAGE_BYTES as u64;
+        let mut stat = MmStat {
+            mem_used_total: zs.frames * page,
+            mem_limit: self.config.zs.limit.map_or(0, |limit| u64::from(limit) * page),
+            mem_used_max: zs.frames_max * page,
             pages_compacted: zs.frames_compacted,
-            huge_pages: raw,
-            huge_pages_since: self.raw_since.load(Ordering::Relaxed),
-        }
+            ..MmStat::default()
+        };
+        self.counters.fill(&mut stat, page);
+        stat
     }
 
     /// Bytes of the key table and of zsmalloc's tables.
@@ -341,33 +252,11 @@ impl Store {
         Ok(self.chunks[index / CHUNK].get_or_init(make)[index % CHUNK].lock())
     }
 
-    /// A codec worker: this thread's usual one, or any that is free.
-    fn bench<'b, 's: 'b>(
-        &'s self,
-        cached: &'b mut Option<MutexGuard<'s, Option<Bench>>>,
-    ) -> Result<&'b mut Bench, StoreError> {
-        let guard = cached.get_or_insert_with(|| {
-            let count = self.benches.len();
-            let mine = thread_number() % count;
-            (0..count)
-                .find_map(|i| self.benches[(mine + i) % count].try_lock().ok())
-                .unwrap_or_else(|| {
-                    self.benches[mine].lock().unwrap_or_else(PoisonError::into_inner)
-                })
-        });
-        if guard.is_none() {
-            let worker = self.codec.worker()?;
-            **guard = Some(Bench { worker, spare: Box::new([0; PAGE_BYTES]) });
-        }
-        // Filled just above.
-        Ok(guard.as_mut().expect("a worker"))
-    }
-
     fn put_one<'s>(
         &'s self,
         key: Key,
         page: &Page,
-        cached: &mut Option<MutexGuard<'s, Option<Bench>>>,
+        cached: &mut Option<Lent<'s>>,
     ) -> Result<(), StoreError> {
         // Before any work for a key that does not exist.
         drop(self.slot(key)?);
@@ -375,27 +264,14 @@ impl Store {
             Some(word) => Kept::Same(word),
             None => self.pack(page, cached)?,
         };
-        match kept {
-            Kept::Nothing => {}
-            Kept::Same(_) => add(&self.same, 1),
-            Kept::Raw(_) => {
-                add(&self.raw, 1);
-                add(&self.raw_since, 1);
-            }
-            Kept::Packed(_, len) => add(&self.packed_bytes, len as u64),
-        }
-        add(&self.pages, 1);
+        self.counters.add(kept);
         let old = std::mem::replace(&mut *self.slot(key)?, Slot::new(kept)).kept();
         self.release(old);
         Ok(())
     }
 
-    fn pack<'s>(
-        &'s self,
-        page: &Page,
-        cached: &mut Option<MutexGuard<'s, Option<Bench>>>,
-    ) -> Result<Kept, StoreError> {
-        let bench = self.bench(cached)?;
+    fn pack<'s>(&'s self, page: &Page, cached: &mut Option<Lent<'s>>) -> Result<Kept, StoreError> {
+        let bench = self.workers.bench(cached)?;
         // What would take a whole frame anyway is kept as it is, and need not be restored.
         let packed = bench.worker.compress(page).filter(|d| !self.zs.takes_a_frame(d.len()));
         match packed {
@@ -422,9 +298,9 @@ impl Store {
         &'s self,
         key: Key,
         to: &mut Page,
-        cached: &mut Option<MutexGuard<'s, Option<Bench>>>,
+        cached: &mut Option<Lent<'s>>,
     ) -> Result<(), StoreError> {
-        let bench = self.bench(cached)?;
+        let bench = self.workers.bench(cached)?;
         let slot = self.slot(key)?;
         self.restore(key, slot.kept(), to, bench)
     }
@@ -451,35 +327,11 @@ impl Store {
 
     /// Gives back what a slot held.
     fn release(&self, kept: Kept) {
-        let handle = match kept {
-            Kept::Nothing => return,
-            Kept::Same(_) => {
-                sub(&self.same, 1);
-                None
-            }
-            Kept::Raw(handle) => {
-                sub(&self.raw, 1);
-                Some(handle)
-            }
-            Kept::Packed(handle, len) => {
-                sub(&self.packed_bytes, len as u64);
-                Some(handle)
-            }
-        };
-        sub(&self.pages, 1);
-        if let Some(handle) = handle {
-            let freed = self.zs.free(handle);
-            debug_assert!(freed.is_ok(), "a handle from a slot of ours: {freed:?}");
-        }
+        self.counters.sub(kept);
+        let (Kept::Raw(handle) | Kept::Packed(handle, _)) = kept else { return };
+        let freed = self.zs.free(handle);
+        debug_assert!(freed.is_ok(), "a handle from a slot of ours: {freed:?}");
     }
-}
-
-fn add(counter: &AtomicU64, amount: u64) {
-    counter.fetch_add(amount, Ordering::Relaxed);
-}
-
-fn sub(counter: &AtomicU64, amount: u64) {
-    counter.fetch_sub(amount, Ordering::Relaxed);
 }
 
 /// The word that a page consists of, if it does.

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Codec workers: one for each processor, lent to one thread at a time.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::codec::{Codec, CodecError, Worker};
+use crate::frames::thread_number;
+use crate::units::PAGE_BYTES;
+
+/// A codec worker with room to put an object's two pieces together.
+pub(super) struct Bench {
+    pub(super) worker: Box<dyn Worker>,
+    pub(super) spare: Box<[u8; PAGE_BYTES]>,
+}
+
+/// A bench that a thread has locked; empty before its first use.
+pub(super) type Lent<'a> = MutexGuard<'a, Option<Bench>>;
+
+/// All workers of a store.
+pub(super) struct Workers {
+    codec: Box<dyn Codec>,
+    benches: Box<[Mutex<Option<Bench>>]>,
+}
+
+impl Workers {
+    /// As many workers as processors, each made when first used.
+    pub(super) fn new(codec: Box<dyn Codec>) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { codec, benches: (0..threads).map(|_| Mutex::new(None)).collect() }
+    }
+
+    /// The worker in `cached`, else this thread's usual one, else any that is free. It is lent
+    /// until `cached` is dropped.
+    pub(super) fn bench<'b, 's: 'b>(
+        &'s self,
+        cached: &'b mut Option<Lent<'s>>,
+    ) -> Result<&'b mut Bench, CodecError> {
+        let guard = cached.get_or_insert_with(|| {
+            let count = self.benches.len();
+            let mine = thread_number() % count;
+            (0..count)
+                .find_map(|i| self.benches[(mine + i) % count].try_lock().ok())
+                .unwrap_or_else(|| {
+                    self.benches[mine].lock().unwrap_or_else(PoisonError::into_inner)
+                })
+        });
+        if guard.is_none() {
+            let worker = self.codec.worker()?;
+            **guard = Some(Bench { worker, spare: Box::new([0; PAGE_BYTES]) });
+        }
+        // Filled just above.
+        Ok(guard.as_mut().expect("a worker"))
+    }
+}
