@@ -179,7 +179,7 @@ fn making_huge() {
     let mut huge = 0;
     let mover = move_into_place::Mover::new(host);
     match mover {
-        Err(error) => println!("userfaultfd is not to be had here: {error}"),
+        Err(error) => println!("cannot open a userfaultfd: {error}"),
         Ok(mover) => {
             let rate = timed(&mut || mover.make_huge().expect("moves"));
             huge += ram.residency().ok().and_then(|r| r.huge).map_or(0, |b| b.0);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Budgets: limits on what a guest or a client can make the host spend.
 //!
-//! A [`Budget`] has a name, a unit and a limit. Whoever spends takes a [`Charge`] first and keeps it
+//! A [`Budget`] has a name, a unit and a limit. A spender takes a [`Charge`] first and keeps it
 //! with the thing that it pays for: dropping the thing gives the amount back.
 //!
 //! ```

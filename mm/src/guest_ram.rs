@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Guest RAM: vm-memory's regions for whoever reads and writes it, and their backings for whoever
-//! gives it back to the host.
+//! Guest RAM: vm-memory's regions, to read and write it, and their backings, to give it back to the
+//! host.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -15,10 +15,10 @@ use crate::units::{Bytes, GuestRange, HostRange, PAGE_BYTES, PAGES_PER_BLOCK, Pa
 /// Guest memory as devices, boot loader and vCPUs see it.
 pub type GuestMemory = GuestMemoryMmap<()>;
 
-/// Why guest RAM could not be made, or not be worked on.
+/// Why guest RAM could not be made, or an operation on it failed.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestRamError {
-    /// The host refused.
+    /// The operation failed on the host.
     #[error(transparent)]
     Backing(#[from] BackingError),
     /// vm-memory refused a region.
@@ -27,7 +27,7 @@ pub enum GuestRamError {
     /// Regions overlap or are out of order; a layout never is.
     #[error("cannot describe guest memory: {0}")]
     Collection(#[from] vm_memory::GuestRegionCollectionError),
-    /// Somebody named pages that are no RAM.
+    /// Some of the pages are not RAM.
     #[error("guest pages {0} are not all RAM")]
     NotRam(GuestRange),
 }
@@ -47,7 +47,7 @@ impl GuestRamError {
     }
 }
 
-/// One stretch of guest RAM.
+/// One region of guest RAM.
 #[derive(Debug)]
 pub struct RamRegion {
     guest: GuestRange,
@@ -91,6 +91,22 @@ pub trait AbsentMemory: Send + Sync + fmt::Debug {
 }
 
 /// All RAM of one guest.
+///
+/// ```
+/// use mm::backing::BackingKind;
+/// use mm::guest_ram::GuestRam;
+/// use mm::layout::MemoryLayout;
+/// use mm::units::{Bytes, GuestRange, Pages, Pfn};
+/// use vm_memory::{Bytes as _, GuestAddress};
+///
+/// let layout = MemoryLayout::new(Bytes(8 << 20), Bytes(0))?;
+/// let ram = GuestRam::new(layout, BackingKind::Thp)?;
+/// ram.memory().write_obj(7u64, GuestAddress(0x3000))?;
+/// let page = GuestRange::new(Pfn(3), Pages(1)).unwrap();
+/// ram.discard(&[page])?;
+/// assert_eq!(ram.memory().read_obj::<u64>(GuestAddress(0x3000))?, 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct GuestRam {
     layout: MemoryLayout,
@@ -103,6 +119,10 @@ pub struct GuestRam {
 
 impl GuestRam {
     /// Reserves RAM of the given layout. Nothing is allocated before it is touched.
+    ///
+    /// # Errors
+    /// [`GuestRamError::Backing`] if the host refuses the mapping, for example for lack of huge
+    /// pages.
     pub fn new(layout: MemoryLayout, kind: BackingKind) -> Result<Self, GuestRamError> {
         let absent = Mutex::new(None);
         let mut ram = Self { layout, absent, regions: Vec::new(), memory: None };
@@ -161,6 +181,9 @@ impl GuestRam {
 
     /// Gives the pages of `ranges` (ascending, disjoint) back to the host; the guest reads zeroes
     /// there afterwards. Nothing is done if any of them is not RAM.
+    ///
+    /// # Errors
+    /// [`GuestRamError::NotRam`] or [`GuestRamError::Backing`].
     pub fn discard(&self, ranges: &[GuestRange]) -> Result<Discarded, GuestRamError> {
         let mut total = Discarded::default();
         let mut batch = Vec::with_capacity(ranges.len());
@@ -201,12 +224,18 @@ impl GuestRam {
     }
 
     /// Allocates all of `range` now.
+    ///
+    /// # Errors
+    /// [`GuestRamError::NotRam`] or [`GuestRamError::Backing`].
     pub fn populate(&self, range: GuestRange) -> Result<(), GuestRamError> {
         let (region, host) = self.resolve(range)?;
         Ok(region.backing.populate(host)?)
     }
 
     /// Makes each block of `range` a huge page; see [`Backing::collapse`].
+    ///
+    /// # Errors
+    /// [`GuestRamError::NotRam`] or [`GuestRamError::Backing`].
     pub fn collapse(&self, range: GuestRange) -> Result<(), GuestRamError> {
         self.holding(&[], || self.collapse_held(range))
     }
@@ -217,24 +246,33 @@ impl GuestRam {
         Ok(region.backing.collapse(host)?)
     }
 
-    /// Whether any of it can be of huge pages; see [`Backing::may_be_huge`].
+    /// Whether any part of it can be made of huge pages; see [`Backing::may_be_huge`].
     pub fn may_be_huge(&self) -> bool {
         self.regions.iter().any(|region| region.backing.may_be_huge())
     }
 
     /// Allows or forbids huge pages in the blocks of `range`; see [`Backing::allow_huge`].
+    ///
+    /// # Errors
+    /// [`GuestRamError::NotRam`] or [`GuestRamError::Backing`].
     pub fn allow_huge(&self, range: GuestRange, allow: bool) -> Result<(), GuestRamError> {
         let (region, host) = self.resolve(range)?;
         Ok(self.holding(&[], || region.backing.allow_huge(host, allow))?)
     }
 
-    /// What of `range` is in the host's memory.
+    /// How much of `range` is in the host's memory.
+    ///
+    /// # Errors
+    /// [`GuestRamError::NotRam`] or [`GuestRamError::Backing`].
     pub fn residency_of(&self, range: GuestRange) -> Result<Residency, GuestRamError> {
         let (region, host) = self.resolve(range)?;
         Ok(region.backing.residency(host)?)
     }
 
-    /// What of all RAM is in the host's memory.
+    /// How much of all RAM is in the host's memory.
+    ///
+    /// # Errors
+    /// [`GuestRamError::Backing`].
     pub fn residency(&self) -> Result<Residency, GuestRamError> {
         let mut total = Residency { resident: Bytes(0), huge: Some(Bytes(0)) };
         for region in &self.regions {
@@ -257,7 +295,7 @@ impl Drop for GuestRam {
         for region in self.regions.drain(..) {
             let RamRegion { backing, mmap, .. } = region;
             if Arc::strong_count(&mmap) > 1 {
-                // Somebody still has the memory that `memory()` gave out: it must stay mapped.
+                // A caller still has the memory that `memory()` gave out: it must stay mapped.
                 std::mem::forget(backing);
             }
         }
@@ -352,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ram_is_refused_before_anything_is_done() {
+    fn rejects_ranges_outside_ram_before_any_discard() {
         let ram = ram(4096);
         ram.memory().write_obj(9u8, GuestAddress(0)).unwrap();
         let across_the_hole = range((3 << 18) - 1, 2);
@@ -363,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_outlives_its_maker_while_someone_holds_it() {
+    fn memory_stays_mapped_while_a_caller_holds_it() {
         let ram = ram(4);
         let kept = Arc::clone(ram.memory());
         kept.write_obj(5u8, GuestAddress(0)).unwrap();

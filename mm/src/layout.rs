@@ -23,24 +23,24 @@ const GIB: u64 = 1 << 30;
 /// Largest RAM: leaves room for windows below 2^46, which every 64-bit host can address.
 const MAX_RAM: Bytes = Bytes(1 << 45);
 
-/// Why memory of that shape cannot be laid out.
+/// Why memory of that size cannot be laid out.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum LayoutError {
-    /// No guest boots without memory.
+    /// A guest needs memory to boot.
     #[error("memory size is 0; give the guest at least 2 MiB")]
     Empty,
     /// RAM is made of whole blocks.
     #[error("memory size {0} is not a multiple of 2 MiB")]
     Unaligned(Bytes),
-    /// More than addresses allow for.
+    /// More than the guest's physical address space holds.
     #[error("memory size {0} is above the limit of {MAX_RAM}")]
     TooLarge(Bytes),
-    /// The CMA region must be blocks of RAM, in one piece, with RAM left over.
+    /// The CMA region must be blocks of RAM, in one piece, smaller than the RAM around it.
     #[error("CMA size {cma} does not fit: it must be a multiple of 2 MiB and below {limit}")]
     Cma {
         /// Size asked for.
         cma: Bytes,
-        /// The longest stretch of RAM.
+        /// The longest region of RAM.
         limit: Bytes,
     },
 }
@@ -54,6 +54,9 @@ pub struct MemoryLayout {
 
 impl MemoryLayout {
     /// Lays out `ram` bytes of RAM with a CMA region of `cma` bytes (zero for none).
+    ///
+    /// # Errors
+    /// [`LayoutError`], if a size is not a multiple of 2 MiB or out of range.
     pub fn new(ram: Bytes, cma: Bytes) -> Result<Self, LayoutError> {
         if ram.0 == 0 {
             return Err(LayoutError::Empty);
@@ -78,7 +81,7 @@ impl MemoryLayout {
         Ok(Self { ram, cma })
     }
 
-    /// The stretches of RAM, in ascending order: one, or two around the hole.
+    /// The regions of RAM, in ascending order: one, or two around the hole.
     pub fn ram(&self) -> &[GuestRange] {
         &self.ram
     }
@@ -135,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn small_memory_is_one_stretch() {
+    fn small_memory_is_one_region() {
         let layout = MemoryLayout::new(mib(128), Bytes(0)).unwrap();
         assert_eq!(layout.ram().len(), 1);
         assert_eq!(layout.windows_start(), HOLE_END);
@@ -150,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn rejects_sizes_that_do_not_fit() {
         let new = |ram, cma| MemoryLayout::new(ram, cma).unwrap_err();
         assert_eq!(new(Bytes(0), Bytes(0)), LayoutError::Empty);
         assert_eq!(new(Bytes(BLOCK_SIZE + 1), Bytes(0)), LayoutError::Unaligned(Bytes(0x20_0001)));

@@ -1,13 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Memory: what a guest's RAM is made of on the host, and a pool of movable frames of our own.
 //!
-//! This crate knows no device, no KVM and no HTTP.
+//! This crate knows no device, no KVM and no HTTP. Its two halves, guest memory and the frame pool,
+//! do not know each other.
+//!
+//! ```
+//! use mm::backing::BackingKind;
+//! use mm::frames::{FramePool, Gfp, Order, PoolConfig, Region};
+//! use mm::guest_ram::GuestRam;
+//! use mm::layout::MemoryLayout;
+//! use mm::units::{Bytes, GuestRange, Pages, Pfn};
+//!
+//! // Guest memory: one block resident, then given back to the host.
+//! let ram = GuestRam::new(MemoryLayout::new(Bytes(16 << 20), Bytes(0))?, BackingKind::Thp)?;
+//! let block = GuestRange::new(Pfn(512), Pages(512)).unwrap();
+//! ram.populate(block)?;
+//! assert_eq!(ram.residency()?.resident, Bytes(2 << 20));
+//! assert_eq!(ram.discard(&[block])?.freed, Bytes(2 << 20));
+//!
+//! // Frames of our own: a contiguous run, wherever movable frames lie.
+//! let pool = FramePool::new(Region::anonymous(16 << 20)?, PoolConfig::default())?;
+//! let run = pool.alloc_contig(1000, 1)?;
+//! assert_eq!(run.bytes(), 1000 * 4096);
+//! pool.free_contig(run).map_err(|(error, _)| error)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //!
 //! * [`units`]: pages, blocks, ranges, amounts, and every conversion between them
 //! * [`range_set`]: sets of pages as ranges
 //! * [`layout`]: where RAM, the hole and the CMA region lie
 //! * [`guest_ram`]: guest RAM, region by region, each with its backing
-//! * [`backing`]: what a stretch of RAM is made of on the host, and how to give it back
+//! * [`backing`]: what a region of RAM is made of on the host, and how to give it back
 //! * [`budget`]: limits on what a guest or a client can make the host spend
 //! * [`blocks`]: guest memory block by block
 //! * [`paging`]: guest memory that is elsewhere, and brought back when it is touched

@@ -7,6 +7,17 @@ use crate::units::{GuestRange, Pages, Pfn};
 
 /// A set of guest pages, kept as the fewest ranges that hold it.
 ///
+/// ```
+/// use mm::range_set::RangeSet;
+/// use mm::units::{GuestRange, Pages, Pfn};
+///
+/// let mut set = RangeSet::new();
+/// set.insert(GuestRange::new(Pfn(10), Pages(5)).unwrap());
+/// set.insert(GuestRange::new(Pfn(15), Pages(5)).unwrap());
+/// assert_eq!((set.len(), set.pages()), (1, Pages(10)));
+/// assert!(set.contains(Pfn(19)));
+/// ```
+///
 /// Insertion and removal cost O(log n) for the lookup and O(k) for the k ranges they swallow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RangeSet {

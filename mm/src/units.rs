@@ -8,7 +8,17 @@
 //! Pages, Bytes                           amounts
 //! ```
 //!
-//! There is no `+` or `-` on places: `checked_add` and friends name what happens at the edge.
+//! There is no `+` or `-` on places: `checked_add` and its siblings name what happens at the edge.
+//!
+//! ```
+//! use mm::units::{Bytes, GuestRange, Pages, Pfn};
+//!
+//! let range = GuestRange::new(Pfn(511), Pages(2)).unwrap();
+//! assert_eq!(range.bytes(), Bytes(8192));
+//! assert_eq!(range.touched_blocks().count(), 2);
+//! assert_eq!(range.whole_blocks().count(), 0);
+//! assert_eq!(GuestRange::new(Pfn(u64::MAX), Pages(1)), None);
+//! ```
 
 use std::fmt;
 
@@ -65,12 +75,12 @@ impl Bytes {
         self.0.is_multiple_of(unit)
     }
 
-    /// The sum, or the largest amount there is.
+    /// The sum, or the largest amount that fits.
     pub const fn saturating_add(self, other: Self) -> Self {
         Self(self.0.saturating_add(other.0))
     }
 
-    /// The difference, or nothing.
+    /// The difference, or zero.
     pub const fn saturating_sub(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
     }
@@ -189,7 +199,7 @@ pub struct GuestRange {
 }
 
 impl GuestRange {
-    /// `pages` pages from `start`; `None` if that is none, or more than there are addresses.
+    /// `pages` pages from `start`; `None` if that is none, or reaches beyond the address space.
     pub fn new(start: Pfn, pages: Pages) -> Option<Self> {
         if pages.0 == 0 {
             return None;
@@ -211,7 +221,7 @@ impl GuestRange {
         Self::new(Pfn::containing(addr), len.as_pages())
     }
 
-    /// The whole pages inside the bytes from `addr`: ragged edges are left out.
+    /// The whole pages inside the bytes from `addr`: partial pages at the edges are left out.
     pub fn inside_bytes(addr: GuestAddress, len: Bytes) -> Option<Self> {
         let end = addr.checked_add(len.0)?;
         let start = addr.0.checked_next_multiple_of(PAGE_SIZE)?;
@@ -354,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn ragged_edges_are_left_out() {
+    fn partial_pages_at_the_edges_are_left_out() {
         let inside = |addr, len| GuestRange::inside_bytes(GuestAddress(addr), Bytes(len));
         assert_eq!(inside(0x1001, 0x2000), Some(range(2, 3)));
         assert_eq!(inside(0x1000, 0x2fff), Some(range(1, 3)));

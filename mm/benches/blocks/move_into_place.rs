@@ -47,7 +47,7 @@ impl Mover {
             let from = staging.range().addr() + offset;
             let block = BLOCK_BYTES as u64;
             self.call(UFFDIO_WRITEPROTECT, &mut [to as u64, block, 1])?;
-            // SAFETY: both are mapped, whole blocks, and different mappings; nobody else writes
+            // SAFETY: both are mapped, whole blocks, and different mappings; no other thread writes
             // them, and no reference to either exists.
             unsafe { std::ptr::copy_nonoverlapping(to as *const u8, from as *mut u8, BLOCK_BYTES) };
             // SAFETY: the target is this program's own; what it held was copied.

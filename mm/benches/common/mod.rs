@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the benches share: a seeded generator, data like that which zram meets, an owner of
-//! frames like a GPU driver, and frames that nobody can move.
+//! What the benches share: a seeded generator, data like that which zram stores, an owner of
+//! frames like a GPU driver, and frames that cannot move.
 
 // Each bench uses a part of it.
 #![allow(dead_code, missing_docs, unreachable_pub)]
@@ -63,7 +63,7 @@ pub fn compressed_size(rng: &mut Rng) -> usize {
 pub fn page(rng: &mut Rng) -> [u8; PAGE_BYTES] {
     const WORDS: [&str; 16] = [
         "the ", "memory ", "of ", "a ", "guest ", "page ", "is ", "moved ", "while ", "it ", "in ",
-        "use ", "and ", "nobody ", "notices ", "that. ",
+        "use ", "and ", "no one ", "notices ", "that. ",
     ];
     let mut page = [0u8; PAGE_BYTES];
     let mut at = 0;

@@ -17,7 +17,7 @@ use crate::common::{Buffers, Rng, compressed_size, page, pool};
 
 const ROUNDS: usize = 9;
 
-/// This thread's processor time: unlike the wall clock, not disturbed by whatever else the machine
+/// This thread's processor time: unlike the wall clock, not disturbed by other load on the machine
 /// does. Waiting for a lock counts as long as it spins.
 #[derive(Clone, Copy)]
 struct Cpu(Duration);

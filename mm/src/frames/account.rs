@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the pool tells about itself: accounting, free units as in `/proc/buddyinfo` and
+//! What the pool reports about itself: accounting, free units as in `/proc/buddyinfo` and
 //! `/proc/pagetypeinfo`.
 
 use std::fmt;
@@ -21,9 +21,9 @@ pub struct Accounting {
     pub cached: u32,
     /// Of the free ones, those in CMA blocks.
     pub free_cma: u32,
-    /// Allocated and in their owners' hands.
+    /// Allocated, and not isolated.
     pub used: u32,
-    /// Out of reach for the moment: allocated frames isolated for migration, free ones in
+    /// Not available at the moment: allocated frames isolated for migration, free ones in
     /// isolated blocks, and destinations that compaction holds.
     pub isolated: u32,
 }
@@ -47,7 +47,7 @@ pub struct FreeInfo {
 }
 
 impl FreeInfo {
-    /// Free units of one order, whatever their type.
+    /// Free units of one order, of all types.
     #[must_use]
     pub fn units_of(&self, order: Order) -> u32 {
         self.units.iter().map(|of| of[order.as_usize()]).sum()

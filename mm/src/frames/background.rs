@@ -14,12 +14,12 @@ use super::pool::FramePool;
 use super::reclaim;
 use super::wakeup::Wakeup;
 
-/// How much the background thread may do. A value, so that policy stays with the caller.
+/// How much the background thread may do. The caller sets the policy by this value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
-    /// Frames moved in one go, at most.
+    /// Most frames moved in one run.
     pub frames: u64,
-    /// Pause between two goes.
+    /// Pause between two runs.
     pub pause: Duration,
     /// Order of the units that it keeps available.
     pub order: Order,
@@ -39,7 +39,7 @@ pub struct Background {
 }
 
 impl Background {
-    /// Starts the thread. It works when an allocation finds memory low or broken up, and does
+    /// Starts the thread. It runs when an allocation finds memory low or fragmented, and does
     /// not keep the pool alive.
     ///
     /// # Errors
@@ -49,7 +49,7 @@ impl Background {
         if !wakeup.serve() {
             return Err(std::io::ErrorKind::AlreadyExists.into());
         }
-        // From here on dropping it says that the thread has ended, if it ever began.
+        // From here on its drop marks the thread as ended, even if it never started.
         let mut background = Self { wakeup: Arc::clone(&wakeup), thread: None };
         let weak = Arc::downgrade(pool);
         let thread = std::thread::Builder::new()

@@ -239,7 +239,7 @@ impl Buddy {
         for have in order.and_above().rev() {
             let Some(from) = self.fallback_at(have, mobility) else { continue };
             if !mobility.claims_block(have) {
-                // Not worth a block: take from the smallest unit instead and break no larger one.
+                // Too small to claim a block: take from the smallest unit instead and break no larger one.
                 let small = order.and_above().find(|&o| self.fallback_at(o, mobility).is_some())?;
                 let from = self.fallback_at(small, mobility)?;
                 return self.take(t, order, from);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Calls into owners: who they are, and what a thread may do inside.
+//! Calls into owners: the registry of owners, and the mark on threads that are in a callback.
 
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 
@@ -41,7 +41,7 @@ pub(super) fn call<R>(f: impl FnOnce() -> R) -> Option<R> {
 }
 
 /// All registered owners. Numbers are never reused: a frame left behind by an owner that is gone
-/// stays where it is rather than become another owner's.
+/// stays where it is and never becomes another owner's.
 #[derive(Default)]
 pub(super) struct Registry(RwLock<Vec<Weak<dyn MovableOps>>>);
 
@@ -72,8 +72,8 @@ impl OpsCache {
         self.0.as_ref().map(|(_, ops)| &**ops)
     }
 
-    /// The one before may have lost all its other users meanwhile: then it ends here, and its
-    /// `drop` is a callback like the others.
+    /// The previous owner may have lost all other references meanwhile: then it is dropped here,
+    /// and its `drop` is a callback like the others.
     fn replace(&mut self, new: Option<(OwnerId, Arc<dyn MovableOps>)>) {
         if let Some(before) = std::mem::replace(&mut self.0, new) {
             call(move || drop(before));

@@ -9,8 +9,8 @@
 //!
 //! When they meet, the low blocks are empty and the high ones full. Where each stopped is
 //! remembered for the next run, blocks in which a scanner found nothing are passed over until a
-//! whole pass is done, and after a run that did not help the next ones are put off: 1, 2, 4 up to
-//! 64 requests.
+//! whole pass is done, and after a run that did not help, the next 1, 3, 7 up to 63 requests are
+//! served without compaction.
 
 use super::callbacks::holds_frame;
 use super::core::Core;
@@ -26,7 +26,7 @@ use super::pageblock::{MigrateType, Mobility, Skip};
 /// What a run of compaction is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Goal {
-    /// The whole pool, as far as it goes.
+    /// Compact the whole pool.
     Everything,
     /// Until one unit of this order can be allocated.
     Unit(Order, Mobility),
@@ -43,7 +43,7 @@ pub enum CompactEnd {
     Partial,
     /// Too little free memory to move anything into.
     TooLittleFree,
-    /// Earlier failures; not tried.
+    /// Not tried, because of earlier failures.
     Deferred,
     /// The budget ran out; the next run continues here.
     Budget,
@@ -110,7 +110,7 @@ impl<'p> Compaction<'p> {
         }
     }
 
-    /// Moves at most `frames` frames, and does not count as somebody's allocation.
+    /// Moves at most `frames` frames, and serves no single allocation.
     pub(super) fn in_background(mut self, frames: u64) -> Self {
         self.background = true;
         self.budget = frames;

@@ -15,7 +15,7 @@ pub struct Gfp {
 impl Gfp {
     /// Frames that stay where they are.
     pub const UNMOVABLE: Self = Self::for_mobility(Mobility::Unmovable);
-    /// Frames for an [`Owner`] that can move them; may lie in CMA.
+    /// Frames for an [`Owner`](super::Owner) that can move them; may lie in CMA.
     pub const MOVABLE: Self = Self::for_mobility(Mobility::Movable);
     /// Frames that can be freed on request.
     pub const RECLAIMABLE: Self = Self::for_mobility(Mobility::Reclaimable);

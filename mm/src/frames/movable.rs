@@ -46,7 +46,7 @@ pub enum MigrateMode {
     Async,
     /// Wait for locks that are held briefly.
     SyncLight,
-    /// Wait for whatever ends by itself.
+    /// Wait for anything that ends by itself.
     Sync,
 }
 

@@ -20,7 +20,7 @@
 //!    +------------------+   refs 0 -> free now; else the core's last put frees <--+---+
 //! ```
 //!
-//! A frame that is not `MOVABLE` is never touched by the core: whoever holds it may change the
+//! A frame that is not `MOVABLE` is never touched by the core: its holder may change the
 //! word with plain stores. That keeps atomic read-modify-writes out of the order-0 fast path.
 
 use super::ids::{FrameId, Order};
@@ -44,7 +44,7 @@ const OWNER_MASK: u64 = 0xffff << OWNER_SHIFT;
 const PRIVATE_SHIFT: u32 = 32;
 const PRIVATE_MASK: u64 = 0xffff_ffff << PRIVATE_SHIFT;
 
-/// What a frame is just now.
+/// The state of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
@@ -147,7 +147,7 @@ impl Word {
 pub(super) enum PinError {
     /// Not movable, or another owner's.
     NotOwned,
-    /// Locked by somebody else.
+    /// Locked by another thread.
     Locked,
 }
 
@@ -175,7 +175,7 @@ impl FrameMeta {
         Word(self.word.load(Ordering::Acquire))
     }
 
-    /// Overwrites the word. Only for whoever holds the frame alone: the zone for free frames, a
+    /// Overwrites the word. Only for the sole holder of the frame: the zone for free frames, a
     /// cache for cached ones, the holder of an allocated frame that is not movable.
     #[inline]
     pub(super) fn store(&self, word: Word) {
@@ -219,7 +219,7 @@ impl FrameMeta {
     }
 
     /// Marks a migration destination movable, with one more reference for the owner. The core
-    /// holds the frame locked, so nobody else can see it as movable and act on it.
+    /// holds the frame locked, so no other thread can see it as movable and act on it.
     pub(super) fn adopt_locked(&self, owner: OwnerId, private: u32) {
         let done = self.update(|w| {
             (w.is_locked() && !w.is_movable()).then(|| w.plus_ref().owned_by(owner, private))
@@ -227,15 +227,15 @@ impl FrameMeta {
         debug_assert!(done.is_some(), "a destination is locked and not yet movable");
     }
 
-    /// The owner lets go: clears the movable mark and the owner's reference, if the frame is
+    /// The owner gives the frame up: clears the movable mark and the owner's reference, if the frame is
     /// `owner`'s. Returns whether that was the last reference.
     pub(super) fn disown(&self, owner: OwnerId) -> Option<bool> {
         let old = self.update(|w| w.is_movable_of(owner).then(|| w.disowned()))?;
         Some(old.refs() == 1)
     }
 
-    /// The owner takes the movable mark back and keeps the frame. Fails while anybody else has a
-    /// reference.
+    /// The owner takes the movable mark back and keeps the frame. Fails while there are other
+    /// references.
     pub(super) fn reclaim(&self, owner: OwnerId) -> bool {
         self.update(|w| {
             (w.is_movable_of(owner) && w.refs() == 1 && !w.is_locked())
@@ -244,7 +244,7 @@ impl FrameMeta {
         .is_some()
     }
 
-    /// Changes the owner's word, while nobody but the owner refers to the frame.
+    /// Changes the owner's word, if the frame is `owner`'s.
     pub(super) fn set_private(&self, owner: OwnerId, private: u32) -> bool {
         self.update(|w| w.is_movable_of(owner).then(|| w.owned_by(owner, private))).is_some()
     }
@@ -292,7 +292,7 @@ impl FrameMeta {
         self.update(|w| (!w.is_locked()).then_some(Word(w.0 | LOCKED))).is_some()
     }
 
-    /// [`try_lock`](Self::try_lock), waiting for whoever has it.
+    /// [`try_lock`](Self::try_lock), waiting until it is free.
     pub(super) fn lock(&self) {
         let mut backoff = Backoff::new();
         while !self.try_lock() {

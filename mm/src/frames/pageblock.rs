@@ -145,7 +145,7 @@ impl BlockTypes {
         self.type_of(frame.block())
     }
 
-    /// Sets the type in one step: whoever frees a frame reads it without the zone lock.
+    /// Sets the type in one step: a thread that frees a frame reads it without the zone lock.
     pub(super) fn set_type(&self, block: FrameBlock, new: MigrateType) {
         let cell = &self.0[block.as_usize()];
         // The caller holds the zone lock, so only the skip bits can change meanwhile.

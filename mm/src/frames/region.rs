@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The memory under a pool: one mapping, 2 MiB-aligned, anonymous, memfd, hugetlb or borrowed.
 //!
-//! Rules for the raw memory, which the SAFETY comments here and in the callers lean on:
+//! Rules for the raw memory. The SAFETY comments here and in the callers refer to them:
 //! 1. A region's mapping lives exactly as long as the [`Region`], readable and writable.
 //! 2. A reference into the region is made only for bytes that the maker alone may touch: the
 //!    holder of an allocated frame, the holder of a locked frame, the core for a destination.
@@ -19,19 +19,19 @@ use crate::units::{BLOCK_BYTES, PAGE_BYTES};
 #[derive(Debug, thiserror::Error)]
 pub enum RegionError {
     /// The size is zero, not a multiple of 2 MiB, or more than 2^32 - 1 frames.
-    #[error("region of {0} bytes: want a positive multiple of 2 MiB below 16 TiB")]
+    #[error("invalid region size: {0} bytes (want a positive multiple of 2 MiB below 16 TiB)")]
     Size(usize),
     /// The address is not aligned to 2 MiB.
-    #[error("region at {0:#x} is not aligned to 2 MiB")]
+    #[error("region address {0:#x} is not aligned to 2 MiB")]
     Alignment(usize),
-    /// The kernel refused.
+    /// A system call failed.
     #[error("cannot {what} {bytes} bytes: {source}")]
     Os {
         /// The step that failed.
         what: &'static str,
         /// Bytes asked for.
         bytes: usize,
-        /// The kernel's answer.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -55,7 +55,7 @@ pub struct Region {
 }
 
 // SAFETY: a `Region` is an address and a length; who may touch which bytes is settled by the pool
-// (rule 2 above), and unmapping happens in `drop`, once, whatever the thread.
+// (rule 2 above), and unmapping happens once, in `drop`, on any thread.
 unsafe impl Send for Region {}
 // SAFETY: as for `Send`; no method with `&self` touches the memory on its own account.
 unsafe impl Sync for Region {}
@@ -78,7 +78,7 @@ impl Region {
     /// written; transparent huge pages follow the host's setting.
     ///
     /// # Errors
-    /// [`RegionError::Size`] or the kernel's refusal.
+    /// [`RegionError::Size`] or [`RegionError::Os`].
     #[cfg(not(miri))]
     pub fn anonymous(bytes: usize) -> Result<Self, RegionError> {
         Self::mapped(Source::Anonymous, bytes)
@@ -102,13 +102,13 @@ impl Region {
     /// Shared memory of a new memfd, `bytes` bytes, a multiple of 2 MiB.
     ///
     /// # Errors
-    /// [`RegionError::Size`] or the kernel's refusal.
+    /// [`RegionError::Size`] or [`RegionError::Os`].
     #[cfg(not(miri))]
     pub fn memfd(bytes: usize) -> Result<Self, RegionError> {
         use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
         use std::os::fd::AsFd;
         check_size(bytes)?;
-        // The mapping keeps the file's memory; nobody asks for its descriptor.
+        // The mapping keeps the file's memory; the descriptor is not needed any more.
         let file = memfd_create(c"ballast-frames", MemfdFlags::CLOEXEC)
             .map_err(|e| refused("create a memfd of", bytes, e.into()))?;
         ftruncate(&file, bytes as u64).map_err(|e| refused("size a memfd to", bytes, e.into()))?;
@@ -119,7 +119,7 @@ impl Region {
     /// few free ones.
     ///
     /// # Errors
-    /// [`RegionError::Size`] or the kernel's refusal.
+    /// [`RegionError::Size`] or [`RegionError::Os`].
     #[cfg(not(miri))]
     pub fn hugetlb(bytes: usize) -> Result<Self, RegionError> {
         Self::mapped(Source::Hugetlb(HugePageSize::TwoMib), bytes)
@@ -135,7 +135,7 @@ impl Region {
         Ok(Self { base, bytes, origin: Origin::Mapped(mapping) })
     }
 
-    /// A region over memory that somebody else mapped.
+    /// A region over memory that the caller mapped.
     ///
     /// # Errors
     /// [`RegionError::Size`] or [`RegionError::Alignment`].
@@ -154,14 +154,14 @@ impl Region {
     /// Asks for transparent huge pages under a region of our own (`MADV_HUGEPAGE`).
     ///
     /// # Errors
-    /// The kernel's refusal.
+    /// [`RegionError::Os`].
     #[cfg(not(miri))]
     pub fn advise_huge(&self) -> Result<(), RegionError> {
         match &self.origin {
             Origin::Mapped(mapping) => mapping
                 .set_huge(mapping.range(), true)
                 .map_err(|source| refused("advise huge pages for", self.bytes, source)),
-            // Its pages are its owner's affair.
+            // The caller that mapped it decides about its pages.
             Origin::Borrowed => Ok(()),
         }
     }
@@ -240,7 +240,7 @@ impl Region {
     /// The bytes of `count` frames from `first`.
     ///
     /// # Safety
-    /// For the lifetime of the result nobody may write these frames (rule 2).
+    /// For the lifetime of the result no other code writes these frames (rule 2).
     pub(crate) unsafe fn slice(&self, first: FrameId, count: u32) -> &[u8] {
         let len = self.checked_len(first, count);
         // SAFETY: the range lies in the mapping (checked) and the caller keeps writers away.
@@ -250,7 +250,7 @@ impl Region {
     /// The bytes of `count` frames from `first`, to write.
     ///
     /// # Safety
-    /// For the lifetime of the result nobody else may touch these frames (rule 2).
+    /// For the lifetime of the result no other code touches these frames (rule 2).
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn slice_mut(&self, first: FrameId, count: u32) -> &mut [u8] {
         let len = self.checked_len(first, count);
@@ -296,7 +296,7 @@ mod tests {
     fn is_aligned_zeroed_and_writable() {
         let region = Region::anonymous(2 * BLOCK_BYTES).unwrap();
         assert!(region.ptr(FrameId::new(0)).addr().get().is_multiple_of(BLOCK_BYTES));
-        // SAFETY: nobody else knows this region.
+        // SAFETY: no other code knows this region.
         let last = unsafe { region.slice_mut(FrameId::new(1023), 1) };
         assert!(last.iter().all(|&b| b == 0));
         last.fill(7);
@@ -307,7 +307,7 @@ mod tests {
     fn memfd_is_aligned_and_writable() {
         let region = Region::memfd(2 * BLOCK_BYTES).unwrap();
         assert!(region.ptr(FrameId::new(0)).addr().get().is_multiple_of(BLOCK_BYTES));
-        // SAFETY: nobody else knows this region.
+        // SAFETY: no other code knows this region.
         let all = unsafe { region.slice_mut(FrameId::new(0), 1024) };
         all.fill(9);
         assert_eq!(all[BLOCK_BYTES], 9);

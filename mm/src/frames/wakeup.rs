@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Where allocations leave word for the background thread.
+//! How allocations wake the background thread.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,7 +14,7 @@ struct State {
     stop: bool,
 }
 
-/// Where allocations leave word for the thread.
+/// Requests of allocations to the background thread.
 #[derive(Default)]
 pub(super) struct Wakeup {
     state: Mutex<State>,

@@ -148,7 +148,7 @@ fn threads_read_whole_pages_while_all_moves() {
                 let mut out = [0; PAGE_BYTES];
                 for round in 0..3000u64 {
                     let mixed = round.wrapping_mul(0x9e37_79b9) + thread * 77;
-                    // Keys are shared: whoever wrote last, the page must be one that was written.
+                    // Keys are shared: the page must be one that some thread wrote.
                     let key = Key((mixed >> 3) as u32 % 200);
                     match mixed % 4 {
                         0 | 1 => {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A stretch of address space that this process owns, and what can be asked of the kernel for it.
+//! A range of address space that this process owns, and advice to the kernel about it.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -20,7 +20,7 @@ pub enum Source<'fd> {
     Anonymous,
     /// Private memory of the pool of huge pages that the administrator set aside.
     Hugetlb(HugePageSize),
-    /// The file from its beginning, shared with whoever else maps it.
+    /// The file from its beginning, shared with all that map it.
     Shared(BorrowedFd<'fd>),
     /// The same, of a file of huge pages of the pool, all of which are reserved.
     SharedHugetlb(BorrowedFd<'fd>, HugePageSize),
@@ -64,7 +64,8 @@ pub struct Mapping {
 impl Mapping {
     /// Maps `len` bytes at an address that is a multiple of `align` (a power of two).
     ///
-    /// Fails as mmap(2) does, with `InvalidInput` if `len` or `align` is not a whole number of the
+    /// # Errors
+    /// Those of mmap(2), and `InvalidInput` if `len` or `align` is not a whole number of the
     /// source's pages.
     pub fn new(source: Source<'_>, len: usize, align: usize) -> io::Result<Self> {
         let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
@@ -82,7 +83,7 @@ impl Mapping {
             Source::Shared(fd) => {
                 let (slack, range) = reserve(len, align, ProtFlags::empty())?;
                 let flags = MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED;
-                // SAFETY: replaces part of a reservation of which nobody else knows.
+                // SAFETY: replaces part of a reservation that no other code knows.
                 let mapped = unsafe {
                     rustix::mm::mmap(range.addr() as *mut _, len, READ_WRITE, flags, fd, 0)
                 };
@@ -136,21 +137,33 @@ impl Mapping {
     }
 
     /// Asks for huge pages where they fit (or for small ones only) in `range`.
+    ///
+    /// # Errors
+    /// Those of madvise(2).
     pub fn set_huge(&self, range: HostRange, huge: bool) -> io::Result<()> {
         self.advise(range, if huge { Advice::LinuxHugepage } else { Advice::LinuxNoHugepage })
     }
 
     /// Takes the pages of `range` away; anonymous memory reads as zero afterwards.
+    ///
+    /// # Errors
+    /// Those of madvise(2).
     pub fn discard(&self, range: HostRange) -> io::Result<()> {
         self.advise(range, Advice::LinuxDontNeed)
     }
 
-    /// Takes the pages of `range` away from the file underneath, so from all who map it.
+    /// Takes the pages of `range` away from the file underneath, so from all mappings of it.
+    ///
+    /// # Errors
+    /// Those of madvise(2).
     pub fn remove(&self, range: HostRange) -> io::Result<()> {
         self.advise(range, Advice::LinuxRemove)
     }
 
-    /// Allocates all of `range` now, as by writing it, without changing what it holds.
+    /// Allocates all of `range` now, as by writing it, without changing its contents.
+    ///
+    /// # Errors
+    /// Those of madvise(2): `ENOMEM` if memory runs out, `EFAULT` if huge pages of the pool do.
     pub fn populate(&self, range: HostRange) -> io::Result<()> {
         self.advise(range, Advice::LinuxPopulateWrite)
     }
@@ -174,15 +187,20 @@ impl Mapping {
     /// Breaks the huge page that `page` belongs to into small ones.
     ///
     /// The kernel splits a huge page when part of it is called cold, and only then frees the parts
-    /// that nobody maps; discarding a part merely unmaps it (`madvise_cold_or_pageout_pte_range` in
-    /// mm/madvise.c). It does not say whether it could: look again whether the page is huge.
+    /// that are not mapped; discarding a part merely unmaps it (`madvise_cold_or_pageout_pte_range` in
+    /// mm/madvise.c). It does not report whether it succeeded: check afterwards
+    /// whether the page is still huge.
+    ///
+    /// # Errors
+    /// Those of madvise(2).
     pub fn split_huge(&self, page: HostRange) -> io::Result<()> {
         self.advise(page, Advice::LinuxCold)
     }
 
     /// Makes each 2 MiB-aligned block of `range` one huge page now, allocating what is absent.
     ///
-    /// `EAGAIN`: a passing obstacle, try later. `ENOMEM`: no huge page to be had. `EINVAL`: never
+    /// # Errors
+    /// `EAGAIN`: a temporary obstacle, try later. `ENOMEM`: no free huge page. `EINVAL`: never
     /// possible here, or a kernel before 6.1.
     pub fn collapse(&self, range: HostRange) -> io::Result<()> {
         self.assert_owned(range);
@@ -199,7 +217,7 @@ impl Mapping {
         Ok(())
     }
 
-    /// Advice on somebody else's memory would be a bug of this crate, not bad input.
+    /// Advice on memory outside the mapping would be a bug of this crate, not bad input.
     fn assert_owned(&self, range: HostRange) {
         assert!(self.range.covers(&range), "{range} is not in the mapping {}", self.range);
     }

@@ -8,9 +8,9 @@
 //! * [`userfault`]: faults on absent memory, answered by this process
 //!
 //! **Aliasing.** No reference or slice to mapped memory is ever made: a guest, the kernel or
-//! another thread may write it at any time. Whoever reads or writes it goes through vm-memory's
-//! volatile accessors. That is why taking pages away ([`mapping::Mapping::discard`]) is a safe
-//! operation: nobody holds a Rust reference that could notice. The one exception is a
+//! another thread may write it at any time. It is read and written through vm-memory's
+//! volatile accessors only. That is why taking pages away ([`mapping::Mapping::discard`]) is a safe
+//! operation: there is no Rust reference that could observe it. The one exception is a
 //! [`Region`](crate::frames::Region) of the frame pool, which keeps its mapping to itself and never
 //! takes pages away from it.
 

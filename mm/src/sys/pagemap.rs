@@ -61,7 +61,7 @@ pub enum MappedAs {
     Small,
     /// By a PMD or PUD entry: as a huge page.
     Huge,
-    /// The kernel is too old to tell.
+    /// The kernel is too old to report it.
     Unknown,
 }
 
@@ -75,6 +75,9 @@ pub struct Pagemap {
 
 impl Pagemap {
     /// Opens /proc/self/pagemap.
+    ///
+    /// # Errors
+    /// Those of open(2), for example without /proc.
     pub fn open() -> io::Result<Self> {
         Ok(Self { file: File::open("/proc/self/pagemap")?, can_scan: AtomicBool::new(true) })
     }
@@ -93,6 +96,9 @@ impl Pagemap {
     /// Calls `found` for each run of resident pages in `range`, in ascending order.
     ///
     /// The shared zero page counts as absent: it costs nothing. Pages may come and go meanwhile.
+    ///
+    /// # Errors
+    /// Those of the PAGEMAP_SCAN ioctl or of pread(2).
     pub fn walk(
         &self,
         range: HostRange,

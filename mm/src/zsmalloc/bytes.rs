@@ -84,7 +84,7 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// The object's bytes, for whoever may touch them; neighbouring frames give one piece.
+    /// The object's bytes; neighbouring frames give one piece. Making a span touches nothing.
     pub(super) fn new(region: &Region, class: &SizeClass, zspage: &Zspage, object: u16) -> Self {
         if class.is_huge() {
             let whole = (region.ptr(zspage.frame(0)), PAGE_BYTES);
@@ -126,7 +126,7 @@ impl Span {
     /// The object's bytes, to write.
     ///
     /// # Safety
-    /// As [`slices`](Self::slices), and the handle bit is held by nobody else.
+    /// As [`slices`](Self::slices), and no other thread holds the handle bit.
     #[inline]
     pub(super) unsafe fn slices_mut(&mut self) -> (&mut [u8], &mut [u8]) {
         let ((a, a_len), (b, b_len)) = (self.first, self.second);
@@ -139,7 +139,7 @@ impl Span {
     /// Copies another object of the same class here.
     ///
     /// # Safety
-    /// Nobody else may touch either object: both are held as [`slices`](Self::slices) says, or
+    /// No other thread touches either object: both are held as [`slices`](Self::slices) says, or
     /// this one is free and its class is locked.
     pub(super) unsafe fn copy_from(&mut self, other: &Self) {
         let ((a, a_len), (b, b_len)) = (other.first, other.second);

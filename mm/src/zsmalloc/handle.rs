@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The generation counts how often the entry was freed, so that a handle that was freed already
-//! is told from the one that has the entry now.
+//! differs from the one that has the entry now.
 
 use super::zspage::ZSPAGE_BITS;
 use crate::frames::sync::{AtomicU64, Backoff, Ordering};
@@ -91,7 +91,7 @@ impl Entry {
         generation
     }
 
-    /// Takes the lock bit, waiting for whoever has it.
+    /// Takes the lock bit, waiting until it is free.
     #[inline]
     pub(super) fn lock(&self, generation: u16) -> Result<Place, Stale> {
         let mut backoff = Backoff::new();

@@ -32,8 +32,8 @@ impl ClassState {
         (self.heads[group] != NONE).then_some(self.heads[group])
     }
 
-    /// A zspage to take an object from: of the fullest, so that the others may become empty and
-    /// go.
+    /// A zspage to take an object from: of the fullest, so that the others may become empty
+    /// and be freed.
     #[inline]
     pub(super) fn fullest_with_room(&self) -> Option<u32> {
         let open = self.occupied & !(1 << FULL);

@@ -102,7 +102,7 @@ unsafe impl Sync for Migration {}
 unsafe impl Send for Migration {}
 
 /// `ZsPool::map` beside `ZsPool::migrate`: the object is read in the old frame or in the new, whole,
-/// and the old frame is nobody's once it was left.
+/// and no thread reads the old frame after the move.
 #[test]
 fn an_object_is_read_while_its_frame_migrates() {
     loom::model(|| {

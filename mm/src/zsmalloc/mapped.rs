@@ -7,7 +7,7 @@ use super::bytes::Span;
 use super::handle::Entry;
 use super::zspage::Zspage;
 
-/// A mapped object: nobody else maps, frees or moves it meanwhile.
+/// A mapped object: no other thread maps, frees or moves it meanwhile.
 pub struct Mapped<'a> {
     entry: &'a Entry,
     zspage: &'a Zspage,
