@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use zerocopy::IntoBytes;
 
 use super::engine::{self, Action, Engine, Started};
@@ -85,7 +85,7 @@ impl Block {
             | offer(image.read_only(), feature::RO)
             | offer(!image.read_only(), feature::DISCARD | feature::WRITE_ZEROES)
             | offer(queues > 1, feature::MQ);
-        let wake = EventFd::new(EFD_NONBLOCK)?;
+        let wake = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
         let slots = queues * QUEUE_SIZE;
         let limits = Limits { sectors: image.sectors(), read_only: image.read_only() };
         let id = image.id();

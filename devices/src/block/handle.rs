@@ -12,7 +12,7 @@ use super::{Image, ImageError};
 use crate::virtio::BucketUpdate;
 
 /// What has happened, in the words of Firecracker's `block` metrics.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize)]
 pub struct Counters {
     /// Activations that failed.
     pub activate_fails: AtomicU64,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What has happened, in the words of Firecracker's `entropy` metrics.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize)]
 pub struct Counters {
     /// Activations that failed.
     pub activate_fails: AtomicU64,

@@ -10,17 +10,14 @@ use super::error::ApiError;
 
 /// Each path, and what it would be about.
 pub(super) const ABSENT: &[(&str, &str)] = &[
-    ("/drives/{id}", "drives: put the root file system into an initrd"),
     ("/network-interfaces/{id}", "network interfaces"),
     ("/pmem/{id}", "persistent memory devices"),
     ("/vsock", "a vsock device"),
     // One client appends the device's name, which Firecracker overlooks.
     ("/vsock/{id}", "a vsock device"),
-    ("/entropy", "an entropy device: the guest sees the host's RDRAND"),
     ("/mmds", "a metadata service"),
     ("/mmds/config", "a metadata service"),
     ("/cpu-config", "CPU templates: the guest sees the host's CPU"),
-    ("/serial", "a serial output path over the API: start it with --console file=PATH"),
     ("/hotplug/memory", "memory hotplug: use the balloon"),
     ("/snapshot/create", "snapshots"),
     ("/snapshot/load", "snapshots"),

@@ -23,6 +23,14 @@ pub enum ApiError {
     /// The machine refused.
     #[error("{0}")]
     Refused(#[from] Refusal),
+    /// The name in the path is not the one in the body.
+    #[error("The name `{path}` in the path is not the name `{body}` in the body.")]
+    OtherId {
+        /// The name in the path.
+        path: String,
+        /// The name in the body.
+        body: String,
+    },
     /// No such path, or not with this method.
     #[error("Invalid request method and/or path: {method} {path}.")]
     NoSuchPath {
@@ -58,6 +66,18 @@ pub enum ApiError {
 }
 
 impl ApiError {
+    /// Checks that a device's name is the same in path and body.
+    ///
+    /// # Errors
+    ///
+    /// It is not.
+    pub(super) fn check_id(path: &str, body: &str) -> Result<(), Self> {
+        match path == body {
+            true => Ok(()),
+            false => Err(Self::OtherId { path: path.to_owned(), body: body.to_owned() }),
+        }
+    }
+
     /// The error for a path that is not there.
     pub fn no_such_path(method: Method, uri: &Uri) -> Self {
         Self::NoSuchPath { method, path: uri.path().to_owned() }

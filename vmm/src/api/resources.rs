@@ -82,6 +82,9 @@ resources! {
     Blocks: blocks { BlocksAction, BlocksReply },
     Cma: cma { CmaAction, CmaReply },
     Gpu: gpu { GpuAction, GpuReply },
+    Drives: drives { DriveAction },
+    Entropy: entropy { EntropyAction },
+    Serial: serial { SerialAction },
     Logger: logger { LoggerAction },
     Metrics: metrics { MetricsAction, MetricsReply },
 }

@@ -16,6 +16,7 @@ use super::boot_source::*;
 use super::channel::Request as Asked;
 use super::cma::*;
 use super::compaction::*;
+use super::drives::*;
 use super::evacuation::*;
 use super::gpu::*;
 use super::instance::*;
@@ -303,6 +304,23 @@ fn what_is_told() {
     }
     // It is a configuration file.
     assert_eq!(serde_json::from_value::<VmConfig>(config).unwrap(), VmConfig::default());
+}
+
+#[test]
+fn a_disks_name_is_the_same_in_path_and_body() {
+    let body = r#"{"drive_id": "a", "is_root_device": false, "path_on_host": "/i"}"#;
+    let drive: DriveConfig = serde_json::from_str(body).unwrap();
+    assert_eq!(
+        put("/drives/a", serde_json::from_str(body).unwrap()),
+        Action::Drives(DriveAction::Set(drive))
+    );
+    let update = DriveUpdate { drive_id: "a".into(), path_on_host: None, rate_limiter: None };
+    let text = r#"{"drive_id": "a"}"#;
+    assert_eq!(change("PATCH", "/drives/a", text), Action::Drives(DriveAction::Update(update)));
+    for (method, body) in [("PUT", body), ("PATCH", text)] {
+        let words = refused(method, "/drives/b", body.to_owned());
+        assert!(words.contains("`b` in the path is not the name `a`"), "{words}");
+    }
 }
 
 /// Sends a GET and returns type and bytes of the answer.

@@ -14,8 +14,8 @@ use super::CliError;
 use super::values::{Pieces, SizeMib, width_and_height};
 use crate::api::server::DEFAULT_MAX_PAYLOAD_BYTES;
 use crate::config::{
-    BackingKind, BalloonConfig, BootSource, ConsoleConfig, GpuConfig, LogLevel, LoggerConfig,
-    MemoryConfig, MetricsConfig, VmConfig,
+    BackingKind, BalloonConfig, BootSource, CacheType, ConsoleConfig, DriveConfig, GpuConfig,
+    ImageFormat, IoEngine, LogLevel, LoggerConfig, MemoryConfig, MetricsConfig, VmConfig, drives,
 };
 use crate::launch::{DEFAULT_ID, Launch};
 
@@ -42,6 +42,13 @@ pub(super) struct RunArgs {
     /// Display: WIDTHxHEIGHT[,scanouts=N]
     #[arg(long, value_name = "SPEC")]
     gpu: Option<GpuSpec>,
+    /// Disk: path=PATH[,id=NAME][,root][,ro][,format=raw|qcow2][,backing-files][,cache=unsafe|writeback]
+    /// [,engine=sync|async][,queues=N]; may be given several times
+    #[arg(long, value_name = "SPEC")]
+    disk: Vec<DiskSpec>,
+    /// Give the guest a source of random numbers
+    #[arg(long)]
+    rng: bool,
     /// Where the serial console goes: tty, file=PATH or null
     #[arg(long, value_name = "SPEC")]
     console: Option<ConsoleSpec>,
@@ -94,6 +101,16 @@ impl RunArgs {
         }
         if let Some(GpuSpec(gpu)) = self.gpu {
             config.gpu = Some(gpu);
+        }
+        for (number, DiskSpec(disk)) in self.disk.into_iter().enumerate() {
+            let drive_id = match disk.drive_id.is_empty() {
+                true => format!("disk{number}"),
+                false => disk.drive_id.clone(),
+            };
+            drives::set(&mut config.drives, DriveConfig { drive_id, ..disk });
+        }
+        if self.rng {
+            config.entropy.get_or_insert_default();
         }
         if let Some(ConsoleSpec(console)) = self.console {
             config.console = console;
@@ -166,6 +183,51 @@ impl FromStr for BalloonSpec {
             "target=SIZE, deflate-on-oom, stats=SECONDS, hinting, reporting and no-blocks",
         )?;
         Ok(Self(balloon))
+    }
+}
+
+/// A disk; its name may still be empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct DiskSpec(DriveConfig);
+
+impl FromStr for DiskSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut pieces = Pieces::parse(text)?;
+        let path: Option<PathBuf> = pieces.take("path")?;
+        let disk = DriveConfig {
+            drive_id: pieces.take("id")?.unwrap_or_default(),
+            is_root_device: pieces.take_flag("root")?,
+            partuuid: None,
+            is_read_only: pieces.take_flag("ro")?,
+            cache_type: match pieces.take::<String>("cache")?.as_deref() {
+                // A disk that is made by hand is one to keep.
+                None | Some("writeback") => CacheType::Writeback,
+                Some("unsafe") => CacheType::Unsafe,
+                Some(other) => return Err(format!("cache: `{other}`: give unsafe or writeback")),
+            },
+            path_on_host: Some(path.ok_or("`path` is missing: path=PATH")?),
+            rate_limiter: None,
+            io_engine: match pieces.take::<String>("engine")?.as_deref() {
+                None | Some("async") => IoEngine::Async,
+                Some("sync") => IoEngine::Sync,
+                Some(other) => return Err(format!("engine: `{other}`: give sync or async")),
+            },
+            socket: None,
+            format: match pieces.take::<String>("format")?.as_deref() {
+                None | Some("raw") => ImageFormat::Raw,
+                Some("qcow2") => ImageFormat::Qcow2,
+                Some(other) => return Err(format!("format: `{other}`: give raw or qcow2")),
+            },
+            backing_files: pieces.take_flag("backing-files")?,
+            queues: pieces.take("queues")?.unwrap_or(1),
+        };
+        pieces.finish(
+            "path=PATH, id=NAME, root, ro, format=FORMAT, backing-files, cache=TYPE, engine=ENGINE \
+             and queues=N",
+        )?;
+        Ok(Self(disk))
     }
 }
 

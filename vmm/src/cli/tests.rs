@@ -37,7 +37,9 @@ fn run_with_everything() {
     let line = "ballast run --kernel /k --initrd /i --cmdline quiet --cpus 4 \
         --memory 2G,backing=hugetlb-2m,cma=64M \
         --balloon target=512M,deflate-on-oom,stats=5,hinting,reporting,no-blocks \
-        --gpu 1280x720,scanouts=2,vnc=/v --console file=/c --api-sock /s --id vm-1 \
+        --gpu 1280x720,scanouts=2,vnc=/v --rng \
+        --disk path=/a,root,ro,cache=unsafe,engine=sync --disk path=/b,id=data,format=qcow2,queues=4 \
+        --console file=/c --api-sock /s --id vm-1 \
         --log-level debug --log-file /l --metrics-file /m --no-seccomp";
     let launch = launch(line).unwrap();
     let expected = VmConfig {
@@ -70,6 +72,37 @@ fn run_with_everything() {
             scanouts: 2,
             vnc_socket: Some("/v".into()),
         }),
+        drives: vec![
+            DriveConfig {
+                drive_id: "disk0".into(),
+                is_root_device: true,
+                partuuid: None,
+                is_read_only: true,
+                cache_type: CacheType::Unsafe,
+                path_on_host: Some("/a".into()),
+                rate_limiter: None,
+                io_engine: IoEngine::Sync,
+                socket: None,
+                format: ImageFormat::Raw,
+                backing_files: false,
+                queues: 1,
+            },
+            DriveConfig {
+                drive_id: "data".into(),
+                is_root_device: false,
+                partuuid: None,
+                is_read_only: false,
+                cache_type: CacheType::Writeback,
+                path_on_host: Some("/b".into()),
+                rate_limiter: None,
+                io_engine: IoEngine::Async,
+                socket: None,
+                format: ImageFormat::Qcow2,
+                backing_files: false,
+                queues: 4,
+            },
+        ],
+        entropy: Some(EntropyConfig::default()),
         console: ConsoleConfig::File("/c".into()),
         ..VmConfig::default()
     };
@@ -138,6 +171,8 @@ fn mistakes_are_named_in_a_line() {
         ("ballast run --kernel /k --balloon target=1G,hinting=yes", "takes no value"),
         ("ballast run --kernel /k --balloon target=9999T", "too large"),
         ("ballast run --kernel /k --balloon stats=-1", "stats"),
+        ("ballast run --kernel /k --disk id=a", "path=PATH"),
+        ("ballast run --kernel /k --disk path=/a,format=vmdk", "raw or qcow2"),
         ("ballast run --kernel /k --gpu 1280", "WIDTHxHEIGHT"),
         ("ballast run --kernel /k --gpu 1280x720x3", "WIDTHxHEIGHT"),
         ("ballast run --kernel /k --console pty", "tty, file=PATH or null"),

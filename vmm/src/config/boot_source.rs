@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::rules::Check;
-use super::{Faults, VmConfig};
+use super::{Faults, VmConfig, drives};
 use crate::host::files::open_regular;
 
 /// Kernel command line where none is given: the console on the serial port, reset through the
@@ -86,13 +86,14 @@ fn command_line_rules(cmdline: &str, config: &VmConfig, faults: &mut Faults) {
 }
 
 /// Most bytes that the machine adds to the command line: the contiguous region and, for a kernel
-/// that is told to read no ACPI tables, each virtio device.
+/// that is told to read no ACPI tables, each virtio device, and where the root file system is.
 fn added(cmdline: &str, config: &VmConfig) -> usize {
     let cma = if config.memory.cma_mib > 0 { " cma=0123456789012@0x0123456789ab".len() } else { 0 };
     let acpi_off = cmdline.split_whitespace().any(|option| option == "acpi=off");
     let devices =
         if acpi_off { MAX_DEVICES * " virtio_mmio.device=4K@0xd0000000:23".len() } else { 0 };
-    cma + devices
+    let root = drives::root_argument(&config.drives).map_or(0, |root| root.len() + 1);
+    cma + devices + root
 }
 
 fn file_rules(boot: &BootSource, faults: &mut Faults) {

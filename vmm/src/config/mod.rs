@@ -19,6 +19,9 @@
 //! - `boot_source.rs`: kernel, initrd and command line (`boot-source`), and their files
 //! - `balloon.rs`: the balloon (`balloon`)
 //! - `console.rs`: where the serial console goes (`console`, Ballast's own)
+//! - `drives.rs`: disks (`drives`)
+//! - `entropy.rs`: the source of random numbers (`entropy`)
+//! - `rate_limiter.rs`: limits that devices share
 //! - `gpu.rs`: the display (`gpu`, Ballast's own)
 //! - `logger.rs`, `metrics.rs`: the monitor's log and counters (`logger`, `metrics`)
 //! - `absent.rs`: Firecracker's sections that name devices Ballast does not have
@@ -27,11 +30,14 @@ mod absent;
 mod balloon;
 mod boot_source;
 mod console;
+pub mod drives;
+mod entropy;
 mod gpu;
 mod logger;
 mod machine_config;
 mod memory;
 mod metrics;
+mod rate_limiter;
 mod rules;
 
 use std::path::Path;
@@ -50,6 +56,8 @@ pub use absent::Absent;
 pub use balloon::{BalloonConfig, BalloonStatsUpdate, BalloonUpdate};
 pub use boot_source::{BootSource, CMDLINE_MAX, DEFAULT_BOOT_ARGS, ImageKind};
 pub use console::ConsoleConfig;
+pub use drives::{CacheType, DriveConfig, DriveUpdate, ImageFormat, IoEngine};
+pub use entropy::EntropyConfig;
 pub use gpu::GpuConfig;
 pub use logger::{LogLevel, LoggerConfig};
 pub use machine_config::{
@@ -57,6 +65,7 @@ pub use machine_config::{
 };
 pub use memory::{BackingKind, CompactionConfig, MemoryConfig};
 pub use metrics::MetricsConfig;
+pub use rate_limiter::{RateLimiterConfig, TokenBucket};
 use rules::{Check, Rules};
 pub use rules::{Fault, Faults, HostLimits};
 
@@ -67,6 +76,7 @@ const SECTIONS: &[Rules] = &[
     boot_source::rules,
     balloon::rules,
     gpu::rules,
+    drives::rules,
     console::rules,
 ];
 
@@ -91,9 +101,10 @@ pub struct VmConfig {
     /// Where metrics are written.
     pub metrics: Option<MetricsConfig>,
 
-    /// Firecracker's drives: none here.
-    #[schema(value_type = Vec<Object>, max_items = 0)]
-    pub drives: Absent<true>,
+    /// Disks.
+    pub drives: Vec<DriveConfig>,
+    /// The source of random numbers, if there is one.
+    pub entropy: Option<EntropyConfig>,
     /// Firecracker's network interfaces: none here.
     #[schema(value_type = Vec<Object>, max_items = 0)]
     pub network_interfaces: Absent<true>,
@@ -103,9 +114,6 @@ pub struct VmConfig {
     /// Firecracker's vsock device: not here.
     #[schema(value_type = Option<Object>)]
     pub vsock: Absent<false>,
-    /// Firecracker's entropy device: not here.
-    #[schema(value_type = Option<Object>)]
-    pub entropy: Absent<false>,
     /// Firecracker's metadata service: not here.
     #[schema(value_type = Option<Object>)]
     pub mmds_config: Absent<false>,

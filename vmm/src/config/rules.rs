@@ -49,6 +49,14 @@ pub(super) fn socket_path(field: &'static str, path: &Path, faults: &mut Faults)
     }
 }
 
+/// Checks the name of a device: Firecracker's rule, so that it can be part of a path.
+pub(super) fn device_id(field: &'static str, id: &str, faults: &mut Faults) {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    if id.is_empty() || !id.bytes().all(fits) {
+        faults.add(field, format!("`{id}`: give letters, digits and underscores"));
+    }
+}
+
 /// Limits of this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostLimits {

@@ -95,14 +95,72 @@ fn what_is_written_can_be_read_back() {
 
 #[test]
 fn devices_that_are_not_there_are_refused_by_name() {
-    for section in ["vsock", "entropy", "cpu-config", "mmds-config", "memory-hotplug", "serial"] {
+    for section in ["vsock", "cpu-config", "mmds-config", "memory-hotplug", "serial"] {
         let error = serde_json::from_value::<VmConfig>(json!({ section: {} })).unwrap_err();
         assert!(error.to_string().contains("does not offer"), "{section}: {error}");
     }
-    for section in ["drives", "network-interfaces", "pmem"] {
+    for section in ["network-interfaces", "pmem"] {
         let error = serde_json::from_value::<VmConfig>(json!({ section: [{}] })).unwrap_err();
         assert!(error.to_string().contains("does not offer"), "{section}: {error}");
     }
+}
+
+fn drive(id: &str, path: &Path) -> DriveConfig {
+    let text = json!({ "drive_id": id, "is_root_device": false, "path_on_host": path });
+    serde_json::from_value(text).unwrap()
+}
+
+#[test]
+fn disks_are_looked_at() {
+    let (kernel, image) = (elf(), tempfile::NamedTempFile::new().unwrap());
+    let with = |drives: Vec<DriveConfig>| VmConfig { drives, ..bootable(kernel.path()) };
+    let disk = drive("a_1", image.path());
+    assert_eq!(fields(&with(vec![disk.clone()])), [""; 0]);
+    let cases = [
+        (DriveConfig { drive_id: "a-1".into(), ..disk.clone() }, "drives.drive_id"),
+        (DriveConfig { drive_id: String::new(), ..disk.clone() }, "drives.drive_id"),
+        (DriveConfig { path_on_host: None, ..disk.clone() }, "drives.path_on_host"),
+        (drive("a", Path::new("/no/such/image")), "drives.path_on_host"),
+        (drive("a", Path::new("/")), "drives.path_on_host"),
+        (drive("a", Path::new("/dev/null")), "drives.path_on_host"),
+        (DriveConfig { socket: Some("/s".into()), ..disk.clone() }, "drives.socket"),
+        (DriveConfig { partuuid: Some("a b".into()), ..disk.clone() }, "drives.partuuid"),
+        (DriveConfig { queues: 0, ..disk.clone() }, "drives.queues"),
+        (DriveConfig { queues: 17, ..disk.clone() }, "drives.queues"),
+    ];
+    for (drive, field) in cases {
+        assert_eq!(fields(&with(vec![drive.clone()])), [field], "{drive:?}");
+    }
+    assert_eq!(fields(&with(vec![disk.clone(), disk.clone()])), ["drives.drive_id"]);
+    let root = |id: &str| DriveConfig { is_root_device: true, ..drive(id, image.path()) };
+    assert_eq!(fields(&with(vec![root("a"), root("b")])), ["drives.is_root_device"]);
+}
+
+#[test]
+fn the_root_device_comes_first_and_is_on_the_command_line() {
+    let root = DriveConfig { is_root_device: true, ..drive("b", Path::new("/i")) };
+    let mut disks = vec![drive("a", Path::new("/i")), root.clone()];
+    let order: Vec<_> = drives::in_order(&disks).map(|drive| drive.drive_id.as_str()).collect();
+    assert_eq!(order, ["b", "a"]);
+    assert_eq!(drives::root_argument(&disks).unwrap(), "root=/dev/vda rw");
+    let uuid = Some("01-ab".to_owned());
+    drives::set(&mut disks, DriveConfig { partuuid: uuid, is_read_only: true, ..root });
+    assert_eq!(disks.len(), 2);
+    assert_eq!(drives::root_argument(&disks).unwrap(), "root=PARTUUID=01-ab ro");
+    assert_eq!(drives::root_argument(&disks[..1]), None);
+}
+
+#[test]
+fn a_disk_says_no_more_than_firecracker_unless_it_differs() {
+    let disk = drive("a", Path::new("/i"));
+    let text = serde_json::to_value(&disk).unwrap();
+    for field in ["format", "backing_files", "queues"] {
+        assert!(text.get(field).is_none(), "{field}");
+    }
+    let disk = DriveConfig { format: ImageFormat::Qcow2, queues: 4, backing_files: true, ..disk };
+    let text = serde_json::to_value(&disk).unwrap();
+    assert_eq!((&text["format"], &text["queues"]), (&json!("Qcow2"), &json!(4)));
+    assert_eq!(serde_json::from_value::<DriveConfig>(text).unwrap(), disk);
 }
 
 #[test]
@@ -115,6 +173,8 @@ fn unknown_fields_are_refused_everywhere() {
         json!({"memory": {"x": 1}}),
         json!({"gpu": {"width_px": 1, "height_px": 1, "x": 1}}),
         json!({"logger": {"x": 1}}),
+        json!({"drives": [{"drive_id": "a", "is_root_device": true, "x": 1}]}),
+        json!({"entropy": {"rate_limiter": {"ops": {"size": 1, "refill_time": 1, "x": 1}}}}),
     ] {
         let error = serde_json::from_value::<VmConfig>(text.clone()).unwrap_err();
         assert!(error.to_string().contains("unknown field `x`"), "{text}: {error}");

@@ -84,6 +84,14 @@ impl Controller {
             if let Ok(gpu) = self.gpu_status() {
                 groups.insert("gpu".into(), json!(gpu.counters));
             }
+            let devices = vm.devices();
+            for drive in &devices.drives {
+                let counters = json!(drive.handle.counters());
+                groups.insert(format!("block_{}", drive.id), counters);
+            }
+            if let Some(entropy) = &devices.entropy {
+                groups.insert("entropy".into(), json!(entropy.counters()));
+            }
         }
         groups.into()
     }

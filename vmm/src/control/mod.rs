@@ -8,13 +8,16 @@
 //!
 //! - `instance.rs`: start, pause, stop, the whole configuration
 //! - `machine_config.rs`, `boot_source.rs`, `balloon.rs`, `memory.rs`, `evacuation.rs`,
-//!   `compaction.rs`, `blocks.rs`, `cma.rs`, `gpu.rs`, `logger.rs`, `metrics.rs`: one resource each
+//!   `compaction.rs`, `blocks.rs`, `cma.rs`, `gpu.rs`, `drives.rs`, `entropy.rs`, `serial.rs`,
+//!   `logger.rs`, `metrics.rs`: one resource each
 
 mod balloon;
 mod blocks;
 mod boot_source;
 mod cma;
 mod compaction;
+mod drives;
+mod entropy;
 mod evacuation;
 mod gpu;
 mod instance;
@@ -22,6 +25,7 @@ mod logger;
 mod machine_config;
 mod memory;
 mod metrics;
+mod serial;
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -111,6 +115,9 @@ impl Controller {
             Action::Blocks(action) => reply.send(self.blocks_action(action)),
             Action::Cma(action) => reply.send(self.cma_action(action)),
             Action::Gpu(action) => reply.send(self.gpu_action(action)),
+            Action::Drives(action) => reply.send(self.drive_action(action)),
+            Action::Entropy(action) => reply.send(self.entropy_action(action)),
+            Action::Serial(action) => reply.send(self.serial_action(action)),
             Action::Logger(action) => reply.send(self.logger_action(action)),
             Action::Metrics(action) => reply.send(self.metrics_action(action)),
         }
@@ -163,6 +170,11 @@ impl Drop for Controller {
 /// A device stays usable after a panic elsewhere: its own state is checked at every step.
 fn lock<T>(device: &Arc<Mutex<T>>) -> MutexGuard<'_, T> {
     device.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Devices stay: what takes them away from a running guest is PCI, which this machine does not have.
+fn no_hot_unplug() -> Refusal {
+    Refusal::Failed("Devices cannot be removed from a running microVM without PCI.".into())
 }
 
 fn failed(error: impl std::fmt::Display) -> Refusal {

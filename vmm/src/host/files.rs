@@ -41,6 +41,19 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
     }
 }
 
+/// Opens a disk image: a regular file or a block device.
+///
+/// # Errors
+///
+/// What open(2) says; or that it is something else, such as a FIFO.
+pub fn open_disk(path: &Path, read_only: bool) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(!read_only).custom_flags(FLAGS).open(path)?;
+    match kind(&file)? {
+        "a file" | "a block device" => Ok(file),
+        other => Err(io::Error::other(format!("{other}, not a regular file or a block device"))),
+    }
+}
+
 /// Opens a file or FIFO for lines of text, and creates a file where nothing is.
 ///
 /// Clients create FIFOs and may not read them yet: opened for reading too, the call neither fails

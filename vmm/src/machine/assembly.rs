@@ -81,12 +81,17 @@ impl<'a> Assembly<'a> {
     }
 
     /// Puts a virtio device behind the next virtio-mmio window; the thread of `home` serves its
-    /// queues. `device` must not be locked.
+    /// queues. `device` must not be locked. Returns the transport, through which a device's other
+    /// sources of events have its queues processed.
     ///
     /// # Errors
     ///
     /// Where windows or interrupt lines have run out, or KVM or the host refuses.
-    pub fn add_virtio(&mut self, device: SharedDevice, home: &Home) -> Result<(), BuildError> {
+    pub fn add_virtio(
+        &mut self,
+        device: SharedDevice,
+        home: &Home,
+    ) -> Result<Arc<MmioTransport>, BuildError> {
         let gsi = self.lines.take()?;
         let window = next_window(self.windows.len(), gsi)?;
         let base = u64::from(window.base);
@@ -99,8 +104,8 @@ impl<'a> Assembly<'a> {
         }
         self.mmio.insert(base, layout::MMIO_SIZE, transport.clone())?;
         self.windows.push(window);
-        self.subscribe(Box::new(Runner::new(transport)), home);
-        Ok(())
+        self.subscribe(Box::new(Runner::new(transport.clone())), home);
+        Ok(transport)
     }
 
     /// Lets the thread of `home` serve `subscriber`: timers and completions of a device.

@@ -12,7 +12,7 @@ use crate::arch::handover::{self, Handover};
 use crate::arch::kernel::{self, Entry, LoadedKernel};
 use crate::arch::layout;
 use crate::arch::memory_map::memory_map;
-use crate::config::VmConfig;
+use crate::config::{VmConfig, drives};
 
 /// The kernel option that turns ACPI off, and the fallback for device discovery on.
 const ACPI_OFF: &str = "acpi=off";
@@ -31,7 +31,8 @@ pub(super) fn load(
         Some(path) => Some(kernel::load_initrd(mem, &kernel, path, ceiling)?),
         None => None,
     };
-    let cmdline = command_line(boot.cmdline(), ram.layout(), windows)?;
+    let root = drives::root_argument(&config.drives);
+    let cmdline = command_line(boot.cmdline(), root.as_deref(), ram.layout(), windows)?;
     let length = cmdline.as_cstring()?.as_bytes().len();
     // Below CMDLINE_MAX, which is the capacity it was built with.
     let length = u32::try_from(length).map_err(|_| cmdline::Error::TooLarge)?;
@@ -48,10 +49,11 @@ pub(super) fn load(
     Ok(kernel)
 }
 
-/// The user's command line and what the machine adds: where contiguous memory is to be reserved,
+/// The user's command line and what the machine adds: the root device, where contiguous memory is to be reserved,
 /// and the devices, for a kernel that is told to look into no ACPI tables.
 fn command_line(
     user: &str,
+    root: Option<&str>,
     memory: &MemoryLayout,
     windows: &[MmioWindow],
 ) -> Result<Cmdline, BuildError> {
@@ -59,6 +61,9 @@ fn command_line(
         "" => Cmdline::new(layout::CMDLINE_MAX)?,
         user => Cmdline::try_from(user, layout::CMDLINE_MAX)?,
     };
+    if let Some(root) = root {
+        cmdline.insert_str(root)?;
+    }
     if let Some(cma) = memory.cma() {
         cmdline.insert_str(format!("cma={}@{:#x}", cma.bytes().0, cma.address().0))?;
     }
@@ -81,7 +86,7 @@ mod tests {
         let mib = |n| Bytes::from_mib(n).unwrap();
         let layout = MemoryLayout::new(mib(512), mib(cma_mib)).unwrap();
         let windows = [MmioWindow { base: 0xd000_0000, gsi: 5 }];
-        let line = command_line(user, &layout, &windows).unwrap();
+        let line = command_line(user, None, &layout, &windows).unwrap();
         line.as_cstring().unwrap().into_string().unwrap()
     }
 
@@ -95,11 +100,15 @@ mod tests {
             "acpi=off virtio_mmio.device=4K@0xd0000000:5 -- single"
         );
         assert_eq!(line("", 0), "");
+        let layout = MemoryLayout::new(Bytes::from_mib(64).unwrap(), Bytes(0)).unwrap();
+        let line = command_line("quiet -- single", Some("root=/dev/vda rw"), &layout, &[]).unwrap();
+        let line = line.as_cstring().unwrap().into_string().unwrap();
+        assert_eq!(line, "quiet root=/dev/vda rw -- single");
     }
 
     #[test]
     fn a_command_line_that_is_too_long_is_refused() {
         let layout = MemoryLayout::new(Bytes::from_mib(16).unwrap(), Bytes(0)).unwrap();
-        assert!(command_line(&"x".repeat(3000), &layout, &[]).is_err());
+        assert!(command_line(&"x".repeat(3000), None, &layout, &[]).is_err());
     }
 }

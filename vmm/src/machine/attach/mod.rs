@@ -4,9 +4,13 @@
 //!
 //! - `platform.rs`: serial port, keyboard controller, power registers
 //! - `balloon.rs`: the balloon
+//! - `drives.rs`: disks
+//! - `entropy.rs`: the source of random numbers
 //! - `gpu.rs`: the display and the socket where it can be watched
 
 pub mod balloon;
+pub mod drives;
+pub mod entropy;
 pub mod gpu;
 pub mod platform;
 
@@ -21,6 +25,10 @@ pub struct Devices {
     pub balloon: Option<balloon::Shared>,
     /// The display, if one is configured.
     pub gpu: Option<gpu::Screens>,
+    /// Disks, the root device first.
+    pub drives: Vec<drives::Drive>,
+    /// The source of random numbers, if one is configured.
+    pub entropy: Option<devices::entropy::EntropyHandle>,
 }
 
 /// Attaches every device that the configuration asks for. A line a device: the order decides which
@@ -30,5 +38,7 @@ pub(super) fn all(machine: &mut Assembly<'_>) -> Result<Devices, BuildError> {
         platform: platform::attach(machine)?,
         balloon: balloon::attach(machine)?,
         gpu: gpu::attach(machine)?,
+        drives: drives::attach(machine)?,
+        entropy: entropy::attach(machine)?,
     })
 }

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `drives`: disks.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::rate_limiter::RateLimiterConfig;
+use super::rules::{Check, device_id};
+use super::{Faults, VmConfig};
+use crate::host::files::open_disk;
+
+/// One disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DriveConfig {
+    /// Its name: letters, digits and underscores.
+    pub drive_id: String,
+    /// Whether the guest's root file system is on it: it becomes `/dev/vda`, and the kernel is told.
+    pub is_root_device: bool,
+    /// UUID of the partition with the root file system, if not the whole disk is one.
+    #[serde(default)]
+    pub partuuid: Option<String>,
+    /// Whether the guest may only read.
+    #[serde(default)]
+    pub is_read_only: bool,
+    /// What becomes of written data.
+    #[serde(default)]
+    pub cache_type: CacheType,
+    /// The image: a file or a block device.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub path_on_host: Option<PathBuf>,
+    /// Limits of bytes and requests.
+    #[serde(default)]
+    pub rate_limiter: Option<RateLimiterConfig>,
+    /// How data is moved.
+    #[serde(default)]
+    pub io_engine: IoEngine,
+    /// Socket of a vhost-user back end: not offered.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub socket: Option<PathBuf>,
+    /// What the image is: it is never guessed, as a guest could then write a header into its disk.
+    /// Ballast's own, as are the next two; left out where it is the default.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub format: ImageFormat,
+    /// Whether other files that a qcow2 image names (its backing image) are opened.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub backing_files: bool,
+    /// Request queues, 1 to 16.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub queues: u16,
+}
+
+fn one() -> u16 {
+    1
+}
+
+fn is_one(count: &u16) -> bool {
+    *count == 1
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// What becomes of data that the guest has written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum CacheType {
+    /// Flushes are not offered to the guest.
+    #[default]
+    Unsafe,
+    /// What the guest flushes is on the host's disk.
+    Writeback,
+}
+
+/// How data is moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum IoEngine {
+    /// By system calls that wait.
+    Sync,
+    /// By io_uring, and by system calls where the host does not permit it.
+    #[default]
+    Async,
+}
+
+/// What an image is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum ImageFormat {
+    /// Sectors, one after the other.
+    #[default]
+    Raw,
+    /// A qcow2 image.
+    Qcow2,
+}
+
+/// What to change of a disk while the guest runs (`PATCH /drives/{id}`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DriveUpdate {
+    /// Its name.
+    pub drive_id: String,
+    /// Another image; or the same one again, if its size has changed.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub path_on_host: Option<PathBuf>,
+    /// New limits; a bucket that is left out stays as it is.
+    #[serde(default)]
+    pub rate_limiter: Option<RateLimiterConfig>,
+}
+
+/// Puts `drive` in the place of the one of its name, or at the end.
+pub fn set(drives: &mut Vec<DriveConfig>, drive: DriveConfig) {
+    match drives.iter_mut().find(|known| known.drive_id == drive.drive_id) {
+        Some(known) => *known = drive,
+        None => drives.push(drive),
+    }
+}
+
+/// Disks in the order in which the guest finds them: the root device first.
+pub fn in_order(drives: &[DriveConfig]) -> impl Iterator<Item = &DriveConfig> {
+    let root = drives.iter().filter(|drive| drive.is_root_device);
+    root.chain(drives.iter().filter(|drive| !drive.is_root_device))
+}
+
+/// What the kernel is told of the root device: `root=` and `ro` or `rw`.
+pub fn root_argument(drives: &[DriveConfig]) -> Option<String> {
+    let root = drives.iter().find(|drive| drive.is_root_device)?;
+    let device = match &root.partuuid {
+        Some(uuid) => format!("PARTUUID={uuid}"),
+        None => "/dev/vda".to_owned(),
+    };
+    Some(format!("root={device} {}", if root.is_read_only { "ro" } else { "rw" }))
+}
+
+/// The rules of this section.
+pub(super) fn rules(check: &Check<'_>, faults: &mut Faults) {
+    let drives = &check.config.drives;
+    for (at, drive) in drives.iter().enumerate() {
+        device_id("drives.drive_id", &drive.drive_id, faults);
+        if drives[..at].iter().any(|other| other.drive_id == drive.drive_id) {
+            faults.add("drives.drive_id", format!("`{}` is given twice", drive.drive_id));
+        }
+        if !(1..=devices::block::MAX_QUEUES).contains(&drive.queues) {
+            let problem = format!("{}: give 1 to {}", drive.queues, devices::block::MAX_QUEUES);
+            faults.add("drives.queues", problem);
+        }
+        let uuid_fits = |uuid: &String| {
+            uuid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+                && (1..=64).contains(&uuid.len())
+        };
+        if drive.partuuid.as_ref().is_some_and(|uuid| !uuid_fits(uuid)) {
+            faults.add("drives.partuuid", "not a UUID: give letters, digits and hyphens");
+        }
+        image_rules(check, drive, faults);
+    }
+    if drives.iter().filter(|drive| drive.is_root_device).count() > 1 {
+        faults.add("drives.is_root_device", "A root block device already exists!");
+    }
+}
+
+fn image_rules(check: &Check<'_>, drive: &DriveConfig, faults: &mut Faults) {
+    if drive.socket.is_some() {
+        faults.add("drives.socket", "vhost-user disks are not offered: give path_on_host");
+        return;
+    }
+    let Some(path) = &drive.path_on_host else {
+        return faults.add("drives.path_on_host", "missing: give the path of the image");
+    };
+    if !looks_at(check, &drive.drive_id) {
+        return;
+    }
+    if let Err(cause) = open_disk(path, drive.is_read_only) {
+        faults.add("drives.path_on_host", format!("{}: {cause}", path.display()));
+    }
+}
+
+/// Whether the image of disk `id` is to be looked at: at the start, and when that disk changes.
+fn looks_at(check: &Check<'_>, id: &str) -> bool {
+    let find = |config: &VmConfig| config.drives.iter().find(|drive| drive.drive_id == id).cloned();
+    check.before.is_none_or(|before| find(before) != find(check.config))
+}
