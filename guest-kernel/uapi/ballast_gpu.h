@@ -23,6 +23,10 @@
  *    @addr that is not page-aligned, outside the backing or outside RAM, and
  *    for an @offset named twice.
  *  - It may be a scanout at that moment; the picture must not change.
+ *
+ * MIGRATE_PAGES does the same for pages of several resources: the entries of
+ * one resource are carried out together or not at all, independently of those
+ * of other resources, and the answer has one byte for each entry.
  */
 #ifndef BALLAST_GPU_H
 #define BALLAST_GPU_H
@@ -31,6 +35,9 @@
 
 /* Feature bit: the device understands RESOURCE_MIGRATE_BACKING. */
 #define VIRTIO_GPU_F_MIGRATE			56
+
+/* Feature bit: and MIGRATE_PAGES. Not offered without VIRTIO_GPU_F_MIGRATE. */
+#define VIRTIO_GPU_F_MIGRATE_PAGES		57
 
 /* Control queue; answered by VIRTIO_GPU_RESP_OK_NODATA or an error. */
 #define VIRTIO_GPU_CMD_RESOURCE_MIGRATE_BACKING	0x01f0
@@ -52,5 +59,31 @@ struct virtio_gpu_resource_migrate_backing {
 	__le32 nr_entries;
 	/* struct virtio_gpu_migrate_entry entries[nr_entries] follow */
 };
+
+/*
+ * Control queue; answered by VIRTIO_GPU_RESP_OK_MIGRATE_PAGES, or by an error
+ * if @nr_entries is 0 or over VIRTIO_GPU_MIGRATE_MAX_ENTRIES: nothing has
+ * changed then. The driver's buffer has room for the whole answer.
+ */
+#define VIRTIO_GPU_CMD_MIGRATE_PAGES		0x01f1
+
+struct virtio_gpu_migrate_page {
+	__le32 resource_id;
+	__le32 padding;
+	__le64 offset;		/* bytes from the start of the backing */
+	__le64 addr;		/* guest-physical address of the new page */
+};
+
+struct virtio_gpu_migrate_pages {
+	/* struct virtio_gpu_ctrl_hdr hdr, 24 bytes, comes first */
+	__le32 nr_entries;
+	__le32 padding;
+	/* struct virtio_gpu_migrate_page entries[nr_entries] follow */
+};
+
+/* struct virtio_gpu_ctrl_hdr, then __u8 status[nr_entries] */
+#define VIRTIO_GPU_RESP_OK_MIGRATE_PAGES	0x11f1
+#define VIRTIO_GPU_MIGRATE_MOVED		0
+#define VIRTIO_GPU_MIGRATE_REFUSED		1
 
 #endif /* BALLAST_GPU_H */

@@ -266,6 +266,7 @@ impl VirtioDevice for Gpu {
             | feature::RESOURCE_UUID
             | feature::RESOURCE_BLOB
             | feature::MIGRATE
+            | feature::MIGRATE_PAGES
     }
 
     fn queue_sizes(&self) -> &[u16] {

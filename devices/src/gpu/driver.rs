@@ -13,7 +13,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::protocol::{
-    Create2d, CreateBlob, Flush, Header, MapBlob, MemEntry, MigrateEntry, SetScanout,
+    Create2d, CreateBlob, Flush, Header, MapBlob, MemEntry, MigrateEntry, MigratePage, SetScanout,
     SetScanoutBlob, Transfer, UpdateCursor, WireRect, blob_flag, blob_mem, code,
 };
 use super::{
@@ -404,6 +404,21 @@ impl Driver {
         let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
         let head = [id.to_le_bytes(), count.to_le_bytes()].concat();
         self.code(code::RESOURCE_MIGRATE_BACKING, &[&head, entries.as_slice().as_bytes()])
+    }
+
+    /// MIGRATE_PAGES of (resource, offset, new address): the code, and a byte for each page.
+    pub fn migrate_pages(&mut self, moves: &[(u32, u64, u64)]) -> (u32, Vec<u8>) {
+        let page = |(resource, offset, addr): &(u32, u64, u64)| MigratePage {
+            resource: (*resource).into(),
+            padding: 0.into(),
+            entry: MigrateEntry { offset: (*offset).into(), addr: (*addr).into() },
+        };
+        let pages: Vec<MigratePage> = moves.iter().map(page).collect();
+        let count = u32::try_from(pages.len()).unwrap_or(u32::MAX);
+        let head = [count.to_le_bytes(), [0; 4]].concat();
+        let header = Header { kind: code::MIGRATE_PAGES.into(), ..Header::default() };
+        let answer = self.send(header, &[&head, pages.as_slice().as_bytes()]);
+        (answer.code, answer.body)
     }
 
     /// UPDATE_CURSOR.

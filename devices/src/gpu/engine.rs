@@ -95,6 +95,7 @@ impl Engine {
             Command::MapBlob(c) => self.map_blob(&c),
             Command::UnmapBlob(id) => self.unmap_blob(id),
             Command::MigrateBacking(id, entries) => self.migrate_backing(guest, id, &entries),
+            Command::MigratePages(pages) => self.migrate_pages(guest, &pages),
             Command::UpdateCursor(c) => self.update_cursor(guest, &c),
             Command::MoveCursor(c) => self.move_cursor(&c),
             Command::Capset => Err(Fault::Parameter),
@@ -203,6 +204,7 @@ fn needed_feature(command: &Command) -> u64 {
         | Command::MapBlob(_)
         | Command::UnmapBlob(_) => feature::RESOURCE_BLOB,
         Command::MigrateBacking(..) => feature::MIGRATE,
+        Command::MigratePages(..) => feature::MIGRATE | feature::MIGRATE_PAGES,
         _ => 0,
     }
 }

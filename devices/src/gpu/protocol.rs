@@ -18,7 +18,7 @@ pub const MAX_SCANOUTS: usize = 16;
 /// The shared-memory region that host blobs are mapped into.
 pub const SHM_ID_HOST_VISIBLE: u8 = 1;
 
-/// Most entries of one RESOURCE_MIGRATE_BACKING (`VIRTIO_GPU_MIGRATE_MAX_ENTRIES` of
+/// Most entries of one RESOURCE_MIGRATE_BACKING or MIGRATE_PAGES (`VIRTIO_GPU_MIGRATE_MAX_ENTRIES` of
 /// guest-kernel/uapi/ballast_gpu.h).
 pub const MAX_MIGRATE_ENTRIES: u32 = 512;
 
@@ -35,6 +35,8 @@ pub mod feature {
     pub const RESOURCE_BLOB: u64 = 1 << 3;
     /// RESOURCE_MIGRATE_BACKING; Ballast's own, see docs/virtio-extensions.md.
     pub const MIGRATE: u64 = 1 << 56;
+    /// MIGRATE_PAGES, which names the resource in each entry; Ballast's own, only with MIGRATE.
+    pub const MIGRATE_PAGES: u64 = 1 << 57;
 }
 
 /// Flags of a header.
@@ -109,6 +111,18 @@ pub struct MigrateEntry {
     pub offset: U64,
     /// Guest-physical address of the page's new place.
     pub addr: U64,
+}
+
+/// Page of a resource's backing, and its new place.
+#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MigratePage {
+    /// Resource that the page belongs to.
+    pub resource: U32,
+    /// Unused.
+    pub padding: U32,
+    /// Where in its backing, and the new address.
+    pub entry: MigrateEntry,
 }
 
 /// Resource number; never 0 for one that exists.
@@ -290,6 +304,8 @@ pub enum Command {
     UnmapBlob(ResourceId),
     /// Ballast's own, with feature MIGRATE.
     MigrateBacking(ResourceId, Vec<MigrateEntry>),
+    /// Ballast's own, with feature MIGRATE_PAGES.
+    MigratePages(Vec<MigratePage>),
     UpdateCursor(UpdateCursor),
     MoveCursor(UpdateCursor),
     /// A capability set: there are none.
@@ -319,6 +335,8 @@ pub mod code {
     pub const SET_SCANOUT_BLOB: u32 = 0x010d;
     /// Ballast's own.
     pub const RESOURCE_MIGRATE_BACKING: u32 = 0x01f0;
+    /// Ballast's own.
+    pub const MIGRATE_PAGES: u32 = 0x01f1;
     pub const CTX_CREATE: u32 = 0x0200;
     pub const CTX_DESTROY: u32 = 0x0201;
     pub const CTX_ATTACH_RESOURCE: u32 = 0x0202;
@@ -354,6 +372,7 @@ impl Command {
             code::RESOURCE_MAP_BLOB => Self::MapBlob(body.take()?),
             code::RESOURCE_UNMAP_BLOB => Self::UnmapBlob(body.id()?),
             code::RESOURCE_MIGRATE_BACKING => body.migrate()?,
+            code::MIGRATE_PAGES => body.migrate_pages()?,
             code::UPDATE_CURSOR => Self::UpdateCursor(body.take()?),
             code::MOVE_CURSOR => Self::MoveCursor(body.take()?),
             code::CTX_DESTROY
@@ -408,6 +427,12 @@ impl<R: Read> Body<R> {
         Ok(Command::MigrateBacking(id.get(), entries))
     }
 
+    fn migrate_pages(&mut self) -> Result<Command, Fault> {
+        let IdAnd { id: count, other: _ } = self.take()?;
+        let entries = self.entries(count.get(), MAX_MIGRATE_ENTRIES, Fault::Parameter)?;
+        Ok(Command::MigratePages(entries))
+    }
+
     fn blob(&mut self, max_entries: u32) -> Result<Command, Fault> {
         let blob: CreateBlob = self.take()?;
         let entries = self.entries(blob.nr_entries.get(), max_entries, Fault::TooManyEntries)?;
@@ -453,6 +478,7 @@ mod tests {
         assert_eq!(HEADER + size_of::<UpdateCursor>(), 56);
         assert_eq!(size_of::<MemEntry>(), 16);
         assert_eq!(size_of::<MigrateEntry>(), 16);
+        assert_eq!(size_of::<MigratePage>(), 24);
     }
 
     fn decode(kind: u32, bytes: &[u8]) -> Result<Command, Fault> {

@@ -91,6 +91,8 @@ pub mod ok {
     pub const EDID: u32 = 0x1104;
     pub const RESOURCE_UUID: u32 = 0x1105;
     pub const MAP_INFO: u32 = 0x1106;
+    /// Ballast's own.
+    pub const MIGRATE_PAGES: u32 = 0x11f1;
 }
 
 /// `map_info`: the guest may map it cached.
@@ -108,6 +110,16 @@ pub(super) struct DisplayOne {
     pub enabled: bool,
 }
 
+/// What became of one entry of MIGRATE_PAGES.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum PageMove {
+    /// The page is at its new place.
+    Moved = 0,
+    /// Nothing has changed.
+    Refused = 1,
+}
+
 /// A successful answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each variant is the standard's response of that name")]
@@ -117,6 +129,8 @@ pub(super) enum Response {
     Edid(Box<[u8; edid::BLOCK_SIZE]>),
     ResourceUuid([u8; 16]),
     MapInfo,
+    /// Ballast's own: what became of each entry.
+    MigratePages(Vec<PageMove>),
 }
 
 impl Response {
@@ -127,6 +141,7 @@ impl Response {
             Self::Edid(_) => ok::EDID,
             Self::ResourceUuid(_) => ok::RESOURCE_UUID,
             Self::MapInfo => ok::MAP_INFO,
+            Self::MigratePages(_) => ok::MIGRATE_PAGES,
         }
     }
 
@@ -149,6 +164,7 @@ impl Response {
                 out.resize(len + 8 + EDID_ROOM, 0);
             }
             Self::ResourceUuid(uuid) => out.extend_from_slice(uuid),
+            Self::MigratePages(moves) => out.extend(moves.iter().map(|page| *page as u8)),
             Self::MapInfo => {
                 out.extend_from_slice(&MAP_CACHE_CACHED.to_le_bytes());
                 out.extend_from_slice(&[0; 4]);
@@ -183,5 +199,6 @@ mod tests {
         assert_eq!(size(Response::Edid(Box::new([0; 128]))), 24 + 8 + 1024);
         assert_eq!(size(Response::ResourceUuid([0; 16])), 40);
         assert_eq!(size(Response::MapInfo), 32);
+        assert_eq!(size(Response::MigratePages(vec![PageMove::Refused; 3])), 27);
     }
 }

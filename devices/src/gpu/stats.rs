@@ -19,7 +19,7 @@ pub struct Counters {
     pub transfer_bytes: u64,
     /// RESOURCE_FLUSH.
     pub flushes: u64,
-    /// RESOURCE_MIGRATE_BACKING that succeeded.
+    /// Resources of which pages moved, counted once a command.
     pub migrations: u64,
     /// Those that did not.
     pub migrations_failed: u64,

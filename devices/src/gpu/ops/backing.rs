@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Guest memory of resources: RESOURCE_ATTACH_BACKING, _DETACH_BACKING, _MIGRATE_BACKING.
+//! Guest memory of resources: RESOURCE_ATTACH_BACKING, _DETACH_BACKING, _MIGRATE_BACKING, and
+//! MIGRATE_PAGES.
+
+use std::collections::BTreeMap;
 
 use mm::units::BLOCK_SIZE;
 
 use crate::gpu::backing::Backing;
 use crate::gpu::engine::{Engine, Guest};
 use crate::gpu::migrate::migrate;
-use crate::gpu::protocol::{MemEntry, MigrateEntry, ResourceId};
+use crate::gpu::protocol::{MemEntry, MigrateEntry, MigratePage, ResourceId};
 use crate::gpu::resource::{Image, Kind};
-use crate::gpu::response::{Fault, Response};
+use crate::gpu::response::{Fault, PageMove, Response};
 
 impl Engine {
     pub(in crate::gpu) fn attach_backing(
@@ -38,13 +41,48 @@ impl Engine {
         id: ResourceId,
         entries: &[MigrateEntry],
     ) -> Result<Response, Fault> {
+        self.migrate_resource(guest, id, entries).map(|()| Response::NoData)
+    }
+
+    /// Pages of several resources: those of one resource move together or not at all, and no
+    /// resource depends on another.
+    pub(in crate::gpu) fn migrate_pages(
+        &mut self,
+        guest: Guest<'_>,
+        pages: &[MigratePage],
+    ) -> Result<Response, Fault> {
+        if pages.is_empty() {
+            return Err(Fault::Parameter);
+        }
+        let mut resources: BTreeMap<ResourceId, Vec<MigrateEntry>> = BTreeMap::new();
+        for page in pages {
+            resources.entry(page.resource.get()).or_default().push(page.entry);
+        }
+        let outcomes: BTreeMap<ResourceId, PageMove> = resources
+            .into_iter()
+            .map(|(id, entries)| match self.migrate_resource(guest, id, &entries) {
+                Ok(()) => (id, PageMove::Moved),
+                Err(_) => (id, PageMove::Refused),
+            })
+            .collect();
+        let outcome = |page: &MigratePage| outcomes.get(&page.resource.get()).copied();
+        let moves = pages.iter().map(|page| outcome(page).unwrap_or(PageMove::Refused)).collect();
+        Ok(Response::MigratePages(moves))
+    }
+
+    fn migrate_resource(
+        &mut self,
+        guest: Guest<'_>,
+        id: ResourceId,
+        entries: &[MigrateEntry],
+    ) -> Result<(), Fault> {
         let backing =
             self.resources.get_mut(id).and_then(|r| r.backing_mut().ok_or(Fault::ResourceId));
         match backing.and_then(|backing| migrate(guest.mem, backing, entries)) {
             Ok(pages) => {
                 self.counters.migrations += 1;
                 self.counters.migrated_pages += pages;
-                Ok(Response::NoData)
+                Ok(())
             }
             Err(fault) => {
                 self.counters.migrations_failed += 1;

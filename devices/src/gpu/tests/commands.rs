@@ -11,7 +11,7 @@ use crate::display::{CURSOR_BYTES, Rect, ScanoutId, Size};
 use crate::gpu::PixelFormat;
 use crate::gpu::driver::{BUFFERS, Driver, WINDOW, blob_surface, single_pages};
 use crate::gpu::protocol::{Flush, Header, code};
-use crate::gpu::response::{error, ok};
+use crate::gpu::response::{PageMove, error, ok};
 use crate::virtio::VirtioDevice;
 
 #[test]
@@ -298,6 +298,34 @@ fn a_page_that_moves_while_shown_changes_no_pixel() {
     assert_eq!(picture(&mut d)[..4096], [7; 4096]);
     let counters = d.gpu.stats().counters;
     assert_eq!((counters.migrations, counters.migrated_pages), (1, 2));
+}
+
+#[test]
+fn pages_of_several_resources_move_in_one_command() {
+    let mut d = driver();
+    let size = Size::new(64, 64);
+    shown_blob(&mut d, size);
+    let bytes = pattern(5, 16384);
+    d.write(BUFFERS, &bytes);
+    let other = FIRST_PAGE + 40;
+    assert_eq!(d.create_guest_blob(2, 4096, &single_pages([other])), ok::NODATA);
+    d.write(other * 4096, &pattern(9, 4096));
+    let to = |n: u64| (FIRST_PAGE + 50 + n) * 4096;
+    let (moved, refused) = (PageMove::Moved as u8, PageMove::Refused as u8);
+    // Resource 2 has one page: its two entries fail together, those of resource 1 do not care.
+    let moves = [(1, 8192, to(0)), (2, 0, to(2)), (1, 0, to(1)), (2, 4096, to(3)), (7, 0, to(4))];
+    let answer = d.migrate_pages(&moves);
+    assert_eq!(answer, (ok::MIGRATE_PAGES, vec![moved, refused, moved, refused, refused]));
+    d.write(BUFFERS, &[0xee; 4096]);
+    d.write(BUFFERS + 8192, &[0xee; 4096]);
+    assert_eq!(d.flush(1, Rect::whole(size)), ok::NODATA);
+    assert_eq!(picture(&mut d), bytes);
+    // Resource 2 is where it was, and can move by itself.
+    assert_eq!(d.migrate_pages(&[(2, 0, to(2))]), (ok::MIGRATE_PAGES, vec![moved]));
+    assert_eq!(d.read(to(2), 4096), pattern(9, 4096));
+    let counters = d.gpu.stats().counters;
+    assert_eq!((counters.migrated_pages, counters.migrations_failed), (3, 2));
+    d.gpu.validate();
 }
 
 #[test]

@@ -92,6 +92,7 @@ fn features_that_were_not_negotiated_are_not_there() {
     d.start(1 << 32 | feature::MIGRATE);
     image(&mut d, XRGB, size);
     assert_eq!(d.migrate(1, &[(0, (FIRST_PAGE + 50) * 4096)]), ok::NODATA);
+    assert_eq!(d.migrate_pages(&[(1, 0, (FIRST_PAGE + 51) * 4096)]).0, error::UNSPEC);
 }
 
 #[test]
@@ -286,6 +287,9 @@ fn bad_migrations_change_nothing() {
         assert_eq!(picture(&mut d), bytes, "{bad:x?}");
     }
     assert_eq!(d.migrate(1, &[]), error::PARAMETER);
+    assert_eq!(d.migrate_pages(&[]).0, error::PARAMETER);
+    let many: Vec<(u32, u64, u64)> = (0..513).map(|n| (1, n * 4096, free)).collect();
+    assert_eq!(d.migrate_pages(&many).0, error::PARAMETER);
     let many: Vec<(u64, u64)> = (0..513).map(|n| (n * 4096, free)).collect();
     assert_eq!(d.migrate(1, &many), error::PARAMETER);
     assert_eq!(d.migrate(9, &[(0, free)]), error::RESOURCE_ID);
