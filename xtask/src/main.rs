@@ -57,6 +57,8 @@ enum Task {
     },
     /// Run all tests; ends with a line `N passed, N failed`
     Test(test::Options),
+    /// Check formatting, lists of files, licences and dependencies: a part of `test`, in seconds
+    Lint,
     /// Measure Ballast beside its peers
     Bench(bench::Options),
     /// Build the guest kernel; the last line of standard output is the path of its vmlinux
@@ -118,6 +120,9 @@ fn perform(task: Task) -> Result<ExitCode> {
         }
         Task::Test(options) => {
             return Ok(if test::run(&options)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Task::Lint => {
+            return Ok(if test::lint() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Task::Bench(options) => return Ok(ExitCode::from(bench::run(&options)?)),
         Task::Kernel(options) => println!("{}", kernel::kernel(&options)?.vmlinux().display()),

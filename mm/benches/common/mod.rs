@@ -4,8 +4,6 @@
 
 // Each bench uses a part of it.
 #![allow(dead_code, missing_docs, unreachable_pub)]
-// Made-up data: the parts of random numbers that are wanted.
-#![allow(clippy::cast_possible_truncation)]
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};

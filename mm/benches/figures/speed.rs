@@ -198,7 +198,6 @@ impl Churn {
         let mut rng = Rng(seed);
         let sizes = (0..LIVE * 4).map(|_| compressed_size(&mut rng)).collect();
         // Indices of the live set.
-        #[allow(clippy::cast_possible_truncation)]
         let picks = (0..LIVE * 3).map(|_| rng.below(LIVE) as u32).collect();
         Self { sizes, picks }
     }

@@ -110,7 +110,6 @@ pub(super) fn accounting(core: &Core) -> Accounting {
     let withheld = zone.buddy().free_of(MigrateType::Isolate);
     let number = |n: i64| u32::try_from(n).unwrap_or(u32::MAX);
     // Cached frames are at most a part of the pool.
-    #[allow(clippy::cast_possible_truncation)]
     let cached = cached as u32;
     Accounting {
         total: core.frame_count(),

@@ -198,7 +198,6 @@ impl Buddy {
             return None;
         }
         // At most 15 zeros in a non-zero u16.
-        #[allow(clippy::cast_possible_truncation)]
         let have = Order::from_bits(order.get() + above.trailing_zeros() as u8);
         let head = FrameId::new(self.lists[of.as_usize()][have.as_usize()].head);
         self.remove(t, head);

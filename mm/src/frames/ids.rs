@@ -165,7 +165,6 @@ impl Order {
             return None;
         }
         // At most 10 after the check above.
-        #[allow(clippy::cast_possible_truncation)]
         Some(Self(frames.next_power_of_two().trailing_zeros() as u8))
     }
 
@@ -220,7 +219,6 @@ impl Order {
         debug_assert!(limit > 0);
         let align = frame.index().trailing_zeros().min(u32::from(MAX_ORDER));
         // Both are at most 31; the minimum at most 10.
-        #[allow(clippy::cast_possible_truncation)]
         Self(align.min(limit.ilog2()) as u8)
     }
 }

@@ -87,7 +87,7 @@ fn two_movers_never_both_isolate() {
 }
 
 #[test]
-fn two_owners_threads_free_it_once() {
+fn two_threads_of_an_owner_free_it_once() {
     loom::model(|| {
         let frame = Frame::new();
         let other = thread::spawn({

@@ -128,10 +128,7 @@ impl Mover {
             self.put_back(core, frame);
         }
         // A batch is a few dozen frames.
-        #[allow(clippy::cast_possible_truncation)]
-        {
-            result.failed = failed.len() as u32;
-        }
+        result.failed = failed.len() as u32;
         self.sources = queue;
         core.sub_isolated(count);
         self.settle(core, taken);

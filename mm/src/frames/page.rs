@@ -93,7 +93,6 @@ impl Word {
 
     pub(super) fn order(self) -> Order {
         // Four bits after the mask.
-        #[allow(clippy::cast_possible_truncation)]
         Order::from_bits(((self.0 & ORDER_MASK) >> ORDER_SHIFT) as u8)
     }
 
@@ -115,7 +114,6 @@ impl Word {
 
     pub(super) fn owner(self) -> OwnerId {
         // Sixteen bits after the mask.
-        #[allow(clippy::cast_possible_truncation)]
         OwnerId(((self.0 & OWNER_MASK) >> OWNER_SHIFT) as u16)
     }
 
@@ -332,9 +330,7 @@ impl FrameTable {
     /// Number of frames.
     pub(super) fn len(&self) -> u32 {
         // Built from a `u32` count.
-        #[allow(clippy::cast_possible_truncation)]
-        let len = self.0.len() as u32;
-        len
+        self.0.len() as u32
     }
 
     #[inline]

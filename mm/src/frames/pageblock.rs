@@ -125,9 +125,7 @@ impl BlockTypes {
 
     pub(super) fn len(&self) -> u32 {
         // Built from a `u32` count.
-        #[allow(clippy::cast_possible_truncation)]
-        let len = self.0.len() as u32;
-        len
+        self.0.len() as u32
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = FrameBlock> + use<> {

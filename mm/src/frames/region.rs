@@ -219,9 +219,7 @@ impl Region {
     #[must_use]
     pub fn frames(&self) -> u32 {
         // Below 2^32, checked when the region was made.
-        #[allow(clippy::cast_possible_truncation)]
-        let frames = (self.bytes / PAGE_BYTES) as u32;
-        frames
+        (self.bytes / PAGE_BYTES) as u32
     }
 
     /// Address of the first byte of `frame`.

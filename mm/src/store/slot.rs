@@ -33,7 +33,6 @@ impl Slot {
     pub(super) const EMPTY: Self = Self { low: 0, high: 0, form: 0 };
 
     // The word is cut in two, and lengths are at most 4096.
-    #[allow(clippy::cast_possible_truncation)]
     pub(super) fn new(kept: Kept) -> Self {
         let (word, form) = match kept {
             Kept::Nothing => (0, 0),

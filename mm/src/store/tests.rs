@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Tests of the store: every form of page, histories against a map, threads, and migration.
 
-// Numbers here are small, and a test is free to panic.
-#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
+// A test may panic.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -77,7 +77,7 @@ fn each_form_of_page_comes_back() {
 }
 
 #[test]
-fn bad_keys_absent_pages_and_no_room() {
+fn rejects_invalid_keys_absent_pages_and_a_full_pool() {
     let frames = frames(1);
     let config = StoreConfig { capacity: 8, zs: ZsConfig { limit: Some(4), ..Default::default() } };
     let store = Store::new(&frames, Box::new(Lz4), config).unwrap();
@@ -100,7 +100,7 @@ fn bad_keys_absent_pages_and_no_room() {
 }
 
 #[test]
-fn batches_go_where_they_are_wanted() {
+fn batches_are_read_into_the_given_pages() {
     let frames = frames(2);
     let store = store(&frames, Box::new(Zstd { level: 1 }));
     let pages: Vec<Page> = (0..64).map(|k| page(k, (k as usize * 61) % 4096)).collect();
@@ -114,7 +114,7 @@ fn batches_go_where_they_are_wanted() {
 }
 
 #[test]
-fn a_full_store_gives_cma_back_with_everything_in_it() {
+fn a_full_store_gives_cma_back_and_keeps_its_pages() {
     let frames = frames(4);
     let store = store(&frames, Box::new(Lz4));
     let mut stored = 0;
@@ -137,7 +137,7 @@ fn a_full_store_gives_cma_back_with_everything_in_it() {
 }
 
 #[test]
-fn threads_read_whole_pages_while_all_moves() {
+fn threads_read_whole_pages_during_migration() {
     let frames = frames(6);
     let store = store(&frames, Box::new(Lz4));
     let stop = AtomicBool::new(false);

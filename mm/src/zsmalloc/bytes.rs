@@ -40,9 +40,7 @@ impl Header {
     /// The next free object, if this one is free.
     pub(super) const fn next(self) -> u16 {
         // Written by `free` from sixteen bits.
-        #[allow(clippy::cast_possible_truncation)]
-        let next = (self.0 >> 1) as u16;
-        next
+        (self.0 >> 1) as u16
     }
 }
 

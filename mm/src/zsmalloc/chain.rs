@@ -32,7 +32,6 @@ pub(super) fn make(
     }
     // Until now the frames were movable but in no chain, and `migrate` refused them.
     // A class is one of at most 255.
-    #[allow(clippy::cast_possible_truncation)]
     zspages.at(number).open(class as u16, &frames[..shape.frames]);
     Ok(number)
 }

@@ -77,7 +77,6 @@ impl Classes {
                 classes.push(class);
             }
             // At most 255 slot sizes.
-            #[allow(clippy::cast_possible_truncation)]
             by_slot.push((classes.len() - 1) as u8);
         }
         by_slot.reverse();

@@ -45,7 +45,6 @@ impl Handle {
     /// one that was not given out is refused when used.
     #[must_use]
     // Each part is masked by the shift and the cast.
-    #[allow(clippy::cast_possible_truncation)]
     pub fn from_bits(bits: u64) -> Self {
         Self { index: (bits >> 32) as u32, generation: (bits >> 16) as u16, pool: bits as u16 }
     }
@@ -72,9 +71,7 @@ impl Entry {
 
     fn generation(word: u64) -> u16 {
         // Sixteen bits after the mask.
-        #[allow(clippy::cast_possible_truncation)]
-        let generation = (word >> GEN_SHIFT & GEN_MASK) as u16;
-        generation
+        (word >> GEN_SHIFT & GEN_MASK) as u16
     }
 
     fn word(generation: u16, place: Place) -> u64 {
@@ -116,7 +113,6 @@ impl Entry {
         }
         match self.0.compare_exchange(word, word | LOCK, Ordering::Acquire, Ordering::Relaxed) {
             // Eleven and twenty-six bits after the masks.
-            #[allow(clippy::cast_possible_truncation)]
             Ok(_) => Ok(Some(Place {
                 zspage: (word >> ZSPAGE_SHIFT & ZSPAGE_MASK) as u32,
                 object: (word >> OBJECT_SHIFT & OBJECT_MASK) as u16,

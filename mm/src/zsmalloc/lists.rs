@@ -111,7 +111,6 @@ impl ClassState {
         zspage.set_next(head);
         zspage.set_prev(NONE);
         // Six groups.
-        #[allow(clippy::cast_possible_truncation)]
         zspage.set_group(group as u16);
         if head != NONE {
             zspages.at(head).set_prev(number);

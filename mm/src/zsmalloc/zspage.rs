@@ -23,7 +23,6 @@ impl Link {
     /// The link as the owner's word of the frame.
     pub(super) fn to_private(self) -> u32 {
         // Below eight.
-        #[allow(clippy::cast_possible_truncation)]
         let position = self.position as u32;
         self.zspage << POSITION_BITS | position
     }

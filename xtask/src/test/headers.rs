@@ -1,31 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Each source file says under which licence it is.
+//! Each source file names its licence.
 
-use std::fs;
-use std::process::Command;
+use super::sources;
+use crate::error::{Result, task_error};
 
-use crate::error::{IoContext, Result, task_error};
-use crate::{paths, run};
-
-/// What has comments to say it in.
+/// Files that have comments.
 const SUFFIXES: [&str; 5] = [".rs", ".sh", ".c", ".h", ".config"];
 
-/// Looks at all files that git knows.
+/// Looks for the SPDX line in the first two lines of each file.
 pub(crate) fn check() -> Result<()> {
-    let root = paths::workspace();
-    let list = run::capture(Command::new("git").arg("ls-files").current_dir(&root))?;
-    let mut without = Vec::new();
-    for name in list.lines().filter(|name| SUFFIXES.iter().any(|suffix| name.ends_with(suffix))) {
-        let path = root.join(name);
-        // Deleted in the work tree, and not committed yet.
-        if !path.is_file() {
-            continue;
-        }
-        let text = fs::read_to_string(&path).doing("reading", &path)?;
-        if !text.lines().take(2).any(|line| line.contains("SPDX-License-Identifier:")) {
-            without.push(name);
-        }
-    }
+    let names_licence =
+        |text: &str| text.lines().take(2).any(|line| line.contains("SPDX-License-Identifier:"));
+    let files = sources::read(&SUFFIXES)?;
+    let without: Vec<_> =
+        files.iter().filter(|(_, text)| !names_licence(text)).map(|(name, _)| &**name).collect();
     if without.is_empty() {
         return Ok(());
     }

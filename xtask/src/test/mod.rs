@@ -2,15 +2,23 @@
 //! `cargo xtask test`: everything, in one command. A step that fails does not keep the others
 //! from running; the last line says how many tests passed and failed, all steps together.
 //!
-//! - `licences.rs`   licences and duplicate versions of dependencies
-//! - `headers.rs`    the SPDX line of each source file
-//! - `fuzz.rs`       each fuzz target for a short while
-//! - `checkpatch.rs` the kernel's own style check on our patches
+//! - `licences.rs`     licences and duplicate versions of dependencies
+//! - `dependencies.rs` dependencies that are not used
+//! - `headers.rs`      the SPDX line of each source file
+//! - `folders.rs`      the list of files in each folder's head comment
+//! - `patches.rs`      numbers of kernel patches in documents
+//! - `sources.rs`      the files that these checks read
+//! - `fuzz.rs`         each fuzz target for a short while
+//! - `checkpatch.rs`   the kernel's own style check on our patches
 
 mod checkpatch;
+mod dependencies;
+mod folders;
 mod fuzz;
 mod headers;
 mod licences;
+mod patches;
+mod sources;
 
 use std::fs;
 use std::process::Command;
@@ -52,6 +60,31 @@ impl Count {
     }
 }
 
+/// A check of sources, with its name.
+type Check = (&'static str, fn() -> Result<()>);
+
+/// Checks of sources that need no build: seconds, all together.
+const SOURCE_CHECKS: [Check; 6] = [
+    ("formatting", || run::show(build::cargo().args(["fmt", "--all", "--check"]))),
+    ("licence headers", headers::check),
+    ("lists of files", folders::check),
+    ("patch numbers in documents", patches::check),
+    ("licences of dependencies", licences::check),
+    ("unused dependencies", dependencies::check),
+];
+
+/// Runs the checks of sources only; whether all passed.
+pub(crate) fn lint() -> bool {
+    let mut passed = true;
+    for (name, check) in SOURCE_CHECKS {
+        if let Err(error) = check() {
+            eprintln!("{name}: {error}");
+            passed = false;
+        }
+    }
+    passed
+}
+
 /// Runs all steps; whether everything passed.
 pub(crate) fn run(options: &Options) -> Result<bool> {
     let started = Instant::now();
@@ -70,14 +103,21 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     };
     let whole = |done: Result<()>| done.map(|()| Count::ONE);
 
-    step("formatting", &mut || whole(run::show(build::cargo().args(["fmt", "--all", "--check"]))));
-    step("licence headers", &mut || whole(headers::check()));
-    step("licences of dependencies", &mut || whole(licences::check()));
+    for (name, check) in SOURCE_CHECKS {
+        step(name, &mut || whole(check()));
+    }
     step("clippy", &mut || {
         whole(run::show(
             build::cargo()
                 .args(["clippy", "--locked", "--quiet", "--workspace", "--all-targets"])
                 .args(["--", "-D", "warnings"]),
+        ))
+    });
+    step("documentation", &mut || {
+        whole(run::show(
+            build::cargo()
+                .args(["doc", "--locked", "--quiet", "--workspace", "--no-deps"])
+                .env("RUSTDOCFLAGS", "-D warnings"),
         ))
     });
     step("unit and documentation tests", &mut || {

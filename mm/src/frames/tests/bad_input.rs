@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Requests that make no sense end in errors, never in damage.
+//! Invalid requests end in errors and change nothing.
 
 use super::driver::{Driver, blocks, pool, pool_with};
 use crate::frames::*;
 use crate::units::BLOCK_BYTES;
 
 #[test]
-fn orders_that_do_not_exist() {
+fn rejects_orders_above_the_largest() {
     assert_eq!(Order::new(11), None);
     assert_eq!(Order::for_frames(0), None);
     assert_eq!(Order::for_frames(u32::MAX), None);
 }
 
 #[test]
-fn frames_of_another_pool_are_refused_and_returned() {
+fn returns_frames_of_another_pool_with_the_error() {
     let (one, two) = (pool(1), pool(1));
     let frames = one.alloc(Order::ZERO, Gfp::UNMOVABLE).unwrap();
     let Err(FreeError::Foreign(frames)) = two.free(frames) else { panic!("took it") };
@@ -31,7 +31,7 @@ fn frames_of_another_pool_are_refused_and_returned() {
 
 #[test]
 #[should_panic(expected = "frames of another pool")]
-fn the_contents_of_another_pool_are_not_to_be_had() {
+fn panics_on_contents_of_another_pool() {
     let (one, two) = (pool(1), pool(1));
     let frames = one.alloc(Order::ZERO, Gfp::UNMOVABLE).unwrap();
     let _ = two.bytes(&frames);
@@ -53,7 +53,7 @@ fn only_single_frames_are_movable() {
 }
 
 #[test]
-fn double_free_foreign_and_wild_frames() {
+fn rejects_double_frees_and_foreign_frames() {
     let pool = pool(1);
     let (one, two) = (Driver::new(&pool), Driver::new(&pool));
     let frame = one.owner().alloc(Gfp::MOVABLE, 1).unwrap();
@@ -69,7 +69,7 @@ fn double_free_foreign_and_wild_frames() {
         let wild = FrameId::new(wild);
         assert_eq!(one.owner().free(wild), Err(OwnerError::NotOwned(wild)));
     }
-    // An unmovable frame has no owner, whoever names it.
+    // An unmovable frame has no owner.
     let fixed = pool.alloc(Order::ZERO, Gfp::UNMOVABLE).unwrap();
     assert!(one.owner().free(fixed.first()).is_err());
     pool.free(fixed).unwrap();
@@ -77,7 +77,7 @@ fn double_free_foreign_and_wild_frames() {
 }
 
 #[test]
-fn runs_that_cannot_exist() {
+fn rejects_invalid_runs() {
     let pool = pool(2);
     for (frames, align) in [(0, 1), (1025, 1), (u32::MAX, 1), (1, 0), (1, 3)] {
         let invalid = ContigError::Invalid { frames, align };
@@ -89,7 +89,7 @@ fn runs_that_cannot_exist() {
 }
 
 #[test]
-fn cma_areas_that_cannot_be() {
+fn rejects_invalid_cma_areas() {
     let ok = blocks(0, 2);
     let odd = FrameRange { start: FrameId::new(3), end: FrameId::new(512) };
     let empty = FrameRange { start: FrameId::new(512), end: FrameId::new(0) };

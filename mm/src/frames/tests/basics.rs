@@ -200,7 +200,7 @@ fn compaction_cannot_pass_unmovable_frames() {
 
 #[test]
 #[cfg(not(miri))]
-fn the_background_thread_makes_blocks_within_its_budget() {
+fn the_background_thread_makes_blocks_at_its_pace() {
     use std::time::{Duration, Instant};
     let pool = pool(8);
     let driver = Driver::new(&pool);

@@ -89,7 +89,7 @@ fn an_unmovable_frame_is_named_and_passed_over() {
 }
 
 #[test]
-fn stubborn_owners_end_in_busy_and_change_nothing() {
+fn returns_busy_and_changes_nothing_if_owners_refuse() {
     for mood in [Mood::RefuseIsolation, Mood::FailFinal, Mood::Lie, Mood::PanicInMigrate] {
         let pool = cma_pool();
         let driver = Driver::new(&pool);
@@ -111,7 +111,7 @@ fn stubborn_owners_end_in_busy_and_change_nothing() {
 }
 
 #[test]
-fn no_room_is_said() {
+fn returns_no_room_if_nothing_is_free_elsewhere() {
     let pool = cma_pool();
     let driver = Driver::new(&pool);
     for _ in 0..8 * BLOCK_FRAMES {

@@ -78,7 +78,7 @@ fn a_panic_counts_as_a_failure() {
 }
 
 #[test]
-fn a_lie_moves_nothing_and_loses_nothing() {
+fn a_false_success_moves_nothing_and_loses_nothing() {
     let (pool, driver, used) = half_full();
     driver.set_mood(Mood::Lie);
     pool.compact();
@@ -101,7 +101,7 @@ fn a_destination_that_was_adopted_stays_with_its_owner() {
 }
 
 #[test]
-fn callbacks_may_come_back_into_the_pool() {
+fn callbacks_may_call_the_pool() {
     let (pool, driver, used) = half_full();
     driver.set_mood(Mood::Reenter);
     assert!(pool.compact().moved > 0);
@@ -117,7 +117,7 @@ fn frames_of_an_owner_that_is_gone_stay_where_they_are() {
     assert_eq!(pool.validate().unwrap().used, used);
 }
 
-/// An owner that lives only as long as nobody asks it anything, and whose end is a panic.
+/// An owner that drops its last reference when it is called, and panics in its `drop`.
 struct Mayfly(Mutex<Option<Arc<Self>>>);
 
 impl Drop for Mayfly {
@@ -145,7 +145,7 @@ impl MovableOps for Mayfly {
 }
 
 #[test]
-fn an_owner_may_end_in_the_middle_of_a_pass() {
+fn an_owner_may_be_dropped_during_a_pass() {
     let (pool, driver, used) = half_full();
     driver.set_mood(Mood::Honest);
     let mayfly = Arc::new(Mayfly(Mutex::default()));

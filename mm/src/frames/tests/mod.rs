@@ -1,8 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Tests of the pool, by subject. `driver` is the owner of movable frames that they share.
+//! Tests of the pool, by subject.
+//!
+//! - `driver.rs` an owner of movable frames, which the others share
+//! - `basics.rs` allocation, migrate types, watermarks, caches, compaction
+//! - `contig.rs` contiguous runs and CMA areas · `shrink.rs` shrinkers
+//! - `contract.rs` owners that refuse, fail, free, panic or lie · `bad_input.rs` invalid requests
+//! - `model.rs` random histories against a model · `stress.rs` threads
 
-// Numbers here are small, and a test is free to panic.
-#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
+// A test may panic.
+#![allow(clippy::unwrap_used)]
 
 mod bad_input;
 mod basics;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Random histories against a model that knows only which frames are whose.
+//! Random histories against a model that knows only which owner has which frame.
 
 use std::collections::BTreeSet;
 
@@ -35,7 +35,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What the model holds: every allocation, and the set of frames that are somebody's.
+/// What the model holds: every allocation, and the set of allocated frames.
 #[derive(Default)]
 struct Model {
     units: Vec<Frames>,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Whom the pool asks for memory, when, and for how much.
+//! Which shrinkers the pool asks, when, and for how many frames.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -36,7 +36,7 @@ impl Shrink for Hoard {
     fn shrink(&self, frames: u64) -> u64 {
         self.asked.fetch_add(frames, SeqCst);
         assert!(!self.panics.load(SeqCst), "shrink panics on purpose");
-        // Nobody is asked on behalf of one who is asked.
+        // No shrinker is asked on behalf of an allocation inside a shrinker.
         assert!(self.pool.alloc(Order::MAX, Gfp::MOVABLE).is_err());
         let mut held = self.frames.lock().unwrap();
         let count = held.len().min(frames as usize);
@@ -46,11 +46,11 @@ impl Shrink for Hoard {
 }
 
 #[test]
-fn an_allocation_that_finds_too_little_asks_for_what_it_wants() {
+fn a_failing_allocation_asks_for_as_many_frames_as_it_needs() {
     let hoard = Hoard::new(Watermarks { high: 4, ..NO_MARKS }, 0);
     let pool = &hoard.pool;
     assert!(pool.alloc(Order::ZERO, Gfp::UNMOVABLE.without_compaction()).is_err());
-    assert_eq!(hoard.asked.load(SeqCst), 0, "one that would rather fail asks nobody");
+    assert_eq!(hoard.asked.load(SeqCst), 0, "an allocation without compaction asks no shrinker");
     let frames = pool.alloc(Order::ZERO, Gfp::UNMOVABLE).unwrap();
     assert_eq!((hoard.asked.load(SeqCst), pool.events().shrunk), (5, 5));
     pool.free(frames).unwrap();
@@ -62,7 +62,7 @@ fn an_allocation_that_finds_too_little_asks_for_what_it_wants() {
 }
 
 #[test]
-fn one_that_panics_or_is_gone_gives_nothing() {
+fn a_shrinker_that_panics_or_is_gone_frees_nothing() {
     quiet();
     let hoard = Hoard::new(NO_MARKS, 0);
     let pool = Arc::clone(&hoard.pool);

@@ -83,7 +83,7 @@ fn contig_worker(pool: &FramePool, seed: u64, stop: &AtomicBool) -> u64 {
 }
 
 #[test]
-fn everybody_at_once() {
+fn threads_do_everything_at_once() {
     let pool = pool_with(12, PoolConfig { cma: vec![blocks(4, 2)], ..Default::default() });
     let background =
         Background::start(&pool, Pace { pause: Duration::from_millis(1), ..Pace::default() })

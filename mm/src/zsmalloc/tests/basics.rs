@@ -58,7 +58,7 @@ fn objects_span_frames_without_a_copy_where_these_are_neighbours() {
 }
 
 #[test]
-fn bad_sizes_handles_and_double_frees() {
+fn rejects_invalid_sizes_foreign_handles_and_double_frees() {
     let pool = ZsPool::new(&frames(1), ZsConfig::default()).unwrap();
     let other = ZsPool::new(pool.frame_pool(), ZsConfig::default()).unwrap();
     for size in [0, MAX_SIZE + 1, usize::MAX] {
@@ -220,7 +220,7 @@ fn every_frame_can_be_moved_away() {
     frames.validate().unwrap();
 }
 
-/// The callbacks are public, so anybody can register the pool as the owner of frames elsewhere.
+/// The callbacks are public, so any code can register the pool as the owner of frames elsewhere.
 #[test]
 fn frames_of_another_pool_change_nothing() {
     let (ours, theirs) = (frames(2), frames(2));
@@ -245,7 +245,7 @@ fn frames_of_another_pool_change_nothing() {
 }
 
 #[test]
-fn an_unmovable_pool_stays() {
+fn frames_of_an_unmovable_pool_do_not_move() {
     let frames = frames(2);
     let pool = ZsPool::new(&frames, ZsConfig { movable: false, limit: None }).unwrap();
     let held: Vec<_> = (0..100).map(|seed| put(&pool, seed, 3000)).collect();

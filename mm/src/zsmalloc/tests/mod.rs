@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Tests of zsmalloc: against a model of what each object holds, and with everything at once.
+//! Tests of zsmalloc.
+//!
+//! - `basics.rs` one subject at a time, and random histories against a model
+//! - `stress.rs` threads that do everything at once
 
-// Numbers here are small, and a test is free to panic.
-#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
+// A test may panic.
+#![allow(clippy::unwrap_used)]
 
 mod basics;
 mod stress;

@@ -57,7 +57,7 @@ fn worker(pool: &ZsPool, seed: u64, stop: &AtomicBool) -> u64 {
 }
 
 #[test]
-fn everybody_at_once() {
+fn threads_do_everything_at_once() {
     let area = FrameRange::new(FrameId::new(512), 512).unwrap();
     let region = Region::anonymous(4 * BLOCK_BYTES).unwrap();
     let config = PoolConfig { cma: vec![area], ..Default::default() };
@@ -88,7 +88,7 @@ fn everybody_at_once() {
             }
         });
         s.spawn(|| {
-            // Somebody who takes all there is, so that the others' allocations ask and fail.
+            // A thread that takes all free frames, so that the others' allocations shrink and fail.
             while !stop.load(SeqCst) {
                 let take = || frames.alloc(Order::ZERO, Gfp::UNMOVABLE).ok();
                 let held: Vec<_> = std::iter::from_fn(take).collect();
