@@ -3,7 +3,7 @@
 //! receiving end of the API, and timers.
 //!
 //! The loop exists before any machine does, because a machine may be described and started over
-//! the API. Whoever has a file descriptor to watch implements [`MutEventSubscriber`] and is added
+//! the API. What has a file descriptor to watch implements [`MutEventSubscriber`] and is added
 //! directly ([`EventLoop::add`]) or, from within a subscriber or from another thread, through a
 //! [`LoopHandle`].
 //!
@@ -18,11 +18,14 @@
 
 use std::sync::Arc;
 
-use event_manager::{EventManager, MutEventSubscriber, RemoteEndpoint, SubscriberOps};
+use devices::virtio::LongestHold;
+use event_manager::{
+    EventManager, EventOps, Events, MutEventSubscriber, RemoteEndpoint, SubscriberOps,
+};
 
 use crate::exit::{ExitReason, ExitSignal};
 
-/// Whoever watches file descriptors in the loop. `init` registers them, `process` serves them;
+/// Watches file descriptors in the loop. `init` registers them, `process` serves them;
 /// both run on the main thread and must not block.
 pub type Subscriber = Box<dyn MutEventSubscriber + Send>;
 
@@ -35,6 +38,7 @@ pub struct EventLoopError(#[from] event_manager::Error);
 pub struct EventLoop {
     manager: EventManager<Subscriber>,
     exit: Arc<ExitSignal>,
+    longest_turn: Arc<LongestHold>,
 }
 
 impl EventLoop {
@@ -45,17 +49,21 @@ impl EventLoop {
     pub fn new() -> Result<Self, EventLoopError> {
         let manager = EventManager::new_with_capacity(Self::READY_EVENTS)?;
         let exit = Arc::new(ExitSignal::new(manager.remote_endpoint()));
-        Ok(Self { manager, exit })
+        Ok(Self { manager, exit, longest_turn: Arc::default() })
     }
 
     /// Adds a subscriber at once.
     pub fn add(&mut self, subscriber: Subscriber) {
-        self.manager.add_subscriber(subscriber);
+        self.manager.add_subscriber(timed(subscriber, &self.longest_turn));
     }
 
     /// A handle for subscribers, devices and other threads.
     pub fn handle(&self) -> LoopHandle {
-        LoopHandle { endpoint: self.manager.remote_endpoint(), exit: Arc::clone(&self.exit) }
+        LoopHandle {
+            endpoint: self.manager.remote_endpoint(),
+            exit: Arc::clone(&self.exit),
+            longest_turn: Arc::clone(&self.longest_turn),
+        }
     }
 
     /// Serves events until someone raises the exit signal, and says why.
@@ -78,18 +86,86 @@ impl EventLoop {
 pub struct LoopHandle {
     endpoint: RemoteEndpoint<Subscriber>,
     exit: Arc<ExitSignal>,
+    longest_turn: Arc<LongestHold>,
 }
 
 impl LoopHandle {
     /// Adds a subscriber as soon as the loop has served the events at hand. Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// Where the loop has ended.
     pub fn add(&self, subscriber: Subscriber) -> Result<(), EventLoopError> {
+        let subscriber = timed(subscriber, &self.longest_turn);
         Ok(self.endpoint.fire(move |manager| {
             manager.add_subscriber(subscriber);
         })?)
     }
 
+    /// The longest that one subscriber kept the loop from the others.
+    pub fn longest_turn(&self) -> &LongestHold {
+        &self.longest_turn
+    }
+
     /// The signal that ends the loop.
     pub fn exit(&self) -> &Arc<ExitSignal> {
         &self.exit
+    }
+}
+
+/// Records how long each turn of `subscriber` lasts.
+pub(crate) fn timed(subscriber: Subscriber, longest: &Arc<LongestHold>) -> Subscriber {
+    Box::new(Timed { subscriber, longest: Arc::clone(longest) })
+}
+
+struct Timed {
+    subscriber: Subscriber,
+    longest: Arc<LongestHold>,
+}
+
+impl MutEventSubscriber for Timed {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        self.subscriber.init(ops);
+    }
+
+    fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
+        let _turn = self.longest.start();
+        self.subscriber.process(events, ops);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use event_manager::EventSet;
+    use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+    use super::*;
+    use crate::exit::ExitReason;
+
+    struct Slow(EventFd, Arc<ExitSignal>);
+
+    impl MutEventSubscriber for Slow {
+        fn init(&mut self, ops: &mut EventOps<'_>) {
+            ops.add(Events::new(&self.0, EventSet::IN)).unwrap();
+        }
+
+        fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
+            std::thread::sleep(Duration::from_millis(3));
+            self.1.raise(ExitReason::PowerOff);
+        }
+    }
+
+    #[test]
+    fn the_longest_turn_is_recorded() {
+        let mut events = EventLoop::new().unwrap();
+        let handle = events.handle();
+        let event = EventFd::new(EFD_NONBLOCK).unwrap();
+        event.write(1).unwrap();
+        events.add(Box::new(Slow(event, Arc::clone(handle.exit()))));
+        assert_eq!(handle.longest_turn().micros(), 0);
+        events.run();
+        assert!(handle.longest_turn().micros() >= 3000);
     }
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Why a machine came to its end, and how the one who waits for that learns of it.
+//! Why a machine ended, and the signal that tells the threads that wait for it.
 
 use std::fmt;
 use std::sync::OnceLock;
 
 use event_manager::RemoteEndpoint;
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::event_loop::Subscriber;
 
@@ -24,8 +25,8 @@ pub enum ResetSource {
 pub enum ExitReason {
     /// The guest switched itself off (ACPI S5).
     PowerOff,
-    /// The guest asked for a reset. A microVM is not started again in the same process: whoever
-    /// started the monitor decides.
+    /// The guest asked for a reset. A microVM is not started again in the same process: that is
+    /// left to the monitor's own supervisor.
     Reset(ResetSource),
     /// Somebody on the host ended it: a signal, or a request.
     Stopped(String),
@@ -70,19 +71,30 @@ impl fmt::Display for ExitReason {
 pub struct ExitSignal {
     reason: OnceLock<ExitReason>,
     wake: RemoteEndpoint<Subscriber>,
+    also: OnceLock<EventFd>,
 }
 
 impl ExitSignal {
     /// A signal that wakes the event loop behind `wake`.
     pub(crate) fn new(wake: RemoteEndpoint<Subscriber>) -> Self {
-        Self { reason: OnceLock::new(), wake }
+        Self { reason: OnceLock::new(), wake, also: OnceLock::new() }
+    }
+
+    /// Has `event` written too when the end is raised; once.
+    pub(crate) fn also_wake(&self, event: EventFd) {
+        // A second one would be a second thread that watches for signals: there is none.
+        let _ = self.also.set(event);
     }
 
     /// Ends the machine for `reason`, unless it already ends for another.
     pub fn raise(&self, reason: ExitReason) {
         if self.reason.set(reason).is_ok() {
-            // Fails only if the loop is gone, and then nobody waits any more.
+            // Fails only if the loop is gone, and then nothing waits any more.
             let _ = self.wake.kick();
+            if let Some(also) = self.also.get() {
+                // Fails only when the counter is full: then the thread is awake already.
+                let _ = also.write(1);
+            }
         }
     }
 

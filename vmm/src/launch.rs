@@ -78,11 +78,10 @@ impl Launch {
         }
 
         let mut events = EventLoop::new()?;
-        let signals =
-            Signals::watch(Arc::clone(events.handle().exit())).map_err(LaunchError::Host)?;
-        events.add(Box::new(signals));
+        let signals = Signals::start(events.handle().exit()).map_err(LaunchError::Host)?;
         let stats = Arc::new(ApiStats::default());
-        let (machine, requests) = api::channel().map_err(LaunchError::Host)?;
+        let (mut machine, requests) = api::channel().map_err(LaunchError::Host)?;
+        machine.stops_by(Arc::clone(events.handle().exit()));
         // Bound before anything costs time: a path that is taken is the commonest mistake.
         let socket =
             self.api_sock.as_deref().map(Listener::bind).transpose().map_err(ServerError::from)?;
@@ -110,6 +109,9 @@ impl Launch {
                 Server::spawn(socket, move || Service::new(machine, stats, limit))
             })
             .transpose()?;
+        if let Some(server) = &server {
+            signals.remove_at_end(server.file());
+        }
         let started = if starts { controller.start() } else { Ok(()) };
         let ended = match started {
             Ok(()) => {

@@ -1,76 +1,200 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Signals that ask the process to end become an orderly end of the event loop: terminal, socket
-//! and metrics are left as they should be.
+//! The thread `signals`: it takes signals and sees to it that an end is an end.
+//!
+//! ```text
+//!  SIGTERM, SIGINT, … ──▶ raise ──▶ the main thread ends in order ──▶ finished
+//!  ExitSignal raised by anyone ──▶ a clock of 1.5 s starts ──────────▶ over: _exit
+//! ```
+//!
+//! It takes no device's lock and waits for no other thread, so a guest that keeps the main thread
+//! or a vCPU busy cannot keep the process alive: two seconds after the signal it is gone.
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, FromRawFd};
-use std::sync::Arc;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, FromRawFd};
+use std::ptr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Builder;
+use std::time::{Duration, Instant};
 
-use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::error;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use vmm_sys_util::signal::{block_signal, create_sigset};
 
 use crate::exit::{ExitReason, ExitSignal};
+use crate::host::sockets::SocketFile;
+use crate::host::{ring, terminal};
 
-/// What is watched, by name.
-const WATCHED: [(libc::c_int, &str); 4] = [
+/// What ends the monitor, by name.
+const ENDING: [(libc::c_int, &str); 4] = [
     (libc::SIGTERM, "SIGTERM"),
     (libc::SIGINT, "SIGINT"),
     (libc::SIGHUP, "SIGHUP"),
     (libc::SIGQUIT, "SIGQUIT"),
 ];
 
-/// Watches for signals from within the event loop.
-pub struct Signals {
-    fd: File,
+/// Job control. Blocked, the terminal's refusals become errors that console and terminal deal
+/// with, instead of stops of the whole monitor.
+const TERMINAL: [libc::c_int; 2] = [libc::SIGTTOU, libc::SIGTTIN];
+
+/// How long an end in order may take.
+const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// Stack of the thread.
+const STACK: usize = 128 << 10;
+
+/// What the thread and its handle share.
+struct Shared {
     exit: Arc<ExitSignal>,
+    /// Written when the end is raised, and when the main thread has finished.
+    wake: EventFd,
+    /// Removed by an end that is not in order.
+    files: Mutex<Vec<Arc<SocketFile>>>,
 }
+
+/// The handle on the thread, which lives as long as the process.
+#[derive(Clone)]
+pub struct Signals(Arc<Shared>);
 
 impl Signals {
-    /// Takes the signals away from this thread and all that it starts from now on: call it before
-    /// the first.
-    pub fn watch(exit: Arc<ExitSignal>) -> io::Result<Self> {
-        let errno = |error: vmm_sys_util::errno::Error| io::Error::from_raw_os_error(error.errno());
-        let numbers = WATCHED.map(|(number, _)| number);
-        for number in numbers {
-            block_signal(number).map_err(|error| match error {
-                vmm_sys_util::signal::Error::BlockSignal(cause) => errno(cause),
-                other => io::Error::other(other.to_string()),
-            })?;
-        }
-        let set = create_sigset(&numbers).map_err(errno)?;
-        // SAFETY: the set is initialised, and the kernel only reads it.
-        let fd = unsafe { libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor is new, and nobody else has it.
-        Ok(Self { fd: unsafe { File::from_raw_fd(fd) }, exit })
+    /// Starts the thread. Call it before any other thread is started: all inherit which signals
+    /// are left to this one.
+    ///
+    /// SIGHUP, SIGINT and SIGQUIT that were ignored when the process started (`nohup`, `&` in a
+    /// script) stay ignored.
+    ///
+    /// # Errors
+    ///
+    /// Where the host has no descriptor or thread left.
+    pub fn start(exit: &Arc<ExitSignal>) -> io::Result<Self> {
+        let fd = take_signals()?;
+        let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        exit.also_wake(wake.try_clone()?);
+        let shared = Arc::new(Shared { exit: Arc::clone(exit), wake, files: Mutex::default() });
+        let on_thread = Arc::clone(&shared);
+        let run = move || on_thread.run(fd);
+        Builder::new().name("signals".into()).stack_size(STACK).spawn(run)?;
+        Ok(Self(shared))
+    }
+
+    /// Has `file` removed even where the end is not in order.
+    pub fn remove_at_end(&self, file: Arc<SocketFile>) {
+        self.0.files.lock().unwrap_or_else(PoisonError::into_inner).push(file);
     }
 }
 
-impl MutEventSubscriber for Signals {
-    fn init(&mut self, ops: &mut EventOps<'_>) {
-        if let Err(error) = ops.add(Events::new_raw(self.fd.as_raw_fd(), EventSet::IN)) {
-            error!(%error, "cannot watch for signals");
-            self.exit.raise(ExitReason::HostError(error.to_string()));
+/// Blocks the signals on this thread and returns the descriptor that they arrive at.
+fn take_signals() -> io::Result<File> {
+    let errno = |error: vmm_sys_util::errno::Error| io::Error::from_raw_os_error(error.errno());
+    let block = |number| {
+        block_signal(number).map_err(|error| match error {
+            vmm_sys_util::signal::Error::BlockSignal(cause) => errno(cause),
+            other => io::Error::other(other.to_string()),
+        })
+    };
+    for number in TERMINAL {
+        block(number)?;
+    }
+    let mut numbers = vec![libc::SIGCONT];
+    // Whoever must end the monitor for certain sends SIGTERM.
+    let watched = |number: &libc::c_int| *number == libc::SIGTERM || !is_ignored(*number);
+    numbers.extend(ENDING.iter().map(|(number, _)| *number).filter(watched));
+    for number in &numbers {
+        block(*number)?;
+    }
+    let set = create_sigset(&numbers).map_err(errno)?;
+    // SAFETY: the set is initialised, and the kernel only reads it.
+    let fd = unsafe { libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new, and this is its only owner.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Whether the process was started with `number` ignored.
+fn is_ignored(number: libc::c_int) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: without a new action, the call only writes the present one to the place given.
+    if unsafe { libc::sigaction(number, ptr::null(), action.as_mut_ptr()) } != 0 {
+        return false;
+    }
+    // SAFETY: the call succeeded, so it has filled the value in.
+    unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
+
+impl Shared {
+    fn run(&self, mut signals: File) {
+        let mut deadline = None;
+        loop {
+            let wait = deadline.map(|end: Instant| end.saturating_duration_since(Instant::now()));
+            if let Err(error) = wait_for(&signals, &self.wake, wait) {
+                error!(%error, "cannot wait for signals");
+                self.exit.raise(ExitReason::HostError(error.to_string()));
+            }
+            // Only wakes us; the count means nothing.
+            let _ = self.wake.read();
+            while let Some(number) = next_signal(&mut signals) {
+                self.on_signal(number, deadline.is_some());
+            }
+            let Some(reason) = self.exit.reason() else { continue };
+            let end = *deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
+            if Instant::now() >= end {
+                self.end_hard(reason, "the monitor did not end in order within 1.5 s");
+            }
         }
     }
 
-    fn process(&mut self, _events: Events, _ops: &mut EventOps<'_>) {
-        let mut info = [0; size_of::<libc::signalfd_siginfo>()];
-        if self.fd.read_exact(&mut info).is_err() {
-            return;
+    fn on_signal(&self, number: u32, ending: bool) {
+        let named = |(known, _): &&(libc::c_int, &str)| u32::try_from(*known) == Ok(number);
+        let Some((_, name)) = ENDING.iter().find(named) else {
+            // SIGCONT: the shell may have brought us to the foreground.
+            return terminal::reenter();
+        };
+        self.exit.raise(ExitReason::Stopped((*name).into()));
+        if ending && let Some(reason) = self.exit.reason() {
+            self.end_hard(reason, "a second signal did not wait for the end in order");
         }
-        // ssi_signo is the first field, a u32 (signalfd(2)).
-        let number = u32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
-        let name = WATCHED
-            .iter()
-            .find(|&&(watched, _)| u32::try_from(watched) == Ok(number))
-            .map_or("a signal", |&(_, name)| name);
-        self.exit.raise(ExitReason::Stopped(name.into()));
     }
+
+    /// Ends the process, whatever its other threads do.
+    fn end_hard(&self, reason: &ExitReason, why: &str) -> ! {
+        terminal::restore();
+        // Not waited for: a thread that holds the list could be the one that hangs.
+        if let Ok(files) = self.files.try_lock() {
+            files.iter().for_each(|file| file.remove());
+        }
+        ring::say(&format!("ballast: {reason} ({why})\n"));
+        // SAFETY: ends the process; no destructor has to run, as the kernel frees all it holds.
+        unsafe { libc::_exit(reason.code().into()) }
+    }
+}
+
+fn wait_for(signals: &File, wake: &EventFd, limit: Option<Duration>) -> rustix::io::Result<()> {
+    // SAFETY: `wake` is open for as long as the borrow is used.
+    let wake = unsafe { rustix::fd::BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(wake)) };
+    let mut fds = [
+        PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
+        PollFd::from_borrowed_fd(wake, PollFlags::IN),
+    ];
+    let limit = limit.map(|limit| Timespec {
+        tv_sec: limit.as_secs().cast_signed(),
+        tv_nsec: limit.subsec_nanos().into(),
+    });
+    match poll(&mut fds, limit.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The number of the next signal that has arrived.
+fn next_signal(signals: &mut File) -> Option<u32> {
+    let mut info = [0; size_of::<libc::signalfd_siginfo>()];
+    signals.read_exact(&mut info).ok()?;
+    // ssi_signo is the first field, a u32 (signalfd(2)).
+    Some(u32::from_ne_bytes([info[0], info[1], info[2], info[3]]))
 }
 
 #[cfg(test)]
@@ -79,16 +203,20 @@ mod tests {
     use crate::event_loop::EventLoop;
 
     #[test]
-    fn a_signal_ends_the_loop() {
+    fn ignored_signals_are_told_from_others() {
+        // A test process of its own would be needed for HUP and its kind: SIGPIPE is ignored in
+        // every Rust program, SIGCHLD is not.
+        assert!(is_ignored(libc::SIGPIPE));
+        assert!(!is_ignored(libc::SIGCHLD));
+    }
+
+    #[test]
+    fn a_raised_end_wakes_the_thread() {
         let mut events = EventLoop::new().unwrap();
-        let signals = Signals::watch(Arc::clone(events.handle().exit())).unwrap();
-        events.add(Box::new(signals));
-        // To this thread alone: others of the test process have the signal unblocked.
-        // SAFETY: asks for a number, nothing else.
-        let this = unsafe { libc::pthread_self() };
-        // SAFETY: the thread exists, as it is this one.
-        let sent = unsafe { libc::pthread_kill(this, libc::SIGTERM) };
-        assert_eq!(sent, 0);
-        assert_eq!(events.run(), ExitReason::Stopped("SIGTERM".into()));
+        let wake = EventFd::new(EFD_NONBLOCK).unwrap();
+        events.handle().exit().also_wake(wake.try_clone().unwrap());
+        events.handle().exit().raise(ExitReason::PowerOff);
+        assert_eq!(wake.read().unwrap(), 1);
+        assert_eq!(events.run(), ExitReason::PowerOff);
     }
 }

@@ -17,6 +17,8 @@ use tokio::sync::oneshot;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::action::{Action, Refusal, Reply};
+use super::instance::InstanceAction;
+use crate::exit::{ExitReason, ExitSignal};
 
 /// How many actions may wait: more than the server has connections.
 const DEPTH: usize = 32;
@@ -29,7 +31,10 @@ const DEPTH: usize = 32;
 pub fn channel() -> io::Result<(ActionSender, ActionReceiver)> {
     let wake = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
     let (sender, receiver) = mpsc::sync_channel(DEPTH);
-    Ok((ActionSender { sender, wake: Arc::clone(&wake) }, ActionReceiver { receiver, wake }))
+    Ok((
+        ActionSender { sender, wake: Arc::clone(&wake), exit: None },
+        ActionReceiver { receiver, wake },
+    ))
 }
 
 /// The end that asks; cheap to clone.
@@ -37,15 +42,25 @@ pub fn channel() -> io::Result<(ActionSender, ActionReceiver)> {
 pub struct ActionSender {
     sender: SyncSender<Request>,
     wake: Arc<EventFd>,
+    exit: Option<Arc<ExitSignal>>,
 }
 
 impl ActionSender {
+    /// Has a stop raise `exit` at once, without the thread that owns the machine.
+    pub fn stops_by(&mut self, exit: Arc<ExitSignal>) {
+        self.exit = Some(exit);
+    }
+
     /// Asks, and waits for the reply.
     ///
     /// # Errors
     ///
     /// The machine refused, too many actions are waiting already, or the machine has ended.
     pub async fn ask(&self, action: Action) -> Result<Reply, Refusal> {
+        if let (Action::Instance(InstanceAction::Stop), Some(exit)) = (&action, &self.exit) {
+            exit.raise(ExitReason::Stopped("a request".into()));
+            return Ok(Reply::Done);
+        }
         let (reply, replied) = oneshot::channel();
         let request = Request { action, reply: ReplySender(reply) };
         self.sender.try_send(request).map_err(|_| Refusal::NoAnswer)?;

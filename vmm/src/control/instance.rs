@@ -18,10 +18,7 @@ impl Controller {
                 Ok(InstanceReply::Config(Box::new(self.current_config())).into())
             }
             InstanceAction::Start => done(self.start()),
-            InstanceAction::Pause => {
-                self.vm()?.pause();
-                Ok(Reply::Done)
-            }
+            InstanceAction::Pause => done(self.vm()?.pause()),
             InstanceAction::Resume => {
                 self.vm()?.resume();
                 Ok(Reply::Done)

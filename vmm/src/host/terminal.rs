@@ -1,64 +1,140 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The terminal in raw mode while a guest has it, and as it was on every way out.
 //!
+//! ```text
+//!  enter() in the foreground ─▶ raw ─▶ restore(): as it was
+//!          in the background ─▶ wanted ─▶ reenter() after SIGCONT in the foreground ─▶ raw
+//! ```
+//!
+//! A terminal belongs to the process group in its foreground (termios(3), setpgid(2)). From the
+//! background it is neither made raw nor restored: the shell, or another program, has it then.
+//! SIGTTOU and SIGTTIN are blocked (`signals`), so that nothing here can stop the process.
+//!
 //! Ways out: a normal end and an early return (`RawTerminal` is dropped), a panic (a hook, since a
 //! release build aborts), a deadly signal (a handler). Only SIGKILL leaves a raw terminal behind.
 
 use std::io::{self, IsTerminal};
+use std::ptr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::fd::BorrowedFd;
+use rustix::process::getpgrp;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use vmm_sys_util::signal::register_signal_handler;
 
-/// How the terminal was. Written once, before `RAW` is set.
-static COOKED: OnceLock<Termios> = OnceLock::new();
+/// How the terminal was when it was last made raw; null before. Never freed: a signal handler may
+/// be reading it.
+static COOKED: AtomicPtr<Termios> = AtomicPtr::new(ptr::null_mut());
 /// Whether it is raw now.
 static RAW: AtomicBool = AtomicBool::new(false);
+/// Whether a console wants it raw.
+static WANTED: AtomicBool = AtomicBool::new(false);
+/// Written when the terminal may have become readable again.
+static BACK: OnceLock<EventFd> = OnceLock::new();
 
 /// Signals that end a process by its own fault, or by a filter's.
 const DEADLY: [libc::c_int; 6] =
     [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT, libc::SIGSYS];
 
-/// Standard input in raw mode; as it was before, once dropped.
+/// Standard input as a console; as it was before, once dropped.
 #[derive(Debug)]
 pub struct RawTerminal(());
 
 impl RawTerminal {
-    /// Puts standard input into raw mode, if it is a terminal.
+    /// Puts standard input into raw mode, if it is a terminal; later, if that is in the
+    /// background now.
+    ///
+    /// # Errors
+    ///
+    /// Where the terminal refuses, or no descriptor is left.
     pub fn enter() -> io::Result<Option<Self>> {
-        let stdin = io::stdin();
-        if !stdin.is_terminal() {
+        if !io::stdin().is_terminal() {
             return Ok(None);
         }
-        let mut attributes = tcgetattr(&stdin)?;
-        if COOKED.set(attributes.clone()).is_ok() {
+        if BACK.get().is_none() {
+            let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+            // Only this thread sets it.
+            let _ = BACK.set(event);
             guard_ways_out()?;
         }
-        attributes.make_raw();
-        RAW.store(true, Ordering::SeqCst);
-        tcsetattr(&stdin, OptionalActions::Now, &attributes)?;
-        Ok(Some(Self(())))
+        WANTED.store(true, Ordering::SeqCst);
+        let raw = Self(());
+        if in_foreground() {
+            make_raw()?;
+        } else {
+            tracing::warn!(
+                "standard input is a terminal in the background: the console takes no input until \
+                 the monitor is in the foreground"
+            );
+        }
+        Ok(Some(raw))
+    }
+
+    /// Readable after the process was continued: reading standard input, which fails in the
+    /// background, may work again.
+    pub fn back(&self) -> Option<&'static EventFd> {
+        BACK.get()
     }
 }
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
+        WANTED.store(false, Ordering::SeqCst);
         restore();
     }
 }
 
-/// Puts the terminal back as it was, if it is raw. Safe to call in a signal handler: an atomic
-/// swap, a load and one ioctl.
-pub fn restore() {
-    if let Some(cooked) = COOKED.get()
-        && RAW.swap(false, Ordering::SeqCst)
-    {
-        // SAFETY: file descriptor 0 is never closed by this process.
-        let stdin = unsafe { rustix::fd::BorrowedFd::borrow_raw(libc::STDIN_FILENO) };
-        // On the way out; nobody is left to tell.
-        let _ = tcsetattr(stdin, OptionalActions::Now, cooked);
+/// Whether the terminal at standard input is ours to change. One that is no controlling terminal
+/// knows no foreground.
+fn in_foreground() -> bool {
+    match tcgetpgrp(stdin()) {
+        Ok(group) => group == getpgrp(),
+        Err(error) => error == rustix::io::Errno::NOTTY,
     }
+}
+
+fn stdin() -> BorrowedFd<'static> {
+    // SAFETY: file descriptor 0 is never closed by this process.
+    unsafe { BorrowedFd::borrow_raw(libc::STDIN_FILENO) }
+}
+
+fn make_raw() -> io::Result<()> {
+    let mut attributes = tcgetattr(stdin())?;
+    // Some bytes for each time that the shell hands the terminal over.
+    COOKED.store(Box::into_raw(Box::new(attributes.clone())), Ordering::SeqCst);
+    attributes.make_raw();
+    RAW.store(true, Ordering::SeqCst);
+    Ok(tcsetattr(stdin(), OptionalActions::Now, &attributes)?)
+}
+
+/// After SIGCONT: makes the terminal raw again if a console wants it and it is ours by now.
+pub fn reenter() {
+    if !WANTED.load(Ordering::SeqCst) || !in_foreground() {
+        return;
+    }
+    if let Err(error) = make_raw() {
+        tracing::warn!(%error, "cannot put the terminal into raw mode again");
+    }
+    if let Some(back) = BACK.get() {
+        // Fails only when the counter is full: then it is readable.
+        let _ = back.write(1);
+    }
+}
+
+/// Puts the terminal back as it was, if it is raw and still ours. Safe to call in a signal
+/// handler: atomic operations, getpgrp(2) and two ioctls.
+pub fn restore() {
+    let cooked = COOKED.load(Ordering::SeqCst);
+    if cooked.is_null() || !RAW.swap(false, Ordering::SeqCst) || !in_foreground() {
+        return;
+    }
+    // SAFETY: not null, so it came from `Box::into_raw` in `make_raw`; it is never freed and never
+    // written again.
+    let cooked = unsafe { &*cooked };
+    // On the way out: there is nothing to report a failure to.
+    let _ = tcsetattr(stdin(), OptionalActions::Now, cooked);
 }
 
 fn guard_ways_out() -> io::Result<()> {

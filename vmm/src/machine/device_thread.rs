@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 
+use devices::virtio::LongestHold;
 use event_manager::{EventManager, RemoteEndpoint, SubscriberOps};
 
-use crate::event_loop::Subscriber;
+use crate::event_loop::{Subscriber, timed};
 
 /// Stack of the thread: subscribers keep nothing large there.
 const STACK: usize = 256 << 10;
@@ -21,6 +22,7 @@ pub struct DeviceThread {
     name: String,
     stop: Arc<AtomicBool>,
     wake: RemoteEndpoint<Subscriber>,
+    longest_turn: Arc<LongestHold>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -34,8 +36,9 @@ impl DeviceThread {
         let manager = EventManager::new_with_capacity(READY_EVENTS);
         let mut manager = manager.map_err(|error| io::Error::other(error.to_string()))?;
         let wake = manager.remote_endpoint();
+        let longest_turn = Arc::default();
         for subscriber in subscribers {
-            manager.add_subscriber(subscriber);
+            manager.add_subscriber(timed(subscriber, &longest_turn));
         }
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -48,7 +51,17 @@ impl DeviceThread {
             }
         };
         let thread = Builder::new().name(name.to_owned()).stack_size(STACK).spawn(run)?;
-        Ok(Self { name: name.to_owned(), stop, wake, thread: Some(thread) })
+        Ok(Self { name: name.to_owned(), stop, wake, longest_turn, thread: Some(thread) })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The longest that one of its subscribers kept the loop from the others.
+    pub fn longest_turn(&self) -> &LongestHold {
+        &self.longest_turn
     }
 }
 

@@ -11,7 +11,7 @@ use mm::guest_ram::GuestRam;
 use super::attach::Devices;
 use super::attach::gpu::Screens;
 use super::device_thread::DeviceThread;
-use crate::vcpu::{ExitCounts, StartError, Vcpu, VcpuGroup};
+use crate::vcpu::{ExitCounts, PauseError, StartError, Vcpu, VcpuGroup};
 
 /// A machine, from its first instruction to its end. Dropping it stops its vCPUs.
 ///
@@ -62,9 +62,14 @@ impl Vm {
 
     /// Brings all vCPUs out of guest code, and returns when they are. The guest's time stands
     /// still until [`resume`](Self::resume).
-    pub fn pause(&self) {
-        if let Vcpus::Started(group) = &self.vcpus {
-            group.pause();
+    ///
+    /// # Errors
+    ///
+    /// Where a vCPU has not stopped after a second: then all run on.
+    pub fn pause(&self) -> Result<(), PauseError> {
+        match &self.vcpus {
+            Vcpus::Started(group) => group.pause(),
+            Vcpus::Built(_) => Ok(()),
         }
     }
 

@@ -2,14 +2,15 @@
 //! All vCPUs of a machine, and the phase they are in together.
 //!
 //! ```text
-//!  start ──▶ Running ◀──────▶ Paused         commands are the phase itself: set it, kick everybody,
-//!               └─── Stopped ◀───┘           and wait until nobody is in guest code any more
+//!  start ──▶ Running ◀──────▶ Paused         commands are the phase itself: set it, kick all
+//!               └─── Stopped ◀───┘           threads, and wait until none is in guest code
 //! ```
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::kick::{self, Kickable};
 use super::{Left, Vcpu};
@@ -22,7 +23,18 @@ const STACK: usize = 256 << 10;
 /// wait for the host (for room in a pipe, say): then another does.
 const KICK_AGAIN: Duration = Duration::from_millis(50);
 
-/// A vCPU thread could not be had.
+/// How long a pause waits for the last vCPU before it is given up.
+const PAUSE_LIMIT: Duration = Duration::from_secs(1);
+
+/// vCPUs that did not stop for a pause; all run on.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error(
+    "vCPU {} did not stop within 1 s, so the machine runs on; try again",
+    .0.iter().map(u8::to_string).collect::<Vec<_>>().join(", ")
+)]
+pub struct PauseError(pub Vec<u8>);
+
+/// A vCPU thread cannot be started.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot start the thread of a vCPU: {0}")]
 pub struct StartError(#[from] io::Error);
@@ -41,8 +53,8 @@ struct Shared {
 
 struct State {
     phase: Phase,
-    /// Threads that are in guest code, or on their way in or out.
-    active: usize,
+    /// Numbers of the vCPUs that are in guest code, or on their way in or out.
+    active: BTreeSet<u8>,
 }
 
 impl Shared {
@@ -53,16 +65,16 @@ impl Shared {
     /// Waits until guest code may run (true) or never will again (false).
     ///
     /// Called, and left, as an active thread.
-    fn may_run(&self, on_resume: impl FnOnce()) -> bool {
+    fn may_run(&self, number: u8, on_resume: impl FnOnce()) -> bool {
         let mut state = self.lock();
         let was_paused = state.phase == Phase::Paused;
         if was_paused {
-            state.active -= 1;
+            state.active.remove(&number);
             self.changed.notify_all();
             while state.phase == Phase::Paused {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
-            state.active += 1;
+            state.active.insert(number);
         }
         let run = state.phase == Phase::Running;
         drop(state);
@@ -86,7 +98,7 @@ impl Drop for Finish {
             let cause = format!("the thread of vCPU {} panicked", self.number);
             self.exit.raise(ExitReason::HostError(cause));
         }
-        self.shared.lock().active -= 1;
+        self.shared.lock().active.remove(&self.number);
         self.shared.changed.notify_all();
     }
 }
@@ -104,7 +116,7 @@ impl VcpuGroup {
         on_thread: impl Fn() + Clone + Send + 'static,
     ) -> Result<Self, StartError> {
         kick::install()?;
-        let state = State { phase: Phase::Running, active: 0 };
+        let state = State { phase: Phase::Running, active: BTreeSet::new() };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let mut group = Self { shared, threads: Vec::with_capacity(vcpus.len()) };
         for vcpu in vcpus {
@@ -119,7 +131,7 @@ impl VcpuGroup {
         mut vcpu: Vcpu,
         on_thread: impl Fn() + Send + 'static,
     ) -> Result<(), StartError> {
-        self.shared.lock().active += 1;
+        self.shared.lock().active.insert(vcpu.number);
         let finish = Finish {
             shared: Arc::clone(&self.shared),
             exit: Arc::clone(&vcpu.around.exit),
@@ -137,7 +149,7 @@ impl VcpuGroup {
                 let resumed = || {
                     let _ = vcpu.fd.kvmclock_ctrl();
                 };
-                if !finish.shared.may_run(resumed) || vcpu.run() == Left::Ended {
+                if !finish.shared.may_run(finish.number, resumed) || vcpu.run() == Left::Ended {
                     return;
                 }
             }
@@ -147,13 +159,23 @@ impl VcpuGroup {
     }
 
     /// Brings all vCPUs out of guest code, and returns when they are.
-    pub fn pause(&self) {
-        self.enter(Phase::Paused);
+    ///
+    /// # Errors
+    ///
+    /// Where one has not stopped after a second: then all run on.
+    pub fn pause(&self) -> Result<(), PauseError> {
+        self.set(Phase::Paused);
+        let left = self.wait_until_idle(Some(PAUSE_LIMIT));
+        if left.is_empty() {
+            return Ok(());
+        }
+        self.resume();
+        Err(PauseError(left))
     }
 
     /// Lets all vCPUs go on.
     pub fn resume(&self) {
-        self.enter(Phase::Running);
+        self.set(Phase::Running);
     }
 
     /// Whether vCPUs are paused.
@@ -161,25 +183,25 @@ impl VcpuGroup {
         self.shared.lock().phase == Phase::Paused
     }
 
-    fn enter(&self, phase: Phase) {
+    fn set(&self, phase: Phase) {
         let mut state = self.shared.lock();
-        if state.phase == phase || state.phase == Phase::Stopped {
-            return;
+        if state.phase != Phase::Stopped {
+            state.phase = phase;
+            self.shared.changed.notify_all();
         }
-        state.phase = phase;
-        self.shared.changed.notify_all();
-        drop(state);
-        if phase == Phase::Running {
-            return;
-        }
-        self.threads.iter().for_each(kick::kick);
-        let mut state = self.shared.lock();
-        while state.active > 0 {
-            let waited = self.shared.changed.wait_timeout(state, KICK_AGAIN);
-            let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-            state = guard;
-            if timeout.timed_out() {
-                self.threads.iter().for_each(kick::kick);
+    }
+
+    /// Kicks all threads until none is in guest code; those that still are after `limit`.
+    fn wait_until_idle(&self, limit: Option<Duration>) -> Vec<u8> {
+        let started = Instant::now();
+        loop {
+            self.threads.iter().for_each(kick::kick);
+            let busy = |state: &mut State| !state.active.is_empty();
+            let changed = &self.shared.changed;
+            let waited = changed.wait_timeout_while(self.shared.lock(), KICK_AGAIN, busy);
+            let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            if state.active.is_empty() || limit.is_some_and(|limit| started.elapsed() >= limit) {
+                return state.active.iter().copied().collect();
             }
         }
     }
@@ -187,10 +209,42 @@ impl VcpuGroup {
 
 impl Drop for VcpuGroup {
     fn drop(&mut self) {
-        self.enter(Phase::Stopped);
+        self.set(Phase::Stopped);
+        self.wait_until_idle(None);
         for thread in self.threads.drain(..) {
             // An error is a panic, which the thread has reported as the reason of the exit.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(active: &[u8]) -> VcpuGroup {
+        let active = active.iter().copied().collect();
+        let state = Mutex::new(State { phase: Phase::Running, active });
+        VcpuGroup { shared: Arc::new(Shared { state, changed: Condvar::new() }), threads: vec![] }
+    }
+
+    #[test]
+    fn a_pause_names_the_vcpus_that_do_not_stop_and_lets_all_run_on() {
+        let stuck = group(&[1, 3]);
+        let error = stuck.pause().unwrap_err();
+        assert_eq!(error, PauseError(vec![1, 3]));
+        assert!(error.to_string().starts_with("vCPU 1, 3 did not stop within 1 s"), "{error}");
+        assert!(!stuck.paused());
+        // Lets the group be dropped.
+        stuck.shared.lock().active.clear();
+    }
+
+    #[test]
+    fn a_pause_of_idle_vcpus_holds_until_they_are_resumed() {
+        let idle = group(&[]);
+        idle.pause().unwrap();
+        assert!(idle.paused());
+        idle.resume();
+        assert!(!idle.paused());
     }
 }
