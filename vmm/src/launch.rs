@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -21,6 +22,9 @@ use crate::signals::Signals;
 
 /// Name of a machine that nobody named, as Firecracker has it.
 pub const DEFAULT_ID: &str = "anonymous-instance";
+
+/// How long the log may take for its last lines.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// All that a monitor is started with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -70,6 +74,9 @@ impl Launch {
     /// Runs a monitor to its end; the status to exit with.
     pub fn run(self) -> Result<u8, LaunchError> {
         self.check_id()?;
+        let mut events = EventLoop::new()?;
+        // Before any other thread: even the log has one.
+        let signals = Signals::start(events.handle().exit()).map_err(LaunchError::Host)?;
         let log = Log::init();
         let logger = self.effective_logger();
         log.apply(&logger)?;
@@ -77,8 +84,6 @@ impl Launch {
             warn!(flag, "accepted without effect");
         }
 
-        let mut events = EventLoop::new()?;
-        let signals = Signals::start(events.handle().exit()).map_err(LaunchError::Host)?;
         let stats = Arc::new(ApiStats::default());
         let (mut machine, requests) = api::channel().map_err(LaunchError::Host)?;
         machine.stops_by(Arc::clone(events.handle().exit()));
@@ -96,7 +101,7 @@ impl Launch {
             VmConfig { metrics: None, ..config },
             events.handle(),
             requests,
-            log,
+            log.clone(),
             Arc::clone(&stats),
         )
         .map_err(LaunchError::Host)?;
@@ -130,7 +135,7 @@ impl Launch {
         }
         terminal::restore();
         let reason = ended?;
-        Self::tell(&reason);
+        Self::tell(&reason, &log);
         Ok(reason.code())
     }
 
@@ -153,13 +158,14 @@ impl Launch {
         if fits { Ok(()) } else { Err(LaunchError::Id(self.id.clone())) }
     }
 
-    /// Says why it ended: to the log, and in one line to whoever started it.
-    fn tell(reason: &ExitReason) {
+    /// Says why it ended: to the log, and in one line on standard error.
+    fn tell(reason: &ExitReason, log: &Log) {
         if reason.code() == 0 {
             info!(%reason, "the machine has ended");
         } else {
             tracing::error!(%reason, "the machine has ended");
         }
+        log.flush(LAST_WORDS);
         ring::say(&format!("ballast: {reason}\n"));
     }
 }

@@ -49,7 +49,7 @@ pub(super) struct RunArgs {
     /// Give the guest a source of random numbers
     #[arg(long)]
     rng: bool,
-    /// Where the serial console goes: tty, file=PATH or null
+    /// Where the serial console goes: tty, pty, socket=PATH, file=PATH or null
     #[arg(long, value_name = "SPEC")]
     console: Option<ConsoleSpec>,
     /// Serve the API on this Unix socket
@@ -259,11 +259,16 @@ impl FromStr for ConsoleSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match (text, text.strip_prefix("file=")) {
-            ("tty", _) => Ok(Self(ConsoleConfig::Tty)),
-            ("null", _) => Ok(Self(ConsoleConfig::Null)),
-            (_, Some(path)) if !path.is_empty() => Ok(Self(ConsoleConfig::File(path.into()))),
-            _ => Err(format!("`{text}` is no console: give tty, file=PATH or null")),
-        }
+        Ok(Self(match text.split_once('=') {
+            None if text == "tty" => ConsoleConfig::Tty,
+            None if text == "pty" => ConsoleConfig::Pty,
+            None if text == "null" => ConsoleConfig::Null,
+            Some(("file", path)) if !path.is_empty() => ConsoleConfig::File(path.into()),
+            Some(("socket", path)) if !path.is_empty() => ConsoleConfig::Socket(path.into()),
+            _ => {
+                let valid = "tty, pty, socket=PATH, file=PATH or null";
+                return Err(format!("`{text}` is no console: give {valid}"));
+            }
+        }))
     }
 }

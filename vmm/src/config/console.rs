@@ -7,16 +7,23 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Faults;
-use super::rules::Check;
+use super::rules::{Check, socket_path};
 
-/// Where the guest's serial console goes: `"tty"`, `{"file": PATH}` or `"null"`.
+/// Where the guest's serial console goes: `"tty"`, `"pty"`, `{"socket": PATH}`,
+/// `{"file": PATH}` or `"null"`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ConsoleConfig {
     /// Standard input and output, in raw mode if that is a terminal.
     #[default]
     Tty,
-    /// Output to this file, created or appended to; no input.
+    /// A pseudo-terminal, whose path is printed at the start.
+    Pty,
+    /// A Unix socket, made with mode 0600: up to eight clients see the output and may type.
+    #[schema(value_type = String)]
+    Socket(PathBuf),
+    /// Output to this file, created or appended to; no input. At 64 MiB the file is renamed to
+    /// `PATH.1`, in the place of the one before, and begun anew.
     #[schema(value_type = String)]
     File(PathBuf),
     /// Output is discarded; no input.
@@ -29,5 +36,8 @@ pub(super) fn rules(check: &Check<'_>, faults: &mut Faults) {
         && path.as_os_str().is_empty()
     {
         faults.add("console.file", "empty: give the path of a file");
+    }
+    if let ConsoleConfig::Socket(path) = &check.config.console {
+        socket_path("console.socket", path, faults);
     }
 }

@@ -13,12 +13,17 @@
 //! Ways out: a normal end and an early return (`RawTerminal` is dropped), a panic (a hook, since a
 //! release build aborts), a deadly signal (a handler). Only SIGKILL leaves a raw terminal behind.
 
+use std::ffi::OsString;
 use std::io::{self, IsTerminal};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use rustix::fd::BorrowedFd;
+use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::getpgrp;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -37,6 +42,39 @@ static BACK: OnceLock<EventFd> = OnceLock::new();
 /// Signals that end a process by its own fault, or by a filter's.
 const DEADLY: [libc::c_int; 6] =
     [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT, libc::SIGSYS];
+
+/// A pseudo-terminal in raw mode: what is at the other end is a guest, not a line editor.
+#[derive(Debug)]
+pub struct Pty {
+    /// The end that the monitor reads and writes, without blocking.
+    pub ours: OwnedFd,
+    /// The other end, open for as long as the console is to survive those who attach to it.
+    pub theirs: OwnedFd,
+    /// What to attach to.
+    pub path: PathBuf,
+}
+
+impl Pty {
+    /// Opens a new one.
+    ///
+    /// # Errors
+    ///
+    /// Where the host has none left, or no /dev/ptmx and /dev/pts.
+    pub fn open() -> io::Result<Self> {
+        use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+        grantpt(&ours)?;
+        unlockpt(&ours)?;
+        let name = ptsname(&ours, Vec::new())?;
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let theirs = rustix::fs::open(&*name, flags, Mode::empty())?;
+        let mut attributes = tcgetattr(&theirs)?;
+        attributes.make_raw();
+        tcsetattr(&theirs, OptionalActions::Now, &attributes)?;
+        fcntl_setfl(&ours, fcntl_getfl(&ours)? | OFlags::NONBLOCK)?;
+        Ok(Self { ours, theirs, path: PathBuf::from(OsString::from_vec(name.into_bytes())) })
+    }
+}
 
 /// Standard input as a console; as it was before, once dropped.
 #[derive(Debug)]

@@ -1,32 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What every PC has: serial port, keyboard controller, power registers.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use devices::legacy::{KeyboardController, PowerRegisters, PowerRequest, SerialPort};
 
 use crate::arch::layout;
-use crate::config::ConsoleConfig;
-use crate::console;
+use crate::console::{Console, ConsoleError};
 use crate::exit::{ExitReason, ResetSource};
 use crate::kvm::irq;
-use crate::machine::assembly::{Assembly, event};
+use crate::machine::assembly::{Assembly, Home, event};
 use crate::machine::error::BuildError;
 
 /// The devices that requests reach.
 pub struct Platform {
     /// Presses Ctrl-Alt-Del.
     pub keyboard: Arc<KeyboardController>,
-}
-
-/// The console cannot be opened.
-#[derive(Debug, thiserror::Error)]
-enum ConsoleError {
-    #[error("cannot open {} for output: {source}", path.display())]
-    Output { path: PathBuf, source: std::io::Error },
-    #[error("cannot take the terminal for input: {0}")]
-    Input(std::io::Error),
 }
 
 /// Adds them to `machine`.
@@ -38,21 +27,14 @@ pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Platform, BuildError>
 }
 
 fn attach_serial(machine: &mut Assembly<'_>) -> Result<(), BuildError> {
-    let config = &machine.config.console;
-    let output = console::output(config).map_err(|source| {
-        let path = match config {
-            ConsoleConfig::File(path) => path.clone(),
-            ConsoleConfig::Tty | ConsoleConfig::Null => PathBuf::from("(standard output)"),
-        };
-        BuildError::device("console")(ConsoleError::Output { path, source })
-    })?;
+    let failed = BuildError::device::<ConsoleError>("console");
+    let Console { output, input } = Console::open(&machine.config.console).map_err(&failed)?;
     let serial = Arc::new(SerialPort::new(output).map_err(BuildError::Event)?);
     irq::connect(&machine.vm, serial.irq(), layout::IRQ_SERIAL)?;
     machine.add_ports(layout::PORT_SERIAL, layout::PORT_SERIAL_LEN, serial.clone())?;
-    if *config == ConsoleConfig::Tty {
-        let input = console::Input::new(serial, Arc::clone(&machine.exit));
-        let input = input.map_err(ConsoleError::Input).map_err(BuildError::device("console"))?;
-        machine.on_main.push(Box::new(input));
+    let input = input.connect(serial, Arc::clone(&machine.exit)).map_err(&failed)?;
+    if let Some(input) = input {
+        machine.subscribe(input, &Home::Main);
     }
     Ok(())
 }

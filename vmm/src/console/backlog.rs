@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Output on its way from a vCPU to the event loop: bounded, never waited for.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+/// Both ends; cheap to clone.
+#[derive(Clone)]
+pub(super) struct Backlog(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    event: EventFd,
+    capacity: usize,
+}
+
+#[derive(Default)]
+struct State {
+    bytes: VecDeque<u8>,
+    lost: u64,
+}
+
+impl Backlog {
+    pub(super) fn new(capacity: usize) -> io::Result<Self> {
+        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        Ok(Self(Arc::new(Shared { state: Mutex::default(), event, capacity })))
+    }
+
+    /// Readable when there is something to take.
+    pub(super) fn event(&self) -> &EventFd {
+        &self.0.event
+    }
+
+    /// Takes everything, and how many bytes before it were lost.
+    pub(super) fn take(&self) -> (VecDeque<u8>, u64) {
+        // Only wakes us; the count means nothing.
+        let _ = self.0.event.read();
+        let mut state = self.lock();
+        (std::mem::take(&mut state.bytes), std::mem::take(&mut state.lost))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Write for Backlog {
+    /// Never fails: what does not fit is counted as lost.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut state = self.lock();
+        let taken = bytes.len().min(self.0.capacity - state.bytes.len());
+        let first = state.bytes.is_empty();
+        state.bytes.extend(&bytes[..taken]);
+        state.lost += (bytes.len() - taken) as u64;
+        drop(state);
+        if first {
+            // Fails only when the counter is full: then the loop is awake already.
+            let _ = self.0.event.write(1);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_counted() {
+        let mut backlog = Backlog::new(4).unwrap();
+        backlog.write_all(b"abc").unwrap();
+        backlog.write_all(b"def").unwrap();
+        assert!(backlog.event().read().is_ok());
+        assert_eq!(backlog.take(), (VecDeque::from(*b"abcd"), 2));
+        assert_eq!(backlog.take(), (VecDeque::new(), 0));
+        backlog.write_all(b"x").unwrap();
+        assert!(backlog.event().read().is_ok(), "each first byte wakes the loop");
+    }
+}

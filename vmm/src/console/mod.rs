@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The host's side of the serial console: where the guest's output goes, and where its input comes
+//! from.
+//!
+//! Output never makes a vCPU wait: it goes into a bounded ring or backlog, and what a slow reader
+//! leaves no room for is dropped and counted. Input is read only while the guest has room for it.
+//!
+//! May use: `host`, `config`, `devices::legacy`. Runs on the main thread's event loop.
+//!
+//! - `tty.rs`: standard input and output, with the escape sequence of a raw terminal
+//! - `attachable.rs`: a pseudo-terminal, or a socket that clients connect to at any time
+//! - `backlog.rs`: output on its way from a vCPU to `attachable`
+//! - `feed.rs`: input on its way to the serial port
+
+mod attachable;
+mod backlog;
+mod feed;
+mod tty;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use devices::legacy::SerialPort;
+
+pub use self::attachable::Attachable;
+use self::backlog::Backlog;
+use self::tty::TtyInput;
+use crate::config::ConsoleConfig;
+use crate::event_loop::Subscriber;
+use crate::exit::ExitSignal;
+use crate::host::files::LimitedFile;
+use crate::host::ring::{self, Descriptor, Ring};
+use crate::host::sockets::{Listener, SocketError};
+use crate::host::terminal::Pty;
+
+/// Bytes of output that may wait for their reader.
+const CAPACITY: usize = 64 << 10;
+/// Most bytes of the console's file, and of the one before it.
+const FILE_LIMIT: u64 = 64 << 20;
+
+/// The console cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsoleError {
+    /// Standard output cannot be used.
+    #[error("cannot use standard output: {0}")]
+    Stdout(io::Error),
+    /// The terminal cannot be used.
+    #[error("cannot take the terminal for input: {0}")]
+    Terminal(io::Error),
+    /// The file cannot be opened.
+    #[error("cannot open {}: {cause}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        cause: io::Error,
+    },
+    /// There is no pseudo-terminal.
+    #[error("cannot open a pseudo-terminal: {0}")]
+    Pty(io::Error),
+    /// The socket cannot be made.
+    #[error("socket {0}")]
+    Socket(#[from] SocketError),
+    /// No descriptor is left.
+    #[error("cannot create an event: {0}")]
+    Event(io::Error),
+}
+
+/// A console that is open, before there is a serial port.
+pub struct Console {
+    /// What the serial port writes to.
+    pub output: Box<dyn Write + Send>,
+    /// What feeds the serial port.
+    pub input: ConsoleInput,
+}
+
+/// Where a console's input comes from.
+pub enum ConsoleInput {
+    /// From nowhere.
+    None,
+    /// Standard input.
+    Tty,
+    /// A pseudo-terminal or socket.
+    Attachable(Attachable),
+}
+
+impl Console {
+    /// Opens what `config` names.
+    ///
+    /// # Errors
+    ///
+    /// What the host refused.
+    pub fn open(config: &ConsoleConfig) -> Result<Self, ConsoleError> {
+        let ring = |sink| Box::new(Ring::new("console", CAPACITY, sink));
+        match config {
+            // A descriptor of its own, past the buffer and the lock of the standard library.
+            ConsoleConfig::Tty => {
+                let stdout = rustix::io::dup(io::stdout());
+                let stdout = stdout.map_err(|error| ConsoleError::Stdout(error.into()))?;
+                let output = ring(Box::new(Descriptor(stdout)));
+                Ok(Self { output, input: ConsoleInput::Tty })
+            }
+            ConsoleConfig::File(path) => {
+                let failed = |cause| ConsoleError::File { path: path.clone(), cause };
+                let file = LimitedFile::open(path, FILE_LIMIT).map_err(failed)?;
+                Ok(Self { output: ring(Box::new(file)), input: ConsoleInput::None })
+            }
+            ConsoleConfig::Null => {
+                Ok(Self { output: Box::new(io::sink()), input: ConsoleInput::None })
+            }
+            ConsoleConfig::Pty => {
+                let pty = Pty::open().map_err(ConsoleError::Pty)?;
+                let backlog = Backlog::new(CAPACITY).map_err(ConsoleError::Event)?;
+                ring::say(&format!("ballast: console on {}\n", pty.path.display()));
+                let output = Box::new(backlog.clone());
+                let input = ConsoleInput::Attachable(Attachable::on_pty(pty, backlog));
+                Ok(Self { output, input })
+            }
+            ConsoleConfig::Socket(path) => {
+                let listener = Listener::bind(path)?;
+                let backlog = Backlog::new(CAPACITY).map_err(ConsoleError::Event)?;
+                let output = Box::new(backlog.clone());
+                let input = ConsoleInput::Attachable(Attachable::on_socket(listener, backlog));
+                Ok(Self { output, input })
+            }
+        }
+    }
+}
+
+impl ConsoleInput {
+    /// What feeds `serial` on the event loop; `None` where there is no input.
+    ///
+    /// # Errors
+    ///
+    /// Where the terminal refuses.
+    pub fn connect(
+        self,
+        serial: Arc<SerialPort>,
+        exit: Arc<ExitSignal>,
+    ) -> Result<Option<Subscriber>, ConsoleError> {
+        Ok(match self {
+            Self::None => None,
+            Self::Tty => {
+                let input = TtyInput::new(serial, exit).map_err(ConsoleError::Terminal)?;
+                Some(Box::new(input))
+            }
+            Self::Attachable(attachable) => Some(attachable.connect(serial)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_output_is_appended_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("console");
+        for _ in 0..2 {
+            let mut console = Console::open(&ConsoleConfig::File(path.clone())).unwrap();
+            console.output.write_all(b"x").unwrap();
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), b"xx");
+        assert!(Console::open(&ConsoleConfig::File(dir.path().into())).is_err());
+    }
+}

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Standard input as the console's input: a terminal in raw mode, a pipe, or a file.
+//!
+//! On a terminal in raw mode every key goes to the guest, so one sequence must end the monitor:
+//! Ctrl-A x, as elsewhere. Ctrl-A twice sends a Ctrl-A.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+use devices::legacy::SerialPort;
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+
+use super::feed::Feed;
+use crate::exit::{ExitReason, ExitSignal};
+use crate::host::terminal::RawTerminal;
+
+const CTRL_A: u8 = 1;
+
+/// Feeds standard input to the serial port; lives in the event loop.
+pub(super) struct TtyInput {
+    feed: Feed,
+    exit: Arc<ExitSignal>,
+    raw: Option<RawTerminal>,
+    escape: Escape,
+    source: Source,
+}
+
+/// What standard input is at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// In epoll's set.
+    Watched,
+    /// Out of it: the guest has no room.
+    Unwatched,
+    /// A regular file, which epoll does not take: read when the guest has room.
+    File,
+    /// A terminal that another process group has: nothing until SIGCONT.
+    Background,
+    /// At its end.
+    Ended,
+}
+
+impl TtyInput {
+    /// Input for `serial`; a terminal goes into raw mode now.
+    pub(super) fn new(serial: Arc<SerialPort>, exit: Arc<ExitSignal>) -> io::Result<Self> {
+        let raw = RawTerminal::enter()?;
+        let (feed, escape) = (Feed::new(serial), Escape::default());
+        Ok(Self { feed, exit, raw, escape, source: Source::Unwatched })
+    }
+
+    /// Watches standard input while the guest has room, and not otherwise.
+    fn watch(&mut self, ops: &mut EventOps<'_>) {
+        let events = Events::new_raw(libc::STDIN_FILENO, EventSet::IN);
+        match (self.source, self.feed.is_empty()) {
+            (Source::Unwatched, true) => {
+                self.source = match ops.add(events) {
+                    Ok(()) => Source::Watched,
+                    // Files, and /dev/null, are always readable.
+                    Err(_) => Source::File,
+                };
+            }
+            (Source::Watched, false) => {
+                if ops.remove(events).is_ok() {
+                    self.source = Source::Unwatched;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn leave(&mut self, next: Source, ops: &mut EventOps<'_>) {
+        if self.source == Source::Watched {
+            // Fails only if it is not watched.
+            let _ = ops.remove(Events::new_raw(libc::STDIN_FILENO, EventSet::IN));
+        }
+        self.source = next;
+    }
+
+    /// Reads a chunk; false if there was none.
+    fn read(&mut self, ops: &mut EventOps<'_>) -> bool {
+        let mut bytes = [0; Feed::CHUNK];
+        match rustix::io::read(io::stdin(), &mut bytes) {
+            Ok(0) => self.leave(Source::Ended, ops),
+            Ok(count) => {
+                self.take(&bytes[..count]);
+                return true;
+            }
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
+            // SIGTTIN is blocked, so a read from the background fails.
+            Err(rustix::io::Errno::IO) if self.raw.is_some() => {
+                self.leave(Source::Background, ops);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "standard input fails: no console input");
+                self.leave(Source::Ended, ops);
+            }
+        }
+        false
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        if self.raw.is_none() {
+            self.feed.add(bytes);
+        } else if self.escape.filter(bytes, self.feed.waiting()) {
+            self.exit.raise(ExitReason::Stopped("Ctrl-A x".into()));
+        }
+    }
+
+    /// Feeds the guest from a file until it has no more room, or the file no more bytes.
+    fn feed_from_file(&mut self, ops: &mut EventOps<'_>) {
+        while self.source == Source::File && self.feed.is_empty() && self.read(ops) {
+            self.feed.pump();
+        }
+    }
+}
+
+impl MutEventSubscriber for TtyInput {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        let back = self.raw.as_ref().and_then(RawTerminal::back);
+        let watched = ops
+            .add(Events::new(self.feed.drained(), EventSet::IN))
+            .and_then(|()| back.map_or(Ok(()), |back| ops.add(Events::new(back, EventSet::IN))));
+        if let Err(error) = watched {
+            tracing::error!(%error, "cannot watch the serial port: no console input");
+            return;
+        }
+        self.watch(ops);
+        self.feed_from_file(ops);
+    }
+
+    fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
+        let fd: RawFd = events.fd();
+        let back = self.raw.as_ref().and_then(RawTerminal::back);
+        if fd == libc::STDIN_FILENO {
+            self.read(ops);
+        } else if let Some(back) = back.filter(|back| back.as_raw_fd() == fd) {
+            let _ = back.read();
+            if self.source == Source::Background {
+                self.source = Source::Unwatched;
+            }
+        } else {
+            // Only wakes us; the count means nothing.
+            let _ = self.feed.drained().read();
+        }
+        self.feed.pump();
+        self.watch(ops);
+        self.feed_from_file(ops);
+    }
+}
+
+/// Looks for Ctrl-A in raw input.
+#[derive(Debug, Default)]
+struct Escape {
+    seen: bool,
+}
+
+impl Escape {
+    /// Appends what of `bytes` is for the guest to `out`; true if the monitor is to end.
+    fn filter(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> bool {
+        for &byte in bytes {
+            match (std::mem::take(&mut self.seen), byte) {
+                (true, b'x') => return true,
+                (true, CTRL_A) => out.push(CTRL_A),
+                (true, _) => out.extend([CTRL_A, byte]),
+                (false, CTRL_A) => self.seen = true,
+                (false, _) => out.push(byte),
+            }
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escape_ends_and_passes_the_rest() {
+        let mut escape = Escape::default();
+        let mut out = Vec::new();
+        assert!(!escape.filter(b"ls\x01", &mut out));
+        assert!(!escape.filter(b"\x01\x01yx", &mut out));
+        assert_eq!(out, b"ls\x01\x01yx");
+        assert!(!escape.filter(b"\x01", &mut out));
+        assert!(escape.filter(b"x", &mut out));
+    }
+}

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! One monitor's life, from outside: console, signals, terminals and sockets, with guests of a few
+//! instructions. Needs a /dev/kvm, of software too; without one each test says so and does nothing.
+//!
+//! - `guest.rs`: the guests
+//! - `monitor.rs`: a monitor under test
+//! - `ends.rs`: every way to end it, whatever its guest and its readers do
+//! - `consoles.rs`: files, FIFOs, pseudo-terminals and sockets as the console
+//! - `terminals.rs`: foreground, background and raw mode
+
+mod consoles;
+mod ends;
+mod guest;
+mod monitor;
+mod terminals;
