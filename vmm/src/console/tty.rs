@@ -60,10 +60,8 @@ impl TtyInput {
                     Err(_) => Source::File,
                 };
             }
-            (Source::Watched, false) => {
-                if ops.remove(events).is_ok() {
-                    self.source = Source::Unwatched;
-                }
+            (Source::Watched, false) if ops.remove(events).is_ok() => {
+                self.source = Source::Unwatched;
             }
             _ => {}
         }
