@@ -8,6 +8,9 @@
 //! - `consoles.rs`: files, FIFOs, pseudo-terminals and sockets as the console
 //! - `terminals.rs`: foreground, background and raw mode
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+#![allow(clippy::multiple_unsafe_ops_per_block, reason = "closures between fork and exec")]
+
 mod consoles;
 mod ends;
 mod guest;
