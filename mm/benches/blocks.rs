@@ -10,10 +10,11 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use mm::backing::{BackingKind, Discarded};
+use mm::blocks::guest::GuestSide;
 use mm::blocks::map::{BlockMap, Holdings};
 use mm::blocks::mask::PageMask;
-use mm::blocks::pass::{GuestSide, Pass};
-use mm::blocks::policy::{Budget, Costs, Goals};
+use mm::blocks::pass::Pass;
+use mm::blocks::policy::{Goals, PassLimits};
 use mm::guest_ram::{GuestRam, GuestRamError};
 use mm::layout::MemoryLayout;
 use mm::units::{BLOCK_BYTES, BlockId, Bytes, GuestRange, Pages};
@@ -124,8 +125,7 @@ impl GuestSide for Alone {
 /// CPU time of a pass over 4 GiB in huge pages, in which there is nothing to do.
 fn idle_pass() {
     let ram = guest_ram(4096, BackingKind::Thp);
-    let (goals, budget, costs) = (Goals::all(false), Budget::UNLIMITED, Costs::default());
-    let pass = Pass { ram: &ram, guest: &Alone, goals, budget, costs };
+    let pass = Pass::new(&ram, &Alone, Goals::all(false), PassLimits::UNLIMITED);
     let mut planned = 0;
     let took = median(|| {
         let report = pass.run(&AtomicBool::new(false), &mut |_, _| {}).expect("a pass");

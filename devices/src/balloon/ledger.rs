@@ -121,14 +121,21 @@ impl Ledger {
     /// The pages of the balloon, by block.
     pub fn page_set(&self) -> PageSet {
         let mut set = PageSet::new();
+        self.copy_pages(BlockId(0)..BlockId(u64::MAX), &mut set);
+        set
+    }
+
+    /// Adds the pages of the balloon that lie in `blocks` to `set`.
+    pub fn copy_pages(&self, blocks: std::ops::Range<BlockId>, set: &mut PageSet) {
         for region in &self.regions {
-            let blocks = region.ballooned.chunks_exact(WORDS).zip(region.first_block..);
-            for (words, id) in blocks {
+            let first = blocks.start.0.saturating_sub(region.first_block);
+            let all = region.ballooned.chunks_exact(WORDS).zip(region.first_block..);
+            let wanted = all.skip(usize::try_from(first).unwrap_or(usize::MAX));
+            for (words, id) in wanted.take_while(|(_, id)| *id < blocks.end.0) {
                 let words = words.try_into().expect("a block has that many words");
                 set.insert(BlockId(id), &PageMask::from_words(words));
             }
         }
-        set
     }
 
     /// How much of `block` is in the balloon.

@@ -22,8 +22,8 @@ bitflags::bitflags! {
         const HUGE = 1 << 0;
         /// In the CMA region.
         const CMA = 1 << 1;
-        /// The monitor needs a page of it to stay where it is.
-        const PINNED = 1 << 2;
+        /// A plan is to leave it alone: the guest could not evacuate it.
+        const LEFT_OUT = 1 << 2;
         /// The kernel cannot tell whether it is huge.
         const UNSURE = 1 << 3;
     }
@@ -69,8 +69,6 @@ pub struct Holdings {
     pub reported: PageSet,
     /// Pages that back GPU resources.
     pub gpu: PageSet,
-    /// Pages that must stay where they are.
-    pub pinned: PageSet,
     /// Memory that the guest says it has free, balloon not included, where it has said so lately.
     pub guest_free: Option<Bytes>,
 }
@@ -143,7 +141,6 @@ impl BlockMap {
                 stretch.with(block, |b| b.reported = small(still.count()));
             }
             stretch.mark(&held.gpu, |b, n| b.gpu = n);
-            stretch.mark(&held.pinned, |b, _| b.flags |= BlockFlags::PINNED);
             for block in cma.iter().flat_map(GuestRange::touched_blocks) {
                 stretch.with(block, |b| b.flags |= BlockFlags::CMA);
             }
@@ -165,7 +162,7 @@ impl BlockMap {
     /// Has plans leave `id` alone.
     pub(super) fn leave_out(&mut self, id: BlockId) {
         for stretch in &mut self.stretches {
-            stretch.with(id, |block| block.flags |= BlockFlags::PINNED);
+            stretch.with(id, |block| block.flags |= BlockFlags::LEFT_OUT);
         }
     }
 

@@ -4,13 +4,21 @@
 //! * [`mask`]: which of a block's pages, one bit each
 //! * [`page_set`]: sets of pages kept by block
 //! * [`map`]: what each block is made of, from one walk of the page table
-//! * [`policy`]: goals, budgets and costs, as values
-//! * [`plan`]: from a map to an ordered list of actions; pure
-//! * [`pass`]: runs a plan
+//! * [`policy`]: goals, limits, costs and patience, as values
+//! * [`plan`]: from a map to an ordered list of actions for one stage; pure
+//! * [`guest`]: what a pass needs of the devices
+//! * [`pass`]: runs the stages of a pass
+//! * [`stages`]: how each stage carries its plan out
+//! * [`loan`]: what the guest has lent for a pass
+//! * [`report`]: what a pass did
 
+pub mod guest;
+pub mod loan;
 pub mod map;
 pub mod mask;
 pub mod page_set;
 pub mod pass;
 pub mod plan;
 pub mod policy;
+pub mod report;
+pub mod stages;

@@ -1,29 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! From a map and goals to an ordered list of actions: a pure function.
 //!
-//! What each block calls for:
+//! What a block gets, and in which stage:
 //!
-//! | used pages | ballooned or reported | so                                           |
-//! |------------|-----------------------|----------------------------------------------|
-//! | none       | all that is present   | discard it whole                             |
-//! | some       | some that is present  | discard those pages, if many or not huge     |
-//! | many       | none, and not huge    | collapse it                                  |
-//! | few        | some, or many absent  | ask the guest to empty it                    |
-//! | any        | none, and not huge    | back it whole, where that is wanted          |
+//! | used pages | ballooned or reported | action                                       | stage |
+//! |------------|-----------------------|----------------------------------------------|-------|
+//! | few        | some, or many absent  | the guest evacuates it                       | evacuate |
+//! | all        | none                  | the guest evacuates it into gaps of others   | squeeze |
+//! | none       | all that is present   | discard it whole                             | host |
+//! | some       | some that is present  | discard those pages, if many or not huge     | host |
+//! | many       | none, and not huge    | collapse it                                  | host |
+//! | any        | none, and not huge    | back it whole, where that is wanted          | host |
 //!
-//! And for all of memory: what the guest has free but the host still holds, and what the balloon has
-//! in single pages, is gathered into whole blocks by the guest. The last of it, which its kernel
-//! would not part with all at once, is pressed out by emptying blocks into the gaps of others.
+//! In stage gather the guest makes whole blocks of what it has free but the host still holds, and of
+//! what the balloon has in single pages.
 //!
 //! Four laws hold for every plan, and are tested: no byte is discarded that the guest may still
-//! read; no block with holes is collapsed, for that would fill them; the guest is left what its
-//! kernel needs free; the budget is not exceeded.
+//! read; no block with holes is collapsed, for that would fill them; the guest keeps what its kernel
+//! needs free; the limits are not exceeded.
 
 use std::cmp::Reverse;
 use std::time::Duration;
 
 use super::map::{Block, BlockFlags, BlockMap, Totals};
-use super::policy::{Budget, Costs, Goals};
+use super::policy::guest_memory::{GATHER_FROM, reserve};
+use super::policy::{Costs, Goals, PassLimits};
+use super::stages::Stage;
 use crate::units::{BLOCK_SIZE, BlockId, Bytes, PAGE_SIZE, PAGES_PER_BLOCK, Pages};
 
 /// One thing to do.
@@ -33,7 +35,7 @@ pub enum Action {
     Discard(BlockId),
     /// Make the block a huge page.
     Collapse(BlockId),
-    /// Have the guest empty the block and give it up whole.
+    /// Have the guest evacuate the block and give it up whole.
     Evacuate(BlockId),
     /// Make the block a huge page, absent pages and all.
     Back(BlockId),
@@ -80,27 +82,44 @@ impl Step {
 /// What a pass is to do, best first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Steps within the budget, by gain for their cost.
+    /// Steps within the limits, by gain for their cost.
     pub steps: Vec<Step>,
-    /// Steps that were worth doing, had there been budget.
+    /// Steps that were worth doing and beyond the limits.
     pub left_out: usize,
 }
 
-/// Plans a pass over `map`.
-pub fn plan(map: &BlockMap, goals: &Goals, budget: Budget, costs: &Costs) -> Plan {
+/// Plans `stage` of a pass over `map`.
+pub fn plan(
+    map: &BlockMap,
+    goals: &Goals,
+    stage: Stage,
+    limits: PassLimits,
+    costs: &Costs,
+) -> Plan {
     let in_scope = |id: BlockId| match goals.scope {
         None => true,
         Some(scope) => id.checked_range().is_some_and(|range| scope.covers(&range)),
     };
-    let mut wanted: Vec<Step> = map
+    let blocks = map
         .iter()
-        .filter(|(id, block)| in_scope(*id) && !block.flags.contains(BlockFlags::PINNED))
-        .flat_map(|(id, block)| steps_for(map, id, block, goals, costs))
-        .chain(gather(map, goals, budget, costs))
-        .chain(squeeze(map, goals, costs))
-        .collect();
+        .filter(|(id, block)| in_scope(*id) && !block.flags.contains(BlockFlags::LEFT_OUT));
+    let mut wanted: Vec<Step> = match stage {
+        Stage::Gather => gather(map, goals, limits, costs).into_iter().collect(),
+        Stage::Squeeze => squeeze(map, goals, costs),
+        Stage::Evacuate { .. } => {
+            let sparse = |block: &Block| {
+                let used = block.used();
+                used.0 > 0 && goals.evacuate_up_to.is_some_and(|limit| used <= limit)
+            };
+            let sparse = blocks.filter(|(_, block)| !is_whole(block) && sparse(block));
+            sparse.map(|(id, block)| evacuate(id, block, costs)).collect()
+        }
+        Stage::Host => {
+            blocks.flat_map(|(id, block)| host_steps(map, id, block, goals, costs)).collect()
+        }
+    };
     wanted.sort_by_key(|step| (Reverse(step.merit()), step.action));
-    let (mut bytes, mut time) = (budget.bytes, budget.time);
+    let (mut bytes, mut time) = (limits.bytes, limits.time);
     let mut plan = Plan::default();
     for step in wanted {
         let left = bytes.0.checked_sub(step.copies.0).zip(time.checked_sub(step.takes));
@@ -115,8 +134,13 @@ pub fn plan(map: &BlockMap, goals: &Goals, budget: Budget, costs: &Costs) -> Pla
     plan
 }
 
-/// What block `id` calls for: at most a discard, and one thing to do about the rest.
-fn steps_for(
+/// Whether the block is a huge page that nothing was given up of: nothing can be better.
+fn is_whole(block: &Block) -> bool {
+    block.flags.contains(BlockFlags::HUGE) && !block.has_holes()
+}
+
+/// What the host can do for block `id`: at most a discard, and one way to make it huge.
+fn host_steps(
     map: &BlockMap,
     id: BlockId,
     block: &Block,
@@ -128,22 +152,17 @@ fn steps_for(
     let least = if splits { goals.split_from.0.max(1) } else { 1 };
     let worth_it = goals.discard && u64::from(block.wasted) >= least;
     let discard = worth_it.then(|| discard(map, id, block, costs));
-    let wants = |limit: Option<Pages>, test: fn(Pages, Pages) -> bool| {
-        limit.is_some_and(|limit| block.used().0 > 0 && test(block.used(), limit))
-    };
-    let rest = if block.flags.contains(BlockFlags::HUGE) && !block.has_holes() {
-        // Nothing better to be had.
+    let dense = |from: Pages| block.used().0 > 0 && block.used() >= from;
+    let huge = if block.has_holes() || is_whole(block) {
         None
-    } else if (goals.back || (goals.back_gpu && in_one_sweep(block))) && !block.has_holes() {
+    } else if goals.back || (goals.back_gpu && in_one_sweep(block)) {
         Some(back(id, block, costs))
-    } else if wants(goals.evacuate_up_to, |used, limit| used <= limit) {
-        Some(evacuate(id, block, costs))
-    } else if wants(goals.collapse_from, |used, limit| used >= limit) && !block.has_holes() {
+    } else if goals.collapse_from.is_some_and(dense) {
         Some(collapse(id, block, costs))
     } else {
         None
     };
-    discard.into_iter().chain(rest)
+    discard.into_iter().chain(huge)
 }
 
 fn discard(map: &BlockMap, id: BlockId, block: &Block, costs: &Costs) -> Step {
@@ -192,19 +211,10 @@ fn back(id: BlockId, block: &Block, costs: &Costs) -> Step {
     }
 }
 
-/// A guest's kernel keeps about this much free for itself; asked for more, the guest would throw
-/// away what it has cached.
-fn reserve(ram: Bytes) -> Bytes {
-    Bytes(ram.0 / 12).min(Bytes(128 << 20))
-}
-
 /// What the guest can lend for a while, if it says how much it has free.
 pub(super) fn spare(map: &BlockMap) -> Option<Bytes> {
     Some(map.guest_free()?.saturating_sub(reserve(map.totals().ram)))
 }
-
-/// Gathering is worth it for this share of what is resident.
-const GATHER_FROM: u64 = 64;
 
 /// Where the memory is that a guest says it has free.
 struct Free {
@@ -238,7 +248,7 @@ impl Free {
 }
 
 /// What the guest has free but the host holds, and single pages of the balloon, in whole blocks.
-fn gather(map: &BlockMap, goals: &Goals, budget: Budget, costs: &Costs) -> Option<Step> {
+fn gather(map: &BlockMap, goals: &Goals, limits: PassLimits, costs: &Costs) -> Option<Step> {
     if !goals.gather || goals.scope.is_some() {
         return None;
     }
@@ -254,9 +264,9 @@ fn gather(map: &BlockMap, goals: &Goals, budget: Budget, costs: &Costs) -> Optio
     }
     let moved = free.moved_for_a_block();
     let time = costs.evacuate_page * u32::try_from(moved.div_ceil(PAGE_SIZE)).unwrap_or(u32::MAX);
-    let by_time = budget.time.as_nanos() / time.as_nanos().max(1);
+    let by_time = limits.time.as_nanos() / time.as_nanos().max(1);
     let blocks = (free.all.saturating_sub(reserve).0 / BLOCK_SIZE)
-        .min(budget.bytes.0 / moved)
+        .min(limits.bytes.0 / moved)
         .min(u64::try_from(by_time).unwrap_or(u64::MAX));
     let count = u32::try_from(blocks).ok().filter(|count| *count > 0)?;
     Some(Step {
@@ -268,9 +278,9 @@ fn gather(map: &BlockMap, goals: &Goals, budget: Budget, costs: &Costs) -> Optio
     })
 }
 
-/// Blocks to be emptied into the gaps that there are in others, the highest first: what does not
+/// Blocks to be evacuated into the gaps of others, the highest first: what does not
 /// move lies low. Only with so much free memory elsewhere that the guest will not miss it.
-fn squeeze(map: &BlockMap, goals: &Goals, costs: &Costs) -> impl Iterator<Item = Step> + use<> {
+fn squeeze(map: &BlockMap, goals: &Goals, costs: &Costs) -> Vec<Step> {
     let wanted = || {
         let totals = map.totals();
         let free = Free::of(map, &totals)?;
@@ -282,14 +292,12 @@ fn squeeze(map: &BlockMap, goals: &Goals, costs: &Costs) -> impl Iterator<Item =
     let full: Vec<(BlockId, &Block)> = map
         .iter()
         .filter(|(_, b)| u64::from(b.present) == PAGES_PER_BLOCK && !b.has_holes())
-        .filter(|(_, b)| !b.flags.intersects(BlockFlags::PINNED | BlockFlags::CMA))
+        .filter(|(_, b)| !b.flags.intersects(BlockFlags::LEFT_OUT | BlockFlags::CMA))
         // The others are to be emptied anyway.
         .filter(|(_, b)| goals.evacuate_up_to.is_none_or(|limit| b.used() > limit))
         .collect();
     let count = usize::try_from(wanted).unwrap_or(usize::MAX);
-    let steps: Vec<Step> =
-        full.iter().rev().take(count).map(|(id, block)| press_out(*id, block, costs)).collect();
-    steps.into_iter()
+    full.iter().rev().take(count).map(|(id, block)| press_out(*id, block, costs)).collect()
 }
 
 fn press_out(id: BlockId, block: &Block, costs: &Costs) -> Step {
@@ -335,9 +343,11 @@ mod tests {
         BlockMap::of(BlockId(0), blocks, masks)
     }
 
+    /// What all stages together plan for one map.
     fn actions(map: &BlockMap, goals: &Goals) -> Vec<Action> {
-        let plan = plan(map, goals, Budget::UNLIMITED, &Costs::default());
-        plan.steps.iter().map(|s| s.action).collect()
+        let plan = |stage| plan(map, goals, stage, PassLimits::UNLIMITED, &Costs::default());
+        let steps = Stage::of(goals).filter(|stage| *stage != Stage::Evacuate { sync: true });
+        steps.flat_map(|stage| plan(stage).steps).map(|step| step.action).collect()
     }
 
     #[test]
@@ -351,14 +361,14 @@ mod tests {
             block(500, 0, 12, BlockFlags::HUGE),   // not worth a split
             block(400, 12, 100, BlockFlags::HUGE), // worth one
             block(0, 512, 0, small),               // given back already
-            block(512, 0, 0, BlockFlags::PINNED),
+            block(512, 0, 0, BlockFlags::LEFT_OUT),
         ];
         let map = map(blocks);
         let id = BlockId;
         let alone = [Action::Discard(id(0)), Action::Discard(id(5)), Action::Collapse(id(2))];
         assert_eq!(actions(&map, &Goals::all(false)), alone);
-        let emptied = [Action::Evacuate(id(3)), Action::Evacuate(id(5))];
-        let helped: Vec<_> = alone.into_iter().chain(emptied).collect();
+        let evacuated = [Action::Evacuate(id(3)), Action::Evacuate(id(5))];
+        let helped: Vec<_> = evacuated.into_iter().chain(alone).collect();
         assert_eq!(actions(&map, &Goals::all(true)), helped);
     }
 
@@ -381,7 +391,7 @@ mod tests {
         let gathered = |blocks: &[Block], free_mib: u64| {
             let map = map(blocks.to_vec()).with_guest_free(Bytes(free_mib << 20));
             let goals = Goals { evacuate_up_to: None, squeeze: false, ..Goals::all(true) };
-            actions(&map, &goals)
+            actions(&map, &Goals { collapse_from: None, ..goals })
         };
         // 120 MiB of RAM, of which the kernel keeps 10.
         assert_eq!(gathered(&cut, 30), [Action::Gather(10)], "the balloon is in single pages");
@@ -444,6 +454,9 @@ mod tests {
             split_from in 0u64..=512,
             free in prop::option::of(0u64..200 << 20),
             (gather, squeeze, back, back_gpu) in any::<(bool, bool, bool, bool)>(),
+            stage in prop::sample::select(vec![
+                Stage::Gather, Stage::Evacuate { sync: false }, Stage::Squeeze, Stage::Host,
+            ]),
         ) {
             let mut map = map(blocks);
             if let Some(free) = free {
@@ -461,17 +474,17 @@ mod tests {
                 back,
                 back_gpu,
             };
-            let budget = Budget { bytes: Bytes(bytes), time: Duration::from_micros(micros) };
-            let made = plan(&map, &goals, budget, &Costs::default());
+            let limits = PassLimits { bytes: Bytes(bytes), time: Duration::from_micros(micros) };
+            let made = plan(&map, &goals, stage, limits, &Costs::default());
             // The same input gives the same plan.
-            prop_assert_eq!(&made, &plan(&map, &goals, budget, &Costs::default()));
-            // Never above the budget.
-            prop_assert!(made.steps.iter().map(|s| s.copies.0).sum::<u64>() <= budget.bytes.0);
-            prop_assert!(made.steps.iter().map(|s| s.takes).sum::<Duration>() <= budget.time);
+            prop_assert_eq!(&made, &plan(&map, &goals, stage, limits, &Costs::default()));
+            // Never above the limits.
+            prop_assert!(made.steps.iter().map(|s| s.copies.0).sum::<u64>() <= limits.bytes.0);
+            prop_assert!(made.steps.iter().map(|s| s.takes).sum::<Duration>() <= limits.time);
             for step in &made.steps {
                 prop_assert!(step.frees.0 + step.makes_huge.0 > 0, "a step without gain");
                 let Some(id) = step.action.block() else {
-                    // The guest keeps what its kernel needs, and nobody asks for what is not there.
+                    // The guest keeps what its kernel needs, and is asked for no more than it has.
                     let Action::Gather(count) = step.action else { panic!("{step:?}") };
                     let borrowed = u64::from(count) * Pages(PAGES_PER_BLOCK).bytes().0;
                     prop_assert!(gather && borrowed + reserve(totals.ram).0 <= free.unwrap());
@@ -479,7 +492,7 @@ mod tests {
                     continue;
                 };
                 let block = map.get(id).unwrap();
-                prop_assert!(!block.flags.contains(BlockFlags::PINNED));
+                prop_assert!(!block.flags.contains(BlockFlags::LEFT_OUT));
                 match step.action {
                     // Only what is ballooned is discarded.
                     Action::Discard(id) => {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a compaction pass is for, what it may cost, and what things are believed to cost: values,
-//! so that planning is a function of its arguments and nothing else.
+//! What a compaction pass is for, what it may spend, what things are believed to cost and how far it
+//! goes for each: values, so that planning is a function of its arguments and nothing else.
 
 use std::time::Duration;
 
+use super::stages::Stage;
 use crate::units::{Bytes, GuestRange, PAGES_PER_BLOCK, Pages};
 
 /// What a pass is to bring about.
@@ -77,23 +78,18 @@ impl Goals {
     pub fn backing(scope: GuestRange) -> Self {
         Self { scope: Some(scope), back: true, ..Self::all(false) }
     }
-
-    /// Whether the guest has a part in any of them.
-    pub fn of_guest(&self) -> bool {
-        self.gather || self.squeeze || self.evacuate_up_to.is_some()
-    }
 }
 
 /// What a pass may spend. A plan stays below both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budget {
+pub struct PassLimits {
     /// Bytes that may be copied, by the host or by the guest.
     pub bytes: Bytes,
     /// Time that may be spent.
     pub time: Duration,
 }
 
-impl Budget {
+impl PassLimits {
     /// As much as it takes.
     pub const UNLIMITED: Self = Self { bytes: Bytes(u64::MAX), time: Duration::MAX };
 }
@@ -123,4 +119,60 @@ impl Default for Costs {
             evacuate_page: Duration::from_micros(8),
         }
     }
+}
+
+/// How far a pass goes for each thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PassPolicy {
+    /// After so many huge pages in a row that the host did not have, a pass asks for no more.
+    pub collapse_refusals: u32,
+    /// How long the guest may take to say how much memory it has free.
+    pub free_patience: Duration,
+    /// After so many requests in a row without an answer, a pass asks the guest for no more.
+    pub unanswered: u32,
+    /// How many blocks the guest is asked to evacuate at once.
+    pub evacuate_at_once: usize,
+    /// How often the guest is asked to lend what it has free, at most: each time as many single
+    /// pages of the balloon become blocks.
+    pub gathers: u32,
+    /// How often full blocks are evacuated into what gaps are left, at most.
+    pub squeezes: u32,
+}
+
+impl Default for PassPolicy {
+    fn default() -> Self {
+        Self {
+            collapse_refusals: 3,
+            free_patience: Duration::from_secs(1),
+            unanswered: 2,
+            evacuate_at_once: 16,
+            gathers: 4,
+            squeezes: 4,
+        }
+    }
+}
+
+impl PassPolicy {
+    /// How often `stage` is planned anew, at most, as long as that helps.
+    pub fn rounds(&self, stage: Stage) -> u32 {
+        match stage {
+            Stage::Gather => self.gathers,
+            Stage::Squeeze => self.squeezes,
+            Stage::Evacuate { .. } | Stage::Host => 1,
+        }
+    }
+}
+
+/// What the guest's kernel needs, and from where on it is worth asking for the rest.
+pub(super) mod guest_memory {
+    use crate::units::Bytes;
+
+    /// A guest's kernel keeps about this much free for itself; asked for more, the guest would drop
+    /// what it has cached.
+    pub(crate) fn reserve(ram: Bytes) -> Bytes {
+        Bytes(ram.0 / 12).min(Bytes(128 << 20))
+    }
+
+    /// Gathering is worth it for this share of what is resident.
+    pub(crate) const GATHER_FROM: u64 = 64;
 }

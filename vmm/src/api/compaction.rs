@@ -165,8 +165,40 @@ pub struct CompactReport {
     pub left_out: u64,
     /// How long it took, in microseconds.
     pub took_us: u64,
+    /// How long each stage took, in order.
+    #[serde(default)]
+    pub stages: Vec<StageReport>,
     /// Why it ended.
     pub end: PassEnd,
+}
+
+/// A stage of a pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PassStage {
+    /// The guest made whole blocks of its free memory, lent them, and has them back.
+    Gather,
+    /// The guest evacuated sparse blocks.
+    Evacuate,
+    /// The same, waiting for what was busy.
+    EvacuateSync,
+    /// The guest evacuated full blocks into the gaps of others.
+    Squeeze,
+    /// The host discarded what it held for nothing, and made blocks huge.
+    Host,
+}
+
+/// How long one stage of a pass took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StageReport {
+    /// Which.
+    pub stage: PassStage,
+    /// How often it was planned.
+    pub rounds: u32,
+    /// How long it took, in microseconds.
+    pub took_us: u64,
+    /// Of that, until the guest had taken back what it had lent.
+    pub settling_us: u64,
 }
 
 /// How far compaction is (`GET /memory/compact`).

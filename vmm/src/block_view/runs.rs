@@ -47,9 +47,6 @@ pub struct BlockRun {
     /// In the CMA region.
     #[serde(default, skip_serializing_if = "is_false")]
     pub cma: bool,
-    /// Held in place by the monitor.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub pinned: bool,
 }
 
 /// Why bytes are no block map.
@@ -86,7 +83,7 @@ impl BlockRuns {
 
     /// The compact form: 8 bytes of name and version, then 24 bytes a run, little-endian: number of
     /// the first block (8), blocks (4), present, ballooned, reported, gpu, wasted (2 each), flags
-    /// (2: bit 0 huge, 1 CMA, 2 pinned).
+    /// (2: bit 0 huge, 1 CMA).
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(MAGIC.len() + self.runs.len() * RUN_BYTES);
         out.extend(MAGIC);
@@ -96,7 +93,7 @@ impl BlockRuns {
             for count in [run.present, run.ballooned, run.reported, run.gpu, run.wasted] {
                 out.extend(count.to_le_bytes());
             }
-            let flags = u16::from(run.huge) | u16::from(run.cma) << 1 | u16::from(run.pinned) << 2;
+            let flags = u16::from(run.huge) | u16::from(run.cma) << 1;
             out.extend(flags.to_le_bytes());
         }
         out
@@ -125,7 +122,6 @@ impl BlockRun {
             wasted: block.wasted,
             huge: block.flags.contains(BlockFlags::HUGE),
             cma: block.flags.contains(BlockFlags::CMA),
-            pinned: block.flags.contains(BlockFlags::PINNED),
         }
     }
 
@@ -143,7 +139,6 @@ impl BlockRun {
             wasted: u16_at(20),
             huge: flags & 1 != 0,
             cma: flags & 2 != 0,
-            pinned: flags & 4 != 0,
         }
     }
 
@@ -208,12 +203,12 @@ mod tests {
         #[test]
         fn both_forms_come_back(
             runs in prop::collection::vec(
-                (any::<u64>(), any::<u32>(), any::<[u16; 5]>(), any::<[bool; 3]>()), 0..20),
+                (any::<u64>(), any::<u32>(), any::<[u16; 5]>(), any::<[bool; 2]>()), 0..20),
         ) {
-            let run = |(first, blocks, counts, flags): (u64, u32, [u16; 5], [bool; 3])| {
+            let run = |(first, blocks, counts, flags): (u64, u32, [u16; 5], [bool; 2])| {
                 let [present, ballooned, reported, gpu, wasted] = counts;
-                let [huge, cma, pinned] = flags;
-                BlockRun { first, blocks, present, ballooned, reported, gpu, wasted, huge, cma, pinned }
+                let [huge, cma] = flags;
+                BlockRun { first, blocks, present, ballooned, reported, gpu, wasted, huge, cma }
             };
             let all = BlockRuns { block_bytes: BLOCK_SIZE, runs: runs.into_iter().map(run).collect() };
             prop_assert_eq!(BlockRuns::from_bytes(&all.to_bytes()).unwrap(), all.clone());

@@ -228,6 +228,7 @@ mod tests {
             gather: StepCounts::default(),
             planned: 47,
             left_out: 0,
+            stages: Vec::new(),
             took_us: 12_345,
             end: PassEnd::Finished,
         };

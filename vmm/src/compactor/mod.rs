@@ -1,23 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The thread that runs compaction passes, one at a time.
+//! The thread that runs compaction passes, one at a time, and one that walks the page table for
+//! requests.
 //!
 //! ```text
 //!  API ── Job ──▶ ┌───────────┐  map, plan, steps   ┌───────────┐
 //!                 │ thread mm │ ──────────────────▶ │ guest RAM │
-//!  policy, PSI, ▶ └───────────┘ ◀── holdings ────── │ balloon   │
-//!  GPU                  └─ Report ─▶ whoever asked  └───────────┘
+//!  schedule, PSI, ▶ ──────────┘ ◀── holdings ────── │ balloon   │
+//!  GPU                  └─ report ─▶ the caller     └───────────┘
 //! ```
 //!
-//! Nobody waits for a pass but who asked to: vCPUs run on, and the event loop only hands over.
+//! Only the caller of a pass waits for it: vCPUs run on, and the event loop hands over.
 //! May use: `mm::blocks`, `devices::balloon`, `devices::gpu`. Must not use: KVM, the API.
 //!
-//! - `guest_side.rs`: what a pass needs of the devices
-//! - `policy.rs`: when to run one unasked
-//! - `pressure.rs`: the host's word that memory is short
+//! - `live_guest.rs`: what a pass needs of the devices
+//! - `schedule.rs`: when to run one unasked
+//! - `pressure.rs`: the host's signal that memory is short
+//! - `walker.rs`: walks for requests
 
-mod guest_side;
-mod policy;
+mod live_guest;
 mod pressure;
+mod schedule;
+mod walker;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -26,18 +29,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use mm::blocks::map::{BlockMap, Totals};
-use mm::blocks::pass::{GuestSide, Pass, Report};
-use mm::blocks::policy::{Budget, Costs, Goals};
+use mm::blocks::map::Totals;
+use mm::blocks::pass::Pass;
+use mm::blocks::policy::{Goals, PassLimits};
+use mm::blocks::report::PassReport;
 use mm::guest_ram::GuestRamError;
 use tracing::{debug, warn};
 
-pub use guest_side::{LiveGuest, SharedBalloon};
-pub use policy::Background;
-use policy::{Look, Watch};
+pub use live_guest::{LiveGuest, SharedBalloon};
 use pressure::Pressure;
+pub use schedule::PassSchedule;
+use schedule::{Look, Scheduler};
+use walker::Walker;
 
-/// How often the background policy looks.
+/// How often the schedule is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What a pass is asked for.
@@ -46,11 +51,11 @@ pub struct Job {
     /// What it is for; whether the guest can evacuate is found out when it runs.
     pub goals: Goals,
     /// What it may spend.
-    pub budget: Budget,
+    pub limits: PassLimits,
 }
 
 /// Called on the compactor's thread when a job is done.
-pub type WhenDone = Box<dyn FnOnce(Result<Report, GuestRamError>) + Send>;
+pub type WhenDone = Box<dyn FnOnce(Result<PassReport, GuestRamError>) + Send>;
 
 /// Why a job was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +63,9 @@ pub enum CompactorError {
     /// Two passes at once would undo each other's plans.
     #[error("A compaction pass is running; wait for it or cancel it.")]
     Busy,
+    /// As many requests as may wait for a walk do so already.
+    #[error("Too many requests for the state of memory are waiting; try again later.")]
+    TooManyWalks,
     /// The machine is being taken down.
     #[error("The compactor has stopped.")]
     Stopped,
@@ -79,6 +87,7 @@ pub struct Compactor {
     messages: Option<SyncSender<Message>>,
     shared: Arc<Shared>,
     guest: LiveGuest,
+    walker: Walker,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -98,12 +107,12 @@ struct Shared {
     gpu_asks: AtomicBool,
     done: AtomicUsize,
     planned: AtomicUsize,
-    last: Mutex<Option<Report>>,
+    last: Mutex<Option<PassReport>>,
 }
 
 impl Compactor {
-    /// Starts the thread. With `background` it also runs passes unasked.
-    pub fn start(guest: LiveGuest, background: Option<Background>) -> io::Result<Self> {
+    /// Starts the thread. With `schedule` it also runs passes unasked.
+    pub fn start(guest: LiveGuest, schedule: Option<PassSchedule>) -> io::Result<Self> {
         // Room for the one job that `busy` admits, and for one word of the GPU's.
         let (messages, incoming) = mpsc::sync_channel(2);
         let shared = Arc::new(Shared::default());
@@ -111,8 +120,8 @@ impl Compactor {
         let thread = std::thread::Builder::new()
             .name("mm".into())
             .stack_size(256 << 10)
-            .spawn(move || worker.run(&incoming, background))?;
-        if background.is_some() {
+            .spawn(move || worker.run(&incoming, schedule))?;
+        if schedule.is_some() {
             let (messages, shared) = (messages.clone(), Arc::clone(&shared));
             guest.on_large_gpu_buffer(Some(Box::new(move || {
                 // One word is enough, until it is heard.
@@ -123,7 +132,8 @@ impl Compactor {
                 }
             })));
         }
-        Ok(Self { messages: Some(messages), shared, guest, thread: Some(thread) })
+        let walker = Walker::start(guest.clone())?;
+        Ok(Self { messages: Some(messages), shared, guest, walker, thread: Some(thread) })
     }
 
     /// Has a pass run, if none does; `when_done` is told the result.
@@ -142,6 +152,7 @@ impl Compactor {
     /// Asks the present pass to end after the step that it is at.
     pub fn cancel(&self) {
         self.shared.cancel.store(true, Ordering::Release);
+        self.guest.wake();
     }
 
     /// How far the present pass is.
@@ -155,13 +166,20 @@ impl Compactor {
     }
 
     /// What the last pass did.
-    pub fn last_report(&self) -> Option<Report> {
+    pub fn last_report(&self) -> Option<PassReport> {
         self.shared.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The block map as it is now.
-    pub fn map(&self) -> Result<BlockMap, GuestRamError> {
-        BlockMap::read(self.guest.ram(), &self.guest.holdings())
+    /// Has `look` look at the guest's memory, on a thread where that holds nobody up.
+    ///
+    /// # Errors
+    ///
+    /// [`CompactorError::TooManyWalks`]; `look` is dropped then.
+    pub fn walk(
+        &self,
+        look: impl FnOnce(&LiveGuest) + Send + 'static,
+    ) -> Result<(), CompactorError> {
+        self.walker.submit(Box::new(look))
     }
 }
 
@@ -186,8 +204,8 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(self, messages: &Receiver<Message>, background: Option<Background>) {
-        let mut watch = background.map(|policy| {
+    fn run(self, messages: &Receiver<Message>, schedule: Option<PassSchedule>) {
+        let mut scheduler = schedule.map(|policy| {
             let pressure = policy.stall.and_then(|stall| match Pressure::watch(stall) {
                 Ok(pressure) => Some(pressure),
                 Err(error) => {
@@ -195,24 +213,26 @@ impl Worker {
                     None
                 }
             });
-            Watch::new(policy, pressure, Instant::now())
+            Scheduler::new(policy, pressure, Instant::now())
         });
         loop {
-            let next = match &watch {
+            let next = match &scheduler {
                 None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(watch) => messages.recv_timeout(watch.wait(Instant::now()).min(LOOK_EVERY)),
+                Some(scheduler) => {
+                    messages.recv_timeout(scheduler.wait(Instant::now()).min(LOOK_EVERY))
+                }
             };
-            match (next, &mut watch) {
+            match (next, &mut scheduler) {
                 (Ok(Message::Job(job, when_done)), _) => {
                     let result = self.pass(&job);
                     self.finish();
                     when_done(result);
                 }
-                (Ok(Message::LargeBuffer), Some(watch)) => {
+                (Ok(Message::LargeBuffer), Some(scheduler)) => {
                     self.shared.gpu_asks.store(false, Ordering::Release);
-                    watch.gpu_asks(Instant::now());
+                    scheduler.gpu_asks(Instant::now());
                 }
-                (Err(RecvTimeoutError::Timeout), Some(watch)) => self.look(watch),
+                (Err(RecvTimeoutError::Timeout), Some(scheduler)) => self.look(scheduler),
                 (Ok(Message::LargeBuffer), None) => {}
                 (Err(_), _) => return,
             }
@@ -220,25 +240,25 @@ impl Worker {
     }
 
     /// Runs a pass unasked, if the policy calls for one and nobody else has one run.
-    fn look(&self, watch: &mut Watch) {
-        let Some(look) = watch.wants_look(Instant::now()) else { return };
+    fn look(&self, scheduler: &mut Scheduler) {
+        let Some(look) = scheduler.wants_look(Instant::now()) else { return };
         if self.shared.busy.swap(true, Ordering::AcqRel) {
             // A job has come meanwhile, which goes first.
             if look == Look::AtTheGpu {
-                watch.gpu_asks(Instant::now());
+                scheduler.gpu_asks(Instant::now());
             }
             return;
         }
         self.shared.cancel.store(false, Ordering::Release);
-        let totals = BlockMap::read(self.guest.ram(), &self.guest.holdings()).map(|m| m.totals());
+        let totals = self.guest.map().map(|map| map.totals());
         let job = totals.map(|totals: Totals| match look {
-            Look::AtEverything => watch.decide(&totals),
-            Look::AtTheGpu => watch.serve_gpu(&totals),
+            Look::AtEverything => scheduler.decide(&totals),
+            Look::AtTheGpu => scheduler.serve_gpu(&totals),
         });
         match job {
             Ok(Some(job)) => match self.pass(&job) {
-                Ok(report) => debug!(?report, "background compaction"),
-                Err(error) => warn!("background compaction: {error}"),
+                Ok(report) => debug!(?report, "scheduled compaction"),
+                Err(error) => warn!("scheduled compaction: {error}"),
             },
             Ok(None) => {}
             Err(error) => warn!("the block map cannot be read: {error}"),
@@ -246,7 +266,7 @@ impl Worker {
         self.finish();
     }
 
-    fn pass(&self, job: &Job) -> Result<Report, GuestRamError> {
+    fn pass(&self, job: &Job) -> Result<PassReport, GuestRamError> {
         let shared = &self.shared;
         let mut goals = job.goals.clone();
         if !self.guest.can_evacuate() {
@@ -254,8 +274,7 @@ impl Worker {
             goals.gather = false;
             goals.squeeze = false;
         }
-        let (ram, guest, costs) = (self.guest.ram(), &self.guest, Costs::default());
-        let pass = Pass { ram, guest, goals, budget: job.budget, costs };
+        let pass = Pass::new(self.guest.ram(), &self.guest, goals, job.limits);
         let report = pass.run(&shared.cancel, &mut |done, planned| {
             shared.done.store(done, Ordering::Relaxed);
             shared.planned.store(planned, Ordering::Relaxed);

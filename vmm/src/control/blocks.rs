@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Actions on the block map.
 
-use super::{Controller, failed};
+use super::Controller;
 use crate::api::blocks::{BlocksAction, BlocksReply};
-use crate::api::{Refusal, Reply};
+use crate::api::channel::ReplySender;
 use crate::block_view::BlockRuns;
 
 impl Controller {
-    pub(super) fn blocks_action(&mut self, action: BlocksAction) -> Result<Reply, Refusal> {
+    /// Replies from the thread that walks the page table.
+    pub(super) fn blocks_action(&mut self, action: BlocksAction, reply: ReplySender) {
         let BlocksAction::Get = action;
-        let map = self.compactor()?.map().map_err(failed)?;
-        Ok(BlocksReply(BlockRuns::of(&map)).into())
+        self.with_map(reply, |map| Ok(BlocksReply(BlockRuns::of(map)).into()));
     }
 }

@@ -2,21 +2,28 @@
 //! Actions on the CMA region.
 
 use devices::balloon::Statistics;
-use mm::blocks::map::{BlockFlags, Totals};
+use mm::blocks::map::{BlockFlags, BlockMap, Totals};
 use mm::units::{Bytes, Pages};
 use tracing::warn;
 
-use super::{Controller, failed, lock};
+use super::{Controller, lock};
+use crate::api::Refusal;
+use crate::api::channel::ReplySender;
 use crate::api::cma::{CmaAction, CmaReply, CmaStatus, CmaUse};
-use crate::api::{Refusal, Reply};
 
 impl Controller {
-    /// The CMA region: the host's figures, and the guest's.
-    pub(super) fn cma_action(&mut self, action: CmaAction) -> Result<Reply, Refusal> {
+    /// The CMA region: the host's figures, and the guest's. Replies from the thread that walks the
+    /// page table.
+    pub(super) fn cma_action(&mut self, action: CmaAction, reply: ReplySender) {
         let CmaAction::Get = action;
-        let vm = self.vm()?;
+        let vm = match self.vm() {
+            Ok(vm) => vm,
+            Err(refusal) => return reply.send(Err(refusal)),
+        };
         let layout = vm.ram().layout();
-        let Some(region) = layout.cma() else { return Err(Refusal::NoDevice("CMA")) };
+        let Some(region) = layout.cma() else {
+            return reply.send(Err(Refusal::NoDevice("CMA")));
+        };
         let told = vm.balloon().map(|balloon| *lock(balloon).statistics());
         let guest = told.and_then(|told| {
             guest_use(&told, layout.ram_pages().bytes()).unwrap_or_else(|error| {
@@ -24,25 +31,31 @@ impl Controller {
                 None
             })
         });
-        let map = self.compactor()?.map().map_err(failed)?;
-        let mut totals = Totals::default();
-        for (_, block) in map.iter().filter(|(_, b)| b.flags.contains(BlockFlags::CMA)) {
-            let bytes = |pages: u16| Pages(u64::from(pages)).bytes();
-            let huge = if block.flags.contains(BlockFlags::HUGE) { block.present } else { 0 };
-            totals.resident = totals.resident.saturating_add(bytes(block.present));
-            totals.huge = totals.huge.saturating_add(bytes(huge));
-            totals.ballooned = totals.ballooned.saturating_add(bytes(block.ballooned));
-            totals.gpu = totals.gpu.saturating_add(bytes(block.gpu));
-            totals.wasted = totals.wasted.saturating_add(bytes(block.wasted));
-        }
-        Ok(CmaReply(CmaStatus {
-            start: region.address().0,
-            size_bytes: region.bytes().0,
-            totals: (&totals).into(),
-            guest,
-        })
-        .into())
+        self.with_map(reply, move |map| {
+            Ok(CmaReply(CmaStatus {
+                start: region.address().0,
+                size_bytes: region.bytes().0,
+                totals: (&totals(map)).into(),
+                guest,
+            })
+            .into())
+        });
     }
+}
+
+/// Sums over the blocks of the CMA region.
+fn totals(map: &BlockMap) -> Totals {
+    let mut totals = Totals::default();
+    for (_, block) in map.iter().filter(|(_, b)| b.flags.contains(BlockFlags::CMA)) {
+        let bytes = |pages: u16| Pages(u64::from(pages)).bytes();
+        let huge = if block.flags.contains(BlockFlags::HUGE) { block.present } else { 0 };
+        totals.resident = totals.resident.saturating_add(bytes(block.present));
+        totals.huge = totals.huge.saturating_add(bytes(huge));
+        totals.ballooned = totals.ballooned.saturating_add(bytes(block.ballooned));
+        totals.gpu = totals.gpu.saturating_add(bytes(block.gpu));
+        totals.wasted = totals.wasted.saturating_add(bytes(block.wasted));
+    }
+    totals
 }
 
 /// The guest's figures of its contiguous regions contradict each other.

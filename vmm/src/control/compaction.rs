@@ -4,9 +4,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mm::blocks::map::Totals;
-use mm::blocks::pass::{End, Report, Tally};
-use mm::blocks::policy::{Budget, Goals};
+use mm::blocks::map::{BlockMap, Totals};
+use mm::blocks::policy::{Goals, PassLimits};
+use mm::blocks::report::{End, PassReport, StageTime, Tally};
+use mm::blocks::stages::Stage;
 use mm::layout::MemoryLayout;
 use mm::units::{BLOCK_SIZE, Bytes, GuestRange};
 use vm_memory::GuestAddress;
@@ -15,10 +16,10 @@ use super::{Controller, failed};
 use crate::api::channel::ReplySender;
 use crate::api::compaction::{
     Compact, CompactReport, CompactStatus, CompactionAction, CompactionReply, MemoryTotals,
-    PassEnd, Scope, StepCounts,
+    PassEnd, PassStage, Scope, StageReport, StepCounts,
 };
 use crate::api::{Refusal, Reply};
-use crate::compactor::{Background, Compactor, Job, LiveGuest};
+use crate::compactor::{Compactor, Job, LiveGuest, PassSchedule};
 use crate::config::CompactionConfig;
 
 impl Controller {
@@ -41,19 +42,9 @@ impl Controller {
             Ok(ready) => ready,
             Err(refusal) => return answer.send(Err(refusal)),
         };
-        // Sent by whichever comes first: the end of the pass, or the refusal to run it.
-        let answer = Arc::new(Mutex::new(Some(answer)));
-        let reply = {
-            let answer = Arc::clone(&answer);
-            move |reply| {
-                if let Some(answer) = super::lock(&answer).take() {
-                    answer.send(reply);
-                }
-            }
-        };
-        let at_the_end = reply.clone();
+        let (reply, at_the_end) = once(answer);
         let waits = wanted.wait;
-        let when_done = Box::new(move |result: Result<Report, _>| {
+        let when_done = Box::new(move |result: Result<PassReport, _>| {
             if waits {
                 let report =
                     result.map(|report| CompactionReply::Report(Box::new((&report).into())));
@@ -76,29 +67,72 @@ impl Controller {
         Ok(Reply::Done)
     }
 
+    /// Replies with what `look` makes of the guest's memory, from the thread that walks the page
+    /// table.
+    pub(super) fn walk(
+        &mut self,
+        reply: ReplySender,
+        look: impl FnOnce(&LiveGuest) -> Result<Reply, Refusal> + Send + 'static,
+    ) {
+        let compactor = match self.compactor() {
+            Ok(compactor) => compactor,
+            Err(refusal) => return reply.send(Err(refusal)),
+        };
+        let (here, there) = once(reply);
+        if let Err(refused) = compactor.walk(move |guest| there(look(guest))) {
+            here(Err(failed(refused)));
+        }
+    }
+
+    /// Replies with what `look` makes of the block map; see [`walk`](Self::walk).
+    pub(super) fn with_map(
+        &mut self,
+        reply: ReplySender,
+        look: impl FnOnce(&BlockMap) -> Result<Reply, Refusal> + Send + 'static,
+    ) {
+        self.walk(reply, |guest| look(&guest.map().map_err(failed)?));
+    }
+
     /// The compactor, whose thread starts when it is first asked for anything.
     pub(super) fn compactor(&mut self) -> Result<&Compactor, Refusal> {
         if self.compactor.is_none() {
             let vm = self.vm()?;
             let gpu = vm.screens().map(|screens| screens.gpu.clone());
             let guest = LiveGuest::new(vm.ram().clone(), vm.balloon().cloned(), gpu);
-            let background = self.config.memory.compaction.map(background);
-            self.compactor = Some(Compactor::start(guest, background).map_err(failed)?);
+            let schedule = self.config.memory.compaction.map(pass_schedule);
+            self.compactor = Some(Compactor::start(guest, schedule).map_err(failed)?);
         }
         self.compactor.as_ref().ok_or(Refusal::BeforeStart)
     }
 }
 
-fn background(config: CompactionConfig) -> Background {
+/// Two ways to send one reply: the first that is taken counts. For a reply that comes from another
+/// thread, or from here if that thread cannot be asked.
+fn once(reply: ReplySender) -> (impl Fn(ReplyOrRefusal), impl Fn(ReplyOrRefusal) + Send + 'static) {
+    let reply = Arc::new(Mutex::new(Some(reply)));
+    let way = |reply: Arc<Mutex<Option<ReplySender>>>| {
+        move |result| {
+            if let Some(reply) = super::lock(&reply).take() {
+                reply.send(result);
+            }
+        }
+    };
+    (way(Arc::clone(&reply)), way(reply))
+}
+
+/// What is replied.
+type ReplyOrRefusal = Result<Reply, Refusal>;
+
+fn pass_schedule(config: CompactionConfig) -> PassSchedule {
     let stall = Duration::from_millis(config.stall_ms.into());
-    Background {
+    PassSchedule {
         huge_percent: config.huge_percent,
         every: Duration::from_secs(config.interval_s.into()),
         only_idle: config.only_idle,
         stall: (!stall.is_zero()).then_some(stall),
-        budget: Budget {
+        limits: PassLimits {
             time: Duration::from_millis(config.budget_ms.into()),
-            ..Budget::UNLIMITED
+            ..PassLimits::UNLIMITED
         },
     }
 }
@@ -150,16 +184,16 @@ fn job(wanted: &Compact, layout: &MemoryLayout) -> Result<Job, CompactFault> {
         return Err(CompactFault::NoBudget);
     }
     let bytes = wanted.budget_mib.map(|mib| Bytes::from_mib(mib).unwrap_or(Bytes(u64::MAX)));
-    let budget = Budget {
-        bytes: bytes.unwrap_or(Budget::UNLIMITED.bytes),
-        time: wanted.budget_ms.map_or(Budget::UNLIMITED.time, Duration::from_millis),
+    let limits = PassLimits {
+        bytes: bytes.unwrap_or(PassLimits::UNLIMITED.bytes),
+        time: wanted.budget_ms.map_or(PassLimits::UNLIMITED.time, Duration::from_millis),
     };
     let goals = match (wanted.back, scope) {
         (false, scope) => Goals { scope, ..Goals::all(wanted.evacuate) },
         (true, Some(scope)) => Goals::backing(scope),
         (true, None) => return Err(CompactFault::BackAll),
     };
-    Ok(Job { goals, budget })
+    Ok(Job { goals, limits })
 }
 
 fn blocks_of_ram(
@@ -203,19 +237,41 @@ impl From<&Tally> for StepCounts {
     }
 }
 
-impl From<&Report> for CompactReport {
-    fn from(report: &Report) -> Self {
+impl From<&StageTime> for StageReport {
+    fn from(time: &StageTime) -> Self {
+        Self {
+            stage: match time.stage {
+                Stage::Gather => PassStage::Gather,
+                Stage::Evacuate { sync: false } => PassStage::Evacuate,
+                Stage::Evacuate { sync: true } => PassStage::EvacuateSync,
+                Stage::Squeeze => PassStage::Squeeze,
+                Stage::Host => PassStage::Host,
+            },
+            rounds: time.rounds,
+            took_us: micros(time.took),
+            settling_us: micros(time.settling),
+        }
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+impl From<&PassReport> for CompactReport {
+    fn from(report: &PassReport) -> Self {
         Self {
             before: (&report.before).into(),
             after: (&report.after).into(),
-            discard: (&report.discard).into(),
-            collapse: (&report.collapse).into(),
-            evacuate: (&report.evacuate).into(),
-            back: (&report.back).into(),
-            gather: (&report.gather).into(),
+            discard: (&report.tallies.discard).into(),
+            collapse: (&report.tallies.collapse).into(),
+            evacuate: (&report.tallies.evacuate).into(),
+            back: (&report.tallies.back).into(),
+            gather: (&report.tallies.gather).into(),
             planned: report.planned as u64,
             left_out: report.left_out as u64,
-            took_us: u64::try_from(report.took.as_micros()).unwrap_or(u64::MAX),
+            took_us: micros(report.took),
+            stages: report.stages.iter().map(StageReport::from).collect(),
             end: match report.end {
                 End::Finished => PassEnd::Finished,
                 End::OutOfTime => PassEnd::OutOfTime,
@@ -241,7 +297,7 @@ mod tests {
     #[test]
     fn an_empty_request_means_all_of_memory() {
         let job = parsed("{}", 0).unwrap();
-        assert_eq!((job.goals.scope, job.budget), (None, Budget::UNLIMITED));
+        assert_eq!((job.goals.scope, job.limits), (None, PassLimits::UNLIMITED));
     }
 
     #[test]

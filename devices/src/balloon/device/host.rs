@@ -228,9 +228,19 @@ impl Balloon {
         self.core.pool.ledger.fill(block) != Fill::Empty
     }
 
-    /// The pages of the balloon, by block.
-    pub fn page_set(&self) -> PageSet {
-        self.core.pool.ledger.page_set()
+    /// Adds the pages of the balloon that lie in `blocks` to `ballooned`, and those that the guest
+    /// reported free and has not put into the balloon since to `reported`. Those that are in the
+    /// host's memory are in use again. A large guest's record is best copied part by part.
+    pub fn copy_pages(
+        &self,
+        blocks: std::ops::Range<BlockId>,
+        ballooned: &mut PageSet,
+        reported: &mut PageSet,
+    ) {
+        self.core.pool.ledger.copy_pages(blocks.clone(), ballooned);
+        for (block, pages) in self.core.pool.reported().range(blocks) {
+            reported.insert(block, pages);
+        }
     }
 
     /// Pages that the guest reported free and has not put into the balloon since. Those that are in

@@ -5,11 +5,16 @@ use std::cell::{Cell, RefCell};
 
 use vm_memory::{Bytes as _, GuestAddress};
 
+use std::sync::atomic::Ordering;
+
 use super::*;
-use crate::backing::BackingKind;
+use crate::backing::{BackingKind, Discarded};
+use crate::blocks::map::Holdings;
+use crate::blocks::mask::PageMask;
 use crate::blocks::page_set::PageSet;
+use crate::blocks::report::Tally;
 use crate::layout::MemoryLayout;
-use crate::units::Pfn;
+use crate::units::{BLOCK_SIZE, BlockId, Bytes, GuestRange, Pages, Pfn};
 
 /// A balloon over real memory, without a guest.
 struct Balloon<'a> {
@@ -114,6 +119,8 @@ impl GuestSide for Balloon<'_> {
 }
 
 const BLOCKS: u64 = 8;
+/// How many blocks are evacuated at once.
+const AT_ONCE: usize = 16;
 
 fn ram() -> GuestRam {
     ram_of(BLOCKS)
@@ -139,9 +146,8 @@ fn balloon(ram: &GuestRam, ranges: impl IntoIterator<Item = GuestRange>) -> Ball
     Balloon { ram, pages, meanwhile: |_| {}, free, lent, asked, empties: None, most_lent }
 }
 
-fn run(ram: &GuestRam, guest: &Balloon<'_>) -> Report {
-    let (goals, budget) = (Goals::all(false), Budget::UNLIMITED);
-    let pass = Pass { ram, guest, goals, budget, costs: Costs::default() };
+fn run(ram: &GuestRam, guest: &Balloon<'_>) -> PassReport {
+    let pass = Pass::new(ram, guest, Goals::all(false), PassLimits::UNLIMITED);
     pass.run(&AtomicBool::new(false), &mut |_, _| {}).unwrap()
 }
 
@@ -162,12 +168,12 @@ fn what_is_held_for_nothing_is_given_back() {
     let guest = balloon(&ram, odd.chain([range(512, 512)]));
     let report = run(&ram, &guest);
     assert_eq!(report.end, End::Finished);
-    assert_eq!((report.discard.done, report.discard.bytes), (2, Bytes(768 << 12)));
+    assert_eq!((report.tallies.discard.done, report.tallies.discard.bytes), (2, Bytes(768 << 12)));
     assert_eq!(report.after.wasted, Bytes(0));
     assert_eq!(report.after.resident, Bytes((BLOCKS * 512 - 768) << 12));
     assert_intact(&ram, &guest.pages.borrow());
     // And then there is nothing more to do about them.
-    assert_eq!(run(&ram, &guest).discard, Tally::default());
+    assert_eq!(run(&ram, &guest).tallies.discard, Tally::default());
 }
 
 #[test]
@@ -178,7 +184,7 @@ fn pages_taken_back_in_the_meantime_are_safe() {
         pages.borrow_mut().remove_range(range(600, 50));
     };
     let report = run(&ram, &guest);
-    assert_eq!(report.discard.bytes, Bytes((512 - 50) << 12));
+    assert_eq!(report.tallies.discard.bytes, Bytes((512 - 50) << 12));
     assert_intact(&ram, &guest.pages.borrow());
 }
 
@@ -186,19 +192,13 @@ fn pages_taken_back_in_the_meantime_are_safe() {
 fn a_cancelled_pass_does_no_more() {
     let ram = ram();
     let guest = balloon(&ram, (0..BLOCKS).map(|b| range(b * 512, 512)));
-    let pass = Pass {
-        ram: &ram,
-        guest: &guest,
-        goals: Goals::all(false),
-        budget: Budget::UNLIMITED,
-        costs: Costs::default(),
-    };
+    let pass = Pass::new(&ram, &guest, Goals::all(false), PassLimits::UNLIMITED);
     for stop_at in 0..BLOCKS as usize {
         ram.populate(range(0, BLOCKS * 512)).unwrap();
         let cancel = AtomicBool::new(false);
         let mut stop = |done: usize, _| cancel.store(done >= stop_at, Ordering::Relaxed);
         let report = pass.run(&cancel, &mut stop).unwrap();
-        assert_eq!((report.discard.done, report.end), (stop_at, End::Cancelled));
+        assert_eq!((report.tallies.discard.done, report.end), (stop_at, End::Cancelled));
     }
 }
 
@@ -215,14 +215,12 @@ fn single_pages_are_exchanged_for_blocks() {
     )
     .unwrap();
     *guest.free.borrow_mut() = vec![BlockId(5), BlockId(7)];
-    let (goals, budget) = (
-        Goals { evacuate_up_to: None, squeeze: false, collapse_from: None, ..Goals::all(true) },
-        Budget::UNLIMITED,
-    );
-    let pass = Pass { ram: &ram, guest: &guest, goals, budget, costs: Costs::default() };
+    let goals =
+        Goals { evacuate_up_to: None, squeeze: false, collapse_from: None, ..Goals::all(true) };
+    let pass = Pass::new(&ram, &guest, goals, PassLimits::UNLIMITED);
     let report = pass.run(&AtomicBool::new(false), &mut |_, _| {}).unwrap();
     // One is kept back for the guest's kernel.
-    assert_eq!((report.gather.done, report.end), (1, End::Finished));
+    assert_eq!((report.tallies.gather.done, report.end), (1, End::Finished));
     assert_eq!(guest.lent.get(), Pages(0));
     assert_eq!((report.before.ballooned, report.after.ballooned), (Bytes(2 << 20), Bytes(2 << 20)));
     assert!(guest.pages.borrow().mask(BlockId(5)).is_full());
@@ -235,28 +233,26 @@ fn a_guest_that_does_not_answer_is_left_alone() {
     let ram = ram();
     let guest = balloon(&ram, (0..BLOCKS).map(|b| range(b * 512, 200)));
     let goals = Goals { gather: false, squeeze: false, ..Goals::all(true) };
-    let budget = Budget::UNLIMITED;
-    let pass = Pass { ram: &ram, guest: &guest, goals, budget, costs: Costs::default() };
+    let pass = Pass::new(&ram, &guest, goals, PassLimits::UNLIMITED);
     let report = pass.run(&AtomicBool::new(false), &mut |_, _| {}).unwrap();
-    assert_eq!(report.evacuate.done, 0);
-    assert_eq!(report.evacuate.busy, 2 * BLOCKS as usize, "{report:?}");
+    assert_eq!(report.tallies.evacuate.done, 0);
+    assert_eq!(report.tallies.evacuate.busy, 2 * BLOCKS as usize, "{report:?}");
     assert_eq!(guest.asked.get(), 2);
 }
 
 /// A guest that empties many blocks has them back before it runs out of memory.
 #[test]
 fn no_more_is_lent_than_can_be_spared() {
-    const SPARSE: u64 = 3 * EVACUATE_AT_ONCE as u64;
+    const SPARSE: u64 = 3 * AT_ONCE as u64;
     let ram = ram_of(SPARSE);
     let mut guest = balloon(&ram, (0..SPARSE).map(|b| range(b * 512, 100)));
     guest.empties = Some(|_| true);
     let goals = Goals { gather: false, squeeze: false, ..Goals::all(true) };
-    let budget = Budget::UNLIMITED;
-    let pass = Pass { ram: &ram, guest: &guest, goals, budget, costs: Costs::default() };
+    let pass = Pass::new(&ram, &guest, goals, PassLimits::UNLIMITED);
     let report = pass.run(&AtomicBool::new(false), &mut |_, _| {}).unwrap();
-    assert!(report.evacuate.done >= SPARSE as usize, "{report:?}");
+    assert!(report.tallies.evacuate.done >= SPARSE as usize, "{report:?}");
     assert_eq!(guest.lent.get(), Pages(0));
-    let most = EVACUATE_AT_ONCE as u64 * 512;
+    let most = AT_ONCE as u64 * 512;
     assert!(guest.most_lent.get() <= Pages(most), "{} at a time", guest.most_lent.get());
 }
 
@@ -271,11 +267,10 @@ fn squeezing_goes_on_while_it_helps() {
     *guest.free.borrow_mut() = (0..FULL + 20).map(BlockId).collect();
     guest.empties = Some(|block| block.0 % 2 == 0);
     let goals = Goals { gather: false, evacuate_up_to: None, ..Goals::all(true) };
-    let budget = Budget::UNLIMITED;
-    let pass = Pass { ram: &ram, guest: &guest, goals, budget, costs: Costs::default() };
+    let pass = Pass::new(&ram, &guest, goals, PassLimits::UNLIMITED);
     let report = pass.run(&AtomicBool::new(false), &mut |_, _| {}).unwrap();
-    assert!(report.evacuate.done > 10, "one round does half of twenty: {report:?}");
-    assert!(report.evacuate.busy <= FULL as usize / 2, "{report:?}");
+    assert!(report.tallies.evacuate.done > 10, "one round does half of twenty: {report:?}");
+    assert!(report.tallies.evacuate.busy <= FULL as usize / 2, "{report:?}");
 }
 
 /// A range is backed for contiguous use, absent pages too, and holes stay holes.
@@ -285,17 +280,15 @@ fn a_range_is_backed_before_its_use() {
     let guest = balloon(&ram, [range(2 * 512 + 7, 1)]);
     ram.discard(&[range(512, 1024 + 100)]).unwrap();
     let scope = range(512, 3 * 512);
-    let pass = Pass {
-        ram: &ram,
-        guest: &guest,
-        goals: Goals::backing(scope),
-        budget: Budget::UNLIMITED,
-        costs: Costs::default(),
-    };
+    let pass = Pass::new(&ram, &guest, Goals::backing(scope), PassLimits::UNLIMITED);
     let report = pass.run(&AtomicBool::new(false), &mut |_, _| {}).unwrap();
-    assert_eq!(report.back.done + report.back.refused + report.back.busy, 2, "{report:?}");
+    assert_eq!(
+        report.tallies.back.done + report.tallies.back.refused + report.tallies.back.busy,
+        2,
+        "{report:?}"
+    );
     let resident = |block: u64| ram.residency_of(range(block * 512, 512)).unwrap();
-    if report.back.done == 2 {
+    if report.tallies.back.done == 2 {
         for block in [1, 3] {
             assert_eq!(resident(block).huge, Some(Bytes(BLOCK_SIZE)));
         }
@@ -307,9 +300,8 @@ fn a_range_is_backed_before_its_use() {
 fn no_time_no_steps() {
     let ram = ram();
     let guest = balloon(&ram, [range(512, 512)]);
-    let budget = Budget { bytes: Bytes(u64::MAX), time: Duration::ZERO };
-    let goals = Goals::all(false);
-    let pass = Pass { ram: &ram, guest: &guest, goals, budget, costs: Costs::default() };
+    let limits = PassLimits { bytes: Bytes(u64::MAX), time: Duration::ZERO };
+    let pass = Pass::new(&ram, &guest, Goals::all(false), limits);
     let report = pass.run(&AtomicBool::new(false), &mut |_, _| {}).unwrap();
     assert_eq!((report.planned, report.left_out), (0, 1));
     assert_eq!(report.before, report.after);

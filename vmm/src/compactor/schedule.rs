@@ -4,15 +4,15 @@
 use std::time::{Duration, Instant};
 
 use mm::blocks::map::Totals;
-use mm::blocks::policy::{Budget, Goals};
+use mm::blocks::policy::{Goals, PassLimits};
 use mm::units::Bytes;
 
 use super::Job;
 use super::pressure::Pressure;
 
-/// The background policy.
+/// When passes run unasked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Background {
+pub struct PassSchedule {
     /// A pass is worth it while less than this share of resident memory is in huge pages, in per
     /// cent.
     pub huge_percent: u8,
@@ -24,13 +24,13 @@ pub struct Background {
     /// Look at once when tasks of the host waited for memory for so long in two seconds.
     pub stall: Option<Duration>,
     /// What each pass may spend.
-    pub budget: Budget,
+    pub limits: PassLimits,
 }
 
-/// A policy at work.
+/// A schedule at work.
 #[derive(Debug)]
-pub(super) struct Watch {
-    policy: Background,
+pub(super) struct Scheduler {
+    policy: PassSchedule,
     pressure: Option<Pressure>,
     next_look: Instant,
     /// The GPU has asked since the last look; and when it will be heard.
@@ -59,8 +59,8 @@ pub(super) enum Look {
 /// After passes in vain, at most so many looks are left out.
 const LONGEST_BACK_OFF: u32 = 64;
 
-impl Watch {
-    pub(super) fn new(policy: Background, pressure: Option<Pressure>, now: Instant) -> Self {
+impl Scheduler {
+    pub(super) fn new(policy: PassSchedule, pressure: Option<Pressure>, now: Instant) -> Self {
         Self {
             policy,
             pressure,
@@ -99,7 +99,7 @@ impl Watch {
     /// What a map with these totals calls for that was looked at on behalf of the GPU.
     pub(super) fn serve_gpu(&self, totals: &Totals) -> Option<Job> {
         let asked = totals.gpu_in_pieces > Bytes(0);
-        asked.then(|| Job { goals: Goals::backing_gpu(), budget: self.policy.budget })
+        asked.then(|| Job { goals: Goals::backing_gpu(), limits: self.policy.limits })
     }
 
     /// What a map with these totals calls for.
@@ -132,7 +132,7 @@ impl Watch {
             goals.collapse_from = None;
             goals.back_gpu = false;
         }
-        Some(Job { goals, budget: self.policy.budget })
+        Some(Job { goals, limits: self.policy.limits })
     }
 }
 
@@ -142,13 +142,13 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn policy() -> Background {
-        Background {
+    fn policy() -> PassSchedule {
+        PassSchedule {
             huge_percent: 90,
             every: Duration::from_secs(10),
             only_idle: true,
             stall: None,
-            budget: Budget::UNLIMITED,
+            limits: PassLimits::UNLIMITED,
         }
     }
 
@@ -157,62 +157,62 @@ mod tests {
     }
 
     #[test]
-    fn it_looks_as_often_as_told() {
+    fn looks_at_the_set_interval() {
         let start = Instant::now();
-        let mut watch = Watch::new(policy(), None, start);
-        let mut at = |s| watch.wants_look(start + Duration::from_secs(s));
+        let mut scheduler = Scheduler::new(policy(), None, start);
+        let mut at = |s| scheduler.wants_look(start + Duration::from_secs(s));
         assert_eq!([at(9), at(10), at(19)], [None, Some(Look::AtEverything), None]);
     }
 
     #[test]
-    fn a_gpu_that_asks_is_heard_at_once_and_not_for_every_buffer() {
+    fn serves_requests_of_the_gpu_together() {
         let start = Instant::now();
-        let mut watch = Watch::new(policy(), None, start);
+        let mut scheduler = Scheduler::new(policy(), None, start);
         let at = |ms| start + Duration::from_millis(ms);
-        assert_eq!(watch.wait(start), policy().every);
-        watch.gpu_asks(at(100));
-        watch.gpu_asks(at(110));
-        assert_eq!(watch.wait(at(110)), Duration::from_millis(10));
-        assert_eq!(watch.wants_look(at(119)), None);
-        assert_eq!(watch.wants_look(at(120)), Some(Look::AtTheGpu));
-        assert_eq!(watch.wants_look(at(130)), None);
+        assert_eq!(scheduler.wait(start), policy().every);
+        scheduler.gpu_asks(at(100));
+        scheduler.gpu_asks(at(110));
+        assert_eq!(scheduler.wait(at(110)), Duration::from_millis(10));
+        assert_eq!(scheduler.wants_look(at(119)), None);
+        assert_eq!(scheduler.wants_look(at(120)), Some(Look::AtTheGpu));
+        assert_eq!(scheduler.wants_look(at(130)), None);
         let asks = Totals { gpu_in_pieces: Bytes(2 * MIB), ..totals(1000, 100) };
-        assert_eq!(watch.serve_gpu(&asks).map(|job| job.goals), Some(Goals::backing_gpu()));
-        assert!(watch.serve_gpu(&totals(1000, 100)).is_none());
+        assert_eq!(scheduler.serve_gpu(&asks).map(|job| job.goals), Some(Goals::backing_gpu()));
+        assert!(scheduler.serve_gpu(&totals(1000, 100)).is_none());
     }
 
     #[test]
-    fn a_busy_guest_is_left_alone_and_an_idle_one_is_not() {
+    fn runs_for_an_idle_guest_only() {
         let now = Instant::now();
-        let mut watch = Watch::new(policy(), None, now);
-        assert!(watch.decide(&totals(1000, 100)).is_none(), "nothing to compare with yet");
-        assert!(watch.decide(&totals(1100, 100)).is_none(), "it grows");
-        assert!(watch.decide(&totals(1101, 100)).is_some());
+        let mut scheduler = Scheduler::new(policy(), None, now);
+        assert!(scheduler.decide(&totals(1000, 100)).is_none(), "nothing to compare with yet");
+        assert!(scheduler.decide(&totals(1100, 100)).is_none(), "it grows");
+        assert!(scheduler.decide(&totals(1101, 100)).is_some());
     }
 
     #[test]
-    fn enough_is_enough() {
+    fn leaves_a_guest_alone_that_is_huge_enough() {
         let now = Instant::now();
-        let mut watch = Watch::new(policy(), None, now);
-        watch.decide(&totals(1000, 900));
-        assert!(watch.decide(&totals(1000, 900)).is_none());
+        let mut scheduler = Scheduler::new(policy(), None, now);
+        scheduler.decide(&totals(1000, 900));
+        assert!(scheduler.decide(&totals(1000, 900)).is_none());
         let wasted = Totals { wasted: Bytes(MIB), ..totals(1000, 900) };
-        assert!(watch.decide(&wasted).is_some());
+        assert!(scheduler.decide(&wasted).is_some());
     }
 
     #[test]
-    fn a_gpu_that_uses_whole_blocks_is_served_at_once() {
-        let mut watch = Watch::new(policy(), None, Instant::now());
+    fn serves_a_gpu_that_uses_whole_blocks_at_once() {
+        let mut scheduler = Scheduler::new(policy(), None, Instant::now());
         let asks = Totals { gpu_in_pieces: Bytes(2 * MIB), ..totals(1000, 950) };
-        assert!(watch.decide(&asks).is_some(), "not idle, and huge enough");
-        assert!(watch.decide(&totals(1000, 950)).is_none());
+        assert!(scheduler.decide(&asks).is_some(), "not idle, and huge enough");
+        assert!(scheduler.decide(&totals(1000, 950)).is_none());
     }
 
     #[test]
-    fn passes_in_vain_grow_rare() {
+    fn passes_that_change_nothing_become_rare() {
         let now = Instant::now();
-        let mut watch = Watch::new(policy(), None, now);
-        let runs = (0..100).filter(|_| watch.decide(&totals(1000, 100)).is_some()).count();
+        let mut scheduler = Scheduler::new(policy(), None, now);
+        let runs = (0..100).filter(|_| scheduler.decide(&totals(1000, 100)).is_some()).count();
         assert!((3..12).contains(&runs), "{runs} of 100 looks led to a pass");
     }
 }

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a pass did.
+
+use std::time::Duration;
+
+use super::map::Totals;
+use super::stages::Stage;
+use crate::units::Bytes;
+
+/// How the steps of one kind went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Carried out.
+    pub done: usize,
+    /// Left out: the guest had made them worthless.
+    pub moot: usize,
+    /// Tried in vain: pages were busy.
+    pub busy: usize,
+    /// Refused by the host: it had no huge page.
+    pub refused: usize,
+    /// Bytes that the host gained or that became huge.
+    pub bytes: Bytes,
+}
+
+/// How one step went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StepResult {
+    /// Carried out, and so many bytes gained.
+    Done(Bytes),
+    Moot,
+    Busy,
+    Refused,
+}
+
+impl Tally {
+    pub(super) fn note(&mut self, result: StepResult) {
+        match result {
+            StepResult::Done(bytes) => {
+                self.done += 1;
+                self.bytes = self.bytes.saturating_add(bytes);
+            }
+            StepResult::Moot => self.moot += 1,
+            StepResult::Busy => self.busy += 1,
+            StepResult::Refused => self.refused += 1,
+        }
+    }
+}
+
+/// How the steps of each kind went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tallies {
+    /// Discards.
+    pub discard: Tally,
+    /// Collapses.
+    pub collapse: Tally,
+    /// Evacuations.
+    pub evacuate: Tally,
+    /// Blocks made huge whole.
+    pub back: Tally,
+    /// Blocks of free memory, gathered by the guest.
+    pub gather: Tally,
+}
+
+impl Tallies {
+    /// Blocks that the guest gave up for the pass, one way or another.
+    pub(super) fn given_up(&self) -> usize {
+        self.evacuate.done + self.gather.done
+    }
+}
+
+/// Why a pass ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// All that was planned was tried.
+    Finished,
+    /// The time was used up.
+    OutOfTime,
+    /// It was cancelled.
+    Cancelled,
+}
+
+/// How long one stage took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StageTime {
+    /// The stage.
+    pub stage: Stage,
+    /// Rounds that it had.
+    pub rounds: u32,
+    /// Time in all of them.
+    pub took: Duration,
+    /// Of that, until the guest had taken back what it had lent.
+    pub settling: Duration,
+}
+
+/// What a pass did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassReport {
+    /// The guest's memory before.
+    pub before: Totals,
+    /// The guest's memory after.
+    pub after: Totals,
+    /// How the steps went.
+    pub tallies: Tallies,
+    /// Steps planned, in all stages.
+    pub planned: usize,
+    /// Steps that were worth doing and beyond the limits.
+    pub left_out: usize,
+    /// How long it took.
+    pub took: Duration,
+    /// How long each stage took.
+    pub stages: Vec<StageTime>,
+    /// Why it ended.
+    pub end: End,
+}

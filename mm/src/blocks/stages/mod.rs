@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The stages of a pass, each with a plan of its own: what the guest has a part in comes first, since
+//! it changes the map for what follows.
+//!
+//! ```text
+//! gather: the guest lends its free memory ─▶ evacuate: sparse blocks ─▶ once more, with patience for
+//!    what is busy ─▶ squeeze: full blocks into gaps ─▶ host: discard, collapse, back
+//! ```
+//!
+//! - `gather.rs`: the guest makes whole blocks of free memory
+//! - `evacuate.rs`: the guest evacuates blocks, sparse ones or, in squeeze, full ones
+//! - `host.rs`: what the host does by itself
+//! - `progress.rs`: the state of the pass that stages work on
+
+mod evacuate;
+mod gather;
+mod host;
+mod progress;
+
+use super::plan::Step;
+use super::policy::Goals;
+use super::report::End;
+use crate::guest_ram::GuestRamError;
+
+pub(super) use evacuate::Evacuate;
+pub(super) use gather::Gather;
+pub(super) use host::Host;
+pub(super) use progress::{PassProgress, Spending, Watch};
+
+/// A stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// The guest lends its free memory in whole blocks, and gets it back: in place of single pages
+    /// of the balloon, and empty.
+    Gather,
+    /// The guest evacuates sparse blocks.
+    Evacuate {
+        /// Whether it waits for what is busy.
+        sync: bool,
+    },
+    /// The guest evacuates full blocks into the gaps of others.
+    Squeeze,
+    /// The host discards what it holds for nothing, and makes blocks huge.
+    Host,
+}
+
+impl Stage {
+    /// All stages that `goals` call for, in order.
+    pub fn of(goals: &Goals) -> impl Iterator<Item = Self> {
+        let all = [
+            (Self::Gather, goals.gather),
+            (Self::Evacuate { sync: false }, goals.evacuate_up_to.is_some()),
+            (Self::Evacuate { sync: true }, goals.evacuate_up_to.is_some()),
+            (Self::Squeeze, goals.squeeze),
+            (Self::Host, true),
+        ];
+        all.into_iter().filter(|(_, wanted)| *wanted).map(|(stage, _)| stage)
+    }
+
+    /// Whether the guest has a part in it.
+    pub fn is_of_guest(self) -> bool {
+        self != Self::Host
+    }
+
+    /// Whether its plan depends on how much memory the guest has free.
+    pub fn needs_free(self) -> bool {
+        matches!(self, Self::Gather | Self::Squeeze)
+    }
+}
+
+/// How a stage carries out one round's plan.
+pub(super) trait CarryOut {
+    /// Takes the first of `steps` (not empty), and as many that follow as go with it; returns how
+    /// many were taken.
+    fn take(
+        &mut self,
+        steps: &[Step],
+        progress: &mut PassProgress<'_>,
+    ) -> Result<usize, GuestRamError>;
+
+    /// Takes all of `steps`, until the pass is cancelled or out of time.
+    fn carry_out(
+        &mut self,
+        steps: &[Step],
+        progress: &mut PassProgress<'_>,
+    ) -> Result<End, GuestRamError> {
+        let mut rest = steps;
+        while !rest.is_empty() {
+            if let Some(end) = progress.look_up(rest.len()) {
+                return Ok(end);
+            }
+            let taken = self.take(rest, progress)?;
+            rest = &rest[taken..];
+        }
+        progress.look_up(0);
+        Ok(End::Finished)
+    }
+}

@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a pass needs of a machine's devices, with the machine running.
+//!
+//! Nothing here polls: the balloon announces its changes ([`Changes`]), and whatever waits for the
+//! guest waits for those. No device's lock is held while waiting, nor while a page table is walked.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use devices::balloon::{Balloon, BlockResult, Changes, EvacuationReport};
+use devices::gpu::{Gpu, WantsBlocks};
+use mm::backing::Discarded;
+use mm::blocks::guest::GuestSide;
+use mm::blocks::map::{BlockMap, Holdings};
+use mm::blocks::mask::PageMask;
+use mm::guest_ram::{GuestRam, GuestRamError};
+use mm::units::{BlockId, Bytes, PAGES_PER_BLOCK, Pages};
+
+/// How long the guest may take to evacuate blocks: so long, and so much longer for each of them.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE_PER_BLOCK: Duration = Duration::from_millis(200);
+/// How much longer the balloon may take to report that the guest did not.
+const GRACE: Duration = Duration::from_secs(1);
+/// The guest's figure of its free memory is of use for so long.
+const FRESH: Duration = Duration::from_secs(5);
+/// A guest that has moved nothing into the balloon, or out of it, for so long does not any more.
+const STANDSTILL: Duration = Duration::from_secs(2);
+/// Blocks whose record is copied while the balloon is locked once.
+const BLOCKS_AT_ONCE: usize = 2048;
+
+/// A balloon as the event loop and the compactor share it.
+pub type SharedBalloon = Arc<Mutex<Balloon>>;
+
+/// A machine's memory and those of its devices that hold some.
+#[derive(Clone)]
+pub struct LiveGuest {
+    ram: Arc<GuestRam>,
+    balloon: Option<SharedBalloon>,
+    changes: Arc<Changes>,
+    gpu: Option<Arc<Mutex<Gpu>>>,
+}
+
+/// The balloon at one moment of a wait.
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    pages: Pages,
+    /// Blocks that have ever gone into it.
+    blocks: u64,
+    /// Pages that have ever gone into it by themselves.
+    single: u64,
+}
+
+impl LiveGuest {
+    /// Of memory, the balloon and the display device, as far as the machine has them.
+    pub fn new(
+        ram: Arc<GuestRam>,
+        balloon: Option<SharedBalloon>,
+        gpu: Option<Arc<Mutex<Gpu>>>,
+    ) -> Self {
+        let changes = balloon.as_ref().map(|balloon| Arc::clone(lock(balloon).changes()));
+        Self { ram, balloon, changes: changes.unwrap_or_default(), gpu }
+    }
+
+    /// The memory.
+    pub fn ram(&self) -> &GuestRam {
+        &self.ram
+    }
+
+    /// The block map as it is now.
+    ///
+    /// # Errors
+    ///
+    /// The page table cannot be read.
+    pub fn map(&self) -> Result<BlockMap, GuestRamError> {
+        BlockMap::read(&self.ram, &self.holdings())
+    }
+
+    /// Pages in the balloon.
+    pub fn ballooned(&self) -> Pages {
+        self.balloon().map(|balloon| balloon.ballooned()).unwrap_or_default()
+    }
+
+    /// Whether the guest can be asked to evacuate blocks.
+    pub fn can_evacuate(&self) -> bool {
+        self.balloon().is_some_and(|balloon| balloon.can_evacuate())
+    }
+
+    /// Has every wait for the guest look at what has changed: to be called after setting the flag
+    /// that cancels a pass.
+    pub(super) fn wake(&self) {
+        self.changes.announce();
+    }
+
+    /// Has `tell` called when the display device could do with huge pages; `None` ends it.
+    pub(super) fn on_large_gpu_buffer(&self, tell: Option<WantsBlocks>) {
+        if let Some(gpu) = &self.gpu {
+            gpu.lock().unwrap_or_else(PoisonError::into_inner).on_large_backing(tell);
+        }
+    }
+
+    fn balloon(&self) -> Option<MutexGuard<'_, Balloon>> {
+        self.balloon.as_ref().map(|balloon| lock(balloon))
+    }
+
+    /// The size of the balloon; `None` if its driver is gone, and with it what it had lent.
+    fn size(&self) -> Option<Size> {
+        let balloon = self.balloon().filter(|balloon| balloon.is_active())?;
+        let counters = balloon.counters();
+        let blocks = counters.inflated_blocks;
+        let single = counters.inflated_pages.saturating_sub(blocks * PAGES_PER_BLOCK);
+        Some(Size { pages: balloon.ballooned(), blocks, single })
+    }
+
+    /// Looks at the balloon at each change until `judge` says how it ended, the deadline passes, it
+    /// is cancelled or the balloon stands still; the last size, if there is one.
+    fn wait_until(
+        &self,
+        deadline: Option<Instant>,
+        cancel: &AtomicBool,
+        mut reached: impl FnMut(&Size) -> bool,
+    ) -> Option<Size> {
+        let mut last: Option<Size> = None;
+        let mut moved = Instant::now();
+        loop {
+            let seen = self.changes.count();
+            let size = self.size()?;
+            let now = Instant::now();
+            if last.is_none_or(|last| last.pages != size.pages) {
+                moved = now;
+            }
+            last = Some(size);
+            let end = deadline.map_or(moved + STANDSTILL, |d| d.min(moved + STANDSTILL));
+            if reached(&size) || now >= end || cancel.load(Ordering::Acquire) {
+                return Some(size);
+            }
+            self.changes.wait(seen, end - now);
+        }
+    }
+
+    /// The pages that the balloon holds and those reported free, copied a part at a time, so that the
+    /// balloon's lock is never held for long.
+    fn balloon_holdings(&self, held: &mut Holdings) {
+        for region in self.ram.regions() {
+            let blocks = region.guest().touched_blocks();
+            let (first, last) = (region.guest().start().block(), blocks.last());
+            let Some(last) = last else { continue };
+            for start in (first.0..=last.0).step_by(BLOCKS_AT_ONCE) {
+                let end = (last.0 + 1).min(start + BLOCKS_AT_ONCE as u64);
+                let Some(balloon) = self.balloon() else { return };
+                let part = BlockId(start)..BlockId(end);
+                balloon.copy_pages(part, &mut held.ballooned, &mut held.reported);
+            }
+        }
+    }
+}
+
+impl GuestSide for LiveGuest {
+    fn holdings(&self) -> Holdings {
+        let mut held = Holdings::default();
+        self.balloon_holdings(&mut held);
+        if let Some(balloon) = self.balloon() {
+            let told = balloon.statistics();
+            let fresh = told.updated.is_some_and(|at| at.elapsed() < FRESH);
+            held.guest_free = told.free_memory.filter(|_| fresh).map(Bytes);
+        }
+        let gpu = self.gpu.as_ref().map(|gpu| {
+            let gpu = gpu.lock().unwrap_or_else(PoisonError::into_inner);
+            gpu.backing_ranges().collect()
+        });
+        held.gpu = gpu.unwrap_or_default();
+        held
+    }
+
+    fn discard_ballooned(
+        &self,
+        block: BlockId,
+        pages: &PageMask,
+    ) -> Result<Discarded, GuestRamError> {
+        let mut total = Discarded::default();
+        for run in pages.ranges_in(block) {
+            if let Some(mut balloon) = self.balloon() {
+                total.add(balloon.discard_ballooned(run)?);
+            }
+        }
+        Ok(total)
+    }
+
+    fn has_holes(&self, block: BlockId) -> bool {
+        self.balloon().is_some_and(|balloon| balloon.has_holes(block))
+    }
+
+    fn keep_holes(&self, block: BlockId) -> Result<bool, GuestRamError> {
+        self.balloon().map_or(Ok(false), |mut balloon| balloon.keep_holes(block))
+    }
+
+    fn evacuate(
+        &self,
+        blocks: &[BlockId],
+        sync: bool,
+        patience: Duration,
+        cancel: &AtomicBool,
+    ) -> Option<Vec<bool>> {
+        let report: Arc<Mutex<Option<EvacuationReport>>> = Arc::default();
+        let done = {
+            let (report, changes) = (Arc::clone(&report), Arc::clone(&self.changes));
+            Box::new(move |result: EvacuationReport| {
+                *lock(&report) = Some(result);
+                changes.announce();
+            })
+        };
+        let count = u32::try_from(blocks.len()).unwrap_or(u32::MAX);
+        let patience = patience.min(PATIENCE + PATIENCE_PER_BLOCK * count);
+        let wanted = blocks.iter().copied();
+        self.balloon()?.evacuate(wanted, sync, patience, done).ok()?;
+        // The balloon answers for a guest that does not; a little later, at worst.
+        let deadline = Instant::now() + patience + GRACE;
+        let report = loop {
+            let seen = self.changes.count();
+            if let Some(report) = lock(&report).take() {
+                break report;
+            }
+            let now = Instant::now();
+            if cancel.load(Ordering::Acquire) || now >= deadline {
+                return None;
+            }
+            self.changes.wait(seen, deadline - now);
+        };
+        let unanswered = report.count(BlockResult::Unanswered);
+        if unanswered > 0 && unanswered == report.outcomes.len() {
+            return None;
+        }
+        let vacated = |block: &BlockId| report.outcomes.contains(&(*block, BlockResult::Vacated));
+        Some(blocks.iter().map(vacated).collect())
+    }
+
+    fn ask_free(&self, patience: Duration) {
+        let updated = || self.balloon().map(|balloon| balloon.statistics().updated);
+        let before = updated();
+        if !self.balloon().is_some_and(|mut balloon| balloon.poll_statistics()) {
+            return;
+        }
+        let deadline = Instant::now() + patience;
+        loop {
+            let seen = self.changes.count();
+            let now = Instant::now();
+            if updated() != before || now >= deadline {
+                return;
+            }
+            self.changes.wait(seen, deadline - now);
+        }
+    }
+
+    fn lent(&self) -> Pages {
+        self.balloon().map(|balloon| balloon.surplus()).unwrap_or_default()
+    }
+
+    /// Only of a guest that would take its memory back rather than kill a process for want of it.
+    ///
+    /// A guest that puts single pages into the balloon can make no more blocks: it is asked for no
+    /// more then.
+    fn gather(&self, blocks: u32, patience: Duration, cancel: &AtomicBool) -> u32 {
+        let Some(before) = self.size() else { return 0 };
+        let goal = self.balloon().filter(|b| b.can_evacuate() && b.deflates_on_oom());
+        let Some(goal) = goal.map(|mut balloon| {
+            let lent = balloon.surplus().0 + u64::from(blocks) * PAGES_PER_BLOCK;
+            balloon.set_surplus(Pages(lent));
+            Pages(balloon.target_pages().0.saturating_add(balloon.surplus().0))
+        }) else {
+            return 0;
+        };
+        let deadline = Instant::now().checked_add(patience);
+        let size = self
+            .wait_until(deadline, cancel, |size| size.pages >= goal || size.single > before.single);
+        let came = size.map_or(0, |size| size.blocks.saturating_sub(before.blocks));
+        u32::try_from(came).unwrap_or(blocks).min(blocks)
+    }
+
+    fn settle(&self, keep: Pages) {
+        let Some(goal) = self.balloon().map(|mut balloon| {
+            if balloon.surplus() > keep {
+                balloon.set_surplus(keep);
+            }
+            Pages(balloon.target_pages().0.saturating_add(balloon.surplus().0))
+        }) else {
+            return;
+        };
+        self.wait_until(None, &AtomicBool::new(false), |size| size.pages <= goal);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

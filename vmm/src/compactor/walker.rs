@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The thread that walks the page table for requests of the API, one after the other: a walk takes
+//! as long as the guest is large, and neither the event loop nor a pass waits for it.
+
+use std::io;
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::thread::JoinHandle;
+
+use tracing::warn;
+
+use super::{CompactorError, LiveGuest};
+
+/// Requests that may wait at the same time.
+const WAITING: usize = 16;
+
+/// Looks at the guest's memory, and replies.
+type Look = Box<dyn FnOnce(&LiveGuest) + Send>;
+
+/// The handle on the thread; dropping it waits for the walk under way.
+#[derive(Debug)]
+pub(super) struct Walker {
+    looks: Option<SyncSender<Look>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Walker {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    ///
+    /// The host has no thread to spare.
+    pub(super) fn start(guest: LiveGuest) -> io::Result<Self> {
+        let (looks, incoming): (SyncSender<Look>, Receiver<Look>) = mpsc::sync_channel(WAITING);
+        let thread = std::thread::Builder::new()
+            .name("mm-walk".into())
+            .stack_size(256 << 10)
+            .spawn(move || incoming.into_iter().for_each(|look| look(&guest)))?;
+        Ok(Self { looks: Some(looks), thread: Some(thread) })
+    }
+
+    /// Has `look` called on the thread.
+    ///
+    /// # Errors
+    ///
+    /// [`CompactorError::TooManyWalks`] if too many wait already; `look` is dropped then.
+    pub(super) fn submit(&self, look: Look) -> Result<(), CompactorError> {
+        let looks = self.looks.as_ref().ok_or(CompactorError::Stopped)?;
+        looks.try_send(look).map_err(|error| match error {
+            TrySendError::Full(_) => CompactorError::TooManyWalks,
+            TrySendError::Disconnected(_) => CompactorError::Stopped,
+        })
+    }
+}
+
+impl Drop for Walker {
+    fn drop(&mut self) {
+        self.looks = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            warn!("the thread that walks guest memory had panicked");
+        }
+    }
+}
