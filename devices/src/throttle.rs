@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Log lines that a guest can cause, limited in rate: a guest must not fill the host's log.
+//! Things that a guest can cause, limited in rate: log lines above all, which must not fill the host's
+//! log.
 //!
 //! ```
 //! use devices::throttle::Throttle;
@@ -17,9 +18,11 @@ const BURST: u32 = 8;
 /// Time after which one more line is admitted.
 const REFILL: Duration = Duration::from_secs(2);
 
-/// A token bucket for log lines: eight at once, then one every two seconds.
+/// A token bucket; for log lines by default: eight at once, then one every two seconds.
 #[derive(Debug)]
 pub struct Throttle {
+    burst: u32,
+    refill: Duration,
     tokens: u32,
     refilled: Instant,
     suppressed: u64,
@@ -27,21 +30,27 @@ pub struct Throttle {
 
 impl Default for Throttle {
     fn default() -> Self {
-        Self { tokens: BURST, refilled: Instant::now(), suppressed: 0 }
+        Self::new(BURST, REFILL)
     }
 }
 
 impl Throttle {
-    /// Whether a line may be written now; if so, how many were suppressed since the last one.
+    /// A throttle that admits `burst` at once, then one every `refill`.
+    pub fn new(burst: u32, refill: Duration) -> Self {
+        Self { burst, refill, tokens: burst, refilled: Instant::now(), suppressed: 0 }
+    }
+
+    /// Whether another one is admitted now; if so, how many were suppressed since the last one.
     pub fn admit(&mut self) -> Option<u64> {
         self.admit_at(Instant::now())
     }
 
     fn admit_at(&mut self, now: Instant) -> Option<u64> {
         let passed = now.saturating_duration_since(self.refilled);
-        let earned = u32::try_from(passed.as_millis() / REFILL.as_millis()).unwrap_or(u32::MAX);
+        let earned =
+            u32::try_from(passed.as_millis() / self.refill.as_millis().max(1)).unwrap_or(u32::MAX);
         if earned > 0 {
-            self.tokens = self.tokens.saturating_add(earned).min(BURST);
+            self.tokens = self.tokens.saturating_add(earned).min(self.burst);
             self.refilled = now;
         }
         if self.tokens == 0 {

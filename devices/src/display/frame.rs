@@ -1,23 +1,49 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Pixels that were copied out of the guest, and how a cursor is put on them.
 
-use super::{CURSOR_EXTENT, Cursor, Pixels, Rect, Size};
+use std::sync::Arc;
 
-/// A picture in B8G8R8X8, rows without padding.
-#[derive(Debug, Clone, PartialEq, Eq)]
+use mm::budget::{Budget, BudgetError, Charge};
+
+use super::{Area, CURSOR_EXTENT, Cursor, Extent, Pixels, Size};
+use crate::virtio::{Deadline, Progress};
+
+/// No memory for a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// The budget for host memory is used up.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
+    /// The host has no memory for it.
+    #[error("the host has no memory for a picture of {0} bytes")]
+    OutOfMemory(u64),
+}
+
+/// A picture in B8G8R8X8, rows without padding, charged to a budget.
+///
+/// Its rows are filled from the top, a strip at a time; until the last one it is not
+/// [complete](Frame::complete). Memory is taken as rows are filled.
+#[derive(Debug)]
 pub struct Frame {
     size: Size,
+    /// As many rows as are filled.
     data: Vec<u8>,
+    _charge: Charge,
 }
 
 impl Frame {
-    /// A black picture; `None` when the host has no room for it.
-    pub fn new(size: Size) -> Option<Self> {
-        let bytes = usize::try_from(size.bytes()).ok()?;
+    /// A picture of `size` without a row yet, charged to `budget` as a whole.
+    ///
+    /// # Errors
+    ///
+    /// [`FrameError`] when the budget or the host has too little memory for it.
+    pub fn new(size: Size, budget: &Arc<Budget>) -> Result<Self, FrameError> {
+        let charge = budget.try_charge(size.bytes())?;
+        let none = || FrameError::OutOfMemory(size.bytes());
+        let bytes = usize::try_from(size.bytes()).map_err(|_| none())?;
         let mut data = Vec::new();
-        data.try_reserve_exact(bytes).ok()?;
-        data.resize(bytes, 0);
-        Some(Self { size, data })
+        data.try_reserve_exact(bytes).map_err(|_| none())?;
+        Ok(Self { size, data, _charge: charge })
     }
 
     /// Its size.
@@ -25,59 +51,117 @@ impl Frame {
         self.size
     }
 
-    /// All pixels, four bytes each, row by row.
+    /// Pixels of all filled rows, four bytes each, row by row.
     pub fn data(&self) -> &[u8] {
         &self.data
     }
 
     /// Bytes of one row.
     pub fn stride(&self) -> usize {
-        4 * self.size.width as usize
+        4 * usize::from(self.size.width)
     }
 
-    /// Takes the pixels of `damage` from `pixels`, as far as both have them.
-    pub fn update(&mut self, damage: Rect, pixels: &dyn Pixels) {
-        let here = Rect::whole(self.size).intersection(Rect::whole(pixels.size()));
-        let Some(damage) = here.and_then(|here| here.intersection(damage)) else { return };
+    /// Whether all rows are filled.
+    pub fn complete(&self) -> bool {
+        self.missing().is_none()
+    }
+
+    /// The rows that are not filled yet.
+    fn missing(&self) -> Option<Area> {
+        let filled = u32::try_from(self.data.len() / self.stride()).ok()?;
+        let left = u32::from(self.size.height).checked_sub(filled)?;
+        let size = Size { height: Extent::new(left)?, ..self.size };
+        Some(Area { x: 0, y: u16::try_from(filled).ok()?, size })
+    }
+
+    /// Fills missing rows from `pixels`, which have this frame's size, until `deadline` passes.
+    pub fn fill(&mut self, pixels: &dyn Pixels, deadline: &mut Deadline) -> Progress {
         let stride = self.stride();
-        let first = damage.y as usize * stride + 4 * damage.x as usize;
-        pixels.copy(damage, &mut self.data[first..], stride);
+        while let Some(missing) = self.missing() {
+            // A strip at a time: rows are zeroed before they are copied to, so not all at once.
+            let (strip, _) = missing.split_rows(rows_of(missing));
+            let from = self.data.len();
+            // Within what was reserved: no allocation.
+            self.data.resize(from + stride * usize::from(strip.size.height), 0);
+            let rows = pixels.copy(strip, &mut self.data[from..], stride, deadline);
+            self.data.truncate(from + stride * rows as usize);
+            if deadline.passed() {
+                return Progress::more_if(!self.complete());
+            }
+        }
+        Progress::Done
     }
 
-    /// A copy of the part of it that lies in `area`, and where that is; `None` when that is nothing.
-    pub fn crop(&self, area: Rect) -> Option<(Rect, Self)> {
-        let area = area.intersection(Rect::whole(self.size))?;
-        let mut part = Self::new(area.size())?;
-        let (from, to) = (self.stride(), part.stride());
-        let left = 4 * area.x as usize;
-        let rows = self.data.chunks_exact(from).skip(area.y as usize);
-        for (row, line) in rows.zip(part.data.chunks_exact_mut(to)) {
-            line.copy_from_slice(&row[left..left + to]);
+    /// Takes the pixels of `damage` from `pixels`, which have this frame's size, until `deadline`
+    /// passes; returns what is left of the damage. A frame that is not complete takes nothing.
+    pub fn update(
+        &mut self,
+        damage: Area,
+        pixels: &dyn Pixels,
+        deadline: &mut Deadline,
+    ) -> Option<Area> {
+        if !self.complete() {
+            return Some(damage);
         }
-        Some((area, part))
+        let stride = self.stride();
+        let first = usize::from(damage.y) * stride + 4 * usize::from(damage.x);
+        let rows = pixels.copy(damage, &mut self.data[first..], stride, deadline);
+        damage.split_rows(rows).1
+    }
+
+    /// Copies the pixels of `area`, with `cursor` over them, to `out`, without padding. What the
+    /// frame does not have is black.
+    pub fn read(&self, area: Area, cursor: &Cursor, out: &mut Vec<u8>) {
+        let row = 4 * usize::from(area.size.width);
+        out.clear();
+        out.resize(row * usize::from(area.size.height), 0);
+        let here = area.intersection(Area::whole(self.size));
+        if let Some(here) = here.filter(|here| (here.x, here.y) == (area.x, area.y)) {
+            let left = 4 * usize::from(here.x);
+            let len = 4 * usize::from(here.size.width);
+            let rows = self.data.chunks_exact(self.stride()).skip(here.y.into());
+            let rows = rows.take(here.size.height.into());
+            for (from, to) in rows.zip(out.chunks_exact_mut(row)) {
+                to[..len].copy_from_slice(&from[left..left + len]);
+            }
+        }
+        compose(out, area, cursor);
     }
 
     /// Puts `cursor` over the picture, where it is inside.
     pub fn compose(&mut self, cursor: &Cursor) {
-        let Some(image) = &cursor.image else { return };
-        let stride = self.stride();
-        let extent = i64::from(CURSOR_EXTENT);
-        let visible = |at: i32, limit: u32| {
-            let at = i64::from(at);
-            at.max(0)..(at + extent).min(i64::from(limit))
-        };
-        for y in visible(cursor.y, self.size.height) {
-            for x in visible(cursor.x, self.size.width) {
-                let from = (y - i64::from(cursor.y)) * extent + (x - i64::from(cursor.x));
-                // Both are inside their pictures: not negative, and within memory.
-                let (Ok(from), Ok(x), Ok(y)) =
-                    (usize::try_from(from), usize::try_from(x), usize::try_from(y))
-                else {
-                    continue;
-                };
-                let to = y * stride + 4 * x;
-                blend(&mut self.data[to..to + 4], &image[4 * from..4 * from + 4]);
-            }
+        if self.complete() {
+            compose(&mut self.data, Area::whole(self.size), cursor);
+        }
+    }
+}
+
+/// Rows of a strip of `area`, about 256 KiB.
+fn rows_of(area: Area) -> u32 {
+    const STRIP: u64 = 256 << 10;
+    u32::try_from(STRIP / area.size.row_bytes()).unwrap_or(u32::MAX)
+}
+
+/// Puts `cursor` over `pixels`, which are those of `area`, without padding.
+fn compose(pixels: &mut [u8], area: Area, cursor: &Cursor) {
+    let Some(image) = &cursor.image else { return };
+    let extent = i64::from(CURSOR_EXTENT);
+    let (left, top) = (i64::from(area.x), i64::from(area.y));
+    // Rows and columns of the cursor that lie in the area.
+    let visible = |at: i32, start: i64, len: i64| {
+        let at = i64::from(at);
+        at.max(start)..(at + extent).min(start + len)
+    };
+    let width = i64::from(area.size.width.get());
+    for y in visible(cursor.y, top, area.size.height.get().into()) {
+        for x in visible(cursor.x, left, width) {
+            let from = (y - i64::from(cursor.y)) * extent + (x - i64::from(cursor.x));
+            let to = (y - top) * width + (x - left);
+            // Both are inside their pictures: not negative, and within memory.
+            let (Ok(from), Ok(to)) = (usize::try_from(4 * from), usize::try_from(4 * to)) else {
+                continue;
+            };
+            blend(&mut pixels[to..to + 4], &image[from..from + 4]);
         }
     }
 }
@@ -93,7 +177,7 @@ fn blend(under: &mut [u8], over: &[u8]) {
 }
 
 /// A picture and the cursor that was over it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Snapshot {
     /// The picture, without the cursor.
     pub frame: Frame,
@@ -111,12 +195,11 @@ impl Snapshot {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use proptest::prelude::*;
 
     use super::*;
     use crate::display::CURSOR_BYTES;
+    use crate::display::testing::{Plain, frame};
 
     fn cursor(x: i32, y: i32, pixel: [u8; 4]) -> Cursor {
         let mut image = [0; CURSOR_BYTES];
@@ -129,16 +212,57 @@ mod tests {
         fn an_opaque_cursor_covers_exactly_its_place(
             x in prop_oneof![-100..200i32, any::<i32>()],
             y in prop_oneof![-100..200i32, any::<i32>()],
+            (left, top) in (0..90u16, 0..70u16),
         ) {
-            let mut frame = Frame::new(Size::new(100, 80)).unwrap();
-            frame.compose(&cursor(x, y, [1, 2, 3, 255]));
-            for (i, pixel) in frame.data().as_chunks::<4>().0.iter().enumerate() {
-                let at = |start: i32, n: usize| {
-                    let n = n as i64 - i64::from(start);
-                    (0..64).contains(&n)
-                };
+            let size = Size::new(100, 80);
+            let cursor = cursor(x, y, [1, 2, 3, 255]);
+            let mut picture = frame(size, 0);
+            let at = |start: i32, n: usize| {
+                let n = n as i64 - i64::from(start);
+                (0..64).contains(&n)
+            };
+            // A part of the picture that is read, then the picture itself.
+            let area = Area { x: left, y: top, size: Size::new(10, 10) };
+            let mut part = Vec::new();
+            picture.read(area, &cursor, &mut part);
+            for (i, pixel) in part.as_chunks::<4>().0.iter().enumerate() {
+                let inside = at(x, usize::from(left) + i % 10) && at(y, usize::from(top) + i / 10);
+                prop_assert_eq!(&pixel[..3], if inside { &[1, 2, 3] } else { &[0, 0, 0] });
+            }
+            picture.compose(&cursor);
+            for (i, pixel) in picture.data().as_chunks::<4>().0.iter().enumerate() {
                 let inside = at(x, i % 100) && at(y, i / 100);
                 prop_assert_eq!(&pixel[..3], if inside { &[1, 2, 3] } else { &[0, 0, 0] });
+            }
+        }
+
+        /// However small the steps, the picture is the same, and no step does more than its share.
+        #[test]
+        fn strips_make_the_same_picture(work in 1..4000u64, damage in (0..20u16, 0..20u16, 1..10u16, 1..10u16)) {
+            let size = Size::new(30, 30);
+            let mut picture = Frame::new(size, &Budget::bytes("test", 3600)).unwrap();
+            let (x, y, width, height) = damage;
+            let damage = Area { x, y, size: Size::new(width, height) };
+            loop {
+                let mut deadline = Deadline::of_work(work);
+                if !picture.complete() {
+                    let left = picture.update(damage, &Plain(size, 7), &mut Deadline::never());
+                    prop_assert_eq!(left, Some(damage));
+                }
+                let progress = picture.fill(&Plain(size, 5), &mut deadline);
+                prop_assert!(deadline.spent() < work + 120);
+                if progress == Progress::Done {
+                    break;
+                }
+            }
+            prop_assert!(picture.data().iter().all(|byte| *byte == 5) && picture.complete());
+            let mut left = Some(damage);
+            while let Some(area) = left {
+                left = picture.update(area, &Plain(size, 9), &mut Deadline::of_work(work));
+            }
+            for (i, byte) in picture.data().iter().enumerate() {
+                let at = Area { x: (i / 4 % 30) as u16, y: (i / 120) as u16, size: Size::new(1, 1) };
+                prop_assert_eq!(*byte, if at.intersection(damage).is_some() { 9 } else { 5 });
             }
         }
     }
@@ -153,5 +277,17 @@ mod tests {
         // A guest that does not multiply by alpha gets a bright cursor, not an overflow.
         blend(&mut under, &[255, 255, 255, 0]);
         assert_eq!(&under[..3], &[255, 255, 255]);
+    }
+
+    #[test]
+    fn a_picture_beyond_the_budget_is_refused_and_one_that_goes_is_given_back() {
+        let budget = Budget::bytes("test", 1000);
+        let size = Size::new(10, 10);
+        let first = Frame::new(size, &budget).unwrap();
+        let second = Frame::new(Size::new(16, 16), &budget);
+        assert!(matches!(second, Err(FrameError::Budget(_))), "{second:?}");
+        assert_eq!(budget.used(), 400);
+        drop(first);
+        assert_eq!(budget.used(), 0);
     }
 }

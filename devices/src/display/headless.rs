@@ -1,18 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A display without a screen: it keeps the latest frame for whoever asks.
+//! A display without a screen, whose frames any number of viewers read.
 //!
-//! A frame costs host memory and a copy per flush, so none is kept that nobody looks at. A look
-//! makes a scanout watched for a while: the first look takes the picture from the guest's memory as
-//! it is at that moment, later ones find what the guest last flushed.
+//! A frame costs host memory and a copy per flush, so a scanout has one only while a [`Viewer`] of
+//! it lives: it is made when the first one comes, filled by the device a strip at a time, and freed
+//! when the last one goes. Frames are charged to the budget that the display is given; a scanout
+//! whose frame does not fit shows nothing.
+//!
+//! Locks: one mutex over all scanouts, held while a strip is copied in or out and no longer. A
+//! thread that holds it takes no other lock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{Cursor, Display, Frame, MAX_SCANOUTS, Pixels, Rect, ScanoutId, Size, Snapshot};
+use mm::budget::Budget;
 
-/// How long a scanout stays watched after a look.
-const LINGER: Duration = Duration::from_secs(10);
+use super::{
+    Area, CURSOR_EXTENT, Cursor, Display, Frame, MAX_SCANOUTS, Pixels, Rect, ScanoutId, Size,
+};
+use crate::virtio::{Deadline, Progress};
 
 /// One scanout.
 #[derive(Default)]
@@ -20,25 +26,33 @@ struct Screen {
     size: Option<Size>,
     frame: Option<Frame>,
     cursor: Cursor,
-    looked: Option<Instant>,
     viewers: Vec<Pending>,
 }
 
 /// What a viewer has not seen yet.
 struct Pending {
     viewer: u64,
-    damage: Rect,
+    damage: Option<Area>,
     resized: bool,
 }
 
 impl Screen {
     fn watched(&self) -> bool {
-        !self.viewers.is_empty() || self.looked.is_some_and(|at| at.elapsed() < LINGER)
+        !self.viewers.is_empty()
     }
 
-    fn touch(&mut self, damage: Rect) {
+    fn complete(&self) -> bool {
+        self.frame.as_ref().is_some_and(Frame::complete)
+    }
+
+    /// All of the picture, once there is one.
+    fn whole(&self) -> Option<Area> {
+        self.frame.as_ref().filter(|frame| frame.complete()).map(|frame| Area::whole(frame.size()))
+    }
+
+    fn touch(&mut self, damage: Area) {
         for pending in &mut self.viewers {
-            pending.damage = pending.damage.union(damage);
+            pending.damage = Some(pending.damage.map_or(damage, |before| before.union(damage)));
         }
     }
 
@@ -46,15 +60,43 @@ impl Screen {
         self.size = size;
         self.frame = None;
         for pending in &mut self.viewers {
-            (pending.damage, pending.resized) = (Rect::default(), true);
+            (pending.damage, pending.resized) = (None, true);
         }
+    }
+
+    /// The frame to fill, which is made if there is none and there is memory for it.
+    fn frame(&mut self, budget: &Arc<Budget>) -> Option<&mut Frame> {
+        let size = self.size.filter(|_| self.watched())?;
+        if self.frame.is_none() {
+            self.frame = Frame::new(size, budget)
+                .inspect_err(|error| tracing::debug!(%error, "no frame for a viewer"))
+                .ok();
+        }
+        self.frame.as_mut()
+    }
+
+    fn fill(
+        &mut self,
+        pixels: &dyn Pixels,
+        budget: &Arc<Budget>,
+        deadline: &mut Deadline,
+    ) -> Progress {
+        let Some(frame) = self.frame(budget) else { return Progress::Done };
+        if frame.complete() || frame.size() != pixels.size() {
+            return Progress::Done;
+        }
+        let progress = frame.fill(pixels, deadline);
+        if let Some(whole) = self.whole() {
+            self.touch(whole);
+        }
+        progress
     }
 }
 
-#[derive(Default)]
 struct Shared {
     screens: Mutex<[Screen; MAX_SCANOUTS]>,
     changed: Condvar,
+    budget: Arc<Budget>,
 }
 
 impl Shared {
@@ -67,14 +109,15 @@ impl Shared {
 /// The display's side: given to the device.
 pub struct Headless(Arc<Shared>);
 
-/// The onlooker's side: for the API and for a live view.
+/// The viewers' side.
 #[derive(Clone)]
 pub struct Frames(Arc<Shared>);
 
 impl Headless {
-    /// A display, and the way to its frames.
-    pub fn new() -> (Self, Frames) {
-        let shared = Arc::<Shared>::default();
+    /// A display whose frames are charged to `budget`, and the way to them.
+    pub fn new(budget: Arc<Budget>) -> (Self, Frames) {
+        let (screens, changed) = (Mutex::default(), Condvar::new());
+        let shared = Arc::new(Shared { screens, changed, budget });
         (Self(Arc::clone(&shared)), Frames(shared))
     }
 }
@@ -89,48 +132,62 @@ impl Display for Headless {
     }
 
     fn watched(&self, scanout: ScanoutId) -> bool {
-        let screen = &mut self.0.screens()[scanout.index()];
-        let watched = screen.watched();
-        if !watched {
-            screen.frame = None;
-        }
-        watched
+        self.0.screens()[scanout.index()].watched()
     }
 
-    fn flush(&mut self, scanout: ScanoutId, damage: Rect, pixels: &dyn Pixels) {
+    fn fill(
+        &mut self,
+        scanout: ScanoutId,
+        pixels: &dyn Pixels,
+        deadline: &mut Deadline,
+    ) -> Progress {
         let screen = &mut self.0.screens()[scanout.index()];
-        let Some(size) = screen.size else { return };
-        // The first flush that is kept has to bring the rest of the picture too.
-        let damage = if screen.frame.is_some() { damage } else { Rect::whole(size) };
-        if screen.frame.is_none() {
-            screen.frame = Frame::new(size);
-        }
-        if let Some(frame) = &mut screen.frame {
-            frame.update(damage, pixels);
-            screen.touch(damage);
+        let progress = screen.fill(pixels, &self.0.budget, deadline);
+        if progress == Progress::Done {
             self.0.changed.notify_all();
         }
+        progress
+    }
+
+    fn flush(
+        &mut self,
+        scanout: ScanoutId,
+        damage: Area,
+        pixels: &dyn Pixels,
+        deadline: &mut Deadline,
+    ) -> Option<Area> {
+        let screen = &mut self.0.screens()[scanout.index()];
+        // Once the deadline has passed, the damage is left for the next call.
+        if screen.fill(pixels, &self.0.budget, deadline) == Progress::More || deadline.passed() {
+            return Some(damage);
+        }
+        let frame = screen.frame.as_mut().filter(|frame| frame.size() == pixels.size())?;
+        let left = frame.update(damage, pixels, deadline);
+        let done = left.map_or(damage.bottom(), |left| left.y.into()) - u32::from(damage.y);
+        if done > 0 {
+            screen.touch(damage.split_rows(done).0);
+            self.0.changed.notify_all();
+        }
+        left
     }
 
     fn set_cursor(&mut self, scanout: ScanoutId, cursor: &Cursor) {
         let screen = &mut self.0.screens()[scanout.index()];
         let before = std::mem::replace(&mut screen.cursor, cursor.clone());
-        for cursor in [&before, cursor] {
-            screen.touch(cursor_place(cursor));
+        let Some(size) = screen.size else { return };
+        for place in [&before, cursor].into_iter().filter_map(|cursor| cursor_place(cursor, size)) {
+            screen.touch(place);
         }
         self.0.changed.notify_all();
     }
 }
 
-/// The pixels that `cursor` may cover.
-fn cursor_place(cursor: &Cursor) -> Rect {
+/// The pixels of a picture of `size` that `cursor` may cover.
+fn cursor_place(cursor: &Cursor, size: Size) -> Option<Area> {
+    cursor.image.as_ref()?;
     let edge = |at: i32| u32::try_from(at).unwrap_or(0);
-    match cursor.image {
-        Some(_) => {
-            Rect::new(edge(cursor.x), edge(cursor.y), super::CURSOR_EXTENT, super::CURSOR_EXTENT)
-        }
-        None => Rect::default(),
-    }
+    let place = Rect::new(edge(cursor.x), edge(cursor.y), CURSOR_EXTENT, CURSOR_EXTENT);
+    place.clip(Area::whole(size))
 }
 
 impl Frames {
@@ -139,25 +196,9 @@ impl Frames {
         self.0.screens()[scanout.index()].size
     }
 
-    /// Makes the scanout watched for a while; true when a frame is there already.
-    ///
-    /// Where it is not, the device has to be asked for one before [`Frames::snapshot`].
-    pub fn look(&self, scanout: ScanoutId) -> bool {
-        let screen = &mut self.0.screens()[scanout.index()];
-        let fresh = screen.watched();
-        screen.looked = Some(Instant::now());
-        if !fresh {
-            // It missed flushes while nobody looked.
-            screen.frame = None;
-        }
-        screen.frame.is_some()
-    }
-
-    /// A copy of the latest frame and the cursor.
-    pub fn snapshot(&self, scanout: ScanoutId) -> Option<Snapshot> {
-        let screen = &self.0.screens()[scanout.index()];
-        let frame = screen.frame.clone()?;
-        Some(Snapshot { frame, cursor: screen.cursor.clone() })
+    /// The budget that frames are charged to.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.0.budget
     }
 
     /// Watches the scanout for as long as the viewer lives. The first thing that it finds new is
@@ -166,26 +207,20 @@ impl Frames {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let viewer = NEXT.fetch_add(1, Ordering::Relaxed);
         let screen = &mut self.0.screens()[scanout.index()];
-        if !screen.watched() {
-            screen.frame = None;
-        }
-        let damage = screen.frame.as_ref().map_or(Rect::default(), |f| Rect::whole(f.size()));
-        screen.viewers.push(Pending { viewer, damage, resized: true });
+        screen.viewers.push(Pending { viewer, damage: screen.whole(), resized: true });
         Viewer { shared: Arc::clone(&self.0), scanout, viewer }
     }
 }
 
 /// What a viewer finds new.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change {
     /// Size of the whole picture; none while there is nothing to see.
     pub size: Option<Size>,
     /// The size may differ from the one before.
     pub resized: bool,
-    /// Where `pixels` are in the picture.
-    pub area: Rect,
-    /// The pixels that changed, with the cursor on them; none when only the size did.
-    pub pixels: Option<Frame>,
+    /// The pixels that changed, to be [read](Viewer::read); none when only the size did.
+    pub damage: Option<Area>,
 }
 
 /// Follows one scanout.
@@ -199,8 +234,10 @@ impl Viewer {
     /// Asks for the whole picture again.
     pub fn want_all(&self) {
         let screen = &mut self.shared.screens()[self.scanout.index()];
-        let all = screen.frame.as_ref().map_or(Rect::default(), |f| Rect::whole(f.size()));
-        screen.touch(all);
+        let whole = screen.whole();
+        if let Some(pending) = screen.viewers.iter_mut().find(|p| p.viewer == self.viewer) {
+            pending.damage = whole.or(pending.damage);
+        }
     }
 
     /// Waits for something new, at most for `patience`; `None` when there is nothing.
@@ -208,7 +245,7 @@ impl Viewer {
         let index = self.scanout.index();
         let news = |screen: &Screen| {
             let pending = screen.viewers.iter().find(|pending| pending.viewer == self.viewer);
-            pending.is_some_and(|p| p.resized || !p.damage.is_empty() && screen.frame.is_some())
+            pending.is_some_and(|p| p.resized || p.damage.is_some() && screen.complete())
         };
         let screens = self.shared.screens();
         let wait = self
@@ -220,20 +257,27 @@ impl Viewer {
             return None;
         }
         let screen = &mut screens[index];
+        let complete = screen.complete();
         let pending = screen.viewers.iter_mut().find(|pending| pending.viewer == self.viewer)?;
         let resized = std::mem::take(&mut pending.resized);
-        let damage = std::mem::take(&mut pending.damage);
-        let (size, mut cursor) = (screen.size, screen.cursor.clone());
-        let cropped = screen.frame.as_ref().and_then(|frame| frame.crop(damage));
-        drop(screens);
-        let Some((area, mut pixels)) = cropped else {
-            return Some(Change { size, resized, area: Rect::default(), pixels: None });
-        };
-        // An area lies within 32 signed bits, as its frame does.
-        cursor.x = cursor.x.saturating_sub_unsigned(area.x);
-        cursor.y = cursor.y.saturating_sub_unsigned(area.y);
-        pixels.compose(&cursor);
-        Some(Change { size, resized, area, pixels: Some(pixels) })
+        let damage = if complete { pending.damage.take() } else { None };
+        Some(Change { size: screen.size, resized, damage })
+    }
+
+    /// Copies the pixels of `area` as they are now, with the cursor on them, to `out`, without
+    /// padding. What the picture does not have, or not any more, is black.
+    ///
+    /// Ask for a strip at a time: the device waits for the copy.
+    pub fn read(&self, area: Area, out: &mut Vec<u8>) {
+        let screen = &self.shared.screens()[self.scanout.index()];
+        match &screen.frame {
+            Some(frame) => frame.read(area, &screen.cursor, out),
+            None => {
+                let bytes = usize::try_from(area.size.bytes()).unwrap_or(0);
+                out.clear();
+                out.resize(bytes, 0);
+            }
+        }
     }
 }
 
@@ -241,91 +285,136 @@ impl Drop for Viewer {
     fn drop(&mut self) {
         let screen = &mut self.shared.screens()[self.scanout.index()];
         screen.viewers.retain(|pending| pending.viewer != self.viewer);
+        if !screen.watched() {
+            screen.frame = None;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// A picture of one colour.
-    struct Plain(Size, u8);
-
-    impl Pixels for Plain {
-        fn size(&self) -> Size {
-            self.0
-        }
-
-        fn copy(&self, rect: Rect, out: &mut [u8], stride: usize) {
-            for line in out.chunks_mut(stride).take(rect.height as usize) {
-                line[..4 * rect.width as usize].fill(self.1);
-            }
-        }
-    }
+    use crate::display::CURSOR_BYTES;
+    use crate::display::testing::Plain;
 
     const NOW: Duration = Duration::from_millis(1);
 
+    fn display() -> (Headless, Frames, ScanoutId, Arc<Budget>) {
+        let budget = Budget::bytes("test", 1 << 20);
+        let (display, frames) = Headless::new(Arc::clone(&budget));
+        (display, frames, ScanoutId::new(0).unwrap(), budget)
+    }
+
+    fn area(x: u16, y: u16, width: u16, height: u16) -> Area {
+        Area { x, y, size: Size::new(width, height) }
+    }
+
+    fn flush(display: &mut Headless, id: ScanoutId, damage: Area, pixels: &Plain) {
+        let left = display.flush(id, damage, pixels, &mut Deadline::never());
+        assert_eq!(left, None);
+    }
+
+    fn read(viewer: &Viewer, area: Area) -> Vec<u8> {
+        let mut out = Vec::new();
+        viewer.read(area, &mut out);
+        out
+    }
+
     #[test]
     fn each_viewer_sees_the_size_and_then_all_damage() {
-        let (mut display, frames) = Headless::new();
-        let id = ScanoutId::new(0).unwrap();
+        let (mut display, frames, id, _) = display();
         let viewers = [frames.view(id), frames.view(id)];
         let size = Size::new(8, 6);
         display.set_size(id, Some(size));
         assert!(display.watched(id));
         // The first flush that is kept brings everything, the second only what it says.
-        display.flush(id, Rect::new(1, 1, 2, 2), &Plain(size, 7));
+        flush(&mut display, id, area(1, 1, 2, 2), &Plain(size, 7));
         for viewer in &viewers {
             let change = viewer.next(NOW).unwrap();
-            assert_eq!(
-                (change.size, change.resized, change.area),
-                (Some(size), true, Rect::whole(size))
-            );
+            let whole = Some(Area::whole(size));
+            assert_eq!((change.size, change.resized, change.damage), (Some(size), true, whole));
         }
-        display.flush(id, Rect::new(1, 2, 2, 1), &Plain(size, 9));
+        flush(&mut display, id, area(1, 2, 2, 1), &Plain(size, 9));
         let change = viewers[0].next(NOW).unwrap();
-        assert_eq!((change.resized, change.area), (false, Rect::new(1, 2, 2, 1)));
-        assert_eq!(change.pixels.unwrap().data(), [9; 8]);
+        assert_eq!((change.resized, change.damage), (false, Some(area(1, 2, 2, 1))));
+        assert_eq!(read(&viewers[0], area(1, 2, 2, 1)), [9; 8]);
         assert_eq!(viewers[0].next(NOW), None);
-        display.flush(id, Rect::new(4, 0, 1, 1), &Plain(size, 9));
+        flush(&mut display, id, area(4, 0, 1, 1), &Plain(size, 9));
         let change = viewers[1].next(NOW).unwrap();
-        assert_eq!(change.area, Rect::new(1, 0, 4, 3), "what came meanwhile is one area");
+        assert_eq!(change.damage, Some(area(1, 0, 4, 3)), "both flushes are one area");
         drop(viewers);
         assert!(!display.watched(id));
     }
 
     #[test]
-    fn a_frame_that_missed_flushes_is_not_shown() {
-        let (mut display, frames) = Headless::new();
-        let id = ScanoutId::new(3).unwrap();
-        let size = Size::new(4, 4);
+    fn a_frame_is_freed_with_its_last_viewer() {
+        let (mut display, frames, id, budget) = display();
+        let size = Size::new(100, 100);
+        display.set_size(id, Some(size));
+        flush(&mut display, id, Area::whole(size), &Plain(size, 1));
+        assert_eq!(budget.used(), 0, "nobody watches");
+        let viewers = (frames.view(id), frames.view(id));
+        flush(&mut display, id, Area::whole(size), &Plain(size, 1));
+        assert_eq!(budget.used(), size.bytes());
+        drop(viewers.0);
+        assert_eq!(budget.used(), size.bytes());
+        drop(viewers.1);
+        assert_eq!(budget.used(), 0);
+        // A viewer that comes later does not see an old picture.
+        let viewer = frames.view(id);
+        assert_eq!(viewer.next(NOW).unwrap().damage, None);
+        assert_eq!(read(&viewer, area(0, 0, 1, 1)), [0; 4]);
+    }
+
+    #[test]
+    fn a_frame_beyond_the_budget_is_not_made() {
+        let (mut display, frames, id, budget) = display();
+        let size = Size::new(600, 600);
         display.set_size(id, Some(size));
         let viewer = frames.view(id);
-        display.flush(id, Rect::whole(size), &Plain(size, 1));
-        assert!(frames.snapshot(id).is_some());
-        drop(viewer);
-        assert!(!frames.look(id), "a flush may have been missed since");
-        assert!(frames.snapshot(id).is_none());
+        flush(&mut display, id, Area::whole(size), &Plain(size, 1));
+        assert_eq!((budget.used(), budget.refusals()), (0, 1));
+        assert_eq!(viewer.next(NOW).unwrap().damage, None);
+        assert_eq!(read(&viewer, area(0, 0, 1, 1)), [0; 4]);
+    }
+
+    #[test]
+    fn a_picture_that_is_cut_is_seen_when_it_is_whole() {
+        let (mut display, frames, id, _) = display();
+        let size = Size::new(8, 6);
+        display.set_size(id, Some(size));
+        let viewer = frames.view(id);
+        viewer.next(NOW).unwrap();
+        for _ in 0..5 {
+            let progress = display.fill(id, &Plain(size, 3), &mut Deadline::of_work(1));
+            assert_eq!((progress, viewer.next(NOW)), (Progress::More, None));
+        }
+        // A flush in the middle brings the rest, and then its own damage.
+        let damage = area(2, 2, 2, 2);
+        let left = display.flush(id, damage, &Plain(size, 4), &mut Deadline::of_work(33));
+        assert_eq!(left, Some(area(2, 3, 2, 1)));
+        let change = viewer.next(NOW).unwrap();
+        assert_eq!(change.damage, Some(Area::whole(size)));
+        assert_eq!(read(&viewer, area(2, 1, 1, 3)), [[3; 4], [4; 4], [3; 4]].concat());
     }
 
     #[test]
     fn a_cursor_is_damage_where_it_was_and_where_it_is() {
-        let (mut display, frames) = Headless::new();
-        let id = ScanoutId::new(0).unwrap();
+        let (mut display, frames, id, _) = display();
         let size = Size::new(200, 100);
         display.set_size(id, Some(size));
         let viewer = frames.view(id);
-        display.flush(id, Rect::whole(size), &Plain(size, 0));
-        let image = Some(Arc::new([255; super::super::CURSOR_BYTES]));
+        flush(&mut display, id, Area::whole(size), &Plain(size, 0));
+        let image = Some(Arc::new([255; CURSOR_BYTES]));
         let mut cursor = Cursor { x: 10, y: 10, image, ..Cursor::default() };
         display.set_cursor(id, &cursor);
         viewer.next(NOW).unwrap();
         cursor.x = 50;
         display.set_cursor(id, &cursor);
-        let change = viewer.next(NOW).unwrap();
-        assert_eq!(change.area, Rect::new(10, 10, 104, 64));
-        let pixels = change.pixels.unwrap();
-        let white = pixels.data().as_chunks::<4>().0.iter().filter(|p| p[0] == 255).count();
+        let damage = viewer.next(NOW).unwrap().damage.unwrap();
+        assert_eq!(damage, area(10, 10, 104, 64));
+        let pixels = read(&viewer, damage);
+        let white = pixels.as_chunks::<4>().0.iter().filter(|p| p[0] == 255).count();
         assert_eq!(white, 64 * 64);
     }
 }

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Where a scanout is shown.
 //!
-//! A display device talks to a [`Display`]; which kind it is, the device does not know. Pixels are
-//! read in place, from guest memory as a rule, through [`Pixels`]: only by a display that someone
-//! looks at, only the damaged rectangle, and only during the call.
+//! A display device talks to a [`Display`] and does not know which kind it is. Pixels are read in
+//! place, from guest memory as a rule, through [`Pixels`]: only by a display that someone watches,
+//! only the damaged area, only during the call, and in strips between which others take their turn.
 //!
-//! May use: `mm` and the standard library; no virtio, no KVM, no HTTP.
+//! May use: `mm`, [`Deadline`](crate::virtio::Deadline) and the standard library; no other part of
+//! virtio, no KVM, no HTTP.
 //!
-//! - `geometry.rs`: [`Size`] and [`Rect`]
+//! - `geometry.rs`: [`Extent`], [`Size`], [`Area`] and the unchecked [`Rect`]
 //! - `frame.rs`: [`Frame`], pixels that were copied out, and how a cursor is put on them
-//! - `headless.rs`: [`Headless`], frames for whoever asks
+//! - `headless.rs`: [`Headless`], a display whose frames viewers read
 //! - `png.rs`: a frame as a PNG file
 //! - `vnc/`: a live view on a Unix socket
 
@@ -21,10 +22,12 @@ pub mod vnc;
 
 use std::sync::Arc;
 
-pub use frame::{Frame, Snapshot};
-pub use geometry::{Rect, Size};
+pub use frame::{Frame, FrameError, Snapshot};
+pub use geometry::{Area, Extent, Rect, Size};
 pub use headless::{Change, Frames, Headless, Viewer};
-pub use png::{PngError, encode_png};
+pub use png::{PngError, PngFile, encode_png};
+
+use crate::virtio::{Deadline, Progress};
 
 /// Most scanouts that there can be (VIRTIO_GPU_MAX_SCANOUTS).
 pub const MAX_SCANOUTS: usize = 16;
@@ -77,26 +80,80 @@ pub trait Pixels {
     /// Size of the scanout.
     fn size(&self) -> Size;
 
-    /// Copies the pixels of `rect`, which [fits](Rect::fits), to `out` as B8G8R8X8: its first row
-    /// at the start of `out`, each next one `stride` bytes on.
+    /// Copies the pixels of `area`, which lies within the size, to `out` as B8G8R8X8: its first row
+    /// at the start of `out`, each next one `stride` bytes on. Returns how many rows it has copied
+    /// when `deadline` passed: at least one.
     ///
     /// What the guest has taken away meanwhile reads as black.
-    fn copy(&self, rect: Rect, out: &mut [u8], stride: usize);
+    fn copy(&self, area: Area, out: &mut [u8], stride: usize, deadline: &mut Deadline) -> u32;
 }
 
 /// Something that shows scanouts.
 ///
-/// Called under the device's lock: no call may block or draw out.
+/// Called with the device's lock held: no call blocks, and those that copy end when their deadline
+/// passes and are called again.
 pub trait Display: Send {
     /// The scanout shows pictures of that size from now on, or nothing.
     fn set_size(&mut self, scanout: ScanoutId, size: Option<Size>);
 
-    /// Whether anybody would see a picture. Where not, flushes are not passed on.
+    /// Whether a viewer would see a picture. Where not, nothing is copied.
     fn watched(&self, scanout: ScanoutId) -> bool;
 
-    /// The pixels of `damage` changed.
-    fn flush(&mut self, scanout: ScanoutId, damage: Rect, pixels: &dyn Pixels);
+    /// Takes what the display still lacks of the scanout's whole picture; nothing where it has all
+    /// of it.
+    fn fill(
+        &mut self,
+        scanout: ScanoutId,
+        pixels: &dyn Pixels,
+        deadline: &mut Deadline,
+    ) -> Progress;
+
+    /// The pixels of `damage` changed: takes them, after what is [lacking](Display::fill). Returns
+    /// the part of the damage that is left for the next call.
+    fn flush(
+        &mut self,
+        scanout: ScanoutId,
+        damage: Area,
+        pixels: &dyn Pixels,
+        deadline: &mut Deadline,
+    ) -> Option<Area>;
 
     /// The cursor moved or changed.
     fn set_cursor(&mut self, scanout: ScanoutId, cursor: &Cursor);
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use mm::budget::Budget;
+
+    use super::*;
+
+    /// A picture of one colour.
+    pub(crate) struct Plain(pub Size, pub u8);
+
+    impl Pixels for Plain {
+        fn size(&self) -> Size {
+            self.0
+        }
+
+        fn copy(&self, area: Area, out: &mut [u8], stride: usize, deadline: &mut Deadline) -> u32 {
+            let mut rows = 0;
+            for line in out.chunks_mut(stride).take(area.size.height.into()) {
+                line[..4 * usize::from(area.size.width)].fill(self.1);
+                deadline.charge(area.size.row_bytes());
+                rows += 1;
+                if deadline.passed() {
+                    break;
+                }
+            }
+            rows
+        }
+    }
+
+    /// A complete frame of one colour.
+    pub(crate) fn frame(size: Size, colour: u8) -> Frame {
+        let mut frame = Frame::new(size, &Budget::bytes("test", size.bytes())).unwrap();
+        assert_eq!(frame.fill(&Plain(size, colour), &mut Deadline::never()), Progress::Done);
+        frame
+    }
 }

@@ -1,18 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Guest pages behind a resource, in the order of the resource's bytes.
 //!
-//! Kept as runs of consecutive guest addresses. A run's length is where the next one starts, so
-//! that a wholly scattered buffer costs 16 bytes a page and a contiguous one 16 bytes in all.
+//! Kept as runs of consecutive guest addresses in a map by the offset of each run's first byte. A
+//! run's length is where the next one starts. A page that moves changes a few entries of the map,
+//! however many there are.
 
+use std::collections::BTreeMap;
+
+use mm::units::GuestRange;
 pub(super) use mm::units::PAGE_SIZE;
 use vm_memory::{GuestAddress, GuestMemory as _, Permissions, VolatileSlice};
 
 use super::protocol::MemEntry;
-use crate::virtio::GuestMemory;
+use crate::virtio::{Deadline, GuestMemory};
+
+/// Bytes of bookkeeping for one run: key, value, and its share of a node of the map that is as
+/// empty as nodes become.
+pub(super) const RUN_BYTES: u64 = 48;
+
+/// Largest piece of memory that is copied between two looks at the deadline.
+const PIECE: u64 = 256 << 10;
 
 /// Why a list of entries is not a backing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BackingError {
+pub(super) enum BackingError {
     /// There are no entries, or one has no bytes.
     #[error("a backing needs entries, and an entry needs bytes")]
     Empty,
@@ -20,7 +31,7 @@ pub enum BackingError {
     #[error("entry {index} at {addr:#x}, {length} bytes, is not guest RAM")]
     NotRam {
         /// Number of the entry.
-        index: usize,
+        index: u32,
         /// Its guest-physical address.
         addr: u64,
         /// Its length in bytes.
@@ -28,49 +39,47 @@ pub enum BackingError {
     },
 }
 
-/// Consecutive guest addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Run {
-    /// Offset in the backing of its first byte.
-    start: u64,
-    addr: GuestAddress,
+/// Where CMA regions of the guest are, to count what backings have of them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct CmaRegions(Vec<GuestRange>);
+
+impl CmaRegions {
+    pub(super) fn new(regions: Vec<GuestRange>) -> Self {
+        Self(regions)
+    }
+
+    /// Bytes of `len` from `addr` on that lie in a region.
+    fn bytes_in(&self, addr: GuestAddress, len: u64) -> u64 {
+        let both = |region: &GuestRange| {
+            let start = region.address().0.max(addr.0);
+            let end = (region.address().0 + region.bytes().0).min(addr.0 + len);
+            end.saturating_sub(start)
+        };
+        self.0.iter().map(both).sum()
+    }
 }
 
 /// Bytes of guest RAM, in pieces.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Backing {
-    /// Sorted by `start`; the first starts at 0; no two neighbours could be one.
-    runs: Vec<Run>,
+    /// By offset of the first byte; the first is 0; no two neighbours could be one.
+    runs: BTreeMap<u64, GuestAddress>,
     len: u64,
+    cma_bytes: u64,
 }
 
 impl Backing {
-    /// The backing that `entries` describe; all of it is RAM of `mem`.
-    pub(super) fn new(mem: &GuestMemory, entries: &[MemEntry]) -> Result<Self, BackingError> {
-        let mut backing = Self { runs: Vec::with_capacity(entries.len()), len: 0 };
-        for (index, entry) in entries.iter().enumerate() {
-            let (addr, length) = (entry.addr.get(), entry.length.get());
-            if length == 0 {
-                return Err(BackingError::Empty);
-            }
-            if !is_ram(mem, GuestAddress(addr), u64::from(length)) {
-                return Err(BackingError::NotRam { index, addr, length });
-            }
-            backing.push(GuestAddress(addr), u64::from(length));
-        }
-        if backing.runs.is_empty() {
-            return Err(BackingError::Empty);
-        }
-        backing.runs.shrink_to_fit();
-        Ok(backing)
-    }
-
-    fn push(&mut self, addr: GuestAddress, length: u64) {
-        let run = Run { start: self.len, addr };
-        if !self.runs.last().is_some_and(|last| continues(last, &run)) {
-            self.runs.push(run);
+    /// Adds an entry at the end.
+    fn push(&mut self, addr: GuestAddress, length: u64, cma: &CmaRegions) {
+        let continues = self
+            .runs
+            .last_key_value()
+            .is_some_and(|(start, last)| last.0.checked_add(self.len - start) == Some(addr.0));
+        if !continues {
+            self.runs.insert(self.len, addr);
         }
         self.len += length;
+        self.cma_bytes += cma.bytes_in(addr, length);
     }
 
     /// Bytes.
@@ -78,15 +87,14 @@ impl Backing {
         self.len
     }
 
-    /// Pieces that it is in.
-    pub(super) fn runs(&self) -> usize {
-        self.runs.len()
+    /// Runs of consecutive addresses.
+    pub(super) fn runs(&self) -> u64 {
+        self.runs.len() as u64
     }
 
-    /// Most runs that a backing made of `entries` entries and `len` bytes can ever have, however
-    /// its pages move: each entry and each page begins at most one.
-    pub(super) fn worst_runs(entries: usize, len: u64) -> u64 {
-        (entries as u64).saturating_add(len.div_ceil(PAGE_SIZE))
+    /// Bytes of it in a CMA region.
+    pub(super) fn cma_bytes(&self) -> u64 {
+        self.cma_bytes
     }
 
     /// True when `length` bytes from `offset` on are part of it.
@@ -94,100 +102,200 @@ impl Backing {
         offset.checked_add(length).is_some_and(|end| end <= self.len)
     }
 
-    /// Guest addresses and lengths of the runs, in order.
-    pub(super) fn extents(&self) -> impl Iterator<Item = (GuestAddress, u64)> + '_ {
-        self.runs.iter().enumerate().map(|(i, run)| (run.addr, self.end_of(i) - run.start))
+    /// Offset, guest address and length of each run that starts at `offset` or later, in order.
+    pub(super) fn runs_from(
+        &self,
+        offset: u64,
+    ) -> impl Iterator<Item = (u64, GuestAddress, u64)> + '_ {
+        let mut runs = self.runs.range(offset..).map(|(start, addr)| (*start, *addr)).peekable();
+        std::iter::from_fn(move || {
+            let (start, addr) = runs.next()?;
+            let end = runs.peek().map_or(self.len, |(next, _)| *next);
+            Some((start, addr, end - start))
+        })
     }
 
-    fn end_of(&self, index: usize) -> u64 {
-        self.runs.get(index + 1).map_or(self.len, |next| next.start)
+    /// The run that holds `offset`, which is inside: where it starts, and its address.
+    fn find(&self, offset: u64) -> Option<(u64, GuestAddress)> {
+        self.runs.range(..=offset).next_back().map(|(start, addr)| (*start, *addr))
     }
 
-    /// Index of the run that holds `offset`, which is inside.
-    fn find(&self, offset: u64) -> usize {
-        self.runs.partition_point(|run| run.start <= offset) - 1
-    }
-
-    /// Calls `f` with each piece of guest memory of a range, in place, in order.
+    /// Calls `f` with pieces of guest memory from `offset` on, in place, in order, until `length`
+    /// bytes are done or `deadline` has passed. Returns how many bytes are done: of a length that
+    /// is not 0, at least one.
     ///
-    /// Nothing is called unless the range is inside; false then, or when guest memory has changed
-    /// under the backing.
+    /// `None`, and nothing is called, unless the range is inside; `None` too when a piece is not
+    /// RAM, which no backing has.
     pub(super) fn for_each<'m>(
         &self,
         mem: &'m GuestMemory,
         offset: u64,
-        length: usize,
+        length: u64,
+        deadline: &mut Deadline,
         mut f: impl FnMut(VolatileSlice<'m>),
-    ) -> bool {
-        if !self.holds(offset, length as u64) {
-            return false;
+    ) -> Option<u64> {
+        if !self.holds(offset, length) {
+            return None;
         }
-        let (mut at, end) = (offset, offset + length as u64);
-        let mut index = if length == 0 { 0 } else { self.find(offset) };
-        while at < end {
-            let run = self.runs[index];
-            let stop = self.end_of(index).min(end);
-            let Ok(bytes) = usize::try_from(stop - at) else { return false };
-            let addr = GuestAddress(run.addr.0 + (at - run.start));
-            let Ok(slices) = mem.get_slices(addr, bytes, Permissions::Read) else { return false };
-            for slice in slices {
-                let Ok(slice) = slice else { return false };
-                f(slice);
+        let (mut at, end) = (offset, offset + length);
+        if length == 0 {
+            return Some(0);
+        }
+        let (first, _) = self.find(offset)?;
+        for (start, addr, run) in self.runs_from(first) {
+            let stop = end.min(start + run);
+            while at < stop {
+                let bytes = (stop - at).min(PIECE);
+                let addr = GuestAddress(addr.0 + (at - start));
+                let len = usize::try_from(bytes).ok()?;
+                for slice in mem.get_slices(addr, len, Permissions::Read).ok()? {
+                    f(slice.ok()?);
+                }
+                at += bytes;
+                deadline.charge(bytes + Deadline::ENTRY);
+                if deadline.passed() {
+                    return Some(at - offset);
+                }
             }
-            (at, index) = (stop, index + 1);
+            if at == end {
+                break;
+            }
         }
-        true
+        Some(at - offset)
     }
 
-    /// Copies a range out; false, and `out` unspecified, when it is not inside.
-    pub(super) fn read(&self, mem: &GuestMemory, offset: u64, out: &mut [u8]) -> bool {
+    /// Copies a range out, and charges the work to `deadline`, however long it takes; false, and
+    /// `out` unspecified, when it is not inside.
+    pub(super) fn read(
+        &self,
+        mem: &GuestMemory,
+        offset: u64,
+        out: &mut [u8],
+        deadline: &mut Deadline,
+    ) -> bool {
         let mut rest = &mut out[..];
-        let length = rest.len();
-        self.for_each(mem, offset, length, |slice| {
+        let length = rest.len() as u64;
+        let mut whole = Deadline::never();
+        let done = self.for_each(mem, offset, length, &mut whole, |slice| {
             let (now, later) = std::mem::take(&mut rest).split_at_mut(slice.len());
             slice.copy_to(now);
             rest = later;
-        })
+        });
+        deadline.charge(whole.spent());
+        done == Some(length)
     }
 
-    /// Replaces the page at `offset`, which is inside whole, by the one at `addr`.
-    pub(super) fn replace_page(&mut self, offset: u64, addr: GuestAddress) {
-        let first = self.split(offset);
-        let behind = self.split(offset + PAGE_SIZE);
-        self.runs.splice(first..behind, [Run { start: offset, addr }]);
-        self.join(first + 1);
-        self.join(first);
-    }
-
-    /// Makes a run start at `offset`; its index. At the very end: the number of runs.
-    fn split(&mut self, offset: u64) -> usize {
-        if offset == self.len {
-            return self.runs.len();
+    /// Replaces the page at `offset`, which is inside whole, by the one at `addr`; returns how many
+    /// runs it was in.
+    pub(super) fn replace_page(
+        &mut self,
+        offset: u64,
+        addr: GuestAddress,
+        cma: &CmaRegions,
+    ) -> u64 {
+        let end = offset + PAGE_SIZE;
+        self.split(offset);
+        self.split(end);
+        let pieces: Vec<(u64, GuestAddress, u64)> =
+            self.runs_from(offset).take_while(|(start, ..)| *start < end).collect();
+        for (start, old, len) in &pieces {
+            self.cma_bytes -= cma.bytes_in(*old, *len);
+            self.runs.remove(start);
         }
-        let index = self.find(offset);
-        let run = self.runs[index];
-        if run.start == offset {
-            return index;
-        }
-        let addr = GuestAddress(run.addr.0 + (offset - run.start));
-        self.runs.insert(index + 1, Run { start: offset, addr });
-        index + 1
+        self.runs.insert(offset, addr);
+        self.cma_bytes += cma.bytes_in(addr, PAGE_SIZE);
+        self.join(end);
+        self.join(offset);
+        pieces.len() as u64
     }
 
-    /// Makes one of run `index` and the one before it where they are consecutive.
-    fn join(&mut self, index: usize) {
-        if let (Some(before), Some(run)) =
-            (index.checked_sub(1).and_then(|i| self.runs.get(i)), self.runs.get(index))
-            && continues(before, run)
+    /// Makes a run start at `offset`, unless that is the end.
+    fn split(&mut self, offset: u64) {
+        if offset < self.len
+            && let Some((start, addr)) = self.find(offset)
+            && start < offset
         {
-            self.runs.remove(index);
+            self.runs.insert(offset, GuestAddress(addr.0 + (offset - start)));
+        }
+    }
+
+    /// Makes one of the run at `offset` and the one before it where they are consecutive.
+    fn join(&mut self, offset: u64) {
+        if let Some(addr) = self.runs.get(&offset)
+            && let Some((start, before)) = self.runs.range(..offset).next_back()
+            && before.0.checked_add(offset - start) == Some(addr.0)
+        {
+            self.runs.remove(&offset);
         }
     }
 }
 
-/// True when `run`, the next one, goes on where `before` ends.
-fn continues(before: &Run, run: &Run) -> bool {
-    before.addr.0.checked_add(run.start - before.start) == Some(run.addr.0)
+/// A backing that is being made, an entry at a time.
+#[derive(Debug, Default)]
+pub(super) struct Builder {
+    backing: Backing,
+    entries: u32,
+    /// An entry begins or ends inside a page.
+    ragged: bool,
+}
+
+impl Builder {
+    /// Adds `entry`, which must be RAM of `mem`.
+    pub(super) fn push(
+        &mut self,
+        mem: &GuestMemory,
+        entry: &MemEntry,
+        cma: &CmaRegions,
+    ) -> Result<(), BackingError> {
+        let (addr, length) = (entry.addr.get(), entry.length.get());
+        if length == 0 {
+            return Err(BackingError::Empty);
+        }
+        if !is_ram(mem, GuestAddress(addr), u64::from(length)) {
+            return Err(BackingError::NotRam { index: self.entries, addr, length });
+        }
+        self.backing.push(GuestAddress(addr), u64::from(length), cma);
+        self.entries += 1;
+        self.ragged |= addr % PAGE_SIZE != 0 || u64::from(length) % PAGE_SIZE != 0;
+        Ok(())
+    }
+
+    /// Most runs that the backing can ever have, however its pages move: each page begins at most
+    /// one, and so does each entry that does not begin with a page.
+    pub(super) fn worst_runs(&self) -> u64 {
+        let pages = self.backing.len.div_ceil(PAGE_SIZE);
+        if self.ragged { pages + u64::from(self.entries) } else { pages }
+    }
+
+    /// The backing.
+    pub(super) fn finish(self) -> Result<Backing, BackingError> {
+        if self.backing.runs.is_empty() { Err(BackingError::Empty) } else { Ok(self.backing) }
+    }
+}
+
+#[cfg(any(test, feature = "test-utils"))]
+impl Backing {
+    /// Recounts; panics where a sum is off.
+    pub(super) fn validate(&self, cma: &CmaRegions) {
+        let total: u64 = self.runs_from(0).map(|(_, _, len)| len).sum();
+        let in_cma: u64 = self.runs_from(0).map(|(_, addr, len)| cma.bytes_in(addr, len)).sum();
+        assert_eq!((total, in_cma), (self.len, self.cma_bytes), "runs of a backing");
+    }
+}
+
+#[cfg(test)]
+impl Backing {
+    /// The backing that `entries` describe, and the most runs that it can have.
+    pub(super) fn of(
+        mem: &GuestMemory,
+        entries: &[MemEntry],
+        cma: &CmaRegions,
+    ) -> Result<(Self, u64), BackingError> {
+        let mut builder = Builder::default();
+        entries.iter().try_for_each(|entry| builder.push(mem, entry, cma))?;
+        let worst = builder.worst_runs();
+        Ok((builder.finish()?, worst))
+    }
 }
 
 /// True when `length` bytes from `addr` on are guest RAM.

@@ -4,6 +4,7 @@
 use std::io::Read;
 use std::sync::Arc;
 
+use mm::budget::Budget;
 use mm::units::GuestRange;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ids::VIRTIO_ID_GPU;
@@ -11,17 +12,21 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
+use super::capture::{Capture, CaptureError};
 use super::edid::{MAX_EXTENT, MIN_EXTENT};
-use super::engine::{Engine, Guest, WantsBlocks};
+use super::engine::{Engine, Guest, Step};
 use super::fence::answer_header;
+use super::large::WantsBlocks;
+use super::ops::Job;
 use super::protocol::{Body, Command, EVENT_DISPLAY, Header, SHM_ID_HOST_VISIBLE, code, feature};
+use super::resource::BackingPosition;
 use super::response::{Fault, Response, encode};
 use super::{GpuParts, GpuSettings, GpuStats};
-use crate::display::{ScanoutId, Size};
+use crate::display::{ScanoutId, Size, Snapshot};
 use crate::throttle::Throttle;
 use crate::virtio::{
     Activation, Chain, Deadline, DeviceFailure, DeviceQueue, GuestMemory, Interrupt, Progress,
-    Segments, SharedRegion, VirtioDevice, read_config_slice,
+    QueueError, Segments, SharedRegion, VirtioDevice, read_config_slice,
 };
 
 /// Number of the control queue.
@@ -46,15 +51,26 @@ pub enum ModeError {
     /// The device has fewer scanouts.
     #[error("there is no scanout {0}")]
     NoScanout(u32),
-    /// EDID has twelve bits for each extent, and Linux wants 32 pixels.
-    #[error("{} by {} pixels: give {MIN_EXTENT} to {MAX_EXTENT} for each", .0.width, .0.height)]
-    Extent(Size),
+    /// EDID has twelve bits for each extent, and Linux refuses less than 32 pixels.
+    #[error("{width} by {height} pixels: give {MIN_EXTENT} to {MAX_EXTENT} for each")]
+    Extent {
+        /// Pixels in a row.
+        width: u32,
+        /// Rows.
+        height: u32,
+    },
 }
 
-/// Checks a mode that a person asks for.
-fn check_mode(mode: Size) -> Result<(), ModeError> {
+/// The size of a mode that a person asks for.
+///
+/// # Errors
+///
+/// [`ModeError::Extent`] when a scanout cannot have it.
+pub fn mode(width: u32, height: u32) -> Result<Size, ModeError> {
     let good = |extent| (MIN_EXTENT..=MAX_EXTENT).contains(&extent);
-    if good(mode.width) && good(mode.height) { Ok(()) } else { Err(ModeError::Extent(mode)) }
+    Size::checked(width, height)
+        .filter(|_| good(width) && good(height))
+        .ok_or(ModeError::Extent { width, height })
 }
 
 /// The driver's side while the device is active.
@@ -62,7 +78,29 @@ struct Session {
     mem: Arc<GuestMemory>,
     features: u64,
     interrupt: Arc<dyn Interrupt>,
-    queues: Vec<DeviceQueue>,
+    queues: Vec<SessionQueue>,
+}
+
+/// A queue, and the command of it that a deadline has cut.
+struct SessionQueue {
+    queue: DeviceQueue,
+    cut: Option<Running>,
+}
+
+/// A command that is being executed.
+struct Running {
+    head: u16,
+    header: Header,
+    buffer: Segments,
+    job: Job,
+}
+
+/// What becomes of a command in one round.
+enum Outcome {
+    /// The deadline passed.
+    Cut(Running),
+    /// It is answered: the head of its buffer, and bytes written.
+    Answered(u16, u32),
 }
 
 /// A virtio-gpu.
@@ -71,39 +109,47 @@ pub struct Gpu {
     session: Option<Session>,
     events: u32,
     window: Option<SharedRegion>,
-    cma: Vec<GuestRange>,
     throttle: Throttle,
 }
 
 impl Gpu {
     /// A device that no driver has found yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ModeError`] when the settings name a mode that no scanout can have.
     pub fn new(settings: GpuSettings, parts: GpuParts) -> Result<Self, ModeError> {
-        check_mode(settings.mode)?;
+        mode(settings.mode.width.into(), settings.mode.height.into())?;
         Ok(Self {
-            engine: Engine::new(&settings, parts),
             session: None,
             events: 0,
             window: settings.window,
-            cma: settings.cma,
             throttle: Throttle::default(),
+            engine: Engine::new(settings, parts),
         })
     }
 
     /// Number of scanouts.
     pub fn scanouts(&self) -> usize {
-        self.engine.scanouts.count()
+        self.engine.scanouts().count()
     }
 
     /// The mode that a scanout is announced with; `None` when it is unplugged.
     pub fn mode(&self, scanout: ScanoutId) -> Option<Size> {
-        self.engine.scanouts.get(scanout)?.mode
+        self.engine.scanouts().mode(scanout)
     }
 
-    /// Announces another mode, or unplugs the scanout; the driver hears of it.
+    /// Announces another mode, or unplugs the scanout; the driver is notified.
+    ///
+    /// # Errors
+    ///
+    /// [`ModeError`] when there is no such scanout, or it cannot have that mode.
     pub fn set_mode(&mut self, scanout: u32, mode: Option<Size>) -> Result<(), ModeError> {
-        mode.map_or(Ok(()), check_mode)?;
-        let news = self.engine.set_mode(scanout, mode);
-        if news.map_err(|_| ModeError::NoScanout(scanout))? {
+        if let Some(mode) = mode {
+            self::mode(mode.width.into(), mode.height.into())?;
+        }
+        let changed = self.engine.set_mode(scanout, mode);
+        if changed.map_err(|_| ModeError::NoScanout(scanout))? {
             self.events |= EVENT_DISPLAY;
             if let Some(session) = &self.session
                 && let Err(error) = session.interrupt.signal_config_change()
@@ -114,28 +160,56 @@ impl Gpu {
         Ok(())
     }
 
-    /// Gives the display the picture of a scanout as it is now; for a first look at it.
-    pub fn refresh(&mut self, scanout: ScanoutId) {
-        if let Some(session) = &self.session {
-            self.engine.refresh(&session.mem, scanout);
+    /// Gives the display what it lacks of a scanout's picture, as it is now, until `deadline`
+    /// passes: for a viewer's first look. See [`refresh`](super::refresh) for the whole of it.
+    pub fn refresh(&mut self, scanout: ScanoutId, deadline: &mut Deadline) -> Progress {
+        match &self.session {
+            Some(session) => self.engine.refresh(&session.mem, scanout, deadline),
+            None => Progress::Done,
         }
+    }
+
+    /// Goes on with a picture of a scanout until it is done, and there is a snapshot, or `deadline`
+    /// passes. See [`capture`](super::capture) for the whole of it.
+    ///
+    /// # Errors
+    ///
+    /// [`CaptureError`] when the scanout shows nothing, or there is no memory for the picture.
+    pub fn capture(
+        &self,
+        capture: &mut Capture,
+        deadline: &mut Deadline,
+    ) -> Result<Option<Snapshot>, CaptureError> {
+        let session = self.session.as_ref().ok_or(CaptureError::Dark)?;
+        capture.run(&self.engine, &session.mem, deadline)
+    }
+
+    /// The budget for host memory that this device, its display and its viewers share.
+    pub fn budget(&self) -> &Arc<Budget> {
+        self.engine.budget()
     }
 
     /// What the device holds and has counted.
     pub fn stats(&self) -> GpuStats {
-        self.engine.stats(&self.cma)
+        self.engine.stats()
     }
 
-    /// Guest pages that resources are backed by, in no order.
-    pub fn backing_ranges(&self) -> impl Iterator<Item = GuestRange> + '_ {
-        self.engine.backing_ranges()
+    /// Adds guest pages that resources are backed by to `ranges`, in no order, until `deadline`
+    /// passes; `at` says where to go on. See [`backing_ranges`](super::backing_ranges).
+    pub(super) fn backing_ranges(
+        &self,
+        at: &mut BackingPosition,
+        ranges: &mut Vec<GuestRange>,
+        deadline: &mut Deadline,
+    ) -> Progress {
+        self.engine.backing_ranges(at, ranges, deadline)
     }
 
-    /// Has `tell` called whenever a resource gets a backing of a block (2 MiB) or more: a device
-    /// that reads it in one sweep is better served by huge pages. Called with the device locked, on
-    /// a vCPU's thread; `None` ends it.
+    /// Has `tell` called when a resource gets a backing of a block (2 MiB) or more, at a rate that
+    /// the guest cannot drive: a device that reads it in one sweep is better served by huge pages.
+    /// Called with the device locked, on a vCPU's thread; `None` ends it.
     pub fn on_large_backing(&mut self, tell: Option<WantsBlocks>) {
-        self.engine.wants_blocks = tell;
+        self.engine.on_large_backing(tell);
     }
 
     /// Recounts everything; panics where a count is off.
@@ -145,49 +219,95 @@ impl Gpu {
     }
 
     fn config(&self) -> [U32; 4] {
-        let scanouts = u32::try_from(self.engine.scanouts.count()).unwrap_or(0);
+        // At most 16.
+        let scanouts = self.engine.scanouts().count() as u32;
         [self.events.into(), U32::ZERO, scanouts.into(), U32::ZERO]
     }
 
-    /// One buffer: a command, and room for its answer. Returns the bytes written.
-    fn handle(&mut self, guest: Guest<'_>, queue: u16, chain: Chain, limit: u16) -> u32 {
-        let segments = match Segments::collect(chain, limit) {
-            Ok(segments) => segments,
+    /// Takes a command from a buffer and executes it, until `deadline` passes.
+    fn begin(
+        &mut self,
+        session: (&GuestMemory, u64),
+        queue: u16,
+        chain: Chain,
+        limit: u16,
+        deadline: &mut Deadline,
+    ) -> Outcome {
+        let (mem, features) = session;
+        let head = chain.head_index();
+        deadline.charge(Deadline::COMMAND);
+        let buffer = match Segments::collect(chain, limit) {
+            Ok(buffer) => buffer,
             Err(error) => {
-                // There is no telling where an answer would go.
+                // There is no place for an answer.
                 self.complain(&error);
-                return 0;
+                return Outcome::Answered(head, 0);
             }
         };
-        let (header, answer) = self.answer(guest, queue, &segments);
-        self.engine.counters.commands += 1;
-        if let Err(fault) = &answer {
-            self.engine.counters.errors += 1;
-            tracing::debug!(command = header.kind.get(), %fault, "command failed");
+        let descriptors = buffer.readable.len() + buffer.writable.len();
+        deadline.charge(descriptors as u64 * Deadline::ENTRY);
+        let (header, command) = self.decode(mem, queue, &buffer);
+        let guest = Guest { mem, features, buffer: &buffer };
+        match command.and_then(|command| self.engine.begin(guest, command, deadline)) {
+            Ok(Step::Job(job)) => {
+                self.go_on(session, Running { head, header, buffer, job }, deadline)
+            }
+            Ok(Step::Done(response)) => self.answer(mem, head, &header, &buffer, Ok(response)),
+            Err(fault) => self.answer(mem, head, &header, &buffer, Err(fault)),
         }
-        reply(guest.mem, &segments, &header, answer)
     }
 
-    /// Decodes and executes what is in `segments`.
+    /// Goes on with a command until it is done or `deadline` passes.
+    fn go_on(
+        &mut self,
+        (mem, features): (&GuestMemory, u64),
+        running: Running,
+        deadline: &mut Deadline,
+    ) -> Outcome {
+        let Running { head, header, buffer, job } = running;
+        let guest = Guest { mem, features, buffer: &buffer };
+        let answer = match self.engine.go_on(guest, job, deadline) {
+            Ok(Step::Job(job)) => return Outcome::Cut(Running { head, header, buffer, job }),
+            Ok(Step::Done(response)) => Ok(response),
+            Err(fault) => Err(fault),
+        };
+        self.answer(mem, head, &header, &buffer, answer)
+    }
+
     fn answer(
         &mut self,
-        guest: Guest<'_>,
+        mem: &GuestMemory,
+        head: u16,
+        header: &Header,
+        buffer: &Segments,
+        answer: Result<Response, Fault>,
+    ) -> Outcome {
+        self.engine.count_answer(answer.is_err());
+        if let Err(fault) = &answer {
+            tracing::debug!(command = header.kind.get(), %fault, "command failed");
+        }
+        Outcome::Answered(head, reply(mem, buffer, header, answer))
+    }
+
+    /// Decodes what is in `buffer`.
+    fn decode(
+        &self,
+        mem: &GuestMemory,
         queue: u16,
-        segments: &Segments,
-    ) -> (Header, Result<Response, Fault>) {
-        let mut reader = SegmentReader { segments, mem: guest.mem, at: 0 };
-        let left = usize::try_from(segments.readable_len()).unwrap_or(usize::MAX);
-        let mut body = Body::new(&mut reader, left);
+        buffer: &Segments,
+    ) -> (Header, Result<Command, Fault>) {
+        let mut reader = SegmentReader { buffer, mem, at: 0 };
+        let mut body = Body::new(&mut reader, buffer.readable_len());
         let header: Header = match body.take() {
             Ok(header) => header,
-            Err(fault) => return (Header::default(), Err(fault)),
+            Err(error) => return (Header::default(), Err(error.into())),
         };
         let kind = header.kind.get();
         if is_cursor_command(kind) != (queue == CURSOR_QUEUE) {
             return (header, Err(Fault::NotOffered));
         }
-        let command = Command::decode(kind, &mut body, self.engine.max_entries);
-        (header, command.and_then(|command| self.engine.execute(guest, command)))
+        let command = Command::decode(kind, &mut body, self.engine.max_entries());
+        (header, command.map_err(Fault::from))
     }
 
     fn complain(&mut self, error: &dyn std::fmt::Display) {
@@ -196,20 +316,43 @@ impl Gpu {
         }
     }
 
-    /// At most one queue's depth of buffers.
-    fn run(&mut self, session: &mut Session, index: u16) -> Result<(), DeviceFailure> {
+    /// Executes commands of a queue, in order, until it is empty or `deadline` passes.
+    fn round(
+        &mut self,
+        session: &mut Session,
+        index: u16,
+        deadline: &mut Deadline,
+    ) -> Result<Progress, QueueError> {
         let Session { mem, features, queues, .. } = session;
-        let guest = Guest { mem, features: *features };
-        let Some(queue) = queues.get_mut(usize::from(index)) else { return Ok(()) };
-        let failure = |error| DeviceFailure::new(NAME, error);
-        let depth = queue.size();
-        for _ in 0..depth {
-            let Some(chain) = queue.pop().map_err(failure)? else { break };
-            let head = chain.head_index();
-            let written = self.handle(guest, index, chain, depth);
-            queue.push(head, written).map_err(failure)?;
+        let Some(SessionQueue { queue, cut }) = queues.get_mut(usize::from(index)) else {
+            return Ok(Progress::Done);
+        };
+        if !queue.ready() {
+            // The driver has stopped it, and waits for no answer.
+            *cut = None;
+            return Ok(Progress::Done);
         }
-        queue.finish().map_err(failure)
+        let depth = queue.size();
+        let guest = (&**mem, *features);
+        loop {
+            let outcome = match cut.take() {
+                Some(running) => self.go_on(guest, running, deadline),
+                None => match queue.pop()? {
+                    Some(chain) => self.begin(guest, index, chain, depth, deadline),
+                    None => break,
+                },
+            };
+            match outcome {
+                Outcome::Answered(head, written) => queue.push(head, written)?,
+                Outcome::Cut(running) => *cut = Some(running),
+            }
+            if cut.is_some() || deadline.passed() {
+                queue.signal()?;
+                return Ok(Progress::More);
+            }
+        }
+        queue.finish()?;
+        Ok(Progress::Done)
     }
 }
 
@@ -222,32 +365,33 @@ fn is_cursor_command(kind: u32) -> bool {
 /// Linux leaves no room at all behind a cursor command.
 fn reply(
     mem: &GuestMemory,
-    segments: &Segments,
+    buffer: &Segments,
     request: &Header,
     answer: Result<Response, Fault>,
 ) -> u32 {
-    let room = segments.writable_len();
+    let room = buffer.writable_len();
     let header = answer_header(request);
     let mut bytes = encode(header, &answer);
     if bytes.len() as u64 > room {
-        bytes = encode(header, &Err(Fault::Malformed));
+        bytes = encode(header, &Err(Fault::NoRoom));
     }
     if bytes.len() as u64 > room {
         return 0;
     }
-    u32::try_from(segments.write(mem, 0, &bytes)).unwrap_or(0)
+    // An answer has a kilobyte or so.
+    buffer.write(mem, 0, &bytes) as u32
 }
 
 /// The readable bytes of a buffer, one after another.
 struct SegmentReader<'a> {
-    segments: &'a Segments,
+    buffer: &'a Segments,
     mem: &'a GuestMemory,
     at: u64,
 }
 
 impl Read for SegmentReader<'_> {
     fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        let got = self.segments.read(self.mem, self.at, out);
+        let got = self.buffer.read(self.mem, self.at, out);
         self.at += got as u64;
         Ok(got)
     }
@@ -297,22 +441,27 @@ impl VirtioDevice for Gpu {
 
     fn activate(&mut self, activation: Activation) -> Result<(), DeviceFailure> {
         let Activation { mem, features, interrupt, queues } = activation;
-        self.engine.start(&mem);
+        let queues = queues.into_iter().map(|queue| SessionQueue { queue, cut: None }).collect();
         self.session = Some(Session { mem, features, interrupt, queues });
         Ok(())
     }
 
     fn reset(&mut self) {
-        self.engine.reset();
+        // With the session goes the command that is under way on each queue.
         self.session = None;
+        self.engine.reset();
         self.events = 0;
     }
 
-    fn process(&mut self, queue: u16, _deadline: &mut Deadline) -> Result<Progress, DeviceFailure> {
+    fn clean_up(&mut self, deadline: &mut Deadline) -> Progress {
+        self.engine.clean_up(deadline)
+    }
+
+    fn process(&mut self, queue: u16, deadline: &mut Deadline) -> Result<Progress, DeviceFailure> {
         // Taken out for the time of the call, so that commands may use the rest of the device.
         let Some(mut session) = self.session.take() else { return Ok(Progress::Done) };
-        let result = self.run(&mut session, queue);
+        let result = self.round(&mut session, queue, deadline);
         self.session = Some(session);
-        result.map(|()| Progress::Done)
+        result.map_err(|error| DeviceFailure::new(NAME, error))
     }
 }

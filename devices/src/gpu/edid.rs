@@ -4,7 +4,7 @@
 //! The preferred mode is a detailed timing by the reduced-blanking formula of VESA CVT 1.1, as a
 //! digital panel of that size would have it.
 
-use crate::display::Size;
+use crate::display::{Extent, Size};
 
 /// Bytes of one EDID block.
 pub(super) const BLOCK_SIZE: usize = 128;
@@ -24,7 +24,8 @@ const MAX_CLOCK_10KHZ: u64 = 0xffff;
 /// A detailed timing: pixels, lines and the pixel clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Timing {
-    active: Size,
+    width: u32,
+    height: u32,
     h_blank: u32,
     h_front: u32,
     h_sync: u32,
@@ -43,16 +44,17 @@ impl Timing {
         const MIN_V_BACK: u32 = 6;
         const FRAME_NS: u64 = 1_000_000_000 / REFRESH_HZ;
 
-        let v_sync = v_sync_of_aspect(active);
-        let lines = u64::from(active.height);
+        let (width, height) = (u32::from(active.width), u32::from(active.height));
+        let v_sync = v_sync_of_aspect(width, height);
+        let lines = u64::from(height);
         let blank_lines = MIN_V_BLANK_NS * lines / (FRAME_NS - MIN_V_BLANK_NS) + 1;
         let v_blank = u32::try_from(blank_lines).unwrap_or(0).max(V_FRONT + v_sync + MIN_V_BACK);
-        let total =
-            u64::from(active.width + H_BLANK) * u64::from(active.height + v_blank) * REFRESH_HZ;
+        let total = u64::from(width + H_BLANK) * u64::from(height + v_blank) * REFRESH_HZ;
         // The clock comes in steps of 0.25 MHz.
         let clock = (total / 250_000 * 25).clamp(1, MAX_CLOCK_10KHZ);
         Self {
-            active,
+            width,
+            height,
             h_blank: H_BLANK,
             h_front: 48,
             h_sync: 32,
@@ -64,11 +66,11 @@ impl Timing {
     }
 
     /// The 18 bytes of a detailed timing descriptor (E-EDID, 3.10.2).
-    fn encode(self, image_mm: Size) -> [u8; 18] {
+    fn encode(self, (width_mm, height_mm): (u32, u32)) -> [u8; 18] {
         let mut d = [0; 18];
         d[..2].copy_from_slice(&self.clock_10khz.to_le_bytes());
-        (d[2], d[3], d[4]) = split_12(self.active.width, self.h_blank);
-        (d[5], d[6], d[7]) = split_12(self.active.height, self.v_blank);
+        (d[2], d[3], d[4]) = split_12(self.width, self.h_blank);
+        (d[5], d[6], d[7]) = split_12(self.height, self.v_blank);
         d[8] = low8(self.h_front);
         d[9] = low8(self.h_sync);
         d[10] = low8((self.v_front & 0xf) << 4 | self.v_sync & 0xf);
@@ -78,7 +80,7 @@ impl Timing {
                 | (self.v_front >> 4 & 3) << 2
                 | self.v_sync >> 4 & 3,
         );
-        (d[12], d[13], d[14]) = split_12(image_mm.width, image_mm.height);
+        (d[12], d[13], d[14]) = split_12(width_mm, height_mm);
         // Digital separate sync; horizontal positive, vertical negative: reduced blanking.
         d[17] = 0x1a;
         d
@@ -86,7 +88,7 @@ impl Timing {
 }
 
 /// The vertical sync width tells the aspect ratio (CVT 1.1, table 3-2).
-fn v_sync_of_aspect(Size { width, height }: Size) -> u32 {
+fn v_sync_of_aspect(width: u32, height: u32) -> u32 {
     match (width, height) {
         (w, h) if w * 3 == h * 4 => 4,
         (w, h) if w * 9 == h * 16 => 5,
@@ -110,8 +112,8 @@ fn low8(n: u32) -> u8 {
 /// `mode` lies between [`MIN_EXTENT`] and [`MAX_EXTENT`] both ways.
 pub(super) fn edid(mode: Size, scanout: u32) -> [u8; BLOCK_SIZE] {
     // 96 dots an inch: guests then scale by one.
-    let millimetres = |pixels: u32| pixels * 254 / 960;
-    let image_mm = Size::new(millimetres(mode.width), millimetres(mode.height));
+    let millimetres = |pixels: Extent| u32::from(pixels) * 254 / 960;
+    let image_mm = (millimetres(mode.width), millimetres(mode.height));
 
     let mut e = [0; BLOCK_SIZE];
     e[..8].copy_from_slice(&[0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0]);
@@ -121,8 +123,8 @@ pub(super) fn edid(mode: Size, scanout: u32) -> [u8; BLOCK_SIZE] {
     e[17] = 36; // made in 2026, counted from 1990
     e[18..20].copy_from_slice(&[1, 4]);
     e[20] = 0xa0; // digital, 8 bits a colour, interface not defined
-    e[21] = low8((image_mm.width / 10).clamp(1, 255));
-    e[22] = low8((image_mm.height / 10).clamp(1, 255));
+    e[21] = low8((image_mm.0 / 10).clamp(1, 255));
+    e[22] = low8((image_mm.1 / 10).clamp(1, 255));
     e[23] = 120; // gamma 2.2
     e[24] = 0x06; // RGB 4:4:4, sRGB is the default, the first timing is the native one
     e[25..35].copy_from_slice(&[0xee, 0x91, 0xa3, 0x54, 0x4c, 0x99, 0x26, 0x0f, 0x50, 0x54]);
@@ -144,7 +146,7 @@ fn manufacturer(letters: [u8; 3]) -> [u8; 2] {
 
 /// Established timings at 60 Hz that fit in `mode` (E-EDID, 3.8).
 fn established(mode: Size) -> [u8; 2] {
-    let fits = |width, height| mode.width >= width && mode.height >= height;
+    let fits = |width, height| u32::from(mode.width) >= width && u32::from(mode.height) >= height;
     let mut bits = [0; 2];
     for (size, byte, bit) in [((640, 480), 0, 5), ((800, 600), 0, 0), ((1024, 768), 1, 3)] {
         if fits(size.0, size.1) {
@@ -200,7 +202,7 @@ mod tests {
             height in MIN_EXTENT..=MAX_EXTENT,
             scanout in 0..16u32,
         ) {
-            let e = edid(Size::new(width, height), scanout);
+            let e = edid(Size::checked(width, height).unwrap(), scanout);
             prop_assert_eq!(e.iter().fold(0u8, |s, b| s.wrapping_add(*b)), 0);
             prop_assert_eq!(&e[..8], &[0, 255, 255, 255, 255, 255, 255, 0]);
             let (clock, w, h_blank, h, v_blank) = preferred(&e);

@@ -1,197 +1,403 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The device without its queues: state, and one dispatch over decoded commands.
+//! The device without its queues: its parts, and one dispatch over decoded commands.
+//!
+//! Each part owns its state; a command is given the parts that it needs. Short commands are
+//! answered at once, long ones become a [`Job`] that goes on until it is done.
 
-use mm::units::{GuestRange, PAGE_SIZE};
-use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+use mm::budget::Budget;
+use mm::units::GuestRange;
+use std::sync::Arc;
 
-use super::backing::Backing;
-use super::host_memory::Budget;
-use super::protocol::{Command, ResourceId, feature};
-use super::resource::{Kind, Resources};
+use super::backing::CmaRegions;
+use super::host_memory::HostPool;
+use super::large::{LargeBackings, WantsBlocks};
+use super::migrate::{Batch, Migration};
+use super::ops::{Build, Disposal, Flushing, Job, TransferJob, blob, cursor, flush, image};
+use super::protocol::{Command, CreateBlob, Entries, ResourceId, UpdateCursor, blob_mem, feature};
+use super::resource::{BackingPosition, Resources};
 use super::response::{Fault, Response};
-use super::scanout::{Scanouts, Surface};
-use super::stats::{self, Counters, GpuStats};
+use super::scanout::{Surface, View};
+use super::scanouts::Scanouts;
+use super::stats::{Counters, GpuStats};
 use super::uuid::Uuids;
 use super::window::Window;
 use super::{GpuParts, GpuSettings};
-use crate::display::{Cursor, Display, Rect, ScanoutId, Size};
-use crate::virtio::GuestMemory;
+use crate::display::{Cursor, Frame, FrameError, ScanoutId, Size};
+use crate::virtio::{Deadline, GuestMemory, Progress, Segments};
 
-/// The driver's side while the device is active.
+/// What the driver's side is for one command.
 #[derive(Clone, Copy)]
 pub(super) struct Guest<'a> {
     /// Guest RAM.
     pub mem: &'a GuestMemory,
     /// Features that both sides agreed on.
     pub features: u64,
+    /// The command's buffer.
+    pub buffer: &'a Segments,
 }
 
-/// State of the device; commands run on it one at a time.
+/// How far a command has come.
+pub(super) enum Step {
+    /// It is done.
+    Done(Response),
+    /// It goes on.
+    Job(Job),
+}
+
+/// State of the device; commands of the control queue run on it one at a time.
 pub(super) struct Engine {
-    pub(super) max_entries: u32,
-    pub(super) resources: Resources,
-    pub(super) scanouts: Scanouts,
-    pub(super) host: Budget,
-    pub(super) window: Window,
-    pub(super) display: Box<dyn Display>,
-    pub(super) counters: Counters,
-    pub(super) uuids: Uuids,
-    /// Told of a new backing that may have the whole of a block.
-    pub(super) wants_blocks: Option<WantsBlocks>,
-    max_resources: usize,
+    max_entries: u32,
+    cma: CmaRegions,
+    resources: Resources,
+    scanouts: Scanouts,
+    host: HostPool,
+    window: Window,
+    uuids: Uuids,
+    large: LargeBackings,
+    disposal: Disposal,
+    counters: Counters,
 }
-
-/// See [`Gpu::on_large_backing`](super::Gpu::on_large_backing).
-pub type WantsBlocks = Box<dyn Fn() + Send>;
 
 impl Engine {
     /// A device with nothing in it, whose scanouts are plugged in.
-    pub(super) fn new(settings: &GpuSettings, parts: GpuParts) -> Self {
+    pub(super) fn new(settings: GpuSettings, parts: GpuParts) -> Self {
         let limits = settings.limits;
+        let budget = parts.budget;
         Self {
             max_entries: limits.entries_per_resource,
-            resources: Resources::new(limits.resources, 0),
-            scanouts: Scanouts::new(settings.scanouts, settings.mode),
-            host: Budget::new(parts.host_memory, limits.host_bytes),
-            window: Window::new(parts.window),
-            display: parts.display,
-            counters: Counters::default(),
+            cma: CmaRegions::new(settings.cma),
+            resources: Resources::new(limits.resources, Arc::clone(&budget)),
+            scanouts: Scanouts::new(settings.scanouts, settings.mode, parts.display),
+            host: HostPool::new(parts.host_memory, budget),
+            window: Window::new(parts.window, parts.mappings),
             uuids: Uuids::new(),
-            wants_blocks: None,
-            max_resources: limits.resources,
+            large: LargeBackings::new(),
+            disposal: Disposal::default(),
+            counters: Counters::default(),
         }
     }
 
-    /// A driver with that memory is ready.
-    pub(super) fn start(&mut self, mem: &GuestMemory) {
-        // A guest has each page of its RAM in one buffer, as one entry at worst. Twice that leaves
-        // room for pages that are in two; four runs a page bound what a hostile one can cost.
-        let pages: u64 = mem.iter().map(|region| region.len() / PAGE_SIZE).sum();
-        self.resources = Resources::new(self.max_resources, pages.saturating_mul(4));
+    /// Most entries that one command may have.
+    pub(super) fn max_entries(&self) -> u32 {
+        self.max_entries
     }
 
-    /// Executes one command; every way to fail leaves the state as it was.
-    pub(super) fn execute(
+    /// The scanouts, to look at.
+    pub(super) fn scanouts(&self) -> &Scanouts {
+        &self.scanouts
+    }
+
+    /// Has `tell` called for large backings.
+    pub(super) fn on_large_backing(&mut self, tell: Option<WantsBlocks>) {
+        self.large.set(tell);
+    }
+
+    /// Begins one command; every way to fail leaves the state as it was.
+    pub(super) fn begin(
         &mut self,
         guest: Guest<'_>,
         command: Command,
-    ) -> Result<Response, Fault> {
+        deadline: &mut Deadline,
+    ) -> Result<Step, Fault> {
         if guest.features & needed_feature(&command) != needed_feature(&command) {
             return Err(Fault::NotOffered);
         }
-        match command {
-            Command::GetDisplayInfo => self.get_display_info(),
-            Command::Create2d(c) => self.create_2d(&c),
-            Command::Unref(id) => self.unref(id),
-            Command::SetScanout(c) => self.set_scanout(&c),
-            Command::Flush(c) => self.flush(guest, &c),
-            Command::TransferToHost2d(c) => self.transfer_to_host_2d(guest, &c),
-            Command::AttachBacking(id, entries) => self.attach_backing(guest, id, &entries),
-            Command::DetachBacking(id) => self.detach_backing(id),
-            Command::GetEdid { scanout } => self.get_edid(scanout),
-            Command::AssignUuid(id) => self.assign_uuid(id),
-            Command::CreateBlob(c, entries) => self.create_blob(guest, &c, &entries),
-            Command::SetScanoutBlob(c) => self.set_scanout_blob(&c),
-            Command::MapBlob(c) => self.map_blob(&c),
-            Command::UnmapBlob(id) => self.unmap_blob(id),
-            Command::MigrateBacking(id, entries) => self.migrate_backing(guest, id, &entries),
-            Command::MigratePages(pages) => self.migrate_pages(guest, &pages),
-            Command::UpdateCursor(c) => self.update_cursor(guest, &c),
-            Command::MoveCursor(c) => self.move_cursor(&c),
-            Command::Capset => Err(Fault::Parameter),
-            Command::Context => Err(Fault::NoContext),
-            Command::Unsupported(_) => Err(Fault::NotOffered),
-        }
-    }
-
-    /// Drops everything of the guest's making; scanouts keep their modes.
-    pub(super) fn reset(&mut self) {
-        for id in self.resources.ids() {
-            if self.unref(id).is_err() {
-                // Only a mapping can hold a resource back, and the window keeps its memory alive.
-                self.resources.remove(id);
+        let Self { resources, scanouts, host, window, .. } = self;
+        let job = match command {
+            Command::GetDisplayInfo => {
+                let info = Box::new(scanouts.display_info());
+                return Ok(Step::Done(Response::DisplayInfo(info)));
             }
-        }
-        for (id, scanout) in self.scanouts.iter_mut() {
-            scanout.surface = None;
-            scanout.cursor = Cursor::default();
-            self.display.set_size(id, None);
-            self.display.set_cursor(id, &scanout.cursor);
-        }
-    }
-
-    /// Announces another mode for a scanout, or unplugs it; true when that is news.
-    pub(super) fn set_mode(&mut self, raw: u32, mode: Option<Size>) -> Result<bool, Fault> {
-        let (_, scanout) = self.scanouts.find(raw).ok_or(Fault::NoScanout)?;
-        Ok(std::mem::replace(&mut scanout.mode, mode) != mode)
-    }
-
-    /// Gives the display the whole picture of a scanout, as it is at this moment.
-    pub(super) fn refresh(&mut self, mem: &GuestMemory, id: ScanoutId) {
-        if let Some(surface) = self.scanouts.get(id).and_then(|scanout| scanout.surface) {
-            self.show(mem, id, surface, Rect::whole(surface.rect.size()));
-        }
-    }
-
-    /// What the device holds and has counted; `cma` says where CMA regions are.
-    pub(super) fn stats(&self, cma: &[GuestRange]) -> GpuStats {
-        stats::collect(self, cma)
-    }
-
-    /// Guest pages that resources are backed by, for a map of guest memory.
-    pub(super) fn backing_ranges(&self) -> impl Iterator<Item = GuestRange> + '_ {
-        let extents = |backing: &'_ Backing| {
-            let extent = |(addr, len)| GuestRange::inside_bytes(addr, mm::units::Bytes(len));
-            backing.extents().filter_map(extent).collect::<Vec<_>>()
+            Command::GetEdid { scanout } => {
+                return Ok(Step::Done(Response::Edid(scanouts.edid(scanout)?)));
+            }
+            Command::AssignUuid(id) => {
+                let serial = resources.get(id)?.serial;
+                return Ok(Step::Done(Response::ResourceUuid(self.uuids.of(serial))));
+            }
+            Command::MapBlob(c) => {
+                deadline.charge(Deadline::SYSCALL);
+                blob::map_blob(resources, window, &c)?;
+                return Ok(Step::Done(Response::MapInfo));
+            }
+            Command::UnmapBlob(id) => {
+                deadline.charge(Deadline::SYSCALL);
+                blob::unmap_blob(resources, window, id)?;
+                None
+            }
+            Command::Create2d(c) => {
+                image::create_2d(resources, host, &c)?;
+                None
+            }
+            Command::DetachBacking(id) => {
+                image::detach_backing(resources, id, deadline)?;
+                None
+            }
+            Command::SetScanout(c) => {
+                flush::set_scanout(resources, scanouts, &c)?;
+                None
+            }
+            Command::SetScanoutBlob(c) => {
+                flush::set_scanout_blob(resources, scanouts, &c)?;
+                None
+            }
+            Command::UpdateCursor(c) => {
+                self.update_cursor(guest.mem, &c, deadline)?;
+                None
+            }
+            Command::MoveCursor(c) => {
+                let scanout = scanouts.find(c.scanout_id.get())?;
+                scanouts.move_cursor(scanout, position(&c));
+                None
+            }
+            Command::TransferToHost2d(c) => {
+                deadline.charge(Deadline::SYSCALL);
+                TransferJob::new(resources, host, &c)?.map(Job::Transfer)
+            }
+            Command::Flush(c) => {
+                let job = Flushing::new(resources, scanouts, &c)?;
+                self.counters.flushes += 1;
+                Some(Job::Flush(job))
+            }
+            Command::AttachBacking(id, entries) => {
+                Some(Job::Build(Build::attach(resources, host.budget(), id, entries)?))
+            }
+            Command::CreateBlob(c, entries) => self.create_blob(&c, entries, deadline)?,
+            Command::MigrateBacking(id, entries) => Some(Job::Migrate(id, Migration::new(entries))),
+            Command::MigratePages(pages) => Some(Job::MigrateBatch(Batch::new(pages)?)),
+            Command::Unref(id) => Some(self.unref(id, deadline)?),
+            Command::Capset => return Err(Fault::Parameter),
+            Command::Context => return Err(Fault::NoContext),
+            Command::Unsupported(_) => return Err(Fault::NotOffered),
         };
-        self.resources.iter().filter_map(|(_, resource)| resource.backing()).flat_map(extents)
+        Ok(job.map_or(Step::Done(Response::NoData), Step::Job))
     }
 
-    /// UNREF: scanouts that show the resource go dark, and a mapping goes first.
-    fn unref(&mut self, id: ResourceId) -> Result<Response, Fault> {
-        if let Kind::HostBlob(blob) = &self.resources.get(id)?.kind
-            && blob.mapped.is_some()
-        {
-            self.unmap_blob(id)?;
-        }
-        let shown = |surface: &Option<Surface>| surface.is_some_and(|s| s.resource == id);
-        for (scanout_id, scanout) in self.scanouts.iter_mut() {
-            if shown(&scanout.surface) {
-                scanout.surface = None;
-                self.display.set_size(scanout_id, None);
+    /// Goes on with `job` until it is done or `deadline` passes; what is left of it comes back in the
+    /// latter case, and its answer in the former.
+    pub(super) fn go_on(
+        &mut self,
+        guest: Guest<'_>,
+        job: Job,
+        deadline: &mut Deadline,
+    ) -> Result<Step, Fault> {
+        let Self { resources, scanouts, window, disposal, cma, counters, .. } = self;
+        let more = |progress, job| if progress == Progress::More { Some(job) } else { None };
+        let left = match job {
+            Job::Transfer(mut job) => {
+                let progress = job.run(resources, guest.mem, deadline)?;
+                if progress == Progress::Done {
+                    counters.transfers += 1;
+                    counters.transfer_bytes += job.bytes();
+                }
+                more(progress, Job::Transfer(job))
             }
+            Job::Flush(mut job) => {
+                let progress = job.run(resources, scanouts, guest.mem, deadline);
+                more(progress, Job::Flush(job))
+            }
+            Job::Build(mut job) => {
+                if job.run(guest.mem, guest.buffer, cma, deadline)? == Progress::More {
+                    return Ok(Step::Job(Job::Build(job)));
+                }
+                if job.finish(resources)? {
+                    self.large.note();
+                }
+                None
+            }
+            Job::Migrate(id, mut job) => {
+                let progress = resources.migrate(id, &mut job, guest.mem, cma, deadline);
+                counters.note_migration(progress.as_ref().ok().copied(), job.pages());
+                more(progress?, Job::Migrate(id, job))
+            }
+            Job::MigrateBatch(mut batch) => {
+                let progress = batch.run(deadline, |id, job, deadline| {
+                    let progress = resources.migrate(id, job, guest.mem, cma, deadline);
+                    counters.note_migration(progress.as_ref().ok().copied(), job.pages());
+                    progress
+                });
+                if progress == Progress::Done {
+                    return Ok(Step::Done(Response::MigratePages(batch.outcomes())));
+                }
+                Some(Job::MigrateBatch(batch))
+            }
+            Job::Dispose => more(disposal.run(window, deadline), Job::Dispose),
+        };
+        Ok(left.map_or(Step::Done(Response::NoData), Step::Job))
+    }
+
+    /// Notes that a command was answered.
+    pub(super) fn count_answer(&mut self, failed: bool) {
+        self.counters.commands += 1;
+        self.counters.errors += u64::from(failed);
+    }
+
+    fn create_blob(
+        &mut self,
+        c: &CreateBlob,
+        entries: Entries,
+        deadline: &mut Deadline,
+    ) -> Result<Option<Job>, Fault> {
+        blob::check(&self.resources, c)?;
+        match c.blob_mem.get() {
+            blob_mem::GUEST => Ok(Some(Job::Build(Build::blob(self.host.budget(), c, entries)?))),
+            blob_mem::HOST3D if entries.count == 0 => {
+                deadline.charge(Deadline::SYSCALL);
+                blob::create_host_blob(&mut self.resources, &mut self.host, c)?;
+                Ok(None)
+            }
+            // HOST3D_GUEST needs transfers by a rendering context.
+            _ => Err(Fault::Parameter),
         }
-        self.resources.remove(id);
-        Ok(Response::NoData)
+    }
+
+    /// RESOURCE_UNREF: scanouts that show the resource go dark, and a mapping goes first.
+    fn unref(&mut self, id: ResourceId, deadline: &mut Deadline) -> Result<Job, Fault> {
+        let Self { resources, scanouts, window, disposal, .. } = self;
+        resources.get(id)?;
+        if resources.host_blob(id).is_ok_and(|blob| blob.mapped.is_some()) {
+            deadline.charge(Deadline::SYSCALL);
+            blob::unmap_blob(resources, window, id)?;
+        }
+        scanouts.forget(id);
+        if let Some(resource) = resources.remove(id) {
+            disposal.add(id, resource);
+        }
+        Ok(Job::Dispose)
+    }
+
+    fn update_cursor(
+        &mut self,
+        mem: &GuestMemory,
+        c: &UpdateCursor,
+        deadline: &mut Deadline,
+    ) -> Result<(), Fault> {
+        let scanout = self.scanouts.find(c.scanout_id.get())?;
+        let image = match c.resource_id.get() {
+            0 => None,
+            id => Some(cursor::image(&self.resources, mem, id, deadline)?),
+        };
+        let hot = (c.hot_x.get(), c.hot_y.get());
+        self.scanouts.set_cursor(scanout, image, hot, position(c));
+        Ok(())
+    }
+
+    /// Drops everything of the guest's making; scanouts keep their modes. What takes time is left
+    /// for [`Engine::clean_up`].
+    pub(super) fn reset(&mut self) {
+        self.scanouts.reset();
+        self.disposal.add_all(self.resources.take_all());
+    }
+
+    /// Frees what a reset or a command has dropped, until `deadline` passes.
+    pub(super) fn clean_up(&mut self, deadline: &mut Deadline) -> Progress {
+        self.disposal.run(&mut self.window, deadline)
+    }
+
+    /// Announces another mode for a scanout, or unplugs it; true when that is a change.
+    pub(super) fn set_mode(&mut self, raw: u32, mode: Option<Size>) -> Result<bool, Fault> {
+        self.scanouts.set_mode(raw, mode)
+    }
+
+    /// Gives the display what it lacks of a scanout's picture, as it is at this moment.
+    pub(super) fn refresh(
+        &mut self,
+        mem: &GuestMemory,
+        id: ScanoutId,
+        deadline: &mut Deadline,
+    ) -> Progress {
+        let Some(surface) = self.scanouts.surface(id) else { return Progress::Done };
+        let Ok(resource) = self.resources.get(surface.resource) else { return Progress::Done };
+        self.scanouts.fill(id, &View { mem, resource, surface: &surface }, deadline)
+    }
+
+    /// Fills `frame` with what a scanout shows, which must still be `surface`, until `deadline`
+    /// passes.
+    pub(super) fn capture(
+        &self,
+        mem: &GuestMemory,
+        surface: Surface,
+        frame: &mut Frame,
+        deadline: &mut Deadline,
+    ) -> Result<Progress, Fault> {
+        let resource = self.resources.get(surface.resource)?;
+        Ok(frame.fill(&View { mem, resource, surface: &surface }, deadline))
+    }
+
+    /// A frame for a picture of `size`, charged to the device's budget.
+    pub(super) fn frame(&self, size: Size) -> Result<Frame, FrameError> {
+        Frame::new(size, self.host.budget())
+    }
+
+    /// The device's budget for host memory.
+    pub(super) fn budget(&self) -> &Arc<Budget> {
+        self.host.budget()
+    }
+
+    /// The cursor of a scanout.
+    pub(super) fn cursor(&self, id: ScanoutId) -> Cursor {
+        self.scanouts.cursor(id)
+    }
+
+    /// What the device holds and has counted.
+    pub(super) fn stats(&self) -> GpuStats {
+        let mut stats = GpuStats {
+            host_bytes: self.host.used(),
+            mapped_bytes: self.window.mapped_bytes(),
+            counters: self.counters,
+            ..GpuStats::default()
+        };
+        self.resources.count(&mut stats);
+        stats
+    }
+
+    /// Guest pages that resources are backed by, a round at a time.
+    pub(super) fn backing_ranges(
+        &self,
+        at: &mut BackingPosition,
+        ranges: &mut Vec<GuestRange>,
+        deadline: &mut Deadline,
+    ) -> Progress {
+        self.resources.backing_ranges(at, ranges, deadline)
     }
 
     /// Recounts everything; panics where a count is off.
     #[cfg(any(test, feature = "test-utils"))]
     pub(super) fn validate(&self) {
-        self.resources.validate();
+        use super::resource::Kind;
+
+        self.resources.validate(&self.cma);
         let (mut held, mut mapped) = (0, 0);
         for (_, resource) in self.resources.iter() {
             match &resource.kind {
-                Kind::Image(image) => held += image.pixels.as_ref().map_or(0, |p| p.charge()),
+                Kind::Image(image) => held += image.pixels.as_ref().map_or(0, |p| p.len()),
                 Kind::HostBlob(blob) => {
-                    held += blob.memory.charge();
-                    mapped += blob.mapped.map_or(0, |_| blob.memory.charge());
+                    held += blob.memory.len();
+                    mapped += blob.mapped.map_or(0, |_| blob.memory.len());
                 }
                 Kind::GuestBlob(_) => {}
             }
         }
-        assert_eq!(self.host.used(), held, "host memory of all resources");
-        assert_eq!(self.window.mapped_bytes(), mapped, "mappings of all resources");
-        for (id, scanout) in self.scanouts.iter() {
-            let Some(surface) = scanout.surface else { continue };
+        // Between two rounds of an UNREF there is more than resources have.
+        assert!(self.host.used() >= held, "host memory of all resources");
+        assert!(self.window.mapped_bytes() >= mapped, "mappings of all resources");
+        if self.disposal.is_empty() {
+            assert_eq!(self.host.used(), held, "host memory of all resources");
+            assert_eq!(self.window.mapped_bytes(), mapped, "mappings of all resources");
+        }
+        for surface in self.scanouts.surfaces() {
             let resource = self.resources.get(surface.resource);
             assert!(
                 resource.is_ok_and(|r| surface.layout.fits(r.size())),
-                "scanout {id} shows what is not there"
+                "a scanout shows a resource that is gone or too small"
             );
-            assert!(surface.rect.fits(surface.layout.size), "scanout {id} leaves its framebuffer");
         }
     }
+}
+
+/// Where a cursor command puts the image's corner.
+fn position(c: &UpdateCursor) -> (i32, i32) {
+    (c.x.get().cast_signed(), c.y.get().cast_signed())
 }
 
 /// The feature without which the command is not offered; none for most.

@@ -1,21 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Host memory that a guest makes this device take, and its way into the guest.
 //!
-//! Images of 2D resources and host blobs come from a [`HostMemory`], through a [`Budget`] that
-//! counts every byte. Host blobs reach the guest through a [`HostWindow`], which the monitor gives:
-//! it alone knows how to make host memory appear in guest-physical address space.
+//! Images of 2D resources and host blobs come from a [`HostMemory`], through a [`HostPool`] that
+//! charges every byte to the device's budget. Host blobs reach the guest through a [`HostWindow`],
+//! which the monitor provides: it alone knows how to make host memory appear in guest-physical
+//! address space.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use mm::budget::{Budget, BudgetError, Charge};
+use rustix::mm::{Advice, madvise};
 use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
 
-/// There is no host memory for that.
+use super::backing::PAGE_SIZE;
+
+/// There is no host memory for a guest's request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no host memory for {asked} more bytes")]
-pub struct OutOfHostMemory {
-    /// Bytes asked for.
-    pub asked: u64,
+pub enum OutOfHostMemory {
+    /// The device's budget is used up.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
+    /// The host refused.
+    #[error("the host has no memory for {0} more bytes")]
+    Host(u64),
 }
 
 /// Some host memory, readable and writable, zeroed when it was given, freed when dropped.
@@ -27,11 +36,19 @@ pub struct OutOfHostMemory {
 pub unsafe trait HostRegion: Send + Sync {
     /// All of it.
     fn bytes(&self) -> VolatileSlice<'_>;
+
+    /// Frees the memory of the bytes in `range`, whole pages of it, which read as zero afterwards:
+    /// a large region is freed in steps before it is dropped. One that cannot does nothing.
+    fn discard(&self, _range: Range<usize>) {}
 }
 
 /// Where host memory comes from.
 pub trait HostMemory: Send {
     /// `bytes` zeroed bytes (a whole number of pages, not 0) that begin at a page.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfHostMemory::Host`] when the host refuses.
     fn allocate(&mut self, bytes: usize) -> Result<Box<dyn HostRegion>, OutOfHostMemory>;
 }
 
@@ -43,7 +60,7 @@ impl HostMemory for AnonymousMemory {
     fn allocate(&mut self, bytes: usize) -> Result<Box<dyn HostRegion>, OutOfHostMemory> {
         match MmapRegion::<()>::new(bytes) {
             Ok(region) => Ok(Box::new(Anonymous(region))),
-            Err(_) => Err(OutOfHostMemory { asked: bytes as u64 }),
+            Err(_) => Err(OutOfHostMemory::Host(bytes as u64)),
         }
     }
 }
@@ -55,56 +72,70 @@ unsafe impl HostRegion for Anonymous {
     fn bytes(&self) -> VolatileSlice<'_> {
         self.0.as_volatile_slice()
     }
+
+    fn discard(&self, range: Range<usize>) {
+        let all = self.bytes();
+        let Ok(part) = all.subslice(range.start, range.len()) else { return };
+        let start = part.ptr_guard_mut();
+        // SAFETY: the range is part of a private anonymous mapping that lives as long as `self`.
+        // The call changes its contents and nothing else, and all access to it is volatile.
+        let freed = unsafe { madvise(start.as_ptr().cast(), part.len(), Advice::LinuxDontNeed) };
+        // Where the host refuses, the memory is freed with the mapping.
+        let _ = freed;
+    }
 }
 
-/// Host memory up to a limit.
-pub(super) struct Budget {
+/// Host memory that is charged to a budget.
+pub(super) struct HostPool {
     source: Box<dyn HostMemory>,
-    limit: u64,
+    budget: Arc<Budget>,
+    /// Bytes given out; the budget has other users besides.
     used: Arc<AtomicU64>,
 }
 
-impl Budget {
-    /// At most `limit` bytes of what `source` gives.
-    pub(super) fn new(source: Box<dyn HostMemory>, limit: u64) -> Self {
-        Self { source, limit, used: Arc::default() }
+impl HostPool {
+    /// What `source` gives, charged to `budget`.
+    pub(super) fn new(source: Box<dyn HostMemory>, budget: Arc<Budget>) -> Self {
+        Self { source, budget, used: Arc::default() }
     }
 
-    /// Bytes in use.
+    /// The budget.
+    pub(super) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// Bytes given out.
     pub(super) fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// True when `bytes` can never be had, whatever is freed.
+    /// True when no `bytes` bytes can ever be allocated, whatever is freed.
     pub(super) fn never_has(&self, bytes: u64) -> bool {
-        bytes > self.limit
+        bytes > self.budget.limit()
     }
 
-    /// `bytes` zeroed bytes, rounded up to whole pages, which are counted until they are dropped.
+    /// `bytes` zeroed bytes, rounded up to whole pages, which are charged until they are dropped.
     pub(super) fn take(&mut self, bytes: u64) -> Result<Arc<Held>, OutOfHostMemory> {
-        let error = OutOfHostMemory { asked: bytes };
-        let charge = bytes.checked_next_multiple_of(super::backing::PAGE_SIZE).ok_or(error)?;
-        let left = self.limit.saturating_sub(self.used());
-        if charge == 0 || charge > left {
-            return Err(error);
-        }
-        let region = self.source.allocate(usize::try_from(charge).map_err(|_| error)?)?;
-        self.used.fetch_add(charge, Ordering::Relaxed);
+        let error = OutOfHostMemory::Host(bytes);
+        let len = bytes.checked_next_multiple_of(PAGE_SIZE).filter(|len| *len > 0).ok_or(error)?;
+        let charge = self.budget.try_charge(len)?;
+        let region = self.source.allocate(usize::try_from(len).map_err(|_| error)?)?;
+        self.used.fetch_add(len, Ordering::Relaxed);
         Ok(Arc::new(Held { region, charge, used: Arc::clone(&self.used) }))
     }
 }
 
-/// Memory that a budget counts.
+/// Memory of a [`HostPool`].
 pub(super) struct Held {
     region: Box<dyn HostRegion>,
-    charge: u64,
+    charge: Charge,
     used: Arc<AtomicU64>,
 }
 
 impl Held {
-    /// Bytes that it takes of the budget.
-    pub(super) fn charge(&self) -> u64 {
-        self.charge
+    /// Bytes that it takes.
+    pub(super) fn len(&self) -> u64 {
+        self.charge.amount()
     }
 
     /// Copies a range out; false when it is not inside.
@@ -121,11 +152,15 @@ unsafe impl HostRegion for Held {
     fn bytes(&self) -> VolatileSlice<'_> {
         self.region.bytes()
     }
+
+    fn discard(&self, range: Range<usize>) {
+        self.region.discard(range);
+    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.used.fetch_sub(self.charge, Ordering::Relaxed);
+        self.used.fetch_sub(self.charge.amount(), Ordering::Relaxed);
     }
 }
 
@@ -138,20 +173,28 @@ pub trait HostWindow: Send {
     fn size(&self) -> u64;
 
     /// Makes `memory` appear at `offset`. The window keeps it alive until it is unmapped.
+    ///
+    /// # Errors
+    ///
+    /// When the host refuses; nothing is mapped then.
     fn map(&mut self, offset: u64, memory: Arc<dyn HostRegion>) -> std::io::Result<()>;
 
     /// Takes away what was mapped at `offset`; on return no vCPU can reach it any more.
+    ///
+    /// # Errors
+    ///
+    /// When the host refuses; it stays mapped then.
     fn unmap(&mut self, offset: u64) -> std::io::Result<()>;
 }
 
-/// Why a place in the window cannot be had.
+/// Why memory cannot be mapped at a place in the window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WindowError {
     /// The device has no window.
     #[error("there is no host-visible window")]
     None,
     /// The offset is not a multiple of the page size.
-    #[error("the offset is not at a page")]
+    #[error("the offset is not a multiple of the page size")]
     Unaligned,
     /// Not, or not wholly, in the window.
     #[error("the range leaves the window")]
@@ -159,6 +202,9 @@ pub enum WindowError {
     /// Something is mapped there.
     #[error("the range overlaps a mapping")]
     Overlap,
+    /// As many mappings as the device may have.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
     /// The host refused.
     #[error("the host refused the mapping")]
     Host,

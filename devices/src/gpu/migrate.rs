@@ -1,39 +1,155 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! RESOURCE_MIGRATE_BACKING: pages of a backing that move while in use.
+//! RESOURCE_MIGRATE_BACKING and MIGRATE_PAGES: pages of a backing that move while in use.
 //!
-//! The guest has taken the page away from its own CPUs and now asks the device, which alone can
-//! keep its readers and writers away, to copy it. Two phases: first everything is checked, and
-//! nothing has happened if anything is wrong; then every page is copied, and only then all are
-//! swapped, which cannot fail. Commands run one at a time, so that none sees the middle, and
-//! displays read through the backing only during a call: after the answer nobody knows the old
-//! pages any more.
+//! The guest has taken the pages away from its own CPUs and now asks the device, which alone can
+//! keep its own readers away, to copy them. Three phases: first everything is checked, and nothing
+//! has happened if anything is wrong; then every page is copied; only then are they swapped, one
+//! after another, which cannot fail.
+//!
+//! Each phase may be cut by a deadline. What reads the backing in between (a viewer, the cursor
+//! queue) finds the old page or the new one, which have the same bytes and both belong to the guest
+//! until the answer; other commands of the control queue wait. After the answer nothing in the
+//! device has the address of an old page.
 
 use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileSlice};
 
-use super::backing::{Backing, PAGE_SIZE, is_ram};
-use super::protocol::MigrateEntry;
-use super::response::Fault;
-use crate::virtio::GuestMemory;
+use std::collections::BTreeMap;
 
-/// Moves the pages that `entries` name; on an error nothing has changed.
-///
-/// Returns the number of pages moved.
-pub(super) fn migrate(
-    mem: &GuestMemory,
-    backing: &mut Backing,
-    entries: &[MigrateEntry],
-) -> Result<u64, Fault> {
-    check(mem, backing, entries)?;
-    for entry in entries {
-        let to = page(mem, entry.addr.get()).ok_or(Fault::Parameter)?;
-        if !copy_page(mem, backing, entry.offset.get(), &to) {
-            return Err(Fault::Parameter);
+use super::backing::{Backing, CmaRegions, PAGE_SIZE, is_ram};
+use super::protocol::{MigrateEntry, MigratePage, ResourceId};
+use super::response::{Fault, PageMove};
+use crate::virtio::{Deadline, GuestMemory, Progress};
+
+/// Pages of one backing on their way.
+#[derive(Debug)]
+pub(super) struct Migration {
+    entries: Vec<MigrateEntry>,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Phase {
+    Check,
+    /// Copies page `index`, of which `done` bytes are copied.
+    Copy {
+        index: usize,
+        done: u64,
+    },
+    /// Swaps page `index`.
+    Swap {
+        index: usize,
+    },
+}
+
+impl Migration {
+    /// Moves the pages that `entries` name.
+    pub(super) fn new(entries: Vec<MigrateEntry>) -> Self {
+        Self { entries, phase: Phase::Check }
+    }
+
+    /// Pages to move.
+    pub(super) fn pages(&self) -> u64 {
+        self.entries.len() as u64
+    }
+
+    /// Goes on until all pages have moved or `deadline` passes. On an error nothing has changed.
+    pub(super) fn run(
+        &mut self,
+        mem: &GuestMemory,
+        backing: &mut Backing,
+        cma: &CmaRegions,
+        deadline: &mut Deadline,
+    ) -> Result<Progress, Fault> {
+        loop {
+            self.phase = match self.phase {
+                Phase::Check => {
+                    check(mem, backing, &self.entries)?;
+                    deadline.charge(self.pages() * Deadline::ENTRY);
+                    Phase::Copy { index: 0, done: 0 }
+                }
+                Phase::Copy { index, done } => match self.entries.get(index) {
+                    Some(entry) => {
+                        let done = done + copy_rest(mem, backing, entry, done, deadline)?;
+                        if done == PAGE_SIZE {
+                            Phase::Copy { index: index + 1, done: 0 }
+                        } else {
+                            Phase::Copy { index, done }
+                        }
+                    }
+                    None => Phase::Swap { index: 0 },
+                },
+                Phase::Swap { index } => match self.entries.get(index) {
+                    Some(entry) => {
+                        let addr = GuestAddress(entry.addr.get());
+                        let runs = backing.replace_page(entry.offset.get(), addr, cma);
+                        deadline.charge((runs + 1) * Deadline::ENTRY);
+                        Phase::Swap { index: index + 1 }
+                    }
+                    None => return Ok(Progress::Done),
+                },
+            };
+            if deadline.passed() {
+                return Ok(Progress::More);
+            }
         }
     }
-    for entry in entries {
-        backing.replace_page(entry.offset.get(), GuestAddress(entry.addr.get()));
+}
+
+/// Pages of several resources on their way (MIGRATE_PAGES): those of one resource move together or
+/// not at all, and no resource depends on another.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pages: Vec<MigratePage>,
+    todo: BTreeMap<ResourceId, Migration>,
+    outcomes: BTreeMap<ResourceId, PageMove>,
+}
+
+impl Batch {
+    /// Moves `pages`, at least one.
+    pub(super) fn new(pages: Vec<MigratePage>) -> Result<Self, Fault> {
+        if pages.is_empty() {
+            return Err(Fault::Parameter);
+        }
+        let mut resources: BTreeMap<ResourceId, Vec<MigrateEntry>> = BTreeMap::new();
+        for page in &pages {
+            resources.entry(page.resource.get()).or_default().push(page.entry);
+        }
+        let todo = resources.into_iter().map(|(id, entries)| (id, Migration::new(entries)));
+        Ok(Self { pages, todo: todo.collect(), outcomes: BTreeMap::new() })
     }
-    Ok(entries.len() as u64)
+
+    /// Goes on until all resources are done or `deadline` passes. `run` goes on with one of them;
+    /// its error means that nothing of that resource has changed.
+    pub(super) fn run(
+        &mut self,
+        deadline: &mut Deadline,
+        mut run: impl FnMut(ResourceId, &mut Migration, &mut Deadline) -> Result<Progress, Fault>,
+    ) -> Progress {
+        while let Some((id, mut migration)) = self.todo.pop_first() {
+            deadline.charge(Deadline::ENTRY);
+            match run(id, &mut migration, deadline) {
+                Ok(Progress::More) => {
+                    self.todo.insert(id, migration);
+                }
+                Ok(Progress::Done) => {
+                    self.outcomes.insert(id, PageMove::Moved);
+                }
+                Err(_) => {
+                    self.outcomes.insert(id, PageMove::Refused);
+                }
+            }
+            if deadline.passed() {
+                return Progress::more_if(!self.todo.is_empty());
+            }
+        }
+        Progress::Done
+    }
+
+    /// What became of each page, in the order of the command.
+    pub(super) fn outcomes(&self) -> Vec<PageMove> {
+        let outcome = |page: &MigratePage| self.outcomes.get(&page.resource.get()).copied();
+        self.pages.iter().map(|page| outcome(page).unwrap_or(PageMove::Refused)).collect()
+    }
 }
 
 /// Every entry is a page of the backing, and to be a page of RAM; none is named twice.
@@ -60,25 +176,63 @@ fn page(mem: &GuestMemory, addr: u64) -> Option<VolatileSlice<'_>> {
     mem.get_slice(GuestAddress(addr), usize::try_from(PAGE_SIZE).ok()?).ok()
 }
 
-/// Copies the page that `backing` has at `offset`, which may be in pieces, to `to`.
-fn copy_page(mem: &GuestMemory, backing: &Backing, offset: u64, to: &VolatileSlice<'_>) -> bool {
-    let mut done = 0;
-    backing.for_each(mem, offset, to.len(), |piece| {
+/// Copies what is left of a page, of which `done` bytes are copied, until `deadline` passes; returns
+/// how many bytes it copied. The page may be in pieces.
+fn copy_rest(
+    mem: &GuestMemory,
+    backing: &Backing,
+    entry: &MigrateEntry,
+    done: u64,
+    deadline: &mut Deadline,
+) -> Result<u64, Fault> {
+    let to = page(mem, entry.addr.get()).ok_or(Fault::Parameter)?;
+    let mut at = usize::try_from(done).map_err(|_| Fault::Parameter)?;
+    let copy = |piece: VolatileSlice<'_>| {
         let len = piece.len();
-        if let Ok(part) = to.subslice(done, len) {
+        if let Ok(part) = to.subslice(at, len) {
             piece.copy_to_volatile_slice(part);
-            done += len;
         }
-    }) && done == to.len()
+        at += len;
+    };
+    let offset = entry.offset.get() + done;
+    backing.for_each(mem, offset, PAGE_SIZE - done, deadline, copy).ok_or(Fault::Parameter)
 }
 
 #[cfg(test)]
 mod tests {
+    use mm::units::{GuestRange, Pfn};
     use proptest::prelude::*;
     use vm_memory::Bytes;
 
     use super::*;
     use crate::gpu::protocol::MemEntry;
+
+    /// Moves pages in rounds of so little work that each is cut, and compares all in between.
+    fn migrate(
+        mem: &GuestMemory,
+        backing: &mut Backing,
+        entries: &[MigrateEntry],
+    ) -> Result<u64, Fault> {
+        let mut migration = Migration::new(entries.to_vec());
+        let before = contents(mem, backing);
+        loop {
+            let mut deadline = Deadline::of_work(1);
+            let progress = migration.run(mem, backing, &cma(), &mut deadline)?;
+            assert_eq!(contents(mem, backing), before, "a reader between two rounds");
+            if progress == Progress::Done {
+                return Ok(migration.pages());
+            }
+        }
+    }
+
+    fn cma() -> CmaRegions {
+        let region = |start, end| GuestRange::from_bounds(Pfn(start), Pfn(end)).unwrap();
+        CmaRegions::new(vec![region(3, 9), region(44, 60)])
+    }
+
+    fn backing(mem: &GuestMemory, entries: &[MemEntry]) -> (Backing, u64) {
+        Backing::of(mem, entries, &cma()).unwrap()
+    }
 
     const PAGES: u64 = 64;
 
@@ -105,7 +259,7 @@ mod tests {
 
     fn contents(mem: &GuestMemory, backing: &Backing) -> Vec<u8> {
         let mut out = vec![0; usize::try_from(backing.len()).unwrap()];
-        assert!(backing.read(mem, 0, &mut out));
+        assert!(backing.read(mem, 0, &mut out, &mut Deadline::never()));
         out
     }
 
@@ -120,8 +274,7 @@ mod tests {
         ) {
             let mem = ram();
             let mut model = start.clone();
-            let mut backing = Backing::new(&mem, &entries(&start)).unwrap();
-            let worst = Backing::worst_runs(start.len(), backing.len());
+            let (mut backing, worst) = self::backing(&mem, &entries(&start));
             for (n, page) in start.iter().enumerate() {
                 mem.write_slice(&[n as u8 + 1; 4096], GuestAddress(page * PAGE_SIZE)).unwrap();
             }
@@ -152,8 +305,9 @@ mod tests {
                     prop_assert_eq!(&backing, &before.0);
                 }
                 prop_assert_eq!(contents(&mem, &backing), before.1);
-                prop_assert_eq!(&backing, &Backing::new(&mem, &entries(&model)).unwrap());
-                prop_assert!(backing.runs() as u64 <= worst);
+                prop_assert_eq!(&backing, &self::backing(&mem, &entries(&model)).0);
+                backing.validate(&cma());
+                prop_assert!(backing.runs() <= worst);
             }
         }
 
@@ -171,8 +325,7 @@ mod tests {
                 from = to;
             }
             entries.reverse();
-            let mut backing = Backing::new(&mem, &entries).unwrap();
-            let worst = Backing::worst_runs(entries.len(), backing.len());
+            let (mut backing, worst) = self::backing(&mem, &entries);
             let before = contents(&mem, &backing);
             let entry = MigrateEntry { offset: (index * PAGE_SIZE).into(), addr: (50 * PAGE_SIZE).into() };
             prop_assert_eq!(migrate(&mem, &mut backing, &[entry]), Ok(1));
@@ -181,14 +334,15 @@ mod tests {
             let page = index as usize * 4096..(index as usize + 1) * 4096;
             prop_assert_eq!(&after[page.clone()], &before[page]);
             prop_assert!(after.iter().filter(|byte| **byte != 0).count() <= 4096);
-            prop_assert!(backing.runs() as u64 <= worst);
+            backing.validate(&cma());
+            prop_assert!(backing.runs() <= worst);
         }
     }
 
     #[test]
     fn old_pages_are_not_known_any_more() {
         let mem = ram();
-        let mut backing = Backing::new(&mem, &entries(&[3, 4, 5])).unwrap();
+        let (mut backing, _) = backing(&mem, &entries(&[3, 4, 5]));
         assert_eq!(backing.runs(), 1);
         let entry =
             |offset: u64, addr: u64| MigrateEntry { offset: offset.into(), addr: addr.into() };
@@ -203,7 +357,7 @@ mod tests {
     #[test]
     fn overflowing_entries_are_refused() {
         let mem = ram();
-        let mut backing = Backing::new(&mem, &entries(&[1])).unwrap();
+        let (mut backing, _) = backing(&mem, &entries(&[1]));
         for (offset, addr) in [
             (u64::MAX - 4095, 0),
             (0, u64::MAX - 4095),

@@ -4,82 +4,102 @@
 //!
 //! The guest draws in its own memory. A 2D resource is copied to the host by transfers, and only
 //! the damaged rectangle of it. A guest-memory blob is never copied: a display reads it in place,
-//! when somebody looks. Both have guest pages behind them, and those pages stay movable: by
+//! when it is watched. Both have guest pages behind them, and those pages stay movable: by
 //! RESOURCE_MIGRATE_BACKING the guest asks the device, which is the only one that can hold its own
 //! readers back, to copy a page and use the copy from then on (docs/gpu.md has a picture).
 //!
 //! ```text
-//!   queue ── Segments ── protocol ── Command ── Engine ── Result<Response, Fault> ── response
-//!                                                 │
+//!   queue ── Segments ── protocol ── Command ── Engine ── Response or Fault ── response
+//!                                                 │ ▲
+//!                                                 ▼ │ until it is done
+//!                                                Job ── cut by the deadline, kept with its queue
+//!
 //!        resource ── backing (guest runs)  host_memory (budget)  window ── HostWindow (monitor)
-//!        scanout ─── Display
+//!        scanouts ── Display
 //! ```
 //!
-//! Everything a guest can make grow has a limit ([`Limits`]): resources, entries of one backing,
-//! runs of all backings (by the size of its RAM), host memory. At a limit the standard's
-//! OUT_OF_MEMORY is answered, and what the guest unrefs is free again.
+//! Time: every command that may take long is a job that a [`Deadline`](crate::virtio::Deadline)
+//! cuts: transfers, flushes and migrations at any byte, backings after a strip of entries, the
+//! release of host memory after 2 MiB. Between two rounds the other queue, viewers and the monitor
+//! have their turn; they find each part of the device whole. The longest step that cannot be cut is
+//! a row of a scanout, or a cursor, in which each byte is a run by itself.
+//!
+//! Budgets: everything that a guest can make grow is charged to one [`Budget`](mm::budget::Budget)
+//! for host memory: images, host blobs, what is kept about resources and about runs of backings,
+//! and the frames and buffers of viewers; mappings of the window to another, which counts them. The
+//! standard's OUT_OF_MEMORY is answered at the limit, and what the guest unrefs is free again.
 //!
 //! May use: `mm`, `crate::virtio`, `crate::display`; no KVM, no HTTP.
 //!
 //! - `protocol.rs`, `response.rs`: wire structures; decoding, encoding, errors by cause
 //! - `device.rs`: [`Gpu`], the queues and the configuration space
-//! - `engine.rs`, `ops/`: the one dispatch, and the commands it leads to
+//! - `engine.rs`, `ops/`: the parts of the device, the one dispatch, and the commands it leads to
 //! - `resource.rs`, `backing.rs`, `host_memory.rs`, `window.rs`: what a guest made, and where it is
 //! - `migrate.rs`: pages of a backing that move
-//! - `scanout.rs`, `edid.rs`, `format.rs`: modes, surfaces and pixels
-//! - `fence.rs`, `uuid.rs`, `stats.rs`: what their names say
-//! - `driver.rs` (feature `test-utils`): the guest's side, for tests, benches and fuzzing
+//! - `scanouts.rs`, `scanout.rs`, `edid.rs`, `format.rs`: modes, surfaces and pixels
+//! - `capture.rs`: pictures and walks, in rounds, for other threads
+//! - `fence.rs`, `uuid.rs`, `stats.rs`, `large.rs`: fences, UUIDs, counters, notes of large buffers
+//! - `mock.rs` (feature `test-utils`): the guest's side, for tests, benches and fuzzing
 
 mod backing;
+mod capture;
 mod device;
-#[cfg(any(test, feature = "test-utils"))]
-pub mod driver;
 mod edid;
 mod engine;
 mod fence;
 mod format;
 mod host_memory;
+mod large;
 mod migrate;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod mock;
 mod ops;
 pub mod protocol;
 mod resource;
 mod response;
 mod scanout;
+mod scanouts;
 mod stats;
 #[cfg(test)]
 mod tests;
 mod uuid;
 mod window;
 
-pub use device::{CONTROL_QUEUE, CURSOR_QUEUE, Gpu, ModeError};
+use std::sync::Arc;
+
+pub use capture::{Capture, CaptureError, backing_ranges, capture, refresh};
+pub use device::{CONTROL_QUEUE, CURSOR_QUEUE, Gpu, ModeError, mode};
 pub use edid::{MAX_EXTENT, MIN_EXTENT};
-pub use engine::WantsBlocks;
 pub use format::PixelFormat;
 pub use host_memory::{
     AnonymousMemory, HostMemory, HostRegion, HostWindow, OutOfHostMemory, WindowError,
 };
+pub use large::WantsBlocks;
+use mm::budget::Budget;
 use mm::units::GuestRange;
 pub use response::{error, ok};
+pub use scanout::MAX_SCANOUT_EXTENT;
 pub use stats::{Counters, GpuStats, KindStats};
 
 use crate::display::{Display, Size};
 use crate::virtio::SharedRegion;
 
-/// What a guest may take.
+/// Bytes of host memory that a guest and the viewers of its scanouts may cause together, unless the
+/// monitor is told otherwise.
+pub const DEFAULT_HOST_BYTES: u64 = 256 << 20;
+
+/// What a guest may take besides host memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Resources at a time. A guest that fills its memory with buffers of a page each has one for
-    /// each page of it.
+    /// Resources at a time, each of which takes some host memory besides.
     pub resources: usize,
     /// Entries of one backing: 2^18 are 1 GiB in single pages.
     pub entries_per_resource: u32,
-    /// Bytes of host memory: images of 2D resources, and host blobs.
-    pub host_bytes: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { resources: 1 << 20, entries_per_resource: 1 << 18, host_bytes: 256 << 20 }
+        Self { resources: 1 << 20, entries_per_resource: 1 << 18 }
     }
 }
 
@@ -106,4 +126,8 @@ pub struct GpuParts {
     pub window: Option<Box<dyn HostWindow>>,
     /// Where scanouts are shown.
     pub display: Box<dyn Display>,
+    /// Host memory in bytes that the guest may cause; the same as the display's.
+    pub budget: Arc<Budget>,
+    /// Mappings of host blobs at a time, counted.
+    pub mappings: Arc<Budget>,
 }

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Wire structures of virtio-gpu (virtio 1.3, 5.7.6) and their decoding; no I/O but the reader's.
 //!
-//! Guest bytes become a [`Command`] at once, with nothing left to be parsed later. What this
-//! device does not offer, or nobody knows, is a value too: [`Command::Unsupported`].
+//! Guest bytes become a [`Command`] at once; only long lists of entries are read later, a strip at a
+//! time ([`Entries`]). An unknown command is a value too: [`Command::Unsupported`].
 
 use std::io::Read;
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use super::response::Fault;
 use crate::display::Rect;
 
 /// Most scanouts that a device can have.
@@ -282,6 +281,29 @@ pub struct UpdateCursor {
     pub padding: U32,
 }
 
+/// A list of [`MemEntry`] that the guest has sent and the device has not read yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entries {
+    /// Offset of the first in the readable bytes of the buffer.
+    pub at: u64,
+    /// How many there are; so many were sent.
+    pub count: u32,
+}
+
+/// Why bytes are no command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The command ends before its structure does, or counts entries that are not there.
+    #[error("the command is shorter than it says")]
+    Malformed,
+    /// More entries than a resource may have.
+    #[error("more entries than a resource may have")]
+    TooManyEntries,
+    /// More pages than one command may move.
+    #[error("more pages than one command may move")]
+    TooManyMoves,
+}
+
 /// A decoded command.
 #[derive(Debug, Clone)]
 #[allow(missing_docs, reason = "each variant is the standard's command of that name")]
@@ -292,13 +314,13 @@ pub enum Command {
     SetScanout(SetScanout),
     Flush(Flush),
     TransferToHost2d(Transfer),
-    AttachBacking(ResourceId, Vec<MemEntry>),
+    AttachBacking(ResourceId, Entries),
     DetachBacking(ResourceId),
     GetEdid {
         scanout: u32,
     },
     AssignUuid(ResourceId),
-    CreateBlob(CreateBlob, Vec<MemEntry>),
+    CreateBlob(CreateBlob, Entries),
     SetScanoutBlob(SetScanoutBlob),
     MapBlob(MapBlob),
     UnmapBlob(ResourceId),
@@ -354,7 +376,15 @@ pub mod code {
 impl Command {
     /// Decodes what follows a header of kind `kind`. No more than `max_entries` backing entries
     /// are taken.
-    pub fn decode(kind: u32, body: &mut Body<impl Read>, max_entries: u32) -> Result<Self, Fault> {
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`] when the bytes end too early or name too many entries.
+    pub fn decode(
+        kind: u32,
+        body: &mut Body<impl Read>,
+        max_entries: u32,
+    ) -> Result<Self, DecodeError> {
         Ok(match kind {
             code::GET_DISPLAY_INFO => Self::GetDisplayInfo,
             code::RESOURCE_CREATE_2D => Self::Create2d(body.take()?),
@@ -389,73 +419,84 @@ impl Command {
 /// What of a command's readable bytes is not decoded yet.
 pub struct Body<R> {
     reader: R,
-    left: usize,
+    taken: u64,
+    left: u64,
 }
 
 impl<R: Read> Body<R> {
     /// The `left` bytes that `reader` has.
-    pub fn new(reader: R, left: usize) -> Self {
-        Self { reader, left }
+    pub fn new(reader: R, left: u64) -> Self {
+        Self { reader, taken: 0, left }
     }
 
-    /// The next structure; a command that ends before it is no command.
-    pub fn take<T: FromBytes + FromZeros + IntoBytes>(&mut self) -> Result<T, Fault> {
+    /// The next structure.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError::Malformed`] when the bytes end before it.
+    pub fn take<T: FromBytes + FromZeros + IntoBytes>(&mut self) -> Result<T, DecodeError> {
         let mut value = T::new_zeroed();
         self.fill(value.as_mut_bytes())?;
         Ok(value)
     }
 
-    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), Fault> {
-        self.left = self.left.checked_sub(bytes.len()).ok_or(Fault::Malformed)?;
-        self.reader.read_exact(bytes).map_err(|_| Fault::Malformed)
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), DecodeError> {
+        let len = bytes.len() as u64;
+        self.left = self.left.checked_sub(len).ok_or(DecodeError::Malformed)?;
+        self.taken += len;
+        self.reader.read_exact(bytes).map_err(|_| DecodeError::Malformed)
     }
 
     /// A resource or scanout number, and the padding behind it.
-    fn id(&mut self) -> Result<u32, Fault> {
+    fn id(&mut self) -> Result<u32, DecodeError> {
         self.take::<IdAnd>().map(|pair| pair.id.get())
     }
 
-    fn attach(&mut self, max_entries: u32) -> Result<Command, Fault> {
+    fn attach(&mut self, max_entries: u32) -> Result<Command, DecodeError> {
         let IdAnd { id, other: count } = self.take()?;
-        let entries = self.entries(count.get(), max_entries, Fault::TooManyEntries)?;
-        Ok(Command::AttachBacking(id.get(), entries))
+        Ok(Command::AttachBacking(id.get(), self.entries(count.get(), max_entries)?))
     }
 
-    fn migrate(&mut self) -> Result<Command, Fault> {
-        let IdAnd { id, other: count } = self.take()?;
-        let entries = self.entries(count.get(), MAX_MIGRATE_ENTRIES, Fault::Parameter)?;
-        Ok(Command::MigrateBacking(id.get(), entries))
-    }
-
-    fn migrate_pages(&mut self) -> Result<Command, Fault> {
-        let IdAnd { id: count, other: _ } = self.take()?;
-        let entries = self.entries(count.get(), MAX_MIGRATE_ENTRIES, Fault::Parameter)?;
-        Ok(Command::MigratePages(entries))
-    }
-
-    fn blob(&mut self, max_entries: u32) -> Result<Command, Fault> {
+    fn blob(&mut self, max_entries: u32) -> Result<Command, DecodeError> {
         let blob: CreateBlob = self.take()?;
-        let entries = self.entries(blob.nr_entries.get(), max_entries, Fault::TooManyEntries)?;
-        Ok(Command::CreateBlob(blob, entries))
+        Ok(Command::CreateBlob(blob, self.entries(blob.nr_entries.get(), max_entries)?))
     }
 
-    /// Exactly `count` entries. Memory is taken only once it is known that the guest has sent them.
-    fn entries<E: FromBytes + IntoBytes + Clone>(
+    fn entries(&self, count: u32, max: u32) -> Result<Entries, DecodeError> {
+        self.check_count::<MemEntry>(count)?;
+        if count > max {
+            return Err(DecodeError::TooManyEntries);
+        }
+        Ok(Entries { at: self.taken, count })
+    }
+
+    fn migrate(&mut self) -> Result<Command, DecodeError> {
+        let IdAnd { id, other: count } = self.take()?;
+        Ok(Command::MigrateBacking(id.get(), self.moves(count.get())?))
+    }
+
+    fn migrate_pages(&mut self) -> Result<Command, DecodeError> {
+        let IdAnd { id: count, other: _ } = self.take()?;
+        Ok(Command::MigratePages(self.moves(count.get())?))
+    }
+
+    fn moves<E: FromBytes + IntoBytes + Clone>(
         &mut self,
         count: u32,
-        max: u32,
-        over: Fault,
-    ) -> Result<Vec<E>, Fault> {
-        let count = usize::try_from(count).map_err(|_| Fault::Malformed)?;
-        if count > self.left / size_of::<E>() {
-            return Err(Fault::Malformed);
+    ) -> Result<Vec<E>, DecodeError> {
+        self.check_count::<E>(count)?;
+        if count > MAX_MIGRATE_ENTRIES {
+            return Err(DecodeError::TooManyMoves);
         }
-        if count > max as usize {
-            return Err(over);
-        }
-        let mut entries = vec![E::new_zeroed(); count];
-        self.fill(entries.as_mut_slice().as_mut_bytes())?;
-        Ok(entries)
+        let mut moves = vec![E::new_zeroed(); count as usize];
+        self.fill(moves.as_mut_slice().as_mut_bytes())?;
+        Ok(moves)
+    }
+
+    /// The guest has sent `count` entries: only then is memory taken for any.
+    fn check_count<E>(&self, count: u32) -> Result<(), DecodeError> {
+        let sent = self.left / size_of::<E>() as u64;
+        if u64::from(count) > sent { Err(DecodeError::Malformed) } else { Ok(()) }
     }
 }
 
@@ -481,8 +522,8 @@ mod tests {
         assert_eq!(size_of::<MigratePage>(), 24);
     }
 
-    fn decode(kind: u32, bytes: &[u8]) -> Result<Command, Fault> {
-        Command::decode(kind, &mut Body::new(bytes, bytes.len()), 4)
+    fn decode(kind: u32, bytes: &[u8]) -> Result<Command, DecodeError> {
+        Command::decode(kind, &mut Body::new(bytes, bytes.len() as u64), 4)
     }
 
     #[test]
@@ -490,7 +531,10 @@ mod tests {
         for count in [2u32, 3, 1 << 28, u32::MAX] {
             let mut bytes = [0; 8 + 16];
             bytes[4..8].copy_from_slice(&count.to_le_bytes());
-            assert_eq!(decode(code::RESOURCE_ATTACH_BACKING, &bytes).err(), Some(Fault::Malformed));
+            assert_eq!(
+                decode(code::RESOURCE_ATTACH_BACKING, &bytes).err(),
+                Some(DecodeError::Malformed)
+            );
         }
     }
 
@@ -501,14 +545,14 @@ mod tests {
             bytes[4] = count;
             decode(code::RESOURCE_ATTACH_BACKING, &bytes).err()
         };
-        assert_eq!((attach(4), attach(5)), (None, Some(Fault::TooManyEntries)));
+        assert_eq!((attach(4), attach(5)), (None, Some(DecodeError::TooManyEntries)));
 
         let migrate = |count: u32| {
             let mut bytes = vec![0; 8 + count as usize * 16];
             bytes[4..8].copy_from_slice(&count.to_le_bytes());
             decode(code::RESOURCE_MIGRATE_BACKING, &bytes).err()
         };
-        assert_eq!((migrate(512), migrate(513)), (None, Some(Fault::Parameter)));
+        assert_eq!((migrate(512), migrate(513)), (None, Some(DecodeError::TooManyMoves)));
     }
 
     #[test]
@@ -533,7 +577,11 @@ mod tests {
             (code::MOVE_CURSOR, 32),
         ] {
             assert!(decode(kind, &whole[..size]).is_ok(), "{kind:#x}");
-            assert_eq!(decode(kind, &whole[..size - 1]).err(), Some(Fault::Malformed), "{kind:#x}");
+            assert_eq!(
+                decode(kind, &whole[..size - 1]).err(),
+                Some(DecodeError::Malformed),
+                "{kind:#x}"
+            );
         }
     }
 

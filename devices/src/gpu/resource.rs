@@ -1,17 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Resources: what a guest made, by number, up to the device's limits.
+//! Resources: what a guest made, by number, up to the device's limits, and a tally of them.
+//!
+//! Each resource is charged for what the device keeps about it, also when it has no memory of its
+//! own; a backing is charged for the most runs that it can ever have.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
-use super::backing::Backing;
-use super::format::{BYTES_PER_PIXEL, PixelFormat};
-use super::host_memory::Held;
+use mm::budget::{Budget, Charge};
+use mm::units::{Bytes, GuestRange};
+
+use super::backing::{Backing, CmaRegions};
+use super::format::PixelFormat;
+use super::host_memory::{Held, OutOfHostMemory};
+use super::migrate::Migration;
 use super::protocol::ResourceId;
 use super::response::Fault;
+use super::stats::{GpuStats, KindStats};
 use crate::display::Size;
-use crate::virtio::GuestMemory;
+use crate::virtio::{Deadline, GuestMemory, Progress};
+
+/// What one resource costs without its memory: itself, its number, and its share of a node of the
+/// map that is as empty as nodes become.
+const RESOURCE_BYTES: u64 = 2 * (size_of::<Resource>() + size_of::<ResourceId>()) as u64 + 32;
+
+/// Guest memory behind a resource, and what it is charged for.
+pub(super) struct Backed {
+    /// Where it is.
+    pub backing: Backing,
+    /// For the most runs that it can have.
+    #[allow(dead_code, reason = "held until it is dropped, and read by tests only")]
+    pub charge: Charge,
+}
 
 /// A 2D resource: an image that the host has, filled by transfers from guest memory.
 pub(super) struct Image {
@@ -20,16 +41,9 @@ pub(super) struct Image {
     /// Its size.
     pub size: Size,
     /// Guest memory that transfers read.
-    pub backing: Option<Backing>,
+    pub backed: Option<Backed>,
     /// The host's image; taken at the first transfer, since most buffers of a guest never see one.
     pub pixels: Option<Arc<Held>>,
-}
-
-impl Image {
-    /// Bytes from row to row, in the image and in its backing alike.
-    pub(super) fn stride(&self) -> u64 {
-        u64::from(self.size.width) * u64::from(BYTES_PER_PIXEL)
-    }
 }
 
 /// A blob in guest memory; it is used where it is.
@@ -37,7 +51,7 @@ pub(super) struct GuestBlob {
     /// Its size in bytes, at most the backing's.
     pub size: u64,
     /// Where it is.
-    pub backing: Backing,
+    pub backed: Backed,
 }
 
 /// A blob in host memory.
@@ -68,38 +82,45 @@ pub(super) struct Resource {
     pub kind: Kind,
     /// Counts the resources that this device ever had, so that no two share a UUID.
     pub serial: u64,
-    /// Runs of backing that it is charged for.
-    charge: u64,
+    _charge: Charge,
 }
 
 impl Resource {
     /// Guest memory behind it, if any.
     pub(super) fn backing(&self) -> Option<&Backing> {
         match &self.kind {
-            Kind::Image(image) => image.backing.as_ref(),
-            Kind::GuestBlob(blob) => Some(&blob.backing),
+            Kind::Image(image) => image.backed.as_ref().map(|backed| &backed.backing),
+            Kind::GuestBlob(blob) => Some(&blob.backed.backing),
             Kind::HostBlob(_) => None,
         }
     }
 
-    /// The same, to be changed.
-    pub(super) fn backing_mut(&mut self) -> Option<&mut Backing> {
+    fn backing_mut(&mut self) -> Option<&mut Backing> {
         match &mut self.kind {
-            Kind::Image(image) => image.backing.as_mut(),
-            Kind::GuestBlob(blob) => Some(&mut blob.backing),
+            Kind::Image(image) => image.backed.as_mut().map(|backed| &mut backed.backing),
+            Kind::GuestBlob(blob) => Some(&mut blob.backed.backing),
             Kind::HostBlob(_) => None,
         }
     }
 
-    /// Copies bytes of what a scanout of it shows; false when they are not all there.
-    pub(super) fn read(&self, mem: &GuestMemory, offset: u64, out: &mut [u8]) -> bool {
+    /// Copies bytes of what a scanout of it shows, and charges the work to `deadline`; false when
+    /// they are not all there.
+    pub(super) fn read(
+        &self,
+        mem: &GuestMemory,
+        offset: u64,
+        out: &mut [u8],
+        deadline: &mut Deadline,
+    ) -> bool {
+        let host = |memory: &Held, deadline: &mut Deadline, out: &mut [u8]| {
+            deadline.charge(out.len() as u64);
+            memory.read(offset, out)
+        };
         match &self.kind {
-            Kind::Image(image) => match &image.pixels {
-                Some(pixels) => pixels.read(offset, out),
-                None => false,
-            },
-            Kind::GuestBlob(blob) => blob.backing.read(mem, offset, out),
-            Kind::HostBlob(blob) => blob.memory.read(offset, out),
+            Kind::Image(Image { pixels: Some(pixels), .. }) => host(pixels, deadline, out),
+            Kind::Image(_) => false,
+            Kind::GuestBlob(blob) => blob.backed.backing.read(mem, offset, out, deadline),
+            Kind::HostBlob(blob) => host(&blob.memory, deadline, out),
         }
     }
 
@@ -113,19 +134,62 @@ impl Resource {
     }
 }
 
+/// Sums over all resources, kept as they come, change and go.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    images: KindStats,
+    guest_blobs: KindStats,
+    host_blobs: KindStats,
+    backing_bytes: u64,
+    backing_runs: u64,
+    cma_bytes: u64,
+}
+
+impl Tally {
+    fn kind(&mut self, kind: &Kind) -> &mut KindStats {
+        match kind {
+            Kind::Image(_) => &mut self.images,
+            Kind::GuestBlob(_) => &mut self.guest_blobs,
+            Kind::HostBlob(_) => &mut self.host_blobs,
+        }
+    }
+
+    fn add(&mut self, resource: &Resource) {
+        let kind = self.kind(&resource.kind);
+        kind.count += 1;
+        kind.bytes += resource.size();
+        if let Some(backing) = resource.backing() {
+            self.backing_bytes += backing.len();
+            self.backing_runs += backing.runs();
+            self.cma_bytes += backing.cma_bytes();
+        }
+    }
+
+    fn subtract(&mut self, resource: &Resource) {
+        let kind = self.kind(&resource.kind);
+        kind.count -= 1;
+        kind.bytes -= resource.size();
+        if let Some(backing) = resource.backing() {
+            self.backing_bytes -= backing.len();
+            self.backing_runs -= backing.runs();
+            self.cma_bytes -= backing.cma_bytes();
+        }
+    }
+}
+
 /// All resources of a device.
 pub(super) struct Resources {
-    by_id: HashMap<ResourceId, Resource>,
+    by_id: BTreeMap<ResourceId, Resource>,
     max: usize,
-    max_charge: u64,
-    charged: u64,
+    budget: Arc<Budget>,
+    tally: Tally,
     next_serial: u64,
 }
 
 impl Resources {
-    /// Room for `max` resources, and for `max_charge` runs of backing in all of them.
-    pub(super) fn new(max: usize, max_charge: u64) -> Self {
-        Self { by_id: HashMap::new(), max, max_charge, charged: 0, next_serial: 0 }
+    /// Room for `max` resources, charged to `budget`.
+    pub(super) fn new(max: usize, budget: Arc<Budget>) -> Self {
+        Self { by_id: BTreeMap::new(), max, budget, tally: Tally::default(), next_serial: 0 }
     }
 
     /// Refuses a number that no new resource can have, and any when there is no room.
@@ -139,26 +203,15 @@ impl Resources {
     }
 
     /// Adds a resource under a number that [`Resources::check_new`] has found good.
-    pub(super) fn insert(&mut self, id: ResourceId, kind: Kind) {
+    pub(super) fn insert(&mut self, id: ResourceId, kind: Kind) -> Result<(), Fault> {
+        let charge = self.budget.try_charge(RESOURCE_BYTES).map_err(OutOfHostMemory::from)?;
         let serial = self.next_serial;
-        self.next_serial += 1;
         if let Entry::Vacant(entry) = self.by_id.entry(id) {
-            entry.insert(Resource { kind, serial, charge: 0 });
+            let resource = entry.insert(Resource { kind, serial, _charge: charge });
+            self.next_serial += 1;
+            self.tally.add(resource);
         }
-    }
-
-    /// Refuses a backing of `charge` runs at worst for which there is no room.
-    pub(super) fn check_charge(&self, charge: u64) -> Result<(), Fault> {
-        let after = self.charged.checked_add(charge).ok_or(Fault::Limit)?;
-        if after > self.max_charge { Err(Fault::Limit) } else { Ok(()) }
-    }
-
-    /// Charges resource `id` for its backing, in place of what it was charged for.
-    pub(super) fn set_charge(&mut self, id: ResourceId, charge: u64) {
-        if let Some(resource) = self.by_id.get_mut(&id) {
-            self.charged = self.charged - resource.charge + charge;
-            resource.charge = charge;
-        }
+        Ok(())
     }
 
     /// The resource of that number.
@@ -166,46 +219,141 @@ impl Resources {
         self.by_id.get(&id).ok_or(Fault::ResourceId)
     }
 
-    /// The same, to be changed.
-    pub(super) fn get_mut(&mut self, id: ResourceId) -> Result<&mut Resource, Fault> {
-        self.by_id.get_mut(&id).ok_or(Fault::ResourceId)
-    }
-
-    /// Drops a resource, and its memory with it.
-    pub(super) fn remove(&mut self, id: ResourceId) {
-        if let Some(resource) = self.by_id.remove(&id) {
-            self.charged -= resource.charge;
-        }
-        if self.by_id.is_empty() {
-            // A table that a guest once filled does not stay that large.
-            self.by_id.shrink_to_fit();
+    /// The image of that number.
+    pub(super) fn image(&self, id: ResourceId) -> Result<&Image, Fault> {
+        match &self.get(id)?.kind {
+            Kind::Image(image) => Ok(image),
+            Kind::GuestBlob(_) | Kind::HostBlob(_) => Err(Fault::WrongKind),
         }
     }
 
-    /// Every resource, in no order.
+    /// Changes the image of that number.
+    pub(super) fn with_image<T>(
+        &mut self,
+        id: ResourceId,
+        change: impl FnOnce(&mut Image) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let resource = self.by_id.get_mut(&id).ok_or(Fault::ResourceId)?;
+        self.tally.subtract(resource);
+        let result = match &mut resource.kind {
+            Kind::Image(image) => change(image),
+            Kind::GuestBlob(_) | Kind::HostBlob(_) => Err(Fault::WrongKind),
+        };
+        self.tally.add(resource);
+        result
+    }
+
+    /// The host blob of that number, to be mapped or unmapped.
+    pub(super) fn host_blob(&mut self, id: ResourceId) -> Result<&mut HostBlob, Fault> {
+        match &mut self.by_id.get_mut(&id).ok_or(Fault::ResourceId)?.kind {
+            Kind::HostBlob(blob) => Ok(blob),
+            Kind::Image(_) | Kind::GuestBlob(_) => Err(Fault::WrongKind),
+        }
+    }
+
+    /// Goes on with the migration of pages of resource `id`.
+    pub(super) fn migrate(
+        &mut self,
+        id: ResourceId,
+        migration: &mut Migration,
+        mem: &GuestMemory,
+        cma: &CmaRegions,
+        deadline: &mut Deadline,
+    ) -> Result<Progress, Fault> {
+        let resource = self.by_id.get_mut(&id).ok_or(Fault::ResourceId)?;
+        self.tally.subtract(resource);
+        let result = match resource.backing_mut() {
+            Some(backing) => migration.run(mem, backing, cma, deadline),
+            None => Err(Fault::ResourceId),
+        };
+        self.tally.add(resource);
+        result
+    }
+
+    /// Takes a resource out.
+    pub(super) fn remove(&mut self, id: ResourceId) -> Option<Resource> {
+        let resource = self.by_id.remove(&id)?;
+        self.tally.subtract(&resource);
+        Some(resource)
+    }
+
+    /// Takes all resources out.
+    pub(super) fn take_all(&mut self) -> BTreeMap<ResourceId, Resource> {
+        self.tally = Tally::default();
+        std::mem::take(&mut self.by_id)
+    }
+
+    /// Adds the sums over all resources to `stats`.
+    pub(super) fn count(&self, stats: &mut GpuStats) {
+        let Tally { images, guest_blobs, host_blobs, backing_bytes, backing_runs, cma_bytes } =
+            self.tally;
+        stats.images = images;
+        stats.guest_blobs = guest_blobs;
+        stats.host_blobs = host_blobs;
+        stats.backing_bytes = backing_bytes;
+        stats.backing_runs = backing_runs;
+        stats.cma_pages = cma_bytes / mm::units::PAGE_SIZE;
+    }
+
+    /// Adds guest pages that resources are backed by to `ranges`, from where `at` says, until
+    /// `deadline` passes; says in `at` where to go on.
+    pub(super) fn backing_ranges(
+        &self,
+        at: &mut BackingPosition,
+        ranges: &mut Vec<GuestRange>,
+        deadline: &mut Deadline,
+    ) -> Progress {
+        for (id, resource) in self.by_id.range(at.resource..) {
+            let offset = if *id == at.resource { at.offset } else { 0 };
+            deadline.charge(Deadline::ENTRY);
+            for (start, addr, len) in
+                resource.backing().into_iter().flat_map(|b| b.runs_from(offset))
+            {
+                *at = BackingPosition { resource: *id, offset: start };
+                if deadline.passed() {
+                    return Progress::More;
+                }
+                ranges.extend(GuestRange::inside_bytes(addr, Bytes(len)));
+                deadline.charge(Deadline::ENTRY);
+            }
+            *at = BackingPosition { resource: *id, offset: u64::MAX };
+            if deadline.passed() {
+                return Progress::More;
+            }
+        }
+        Progress::Done
+    }
+
+    /// Every resource, by number.
+    #[cfg(any(test, feature = "test-utils"))]
     pub(super) fn iter(&self) -> impl Iterator<Item = (ResourceId, &Resource)> {
         self.by_id.iter().map(|(id, resource)| (*id, resource))
     }
 
-    /// Numbers of all resources.
-    pub(super) fn ids(&self) -> Vec<ResourceId> {
-        self.by_id.keys().copied().collect()
-    }
-
     /// Recounts what is counted as resources come and go; panics where that differs.
     #[cfg(any(test, feature = "test-utils"))]
-    pub(super) fn validate(&self) {
-        let charged: u64 = self.by_id.values().map(|resource| resource.charge).sum();
-        assert_eq!(self.charged, charged, "charge of all resources");
-        assert!(self.charged <= self.max_charge && self.by_id.len() <= self.max, "limits");
+    pub(super) fn validate(&self, cma: &CmaRegions) {
+        let mut tally = Tally::default();
+        assert!(self.by_id.len() <= self.max, "limit of resources");
         for (id, resource) in &self.by_id {
-            let Some(backing) = resource.backing() else {
-                assert_eq!(resource.charge, 0, "resource {id} is charged for no backing");
-                continue;
+            tally.add(resource);
+            let backed = match &resource.kind {
+                Kind::Image(image) => image.backed.as_ref(),
+                Kind::GuestBlob(blob) => Some(&blob.backed),
+                Kind::HostBlob(_) => None,
             };
-            assert!(backing.runs() as u64 <= resource.charge, "resource {id} outgrew its charge");
-            let total: u64 = backing.extents().map(|(_, len)| len).sum();
-            assert_eq!(total, backing.len(), "runs of resource {id}");
+            let Some(Backed { backing, charge }) = backed else { continue };
+            let paid = charge.amount() / super::backing::RUN_BYTES;
+            assert!(backing.runs() <= paid, "resource {id} outgrew its charge");
+            backing.validate(cma);
         }
+        assert_eq!(self.tally, tally, "sums over all resources");
     }
+}
+
+/// Where a walk over all backings goes on.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct BackingPosition {
+    resource: ResourceId,
+    offset: u64,
 }

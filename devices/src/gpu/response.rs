@@ -7,23 +7,23 @@ use zerocopy::little_endian::U32;
 use super::backing::BackingError;
 use super::edid;
 use super::host_memory::{OutOfHostMemory, WindowError};
-use super::protocol::{Header, MAX_SCANOUTS, WireRect};
+use super::protocol::{DecodeError, Header, MAX_SCANOUTS, WireRect};
 use crate::display::Rect;
 
 /// Why a command failed. The guest sees only the standard's code; the log and tests see this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
-    /// The command ends before its structure does, or counts entries that are not there.
-    #[error("the command is shorter than it says")]
-    Malformed,
+pub(super) enum Fault {
+    /// The bytes are no command.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// There is too little room for the answer.
+    #[error("the buffer has too little room for the answer")]
+    NoRoom,
     /// Not offered, or its feature was not negotiated.
     #[error("the command is not offered")]
     NotOffered,
-    /// More entries than a resource may have.
-    #[error("more entries than a resource may have")]
-    TooManyEntries,
-    /// The device has as many resources, or entries in all, as it may have.
-    #[error("the limit of resources or of backing entries is reached")]
+    /// The device has as many resources as it may have.
+    #[error("the limit of resources is reached")]
     Limit,
     /// No more host memory for this device.
     #[error(transparent)]
@@ -43,30 +43,34 @@ pub enum Fault {
     /// Attached or mapped already, or not at all.
     #[error("the resource is not in the state that the command needs")]
     WrongState,
-    /// A rectangle, size, format, stride, offset or flag that cannot be.
+    /// A rectangle, size, format, stride, offset or flag that is out of range.
     #[error("a parameter is out of range")]
     Parameter,
-    /// Entries that are no backing.
+    /// The entries do not describe guest RAM.
     #[error(transparent)]
     Backing(#[from] BackingError),
-    /// A place in the window that cannot be had.
+    /// Memory cannot be mapped at that place in the window.
     #[error(transparent)]
     Window(#[from] WindowError),
 }
 
 impl Fault {
     /// The standard's code for it.
-    pub fn code(self) -> u32 {
+    pub(super) fn code(self) -> u32 {
         match self {
-            Self::Malformed | Self::Parameter | Self::WrongKind | Self::Backing(_) => {
-                error::PARAMETER
+            Self::Decode(DecodeError::TooManyEntries) | Self::Limit | Self::HostMemory(_) => {
+                error::OUT_OF_MEMORY
             }
+            Self::Decode(_)
+            | Self::NoRoom
+            | Self::Parameter
+            | Self::WrongKind
+            | Self::Backing(_) => error::PARAMETER,
             Self::NotOffered | Self::WrongState => error::UNSPEC,
-            Self::TooManyEntries | Self::Limit | Self::HostMemory(_) => error::OUT_OF_MEMORY,
             Self::NoScanout => error::SCANOUT_ID,
             Self::ResourceId => error::RESOURCE_ID,
             Self::NoContext => error::CONTEXT_ID,
-            Self::Window(WindowError::Host) => error::OUT_OF_MEMORY,
+            Self::Window(WindowError::Host | WindowError::Budget(_)) => error::OUT_OF_MEMORY,
             Self::Window(_) => error::PARAMETER,
         }
     }
@@ -126,7 +130,8 @@ pub(super) enum PageMove {
 pub(super) enum Response {
     NoData,
     DisplayInfo(Box<[DisplayOne; MAX_SCANOUTS]>),
-    Edid(Box<[u8; edid::BLOCK_SIZE]>),
+    /// Of an unplugged scanout: none.
+    Edid(Option<Box<[u8; edid::BLOCK_SIZE]>>),
     ResourceUuid([u8; 16]),
     MapInfo,
     /// Ballast's own: what became of each entry.
@@ -158,9 +163,10 @@ impl Response {
             }
             Self::Edid(block) => {
                 let len = out.len();
-                out.extend_from_slice(U32::from(edid::BLOCK_SIZE as u32).as_bytes());
+                let block = block.as_ref().map_or(&[][..], |block| &block[..]);
+                out.extend_from_slice(U32::from(block.len() as u32).as_bytes());
                 out.extend_from_slice(&[0; 4]);
-                out.extend_from_slice(&block[..]);
+                out.extend_from_slice(block);
                 out.resize(len + 8 + EDID_ROOM, 0);
             }
             Self::ResourceUuid(uuid) => out.extend_from_slice(uuid),
@@ -196,7 +202,8 @@ mod tests {
         let size = |response| encode(Header::default(), &Ok(response)).len();
         assert_eq!(size(Response::NoData), 24);
         assert_eq!(size(Response::DisplayInfo(Box::default())), 24 + 16 * 24);
-        assert_eq!(size(Response::Edid(Box::new([0; 128]))), 24 + 8 + 1024);
+        assert_eq!(size(Response::Edid(Some(Box::new([0; 128])))), 24 + 8 + 1024);
+        assert_eq!(size(Response::Edid(None)), 24 + 8 + 1024);
         assert_eq!(size(Response::ResourceUuid([0; 16])), 40);
         assert_eq!(size(Response::MapInfo), 32);
         assert_eq!(size(Response::MigratePages(vec![PageMove::Refused; 3])), 27);

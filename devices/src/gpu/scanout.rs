@@ -1,12 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Scanouts: their modes, what they show, and how its pixels are read where they are.
+//! What a scanout shows, and how its pixels are read where they are.
 
 use super::format::{BYTES_PER_PIXEL, PixelFormat};
-use super::protocol::{MAX_SCANOUTS, ResourceId};
-use super::resource::Resource;
-use super::response::DisplayOne;
-use crate::display::{Cursor, Pixels, Rect, ScanoutId, Size};
-use crate::virtio::GuestMemory;
+use super::protocol::ResourceId;
+use super::resource::{Kind, Resource};
+use crate::display::{Area, Pixels, Rect, Size};
+use crate::gpu::response::Fault;
+use crate::virtio::{Deadline, GuestMemory};
+
+/// Most pixels of what a scanout shows, each way.
+pub const MAX_SCANOUT_EXTENT: u16 = 8192;
+
+/// Bytes that are read between two looks at the deadline, if a row is not longer. In the worst case
+/// each byte is a run of the backing by itself.
+const STEP: u64 = 32 << 10;
 
 /// How the pixels of a framebuffer lie in its resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,15 +31,12 @@ pub(super) struct Layout {
 impl Layout {
     /// True when rows do not overlap and every pixel lies within `bytes` bytes.
     pub(super) fn fits(&self, bytes: u64) -> bool {
-        let row = u64::from(self.size.width) * u64::from(BYTES_PER_PIXEL);
-        let Some(rows_before_last) = u64::from(self.size.height).checked_sub(1) else {
-            return false;
-        };
-        let end = rows_before_last
+        let row = self.size.row_bytes();
+        let end = (u64::from(self.size.height) - 1)
             .checked_mul(self.stride)
             .and_then(|start| start.checked_add(self.offset))
             .and_then(|start| start.checked_add(row));
-        row != 0 && self.stride >= row && end.is_some_and(|end| end <= bytes)
+        self.stride >= row && end.is_some_and(|end| end <= bytes)
     }
 }
 
@@ -43,68 +47,38 @@ pub(super) struct Surface {
     pub resource: ResourceId,
     /// How it lies there.
     pub layout: Layout,
-    /// Which part of it is shown; it fits.
-    pub rect: Rect,
+    /// Which part of it is shown; it lies within the layout's size.
+    pub area: Area,
 }
 
-/// One scanout.
-#[derive(Debug, Default)]
-pub(super) struct Scanout {
-    /// The mode that is announced to the guest; none when nothing is plugged in.
-    pub mode: Option<Size>,
-    /// What the guest has put on it.
-    pub surface: Option<Surface>,
-    /// Its cursor.
-    pub cursor: Cursor,
-}
-
-/// The scanouts of a device.
-#[derive(Debug)]
-pub(super) struct Scanouts(Vec<Scanout>);
-
-impl Scanouts {
-    /// `count` scanouts, at most [`MAX_SCANOUTS`], each with `mode`.
-    pub(super) fn new(count: usize, mode: Size) -> Self {
-        let scanout = || Scanout { mode: Some(mode), ..Scanout::default() };
-        Self((0..count.min(MAX_SCANOUTS)).map(|_| scanout()).collect())
-    }
-
-    /// Their number.
-    pub(super) fn count(&self) -> usize {
-        self.0.len()
-    }
-
-    /// The scanout that a guest or a person names, and its checked number.
-    pub(super) fn find(&mut self, raw: u32) -> Option<(ScanoutId, &mut Scanout)> {
-        let id = ScanoutId::new(raw)?;
-        Some((id, self.0.get_mut(id.index())?))
-    }
-
-    /// One of them.
-    pub(super) fn get(&self, id: ScanoutId) -> Option<&Scanout> {
-        self.0.get(id.index())
-    }
-
-    /// All, in order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (ScanoutId, &Scanout)> {
-        (0..).map_while(ScanoutId::new).zip(&self.0)
-    }
-
-    /// All, in order, to be changed.
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (ScanoutId, &mut Scanout)> {
-        (0..).map_while(ScanoutId::new).zip(&mut self.0)
-    }
-
-    /// The answer to GET_DISPLAY_INFO: scanouts stand side by side.
-    pub(super) fn display_info(&self) -> [DisplayOne; MAX_SCANOUTS] {
-        let mut info = [DisplayOne::default(); MAX_SCANOUTS];
-        let mut x = 0;
-        for (one, scanout) in info.iter_mut().zip(&self.0) {
-            let Some(mode) = scanout.mode else { continue };
-            *one = DisplayOne { rect: Rect::new(x, 0, mode.width, mode.height), enabled: true };
-            x += mode.width;
+impl Surface {
+    /// The part `rect` of the framebuffer that lies as `layout` says in `resource`, number `id`.
+    pub(super) fn new(
+        id: ResourceId,
+        resource: &Resource,
+        layout: Layout,
+        rect: Rect,
+    ) -> Result<Self, Fault> {
+        let area = rect.within(layout.size).ok_or(Fault::Parameter)?;
+        let cap = |extent: crate::display::Extent| extent.get() <= MAX_SCANOUT_EXTENT;
+        if !layout.fits(resource.size()) || !cap(area.size.width) || !cap(area.size.height) {
+            return Err(Fault::Parameter);
         }
-        info
+        Ok(Self { resource: id, layout, area })
+    }
+
+    /// How an image lies in its own memory.
+    pub(super) fn layout_of_image(resource: &Resource) -> Result<Layout, Fault> {
+        match &resource.kind {
+            Kind::Image(image) => Ok(Layout {
+                format: image.format,
+                offset: 0,
+                stride: image.size.row_bytes(),
+                size: image.size,
+            }),
+            // A blob has no format and no size but those that SET_SCANOUT_BLOB gives.
+            Kind::GuestBlob(_) | Kind::HostBlob(_) => Err(Fault::WrongKind),
+        }
     }
 }
 
@@ -120,8 +94,8 @@ pub(super) struct View<'a> {
 
 impl View<'_> {
     /// Reads bytes of the resource, or black where they are gone.
-    fn read(&self, at: u64, out: &mut [u8]) {
-        if !self.resource.read(self.mem, at, out) {
+    fn read(&self, at: u64, out: &mut [u8], deadline: &mut Deadline) {
+        if !self.resource.read(self.mem, at, out, deadline) {
             out.fill(0);
         }
         self.surface.layout.format.to_bgra(out);
@@ -130,22 +104,36 @@ impl View<'_> {
 
 impl Pixels for View<'_> {
     fn size(&self) -> Size {
-        self.surface.rect.size()
+        self.surface.area.size
     }
 
-    fn copy(&self, rect: Rect, out: &mut [u8], stride: usize) {
-        let Surface { layout, rect: shown, .. } = *self.surface;
-        let pixel = u64::from(BYTES_PER_PIXEL);
-        let row = rect.width as usize * pixel as usize;
-        let (x, y) = (u64::from(shown.x + rect.x), u64::from(shown.y + rect.y));
-        let first = layout.offset + y * layout.stride + x * pixel;
-        if row == stride && layout.stride == row as u64 {
-            // Rows follow each other on both sides: one read, however many rows.
-            return self.read(first, &mut out[..row * rect.height as usize]);
+    fn copy(&self, area: Area, out: &mut [u8], stride: usize, deadline: &mut Deadline) -> u32 {
+        let Surface { layout, area: shown, .. } = *self.surface;
+        let row = area.size.row_bytes();
+        let (x, y) =
+            (u64::from(shown.x) + u64::from(area.x), u64::from(shown.y) + u64::from(area.y));
+        let first = layout.offset + y * layout.stride + x * u64::from(BYTES_PER_PIXEL);
+        // Where rows follow each other on both sides, several are one read.
+        let together = row == stride as u64 && layout.stride == row;
+        let mut left = Some(area);
+        let mut done = 0u32;
+        while let Some(rest) = left {
+            let rows = if together { u32::try_from(STEP / row).unwrap_or(u32::MAX) } else { 1 };
+            let (step, rest) = rest.split_rows(rows);
+            let rows = u32::from(step.size.height);
+            let from = done as usize * stride;
+            let len = 4 * usize::from(step.size.width) * rows as usize;
+            self.read(
+                first + u64::from(done) * layout.stride,
+                &mut out[from..from + len],
+                deadline,
+            );
+            (left, done) = (rest, done + rows);
+            if deadline.passed() {
+                break;
+            }
         }
-        for (y, line) in out.chunks_mut(stride).take(rect.height as usize).enumerate() {
-            self.read(first + y as u64 * layout.stride, &mut line[..row]);
-        }
+        done
     }
 }
 
@@ -153,7 +141,7 @@ impl Pixels for View<'_> {
 mod tests {
     use super::*;
 
-    fn layout(width: u32, height: u32, offset: u64, stride: u64) -> Layout {
+    fn layout(width: u16, height: u16, offset: u64, stride: u64) -> Layout {
         Layout { format: PixelFormat::B8G8R8X8, offset, stride, size: Size::new(width, height) }
     }
 
@@ -162,26 +150,12 @@ mod tests {
         assert!(layout(10, 4, 8, 48).fits(8 + 3 * 48 + 40));
         assert!(!layout(10, 4, 8, 48).fits(8 + 3 * 48 + 39));
         assert!(!layout(10, 4, 0, 39).fits(u64::MAX));
-        assert!(!layout(0, 4, 0, 64).fits(u64::MAX));
-        assert!(!layout(4, 0, 0, 64).fits(u64::MAX));
     }
 
     #[test]
     fn a_layout_that_overflows_does_not_fit() {
-        assert!(!layout(1, u32::MAX, u64::MAX, 4).fits(u64::MAX));
-        assert!(!layout(1, u32::MAX, 0, u64::MAX).fits(u64::MAX));
-        assert!(!layout(u32::MAX, 2, u64::MAX - 8, u64::MAX / 2).fits(u64::MAX));
-    }
-
-    #[test]
-    fn scanouts_stand_side_by_side_and_unplugged_ones_take_no_room() {
-        let mut scanouts = Scanouts::new(3, Size::new(640, 480));
-        scanouts.find(1).unwrap().1.mode = None;
-        let info = scanouts.display_info();
-        assert_eq!(info[0].rect, Rect::new(0, 0, 640, 480));
-        assert_eq!(info[1], DisplayOne::default());
-        assert_eq!(info[2].rect, Rect::new(640, 0, 640, 480));
-        assert!(info[3..].iter().all(|one| !one.enabled));
-        assert!(scanouts.find(3).is_none() && scanouts.find(u32::MAX).is_none());
+        assert!(!layout(1, u16::MAX, u64::MAX, 4).fits(u64::MAX));
+        assert!(!layout(1, u16::MAX, 0, u64::MAX).fits(u64::MAX));
+        assert!(!layout(u16::MAX, 2, u64::MAX - 8, u64::MAX / 2).fits(u64::MAX));
     }
 }

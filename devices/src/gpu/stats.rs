@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the device counts.
 
-use mm::units::{Bytes, GuestRange};
-
-use super::engine::Engine;
-use super::resource::Kind;
+use crate::virtio::Progress;
 
 /// Events since the device was made; they never fall.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -27,6 +24,20 @@ pub struct Counters {
     pub migrated_pages: u64,
 }
 
+impl Counters {
+    /// Notes how the migration of `pages` pages of a resource has ended: `None` for a failure.
+    pub(super) fn note_migration(&mut self, progress: Option<Progress>, pages: u64) {
+        match progress {
+            Some(Progress::More) => {}
+            Some(Progress::Done) => {
+                self.migrations += 1;
+                self.migrated_pages += pages;
+            }
+            None => self.migrations_failed += 1,
+        }
+    }
+}
+
 /// Resources of one kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct KindStats {
@@ -47,45 +58,14 @@ pub struct GpuStats {
     pub host_blobs: KindStats,
     /// Guest memory that resources are backed by.
     pub backing_bytes: u64,
-    /// Pieces that it is in.
+    /// Runs of consecutive addresses that it is in.
     pub backing_runs: u64,
     /// 4 KiB pages of it in a CMA region.
     pub cma_pages: u64,
-    /// Host memory taken.
+    /// Host memory of images and host blobs.
     pub host_bytes: u64,
     /// Host memory mapped into the guest.
     pub mapped_bytes: u64,
     /// Events.
     pub counters: Counters,
-}
-
-/// Looks at every resource: for a person's or a program's question, not for a hot path.
-pub(super) fn collect(engine: &Engine, cma: &[GuestRange]) -> GpuStats {
-    let mut stats = GpuStats {
-        host_bytes: engine.host.used(),
-        mapped_bytes: engine.window.mapped_bytes(),
-        counters: engine.counters,
-        ..GpuStats::default()
-    };
-    for (_, resource) in engine.resources.iter() {
-        let kind = match resource.kind {
-            Kind::Image(_) => &mut stats.images,
-            Kind::GuestBlob(_) => &mut stats.guest_blobs,
-            Kind::HostBlob(_) => &mut stats.host_blobs,
-        };
-        kind.count += 1;
-        kind.bytes += resource.size();
-        let Some(backing) = resource.backing() else { continue };
-        stats.backing_bytes += backing.len();
-        stats.backing_runs += backing.runs() as u64;
-        for (addr, len) in backing.extents() {
-            let Some(run) = GuestRange::inside_bytes(addr, Bytes(len)) else { continue };
-            stats.cma_pages += cma
-                .iter()
-                .filter_map(|region| region.intersection(&run))
-                .map(|both| both.pages().0)
-                .sum::<u64>();
-        }
-    }
-    stats
 }

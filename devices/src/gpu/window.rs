@@ -1,34 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What is mapped where in the host-visible window; every place is checked before the host is asked.
+//! What is mapped where in the host-visible window. Every place is checked before the host is asked,
+//! and every mapping is charged to a budget: each takes a memory slot of the hypervisor.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use mm::budget::{Budget, Charge};
+
 use super::backing::PAGE_SIZE;
 use super::host_memory::{Held, HostRegion, HostWindow, WindowError};
+
+/// One mapping.
+struct Mapping {
+    /// Its length in bytes.
+    len: u64,
+    _charge: Charge,
+}
 
 /// The window and its mappings.
 pub(super) struct Window {
     host: Option<Box<dyn HostWindow>>,
-    /// Offset of each mapping to its length.
-    mapped: BTreeMap<u64, u64>,
+    budget: Arc<Budget>,
+    /// By offset.
+    mapped: BTreeMap<u64, Mapping>,
+    mapped_bytes: u64,
 }
 
 impl Window {
-    /// A window over what the monitor gives; `None` maps nothing ever.
-    pub(super) fn new(host: Option<Box<dyn HostWindow>>) -> Self {
-        Self { host, mapped: BTreeMap::new() }
+    /// A window over what the monitor gives, with mappings charged to `budget`, which counts them;
+    /// without a host's window nothing is ever mapped.
+    pub(super) fn new(host: Option<Box<dyn HostWindow>>, budget: Arc<Budget>) -> Self {
+        Self { host, budget, mapped: BTreeMap::new(), mapped_bytes: 0 }
     }
 
     /// Bytes mapped.
     pub(super) fn mapped_bytes(&self) -> u64 {
-        self.mapped.values().sum()
+        self.mapped_bytes
     }
 
     /// Maps all of `memory` at `offset`.
     pub(super) fn map(&mut self, offset: u64, memory: &Arc<Held>) -> Result<(), WindowError> {
         let host = self.host.as_mut().ok_or(WindowError::None)?;
-        let len = memory.charge();
+        let len = memory.len();
         let end = offset.checked_add(len).ok_or(WindowError::Outside)?;
         if !offset.is_multiple_of(PAGE_SIZE) {
             return Err(WindowError::Unaligned);
@@ -37,14 +50,16 @@ impl Window {
             return Err(WindowError::Outside);
         }
         let before = self.mapped.range(..end).next_back();
-        if before.is_some_and(|(start, len)| start + len > offset) {
+        if before.is_some_and(|(start, mapping)| start + mapping.len > offset) {
             return Err(WindowError::Overlap);
         }
+        let charge = self.budget.try_charge(1)?;
         host.map(offset, Arc::clone(memory) as Arc<dyn HostRegion>).map_err(|error| {
-            tracing::warn!(offset, len, %error, "host memory could not be mapped");
+            tracing::warn!(offset, len, %error, "cannot map host memory into the guest");
             WindowError::Host
         })?;
-        self.mapped.insert(offset, len);
+        self.mapped.insert(offset, Mapping { len, _charge: charge });
+        self.mapped_bytes += len;
         Ok(())
     }
 
@@ -57,10 +72,12 @@ impl Window {
             return Err(WindowError::Outside);
         }
         host.unmap(offset).map_err(|error| {
-            tracing::warn!(offset, %error, "host memory could not be unmapped");
+            tracing::warn!(offset, %error, "cannot unmap host memory from the guest");
             WindowError::Host
         })?;
-        self.mapped.remove(&offset);
+        if let Some(mapping) = self.mapped.remove(&offset) {
+            self.mapped_bytes -= mapping.len;
+        }
         Ok(())
     }
 }
@@ -72,7 +89,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::gpu::host_memory::{AnonymousMemory, Budget};
+    use crate::gpu::host_memory::{AnonymousMemory, HostPool};
 
     /// Maps into nothing, and notices what the contract forbids.
     #[derive(Default)]
@@ -103,13 +120,13 @@ mod tests {
         /// asserts), a page is refused only for cause, and nothing is left over.
         #[test]
         fn mappings_never_overlap(asked in prop::collection::vec((0..20u64, 1..6u64, any::<bool>()), 1..40)) {
-            let mut budget = Budget::new(Box::new(AnonymousMemory), 1 << 20);
-            let mut window = Window::new(Some(Box::<Recorder>::default()));
+            let mut pool = HostPool::new(Box::new(AnonymousMemory), Budget::bytes("test", 1 << 20));
+            let mut window = Window::new(Some(Box::<Recorder>::default()), Budget::count("maps", 16));
             let mut taken: HashMap<u64, u64> = HashMap::new();
             for (page, pages, map) in asked {
                 let offset = page * PAGE_SIZE;
                 if map {
-                    let memory = budget.take(pages * PAGE_SIZE).unwrap();
+                    let memory = pool.take(pages * PAGE_SIZE).unwrap();
                     let free = page + pages <= 16
                         && taken.iter().all(|(at, n)| page + pages <= *at || at + n <= page);
                     prop_assert_eq!(window.map(offset, &memory).is_ok(), free);
@@ -120,19 +137,36 @@ mod tests {
                     prop_assert_eq!(window.unmap(offset).is_ok(), taken.remove(&page).is_some());
                 }
                 prop_assert_eq!(window.mapped_bytes(), taken.values().sum::<u64>() * PAGE_SIZE);
-                prop_assert_eq!(budget.used(), window.mapped_bytes());
+                prop_assert_eq!(pool.used(), window.mapped_bytes());
             }
         }
     }
 
     #[test]
+    fn mappings_beyond_the_budget_are_refused_before_the_host_is_asked() {
+        let mut pool = HostPool::new(Box::new(AnonymousMemory), Budget::bytes("test", 1 << 20));
+        let host = Some(Box::<Recorder>::default() as Box<dyn HostWindow>);
+        let mut window = Window::new(host, Budget::count("maps", 2));
+        let memory = pool.take(PAGE_SIZE).unwrap();
+        window.map(0, &memory).unwrap();
+        window.map(PAGE_SIZE, &memory).unwrap();
+        let refused = window.map(2 * PAGE_SIZE, &memory);
+        assert!(matches!(refused, Err(WindowError::Budget(_))), "{refused:?}");
+        window.unmap(0).unwrap();
+        window.map(2 * PAGE_SIZE, &memory).unwrap();
+    }
+
+    #[test]
     fn bad_places_are_refused_by_name() {
-        let mut budget = Budget::new(Box::new(AnonymousMemory), 1 << 20);
-        let memory = budget.take(PAGE_SIZE).unwrap();
-        let mut window = Window::new(Some(Box::<Recorder>::default()));
+        let mut pool = HostPool::new(Box::new(AnonymousMemory), Budget::bytes("test", 1 << 20));
+        let memory = pool.take(PAGE_SIZE).unwrap();
+        let mut window = Window::new(Some(Box::<Recorder>::default()), Budget::count("maps", 16));
         assert_eq!(window.map(1, &memory), Err(WindowError::Unaligned));
         assert_eq!(window.map(16 * PAGE_SIZE, &memory), Err(WindowError::Outside));
         assert_eq!(window.map(u64::MAX - 4095, &memory), Err(WindowError::Outside));
-        assert_eq!(Window::new(None).map(0, &memory), Err(WindowError::None));
+        assert_eq!(
+            Window::new(None, Budget::count("maps", 16)).map(0, &memory),
+            Err(WindowError::None)
+        );
     }
 }

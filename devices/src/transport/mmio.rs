@@ -16,8 +16,10 @@
 
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK,
@@ -106,6 +108,9 @@ pub mod register {
 
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
 const VERSION: u32 = 2;
+/// Pause between two rounds of a clean-up, in which a thread that waits for the device's lock gets it:
+/// the mutex is not fair.
+const GAP: Duration = Duration::from_micros(50);
 /// "BLST", little-endian.
 const VENDOR: u32 = u32::from_le_bytes(*b"BLST");
 
@@ -139,6 +144,8 @@ pub struct MmioTransport {
     kicks: Vec<EventFd>,
     /// Queues that may have to run in the vCPU that notifies them.
     at_notify: Vec<bool>,
+    /// Queues with more to do, which the event loop comes back to.
+    resumed: Vec<AtomicBool>,
     registers: Mutex<Registers>,
     /// Makes the deadline of each round.
     deadline: fn() -> Deadline,
@@ -187,13 +194,15 @@ impl MmioTransport {
             let at_notify = (0..).zip(&sizes).map(|(queue, _)| device.runs_at_notify(queue));
             (device.device_type(), device.features(), sizes.clone(), at_notify.collect())
         };
-        let kicks = sizes.iter().map(|_| EventFd::new(EFD_NONBLOCK)).collect::<Result<_, _>>()?;
+        let kicks: Vec<EventFd> =
+            sizes.iter().map(|_| EventFd::new(EFD_NONBLOCK)).collect::<Result<_, _>>()?;
         Ok(Self {
             device,
             mem,
             device_type,
             features,
             interrupt: Arc::new(MmioInterrupt::new(irq)),
+            resumed: kicks.iter().map(|_| AtomicBool::new(false)).collect(),
             kicks,
             at_notify,
             registers: Mutex::new(Registers::new(sizes)),
@@ -235,10 +244,14 @@ impl MmioTransport {
         }
         let result = device.process(queue, deadline);
         self.most_work.fetch_max(deadline.spent(), Ordering::Relaxed);
-        result.unwrap_or_else(|failure| {
+        let progress = result.unwrap_or_else(|failure| {
             self.fail(&failure);
             Progress::Done
-        })
+        });
+        if let Some(resumed) = self.resumed.get(usize::from(queue)) {
+            resumed.store(progress == Progress::More, Ordering::Relaxed);
+        }
+        progress
     }
 
     /// Has the event loop come back to queue `queue`.
@@ -257,6 +270,7 @@ impl MmioTransport {
             if self.round(queue, &mut (self.deadline)()) == Progress::Done {
                 return;
             }
+            thread::sleep(GAP);
         }
         self.kick(queue);
     }
@@ -372,7 +386,10 @@ impl MmioTransport {
             let device = self.lock();
             let (here, finish) = (device.runs_at_notify(queue), device.finishes_at_notify(queue));
             drop(device);
-            if here {
+            // What a deadline has cut is the event loop's: a guest that notifies on and on would
+            // keep the device from everybody else.
+            let cut = self.resumed[usize::from(queue)].load(Ordering::Relaxed);
+            if here && (finish || !cut) {
                 return self.process_at_notify(queue, finish);
             }
         }
@@ -524,6 +541,12 @@ impl MmioTransport {
         }
         device.reset();
         self.interrupt.reset();
+        self.resumed.iter().for_each(|resumed| resumed.store(false, Ordering::Relaxed));
+        drop(device);
+        // On the thread of the vCPU that waits for its reset: others wait for a round at most.
+        while self.lock().clean_up(&mut (self.deadline)()) == Progress::More {
+            thread::sleep(GAP);
+        }
         let sizes: Vec<u16> = registers.queues.iter().map(|queue| queue.max_size).collect();
         let log = std::mem::take(&mut registers.log);
         *registers = Registers { log, ..Registers::new(sizes) };

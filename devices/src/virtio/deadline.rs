@@ -63,7 +63,7 @@ impl Deadline {
     /// [`Deadline::TIME`].
     pub const WORK: u64 = 8 << 20;
     /// Cost of looking at one entry of a list: an address and a length, checked against RAM.
-    pub const ENTRY: u64 = 64;
+    pub const ENTRY: u64 = 256;
     /// Cost of taking one buffer off a queue, decoding it and giving it back.
     pub const COMMAND: u64 = 2048;
     /// Cost of a system call that changes a mapping.

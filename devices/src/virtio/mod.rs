@@ -162,6 +162,13 @@ pub trait VirtioDevice: Send {
     /// Also called on a device that was never activated.
     fn reset(&mut self);
 
+    /// Frees what [`reset`](Self::reset) has dropped, until `deadline` passes. Called after each
+    /// reset until it is [`Progress::Done`], with the lock released in between, before the driver
+    /// sees that the reset is over.
+    fn clean_up(&mut self, _deadline: &mut Deadline) -> Progress {
+        Progress::Done
+    }
+
     /// Queue `queue` was notified, or had more to do: processes it until it is empty or `deadline`
     /// has passed, whichever comes first.
     ///

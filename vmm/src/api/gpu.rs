@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `/gpu`, `/gpu/scanouts/{n}`: the display device and what it shows. Ballast's own.
 
+use std::fmt;
+use std::sync::Arc;
+
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use devices::display::{Snapshot, encode_png};
+use devices::display::PngFile;
 use http::header::CONTENT_TYPE;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -46,7 +50,40 @@ pub enum GpuReply {
     /// To [`GpuAction::Get`].
     Status(Box<GpuStatus>),
     /// To [`GpuAction::GetScanout`].
-    Picture(Box<Snapshot>),
+    Picture(Camera),
+}
+
+/// Takes a picture and makes a PNG file of it, on the thread that calls it: that takes as long as
+/// copying and compressing the picture.
+#[derive(Clone)]
+pub struct Camera(Arc<dyn Fn() -> Result<PngFile, String> + Send + Sync>);
+
+impl Camera {
+    /// A camera that calls `take`.
+    pub fn new(take: impl Fn() -> Result<PngFile, String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(take))
+    }
+
+    /// Takes a picture.
+    ///
+    /// # Errors
+    ///
+    /// What keeps the picture from being taken: nothing is shown, or there is too little memory.
+    pub fn take(&self) -> Result<PngFile, String> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Camera {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Camera")
+    }
+}
+
+impl PartialEq for Camera {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 /// The display (`GET /gpu`).
@@ -165,13 +202,13 @@ pub(super) async fn put_gpu(State(machine): Machine, Body(body): Body<GpuConfig>
         (status = 400, body = FaultMessage)))]
 pub(super) async fn get_scanout(State(machine): Machine, Path(n): Path<String>) -> HandlerResult {
     let action = GpuAction::GetScanout(number(&n)?);
-    let Reply::Gpu(GpuReply::Picture(snapshot)) = machine.ask(action.into()).await? else {
+    let Reply::Gpu(GpuReply::Picture(camera)) = machine.ask(action.into()).await? else {
         return Err(ApiError::WrongReply);
     };
     // Here and not where devices are served: it takes milliseconds.
-    let png = encode_png(&snapshot.composed())
-        .map_err(|error| ApiError::Refused(Refusal::Failed(error.to_string())))?;
-    Ok(([(CONTENT_TYPE, "image/png")], png).into_response())
+    let png = camera.take().map_err(|error| ApiError::Refused(Refusal::Failed(error)))?;
+    // The file stays charged to its budget until it is sent.
+    Ok(([(CONTENT_TYPE, "image/png")], Bytes::from_owner(png)).into_response())
 }
 
 /// Changes a scanout's mode, or unplugs it; the guest hears of it. After the start only.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use devices::balloon::{Balloon, BlockResult, Changes, EvacuationReport};
-use devices::gpu::{Gpu, WantsBlocks};
+use devices::gpu::{Gpu, WantsBlocks, backing_ranges};
 use mm::backing::Discarded;
 use mm::blocks::guest::GuestSide;
 use mm::blocks::map::{BlockMap, Holdings};
@@ -164,11 +164,8 @@ impl GuestSide for LiveGuest {
             let fresh = told.updated.is_some_and(|at| at.elapsed() < FRESH);
             held.guest_free = told.free_memory.filter(|_| fresh).map(Bytes);
         }
-        let gpu = self.gpu.as_ref().map(|gpu| {
-            let gpu = gpu.lock().unwrap_or_else(PoisonError::into_inner);
-            gpu.backing_ranges().collect()
-        });
-        held.gpu = gpu.unwrap_or_default();
+        let gpu = self.gpu.as_deref();
+        held.gpu = gpu.map(|gpu| backing_ranges(gpu).into_iter().collect()).unwrap_or_default();
         held
     }
 

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Actions on the display.
 
-use devices::display::{ScanoutId, Size};
-use devices::gpu::{GpuStats, KindStats};
+use std::sync::Arc;
+
+use devices::display::{ScanoutId, Size, encode_png};
+use devices::gpu::{GpuStats, KindStats, capture};
 
 use super::{Controller, done, lock};
 use crate::api::gpu::{
-    GpuAction, GpuCounters, GpuReply, GpuStatus, Mode, Resources, ScanoutStatus, ScanoutUpdate,
+    Camera, GpuAction, GpuCounters, GpuReply, GpuStatus, Mode, Resources, ScanoutStatus,
+    ScanoutUpdate,
 };
 use crate::api::{Refusal, Reply};
 use crate::machine::Screens;
@@ -40,29 +43,32 @@ impl Controller {
     }
 
     fn set_mode(&self, n: u32, update: ScanoutUpdate) -> Result<Reply, Refusal> {
-        let mode = update.mode.map(|mode| Size::new(mode.width_px, mode.height_px));
-        done(lock(&self.screens()?.gpu).set_mode(n, mode))
+        let screens = self.screens()?;
+        let size = |mode: Mode| devices::gpu::mode(mode.width_px, mode.height_px);
+        done(
+            update.mode.map(size).transpose().and_then(|mode| lock(&screens.gpu).set_mode(n, mode)),
+        )
     }
 
     fn picture(&self, n: u32) -> Result<Reply, Refusal> {
-        let Screens { gpu, frames, .. } = self.screens()?;
-        let mut gpu = lock(gpu);
+        let gpu = &self.screens()?.gpu;
         let id = ScanoutId::new(n)
-            .filter(|id| id.index() < gpu.scanouts())
+            .filter(|id| id.index() < lock(gpu).scanouts())
             .ok_or_else(|| Refusal::NoScanout(n.to_string()))?;
-        if !frames.look(id) {
-            gpu.refresh(id);
-        }
-        match frames.snapshot(id) {
-            Some(snapshot) => Ok(GpuReply::Picture(Box::new(snapshot)).into()),
-            None => Err(Refusal::Failed(format!("Scanout {n} shows nothing."))),
-        }
+        // The picture is taken by the thread that asks for it, a strip at a time.
+        let gpu = Arc::clone(gpu);
+        let take = move || {
+            let picture = capture(&gpu, id).map_err(|error| format!("Scanout {id}: {error}."))?;
+            let budget = Arc::clone(lock(&gpu).budget());
+            encode_png(&picture.composed(), &budget).map_err(|error| error.to_string())
+        };
+        Ok(GpuReply::Picture(Camera::new(take)).into())
     }
 }
 
 impl From<Size> for Mode {
     fn from(size: Size) -> Self {
-        Self { width_px: size.width, height_px: size.height }
+        Self { width_px: size.width.into(), height_px: size.height.into() }
     }
 }
 

@@ -15,7 +15,7 @@ use mm::guest_ram::GuestRam;
 /// First slot of the window; RAM has those below.
 const FIRST_SLOT: u32 = 64;
 /// Most mappings at a time; KVM has 509 slots at least.
-const MAX_SLOTS: u32 = 384;
+pub const MAX_SLOTS: u32 = 384;
 
 /// A mapping: its slot, and the memory that is there.
 struct Mapping {

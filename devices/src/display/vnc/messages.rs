@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Messages of RFB 3.7 and 3.8 (RFC 6143, 7): as many as a viewer that only looks needs.
+//! Messages of RFB 3.3, 3.7 and 3.8 (RFC 6143, 7): as many as a viewer that only looks needs.
 
 use std::io::{self, Read, Write};
 
 use super::pixel_format::PixelFormat;
-use crate::display::{Rect, Size};
+use crate::display::{Area, Extent, Size};
 
 /// Raw pixels (RFC 6143, 7.7.1).
 const ENCODING_RAW: i32 = 0;
@@ -40,20 +40,49 @@ fn bad(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
+/// The version that the two sides speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    /// 3.3, and whatever else is not one of the others (7.1.1).
+    V3_3,
+    V3_7,
+    V3_8,
+}
+
+impl Version {
+    fn parse(message: &[u8; 12]) -> Option<Self> {
+        let [b'R', b'F', b'B', b' ', major @ .., b'.', _, _, _, b'\n'] = message else {
+            return None;
+        };
+        if !major.iter().chain(&message[8..11]).all(u8::is_ascii_digit) {
+            return None;
+        }
+        Some(match message {
+            b"RFB 003.008\n" => Self::V3_8,
+            b"RFB 003.007\n" => Self::V3_7,
+            _ => Self::V3_3,
+        })
+    }
+}
+
 /// Version, security and ClientInit (7.1, 7.3.1).
+///
+/// # Errors
+///
+/// When the stream ends, its deadline passes, or the other side is no viewer.
 pub(super) fn handshake(stream: &mut (impl Read + Write)) -> io::Result<()> {
     stream.write_all(b"RFB 003.008\n")?;
-    let version: [u8; 12] = read(stream)?;
-    let tells_result = match &version {
-        b"RFB 003.008\n" => true,
-        b"RFB 003.007\n" => false,
-        _ => return Err(bad("the viewer speaks neither RFB 3.7 nor 3.8")),
-    };
-    stream.write_all(&[1, SECURITY_NONE])?;
-    if read::<1>(stream)? != [SECURITY_NONE] {
-        return Err(bad("the viewer chose a security type that was not offered"));
+    let version = Version::parse(&read(stream)?).ok_or_else(|| bad("not an RFB client"))?;
+    if version == Version::V3_3 {
+        // The server decides, and there is no result for None (7.1.2, 7.1.3).
+        stream.write_all(&u32::from(SECURITY_NONE).to_be_bytes())?;
+    } else {
+        stream.write_all(&[1, SECURITY_NONE])?;
+        if read::<1>(stream)? != [SECURITY_NONE] {
+            return Err(bad("the viewer chose a security type that was not offered"));
+        }
     }
-    if tells_result {
+    if version == Version::V3_8 {
         stream.write_all(&0u32.to_be_bytes())?;
     }
     // Whether it would share the desktop: it always does.
@@ -63,38 +92,39 @@ pub(super) fn handshake(stream: &mut (impl Read + Write)) -> io::Result<()> {
 /// ServerInit (7.3.2).
 pub(super) fn server_init(size: Size, name: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    bytes.extend(extent(size.width));
-    bytes.extend(extent(size.height));
+    for side in [size.width, size.height] {
+        bytes.extend(Extent::get(side).to_be_bytes());
+    }
     bytes.extend(PixelFormat::default().to_wire());
-    bytes.extend(u32::try_from(name.len()).unwrap_or(0).to_be_bytes());
-    bytes.extend(name.as_bytes());
+    let name = &name.as_bytes()[..name.len().min(255)];
+    bytes.extend([0, 0, 0, name.len() as u8]);
+    bytes.extend(name);
     bytes
 }
 
 /// A FramebufferUpdate (7.6.1) up to its pixels: of a new size, of an area of raw pixels, or both.
-pub(super) fn update_header(size: Option<Size>, area: Option<Rect>) -> Vec<u8> {
-    let resize = size.map(|size| (Rect::whole(size), ENCODING_DESKTOP_SIZE));
+pub(super) fn update_header(size: Option<Size>, area: Option<Area>) -> Vec<u8> {
+    let resize = size.map(|size| (Area::whole(size), ENCODING_DESKTOP_SIZE));
     let rectangles = resize.into_iter().chain(area.map(|area| (area, ENCODING_RAW)));
     let count = u16::from(size.is_some()) + u16::from(area.is_some());
     let mut bytes = vec![0, 0];
     bytes.extend(count.to_be_bytes());
-    for (rect, encoding) in rectangles {
-        for side in [rect.x, rect.y, rect.width, rect.height] {
-            bytes.extend(extent(side));
+    for (Area { x, y, size }, encoding) in rectangles {
+        for side in [x, y, size.width.get(), size.height.get()] {
+            bytes.extend(side.to_be_bytes());
         }
         bytes.extend(encoding.to_be_bytes());
     }
     bytes
 }
 
-/// A coordinate; modes have twelve bits, but what a guest shows may be larger and is cut.
-fn extent(pixels: u32) -> [u8; 2] {
-    u16::try_from(pixels).unwrap_or(u16::MAX).to_be_bytes()
-}
-
-/// The next message of a client (7.5).
-pub(super) fn read_message(stream: &mut impl Read) -> io::Result<ClientMessage> {
-    match read::<1>(stream)?[0] {
+/// The next message of a client (7.5), whose first byte is `kind`.
+///
+/// # Errors
+///
+/// When the stream ends, its deadline passes, or the message is none that a viewer sends.
+pub(super) fn read_message(kind: u8, stream: &mut impl Read) -> io::Result<ClientMessage> {
+    match kind {
         0 => {
             let [_, _, _, format @ ..] = read::<19>(stream)?;
             let format = PixelFormat::from_wire(&format);
@@ -124,7 +154,10 @@ pub(super) fn read_message(stream: &mut impl Read) -> io::Result<ClientMessage> 
             if length > MAX_CUT_TEXT {
                 return Err(bad("too much clipboard"));
             }
-            io::copy(&mut stream.take(length.into()), &mut io::sink())?;
+            let skipped = io::copy(&mut stream.take(length.into()), &mut io::sink())?;
+            if skipped < u64::from(length) {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
             Ok(ClientMessage::Input)
         }
         _ => Err(bad("unknown message")),
@@ -148,17 +181,67 @@ mod tests {
         #[test]
         fn any_bytes_are_a_message_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let mut left = &bytes[..];
-            while let Ok(_message) = read_message(&mut left) {}
+            while let Some((kind, rest)) = left.split_first() {
+                left = rest;
+                if read_message(*kind, &mut left).is_err() {
+                    break;
+                }
+            }
         }
     }
 
     #[test]
-    fn a_clipboard_is_passed_over() {
-        let mut bytes =
-            &[6, 0, 0, 0, 0, 0, 0, 3, b'a', b'b', b'c', 3, 0, 0, 0, 0, 0, 0, 0, 0, 0][..];
-        assert_eq!(read_message(&mut bytes).unwrap(), ClientMessage::Input);
-        assert_eq!(read_message(&mut bytes).unwrap(), ClientMessage::Update { all: true });
-        let mut long = &[6, 0, 0, 0, 0xff, 0xff, 0xff, 0xff][..];
-        assert!(read_message(&mut long).is_err());
+    fn a_clipboard_is_skipped() {
+        let mut bytes = &[0, 0, 0, 0, 0, 0, 3, b'a', b'b', b'c', 0, 0, 0, 0, 0, 0, 0, 0, 0][..];
+        assert_eq!(read_message(6, &mut bytes).unwrap(), ClientMessage::Input);
+        assert_eq!(read_message(3, &mut bytes).unwrap(), ClientMessage::Update { all: true });
+        let mut long = &[0, 0, 0, 0xff, 0xff, 0xff, 0xff][..];
+        assert!(read_message(6, &mut long).is_err());
+        let mut cut = &[0, 0, 0, 0, 0, 0, 9, b'a'][..];
+        assert!(read_message(6, &mut cut).is_err(), "the clipboard ends early");
+    }
+
+    /// A client's half of a conversation, and what it is told.
+    struct Talk<'a> {
+        says: &'a [u8],
+        hears: Vec<u8>,
+    }
+
+    impl Read for Talk<'_> {
+        fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+            self.says.read(out)
+        }
+    }
+
+    impl Write for Talk<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.hears.write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn each_version_gets_its_own_handshake() {
+        let ours = b"RFB 003.008\n";
+        let shake = |says: &[u8]| {
+            let mut talk = Talk { says, hears: Vec::new() };
+            let result = handshake(&mut talk);
+            assert!(talk.hears.starts_with(ours));
+            result.map(|()| (talk.hears[12..].to_vec(), talk.says.len()))
+        };
+        // 3.8 is told the result, 3.7 is not.
+        assert_eq!(shake(b"RFB 003.008\n\x01\x01").unwrap(), (vec![1, 1, 0, 0, 0, 0], 0));
+        assert_eq!(shake(b"RFB 003.007\n\x01\x01").unwrap(), (vec![1, 1], 0));
+        // All others are spoken to as 3.3: macOS calls itself 3.889.
+        for version in ["003.003", "003.889", "003.005", "004.001"] {
+            let says = format!("RFB {version}\n\x01");
+            assert_eq!(shake(says.as_bytes()).unwrap(), (vec![0, 0, 0, 1], 0), "{version}");
+        }
+        for bad in [&b"GET / HTTP/1.1\r\n"[..], b"RFB 003.00x\n\x01", b"RFB 003", b""] {
+            assert!(shake(bad).is_err());
+        }
+        assert!(shake(b"RFB 003.008\n\x02\x01").is_err(), "a security type that is not offered");
     }
 }

@@ -1,124 +1,137 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! 2D resources: RESOURCE_CREATE_2D, TRANSFER_TO_HOST_2D, RESOURCE_ASSIGN_UUID.
+//! 2D resources: RESOURCE_CREATE_2D, TRANSFER_TO_HOST_2D, RESOURCE_DETACH_BACKING.
 
 use std::sync::Arc;
 
-use crate::display::{Rect, Size};
-use crate::gpu::backing::Backing;
-use crate::gpu::engine::{Engine, Guest};
+use crate::display::{Area, Rect, Size};
 use crate::gpu::format::{BYTES_PER_PIXEL, PixelFormat};
-use crate::gpu::host_memory::{Budget, Held, HostRegion};
+use crate::gpu::host_memory::{Held, HostPool, HostRegion};
 use crate::gpu::protocol::{Create2d, ResourceId, Transfer};
-use crate::gpu::resource::{Image, Kind};
-use crate::gpu::response::{Fault, Response};
-use crate::virtio::GuestMemory;
+use crate::gpu::resource::{Backed, Image, Kind, Resources};
+use crate::gpu::response::Fault;
+use crate::virtio::{Deadline, GuestMemory, Progress};
 
-impl Engine {
-    pub(in crate::gpu) fn create_2d(&mut self, c: &Create2d) -> Result<Response, Fault> {
-        let id = c.resource_id.get();
-        self.resources.check_new(id)?;
-        let format = PixelFormat::from_wire(c.format.get()).ok_or(Fault::Parameter)?;
-        let size = Size::new(c.width.get(), c.height.get());
-        if size.is_empty() {
-            return Err(Fault::Parameter);
-        }
-        if self.host.never_has(size.bytes()) {
-            return Err(Fault::Limit);
-        }
-        self.resources.insert(id, Kind::Image(Image { format, size, backing: None, pixels: None }));
-        Ok(Response::NoData)
+/// RESOURCE_CREATE_2D: an image without backing.
+pub(in crate::gpu) fn create_2d(
+    resources: &mut Resources,
+    host: &HostPool,
+    c: &Create2d,
+) -> Result<(), Fault> {
+    let id = c.resource_id.get();
+    resources.check_new(id)?;
+    let format = PixelFormat::from_wire(c.format.get()).ok_or(Fault::Parameter)?;
+    let size = Size::checked(c.width.get(), c.height.get()).ok_or(Fault::Parameter)?;
+    if host.never_has(size.bytes()) {
+        return Err(Fault::Limit);
     }
+    resources.insert(id, Kind::Image(Image { format, size, backed: None, pixels: None }))
+}
 
-    pub(in crate::gpu) fn transfer_to_host_2d(
-        &mut self,
-        guest: Guest<'_>,
+/// RESOURCE_DETACH_BACKING.
+pub(in crate::gpu) fn detach_backing(
+    resources: &mut Resources,
+    id: ResourceId,
+    deadline: &mut Deadline,
+) -> Result<(), Fault> {
+    let detach = |image: &mut Image| image.backed.take().ok_or(Fault::WrongState);
+    let Backed { backing, .. } = resources.with_image(id, detach)?;
+    deadline.charge(backing.runs() * super::disposal::FREE_RUN);
+    Ok(())
+}
+
+/// TRANSFER_TO_HOST_2D on its way: copies of rows, from guest memory to the image, with nothing in
+/// between.
+pub(in crate::gpu) struct TransferJob {
+    id: ResourceId,
+    /// Offset of the first row in the backing, and in the image.
+    from: u64,
+    to: u64,
+    /// Bytes of a row, and from row to row on both sides.
+    len: u64,
+    stride: u64,
+    rows: u64,
+    /// Where it goes on.
+    row: u64,
+    in_row: u64,
+}
+
+impl TransferJob {
+    /// Checks the command; `None` where there is nothing to copy.
+    pub(in crate::gpu) fn new(
+        resources: &mut Resources,
+        host: &mut HostPool,
         c: &Transfer,
-    ) -> Result<Response, Fault> {
-        let rect = Rect::from(c.rect);
-        let image = match &mut self.resources.get_mut(c.resource_id.get())?.kind {
+    ) -> Result<Option<Self>, Fault> {
+        let id = c.resource_id.get();
+        let image = match &resources.get(id)?.kind {
             Kind::Image(image) => image,
             // Linux sends it for its dumb buffers, whatever they are made of: a guest blob is its
             // own image, so that there is nothing to do.
-            Kind::GuestBlob(_) => return Ok(Response::NoData),
+            Kind::GuestBlob(_) => return Ok(None),
             Kind::HostBlob(_) => return Err(Fault::WrongKind),
         };
-        if !rect.fits(image.size) {
+        let size = image.size;
+        let area = Rect::from(c.rect).within(size).ok_or(Fault::Parameter)?;
+        let backed = image.backed.as_ref().ok_or(Fault::WrongState)?;
+        let job = Self::plan(id, size, area, c.offset.get());
+        if !backed.backing.holds(job.from, (job.rows - 1) * job.stride + job.len) {
             return Err(Fault::Parameter);
         }
-        let plan = Plan::new(image, rect, c.offset.get())?;
-        let pixels = pixels_of(&mut image.pixels, image.size, &mut self.host)?;
-        let backing = image.backing.as_ref().ok_or(Fault::WrongState)?;
-        if !plan.copy(guest.mem, backing, &pixels) {
-            return Err(Fault::Parameter);
+        if image.pixels.is_none() {
+            // The host's image is taken when it is first needed.
+            let pixels = host.take(size.bytes())?;
+            resources.with_image(id, |image| {
+                image.pixels = Some(pixels);
+                Ok(())
+            })?;
         }
-        self.counters.transfers += 1;
-        self.counters.transfer_bytes += plan.bytes();
-        Ok(Response::NoData)
+        Ok(Some(job))
     }
 
-    pub(in crate::gpu) fn assign_uuid(&mut self, id: ResourceId) -> Result<Response, Fault> {
-        Ok(Response::ResourceUuid(self.uuids.of(self.resources.get(id)?.serial)))
-    }
-}
-
-/// The host's image, which is taken when it is first needed.
-fn pixels_of(
-    pixels: &mut Option<Arc<Held>>,
-    size: Size,
-    host: &mut Budget,
-) -> Result<Arc<Held>, Fault> {
-    if let Some(pixels) = pixels {
-        return Ok(Arc::clone(pixels));
-    }
-    Ok(Arc::clone(pixels.insert(host.take(size.bytes())?)))
-}
-
-/// The copies that a transfer is made of: `count` of `len` bytes, `stride` apart on both sides.
-struct Plan {
-    from: u64,
-    to: u64,
-    len: u64,
-    stride: u64,
-    count: u64,
-}
-
-impl Plan {
-    /// A plan whose reads all lie in the image's backing.
-    fn new(image: &Image, rect: Rect, offset: u64) -> Result<Self, Fault> {
-        let backing = image.backing.as_ref().ok_or(Fault::WrongState)?;
-        let stride = image.stride();
-        let len = u64::from(rect.width) * u64::from(BYTES_PER_PIXEL);
-        let rows = u64::from(rect.height);
-        // The rectangle lies in the image, which is far below 2^63 bytes.
-        let extent = (rows - 1) * stride + len;
-        if !backing.holds(offset, extent) {
-            return Err(Fault::Parameter);
-        }
-        let to = u64::from(rect.y) * stride + u64::from(rect.x) * u64::from(BYTES_PER_PIXEL);
-        if len == stride {
-            return Ok(Self { from: offset, to, len: extent, stride, count: 1 });
-        }
-        Ok(Self { from: offset, to, len, stride, count: rows })
+    fn plan(id: ResourceId, size: Size, area: Area, from: u64) -> Self {
+        let stride = size.row_bytes();
+        let len = area.size.row_bytes();
+        let rows = u64::from(area.size.height);
+        let to = u64::from(area.y) * stride + u64::from(area.x) * u64::from(BYTES_PER_PIXEL);
+        // Whole rows follow each other on both sides: they are one.
+        let (len, rows) = if len == stride { (len * rows, 1) } else { (len, rows) };
+        Self { id, from, to, len, stride, rows, row: 0, in_row: 0 }
     }
 
-    fn bytes(&self) -> u64 {
-        self.len * self.count
+    /// Bytes to copy.
+    pub(in crate::gpu) fn bytes(&self) -> u64 {
+        self.len * self.rows
     }
 
-    /// Copies from guest memory to the image, piece by piece, with nothing in between.
-    fn copy(&self, mem: &GuestMemory, backing: &Backing, pixels: &Held) -> bool {
-        let image = pixels.bytes();
-        (0..self.count).all(|row| {
-            let (from, to) = (self.from + row * self.stride, self.to + row * self.stride);
-            let (Ok(mut to), Ok(len)) = (usize::try_from(to), usize::try_from(self.len)) else {
-                return false;
-            };
-            backing.for_each(mem, from, len, |piece| {
-                if let Ok(part) = image.subslice(to, piece.len()) {
+    /// Copies until all is done or `deadline` passes.
+    pub(in crate::gpu) fn run(
+        &mut self,
+        resources: &Resources,
+        mem: &GuestMemory,
+        deadline: &mut Deadline,
+    ) -> Result<Progress, Fault> {
+        let image = resources.image(self.id)?;
+        let backed = image.backed.as_ref().ok_or(Fault::WrongState)?;
+        let pixels: &Arc<Held> = image.pixels.as_ref().ok_or(Fault::WrongState)?;
+        let pixels = pixels.bytes();
+        while self.row < self.rows {
+            let at = self.row * self.stride + self.in_row;
+            let mut to = usize::try_from(self.to + at).map_err(|_| Fault::Parameter)?;
+            let rest = self.len - self.in_row;
+            let done = backed.backing.for_each(mem, self.from + at, rest, deadline, |piece| {
+                if let Ok(part) = pixels.subslice(to, piece.len()) {
                     piece.copy_to_volatile_slice(part);
                 }
                 to += piece.len();
-            })
-        })
+            });
+            self.in_row += done.ok_or(Fault::Parameter)?;
+            if self.in_row == self.len {
+                (self.row, self.in_row) = (self.row + 1, 0);
+            }
+            if deadline.passed() {
+                return Ok(Progress::more_if(self.row < self.rows));
+            }
+        }
+        Ok(Progress::Done)
     }
 }

@@ -1,15 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The commands, by what they are about. Each is a method of
-//! [`Engine`](super::engine::Engine) that checks everything before it changes anything.
+//! The commands, by what they are about. Each takes the parts of the device that it needs, and
+//! checks everything before it changes anything. Long ones are a [`Job`] that a deadline can cut.
 //!
-//! - `image.rs`: 2D resources and transfers to them
-//! - `backing.rs`: guest memory of resources: attach, detach, migrate
-//! - `blob.rs`: blobs, in guest and in host memory, and the window
-//! - `scanout.rs`: display information, what scanouts show, flushes
-//! - `cursor.rs`: the mouse pointer
+//! - `image.rs`: 2D resources, transfers to them, detaching
+//! - `build.rs`: entries of guest memory become the backing of an image or a blob
+//! - `blob.rs`: blobs in host memory, and the window
+//! - `flush.rs`: what scanouts show, flushes
+//! - `cursor.rs`: the image of the mouse pointer
+//! - `disposal.rs`: resources that are no longer known, whose memory is freed in steps
 
-mod backing;
-mod blob;
-mod cursor;
-mod image;
-mod scanout;
+pub(super) mod blob;
+mod build;
+pub(super) mod cursor;
+mod disposal;
+pub(super) mod flush;
+pub(super) mod image;
+
+pub(super) use build::Build;
+pub(super) use disposal::Disposal;
+pub(super) use flush::Flushing;
+pub(super) use image::TransferJob;
+
+use super::migrate::{Batch, Migration};
+use super::protocol::ResourceId;
+
+/// A command that may take several rounds.
+pub(super) enum Job {
+    /// TRANSFER_TO_HOST_2D.
+    Transfer(TransferJob),
+    /// RESOURCE_FLUSH.
+    Flush(Flushing),
+    /// RESOURCE_ATTACH_BACKING, RESOURCE_CREATE_BLOB of guest memory.
+    Build(Build),
+    /// RESOURCE_MIGRATE_BACKING.
+    Migrate(ResourceId, Migration),
+    /// MIGRATE_PAGES.
+    MigrateBatch(Batch),
+    /// RESOURCE_UNREF: the resource is gone, its memory is being freed.
+    Dispose,
+}

@@ -3,23 +3,36 @@
 //!
 //! - `commands.rs`: each command done right
 //! - `hostile.rs`: each done wrong in every way that a guest may think of
+//! - `deadlines.rs`: the longest commands that there are, whose rounds stay short
+//! - `budgets.rs`: guests that take all they can get
 //! - `model.rs`: any order of drawing, transfers and migrations, against two arrays
 
+mod budgets;
 mod commands;
+mod deadlines;
 mod hostile;
 mod model;
 
-use super::driver::{Driver, single_pages};
+use super::mock::{BUFFERS, Bed, Driver, single_pages};
 use super::response::ok;
 use super::{Limits, PixelFormat};
 use crate::display::{ScanoutId, Size};
-use crate::gpu::driver::BUFFERS;
+use crate::virtio::Deadline;
 
 const FIRST_PAGE: u64 = BUFFERS / 4096;
 const XRGB: PixelFormat = PixelFormat::B8G8R8X8;
 
+/// A small device, whose rounds are bounded by work and not by time.
+fn bed() -> Bed {
+    Bed {
+        limits: Limits { resources: 64, entries_per_resource: 1024 },
+        host_bytes: 5 << 20,
+        deadline: || Deadline::of_work(Deadline::WORK),
+    }
+}
+
 fn driver() -> Driver {
-    Driver::new(Limits { resources: 64, entries_per_resource: 1024, host_bytes: 4 << 20 })
+    Driver::new(bed())
 }
 
 fn pattern(seed: u32, len: usize) -> Vec<u8> {
@@ -30,11 +43,7 @@ fn pattern(seed: u32, len: usize) -> Vec<u8> {
 
 /// What a person sees on scanout 0.
 fn picture(d: &mut Driver) -> Vec<u8> {
-    let id = ScanoutId::new(0).unwrap();
-    if !d.frames.look(id) {
-        d.gpu.refresh(id);
-    }
-    d.frames.snapshot(id).unwrap().composed().data().to_vec()
+    d.picture(ScanoutId::new(0).unwrap()).unwrap().data().to_vec()
 }
 
 /// A 2D resource 1 of `size` over the pages from [`FIRST_PAGE`] on.

@@ -4,23 +4,25 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use devices::display::vnc::serve;
-use devices::display::{Frames, Headless, ScanoutId, Size};
-use devices::gpu::{AnonymousMemory, Gpu, GpuParts, GpuSettings, Limits};
+use devices::display::vnc::{Patience, View, serve};
+use devices::display::{Frames, Headless, ScanoutId};
+use devices::gpu::{
+    AnonymousMemory, DEFAULT_HOST_BYTES, Gpu, GpuParts, GpuSettings, Limits, mode, refresh,
+};
 use devices::virtio::SharedRegion;
+use mm::budget::Budget;
 
 use crate::arch::layout;
 use crate::host::sockets::{Listener, SocketError, SocketFile};
-use crate::kvm::window::KvmWindow;
+use crate::kvm::window::{KvmWindow, MAX_SLOTS};
 use crate::machine::assembly::{Assembly, Home};
 use crate::machine::error::BuildError;
 
 /// The display device and what it shows.
 pub struct Screens {
-    /// The device. To be locked on the event-loop thread, as the balloon is; viewers lock it too,
-    /// for the time that one picture takes.
+    /// The device. Viewers and the API's thread lock it too, for a strip of a picture at a time.
     pub gpu: Arc<Mutex<Gpu>>,
     /// Its frames, for any thread.
     pub frames: Frames,
@@ -42,16 +44,20 @@ pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Option<Screens>, Buil
         .map_err(|_| BuildError::device("gpu")(TooManyScanouts(wanted.scanouts)))?;
     let settings = GpuSettings {
         scanouts,
-        mode: Size::new(wanted.width_px, wanted.height_px),
+        mode: mode(wanted.width_px, wanted.height_px).map_err(BuildError::device("gpu"))?,
         limits: Limits::default(),
         window: Some(region),
         cma: ram.layout().cma().into_iter().collect(),
     };
-    let (display, frames) = Headless::new();
+    // Everything that the guest and its viewers cause is charged to one budget.
+    let budget = Budget::bytes("gpu", DEFAULT_HOST_BYTES);
+    let (display, frames) = Headless::new(Arc::clone(&budget));
     let parts = GpuParts {
         host_memory: Box::new(AnonymousMemory),
         window: Some(Box::new(KvmWindow::new(region, Arc::clone(&machine.vm), ram))),
         display: Box::new(display),
+        budget,
+        mappings: Budget::count("gpu-mappings", MAX_SLOTS.into()),
     };
     let gpu = Gpu::new(settings, parts).map_err(BuildError::device("gpu"))?;
     let gpu = Arc::new(Mutex::new(gpu));
@@ -96,10 +102,11 @@ impl VncSocket {
         let gpu = Arc::downgrade(gpu);
         let refresh = move |id| {
             if let Some(gpu) = gpu.upgrade() {
-                gpu.lock().unwrap_or_else(PoisonError::into_inner).refresh(id);
+                refresh(&gpu, id);
             }
         };
-        serve(socket, frames.clone(), scanout, Arc::new(refresh)).map_err(VncError::Thread)?;
+        let (frames, refresh, patience) = (frames.clone(), Arc::new(refresh), Patience::default());
+        serve(socket, View { frames, scanout, refresh, patience }).map_err(VncError::Thread)?;
         Ok(Self(file))
     }
 

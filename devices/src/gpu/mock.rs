@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The guest's side of the protocol, for tests, benches and fuzzing: a driver that asks one thing
-//! at a time and says the wrong one as readily as the right one.
+//! The guest's side of the protocol, for tests, benches and fuzzing: a driver that sends one
+//! command after another, right and wrong ones alike, over the driver that all devices share.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use virtio_queue::{Queue, QueueT};
+use mm::budget::Budget;
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vm_memory::{Bytes, GuestAddress};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::protocol::{
@@ -20,11 +19,10 @@ use super::{
     AnonymousMemory, CONTROL_QUEUE, CURSOR_QUEUE, Gpu, GpuParts, GpuSettings, HostRegion,
     HostWindow, Limits, PixelFormat,
 };
-use crate::display::{Frames, Headless, Rect, Size};
-use crate::virtio::{
-    Activation, Deadline, DeviceFailure, DeviceQueue, GuestMemory, Interrupt, Progress,
-    SharedRegion, VirtioDevice,
-};
+use crate::display::{Frame, Frames, Headless, Rect, ScanoutId, Size};
+use crate::transport::mock::{Descriptor, MockDriver};
+use crate::transport::register;
+use crate::virtio::{Deadline, GuestMemory, SharedRegion, VirtioDevice};
 
 /// Bytes of RAM of the driver's guest, from address 0.
 pub const RAM: u64 = 64 << 20;
@@ -32,37 +30,11 @@ pub const RAM: u64 = 64 << 20;
 pub const BUFFERS: u64 = 8 << 20;
 /// Bytes of the host-visible window.
 pub const WINDOW: u64 = 1 << 20;
+/// Mappings of the window at a time.
+pub const MAPPINGS: u64 = 64;
 
-const QUEUE_SIZE: u16 = 256;
-const COMMANDS: u64 = 1 << 20;
-const ANSWERS: u64 = COMMANDS - 8192;
 /// Bytes of one readable descriptor; longer commands are split.
-const PIECE: usize = 4096;
-
-/// Counts the interrupts of each kind.
-#[derive(Default)]
-pub struct Interrupts {
-    /// Used buffers.
-    pub used: AtomicU32,
-    /// Configuration changes.
-    pub config: AtomicU32,
-}
-
-impl Interrupt for Interrupts {
-    fn signal_used_queue(&self, _queue: u16) -> io::Result<()> {
-        self.used.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn signal_config_change(&self) -> io::Result<()> {
-        self.config.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn signal_needs_reset(&self) -> io::Result<()> {
-        Ok(())
-    }
-}
+const PIECE: usize = 128 << 10;
 
 /// A window that is only a record of what was mapped; it panics where the contract is broken.
 #[derive(Clone, Default)]
@@ -112,53 +84,40 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// A split ring with one buffer in flight, whose descriptors begin at 0.
-struct Ring {
-    index: u16,
-    base: u64,
-    submitted: u16,
+/// What a device and its driver are made with.
+#[derive(Debug, Clone, Copy)]
+pub struct Bed {
+    /// What the guest may take.
+    pub limits: Limits,
+    /// Bytes of host memory that the guest and its viewers may cause.
+    pub host_bytes: u64,
+    /// Makes the deadline of each round.
+    pub deadline: fn() -> Deadline,
 }
 
-impl Ring {
-    fn new(index: u16) -> Self {
-        Self { index, base: u64::from(index) << 16, submitted: 0 }
-    }
-
-    fn avail(&self) -> u64 {
-        self.base + 0x4000
-    }
-
-    fn used(&self) -> u64 {
-        self.base + 0x8000
-    }
-
-    fn device_side(&self, mem: &Arc<GuestMemory>, interrupt: Arc<Interrupts>) -> DeviceQueue {
-        let mut queue = Queue::new(QUEUE_SIZE).expect("a power of two");
-        queue.set_size(QUEUE_SIZE);
-        let low = |addr: u64| u32::try_from(addr).ok();
-        queue.set_desc_table_address(low(self.base), Some(0));
-        queue.set_avail_ring_address(low(self.avail()), Some(0));
-        queue.set_used_ring_address(low(self.used()), Some(0));
-        queue.set_ready(true);
-        let kick = EventFd::new(EFD_NONBLOCK).expect("an eventfd");
-        let running = Arc::new(AtomicBool::new(true));
-        DeviceQueue::new(self.index, queue, Arc::clone(mem), interrupt, kick, running)
+impl Default for Bed {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            host_bytes: super::DEFAULT_HOST_BYTES,
+            deadline: Deadline::new,
+        }
     }
 }
 
 /// A guest with a GPU.
 pub struct Driver {
-    /// The device.
-    pub gpu: Gpu,
+    /// The driver's side of queues and registers.
+    pub driver: MockDriver,
     /// Its RAM.
     pub mem: Arc<GuestMemory>,
     /// Frames of its display.
     pub frames: Frames,
     /// Its host-visible window.
     pub window: FakeWindow,
-    /// Interrupts that it got.
-    pub interrupts: Arc<Interrupts>,
-    rings: [Ring; 2],
+    /// Host memory that the guest and its viewers have caused.
+    pub budget: Arc<Budget>,
+    gpu: Arc<Mutex<Gpu>>,
 }
 
 /// Entries that together are the pages in `pages`, each page alone.
@@ -173,13 +132,14 @@ pub fn entry(addr: u64, length: u32) -> MemEntry {
 
 impl Driver {
     /// A device with two scanouts of 640 by 480, with the features that it offers.
-    pub fn new(limits: Limits) -> Self {
-        let (display, frames) = Headless::new();
+    pub fn new(bed: Bed) -> Self {
+        let budget = Budget::bytes("gpu", bed.host_bytes);
+        let (display, frames) = Headless::new(Arc::clone(&budget));
         let window = FakeWindow::default();
         let settings = GpuSettings {
             scanouts: 2,
             mode: Size::new(640, 480),
-            limits,
+            limits: bed.limits,
             window: Some(SharedRegion { addr: GuestAddress(1 << 40), len: WINDOW }),
             cma: Vec::new(),
         };
@@ -187,38 +147,51 @@ impl Driver {
             host_memory: Box::new(AnonymousMemory),
             window: Some(Box::new(window.clone())),
             display: Box::new(display),
+            budget: Arc::clone(&budget),
+            mappings: Budget::count("gpu-mappings", MAPPINGS),
         };
         let ram = usize::try_from(RAM).expect("64 bits");
         let mem = GuestMemory::from_ranges(&[(GuestAddress(0), ram)]).expect("room for RAM");
-        let mut driver = Self {
-            gpu: Gpu::new(settings, parts).expect("a good mode"),
-            mem: Arc::new(mem),
-            frames,
-            window,
-            interrupts: Arc::default(),
-            rings: [Ring::new(CONTROL_QUEUE), Ring::new(CURSOR_QUEUE)],
-        };
-        let features = driver.gpu.features();
-        driver.start(features);
+        let mem = Arc::new(mem);
+        let gpu = Arc::new(Mutex::new(Gpu::new(settings, parts).expect("a good mode")));
+        let driver =
+            MockDriver::with_deadline(Arc::clone(&mem), gpu.clone(), 4096..BUFFERS, bed.deadline);
+        let mut driver = Self { driver, mem, frames, window, budget, gpu };
+        driver.start(u64::MAX);
         driver
     }
 
-    /// Resets the device and starts it again with `features`.
+    /// The device.
+    pub fn gpu(&self) -> MutexGuard<'_, Gpu> {
+        self.gpu.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The device, as other threads have it.
+    pub fn shared(&self) -> &Arc<Mutex<Gpu>> {
+        &self.gpu
+    }
+
+    /// Resets the device.
+    pub fn reset(&mut self) {
+        self.driver.reset();
+    }
+
+    /// Resets the device and starts it again with those of `features` that it offers.
     pub fn start(&mut self, features: u64) {
-        self.gpu.reset();
-        self.rings = [Ring::new(CONTROL_QUEUE), Ring::new(CURSOR_QUEUE)];
-        self.write(0, &vec![0; 1 << 17]);
-        let queues = self.rings.iter();
-        let queues = queues.map(|ring| ring.device_side(&self.mem, Arc::clone(&self.interrupts)));
         // Event indexes are left out: every buffer is then announced by an interrupt.
-        let event_idx = 1 << virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
-        let activation = Activation {
-            mem: Arc::clone(&self.mem),
-            features: features & !event_idx,
-            interrupt: Arc::clone(&self.interrupts) as Arc<dyn Interrupt>,
-            queues: queues.collect(),
-        };
-        self.gpu.activate(activation).expect("a device that starts");
+        let offered = self.gpu().features();
+        self.driver.probe(features & offered & !(1 << VIRTIO_RING_F_EVENT_IDX), 2);
+        self.driver.run();
+    }
+
+    /// How often the configuration has changed.
+    pub fn config_generation(&self) -> u32 {
+        self.driver.read(register::CONFIG_GENERATION)
+    }
+
+    /// The picture of a scanout as a person sees it; none when there is none.
+    pub fn picture(&self, scanout: ScanoutId) -> Option<Frame> {
+        super::capture(&self.gpu, scanout).ok().map(|snapshot| snapshot.composed())
     }
 
     /// Writes guest memory.
@@ -234,50 +207,44 @@ impl Driver {
     }
 
     /// Puts `bytes` on a queue with room for `room` bytes of answer; the bytes of the answer.
-    pub fn raw(&mut self, queue: u16, bytes: &[u8], room: u32) -> Result<Vec<u8>, DeviceFailure> {
-        self.write(COMMANDS, bytes);
-        let mut descriptors: Vec<(u64, u32, bool)> = bytes
-            .chunks(PIECE)
-            .zip((COMMANDS..).step_by(PIECE))
-            .map(|(piece, addr)| (addr, u32::try_from(piece.len()).unwrap_or(0), false))
-            .collect();
-        if room > 0 {
-            descriptors.push((ANSWERS, room, true));
-        }
-        let written = self.submit(queue, &descriptors)?;
-        Ok(self.read(ANSWERS, usize::try_from(written.min(room)).unwrap_or(0)))
+    pub fn raw(&mut self, queue: u16, bytes: &[u8], room: u32) -> Vec<u8> {
+        let mark = self.driver.alloc(0);
+        let (buffers, answer) = self.buffers(bytes, room);
+        let written = self.submit(queue, &buffers);
+        let answer = self.read(answer.0, written.min(room) as usize);
+        self.driver.release(mark);
+        answer
     }
 
-    /// Makes one buffer of descriptors (address, length, writable) available and waits for it;
-    /// how many bytes the device says it wrote.
-    pub fn submit(
-        &mut self,
-        queue: u16,
-        descriptors: &[(u64, u32, bool)],
-    ) -> Result<u32, DeviceFailure> {
-        let ring = &mut self.rings[usize::from(queue)];
-        let (base, avail, used) = (ring.base, ring.avail(), ring.used());
-        let slot = u64::from(ring.submitted % QUEUE_SIZE);
-        ring.submitted = ring.submitted.wrapping_add(1);
-        let submitted = ring.submitted;
-        let count = descriptors.len().min(usize::from(QUEUE_SIZE));
-        for (i, (addr, len, writable)) in descriptors.iter().take(count).enumerate() {
-            let last = i + 1 == count;
-            let flags = u16::from(!last) | u16::from(*writable) << 1;
-            let next = u16::try_from(i + 1).unwrap_or(0);
-            let mut bytes = addr.to_le_bytes().to_vec();
-            bytes.extend_from_slice(&len.to_le_bytes());
-            bytes.extend_from_slice(&flags.to_le_bytes());
-            bytes.extend_from_slice(&next.to_le_bytes());
-            self.write(base + 16 * i as u64, &bytes);
+    /// Puts `bytes` on a queue with room for `room` bytes of answer, and does not notify. Where the
+    /// answer will be.
+    pub fn post(&mut self, queue: u16, bytes: &[u8], room: u32) -> GuestAddress {
+        let (buffers, answer) = self.buffers(bytes, room);
+        self.driver.add(queue, &buffers);
+        answer
+    }
+
+    fn buffers(&mut self, bytes: &[u8], room: u32) -> (Vec<Descriptor>, GuestAddress) {
+        let at = self.driver.put(bytes);
+        let answer = self.driver.alloc(room.into());
+        let mut buffers: Vec<Descriptor> = bytes
+            .chunks(PIECE)
+            .zip((at.0..).step_by(PIECE))
+            .map(|(piece, addr)| Descriptor::readable(GuestAddress(addr), piece.len() as u32))
+            .collect();
+        if room > 0 {
+            buffers.push(Descriptor::writable(answer, room));
         }
-        self.write(avail + 4 + 2 * slot, &0u16.to_le_bytes());
-        self.write(avail + 2, &submitted.to_le_bytes());
-        while self.gpu.process(queue, &mut Deadline::new())? == Progress::More {}
-        let done = self.read(used + 2, 2);
-        assert_eq!(done, submitted.to_le_bytes(), "the buffer did not come back");
-        let element = self.read(used + 4 + 8 * slot, 8);
-        Ok(u32::from_le_bytes([element[4], element[5], element[6], element[7]]))
+        if buffers.is_empty() {
+            // A chain has a descriptor at least.
+            buffers.push(Descriptor::readable(at, 0));
+        }
+        (buffers, answer)
+    }
+
+    /// Makes one buffer available and waits for it; how many bytes the device says it wrote.
+    pub fn submit(&mut self, queue: u16, buffers: &[Descriptor]) -> u32 {
+        self.driver.send(queue, buffers)
     }
 
     /// Sends a command and returns what was answered.
@@ -286,7 +253,7 @@ impl Driver {
         body.iter().for_each(|part| bytes.extend_from_slice(part));
         let cursor = matches!(header.kind.get(), code::UPDATE_CURSOR | code::MOVE_CURSOR);
         let queue = if cursor { CURSOR_QUEUE } else { CONTROL_QUEUE };
-        let answer = self.raw(queue, &bytes, 4096).expect("a queue that works");
+        let answer = self.raw(queue, &bytes, 4096);
         match Header::read_from_prefix(&answer) {
             Ok((header, body)) => Answer {
                 code: header.kind.get(),
@@ -305,11 +272,16 @@ impl Driver {
 
     /// RESOURCE_CREATE_2D.
     pub fn create_2d(&mut self, id: u32, format: PixelFormat, size: Size) -> u32 {
+        self.create_2d_of(id, format, (size.width.into(), size.height.into()))
+    }
+
+    /// RESOURCE_CREATE_2D of any width and height.
+    pub fn create_2d_of(&mut self, id: u32, format: PixelFormat, size: (u32, u32)) -> u32 {
         let c = Create2d {
             resource_id: id.into(),
             format: (format as u32).into(),
-            width: size.width.into(),
-            height: size.height.into(),
+            width: size.0.into(),
+            height: size.1.into(),
         };
         self.code(code::RESOURCE_CREATE_2D, &[c.as_bytes()])
     }
@@ -438,10 +410,10 @@ impl Driver {
 pub fn blob_surface(size: Size) -> SetScanoutBlob {
     SetScanoutBlob {
         rect: WireRect::from(Rect::whole(size)),
-        width: size.width.into(),
-        height: size.height.into(),
+        width: u32::from(size.width).into(),
+        height: u32::from(size.height).into(),
         format: (PixelFormat::B8G8R8X8 as u32).into(),
-        strides: [(size.width * 4).into(), 0.into(), 0.into(), 0.into()],
+        strides: [(u32::from(size.width) * 4).into(), 0.into(), 0.into(), 0.into()],
         ..SetScanoutBlob::default()
     }
 }

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! One client's conversation: a reader, a sender, and what they share.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::messages::{ClientMessage, handshake, read_message, server_init, update_header};
+use super::pixel_format::PixelFormat;
+use super::{Patience, View};
+use crate::display::headless::{Change, Viewer};
+use crate::display::{Area, Size};
+
+/// Bytes of pixels that are read from a frame at a time.
+const STRIP: u64 = 256 << 10;
+/// What a client costs: a strip as the frame has it and as the client wants it, stacks, buffers.
+const CLIENT_BYTES: u64 = 1 << 20;
+/// How often a thread looks whether its client is gone, or idle.
+const TICK: Duration = Duration::from_millis(200);
+/// Size that a client is told before the guest shows anything.
+const BLANK: Size = Size::new(640, 480);
+
+/// What a client has said so far.
+#[derive(Default)]
+struct Wishes {
+    format: PixelFormat,
+    desktop_size: bool,
+    /// It waits for an update; of everything, if the flag is set.
+    waits: Option<bool>,
+    gone: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    wishes: Mutex<Wishes>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn wishes(&self) -> MutexGuard<'_, Wishes> {
+        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self) {
+        self.wishes().gone = true;
+        self.changed.notify_all();
+    }
+}
+
+/// A stream that must be done by a certain time, however many calls that takes.
+struct Timed<'a> {
+    stream: &'a UnixStream,
+    end: Instant,
+}
+
+impl<'a> Timed<'a> {
+    fn new(stream: &'a UnixStream, patience: Duration) -> Self {
+        Self { stream, end: Instant::now() + patience }
+    }
+
+    fn left(&self) -> io::Result<Option<Duration>> {
+        let left = self.end.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
+    }
+}
+
+impl Read for Timed<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(self.left()?)?;
+        (&*self.stream).read(out)
+    }
+}
+
+impl Write for Timed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(self.left()?)?;
+        (&*self.stream).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Serves one client until it goes.
+pub(super) fn talk(stream: &UnixStream, view: &View) -> io::Result<()> {
+    let View { frames, scanout, refresh, patience } = view;
+    let _memory = frames.budget().try_charge(CLIENT_BYTES).map_err(io::Error::other)?;
+    let mut timed = Timed::new(stream, patience.handshake);
+    handshake(&mut timed)?;
+    // From here on it costs the guest something: a copy of what it draws.
+    let viewer = frames.view(*scanout);
+    refresh(*scanout);
+    let size = frames.size(*scanout).unwrap_or(BLANK);
+    timed.write_all(&server_init(size, &format!("Ballast scanout {scanout}")))?;
+
+    let shared = Shared::default();
+    thread::scope(|scope| {
+        let send = || {
+            let sender = Sender { stream, shared: &shared, viewer: &viewer, patience };
+            let sent = sender.run(size);
+            // The reader may be waiting for a client that never speaks again.
+            let _ = stream.shutdown(Shutdown::Both);
+            sent
+        };
+        let sender = thread::Builder::new().name("vnc-sender".into()).spawn_scoped(scope, send)?;
+        let read = read_wishes(stream, &shared, patience);
+        shared.end();
+        let sent = sender.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
+        read.and(sent)
+    })
+}
+
+fn read_wishes(stream: &UnixStream, shared: &Shared, patience: &Patience) -> io::Result<()> {
+    while let Some(kind) = first_byte(stream, shared, patience.idle)? {
+        let message = read_message(kind, &mut Timed::new(stream, patience.message))?;
+        let mut wishes = shared.wishes();
+        match message {
+            ClientMessage::Format(format) => wishes.format = format,
+            ClientMessage::Encodings { desktop_size } => wishes.desktop_size = desktop_size,
+            ClientMessage::Update { all } => {
+                wishes.waits = Some(all || wishes.waits.unwrap_or(false));
+                shared.changed.notify_all();
+            }
+            ClientMessage::Input => {}
+        }
+    }
+    Ok(())
+}
+
+/// The first byte of the next message; `None` when the client is gone.
+///
+/// A client that has asked for an update may be silent until it gets one, which it does when the
+/// guest draws. One that has asked for nothing is idle.
+fn first_byte(stream: &UnixStream, shared: &Shared, idle: Duration) -> io::Result<Option<u8>> {
+    let mut silent_since = Instant::now();
+    loop {
+        stream.set_read_timeout(Some(TICK.min(idle)))?;
+        let mut byte = [0];
+        match (&*stream).read(&mut byte) {
+            Ok(0) => return Ok(None),
+            Ok(_) => return Ok(Some(byte[0])),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if shared.wishes().waits.is_some() {
+                    silent_since = Instant::now();
+                } else if silent_since.elapsed() >= idle {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the client is idle"));
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Sends updates.
+struct Sender<'a> {
+    stream: &'a UnixStream,
+    shared: &'a Shared,
+    viewer: &'a Viewer,
+    patience: &'a Patience,
+}
+
+impl Sender<'_> {
+    /// Sends an update for each request, when there is something new, to a client that was told
+    /// that the desktop is of size `told`.
+    fn run(&self, mut told: Size) -> io::Result<()> {
+        loop {
+            let idle = |wishes: &mut Wishes| wishes.waits.is_none() && !wishes.gone;
+            let wishes = self.shared.changed.wait_while(self.shared.wishes(), idle);
+            let wishes = wishes.unwrap_or_else(PoisonError::into_inner);
+            if wishes.gone {
+                return Ok(());
+            }
+            let all = wishes.waits.is_some_and(|all| all);
+            drop(wishes);
+            if all {
+                self.viewer.want_all();
+            }
+            if let Some(change) = self.viewer.next(TICK) {
+                self.answer(&mut told, &change)?;
+            } else if all {
+                // There is no picture yet: who asked for everything gets what there is of it.
+                let damage = Some(Area::whole(told));
+                self.answer(&mut told, &Change { size: None, resized: false, damage })?;
+            }
+        }
+    }
+
+    /// Sends one update: first how many pixels come, and then exactly as many, whatever becomes of
+    /// the picture meanwhile. A client that cannot be told of a new size sees what fits in the old
+    /// one.
+    fn answer(&self, told: &mut Size, change: &Change) -> io::Result<()> {
+        let mut wishes = self.shared.wishes();
+        let (format, desktop_size) = (wishes.format, wishes.desktop_size);
+        let resize = change.size.filter(|size| desktop_size && size != told);
+        let shown = Area::whole(resize.unwrap_or(*told));
+        let area = change.damage.and_then(|damage| damage.intersection(shown));
+        if resize.is_none() && area.is_none() {
+            return Ok(());
+        }
+        wishes.waits = None;
+        drop(wishes);
+        *told = shown.size;
+        self.send(&update_header(resize, area))?;
+        let (mut raw, mut encoded) = (Vec::new(), Vec::new());
+        let mut left = area;
+        while let Some(area) = left {
+            let rows = u32::try_from(STRIP / area.size.row_bytes()).unwrap_or(u32::MAX);
+            let (strip, rest) = area.split_rows(rows);
+            self.viewer.read(strip, &mut raw);
+            encoded.clear();
+            format.encode(&raw, &mut encoded);
+            self.send(&encoded)?;
+            left = rest;
+        }
+        Ok(())
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        Timed::new(self.stream, self.patience.strip).write_all(bytes)
+    }
+}

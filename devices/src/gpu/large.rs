@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Telling the monitor of large buffers, at a rate that a guest cannot drive.
+
+use std::time::Duration;
+
+use crate::throttle::Throttle;
+
+/// Called with the device locked, possibly on a vCPU's thread.
+pub type WantsBlocks = Box<dyn Fn() + Send>;
+
+/// Calls that are made at once; a desktop makes a handful of large buffers when it starts.
+const BURST: u32 = 8;
+/// Time after which one more call is made.
+const REFILL: Duration = Duration::from_secs(10);
+
+/// Who is told of a new backing that may have the whole of a block, and how often.
+pub(super) struct LargeBackings {
+    tell: Option<WantsBlocks>,
+    throttle: Throttle,
+}
+
+impl LargeBackings {
+    /// Nobody is told yet.
+    pub(super) fn new() -> Self {
+        Self { tell: None, throttle: Throttle::new(BURST, REFILL) }
+    }
+
+    /// Has `tell` called from now on; `None` ends it.
+    pub(super) fn set(&mut self, tell: Option<WantsBlocks>) {
+        self.tell = tell;
+    }
+
+    /// There is a new one. Beyond the rate nothing is told: what is called makes a pass over
+    /// guest memory, which it also does by itself now and then.
+    pub(super) fn note(&mut self) {
+        if let Some(tell) = &self.tell
+            && self.throttle.admit().is_some()
+        {
+            tell();
+        }
+    }
+}

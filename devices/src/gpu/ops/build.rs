@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! RESOURCE_ATTACH_BACKING, and RESOURCE_CREATE_BLOB of guest memory: up to hundreds of thousands
+//! of entries, which are read, checked and charged for a strip at a time.
+
+use mm::budget::{Budget, Charge};
+use mm::units::BLOCK_SIZE;
+use std::sync::Arc;
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::gpu::backing::{Builder, CmaRegions, RUN_BYTES};
+use crate::gpu::host_memory::OutOfHostMemory;
+use crate::gpu::protocol::{CreateBlob, DecodeError, Entries, MemEntry, ResourceId};
+use crate::gpu::resource::{Backed, GuestBlob, Image, Kind, Resources};
+use crate::gpu::response::Fault;
+use crate::virtio::{Deadline, GuestMemory, Progress, Segments};
+
+/// Entries that are read at a time.
+const STRIP: usize = 64;
+
+/// What the backing is for.
+enum Target {
+    /// An image that has none.
+    Image(ResourceId),
+    /// A new blob of so many bytes.
+    Blob(ResourceId, u64),
+}
+
+/// A backing that is being made. Until it is whole, nothing else knows of it.
+pub(in crate::gpu) struct Build {
+    target: Target,
+    entries: Entries,
+    next: u32,
+    builder: Builder,
+    charge: Charge,
+}
+
+impl Build {
+    /// RESOURCE_ATTACH_BACKING.
+    pub(in crate::gpu) fn attach(
+        resources: &Resources,
+        budget: &Arc<Budget>,
+        id: ResourceId,
+        entries: Entries,
+    ) -> Result<Self, Fault> {
+        if resources.image(id)?.backed.is_some() {
+            return Err(Fault::WrongState);
+        }
+        Self::new(Target::Image(id), entries, budget)
+    }
+
+    /// RESOURCE_CREATE_BLOB of guest memory, for a number that is free.
+    pub(in crate::gpu) fn blob(
+        budget: &Arc<Budget>,
+        c: &CreateBlob,
+        entries: Entries,
+    ) -> Result<Self, Fault> {
+        Self::new(Target::Blob(c.resource_id.get(), c.size.get()), entries, budget)
+    }
+
+    fn new(target: Target, entries: Entries, budget: &Arc<Budget>) -> Result<Self, Fault> {
+        let charge = budget.try_charge(0).map_err(OutOfHostMemory::from)?;
+        Ok(Self { target, entries, next: 0, builder: Builder::default(), charge })
+    }
+
+    /// Reads entries until all are read or `deadline` passes.
+    pub(in crate::gpu) fn run(
+        &mut self,
+        mem: &GuestMemory,
+        buffer: &Segments,
+        cma: &CmaRegions,
+        deadline: &mut Deadline,
+    ) -> Result<Progress, Fault> {
+        while self.next < self.entries.count {
+            if deadline.passed() {
+                return Ok(Progress::More);
+            }
+            let left = (self.entries.count - self.next) as usize;
+            let mut strip = [MemEntry::new_zeroed(); STRIP];
+            let strip = &mut strip[..left.min(STRIP)];
+            let at = self.entries.at + u64::from(self.next) * size_of::<MemEntry>() as u64;
+            let bytes = strip.as_mut_bytes();
+            if buffer.read(mem, at, bytes) != bytes.len() {
+                return Err(DecodeError::Malformed.into());
+            }
+            for entry in &*strip {
+                self.builder.push(mem, entry, cma)?;
+                self.next += 1;
+            }
+            deadline.charge(strip.len() as u64 * Deadline::ENTRY);
+            let runs = self.builder.worst_runs();
+            self.charge.resize(runs * RUN_BYTES).map_err(OutOfHostMemory::from)?;
+        }
+        Ok(Progress::Done)
+    }
+
+    /// Puts the backing, which is whole, to its use; true when it may have the whole of a block.
+    pub(in crate::gpu) fn finish(self, resources: &mut Resources) -> Result<bool, Fault> {
+        let Self { target, builder, charge, .. } = self;
+        let backing = builder.finish()?;
+        let large = backing.len() >= BLOCK_SIZE;
+        match target {
+            Target::Image(id) => resources.with_image(id, |image: &mut Image| {
+                image.backed = Some(Backed { backing, charge });
+                Ok(())
+            })?,
+            Target::Blob(_, size) if !backing.holds(0, size) => return Err(Fault::Parameter),
+            Target::Blob(id, size) => {
+                let backed = Backed { backing, charge };
+                resources.insert(id, Kind::GuestBlob(GuestBlob { size, backed }))?;
+            }
+        }
+        Ok(large)
+    }
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Resources that the guest no longer knows. Freeing hundreds of megabytes takes milliseconds, so
+//! it is done in steps.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::gpu::host_memory::{Held, HostRegion};
+use crate::gpu::protocol::ResourceId;
+use crate::gpu::resource::{Kind, Resource};
+use crate::gpu::window::Window;
+use crate::virtio::{Deadline, Progress};
+
+/// Bytes of host memory that are freed between two looks at the deadline.
+const STEP: u64 = 2 << 20;
+/// Cost of freeing a byte, as a divisor: a page takes about as long as copying a quarter of it.
+const FREE_BYTE: u64 = 4;
+/// Cost of freeing a run of a backing.
+pub(super) const FREE_RUN: u64 = 32;
+
+/// Resources on their way out.
+#[derive(Default)]
+pub(in crate::gpu) struct Disposal {
+    resources: BTreeMap<ResourceId, Resource>,
+    /// Memory of a resource that is gone, and how much of it is freed.
+    memory: Option<(Arc<Held>, u64)>,
+}
+
+impl Disposal {
+    /// Adds one that is not mapped.
+    pub(in crate::gpu) fn add(&mut self, id: ResourceId, resource: Resource) {
+        self.resources.insert(id, resource);
+    }
+
+    /// Adds all of a device; mappings are taken away in [`Disposal::run`].
+    pub(in crate::gpu) fn add_all(&mut self, resources: BTreeMap<ResourceId, Resource>) {
+        // Of the two at most one is not empty: a reset comes after the disposal of the one before.
+        if self.resources.is_empty() {
+            self.resources = resources;
+        } else {
+            self.resources.extend(resources);
+        }
+    }
+
+    /// Nothing is left.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(in crate::gpu) fn is_empty(&self) -> bool {
+        self.resources.is_empty() && self.memory.is_none()
+    }
+
+    /// Frees until nothing is left or `deadline` passes.
+    pub(in crate::gpu) fn run(&mut self, window: &mut Window, deadline: &mut Deadline) -> Progress {
+        loop {
+            if let Some((memory, freed)) = self.memory.take() {
+                self.memory = free_step(memory, freed, deadline);
+            } else if let Some((_, resource)) = self.resources.pop_first() {
+                self.memory = take_apart(resource, window, deadline);
+            } else {
+                return Progress::Done;
+            }
+            if deadline.passed() {
+                return Progress::more_if(self.memory.is_some() || !self.resources.is_empty());
+            }
+        }
+    }
+}
+
+/// Frees a resource but for its host memory, which comes back.
+fn take_apart(
+    resource: Resource,
+    window: &mut Window,
+    deadline: &mut Deadline,
+) -> Option<(Arc<Held>, u64)> {
+    deadline.charge(Deadline::ENTRY);
+    let runs = resource.backing().map_or(0, |backing| backing.runs());
+    deadline.charge(runs * FREE_RUN);
+    match resource.kind {
+        Kind::Image(image) => image.pixels.map(|pixels| (pixels, 0)),
+        Kind::GuestBlob(_) => None,
+        Kind::HostBlob(blob) => {
+            if let Some(offset) = blob.mapped {
+                deadline.charge(Deadline::SYSCALL);
+                // Where the host refuses, the window keeps the memory alive.
+                let _ = window.unmap(offset);
+            }
+            Some((blob.memory, 0))
+        }
+    }
+}
+
+/// Frees a step of `memory`, of which `freed` bytes are freed; it comes back unless it is done.
+fn free_step(memory: Arc<Held>, freed: u64, deadline: &mut Deadline) -> Option<(Arc<Held>, u64)> {
+    let end = (freed + STEP).min(memory.len());
+    if Arc::strong_count(&memory) > 1 || freed == memory.len() {
+        // Dropped; whoever has it too, a window that could not unmap it, goes on using it.
+        return None;
+    }
+    if let (Ok(from), Ok(to)) = (usize::try_from(freed), usize::try_from(end)) {
+        memory.discard(from..to);
+    }
+    deadline.charge(Deadline::ENTRY + (end - freed) / FREE_BYTE);
+    (end < memory.len()).then_some((memory, end))
+}
