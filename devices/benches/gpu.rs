@@ -10,8 +10,8 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use devices::display::{Rect, ScanoutId, Size};
-use devices::gpu::driver::{BUFFERS, Driver, RAM, single_pages};
-use devices::gpu::{Limits, ok};
+use devices::gpu::mock::{BUFFERS, Driver, RAM, Setup, single_pages};
+use devices::gpu::ok;
 
 const FULL_HD: Size = Size::new(1920, 1080);
 const PAGE: u64 = 4096;
@@ -24,7 +24,7 @@ const MOVED: u64 = 2048;
 
 /// A guest whose blob 1, of single pages that are not neighbours, is on scanout 0.
 fn driver() -> Driver {
-    let mut driver = Driver::new(Limits::default());
+    let mut driver = Driver::new(Setup::default());
     let pages = FULL_HD.bytes().div_ceil(PAGE);
     // Backwards, so that no two make a run.
     let entries = single_pages((0..pages).rev().map(|n| BUFFERS / PAGE + n));

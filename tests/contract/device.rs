@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Every virtio device behind the same transport: what it offers is what it has, and no driver can
-//! put it into a state from which a reset does not bring it back.
+//! Every virtio device behind the same transport: what it offers is what it has, no driver can put it
+//! into a state from which a reset does not bring it back, and a round ends when its deadline passes.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use devices::gpu::{AnonymousMemory, Gpu, GpuParts, GpuSettings, Limits};
 use devices::transport::mock::{Descriptor, MockDriver};
 use devices::virtio::{Deadline, Progress, RateLimiter, SharedDevice};
 use mm::backing::BackingKind;
+use mm::budget::Budget;
 use mm::guest_ram::GuestRam;
 use mm::layout::MemoryLayout;
 use mm::units::{Bytes, PAGE_SIZE};
@@ -32,11 +33,16 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(name: &'static str, make: impl FnOnce(&Arc<GuestRam>) -> SharedDevice) -> Self {
+    fn new(
+        name: &'static str,
+        deadline: fn() -> Deadline,
+        make: impl FnOnce(&Arc<GuestRam>) -> SharedDevice,
+    ) -> Self {
         let layout = MemoryLayout::new(Bytes(RAM), Bytes(0)).unwrap();
         let ram = Arc::new(GuestRam::new(layout, BackingKind::Small).unwrap());
         let device = make(&ram);
-        let driver = MockDriver::new(Arc::clone(ram.memory()), Arc::clone(&device), AREA);
+        let mem = Arc::clone(ram.memory());
+        let driver = MockDriver::with_deadline(mem, Arc::clone(&device), AREA, deadline);
         Self { name, device, driver }
     }
 
@@ -53,8 +59,13 @@ impl Rig {
 
 /// All devices, each with everything that it can offer.
 fn all() -> [Rig; 4] {
+    all_with(Deadline::new)
+}
+
+/// The same, each round with a deadline of `deadline`'s.
+fn all_with(deadline: fn() -> Deadline) -> [Rig; 4] {
     [
-        Rig::new("balloon", |ram| {
+        Rig::new("balloon", deadline, |ram| {
             let config = BalloonConfig {
                 stats_interval: Duration::from_secs(1),
                 free_page_hinting: true,
@@ -64,8 +75,8 @@ fn all() -> [Rig; 4] {
             let balloon = Balloon::new(config, Box::new(Arc::clone(ram))).unwrap();
             Arc::new(Mutex::new(balloon))
         }),
-        Rig::new("gpu", |_| {
-            let mode = Size { width: 64, height: 48 };
+        Rig::new("gpu", deadline, |_| {
+            let mode = Size::new(64, 48);
             let settings = GpuSettings {
                 scanouts: 2,
                 mode,
@@ -73,15 +84,18 @@ fn all() -> [Rig; 4] {
                 window: None,
                 cma: Vec::new(),
             };
-            let (display, _) = Headless::new();
+            let budget = Budget::bytes("gpu", 64 << 20);
+            let (display, _) = Headless::new(Arc::clone(&budget));
             let parts = GpuParts {
                 host_memory: Box::new(AnonymousMemory),
                 window: None,
                 display: Box::new(display),
+                budget,
+                mappings: Budget::count("gpu-mappings", 16),
             };
             Arc::new(Mutex::new(Gpu::new(settings, parts).unwrap()))
         }),
-        Rig::new("block", |_| {
+        Rig::new("block", deadline, |_| {
             let file = tempfile::tempfile().unwrap();
             file.set_len(1 << 20).unwrap();
             let config = BlockConfig {
@@ -93,7 +107,7 @@ fn all() -> [Rig; 4] {
             };
             Arc::new(Mutex::new(Block::new(config).unwrap()))
         }),
-        Rig::new("entropy", |_| {
+        Rig::new("entropy", deadline, |_| {
             Arc::new(Mutex::new(Entropy::new(RateLimiter::unlimited()).unwrap()))
         }),
     ]
@@ -199,6 +213,33 @@ proptest! {
                     prop_assert!(room.is_some_and(|room| written <= room), "{}: {room:?}, {written}", rig.name);
                 }
             }
+            rig.probe();
+            prop_assert!(!rig.driver.needs_reset(), "{}", rig.name);
+        }
+    }
+
+    /// Many buffers to a notification, and rounds that may do next to no work: each ends after a
+    /// step, no step is longer than a round may be, and all are taken in the end.
+    #[test]
+    fn rounds_end_when_their_work_is_done(buffers in buffers()) {
+        for mut rig in all_with(|| Deadline::of_work(1)) {
+            rig.probe();
+            for (queue, bytes, room) in &buffers {
+                let queue = queue.index(rig.queues().into()) as u16;
+                if rig.driver.room(queue) < 2 || bytes.is_empty() || *room == 0 {
+                    continue;
+                }
+                let at = rig.driver.put(bytes);
+                let answer = rig.driver.alloc((*room).into());
+                rig.driver.add(queue, &[
+                    Descriptor::readable(at, bytes.len() as u32),
+                    Descriptor::writable(answer, (*room).into()),
+                ]);
+            }
+            (0..rig.queues()).for_each(|queue| rig.driver.notify(queue));
+            rig.driver.run();
+            let work = rig.driver.transport().most_work();
+            prop_assert!(work <= Deadline::WORK, "{}: a step of {work} units", rig.name);
             rig.probe();
             prop_assert!(!rig.driver.needs_reset(), "{}", rig.name);
         }

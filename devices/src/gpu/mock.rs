@@ -86,7 +86,7 @@ pub struct Answer {
 
 /// What a device and its driver are made with.
 #[derive(Debug, Clone, Copy)]
-pub struct Bed {
+pub struct Setup {
     /// What the guest may take.
     pub limits: Limits,
     /// Bytes of host memory that the guest and its viewers may cause.
@@ -95,7 +95,7 @@ pub struct Bed {
     pub deadline: fn() -> Deadline,
 }
 
-impl Default for Bed {
+impl Default for Setup {
     fn default() -> Self {
         Self {
             limits: Limits::default(),
@@ -132,14 +132,14 @@ pub fn entry(addr: u64, length: u32) -> MemEntry {
 
 impl Driver {
     /// A device with two scanouts of 640 by 480, with the features that it offers.
-    pub fn new(bed: Bed) -> Self {
-        let budget = Budget::bytes("gpu", bed.host_bytes);
+    pub fn new(setup: Setup) -> Self {
+        let budget = Budget::bytes("gpu", setup.host_bytes);
         let (display, frames) = Headless::new(Arc::clone(&budget));
         let window = FakeWindow::default();
         let settings = GpuSettings {
             scanouts: 2,
             mode: Size::new(640, 480),
-            limits: bed.limits,
+            limits: setup.limits,
             window: Some(SharedRegion { addr: GuestAddress(1 << 40), len: WINDOW }),
             cma: Vec::new(),
         };
@@ -155,7 +155,7 @@ impl Driver {
         let mem = Arc::new(mem);
         let gpu = Arc::new(Mutex::new(Gpu::new(settings, parts).expect("a good mode")));
         let driver =
-            MockDriver::with_deadline(Arc::clone(&mem), gpu.clone(), 4096..BUFFERS, bed.deadline);
+            MockDriver::with_deadline(Arc::clone(&mem), gpu.clone(), 4096..BUFFERS, setup.deadline);
         let mut driver = Self { driver, mem, frames, window, budget, gpu };
         driver.start(u64::MAX);
         driver

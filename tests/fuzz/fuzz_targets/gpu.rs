@@ -9,7 +9,7 @@
 
 use arbitrary::Arbitrary;
 use devices::display::{Rect, ScanoutId, Size};
-use devices::gpu::driver::{BUFFERS, Driver, RAM, entry};
+use devices::gpu::mock::{BUFFERS, Setup, Driver, RAM, entry};
 use devices::gpu::protocol::code;
 use devices::gpu::{Limits, PixelFormat};
 use devices::virtio::VirtioDevice;

@@ -29,7 +29,8 @@ use super::stats::ApiStats;
 use super::*;
 use crate::block_view::{BlockRun, BlockRuns};
 use crate::config::*;
-use devices::display::{Frame, Pixels, Size, encode_png};
+use devices::display::{Area, Frame, Pixels, PngFile, Size, encode_png};
+use devices::virtio::{Deadline, Progress};
 
 /// A machine's end of the channel that notes every action and answers with what a real one could.
 pub(super) struct Responder {
@@ -159,6 +160,26 @@ fn refused(method: &str, path: &str, body: impl Into<Body>) -> String {
     assert_eq!(actions, [], "{method} {path}");
     assert_eq!(reply.as_object().unwrap().len(), 1);
     reply["fault_message"].as_str().unwrap().to_owned()
+}
+
+/// A picture without a colour in it.
+struct Black;
+
+impl Pixels for Black {
+    fn size(&self) -> Size {
+        Size::new(32, 32)
+    }
+
+    fn copy(&self, area: Area, _out: &mut [u8], _stride: usize, _deadline: &mut Deadline) -> u32 {
+        area.size.height.into()
+    }
+}
+
+fn black_png() -> PngFile {
+    let budget = mm::budget::Budget::bytes("test", 1 << 20);
+    let mut frame = Frame::new(Black.size(), &budget).unwrap();
+    assert_eq!(frame.fill(&Black, &mut Deadline::never()), Progress::Done);
+    encode_png(&frame, &budget).unwrap()
 }
 
 #[test]

@@ -3,9 +3,9 @@
 
 use zerocopy::IntoBytes;
 
-use super::{FIRST_PAGE, XRGB, bed, driver};
+use super::{FIRST_PAGE, XRGB, driver, setup};
 use crate::display::{Rect, ScanoutId, Size};
-use crate::gpu::mock::{BUFFERS, Bed, Driver, MAPPINGS, blob_surface, entry, single_pages};
+use crate::gpu::mock::{BUFFERS, Driver, MAPPINGS, Setup, blob_surface, entry, single_pages};
 use crate::gpu::protocol::code;
 use crate::gpu::response::{error, ok};
 use crate::gpu::{CaptureError, Limits, refresh};
@@ -43,7 +43,7 @@ fn a_guest_that_takes_all_it_can_leaves_nothing_behind() {
 #[test]
 fn resources_without_memory_are_charged_too() {
     let limits = Limits { resources: usize::MAX, entries_per_resource: 1024 };
-    let mut d = Driver::new(Bed { limits, host_bytes: 1 << 20, ..bed() });
+    let mut d = Driver::new(Setup { limits, host_bytes: 1 << 20, ..setup() });
     let size = Size::new(1, 1);
     let made = (1..).take_while(|id| d.create_2d(*id, XRGB, size) == ok::NODATA).count();
     assert!((1000..8000).contains(&made), "{made} resources in a MiB");
@@ -65,7 +65,7 @@ fn runs_of_backings_are_charged() {
     assert!(paid > 63 * 1024 * 24, "{paid} bytes for 63 times 1024 runs of 16 bytes at least");
     d.gpu().validate();
 
-    let mut d = Driver::new(Bed { host_bytes: paid / 2, ..bed() });
+    let mut d = Driver::new(Setup { host_bytes: paid / 2, ..setup() });
     assert_eq!(made(&mut d), 31);
     // What was refused in the middle is not kept.
     assert!(d.budget.used() <= paid / 63 * 31);
@@ -75,7 +75,7 @@ fn runs_of_backings_are_charged() {
 #[test]
 fn mappings_are_counted() {
     let limits = Limits { resources: 1000, entries_per_resource: 1024 };
-    let mut d = Driver::new(Bed { limits, ..bed() });
+    let mut d = Driver::new(Setup { limits, ..setup() });
     for id in 1..=100u32 {
         assert_eq!(d.create_host_blob(id, 4096, true), ok::NODATA);
     }
@@ -115,7 +115,7 @@ fn pictures_and_viewers_share_the_guests_budget() {
 
 #[test]
 fn a_scanout_larger_than_viewers_can_show_is_refused() {
-    let mut d = Driver::new(Bed { host_bytes: 256 << 20, ..bed() });
+    let mut d = Driver::new(Setup { host_bytes: 256 << 20, ..setup() });
     let large = entry(BUFFERS, 4 * 70_000 * 2);
     assert_eq!(d.create_guest_blob(1, 4 * 70_000 * 2, &[large]), ok::NODATA);
     let mut show = |width: u32, height: u32| {

@@ -6,7 +6,7 @@ use zerocopy::IntoBytes;
 
 use super::{FIRST_PAGE, XRGB};
 use crate::display::{Rect, ScanoutId, Size};
-use crate::gpu::mock::{BUFFERS, Bed, Driver, entry, single_pages};
+use crate::gpu::mock::{BUFFERS, Driver, Setup, entry, single_pages};
 use crate::gpu::protocol::{
     CreateBlob, Flush, Header, MapBlob, MemEntry, MigrateEntry, Transfer, UpdateCursor, blob_flag,
     blob_mem, code, header_flag,
@@ -26,7 +26,7 @@ const RAGGED_ROW: u64 = 4096 * (Deadline::ENTRY + 1);
 const MANY: u32 = 1 << 18;
 
 fn large() -> Driver {
-    Driver::new(Bed {
+    Driver::new(Setup {
         limits: Limits { resources: 64, entries_per_resource: MANY },
         host_bytes: 256 << 20,
         deadline: || Deadline::of_work(WORK),

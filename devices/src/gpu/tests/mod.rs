@@ -13,7 +13,7 @@ mod deadlines;
 mod hostile;
 mod model;
 
-use super::mock::{BUFFERS, Bed, Driver, single_pages};
+use super::mock::{BUFFERS, Driver, Setup, single_pages};
 use super::response::ok;
 use super::{Limits, PixelFormat};
 use crate::display::{ScanoutId, Size};
@@ -23,8 +23,8 @@ const FIRST_PAGE: u64 = BUFFERS / 4096;
 const XRGB: PixelFormat = PixelFormat::B8G8R8X8;
 
 /// A small device, whose rounds are bounded by work and not by time.
-fn bed() -> Bed {
-    Bed {
+fn setup() -> Setup {
+    Setup {
         limits: Limits { resources: 64, entries_per_resource: 1024 },
         host_bytes: 5 << 20,
         deadline: || Deadline::of_work(Deadline::WORK),
@@ -32,7 +32,7 @@ fn bed() -> Bed {
 }
 
 fn driver() -> Driver {
-    Driver::new(bed())
+    Driver::new(setup())
 }
 
 fn pattern(seed: u32, len: usize) -> Vec<u8> {

@@ -3,9 +3,9 @@
 
 use proptest::prelude::*;
 
-use super::{FIRST_PAGE, XRGB, bed, image, pattern, picture};
+use super::{FIRST_PAGE, XRGB, image, pattern, picture, setup};
 use crate::display::{Rect, Size};
-use crate::gpu::mock::{BUFFERS, Bed, Driver};
+use crate::gpu::mock::{BUFFERS, Driver, Setup};
 use crate::gpu::response::{error, ok};
 use crate::virtio::Deadline;
 
@@ -36,7 +36,7 @@ proptest! {
     fn transfers_and_migrations_agree_with_two_arrays(steps in steps(), cut: bool) {
         // In rounds of so little work that every command is cut many times, or in one.
         let deadline = if cut { || Deadline::of_work(1) } else { Deadline::never };
-        let mut d = Driver::new(Bed { deadline, ..bed() });
+        let mut d = Driver::new(Setup { deadline, ..setup() });
         let size = Size::new(36, 33); // a stride that is no power of two, a last page half used
         image(&mut d, XRGB, size);
         let len = size.bytes() as usize;
