@@ -111,7 +111,7 @@ impl Contender<'_> {
     }
 }
 
-/// How a balloon came to its target, or to a standstill.
+/// How a balloon reached its target, or stopped short of it.
 struct Change {
     moved_mib: u64,
     time: Duration,
@@ -217,8 +217,8 @@ fn fragmented(bed: &Bed, contenders: &[Contender<'_>]) -> Result<Vec<Figure>> {
     for contender in contenders.iter().rev() {
         println!("{}: {BALLOON_MIB} MiB of a fragmented guest", contender.name);
         let mut guest = contender.boot(bed, MEMORY_MIB, false)?;
-        guest.agent.command(&format!("file-fill crumbs {FILE_MIB}M"))?;
-        guest.agent.command("file-punch crumbs 1")?;
+        guest.agent.command(&format!("file-fill pieces {FILE_MIB}M"))?;
+        guest.agent.command("file-punch pieces 1")?;
         let (free, blocks) = (host::settled_free()?, host::free_in_blocks()?);
         let exits = host::kvm_exits();
         let change = change(&mut guest, BALLOON_MIB)?;
@@ -258,7 +258,7 @@ fn fragmented(bed: &Bed, contenders: &[Contender<'_>]) -> Result<Vec<Figure>> {
         if contender.program.kind != Kind::Ballast {
             peers.push((contender.program.kind, change.rate()));
         }
-        guest.agent.verify("file-verify crumbs")?;
+        guest.agent.verify("file-verify pieces")?;
     }
     Ok(figures)
 }

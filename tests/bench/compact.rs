@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What one compaction pass makes of a guest whose memory was cut to pieces: how much of what is
-//! resident is in huge pages, how much is resident at all, and what the guest feels of it. The same
+//! resident is in huge pages, how much is resident, and how long the guest's touches take. The same
 //! workload on the peers is printed beside it; they have no such pass. `blocks-before.png` and
 //! `blocks-after.png` among the logs show the blocks.
 
@@ -71,8 +71,8 @@ fn one(bed: &Bed, program: &Program) -> Result<Vec<Figure>> {
         guest.agent.command(&format!("gpu-fill buffers {GPU_MIB}M dumb"))?;
         guest.agent.command("gpu-punch buffers")?;
     }
-    guest.agent.command(&format!("file-fill crumbs {FILE_MIB}M"))?;
-    guest.agent.command("file-punch crumbs 1")?;
+    guest.agent.command(&format!("file-fill pieces {FILE_MIB}M"))?;
+    guest.agent.command("file-punch pieces 1")?;
     guest.agent.command(&format!("touch-start {TOUCHED_MIB}M"))?;
     // Steps below the size of a block: our driver would give blocks else. Peers get pages anyway.
     let step = if ours { 1 } else { BALLOON_MIB };
@@ -105,7 +105,7 @@ fn one(bed: &Bed, program: &Program) -> Result<Vec<Figure>> {
         add("pass", took as f64 / 1e6, "s", Goal::None);
         picture(bed, program, &guest, "after")?;
     }
-    guest.agent.verify("file-verify crumbs")?;
+    guest.agent.verify("file-verify pieces")?;
     if ours {
         guest.agent.verify("gpu-verify buffers")?;
     }

@@ -14,7 +14,7 @@ use crate::{Bed, patiently};
 /// The guest's memory, and the share of it that is filled with buffers.
 const MEMORY_MIB: u64 = 768;
 const FILLED_PERCENT: u64 = 60;
-/// What is to be had in one piece, of all that is free.
+/// How much of free memory can be allocated in one piece.
 const WHOLE_PERCENT: f64 = 95.0;
 /// What the client draws on.
 const SCREEN: (u32, u32) = (1280, 720);

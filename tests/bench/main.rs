@@ -67,7 +67,7 @@ struct Bed {
     rounds: u32,
 }
 
-/// With the emulated machine's two CPUs, guests stand still or reset now and then, whatever their
+/// With the emulated machine's two CPUs, guests stand still or reset now and then, with any
 /// monitor (docs/testing.md): a measurement is begun so often before it has failed.
 const TRIES: u32 = 4;
 

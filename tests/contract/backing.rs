@@ -94,7 +94,7 @@ fn a_block_goes_back_whole_and_its_neighbours_stay(memory: &Memory) {
     assert_eq!(memory.resident(memory.all()), before.saturating_sub(whole));
     assert_eq!(memory.look(memory.block(1)), (pages(block), 0));
     assert_eq!(memory.look(memory.block(3)), (pages(block), 0));
-    // There is nothing to be had a second time, before it is touched.
+    // A second discard frees nothing, until the memory is touched.
     assert_eq!(memory.0.discard(&[block]).unwrap().freed, Bytes(0));
     assert_eq!(memory.look(block), (0, pages(block)));
 }

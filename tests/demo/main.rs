@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The story that Ballast is about, with a real guest: `cargo xtask demo` runs this where KVM
+//! What Ballast does, with a real guest: `cargo xtask demo` runs this where KVM
 //! works. Every figure printed is read from the host or the guest when it is printed.
 
 use std::process::ExitCode;
@@ -21,7 +21,7 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    match story(&Options::parse()) {
+    match show(&Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn story(options: &Options) -> Result<()> {
+fn show(options: &Options) -> Result<()> {
     let payload = Payload::new(&options.folders.payload);
     let program = Program { kind: Kind::Ballast, path: payload.ballast() };
     let mut last = Free::measure()?;

@@ -28,7 +28,7 @@ fn start_unconfigured(context: &Context) -> Result<Monitor> {
 }
 
 /// No subcommand, Firecracker's flags, the configuration request by request, `InstanceStart`.
-pub(crate) fn started_as_firecracker_is(context: &Context) -> Result<()> {
+pub(crate) fn starts_like_firecracker(context: &Context) -> Result<()> {
     let monitor = start_unconfigured(context)?;
     let api = monitor.api().clone();
     let spec = Spec { cpus: 2, ..Spec::new(&context.payload, 256) };
@@ -59,7 +59,7 @@ pub(crate) fn started_as_firecracker_is(context: &Context) -> Result<()> {
 }
 
 /// Requests that cannot be carried out are answered 400 with a reason, and change nothing.
-pub(crate) fn requests_that_make_no_sense(context: &Context) -> Result<()> {
+pub(crate) fn rejects_invalid_requests(context: &Context) -> Result<()> {
     let monitor = start_unconfigured(context)?;
     let api = monitor.api();
     let huge = format!("{{\"kernel_image_path\": \"{}\"}}", "x".repeat(60_000));
@@ -95,7 +95,7 @@ pub(crate) fn requests_that_make_no_sense(context: &Context) -> Result<()> {
 }
 
 /// Clients that send half a request, nonsense or nothing, and go, or stay: others are served.
-pub(crate) fn clients_that_vanish(context: &Context) -> Result<()> {
+pub(crate) fn survives_clients_that_disconnect(context: &Context) -> Result<()> {
     let mut guest =
         Guest::boot(&context.ballast(), Spec::new(&context.payload, 128), &context.logs)?;
     let api = guest.monitor.api().clone();
@@ -118,7 +118,7 @@ pub(crate) fn clients_that_vanish(context: &Context) -> Result<()> {
     let silent: Vec<_> = (0..4).map(|_| send(b"GET / HT")).collect::<Result<_>>()?;
     check_eq!(api.get("/")?["state"], json!("Running"));
     drop(silent);
-    // What is no HTTP at all is answered with an error, or by closing.
+    // Bytes that are not HTTP get an error, or the connection is closed.
     let mut nonsense = send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n")?;
     let mut answer = Vec::new();
     nonsense.read_to_end(&mut answer).map_err(Error::io("reading"))?;

@@ -104,7 +104,7 @@ pub(crate) fn memory_in_use_is_left_alone(context: &Context) -> Result<()> {
 
 /// The host changes its mind while the guest is on its way. Shown with Debian's kernel, whose
 /// driver gives pages one by one and can be overtaken.
-pub(crate) fn targets_that_change_under_way(context: &Context) -> Result<()> {
+pub(crate) fn follows_targets_that_change_on_the_way(context: &Context) -> Result<()> {
     const TARGETS: [u64; 7] = [400, 30, 350, 0, 300, 0, 64];
     let mut guest =
         Guest::boot(&context.ballast(), Spec::debian(&context.payload, 512), &context.logs)?;
@@ -133,7 +133,7 @@ pub(crate) fn targets_that_change_under_way(context: &Context) -> Result<()> {
 
 /// The driver leaves, with Debian's kernel in the middle of an inflation, and comes again: the guest
 /// has all of its memory in between, and nothing in it is lost.
-pub(crate) fn a_driver_that_leaves_and_comes_again(context: &Context) -> Result<()> {
+pub(crate) fn a_driver_can_be_unloaded_and_loaded_again(context: &Context) -> Result<()> {
     const DRIVER: &str = "/sys/bus/virtio/drivers/virtio_balloon";
     const TARGET: u64 = 320;
     for (spec, pages) in
@@ -156,7 +156,7 @@ pub(crate) fn a_driver_that_leaves_and_comes_again(context: &Context) -> Result<
         check_eq!(guest.ballooned()?, 0);
         guest.agent.verify("verify kept")?;
         wait_for_available(&mut guest, available)?;
-        // All of it is the guest's to use, and nobody takes it away any more.
+        // All of it is the guest's to use, and it is not taken away again.
         guest.agent.command(&format!("fill all {}M", available / MIB - 40))?;
         guest.agent.verify("verify all")?;
         guest.agent.command("free all")?;
@@ -190,7 +190,7 @@ fn wait_for_available(guest: &mut Guest, bytes: u64) -> Result<()> {
 }
 
 /// Targets beyond the guest's memory are refused and change nothing.
-pub(crate) fn targets_that_make_no_sense(context: &Context) -> Result<()> {
+pub(crate) fn rejects_invalid_targets(context: &Context) -> Result<()> {
     let mut guest = boot(context, 256)?;
     let api = guest.monitor.api().clone();
     for body in [

@@ -34,7 +34,7 @@ fn refused(output: &Output, words: &[&str]) -> Result<()> {
 }
 
 /// Unknown flags, values that are none, contradictions.
-pub(crate) fn flags_that_make_no_sense(context: &Context) -> Result<()> {
+pub(crate) fn rejects_invalid_flags(context: &Context) -> Result<()> {
     let kernel = context.payload.vmlinux();
     let kernel = kernel.to_str().unwrap_or_default();
     for (arguments, words) in [
@@ -55,7 +55,7 @@ pub(crate) fn flags_that_make_no_sense(context: &Context) -> Result<()> {
 }
 
 /// More memory than there is.
-pub(crate) fn memory_that_the_host_does_not_have(context: &Context) -> Result<()> {
+pub(crate) fn reports_missing_host_memory(context: &Context) -> Result<()> {
     let more = format!("{}M", (host::meminfo()?["MemTotal"] >> 20) + 1024);
     let kernel = context.payload.vmlinux();
     let arguments = [
@@ -69,7 +69,7 @@ pub(crate) fn memory_that_the_host_does_not_have(context: &Context) -> Result<()
 }
 
 /// Files that are missing, folders, text, an ELF program, an image cut short.
-pub(crate) fn kernel_that_is_none(context: &Context) -> Result<()> {
+pub(crate) fn rejects_a_file_that_is_not_a_kernel(context: &Context) -> Result<()> {
     let dir = tempfile::tempdir().map_err(Error::io("creating a folder"))?;
     let text = dir.path().join("text");
     fs::write(&text, "not a kernel\n".repeat(1000)).map_err(Error::io("writing"))?;
@@ -88,7 +88,7 @@ pub(crate) fn kernel_that_is_none(context: &Context) -> Result<()> {
 }
 
 /// Initial RAM disks that are missing, folders, or larger than memory.
-pub(crate) fn initrd_that_cannot_be_read(context: &Context) -> Result<()> {
+pub(crate) fn rejects_an_unreadable_initrd(context: &Context) -> Result<()> {
     let dir = tempfile::tempdir().map_err(Error::io("creating a folder"))?;
     let large = dir.path().join("large");
     let file = fs::File::create(&large).map_err(Error::io("creating"))?;
@@ -104,8 +104,8 @@ pub(crate) fn initrd_that_cannot_be_read(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// A user who may not open /dev/kvm is told so, and which group could.
-pub(crate) fn no_permission_for_kvm(context: &Context) -> Result<()> {
+/// Without permission for /dev/kvm, the error names the group that has it.
+pub(crate) fn names_the_group_that_may_use_kvm(context: &Context) -> Result<()> {
     const NOBODY: u32 = 65534;
     // The payload may lie where only root can look.
     let dir = tempfile::tempdir_in("/tmp").map_err(Error::io("creating a folder"))?;
@@ -127,9 +127,9 @@ pub(crate) fn no_permission_for_kvm(context: &Context) -> Result<()> {
     refused(&output, &["group"])
 }
 
-/// A socket on which another instance listens is left to it; one that nobody listens on is
+/// A socket on which another instance listens stays; a stale socket is
 /// replaced.
-pub(crate) fn socket_of_a_live_and_of_a_dead_instance(context: &Context) -> Result<()> {
+pub(crate) fn replaces_stale_sockets_only(context: &Context) -> Result<()> {
     let first = Guest::boot(&context.ballast(), Spec::new(&context.payload, 128), &context.logs)?;
     let socket = first.monitor.api().socket().to_owned();
     let arguments = [OsStr::new("--api-sock"), socket.as_ref()];
@@ -139,7 +139,7 @@ pub(crate) fn socket_of_a_live_and_of_a_dead_instance(context: &Context) -> Resu
 
     let mut second =
         Monitor::start_ballast(&context.payload.ballast(), &context.logs, |dir, command| {
-            // Bound and forgotten: the file stays, nobody listens.
+            // Bound and closed: the file stays, without a listener.
             drop(UnixListener::bind(dir.join("api.sock")));
             command.arg("--api-sock").arg(dir.join("api.sock"));
         })?;

@@ -62,8 +62,8 @@ pub(crate) fn blocks_replace_single_pages(context: &Context) -> Result<()> {
     let mut guest =
         Guest::boot(&context.ballast(), Spec::new(&context.payload, 512), &context.logs)?;
     guest.touch_everything()?;
-    guest.agent.command("file-fill crumbs 380M")?;
-    guest.agent.command("file-punch crumbs 1")?;
+    guest.agent.command("file-fill pieces 380M")?;
+    guest.agent.command("file-punch pieces 1")?;
     balloon_by_pages(&mut guest, BALLOON_MIB)?;
     let (free, in_blocks) = (host::settled_free()?, host::free_in_blocks()?);
     let (rss, huge) = resident(&guest)?;
@@ -91,10 +91,10 @@ pub(crate) fn blocks_replace_single_pages(context: &Context) -> Result<()> {
     println!("{}", command(context, &guest, &["map"])?);
     check!(huge >= rss / 100 * 90, "{huge} of {rss} bytes are huge");
     check!(gained >= 32 * MIB, "the host gained {gained} bytes");
-    // The balloon is as large as it was told to be, and nothing that the guest had is lost.
+    // The balloon has its target size, and the guest has lost nothing.
     check_eq!(guest.monitor.balloon_actual(&guest.spec)?, BALLOON_MIB);
     check_eq!(guest.monitor.api().get("/balloon")?["amount_mib"], json!(BALLOON_MIB));
-    guest.agent.verify("file-verify crumbs")?;
+    guest.agent.verify("file-verify pieces")?;
 
     // Nothing more is to be gained, so nothing is done; asked for as a user would.
     let said = command(context, &guest, &["compact", "--no-evacuate"])?;
@@ -105,7 +105,7 @@ pub(crate) fn blocks_replace_single_pages(context: &Context) -> Result<()> {
     }
     pictures(context, &guest)?;
     guest.balloon_to(0)?;
-    guest.agent.verify("file-verify crumbs")?;
+    guest.agent.verify("file-verify pieces")?;
     check_eq!(guest.power_off()?.code(), Some(0));
     Ok(())
 }
@@ -149,17 +149,17 @@ fn pictures(context: &Context, guest: &Guest) -> Result<()> {
 const TIDY_PERCENT: u64 = 80;
 
 /// Told to keep memory in huge pages, the monitor tidies up unasked.
-pub(crate) fn unasked(context: &Context) -> Result<()> {
+pub(crate) fn the_background_policy_runs_passes(context: &Context) -> Result<()> {
     let mut spec = Spec::new(&context.payload, 256);
     let policy = json!({ "huge_percent": 90, "interval_s": 1, "budget_ms": 20_000 });
     spec.more.insert("memory".into(), json!({ "compaction": policy }));
     let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
     guest.touch_everything()?;
-    guest.agent.command("file-fill crumbs 160M")?;
-    guest.agent.command("file-punch crumbs 1")?;
+    guest.agent.command("file-fill pieces 160M")?;
+    guest.agent.command("file-punch pieces 1")?;
     balloon_by_pages(&mut guest, 30)?;
     // The report that is left may be of a later pass, which had nothing to do any more.
-    let waited = guest.monitor.poll("a pass that nobody asked for", PASS_LIMIT, |monitor| {
+    let waited = guest.monitor.poll("a pass of the background policy", PASS_LIMIT, |monitor| {
         let last = monitor.api().get("/memory/compact")?["last"].clone();
         let told = |path: &str| last.pointer(path).and_then(Value::as_u64).unwrap_or(0);
         let (before, after) = (told("/before/huge_bytes"), told("/after/huge_bytes"));
@@ -172,7 +172,7 @@ pub(crate) fn unasked(context: &Context) -> Result<()> {
     }
     let report = waited?;
     println!("{report}");
-    guest.agent.verify("file-verify crumbs")?;
+    guest.agent.verify("file-verify pieces")?;
     check_eq!(guest.power_off()?.code(), Some(0));
     Ok(())
 }
@@ -204,11 +204,11 @@ fn stock(context: &Context) -> Spec {
 fn fragment_stock(guest: &mut Guest) -> Result<()> {
     guest.touch_everything()?;
     guest.agent.command("fill kept 32M")?;
-    guest.agent.command("file-fill crumbs 200M")?;
-    guest.agent.command("file-punch crumbs 1")?;
+    guest.agent.command("file-fill pieces 200M")?;
+    guest.agent.command("file-punch pieces 1")?;
     guest.balloon_to(110)?;
     guest.balloon_to(0)?;
-    guest.agent.command("file-free crumbs")?;
+    guest.agent.command("file-free pieces")?;
     guest.touch_everything()
 }
 
@@ -221,9 +221,9 @@ pub(crate) fn data_stays_intact_through_passes(context: &Context) -> Result<()> 
     guest.touch_everything()?;
     guest.agent.command("gpu-fill buffers 64M dumb")?;
     guest.agent.command("zram-fill 0 64M")?;
-    guest.agent.command("file-fill crumbs 200M")?;
+    guest.agent.command("file-fill pieces 200M")?;
     guest.agent.command("gpu-punch buffers")?;
-    guest.agent.command("file-punch crumbs 1")?;
+    guest.agent.command("file-punch pieces 1")?;
     guest.agent.command("busy-start 2 20M")?;
     let (mut passes, mut cancelled, mut steps) = (0, 0, 0);
     for (round, target) in [60, 20, 113, 40, 7, 90, 33, 0, 64, 0].into_iter().enumerate() {
@@ -246,7 +246,7 @@ pub(crate) fn data_stays_intact_through_passes(context: &Context) -> Result<()> 
         check_eq!(guest.agent.figures("busy-count")?["damaged"], 0);
         if round % 3 == 2 {
             guest.agent.verify("zram-verify 0")?;
-            guest.agent.verify("file-verify crumbs")?;
+            guest.agent.verify("file-verify pieces")?;
             guest.agent.verify("gpu-verify buffers")?;
         }
     }
@@ -258,7 +258,7 @@ pub(crate) fn data_stays_intact_through_passes(context: &Context) -> Result<()> 
     check!(cancelled > 0, "no pass was cancelled");
     guest.agent.verify("busy-stop")?;
     guest.agent.verify("zram-verify 0")?;
-    guest.agent.verify("file-verify crumbs")?;
+    guest.agent.verify("file-verify pieces")?;
     guest.agent.verify("gpu-verify buffers")?;
     check_eq!(guest.monitor.balloon_actual(&guest.spec)?, 0);
     check_eq!(guest.agent.vmstat(["oom_kill"])?, [0]);
@@ -268,12 +268,12 @@ pub(crate) fn data_stays_intact_through_passes(context: &Context) -> Result<()> 
 
 /// A guest that is paused in the middle of a pass, then resets in the middle of another: the pass
 /// ends, and so does the monitor.
-pub(crate) fn guests_that_reset_or_stand_still(context: &Context) -> Result<()> {
+pub(crate) fn recognises_guests_that_reset_or_hang(context: &Context) -> Result<()> {
     let mut guest =
         Guest::boot(&context.ballast(), Spec::new(&context.payload, 384), &context.logs)?;
     guest.touch_everything()?;
-    guest.agent.command("file-fill crumbs 240M")?;
-    guest.agent.command("file-punch crumbs 1")?;
+    guest.agent.command("file-fill pieces 240M")?;
+    guest.agent.command("file-punch pieces 1")?;
     balloon_by_pages(&mut guest, 40)?;
     let api = guest.monitor.api().clone();
     api.put("/memory/compact", &json!({ "wait": false }))?;
@@ -285,7 +285,7 @@ pub(crate) fn guests_that_reset_or_stand_still(context: &Context) -> Result<()> 
     check_eq!(response.status, 400);
     check!(response.text().contains("paused"), "{}", response.text());
     api.patch("/vm", &json!({ "state": "Resumed" }))?;
-    guest.agent.verify("file-verify crumbs")?;
+    guest.agent.verify("file-verify pieces")?;
     guest.monitor.balloon_to(40, &guest.spec, PASS_LIMIT)?;
 
     api.put("/memory/compact", &json!({ "wait": false }))?;
@@ -296,7 +296,7 @@ pub(crate) fn guests_that_reset_or_stand_still(context: &Context) -> Result<()> 
 }
 
 /// What cannot be done is refused in words, and changes nothing.
-pub(crate) fn passes_that_make_no_sense(context: &Context) -> Result<()> {
+pub(crate) fn rejects_invalid_passes(context: &Context) -> Result<()> {
     let mut guest =
         Guest::boot(&context.ballast(), Spec::new(&context.payload, 256), &context.logs)?;
     guest.agent.command("fill kept 64M")?;
@@ -328,10 +328,10 @@ pub(crate) fn passes_that_make_no_sense(context: &Context) -> Result<()> {
     check!(told(&after) >= told(&before), "{before} became {after}");
     check!(told(&after) - told(&before) < 16 * MIB, "{before} became {after}");
 
-    // Two at once: the second is told so, whether it would wait or not.
+    // Two at once: the second is refused, with and without waiting.
     guest.touch_everything()?;
-    guest.agent.command("file-fill crumbs 120M")?;
-    guest.agent.command("file-punch crumbs 1")?;
+    guest.agent.command("file-fill pieces 120M")?;
+    guest.agent.command("file-punch pieces 1")?;
     balloon_by_pages(&mut guest, 24)?;
     api.put("/memory/compact", &json!({ "wait": false }))?;
     let mut refused = 0;
@@ -347,7 +347,7 @@ pub(crate) fn passes_that_make_no_sense(context: &Context) -> Result<()> {
     // A quick machine may have been through with the first.
     check!(refused > 0 || number(&report, "/took_us")? < 1_000_000, "{report}");
     guest.agent.verify("verify kept")?;
-    guest.agent.verify("file-verify crumbs")?;
+    guest.agent.verify("file-verify pieces")?;
     check_eq!(guest.power_off()?.code(), Some(0));
     Ok(())
 }
@@ -401,7 +401,7 @@ pub(crate) fn a_limit_on_memory(context: &Context) -> Result<()> {
 }
 
 /// Kernels without PAGEMAP_SCAN and MADV_COLLAPSE: the balloon and passes work, as far as they can.
-pub(crate) fn kernels_that_know_less(context: &Context) -> Result<()> {
+pub(crate) fn works_on_kernels_without_newer_calls(context: &Context) -> Result<()> {
     for errno in [libc::ENOSYS, libc::EINVAL] {
         let spec = Spec::new(&context.payload, 128);
         let mut guest = boot_confined(context, spec, |command| old_kernel(command, errno))?;

@@ -23,9 +23,9 @@ fn boot(context: &Context, memory_mib: u64, cma_mib: u64) -> Result<Guest> {
     Guest::boot(&context.ballast(), spec, &context.logs)
 }
 
-/// The CMA region lies where the guest was told, costs nothing while nobody uses it, is of huge
+/// The CMA region lies where the guest was told, costs nothing while it is unused, is of huge
 /// pages when it is backed, and serves for contiguous memory then.
-pub(crate) fn region_is_backed_when_asked_for(context: &Context) -> Result<()> {
+pub(crate) fn backs_the_region_on_request(context: &Context) -> Result<()> {
     const SIZE: u64 = 64 * MIB;
     let mut guest = boot(context, 384, SIZE / MIB)?;
     let api = guest.monitor.api().clone();
@@ -89,7 +89,7 @@ fn told(guest: &mut Guest, what: &str, right: impl Fn(&Value) -> bool) -> Result
 
 /// The guest tells how the region is used: free, lent to what can move, in contiguous use; and that
 /// is what its kernel says itself.
-pub(crate) fn use_of_the_region_is_told(context: &Context) -> Result<()> {
+pub(crate) fn reports_how_the_region_is_used(context: &Context) -> Result<()> {
     const SIZE: u64 = 64 * MIB;
     const HALF: u64 = SIZE / 2;
     let mut guest = boot(context, 512, SIZE / MIB)?;

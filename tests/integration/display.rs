@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a guest that nobody here made shows: Debian's kernel its console, Debian's `modetest` its
+//! What guests from Debian show: its kernel the console, Debian's `modetest` its
 //! pattern.
 
 use std::time::Duration;
@@ -73,7 +73,7 @@ fn is_test_pattern(picture: &Picture) -> bool {
 }
 
 /// Debian's kernel shows its console, then what `modetest` draws, then its console again.
-pub(crate) fn console_and_client_of_debian(context: &Context) -> Result<()> {
+pub(crate) fn shows_debians_console_and_modetest(context: &Context) -> Result<()> {
     let mut spec = Spec::debian_display(&context.payload, 384).with_gpu(WIDTH, HEIGHT, 1);
     // The kernel's messages go to the screen as well; the agent stays on the serial line.
     spec.boot_args = "console=tty0 console=ttyS0".into();

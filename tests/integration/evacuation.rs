@@ -37,8 +37,8 @@ pub(crate) fn blocks_from_a_fragmented_guest(context: &Context) -> Result<()> {
     let mut guest =
         Guest::boot(&context.ballast(), Spec::new(&context.payload, 512), &context.logs)?;
     guest.touch_everything()?;
-    guest.agent.command("file-fill crumbs 380M")?;
-    guest.agent.command("file-punch crumbs 1")?;
+    guest.agent.command("file-fill pieces 380M")?;
+    guest.agent.command("file-punch pieces 1")?;
     let (free, in_blocks) = (host::settled_free()?, host::free_in_blocks()?);
     let (before, _) = host::mappings(guest.monitor.pid(), 64 * MIB)?;
     guest.balloon_to(160)?;
@@ -62,24 +62,24 @@ pub(crate) fn blocks_from_a_fragmented_guest(context: &Context) -> Result<()> {
     check!(given_up >= 128 * MIB, "resident size fell by {} MiB", given_up / MIB);
     check!(gained >= given_up / 100 * 95, "gained {} of {} MiB", gained / MIB, given_up / MIB);
     check!(memory.huge >= memory.rss / 100 * 95, "{memory:?}");
-    guest.agent.verify("file-verify crumbs")?;
+    guest.agent.verify("file-verify pieces")?;
     guest.balloon_to(0)?;
-    guest.agent.verify("file-verify crumbs")?;
+    guest.agent.verify("file-verify pieces")?;
     check_eq!(guest.power_off()?.code(), Some(0));
     Ok(())
 }
 
 /// Blocks with balloon pages, zram pages, page cache and anonymous memory in them are vacated
 /// while programs use and check that memory.
-pub(crate) fn blocks_in_use_are_vacated(context: &Context) -> Result<()> {
+pub(crate) fn evacuates_blocks_in_use(context: &Context) -> Result<()> {
     const PLACES: [u64; 4] = [192 * MIB, 320 * MIB, 448 * MIB, 576 * MIB];
     const BLOCKS: u64 = 8;
     let spec = Spec { cpus: 2, ..Spec::new(&context.payload, 768) };
     let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
     guest.touch_everything()?;
-    guest.agent.command("file-fill crumbs 420M")?;
-    guest.agent.command("file-punch crumbs 1")?;
-    // These come to lie in the holes that were just made.
+    guest.agent.command("file-fill pieces 420M")?;
+    guest.agent.command("file-punch pieces 1")?;
+    // These fill the holes that were just made.
     guest.agent.command("zram-fill 0 128M")?;
     guest.agent.start_busy(2, "24M")?;
     // Half a block cannot be given up whole: it is single pages, which lie where others lie too.
@@ -118,14 +118,14 @@ pub(crate) fn blocks_in_use_are_vacated(context: &Context) -> Result<()> {
     check!(gained >= given / 10 * 8, "gained {} of {} MiB", gained / MIB, given / MIB);
     guest.agent.verify("busy-stop")?;
     guest.agent.verify("zram-verify 0")?;
-    guest.agent.verify("file-verify crumbs")?;
+    guest.agent.verify("file-verify pieces")?;
     guest.balloon_to(0)?;
-    guest.agent.verify("file-verify crumbs")?;
+    guest.agent.verify("file-verify pieces")?;
     check_eq!(guest.power_off()?.code(), Some(0));
     Ok(())
 }
 
-/// A page that somebody has pinned holds its block back; the answer says so, and nothing is given
+/// A pinned page keeps its block from being evacuated; the answer reports it, and nothing is given
 /// up. It is the pin alone: without it the block is vacated.
 pub(crate) fn a_block_with_a_pinned_page_is_busy(context: &Context) -> Result<()> {
     const PAGE: u64 = 5000;
@@ -175,8 +175,8 @@ pub(crate) fn without_our_patches_there_are_no_blocks(context: &Context) -> Resu
     check!(why.contains("does not support evacuation"), "{why}");
 
     guest.touch_everything()?;
-    guest.agent.command("file-fill crumbs 300M")?;
-    guest.agent.command("file-punch crumbs 1")?;
+    guest.agent.command("file-fill pieces 300M")?;
+    guest.agent.command("file-punch pieces 1")?;
     let free = host::settled_free()?;
     guest.balloon_to(BALLOON_MIB)?;
     let gained = host::settled_free()?.saturating_sub(free);
@@ -194,13 +194,13 @@ pub(crate) fn without_our_patches_there_are_no_blocks(context: &Context) -> Resu
     check!(whole < BALLOON_MIB / 2 / 2, "{whole} whole blocks came of single pages");
     check!(memory.huge < memory.rss / 100 * 95, "{memory:?}");
     check!(gained >= BALLOON_MIB * MIB / 100 * 95, "gained {gained} of {BALLOON_MIB} MiB");
-    guest.agent.verify("file-verify crumbs")?;
+    guest.agent.verify("file-verify pieces")?;
     check_eq!(guest.power_off()?.code(), Some(0));
     Ok(())
 }
 
 /// Ranges outside memory, not aligned, or empty are refused.
-pub(crate) fn ranges_that_make_no_sense(context: &Context) -> Result<()> {
+pub(crate) fn rejects_invalid_ranges(context: &Context) -> Result<()> {
     let guest = Guest::boot(&context.ballast(), Spec::new(&context.payload, 256), &context.logs)?;
     let api = guest.monitor.api();
     for body in [

@@ -12,8 +12,8 @@ use crate::contiguous::CMA;
 /// Fills memory with a file and frees a random half of its pages: what the balloon gets then are
 /// single pages all over memory.
 fn fragment(guest: &mut Guest, file_mib: u64) -> Result<()> {
-    guest.agent.command(&format!("file-fill crumbs {file_mib}M"))?;
-    guest.agent.command("file-punch crumbs 1").map(drop)
+    guest.agent.command(&format!("file-fill pieces {file_mib}M"))?;
+    guest.agent.command("file-punch pieces 1").map(drop)
 }
 
 fn compact(guest: &mut Guest) -> Result<()> {
@@ -29,9 +29,9 @@ pub(crate) fn balloon_pages_migrate(context: &Context) -> Result<()> {
     guest.agent.command("fill kept 48M")?;
     fragment(&mut guest, 240)?;
     guest.balloon_to(BALLOON_MIB)?;
-    guest.agent.verify("file-verify crumbs")?;
+    guest.agent.verify("file-verify pieces")?;
     // Now the balloon's pages lie singly in free memory.
-    guest.agent.command("file-free crumbs")?;
+    guest.agent.command("file-free pieces")?;
     let before = guest.agent.vmstat(["balloon_migrate"])?;
     let seen_before = guest.balloon_counter("migrated_pages")?;
     compact(&mut guest)?;
@@ -67,7 +67,7 @@ pub(crate) fn zram_pages_migrate(context: &Context) -> Result<()> {
     println!("zram pages moved, failed: {before:?} before, {after:?} after compaction");
     check!(after[0] > before[0], "no page of zram moved: {before:?}, {after:?}");
     guest.agent.verify("zram-verify 0")?;
-    guest.agent.verify("file-verify crumbs")?;
+    guest.agent.verify("file-verify pieces")?;
     check_eq!(guest.power_off()?.code(), Some(0));
     Ok(())
 }

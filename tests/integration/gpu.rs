@@ -210,11 +210,11 @@ pub(crate) fn exported_buffers_stay(context: &Context) -> Result<()> {
     let spec = Spec::new(&context.payload, 256).with_gpu(640, 480, 1);
     let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
     // What is freed before them is where compaction wants to put them.
-    guest.agent.command("file-fill crumbs 100M")?;
+    guest.agent.command("file-fill pieces 100M")?;
     guest.agent.command("gpu-fill shared 12M blob")?;
     let exported = guest.agent.figures("gpu-export shared 100000")?["exported"];
     check_eq!(exported, 12 * MIB / PAGE);
-    guest.agent.command("file-punch crumbs 1")?;
+    guest.agent.command("file-punch pieces 1")?;
     let counters = [COUNTERS[0], COUNTERS[1], "pgmigrate_success"];
     let before = guest.agent.vmstat(counters)?;
     for _ in 0..2 {
@@ -232,7 +232,7 @@ pub(crate) fn exported_buffers_stay(context: &Context) -> Result<()> {
 
 /// Share of memory that is filled with buffers, in percent, before every other one is freed.
 const FRAGMENTING: u64 = 60;
-/// What is to be had of free memory in one piece after a compaction, in percent: as free blocks, and
+/// How much of free memory can be allocated in one piece after a compaction, in percent: as free blocks, and
 /// as kernel memory of any order.
 const WHOLE: f64 = 95.0;
 /// The same on the debug kernel: its own objects, larger and freed late, lie about in more blocks.
@@ -284,7 +284,7 @@ fn free_cma(guest: &mut Guest) -> Result<u64> {
     Ok(guest.agent.vmstat(["nr_free_cma"])?[0] * PAGE)
 }
 
-/// GPU buffers fill the CMA region before memory is refused, and nobody is killed for them.
+/// GPU buffers fill the CMA region before memory is refused, and no process is killed.
 pub(crate) fn cma_is_filled_before_memory_runs_out(context: &Context) -> Result<()> {
     const CMA_MIB: u64 = 128;
     let mut guest = boot_with_cma(context, 384, CMA_MIB)?;
@@ -307,8 +307,8 @@ pub(crate) fn cma_is_filled_before_memory_runs_out(context: &Context) -> Result<
     check!(left < 2 * MIB, "{} KiB of CMA are free", left >> 10);
     check!(in_cma > CMA_MIB * MIB / 10 * 9, "{} MiB of CMA in buffers", in_cma / MIB);
     check_eq!(killed, filled["killed"]);
-    check!(killed == 0 || limits::debug_kernel(), "somebody was killed");
-    // With nothing left at all, not even a mapping to look at them through could be made.
+    check!(killed == 0 || limits::debug_kernel(), "{killed} processes were killed");
+    // Without any free memory they could not be mapped for the check.
     guest.agent.command("gpu-punch all")?;
     guest.agent.verify("gpu-verify all")?;
     check_eq!(guest.power_off()?.code(), Some(0));
@@ -316,7 +316,7 @@ pub(crate) fn cma_is_filled_before_memory_runs_out(context: &Context) -> Result<
 }
 
 /// Contiguous memory is made of a region full of GPU, zram and balloon pages; also where hardly
-/// anything is free, the balloon giving way, and nobody is killed.
+/// anything is free, the balloon giving way, and no process is killed.
 pub(crate) fn contiguous_memory_over_gpu_pages(context: &Context) -> Result<()> {
     const CMA_MIB: u64 = 128;
     const WANTED_PAGES: u64 = 64 << 8;

@@ -19,7 +19,7 @@ const CONTIGUOUS_PAGES: u64 = 32 << 8;
 
 /// A client draws, flushes and flips; memory is compacted all the time and contiguous memory is
 /// made; the balloon goes up and down; zram is written; buffers come, are exported and go. No byte
-/// is lost, nobody is killed, and the kernel has nothing to complain of.
+/// is lost, no process is killed, and the kernel warns of nothing.
 pub(crate) fn everything_at_once(context: &Context) -> Result<()> {
     // More vCPUs than the host has CPUs would mostly wait for each other.
     let cpus = if std::thread::available_parallelism().is_ok_and(|n| n.get() > 1) { 2 } else { 1 };

@@ -85,7 +85,7 @@ impl Api {
         Err(Error::Api { request, status: response.status, body: response.text() })
     }
 
-    /// Any request with any body; gives the answer whatever it is.
+    /// Sends any request with any body; returns the answer with any status.
     pub fn request(&self, method: &str, path: &str, body: Option<&str>) -> Result<Response> {
         let mut request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n");
         if let Some(body) = body {

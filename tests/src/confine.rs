@@ -46,7 +46,7 @@ pub fn old_kernel(command: &mut Command, errno: i32) -> Result<()> {
     Ok(())
 }
 
-/// No transparent huge pages for the process, whatever the host has.
+/// No transparent huge pages for the process, regardless of the host's setting.
 pub fn without_huge_pages(command: &mut Command) -> Result<()> {
     let disable = || {
         // SAFETY: sets a flag of the calling process, which is the child here.
@@ -58,7 +58,7 @@ pub fn without_huge_pages(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// A host that gives nobody huge pages when memory is touched first, until this is dropped.
+/// A host that gives no huge pages at the first touch of memory, until this is dropped.
 #[derive(Debug)]
 pub struct NoHugePages {
     before: String,
@@ -94,7 +94,7 @@ pub struct MemoryGroup {
 }
 
 impl MemoryGroup {
-    /// A group of that name without a limit; mounts the file system if nobody has.
+    /// A group of that name without a limit; mounts the file system if needed.
     pub fn new(name: &str) -> Result<Self> {
         let root = Path::new(CGROUPS);
         if !root.join("cgroup.controllers").exists() {
@@ -112,7 +112,7 @@ impl MemoryGroup {
         let path = self.dir.join("cgroup.procs");
         let file = fs::OpenOptions::new().write(true).open(&path);
         let file = file.map_err(Error::io(format!("opening {}", path.display())))?;
-        // 0 is whoever writes it.
+        // 0 is the writing process.
         let enter = move || rustix::io::write(&file, b"0").map(drop).map_err(Into::into);
         // SAFETY: between fork and exec only one system call is made.
         unsafe { command.pre_exec(enter) };
@@ -126,7 +126,7 @@ impl MemoryGroup {
         text.trim().parse().map_err(|_| Error::Check(format!("{}: {text}", path.display())))
     }
 
-    /// Limits it to `bytes`, or not at all.
+    /// Limits it to `bytes`, or removes the limit.
     pub fn limit(&self, bytes: Option<u64>) -> Result<()> {
         let limit = bytes.map_or_else(|| "max".to_owned(), |bytes| bytes.to_string());
         write(&self.dir.join("memory.max"), &limit)

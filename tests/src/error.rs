@@ -4,7 +4,7 @@
 use std::io;
 use std::time::Duration;
 
-/// Why a test or a measurement did not come to its end.
+/// Why a test or a measurement failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A system call failed.
@@ -43,7 +43,7 @@ pub enum Error {
         /// The answer's body.
         body: String,
     },
-    /// The agent in the guest could not do what it was asked to.
+    /// A command of the agent in the guest failed.
     #[error("the guest answered `{command}` with: {reason}")]
     Agent {
         /// The command.

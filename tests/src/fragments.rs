@@ -12,7 +12,7 @@ use crate::{Result, limits};
 /// Orders of which kernel memory is asked for.
 pub const ORDERS: [u64; 3] = [2, 3, 9];
 /// The same on the debug kernel, whose own small objects come in slabs of the other orders: where
-/// those have run out it does not refuse, but looks for somebody to kill.
+/// those have run out, it kills a process instead of failing the allocation.
 const DEBUG_ORDERS: [u64; 1] = [9];
 /// Pages of a block of 2 MiB.
 const BLOCK_PAGES: u64 = 512;
@@ -20,7 +20,7 @@ const BLOCK_PAGES: u64 = 512;
 const FILL_LIMIT: Duration = Duration::from_secs(300);
 /// What free memory may still grow by when buffers are taken to be freed.
 const SETTLED_PAGES: u64 = 64;
-/// What the kernel keeps for itself, so that nobody could have it, is made little: with huge pages
+/// What the kernel keeps for itself, and no process can have, is made little: with huge pages
 /// about, it would keep tens of MiB free; the lowest zone for old devices; and thousands of pages in
 /// each CPU's own list, where those rest that compaction has just moved something out of.
 const KEPT_FREE: [(&str, &str); 3] = [
@@ -97,7 +97,7 @@ impl Fragments {
 
         let orders: &[u64] = if limits::debug_kernel() { &DEBUG_ORDERS } else { &ORDERS };
         let mut obtained = Vec::new();
-        // The largest first, as compaction left it: whoever takes everything in small pieces as
+        // The largest first, as compaction left it: taking everything in small pieces as
         // kernel memory leaves a few of its own pages in blocks that were free.
         for &order in orders.iter().rev() {
             let free = free(guest)?.0 * PAGE;
@@ -142,7 +142,7 @@ impl fmt::Display for Fragments {
         write!(
             f,
             "{} pages in buffers, {} free; free blocks {} before and {} after compaction, of {}; \
-             {} pages moved, {} failed (GPU: {} and {}); of free memory can be had {}",
+             {} pages moved, {} failed (GPU: {} and {}); allocatable share of free memory {}",
             self.held_pages,
             self.free_pages,
             self.blocks_before,

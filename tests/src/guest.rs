@@ -20,7 +20,7 @@ use crate::{Error, Result};
 pub const BOOT_LIMIT: Duration = Duration::from_secs(120);
 /// For a balloon to reach its target.
 pub const BALLOON_LIMIT: Duration = Duration::from_secs(120);
-/// For a monitor to end once it has been told to.
+/// Time for a monitor to end after a request to end.
 pub const EXIT_LIMIT: Duration = Duration::from_secs(60);
 
 /// Left alone by [`Guest::touch_everything`], at least, and for each CPU beyond the first, which

@@ -55,7 +55,7 @@ pub fn settled_free() -> Result<u64> {
 }
 
 /// How long the host takes to give back `blocks` huge pages of one process in one call: the limit
-/// of whoever gives memory back.
+/// of the process that gives memory back.
 pub fn bare_discard(blocks: usize) -> Result<Duration> {
     const BLOCK: usize = 2 << 20;
     let len = (blocks + 1) * BLOCK;
@@ -72,11 +72,11 @@ pub fn bare_discard(blocks: usize) -> Result<Duration> {
             unsafe { first.wrapping_byte_add(block * BLOCK).cast::<u8>().write_volatile(1) };
         }
         let started = Instant::now();
-        // SAFETY: nobody has a reference to any of it.
+        // SAFETY: there is no reference to any of it.
         unsafe { madvise(first, blocks * BLOCK, Advice::LinuxDontNeed) }?;
         rustix::io::Result::Ok(started.elapsed())
     })();
-    // SAFETY: what was mapped above, and used by nobody any more.
+    // SAFETY: mapped above, and no longer used.
     let unmapped = unsafe { munmap(start, len) };
     measured
         .and_then(|time| unmapped.map(|()| time))

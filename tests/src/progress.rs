@@ -32,7 +32,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Reads what there is in the folder `logs`, and goes on from there.
+    /// Reads the progress file in the folder `logs`, if there is one, and continues from it.
     pub fn open(logs: &Path) -> Result<Self> {
         let path = logs.join("progress");
         let doing = || Error::io(format!("opening {}", path.display()));
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_next_machine_goes_on() {
+    fn the_next_machine_continues_the_run() {
         let dir = tempfile::tempdir().unwrap();
         let mut first = Progress::open(dir.path()).unwrap();
         first.begin("a::good").unwrap();

@@ -209,7 +209,7 @@ impl Verdict {
     }
 }
 
-/// Runs a test in a process group of its own, and ends the group whatever came of it.
+/// Runs a test in a process group of its own, and kills the group afterwards.
 fn supervise(test: &Test, options: &Options, logs: &Path) -> Result<Verdict> {
     let doing = || Error::io(format!("running {}", test.name));
     let output = File::create(logs.join("output")).map_err(doing())?;

@@ -130,7 +130,7 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
 fn natively(options: &Options) -> Result<Vec<Value>> {
     let mut figures = Vec::new();
     let arguments = options.bench.cargo_arguments();
-    // Whoever names monitors wants those measured, and nothing else.
+    // With monitors given, only those are measured.
     let wanted = options.only.is_empty() || options.bench.guest_bench().is_none();
     if wanted && !arguments.is_empty() {
         run::watch(
@@ -144,7 +144,7 @@ fn natively(options: &Options) -> Result<Vec<Value>> {
     Ok(figures)
 }
 
-/// How soon `ballast run` answers that there is no kernel: a matter of this machine, as it never
+/// Time until `ballast run` reports that there is no kernel: it depends on this machine only, as it never
 /// comes to need KVM.
 fn missing_kernel(options: &Options) -> Result<String> {
     let ballast = build::programs(options.profile())?.ballast;

@@ -14,7 +14,7 @@ use crate::error::{IoContext, Result};
 pub(crate) struct FileLock(#[expect(dead_code, reason = "closing the file releases it")] File);
 
 impl FileLock {
-    /// Takes the lock `path`, saying so when somebody else holds it.
+    /// Takes the lock `path`, and prints a line if another process holds it.
     pub(crate) fn acquire(path: &Path) -> Result<Self> {
         let file = File::create(path).doing("creating", path)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {

@@ -128,7 +128,7 @@ pub(crate) fn run(job: &Job, agent: &Path) -> Result<u8> {
 /// it might not get on). One that has not for so long stands still.
 const STANDSTILL: Duration = Duration::from_secs(120);
 
-/// How the outer machine came to its end.
+/// How the outer machine ended.
 enum Ended {
     /// The job ended with this status.
     Status(u8),
@@ -201,7 +201,7 @@ fn run_once(job: &Job, agent: &Path) -> Result<Ended> {
     }
 }
 
-/// Ends the outer machine, whatever it is at.
+/// Kills the outer machine.
 fn end(child: &mut Child) -> Result<()> {
     child.kill().doing("ending", "qemu-system-x86_64")?;
     child.wait().doing("waiting for", "qemu-system-x86_64")?;

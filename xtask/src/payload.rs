@@ -54,7 +54,7 @@ pub(crate) struct Payload {
 }
 
 impl Payload {
-    /// Builds what is not there yet.
+    /// Builds what is missing.
     pub(crate) fn assemble(profile: Profile, choice: &KernelChoice) -> Result<Self> {
         let kernel = match &choice.kernel {
             Some(dir) => Kernel { dir: dir.clone() },

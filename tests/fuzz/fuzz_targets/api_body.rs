@@ -38,7 +38,7 @@ const REQUESTS: [(&str, &str); 20] = [
     ("DELETE", "/nothing"),
 ];
 
-/// Everything from a request to an action, in front of a machine that does whatever is legal.
+/// Everything from a request to an action, in front of a machine that accepts every legal action.
 struct Front {
     runtime: Runtime,
     service: Service,

@@ -73,7 +73,7 @@ impl MemoryReclaim for Memory {
     }
 }
 
-/// Sends `chain` and takes back whatever has been used.
+/// Sends `chain` and takes back all used buffers.
 fn send(driver: &mut MockDriver, queue: u16, chain: &[Descriptor]) {
     if driver.room(queue) < chain.len().max(1) || chain.is_empty() {
         return;
@@ -118,7 +118,7 @@ fuzz_target!(|ops: Vec<Op>| {
 
     for op in ops.into_iter().take(64) {
         let host = || balloon.lock().expect("the balloon");
-        // Whatever reaches the kept page through its own number makes it fair game.
+        // After a request that names the kept page itself, it may be discarded.
         match op {
             Op::Pfns { deflate, pfns } => {
                 named |= !deflate && pfns.iter().any(|pfn| u64::from(*pfn) == KEPT);

@@ -51,7 +51,7 @@ enum Access {
     Timer,
 }
 
-/// Memory that only checks what it is told to give back.
+/// Memory that only checks the ranges that it is to give back.
 struct Memory;
 
 impl MemoryReclaim for Memory {

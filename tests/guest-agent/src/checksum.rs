@@ -15,7 +15,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_fnv() {
+    fn checksum_is_fnv_1a() {
         assert_eq!(b"foobar".iter().copied().fold(START, add), 0x8594_4171_f739_67e8);
     }
 }

@@ -34,7 +34,7 @@ fn main() {
     if let Err(error) = run() {
         eprintln!("ballast-agent: {error}");
     }
-    // The first process must never return: the kernel would panic, which is another story.
+    // The first process must never return: the kernel would panic.
     init::power_off();
 }
 

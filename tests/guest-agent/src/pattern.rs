@@ -28,7 +28,7 @@ pub fn origin(first: u64, second: u64, indexes: usize) -> Option<(u64, usize)> {
     if second != first.wrapping_add(STEP) {
         return None;
     }
-    // The lowest bit was set, whatever it had been.
+    // The lowest bit was set in any case.
     [first, first ^ 1].into_iter().find_map(|word| {
         let both = word.wrapping_mul(GATHER);
         let index = usize::try_from(both & ((1 << SEED_SHIFT) - 1)).ok()?;

@@ -113,7 +113,7 @@ impl Region {
         let mut dropped = 0;
         for index in (0..self.pages()).filter(|&index| drop(index)) {
             let page = self.words_mut()[index * WORDS..].as_mut_ptr();
-            // SAFETY: the page lies in our mapping, and `&mut self` says that nobody looks at it;
+            // SAFETY: the page lies in our mapping, and `&mut self` says that there is no other reference;
             // it reads as zeroes afterwards.
             unsafe { madvise(page.cast(), PAGE, Advice::LinuxDontNeed) }?;
             dropped += 1;
@@ -135,7 +135,7 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, made in `map` with this length, and nobody has a slice of
+        // SAFETY: the mapping is ours, made in `map` with this length, and there is no slice of
         // it any more.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.words * size_of::<u64>()) };
     }

@@ -52,7 +52,7 @@ pub(super) fn command(program: &Path, spec: &Spec, dir: &Path) -> Command {
     command
 }
 
-/// QEMU is told how much the guest keeps.
+/// QEMU takes the size that the guest keeps.
 pub(super) fn set_balloon(dir: &Path, mib: u64, spec: &Spec) -> Result<()> {
     let keep = (spec.memory_mib - mib) << 20;
     execute(dir, &json!({ "execute": "balloon", "arguments": { "value": keep } })).map(drop)

@@ -77,7 +77,7 @@ fn make(tree: &Path, objects: &Path) -> Command {
             command.env("CCACHE_BASEDIR", work);
         }
     }
-    // The same input gives the same image, whoever builds it and when.
+    // The same input gives the same image, independent of user and time.
     command
         .env("KBUILD_BUILD_TIMESTAMP", "1970-01-01")
         .env("KBUILD_BUILD_USER", "ballast")

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The configuration that we want, and whether Kconfig took it: a symbol whose dependencies are
-//! not met vanishes without a word.
+//! not met is dropped silently.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -120,7 +120,7 @@ mod tests {
     use super::permits;
 
     #[test]
-    fn expressions() {
+    fn reads_licence_expressions() {
         let allowed = ["MIT".to_owned(), "Unicode-3.0".to_owned()];
         let permits = |expression| permits(expression, &allowed);
         assert_eq!(permits("MIT"), Some(true));

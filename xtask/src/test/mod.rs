@@ -139,7 +139,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
 }
 
 /// loom runs every interleaving of the bit-locked parts of `mm`. The flag makes it another build,
-/// which has a folder of its own lest each run builds the other's dependencies again.
+/// with a folder of its own: otherwise each run would rebuild the other's dependencies.
 fn models() -> Result<Count> {
     cargo_tests(
         cargo_test()
@@ -164,7 +164,7 @@ fn cargo_tests(test: &mut Command) -> Result<Count> {
         }
     });
     if outcome.is_err() && count.failed == 0 {
-        // It did not even come to run tests.
+        // The build failed: no test ran.
         outcome?;
     }
     if count.passed + count.failed == 0 {

@@ -36,7 +36,7 @@ struct Set {
 
 impl Sets {
     /// `gpu-fill NAME SIZE dumb|blob`: buffers of all sizes up to that much, or until there is no
-    /// more memory, or somebody was `killed` for it; `buffers=`, `pages=`, `refused=1` if memory
+    /// more memory, or a process was `killed` for it; `buffers=`, `pages=`, `refused=1` if memory
     /// ran out, `killed=1` if it ended in that.
     pub(crate) fn fill(
         &mut self,

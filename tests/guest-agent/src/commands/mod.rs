@@ -12,7 +12,7 @@
 //! - `touch.rs`   how long it takes to touch memory
 //! - `zram.rs`    a compressed block device with a pattern in it
 //! - `repeat.rs`  threads that write to files of the kernel over and over
-//! - `program.rs` a program that runs until it is told to end
+//! - `program.rs` a program that runs until it is stopped
 //! - `kernel.rs`  read, pick, write, list, run, and ways for the machine to end
 
 mod busy;
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes() {
+    fn sizes_take_suffixes() {
         assert_eq!(bytes("12"), Ok(12));
         assert_eq!(bytes("3M"), Ok(3 << 20));
         assert!(bytes("M").is_err());

@@ -19,7 +19,7 @@ const HUGE_POOL: &str = "/proc/sys/vm/nr_hugepages";
 /// Bytes of a ring: little, so as not to go far beyond the first refusal.
 const RING: usize = 1 << 20;
 /// Free memory beyond the kernel's reserve at which to stop even if there was no refusal: with
-/// less it would rather kill us than refuse.
+/// less it kills this process instead of refusing.
 const MARGIN: usize = 8 << 20;
 
 /// What has been obtained.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A program of the initial RAM disk that runs until it is told to end: those that show something
-//! do so until somebody presses a key.
+//! A program of the initial RAM disk that runs until it is stopped: those that show something
+//! do so until a key is pressed.
 
 use std::process::{Child, Command, Stdio};
 
@@ -28,7 +28,7 @@ impl Running {
         Ok(vec![])
     }
 
-    /// Whether a program was started and is no longer there, although nobody told it to end.
+    /// Whether a program was started and is no longer there, although it was not stopped.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.0.as_mut().is_some_and(|child| !matches!(child.try_wait(), Ok(None)))
     }

@@ -47,7 +47,7 @@ struct Progress {
     longest: u64,
     /// How often painting a page took so long.
     classes: Vec<u64>,
-    /// How long it took for pages that had to be faulted in: those that somebody
+    /// How long it took for pages that had to be faulted in: those that
     /// had moved, for all of them have been painted before.
     moved: Vec<u64>,
 }
@@ -314,7 +314,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles() {
+    fn percentiles_come_from_the_classes() {
         let mut progress = Progress::default();
         assert_eq!(progress.percentile(99), 0);
         for _ in 0..98 {

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles() {
+    fn quantiles_come_from_the_buckets() {
         let mut delays = Delays::new();
         (0..990).for_each(|_| delays.add(100));
         (0..10).for_each(|_| delays.add(1_000_000));

@@ -172,7 +172,7 @@ impl Mapping {
     }
 
     fn page_mut(&mut self, index: usize) -> &mut [u64] {
-        // SAFETY: as above, and `&mut self` keeps everybody else in this program out.
+        // SAFETY: as above, and `&mut self` excludes all other users in this program.
         unsafe { std::slice::from_raw_parts_mut(self.first_word(index), WORDS) }
     }
 
@@ -185,7 +185,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, made with this length, and nobody has a slice of it.
+        // SAFETY: the mapping is ours, made with this length, and there is no slice of it.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.pages * PAGE) };
     }
 }

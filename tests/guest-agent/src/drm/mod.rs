@@ -28,7 +28,7 @@ impl Card {
     pub(crate) fn open() -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open("/dev/dri/card0")?;
         let card = Self(Arc::new(file));
-        // The first to open a card may set modes; leave that to whoever has a screen.
+        // The first to open a card may set modes; leave that to the program with a screen.
         // SAFETY: the request has no argument.
         let _ = unsafe { card.request(uapi::DROP_MASTER, &mut ()) };
         Ok(card)
