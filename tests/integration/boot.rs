@@ -100,6 +100,50 @@ pub(crate) fn triple_fault_ends_the_monitor(context: &Context) -> Result<()> {
     ends_saying(guest, "triple fault")
 }
 
+/// A distribution's kernel that is not told how: with EFI support and ACPI's reduced hardware it
+/// jumps to where a PC has its firmware.
+pub(crate) fn reboot_without_an_option_ends_the_monitor(context: &Context) -> Result<()> {
+    let mut spec = Spec::debian(&context.payload, 512);
+    spec.says_how_to_reboot = false;
+    let mut guest = boot(context, spec)?;
+    guest.agent.farewell("reboot")?;
+    ends_saying(guest, "reset")
+}
+
+/// The jump to F000:FFF0 in real mode, by itself.
+pub(crate) fn jump_to_firmware_ends_the_monitor(context: &Context) -> Result<()> {
+    let mut spec = Spec::new(&context.payload, 128);
+    spec.boot_args = "reboot=b".into();
+    let mut guest = boot(context, spec)?;
+    guest.agent.farewell("reboot")?;
+    ends_saying(guest, "ACPI reset register")
+}
+
+/// Without ACPI: two vCPUs by the MP table, devices by the command line, an odd size of memory.
+pub(crate) fn without_acpi_all_cpus_and_devices_are_found(context: &Context) -> Result<()> {
+    let mut spec = Spec::new(&context.payload, 193);
+    (spec.boot_args, spec.cpus) = ("acpi=off".into(), 2);
+    let mut guest = boot(context, spec)?;
+    check_eq!(guest.agent.command("read /sys/devices/system/cpu/online")?, ["0-1"]);
+    guest.balloon_to(32)?;
+    guest.balloon_to(0)?;
+    guest.check_kernel_is_content()?;
+    guest.agent.farewell("reboot")?;
+    ends_saying(guest, "keyboard controller")
+}
+
+/// Default arguments of old clients: console and devices work without an IOAPIC.
+pub(crate) fn without_an_ioapic_devices_work(context: &Context) -> Result<()> {
+    let mut spec = Spec::new(&context.payload, 128);
+    spec.boot_args = "noapic".into();
+    let mut guest = boot(context, spec)?;
+    guest.balloon_to(32)?;
+    guest.balloon_to(0)?;
+    guest.check_kernel_is_content()?;
+    guest.agent.farewell("reboot")?;
+    ends_saying(guest, "keyboard controller")
+}
+
 /// And a guest whose kernel panics, which resets it.
 pub(crate) fn guest_panic_ends_the_monitor(context: &Context) -> Result<()> {
     let mut guest = boot(context, Spec::new(&context.payload, 128))?;

@@ -18,6 +18,8 @@ pub enum ResetSource {
     AcpiRegister,
     /// Three faults in a row on one vCPU (Linux: `reboot=t`).
     TripleFault,
+    /// A jump to the CPU's reset vector, where a PC has its firmware.
+    ResetVector,
 }
 
 /// Why the machine ended. Only the first reason counts.
@@ -59,6 +61,9 @@ impl fmt::Display for ExitReason {
             }
             Self::Reset(ResetSource::TripleFault) => {
                 write!(f, "guest reset itself by triple fault")
+            }
+            Self::Reset(ResetSource::ResetVector) => {
+                write!(f, "guest reset itself by a jump to the reset vector")
             }
             Self::Stopped(by) => write!(f, "stopped by {by}"),
             Self::GuestCrashed(cause) => write!(f, "guest crashed: {cause}"),

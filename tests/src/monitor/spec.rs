@@ -17,6 +17,8 @@ pub struct Spec {
     pub initrd: PathBuf,
     /// Words of the command line beyond the console and what the monitor itself needs.
     pub boot_args: String,
+    /// Whether the command line says how to reboot; if not, the kernel decides.
+    pub says_how_to_reboot: bool,
     /// Number of vCPUs.
     pub cpus: u32,
     /// Memory, in MiB.
@@ -52,6 +54,7 @@ impl Spec {
             kernel: payload.vmlinux(),
             initrd: payload.initrd(),
             boot_args: String::new(),
+            says_how_to_reboot: true,
             cpus: 1,
             memory_mib: limits::memory_mib(memory_mib),
             balloon: Some(Balloon::default()),
@@ -87,7 +90,8 @@ impl Spec {
     /// each character costs an exit, and in the outer machine that is most of a boot's time.
     #[must_use]
     pub fn cmdline(&self) -> String {
-        format!("console=ttyS0 reboot=k panic=-1 loglevel=6 {}", self.boot_args)
+        let reboot = if self.says_how_to_reboot { " reboot=k" } else { "" };
+        format!("console=ttyS0{reboot} panic=-1 loglevel=6 {}", self.boot_args)
             .trim_end()
             .to_owned()
     }

@@ -3,18 +3,21 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::elf::PvhBootCapability;
 use linux_loader::loader::{self, BzImage, Elf, KernelLoader};
+use mm::layout::HOLE_START;
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::layout;
-use crate::arch::memory_map::{MemoryKind, memory_map};
+use crate::arch::memory_map::{MapEntry, MemoryKind};
 use crate::host::files::open_regular;
 
 const PAGE: u64 = 4096;
+const MIB: u64 = 1 << 20;
 /// `xloadflags`: the kernel has the 64-bit entry point 0x200 bytes in (boot protocol 2.12).
 const XLF_KERNEL_64: u16 = 1;
 /// Offset of that entry point from where the protected-mode kernel was loaded.
@@ -52,14 +55,17 @@ pub enum KernelError {
         source: loader::Error,
     },
     /// It would run out of memory before its first line of output.
-    #[error("kernel {} needs memory up to {needed:#x}, but RAM ends at {ram_end:#x}", path.display())]
+    #[error(
+        "kernel {} needs {needed_mib} MiB of memory to start, and the guest has {has_mib}: give it \
+         more", path.display()
+    )]
     TooLittleMemory {
         /// The file.
         path: PathBuf,
-        /// First address that it does not need.
-        needed: u64,
-        /// First address after low RAM.
-        ram_end: u64,
+        /// MiB that it needs at least; an initrd and the work to do come on top.
+        needed_mib: u64,
+        /// MiB of low RAM.
+        has_mib: u64,
     },
     /// No initrd may be empty: a kernel would ignore it in silence.
     #[error("initrd {} is empty", .0.display())]
@@ -113,14 +119,30 @@ pub struct LoadedInitrd {
 
 /// Loads the kernel at `path`. An ELF kernel with a PVH note is entered by it, since that is an
 /// agreed interface; one without is entered as Linux's own decompressor would enter it.
+///
+/// # Errors
+///
+/// Where the file is no kernel, cannot be read, or needs more memory than `map` has.
 pub fn load_kernel<M: GuestMemoryBackend>(
     mem: &M,
+    map: &[MapEntry],
     path: &Path,
 ) -> Result<LoadedKernel, KernelError> {
     let read_error = |source| KernelError::Read { what: "kernel", path: path.to_owned(), source };
     let load_error = |source| KernelError::Load { path: path.to_owned(), source };
     let mut file = open_regular(path).map_err(read_error)?;
-    let kernel = match format(&mut file).map_err(read_error)? {
+    let format = format(&mut file).map_err(read_error)?;
+    let ram_end = low_ram_end(map);
+    let check = |needed: u64| {
+        if needed <= ram_end || needed > HOLE_START.0 {
+            return Ok(());
+        }
+        let (needed_mib, has_mib) = (needed.div_ceil(MIB), ram_end / MIB);
+        Err(KernelError::TooLittleMemory { path: path.to_owned(), needed_mib, has_mib })
+    };
+    // Before loading: the loaders only say that they cannot.
+    check(format.as_ref().map_or(Ok(0), |format| needed(&file, format)).map_err(read_error)?)?;
+    let kernel = match format {
         None => return Err(KernelError::NotAKernel(path.to_owned())),
         Some(Format::Elf) => {
             let loaded =
@@ -145,21 +167,19 @@ pub fn load_kernel<M: GuestMemoryBackend>(
             LoadedKernel { entry, end: loaded.kernel_end.max(unpacked) }
         }
     };
-    let ram_end = low_ram_end(mem);
-    if kernel.end > ram_end {
-        return Err(KernelError::TooLittleMemory {
-            path: path.to_owned(),
-            needed: kernel.end,
-            ram_end,
-        });
-    }
+    check(kernel.end)?;
     Ok(kernel)
 }
 
 /// Loads the initrd at `path` as high in low RAM as `kernel` allows, but below `ceiling`: the kernel
 /// reserves its CMA region where it is told to, or not at all if something lies there.
+///
+/// # Errors
+///
+/// Where the file is empty, cannot be read, or does not fit.
 pub fn load_initrd<M: GuestMemoryBackend>(
     mem: &M,
+    map: &[MapEntry],
     kernel: &LoadedKernel,
     path: &Path,
     ceiling: GuestAddress,
@@ -170,7 +190,7 @@ pub fn load_initrd<M: GuestMemoryBackend>(
     if len == 0 {
         return Err(KernelError::EmptyInitrd(path.to_owned()));
     }
-    let mut limit = low_ram_end(mem).min(ceiling.0);
+    let mut limit = low_ram_end(map).min(ceiling.0);
     if let Entry::Linux64 { header: Some(header), .. } = kernel.entry {
         limit = limit.min(u64::from(header.initrd_addr_max).saturating_add(1));
     }
@@ -211,10 +231,55 @@ fn format(file: &mut File) -> io::Result<Option<Format>> {
     })
 }
 
+/// First address that the kernel in `file` does not need while it starts, by its headers; 0 where
+/// they are not there.
+fn needed(file: &File, format: &Format) -> io::Result<u64> {
+    match format {
+        Format::Elf => elf_end(file),
+        Format::BzImage => {
+            // `pref_address` and `init_size` (boot protocol 2.10).
+            let mut fields = [0; 12];
+            read_or_zero(file, &mut fields, 0x258)?;
+            let (address, size) = fields.split_at(8);
+            Ok(little_endian(address).saturating_add(little_endian(size)))
+        }
+    }
+}
+
+/// End of the highest segment that is loaded (ELF-64: `e_phoff`, `e_phentsize`, `e_phnum`, then
+/// `p_type`, `p_paddr` and `p_memsz` of each).
+fn elf_end(file: &File) -> io::Result<u64> {
+    const PT_LOAD: u64 = 1;
+    let mut head = [0; 64];
+    read_or_zero(file, &mut head, 0)?;
+    let (at, size) = (little_endian(&head[32..40]), little_endian(&head[54..56]));
+    let mut end = 0;
+    for number in 0..little_endian(&head[56..58]) {
+        let mut segment = [0; 56];
+        read_or_zero(file, &mut segment, at.saturating_add(number * size))?;
+        if little_endian(&segment[..4]) == PT_LOAD {
+            let (start, len) = (little_endian(&segment[24..32]), little_endian(&segment[40..48]));
+            end = end.max(start.saturating_add(len));
+        }
+    }
+    Ok(end)
+}
+
+fn little_endian(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+}
+
+/// Reads at `offset`; what is beyond the file's end stays zero.
+fn read_or_zero(file: &File, into: &mut [u8], offset: u64) -> io::Result<()> {
+    match file.read_exact_at(into, offset) {
+        Err(short) if short.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
+        other => other,
+    }
+}
+
 /// Where the RAM that holds the kernel ends.
-fn low_ram_end<M: GuestMemoryBackend>(mem: &M) -> u64 {
-    memory_map(mem)
-        .iter()
+fn low_ram_end(map: &[MapEntry]) -> u64 {
+    map.iter()
         .find(|e| e.kind == MemoryKind::Ram && e.start == layout::HIGH_RAM)
         .map_or(0, |e| e.start.0 + e.len)
 }
@@ -226,6 +291,7 @@ mod tests {
     use vm_memory::GuestMemoryMmap;
 
     use super::*;
+    use crate::arch::memory_map::memory_map;
 
     fn memory() -> GuestMemoryMmap {
         GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 16 << 20)]).unwrap()
@@ -260,7 +326,7 @@ mod tests {
     #[test]
     fn elf_is_loaded_where_it_says() {
         let (mem, file) = (memory(), file_of(&elf(2 << 20, b"kernel")));
-        let kernel = load_kernel(&mem, file.path()).unwrap();
+        let kernel = load_kernel(&mem, &memory_map(&mem), file.path()).unwrap();
         let rip = GuestAddress(2 << 20);
         assert_eq!(kernel.entry, Entry::Linux64 { rip, header: None });
         let mut found = [0; 6];
@@ -269,35 +335,48 @@ mod tests {
     }
 
     #[test]
+    fn a_kernel_larger_than_memory_says_how_much_it_needs() {
+        let mem = memory();
+        let file = file_of(&elf(40 << 20, b"kernel"));
+        let map = memory_map(&mem);
+        let error = load_kernel(&mem, &map, file.path()).unwrap_err().to_string();
+        assert!(error.contains("needs 41 MiB of memory to start, and the guest has 16"), "{error}");
+    }
+
+    #[test]
     fn what_is_no_kernel_is_refused() {
         let mem = memory();
         for bytes in [&b""[..], b"MZ", &[0u8; 4096], b"\x7fELF"] {
             let file = file_of(bytes);
-            let error = load_kernel(&mem, file.path()).unwrap_err();
+            let error = load_kernel(&mem, &memory_map(&mem), file.path()).unwrap_err();
             assert!(matches!(error, KernelError::NotAKernel(_)), "{error}");
         }
         let outside = file_of(&elf(1 << 40, b"kernel"));
-        let error = load_kernel(&mem, outside.path()).unwrap_err();
+        let error = load_kernel(&mem, &memory_map(&mem), outside.path()).unwrap_err();
         assert!(matches!(error, KernelError::Load { .. }), "{error}");
-        let missing = load_kernel(&mem, Path::new("/nonexistent")).unwrap_err();
+        let missing = load_kernel(&mem, &memory_map(&mem), Path::new("/nonexistent")).unwrap_err();
         assert!(missing.to_string().starts_with("cannot read kernel /nonexistent: "));
     }
 
     #[test]
     fn initrd_lies_at_the_top_and_must_fit() {
         let (mem, kernel) = (memory(), file_of(&elf(2 << 20, b"kernel")));
-        let kernel = load_kernel(&mem, kernel.path()).unwrap();
+        let kernel = load_kernel(&mem, &memory_map(&mem), kernel.path()).unwrap();
         let anywhere = GuestAddress(u64::MAX);
         let small = file_of(&[7; 5000]);
-        let initrd = load_initrd(&mem, &kernel, small.path(), anywhere).unwrap();
+        let initrd = load_initrd(&mem, &memory_map(&mem), &kernel, small.path(), anywhere).unwrap();
         assert_eq!(initrd, LoadedInitrd { start: GuestAddress((16 << 20) - 8192), len: 5000 });
-        let initrd = load_initrd(&mem, &kernel, small.path(), GuestAddress(12 << 20)).unwrap();
+        let initrd =
+            load_initrd(&mem, &memory_map(&mem), &kernel, small.path(), GuestAddress(12 << 20))
+                .unwrap();
         assert_eq!(initrd, LoadedInitrd { start: GuestAddress((12 << 20) - 8192), len: 5000 });
         let large = file_of(&[]);
         large.as_file().set_len(15 << 20).unwrap();
-        let error = load_initrd(&mem, &kernel, large.path(), anywhere).unwrap_err();
+        let error =
+            load_initrd(&mem, &memory_map(&mem), &kernel, large.path(), anywhere).unwrap_err();
         assert!(matches!(error, KernelError::InitrdTooLarge { .. }), "{error}");
-        let error = load_initrd(&mem, &kernel, file_of(&[]).path(), anywhere).unwrap_err();
+        let error = load_initrd(&mem, &memory_map(&mem), &kernel, file_of(&[]).path(), anywhere)
+            .unwrap_err();
         assert!(matches!(error, KernelError::EmptyInitrd(_)), "{error}");
     }
 }

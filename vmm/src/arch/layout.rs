@@ -33,7 +33,11 @@ pub const LOW_RAM_END: GuestAddress = GuestAddress(0x9_fc00);
 /// 5.2.5.1) finds it at once.
 pub const ACPI_START: GuestAddress = GuestAddress(0xe_0000);
 /// Where they must have ended.
-pub const ACPI_END: GuestAddress = GuestAddress(0x10_0000);
+pub const ACPI_END: GuestAddress = GuestAddress(0xf_0000);
+/// The MP table, in the stretch that kernels scan for it (MP 1.4, 4).
+pub const MP_TABLE: GuestAddress = GuestAddress(0xf_0000);
+/// Where a PC has its firmware's first instruction, at F000:FFF0 of real mode.
+pub const RESET_STUB: GuestAddress = GuestAddress(0xf_fff0);
 /// Memory above 1 MiB: where kernels are loaded.
 pub const HIGH_RAM: GuestAddress = GuestAddress(0x10_0000);
 

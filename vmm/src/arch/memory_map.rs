@@ -79,6 +79,6 @@ mod tests {
             .find(|e| (e.start.0..e.start.0 + e.len).contains(&layout::ACPI_START.0))
             .unwrap();
         assert_eq!(holder.kind, MemoryKind::Reserved);
-        assert!(holder.start.0 + holder.len >= layout::ACPI_END.0);
+        assert!(holder.start.0 + holder.len >= layout::HIGH_RAM.0);
     }
 }

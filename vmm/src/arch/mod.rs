@@ -9,6 +9,7 @@
 //! - `handover`: zero page (Linux boot protocol) and start info (PVH boot protocol)
 //! - `registers`: segments, control registers, page tables, MSRs and local APIC at entry
 //! - `cpuid`: CPUID leaves, topology above all
+//! - `mptable`: the table that takes ACPI's place where the kernel is told not to use that
 //! - `acpi`: the tables that list CPUs, interrupt controller and devices
 
 pub mod acpi;
@@ -17,4 +18,5 @@ pub mod handover;
 pub mod kernel;
 pub mod layout;
 pub mod memory_map;
+pub mod mptable;
 pub mod registers;

@@ -1,21 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Kernel, initrd, command line, ACPI tables and the structure that leads the kernel to them.
 
+use devices::legacy::power;
 use linux_loader::cmdline::{self, Cmdline};
 use mm::guest_ram::GuestRam;
 use mm::layout::MemoryLayout;
-use vm_memory::GuestAddress;
+use tracing::warn;
+use vm_memory::{Bytes as _, GuestAddress};
 
 use super::error::BuildError;
 use crate::arch::acpi::{self, MmioWindow};
 use crate::arch::handover::{self, Handover};
 use crate::arch::kernel::{self, Entry, LoadedKernel};
-use crate::arch::layout;
 use crate::arch::memory_map::memory_map;
+use crate::arch::{layout, mptable};
 use crate::config::{VmConfig, drives};
 
-/// The kernel option that turns ACPI off, and the fallback for device discovery on.
-const ACPI_OFF: &str = "acpi=off";
+/// Options by which a kernel does without ACPI's interrupts, or without the controllers that ACPI
+/// tells of. With ACPI's tables such a kernel finds no interrupt line at all: the platform is
+/// hardware-reduced, which promises that there is no older controller. Without them it finds what
+/// the MP table lists, and the PICs.
+const WITHOUT_ACPI: [&str; 4] = ["acpi=off", "acpi=noirq", "noapic", "nolapic"];
+
+/// What stands where firmware would begin: guests jump there to reset the machine. Writes to the
+/// reset register, then halts.
+const RESET_STUB: [u8; 9] = [
+    0xba,
+    (PORT_RESET & 0xff) as u8,
+    (PORT_RESET >> 8) as u8, // mov dx, PORT_RESET
+    0xb0,
+    power::RESET_VALUE, // mov al, RESET_VALUE
+    0xee,               // out dx, al
+    0xf4,               // hlt
+    0xeb,
+    0xfd, // jmp to the hlt
+];
+const PORT_RESET: u16 = layout::PORT_POWER + power::RESET;
 
 /// Loads kernel and initrd, and writes command line, ACPI tables and boot structure.
 pub(super) fn load(
@@ -25,12 +45,21 @@ pub(super) fn load(
 ) -> Result<LoadedKernel, BuildError> {
     let boot = config.boot_source.as_ref().ok_or(BuildError::NoBootSource)?;
     let mem = ram.memory().as_ref();
-    let kernel = kernel::load_kernel(mem, &boot.kernel_image_path)?;
+    let map = memory_map(mem);
+    let kernel = kernel::load_kernel(mem, &map, &boot.kernel_image_path)?;
     let ceiling = ram.layout().cma().map_or(GuestAddress(u64::MAX), |cma| cma.address());
     let initrd = match &boot.initrd_path {
-        Some(path) => Some(kernel::load_initrd(mem, &kernel, path, ceiling)?),
+        Some(path) => Some(kernel::load_initrd(mem, &map, &kernel, path, ceiling)?),
         None => None,
     };
+    let legacy = without_acpi(boot.cmdline());
+    if let Some(option) = legacy {
+        warn!(
+            option,
+            "the guest gets an MP table in place of ACPI's tables: it cannot power itself off, and \
+             finds devices by its command line only"
+        );
+    }
     let root = drives::root_argument(&config.drives);
     let cmdline = command_line(boot.cmdline(), root.as_deref(), ram.layout(), windows)?;
     let length = cmdline.as_cstring()?.as_bytes().len();
@@ -38,15 +67,28 @@ pub(super) fn load(
     let length = u32::try_from(length).map_err(|_| cmdline::Error::TooLarge)?;
     linux_loader::loader::load_cmdline(mem, layout::CMDLINE, &cmdline)
         .map_err(BuildError::CmdlineLoad)?;
-    let machine = acpi::Machine { cpus: config.machine_config.vcpu_count, windows };
-    let rsdp = acpi::write_tables(mem, &machine)?;
-    let map = memory_map(mem);
+    let cpus = config.machine_config.vcpu_count;
+    let rsdp = if legacy.is_some() {
+        mptable::write(mem, cpus)?;
+        GuestAddress(0)
+    } else {
+        acpi::write_tables(mem, &acpi::Machine { cpus, windows })?
+    };
+    mem.write_slice(&RESET_STUB, layout::RESET_STUB)?;
     let handover = Handover { initrd, map: &map, rsdp, cmdline_len: length };
     match kernel.entry {
         Entry::Pvh { .. } => handover::write_start_info(mem, &handover)?,
         Entry::Linux64 { header, .. } => handover::write_zero_page(mem, header, &handover)?,
     }
     Ok(kernel)
+}
+
+/// The first option of `cmdline` that takes ACPI away. What follows `--` is for init.
+fn without_acpi(cmdline: &str) -> Option<&'static str> {
+    cmdline
+        .split_whitespace()
+        .take_while(|word| *word != "--")
+        .find_map(|word| WITHOUT_ACPI.into_iter().find(|option| *option == word))
 }
 
 /// The user's command line and what the machine adds: the root device, where contiguous memory is to be reserved,
@@ -67,7 +109,7 @@ fn command_line(
     if let Some(cma) = memory.cma() {
         cmdline.insert_str(format!("cma={}@{:#x}", cma.bytes().0, cma.address().0))?;
     }
-    if user.split_whitespace().any(|option| option == ACPI_OFF) {
+    if without_acpi(user).is_some() {
         for window in windows {
             let base = GuestAddress(window.base.into());
             cmdline.add_virtio_mmio_device(layout::MMIO_SIZE, base, window.gsi, None)?;
@@ -104,6 +146,13 @@ mod tests {
         let line = command_line("quiet -- single", Some("root=/dev/vda rw"), &layout, &[]).unwrap();
         let line = line.as_cstring().unwrap().into_string().unwrap();
         assert_eq!(line, "quiet root=/dev/vda rw -- single");
+    }
+
+    #[test]
+    fn options_that_take_acpi_away_are_found_before_the_dashes() {
+        assert_eq!(without_acpi("quiet noapic"), Some("noapic"));
+        assert_eq!(without_acpi("quiet -- noapic"), None);
+        assert_eq!(without_acpi("noapictimer acpi=strict"), None);
     }
 
     #[test]

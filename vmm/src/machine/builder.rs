@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
+use kvm_bindings::{
+    KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY, kvm_irqchip,
+    kvm_pit_config,
+};
 use kvm_ioctls::{Kvm, VmFd};
 use mm::backing;
 use mm::guest_ram::GuestRam;
@@ -85,9 +88,22 @@ fn create_vm(kvm: &Kvm) -> Result<VmFd, BuildError> {
         .map_err(BuildError::machine("place the identity map page"))?;
     vm.set_tss_address(layout::TSS).map_err(BuildError::machine("place the TSS pages"))?;
     vm.create_irq_chip().map_err(BuildError::machine("create interrupt controllers"))?;
+    mask_pics(&vm)?;
     let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
     vm.create_pit2(pit).map_err(BuildError::machine("create the interval timer"))?;
     Ok(vm)
+}
+
+/// Masks all lines of both 8259s. KVM starts them unmasked with vectors from 0, so the first
+/// interrupt of a guest that never sets them up would be taken for an exception of its CPU.
+fn mask_pics(vm: &VmFd) -> Result<(), BuildError> {
+    for chip_id in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE] {
+        let mut chip = kvm_irqchip { chip_id, ..Default::default() };
+        vm.get_irqchip(&mut chip).map_err(BuildError::machine("read an interrupt controller"))?;
+        chip.chip.pic.imr = 0xff;
+        vm.set_irqchip(&chip).map_err(BuildError::machine("mask an interrupt controller"))?;
+    }
+    Ok(())
 }
 
 fn start_thread(

@@ -95,6 +95,9 @@ pub enum BuildError {
     /// ACPI tables do not fit.
     #[error(transparent)]
     Acpi(#[from] AcpiError),
+    /// Tables of the first MiB do not fit.
+    #[error("boot tables do not fit in guest memory: {0}")]
+    BootTables(#[from] vm_memory::GuestMemoryError),
     /// A vCPU does not take its first state.
     #[error(transparent)]
     Registers(#[from] RegisterError),

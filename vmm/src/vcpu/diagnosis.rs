@@ -8,8 +8,11 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VcpuFd;
 
-use crate::exit::ExitReason;
+use crate::exit::{ExitReason, ResetSource};
 use crate::kvm;
+
+/// First instruction of a CPU after INIT: nothing is mapped there, as there is no firmware.
+const RESET_VECTOR: u64 = 0xffff_fff0;
 
 /// Why KVM gave the vCPU back to us for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +87,10 @@ pub(super) fn diagnose(number: u8, vcpu: &mut VcpuFd) -> ExitReason {
         Err(_) => String::new(),
     };
     if let Ok(sregs) = vcpu.get_sregs() {
+        let at = vcpu.get_regs().map_or(0, |regs| sregs.cs.base.wrapping_add(regs.rip));
+        if failure.by_guest() && at & 0xffff_ffff == RESET_VECTOR {
+            return ExitReason::Reset(ResetSource::ResetVector);
+        }
         tracing::debug!(vcpu = number, ?sregs, "special registers");
     }
     reason(number, failure, &at, kvm::cpu_virtualizes())
