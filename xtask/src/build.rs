@@ -53,6 +53,11 @@ pub(crate) fn programs(profile: Profile) -> Result<Programs> {
     })
 }
 
+/// Builds Ballast alone; gives its path.
+pub(crate) fn ballast(profile: Profile) -> Result<PathBuf> {
+    Ok(cargo_build(profile, &["ballast-vmm"])?.join("ballast"))
+}
+
 /// Builds the agent alone; gives its path.
 pub(crate) fn agent() -> Result<PathBuf> {
     stripped(&cargo_build(Profile::TestRelease, &["guest-agent"])?.join("guest-agent"))

@@ -5,6 +5,7 @@
 //! - `test/`      everything that is tested, step by step
 //! - `bench.rs`   Ballast beside its peers
 //! - `kernel/`    the guest kernel: sources, patches, configuration, build, cache
+//! - `dist.rs`     the binary that is given away
 //! - `build.rs`    the programs that run in guests and in the outer machine
 //! - `testbed.rs`, `outer.rs`   Debian's kernel; a machine with a usable KVM
 //! - `payload.rs`  what guests are started from, and a program run beside it
@@ -18,6 +19,7 @@ mod bench;
 mod build;
 mod cpio;
 mod debian;
+mod dist;
 mod error;
 mod kernel;
 mod lock;
@@ -65,6 +67,8 @@ enum Task {
     Kernel(kernel::Options),
     /// Prepare the outer machine: install QEMU, unpack Debian's kernel into the cache
     Testbed,
+    /// Build the static binary; the last line of standard output is its path
+    Dist(dist::Options),
     /// Build the initial RAM disks of test guests
     Rootfs,
     /// Run the tests that boot real guests (a part of `test`)
@@ -126,6 +130,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         }
         Task::Bench(options) => return Ok(ExitCode::from(bench::run(&options)?)),
         Task::Kernel(options) => println!("{}", kernel::kernel(&options)?.vmlinux().display()),
+        Task::Dist(options) => println!("{}", dist::dist(&options)?.display()),
         Task::Testbed => {
             println!("{}", testbed::prepare()?.image.display());
         }

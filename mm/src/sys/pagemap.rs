@@ -68,18 +68,26 @@ pub enum MappedAs {
 /// This process's page map. Reading it needs no privilege.
 #[derive(Debug)]
 pub struct Pagemap {
-    file: File,
+    /// `None` where the process has no /proc, as in a jail: then mincore(2) is asked.
+    file: Option<File>,
     /// Cleared at the first sign that the kernel knows no PAGEMAP_SCAN.
     can_scan: AtomicBool,
 }
 
 impl Pagemap {
-    /// Opens /proc/self/pagemap.
+    /// Opens /proc/self/pagemap. Where there is no /proc, mincore(2) takes its place: it does not
+    /// tell huge pages apart, and counts the shared zero page.
     ///
     /// # Errors
-    /// Those of open(2), for example without /proc.
+    /// Those of open(2), other than ENOENT.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { file: File::open("/proc/self/pagemap")?, can_scan: AtomicBool::new(true) })
+        let file = match File::open("/proc/self/pagemap") {
+            Ok(file) => Some(file),
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let can_scan = AtomicBool::new(file.is_some());
+        Ok(Self { file, can_scan })
     }
 
     /// Whether the kernel tells huge pages apart; known after the first walk.
@@ -104,18 +112,20 @@ impl Pagemap {
         range: HostRange,
         mut found: impl FnMut(HostRange, MappedAs),
     ) -> io::Result<()> {
+        let Some(file) = &self.file else { return ask_mincore(range, &mut found) };
         if self.can_scan() {
-            match self.scan(range, &mut found) {
+            match self.scan(file, range, &mut found) {
                 // The first call of a walk reports nothing when it fails in this way.
                 Err(e) if is_unsupported(&e) => self.can_scan.store(false, Ordering::Relaxed),
                 result => return result,
             }
         }
-        self.read(range, &mut found)
+        self.read(file, range, &mut found)
     }
 
     fn scan(
         &self,
+        file: &File,
         range: HostRange,
         found: &mut impl FnMut(HostRange, MappedAs),
     ) -> io::Result<()> {
@@ -136,7 +146,7 @@ impl Pagemap {
             };
             // SAFETY: `arg` is the structure that the call expects, and `vec` names `vec_len`
             // writable regions that live until it returns.
-            let filled = unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, &raw mut arg) };
+            let filled = unsafe { libc::ioctl(file.as_raw_fd(), PAGEMAP_SCAN, &raw mut arg) };
             let filled = usize::try_from(filled).map_err(|_| io::Error::last_os_error())?;
             for run in &runs[..filled.min(RUNS_PER_CALL)] {
                 let mapped = if run.categories & PAGE_IS_HUGE != 0 {
@@ -160,6 +170,7 @@ impl Pagemap {
 
     fn read(
         &self,
+        file: &File,
         range: HostRange,
         found: &mut impl FnMut(HostRange, MappedAs),
     ) -> io::Result<()> {
@@ -169,7 +180,7 @@ impl Pagemap {
         let mut addr = range.addr();
         while addr < range.end() {
             let count = ((range.end() - addr) / page).min(ENTRIES_PER_READ);
-            self.file.read_exact_at(&mut entries[..count * 8], (addr / page * 8) as u64)?;
+            file.read_exact_at(&mut entries[..count * 8], (addr / page * 8) as u64)?;
             for entry in entries[..count * 8].chunks_exact(8) {
                 let entry = u64::from_ne_bytes(entry.try_into().expect("chunks of 8"));
                 run = match (run, entry & ENTRY_PRESENT != 0) {
@@ -198,6 +209,39 @@ fn report(start: usize, end: usize, found: &mut impl FnMut(HostRange, MappedAs))
 }
 
 /// An older kernel knows no such ioctl; a seccomp filter may say that there is no such call.
+/// Calls `found` for each run of resident pages, by mincore(2).
+fn ask_mincore(range: HostRange, found: &mut impl FnMut(HostRange, MappedAs)) -> io::Result<()> {
+    const PAGES_PER_CALL: usize = 1024;
+    let mut resident = [0u8; PAGES_PER_CALL];
+    let mut addr = range.addr();
+    let mut run = None;
+    while addr < range.end() {
+        let count = ((range.end() - addr) / PAGE_BYTES).min(PAGES_PER_CALL);
+        let (start, len) = (std::ptr::without_provenance_mut(addr), count * PAGE_BYTES);
+        // SAFETY: the call reads no memory at `start`, and writes one byte for each of the `count`
+        // pages, for which `resident` has room.
+        if unsafe { libc::mincore(start, len, resident.as_mut_ptr()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        for page in &resident[..count] {
+            run = match (run, page & 1 != 0) {
+                (None, true) => Some((addr, addr + PAGE_BYTES)),
+                (Some((start, _)), true) => Some((start, addr + PAGE_BYTES)),
+                (Some((start, end)), false) => {
+                    report(start, end, found);
+                    None
+                }
+                (None, false) => None,
+            };
+            addr += PAGE_BYTES;
+        }
+    }
+    if let Some((start, end)) = run {
+        report(start, end, found);
+    }
+    Ok(())
+}
+
 fn is_unsupported(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOTTY | libc::ENOSYS | libc::EINVAL))
 }
@@ -233,6 +277,8 @@ mod tests {
         pagemap.disable_scan();
         assert_eq!(resident(&pagemap, all), expected);
         assert_eq!(resident(&pagemap, all.slice(4 * page, page).unwrap()), [(0, 1)]);
+        let jailed = Pagemap { file: None, can_scan: AtomicBool::new(false) };
+        assert_eq!(resident(&jailed, all), expected, "by mincore");
     }
 
     #[test]

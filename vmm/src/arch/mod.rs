@@ -9,11 +9,13 @@
 //! - `handover`: zero page (Linux boot protocol) and start info (PVH boot protocol)
 //! - `registers`: segments, control registers, page tables, MSRs and local APIC at entry
 //! - `cpuid`: CPUID leaves, topology above all
+//! - `denied`: features of the host's CPU that guests do not get unless they ask
 //! - `mptable`: the table that takes ACPI's place where the kernel is told not to use that
 //! - `acpi`: the tables that list CPUs, interrupt controller and devices
 
 pub mod acpi;
 pub mod cpuid;
+pub mod denied;
 pub mod handover;
 pub mod kernel;
 pub mod layout;

@@ -18,6 +18,7 @@
 //! - `memory.rs`: what that memory is made of on the host (`memory`, Ballast's own)
 //! - `boot_source.rs`: kernel, initrd and command line (`boot-source`), and their files
 //! - `balloon.rs`: the balloon (`balloon`)
+//! - `cpu.rs`: CPU features that are off unless asked for (`cpu`, Ballast's own)
 //! - `console.rs`: where the serial console goes (`console`, Ballast's own)
 //! - `drives.rs`: disks (`drives`)
 //! - `entropy.rs`: the source of random numbers (`entropy`)
@@ -30,6 +31,7 @@ mod absent;
 mod balloon;
 mod boot_source;
 mod console;
+mod cpu;
 pub mod drives;
 mod entropy;
 mod gpu;
@@ -56,6 +58,7 @@ pub use absent::Absent;
 pub use balloon::{BalloonConfig, BalloonStatsUpdate, BalloonUpdate};
 pub use boot_source::{BootSource, CMDLINE_MAX, DEFAULT_BOOT_ARGS, ImageKind};
 pub use console::ConsoleConfig;
+pub use cpu::CpuConfig;
 pub use drives::{CacheType, DriveConfig, DriveUpdate, ImageFormat, IoEngine};
 pub use entropy::EntropyConfig;
 pub use gpu::GpuConfig;
@@ -86,6 +89,8 @@ const SECTIONS: &[Rules] = &[
 pub struct VmConfig {
     /// vCPUs and memory size.
     pub machine_config: MachineConfig,
+    /// CPU features that are off unless asked for.
+    pub cpu: CpuConfig,
     /// What the guest boots. Nothing starts without it.
     pub boot_source: Option<BootSource>,
     /// What guest memory is made of on the host.

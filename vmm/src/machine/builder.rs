@@ -53,7 +53,7 @@ pub fn build(config: &VmConfig, events: &LoopHandle) -> Result<Vm, BuildError> {
     // 5. vCPUs, the first of them at the kernel's first instruction.
     let Assembly { ports, mmio, exit, on_main, threads, .. } = machine;
     let around = Surroundings { ports: Arc::new(ports), mmio: Arc::new(mmio), exit };
-    let vcpus = cpus::create(&kvm, &vm, &config.machine_config, &ram, &kernel, &around)?;
+    let vcpus = cpus::create(&kvm, &vm, config, &ram, &kernel, &around)?;
 
     // 6. The threads that serve devices; the main one last.
     let threads = threads.into_iter().map(start_thread).collect::<Result<Vec<_>, _>>()?;

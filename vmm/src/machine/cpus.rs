@@ -7,20 +7,26 @@ use mm::guest_ram::GuestRam;
 
 use super::error::BuildError;
 use crate::arch::cpuid::{self, Features, Topology};
+use crate::arch::denied::{self, Wanted};
 use crate::arch::kernel::LoadedKernel;
 use crate::arch::registers;
-use crate::config::MachineConfig;
+use crate::config::{CpuConfig, VmConfig};
 use crate::vcpu::{Surroundings, Vcpu};
 
 /// Creates the vCPUs of `config`; the first one starts at `kernel`'s entry point.
 pub(super) fn create(
     kvm: &Kvm,
     vm: &VmFd,
-    config: &MachineConfig,
+    config: &VmConfig,
     ram: &GuestRam,
     kernel: &LoadedKernel,
     around: &Surroundings,
 ) -> Result<Vec<Vcpu>, BuildError> {
+    let CpuConfig { nested_virtualization, pmu } = config.cpu;
+    let wanted = Wanted { nested: nested_virtualization, pmu };
+    denied::restrict_msrs(kvm, vm, wanted)
+        .map_err(BuildError::machine("deny model-specific registers"))?;
+    let config = &config.machine_config;
     let cpus = config.vcpu_count;
     let limit = kvm.get_max_vcpus();
     if usize::from(cpus) > limit {
@@ -38,7 +44,8 @@ pub(super) fn create(
     let mut vcpus = Vec::with_capacity(cpus.into());
     for number in 0..cpus {
         let fd = vm.create_vcpu(number.into()).map_err(BuildError::machine("create a vCPU"))?;
-        let leaves = cpuid::for_vcpu(supported, topology, features, number);
+        let mut leaves = cpuid::for_vcpu(supported, topology, features, number);
+        denied::restrict_cpuid(&mut leaves, wanted);
         // Fails for lists longer than KVM's limit only, which it then names itself.
         let leaves = CpuId::from_entries(&leaves[..leaves.len().min(KVM_MAX_CPUID_ENTRIES)])
             .map_err(|_| kvm_ioctls::Error::new(libc::E2BIG))

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `cpu`: features of the host's CPU that a guest gets only where it is asked for.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Features of the host's CPU that a guest gets only where it is asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CpuConfig {
+    /// VMX or SVM: the guest can run machines of its own, by KVM's nested virtualization.
+    pub nested_virtualization: bool,
+    /// Performance counters, last-branch records and sampling.
+    pub pmu: bool,
+}
