@@ -5,7 +5,7 @@
 
 use std::sync::{LazyLock, Mutex};
 
-use axum::body::Body;
+use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use libfuzzer_sys::fuzz_target;
@@ -68,8 +68,7 @@ fn request(pick: u8, body: &[u8]) {
     let request = Request::builder()
         .method(method)
         .uri(path)
-        .header("content-length", body.len())
-        .body(Body::from(body.to_vec()))
+        .body(Bytes::copy_from_slice(body))
         .expect("a request");
     let front = FRONT.lock().expect("no panic before");
     let (status, reply) = front.runtime.block_on(async {

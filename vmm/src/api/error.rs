@@ -54,9 +54,9 @@ pub enum ApiError {
         /// Most bytes taken.
         limit: usize,
     },
-    /// The body ended early, or its framing is broken.
-    #[error("The body of the request cannot be read: {0}.")]
-    BrokenBody(String),
+    /// The bytes are not an HTTP/1 request.
+    #[error("This is not an HTTP request: {0}.")]
+    NotHttp(String),
     /// The body is not the JSON that belongs here.
     #[error("An error occurred when deserializing the json body of a request: {0}.")]
     Json(#[from] serde_json::Error),
@@ -80,7 +80,10 @@ impl ApiError {
 
     /// The error for a path that is not there.
     pub fn no_such_path(method: Method, uri: &Uri) -> Self {
-        Self::NoSuchPath { method, path: uri.path().to_owned() }
+        Self::NoSuchPath {
+            method,
+            path: uri.path_and_query().map_or_else(String::new, ToString::to_string),
+        }
     }
 }
 

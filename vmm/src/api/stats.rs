@@ -32,7 +32,7 @@ pub struct ApiStats {
 
 impl ApiStats {
     /// Counts one request.
-    pub fn count(&self, method: &Method, failed: bool) {
+    pub fn count(&self, method: &Method, _path: &str, succeeded: bool) {
         let counts = match *method {
             Method::GET => &self.get,
             Method::PUT => &self.put,
@@ -40,6 +40,6 @@ impl ApiStats {
             _ => &self.other,
         };
         counts.requests.fetch_add(1, Ordering::Relaxed);
-        counts.fails.fetch_add(failed.into(), Ordering::Relaxed);
+        counts.fails.fetch_add((!succeeded).into(), Ordering::Relaxed);
     }
 }

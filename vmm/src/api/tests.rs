@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use axum::body::Body;
+use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -108,22 +108,14 @@ fn send_in(
     phase: Phase,
     method: &str,
     path: &str,
-    body: impl Into<Body>,
+    body: impl Into<Bytes>,
 ) -> (StatusCode, Value, Vec<Action>) {
     let (machine, responder) = Responder::start(phase);
-    let body = body.into();
-    let length = hyper::body::Body::size_hint(&body).exact().unwrap();
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header("content-length", length)
-        .body(body)
-        .unwrap();
+    let request = Request::builder().method(method).uri(path).body(body.into()).unwrap();
     let service = Service::new(machine.clone(), Arc::default(), DEFAULT_MAX_PAYLOAD_BYTES);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let (status, bytes) = runtime.block_on(async {
         let response = service.answer(request).await;
-        assert_eq!(response.headers()["server"], "Firecracker API");
         let status = response.status();
         (status, response.into_body().collect().await.unwrap().to_bytes())
     });
@@ -133,7 +125,7 @@ fn send_in(
     (status, value, responder.finish(machine))
 }
 
-fn send(method: &str, path: &str, body: impl Into<Body>) -> (StatusCode, Value, Vec<Action>) {
+fn send(method: &str, path: &str, body: impl Into<Bytes>) -> (StatusCode, Value, Vec<Action>) {
     send_in(Phase::Running, method, path, body)
 }
 
@@ -154,7 +146,7 @@ fn change(method: &str, path: &str, body: &str) -> Action {
 }
 
 /// The fault message of a request that must be refused without the machine being asked.
-fn refused(method: &str, path: &str, body: impl Into<Body>) -> String {
+fn refused(method: &str, path: &str, body: impl Into<Bytes>) -> String {
     let (status, reply, actions) = send(method, path, body);
     assert_eq!(status, StatusCode::BAD_REQUEST, "{method} {path}");
     assert_eq!(actions, [], "{method} {path}");
@@ -346,7 +338,7 @@ fn a_disks_name_is_the_same_in_path_and_body() {
 /// Sends a GET and returns type and bytes of the answer.
 fn get_raw(path: &str, accept: &str) -> (String, Vec<u8>) {
     let (machine, responder) = Responder::start(Phase::Running);
-    let request = Request::get(path).header("accept", accept).body(Body::empty()).unwrap();
+    let request = Request::get(path).header("accept", accept).body(Bytes::new()).unwrap();
     let service = Service::new(machine.clone(), Arc::default(), 0);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let (kind, bytes) = runtime.block_on(async {
@@ -426,7 +418,8 @@ fn wrong_paths_and_methods_are_400() {
         ("HEAD", "/"),
         ("OPTIONS", "/"),
         ("PUT", "/"),
-        ("GET", "/balloon/"),
+        ("GET", "/memory/x"),
+        ("GET", "/balloon?x=1"),
     ] {
         let message = refused(method, path, "");
         let expected = format!("Invalid request method and/or path: {method} {path}.");
@@ -487,7 +480,7 @@ fn a_machine_that_is_gone_does_not_hang_a_client() {
     let (machine, requests) = channel().unwrap();
     drop(requests);
     let service = Service::new(machine, Arc::default(), 100);
-    let request = Request::get("/").body(Body::empty()).unwrap();
+    let request = Request::get("/").body(Bytes::new()).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let response = runtime.block_on(service.answer(request));
     assert_eq!(response.status(), StatusCode::BAD_REQUEST);
@@ -496,9 +489,9 @@ fn a_machine_that_is_gone_does_not_hang_a_client() {
 #[test]
 fn requests_are_counted() {
     let stats = Arc::new(ApiStats::default());
-    stats.count(&Method::GET, false);
-    stats.count(&Method::PUT, true);
-    stats.count(&Method::POST, true);
+    stats.count(&Method::GET, "/", true);
+    stats.count(&Method::PUT, "/", false);
+    stats.count(&Method::POST, "/", false);
     assert_eq!(
         serde_json::to_value(&*stats).unwrap(),
         json!({"get": {"requests": 1, "fails": 0}, "put": {"requests": 1, "fails": 1},
@@ -594,6 +587,10 @@ fn the_description_and_the_routes_agree() {
     assert!(paths.len() >= 16);
     for (path, item) in paths {
         for method in ["GET", "PUT", "PATCH", "DELETE"] {
+            // As in Firecracker, PUT /balloon ignores what follows.
+            if method == "PUT" && path.starts_with("/balloon/") {
+                continue;
+            }
             let (_, reply, _) = send(method, path, if method == "GET" { "" } else { "{}" });
             let message = reply["fault_message"].as_str().unwrap_or_default();
             let served = !message.starts_with("Invalid request method and/or path");

@@ -3,9 +3,24 @@
 //!
 //! Limits are Firecracker's: [`MAX_CONNECTIONS`] at a time, and one more is told so and closed;
 //! bodies of at most [`DEFAULT_MAX_PAYLOAD_BYTES`] unless `--http-api-max-payload-size` says
-//! otherwise. A client that stalls holds its own connection and nobody else's.
+//! otherwise. A client that stalls holds only its own connection, and not for long.
+//!
+//! HTTP/1 itself is read here, with `httparse`, and not by a server library: Firecracker keeps the
+//! connections of HTTP/1.0 clients without being asked, and clients rely on it; libraries close
+//! them.
+//!
+//! - `connection.rs`: one connection, its deadlines and its end
+//! - `places.rs`: how many there may be, and which idle one makes room
+//! - `message.rs`: heads, bodies and answers as bytes
+//! - `service.rs`: from a request to an answer
+//! - `path.rs`: targets as Firecracker reads them
 
-use std::convert::Infallible;
+mod connection;
+mod message;
+mod path;
+mod places;
+mod service;
+
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -13,31 +28,23 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Body;
-use axum::response::{IntoResponse, Response};
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, SERVER, TRANSFER_ENCODING};
-use http::{Method, Request};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt;
-use tokio::sync::{Semaphore, oneshot, watch};
-use tower::ServiceExt;
-use tracing::{debug, warn};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tracing::warn;
 
-use crate::api::body::RawBody;
-use crate::api::channel::ActionSender;
-use crate::api::error::ApiError;
-use crate::api::stats::ApiStats;
 use crate::host::sockets::{Listener, SocketError, SocketFile};
+use places::Places;
+pub use service::Service;
 
 /// Connections served at a time.
 pub const MAX_CONNECTIONS: usize = 10;
 
 /// Largest body taken unless told otherwise, in bytes.
 pub const DEFAULT_MAX_PAYLOAD_BYTES: usize = 51200;
+
+/// How long no connection is accepted after the host refused to.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What one connection too many is told.
 const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
@@ -82,7 +89,7 @@ impl Server {
         let (done, stopped) = mpsc::channel();
         let run = move || {
             // Built here: the runtime belongs to this thread alone.
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let served =
                 runtime.and_then(|runtime| runtime.block_on(serve(listener, service(), stops)));
             if let Err(error) = served {
@@ -116,139 +123,45 @@ async fn serve(
     mut stop: oneshot::Receiver<()>,
 ) -> io::Result<()> {
     let listener = tokio::net::UnixListener::from_std(listener)?;
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::default();
+    let mut connections = JoinSet::new();
     let (stopping, stopped) = watch::channel(());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            // Dropped without a word: served until the process ends.
+            // The sender may also be dropped: then the server runs until the process ends.
             Ok(()) = &mut stop => break,
+            Some(_) = connections.join_next() => continue,
         };
-        let (mut stream, _) = match accepted {
-            Ok(accepted) => accepted,
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
             Err(error) => {
-                // Out of descriptors, say: give those that are open a chance to close.
-                warn!(%error, "accepting an API connection");
-                tokio::task::yield_now().await;
+                // Out of descriptors, for example: trying again at once would only spin.
+                warn!(%error, "cannot accept an API connection");
+                sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            service.stats.refused_connections.fetch_add(1, Ordering::Relaxed);
-            // A new connection's buffer is empty: this does not wait.
-            let _ = stream.write_all(TOO_MANY).await;
-            continue;
-        };
-        let (service, stopped) = (service.clone(), stopped.clone());
-        tokio::spawn(async move {
-            converse(stream, service, stopped).await;
-            drop(slot);
-        });
+        match places.claim() {
+            Some(place) => {
+                connections.spawn(connection::serve(
+                    stream,
+                    place,
+                    service.clone(),
+                    stopped.clone(),
+                ));
+            }
+            None => {
+                service.stats.refused_connections.fetch_add(1, Ordering::Relaxed);
+                // A new connection's buffer is empty: this takes all of it.
+                let _ = stream.try_write(TOO_MANY);
+            }
+        }
     }
     drop(listener);
     drop(stopping);
-    // All slots are free when all connections have ended.
-    let _ = slots.acquire_many(MAX_CONNECTIONS as u32).await;
+    while connections.join_next().await.is_some() {}
     Ok(())
-}
-
-/// Serves one connection. When `stopped` closes, the answer under way is its last.
-async fn converse(
-    stream: tokio::net::UnixStream,
-    service: Service,
-    mut stopped: watch::Receiver<()>,
-) {
-    let answer = service_fn(move |request| {
-        let service = service.clone();
-        async move { Ok::<_, Infallible>(service.answer(request).await) }
-    });
-    let connection = http1::Builder::new()
-        .auto_date_header(false)
-        .title_case_headers(true)
-        .pipeline_flush(true)
-        .max_buf_size(16 * 1024)
-        .serve_connection(TokioIo::new(stream), answer);
-    let mut connection = std::pin::pin!(connection);
-    let end = tokio::select! {
-        end = &mut connection => end,
-        _ = stopped.changed() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = end {
-        debug!(%error, "an API connection ended");
-    }
-}
-
-/// Turns one request into one answer.
-#[derive(Debug, Clone)]
-pub struct Service {
-    router: Router,
-    stats: Arc<ApiStats>,
-    max_payload_bytes: usize,
-}
-
-impl Service {
-    /// A service whose actions go through `machine`.
-    pub fn new(machine: ActionSender, stats: Arc<ApiStats>, max_payload_bytes: usize) -> Self {
-        Self { router: crate::api::router(machine), stats, max_payload_bytes }
-    }
-
-    /// Answers one request.
-    pub async fn answer<B>(&self, request: Request<B>) -> Response
-    where
-        B: hyper::body::Body<Data: Send, Error: std::error::Error + Send + Sync + 'static>,
-    {
-        let method = request.method().clone();
-        let path = request.uri().path().to_owned();
-        let closes = request.headers().get(CONNECTION).is_some_and(|value| value == "close");
-        let mut response = match self.read(request).await {
-            Ok(request) => self.router.clone().oneshot(request).await.into_response(),
-            Err(error) => error.into_response(),
-        };
-        let headers = response.headers_mut();
-        headers.insert(SERVER, HeaderValue::from_static("Firecracker API"));
-        if !closes {
-            headers.insert(CONNECTION, HeaderValue::from_static("keep-alive"));
-        }
-        self.stats.count(&method, !response.status().is_success());
-        debug!(%method, path, status = response.status().as_u16(), "API request");
-        response
-    }
-
-    /// Reads the body, within the limit, into the request's extensions.
-    async fn read<B>(&self, request: Request<B>) -> Result<Request<Body>, ApiError>
-    where
-        B: hyper::body::Body<Data: Send, Error: std::error::Error + Send + Sync + 'static>,
-    {
-        let (mut parts, body) = request.into_parts();
-        if ![Method::GET, Method::PUT, Method::PATCH, Method::DELETE].contains(&parts.method) {
-            return Err(ApiError::no_such_path(parts.method, &parts.uri));
-        }
-        let announced = parts
-            .headers
-            .get(CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok().and_then(|length| length.parse::<u64>().ok()));
-        let chunked = parts.headers.contains_key(TRANSFER_ENCODING);
-        if parts.method == Method::GET && (announced.is_some_and(|length| length > 0) || chunked) {
-            return Err(ApiError::UnwantedBody(parts.method));
-        }
-        let limit = self.max_payload_bytes;
-        // Refused before the client is asked to go on sending (Expect: 100-continue).
-        if announced.is_some_and(|length| usize::try_from(length).map_or(true, |n| n > limit)) {
-            return Err(ApiError::TooLarge { limit });
-        }
-        let body = Limited::new(body, limit).collect().await.map_err(|error| {
-            if error.is::<LengthLimitError>() {
-                ApiError::TooLarge { limit }
-            } else {
-                ApiError::BrokenBody(error.to_string())
-            }
-        })?;
-        parts.extensions.insert(RawBody(body.to_bytes()));
-        Ok(Request::from_parts(parts, Body::empty()))
-    }
 }
 
 #[cfg(test)]

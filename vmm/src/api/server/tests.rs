@@ -38,7 +38,7 @@ impl TestServer {
     }
 }
 
-/// A client that knows no more of HTTP than it must.
+/// A minimal HTTP client.
 struct Client {
     stream: UnixStream,
     left: Vec<u8>,
@@ -99,7 +99,7 @@ fn put(path: &str, body: &str) -> String {
 }
 
 #[test]
-fn an_answer_looks_as_clients_expect() {
+fn answers_have_the_headers_that_clients_expect() {
     let server = TestServer::start();
     let mut client = server.connect();
     client.send(GET);
@@ -120,7 +120,7 @@ fn an_answer_looks_as_clients_expect() {
 }
 
 #[test]
-fn a_connection_lasts_and_requests_may_queue_on_it() {
+fn requests_may_queue_on_a_connection() {
     let server = TestServer::start();
     let mut client = server.connect();
     client.send(GET);
@@ -137,19 +137,61 @@ fn a_connection_lasts_and_requests_may_queue_on_it() {
 }
 
 #[test]
-fn a_client_that_asks_for_it_is_let_go() {
+fn a_connection_ends_when_the_client_asks_for_it() {
     let server = TestServer::start();
-    for request in ["GET / HTTP/1.1\r\nConnection: close\r\n\r\n", "GET / HTTP/1.0\r\n\r\n"] {
+    for request in [
+        "GET / HTTP/1.1\r\nConnection: close\r\n\r\n",
+        "GET / HTTP/1.1\r\nConnection: keep-alive, Close\r\n\r\n",
+        "GET / HTTP/1.0\r\nConnection: CLOSE\r\n\r\n",
+    ] {
         let mut client = server.connect();
         client.send(request);
         let (head, _) = client.answer();
         assert!(head.contains(" 200 OK\r\n"), "{head}");
+        assert!(head.contains("\r\nConnection: close\r\n"), "{head}");
         assert!(client.is_closed());
     }
 }
 
+/// As with Firecracker: clients of HTTP/1.0 send their next request on the same connection.
 #[test]
-fn bytes_may_come_one_by_one_and_clients_may_vanish() {
+fn an_http_1_0_connection_is_kept() {
+    let server = TestServer::start();
+    let mut client = server.connect();
+    for _ in 0..3 {
+        client.send("GET /version HTTP/1.0\r\n\r\n");
+        let (head, _) = client.answer();
+        assert!(head.contains("\r\nConnection: keep-alive\r\n"), "{head}");
+    }
+}
+
+#[test]
+fn a_half_closed_connection_gets_all_its_answers() {
+    let server = TestServer::start();
+    let mut client = server.connect();
+    let request = put("/actions", r#"{"action_type":"FlushMetrics"}"#);
+    client.send(request.repeat(50));
+    client.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    for _ in 0..50 {
+        assert_eq!(client.status(), 204);
+    }
+    assert!(client.is_closed());
+    assert_eq!(server.seen.lock().unwrap().len(), 50);
+}
+
+#[test]
+fn a_body_that_is_too_large_ends_the_connection_and_says_so() {
+    let server = TestServer::start();
+    let mut client = server.connect();
+    client.send(put("/actions", &" ".repeat(DEFAULT_MAX_PAYLOAD_BYTES + 1)));
+    let (head, body) = client.answer();
+    assert!(head.starts_with("HTTP/1.1 400 ") && head.contains("Connection: close"), "{head}");
+    assert!(body.contains("larger than 51200 bytes"), "{body}");
+    assert!(client.is_closed());
+}
+
+#[test]
+fn requests_may_come_byte_by_byte_and_clients_may_disappear() {
     let server = TestServer::start();
     let request = put("/actions", r#"{"action_type":"FlushMetrics"}"#);
     // Gone after each prefix of a request.
@@ -175,7 +217,7 @@ fn bytes_may_come_one_by_one_and_clients_may_vanish() {
 }
 
 #[test]
-fn one_connection_too_many_is_told_so() {
+fn the_eleventh_connection_gets_503() {
     let server = TestServer::start();
     let mut clients: Vec<Client> = (0..MAX_CONNECTIONS).map(|_| server.connect()).collect();
     for client in &mut clients {
@@ -202,7 +244,7 @@ fn one_connection_too_many_is_told_so() {
 }
 
 #[test]
-fn a_stalled_client_stalls_nobody_else() {
+fn a_stalled_client_holds_up_no_other() {
     let server = TestServer::start();
     let mut stalled = server.connect();
     stalled.send("PUT /actions HTTP/1.1\r\nContent-Length: 30\r\n\r\n{");
@@ -225,7 +267,7 @@ fn expect_100_continue() {
     client.send(r#"{"action_type":"FlushMetrics"}"#);
     assert_eq!(client.status(), 204);
 
-    // Refused without being asked to send it.
+    // Refused without being asked to send it, and the connection ends.
     client.send(head(DEFAULT_MAX_PAYLOAD_BYTES + 1));
     let (head, body) = client.answer();
     assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
@@ -252,7 +294,7 @@ fn chunked_bodies_have_the_same_limit() {
 }
 
 #[test]
-fn what_is_not_http_is_refused_and_closed() {
+fn bytes_that_are_not_http_are_refused() {
     let server = TestServer::start();
     for garbage in [
         &b"\0\xff\xfe\r\n\r\n"[..],
@@ -266,7 +308,6 @@ fn what_is_not_http_is_refused_and_closed() {
         let mut client = server.connect();
         // The server may close before it has read all of it.
         let _ = client.stream.write_all(garbage);
-        // What does not even look like HTTP is closed without a word.
         let mut answer = Vec::new();
         let end = client.stream.read_to_end(&mut answer).map_err(|error| error.kind());
         assert!(matches!(end, Ok(_) | Err(ErrorKind::ConnectionReset)), "{end:?}");
@@ -277,7 +318,7 @@ fn what_is_not_http_is_refused_and_closed() {
 }
 
 #[test]
-fn a_server_that_stops_leaves_no_answer_owed_and_no_file() {
+fn a_server_that_stops_gives_the_answers_under_way_and_removes_its_file() {
     use crate::api::channel::channel;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("api.socket");

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Targets of requests, as Firecracker reads them: empty segments count for nothing, a query is part
+//! of the path and so makes it an unknown one, and for some resources further segments are ignored.
+
+use std::borrow::Cow;
+
+use http::{Method, Uri};
+
+/// Resources of Firecracker's with a path of one segment: what follows it is ignored. One client
+/// appends a device's name to `/vsock`.
+const ONE_SEGMENT: [&str; 10] = [
+    "actions",
+    "boot-source",
+    "cpu-config",
+    "entropy",
+    "logger",
+    "machine-config",
+    "metrics",
+    "serial",
+    "version",
+    "vsock",
+];
+
+/// The path that the routes know `uri` by; `None` for one with a query.
+pub(super) fn canonical<'a>(method: &Method, uri: &'a Uri) -> Option<Cow<'a, str>> {
+    if uri.query().is_some() {
+        return None;
+    }
+    let path = uri.path();
+    let first = path.split('/').find(|segment| !segment.is_empty()).unwrap_or_default();
+    let ignores_more =
+        ONE_SEGMENT.contains(&first) || (first == "balloon" && method == Method::PUT);
+    let kept = if ignores_more { 1 } else { usize::MAX };
+    let segments: Vec<&str> =
+        path.split('/').filter(|segment| !segment.is_empty()).take(kept).collect();
+    let canonical = format!("/{}", segments.join("/"));
+    Some(if canonical == path { Cow::Borrowed(path) } else { Cow::Owned(canonical) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_as_firecracker_reads_them() {
+        for (method, target, expected) in [
+            ("GET", "/", Some("/")),
+            ("GET", "//machine-config", Some("/machine-config")),
+            ("GET", "/machine-config/", Some("/machine-config")),
+            ("GET", "/machine-config/x/y", Some("/machine-config")),
+            ("PUT", "/vsock/vsock0", Some("/vsock")),
+            ("PUT", "/balloon/x", Some("/balloon")),
+            ("GET", "/balloon/x", Some("/balloon/x")),
+            ("GET", "/balloon//statistics/", Some("/balloon/statistics")),
+            ("GET", "/memory/x", Some("/memory/x")),
+            ("GET", "http://localhost/version", Some("/version")),
+            ("GET", "/machine-config?x=1", None),
+        ] {
+            let uri: Uri = target.parse().unwrap();
+            let found = canonical(&method.parse().unwrap(), &uri);
+            assert_eq!(found.as_deref(), expected, "{method} {target}");
+        }
+    }
+}

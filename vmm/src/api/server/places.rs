@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Places for connections: a few at a time. One that is idle for long loses its place when another
+//! client needs it, and only then.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::MAX_CONNECTIONS;
+
+/// An idle connection keeps its place for this long, whoever else wants it.
+const KEEPS_PLACE: Duration = Duration::from_secs(60);
+
+/// All places.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Places(Arc<Mutex<Vec<Arc<Occupant>>>>);
+
+/// A connection that has a place.
+#[derive(Debug)]
+struct Occupant {
+    /// Since when the client has not sent anything; `None` while a request is under way.
+    idle_since: Mutex<Option<Instant>>,
+    evicted: Notify,
+}
+
+impl Occupant {
+    fn idle_since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.idle_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Places {
+    /// A place, if one is free or can be taken from an idle connection.
+    pub(super) fn claim(&self) -> Option<Place> {
+        let mut occupants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if occupants.len() >= MAX_CONNECTIONS {
+            let longest = occupants
+                .iter()
+                .enumerate()
+                .filter_map(|(at, occupant)| Some((occupant.idle_since().as_ref().copied()?, at)))
+                .min()?;
+            if longest.0.elapsed() < KEEPS_PLACE {
+                return None;
+            }
+            occupants.swap_remove(longest.1).evicted.notify_one();
+        }
+        let occupant = Arc::new(Occupant {
+            idle_since: Mutex::new(Some(Instant::now())),
+            evicted: Notify::new(),
+        });
+        occupants.push(Arc::clone(&occupant));
+        Some(Place { places: self.clone(), occupant })
+    }
+}
+
+/// One connection's place, given back on drop.
+#[derive(Debug)]
+pub(super) struct Place {
+    places: Places,
+    occupant: Arc<Occupant>,
+}
+
+impl Place {
+    /// Notes that the client waits for nothing, or that a request has begun.
+    pub(super) fn set_idle(&self, idle: bool) {
+        *self.occupant.idle_since() = idle.then(Instant::now);
+    }
+
+    /// Returns when the place is another's.
+    pub(super) async fn evicted(&self) {
+        self.occupant.evicted.notified().await;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut occupants = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        occupants.retain(|other| !Arc::ptr_eq(other, &self.occupant));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_connection_that_is_idle_for_long_loses_its_place() {
+        let places = Places::default();
+        let taken: Vec<Place> = (0..MAX_CONNECTIONS).filter_map(|_| places.claim()).collect();
+        assert_eq!(taken.len(), MAX_CONNECTIONS);
+        assert!(places.claim().is_none());
+
+        taken[3].set_idle(false);
+        tokio::time::advance(KEEPS_PLACE / 2).await;
+        taken[0].set_idle(true);
+        tokio::time::advance(KEEPS_PLACE / 2).await;
+        // All but the first and the busy one are idle for long enough.
+        let late: Vec<Place> = std::iter::from_fn(|| places.claim()).collect();
+        assert_eq!(late.len(), MAX_CONNECTIONS - 2);
+        taken[1].evicted().await;
+
+        // An evicted connection's end frees no place: the place is another's by then.
+        drop(taken);
+        let free: Vec<Place> = std::iter::from_fn(|| places.claim()).collect();
+        assert_eq!(free.len(), 2);
+    }
+}
