@@ -1,17 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The devices of a Ballast machine: virtio devices, their transport, and the few legacy ones.
 //!
-//! This crate knows no KVM and no HTTP; it stands on `mm`.
+//! This crate knows no KVM and no HTTP; it stands on `mm`. A device does not know its transport: the
+//! monitor puts one behind the other and gives the guest's accesses to the transport.
 //!
-//! - `virtio/`: what every virtio device has in common, and a driver for tests
-//! - `transport/`: how a driver reaches a device: virtio-mmio
+//! ```
+//! use std::sync::{Arc, Mutex};
+//!
+//! use devices::entropy::Entropy;
+//! use devices::transport::{MmioTransport, register};
+//! use devices::virtio::{GuestMemory, RateLimiter};
+//! use vm_memory::GuestAddress;
+//! use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+//!
+//! let mem = Arc::new(GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)])?);
+//! let device = Arc::new(Mutex::new(Entropy::new(RateLimiter::unlimited())?));
+//! let transport = MmioTransport::new(mem, device, EventFd::new(EFD_NONBLOCK)?)?;
+//!
+//! // A guest looks what is there: an entropy source (virtio 1.3, 5.4).
+//! let mut word = [0; 4];
+//! transport.read(register::DEVICE_ID, &mut word);
+//! assert_eq!(u32::from_le_bytes(word), 4);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! - `virtio/`: what every virtio device has in common
+//! - `transport/`: how a driver reaches a device: virtio-mmio, and a driver for tests
+//! - `balloon/`: virtio-balloon, which gives memory back, in whole blocks where it can
 //! - `gpu/`: virtio-gpu, whose guest pages move while in use
 //! - `display/`: where scanouts are shown
 //! - `legacy/`: serial port, keyboard controller, power registers
 //! - `block/`: virtio-blk
 //! - `entropy/`: virtio-rng
 //! - `timer.rs`: a timer for what a device puts off
-//! - `throttle.rs`: log lines that a guest can cause, limited in rate
+//! - `throttle.rs`: things that a guest can cause, limited in rate
 
 pub mod balloon;
 pub mod block;

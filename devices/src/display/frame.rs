@@ -139,7 +139,7 @@ impl Frame {
 /// Rows of a strip of `area`, about 256 KiB.
 fn rows_of(area: Area) -> u32 {
     const STRIP: u64 = 256 << 10;
-    u32::try_from(STRIP / area.size.row_bytes()).unwrap_or(u32::MAX)
+    (STRIP / area.size.row_bytes()) as u32
 }
 
 /// Puts `cursor` over `pixels`, which are those of `area`, without padding.

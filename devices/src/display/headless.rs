@@ -64,7 +64,7 @@ impl Screen {
         }
     }
 
-    /// The frame to fill, which is made if there is none and there is memory for it.
+    /// The frame to fill; made if it does not exist and there is memory for it.
     fn frame(&mut self, budget: &Arc<Budget>) -> Option<&mut Frame> {
         let size = self.size.filter(|_| self.watched())?;
         if self.frame.is_none() {
@@ -273,9 +273,9 @@ impl Viewer {
         match &screen.frame {
             Some(frame) => frame.read(area, &screen.cursor, out),
             None => {
-                let bytes = usize::try_from(area.size.bytes()).unwrap_or(0);
+                let row = 4 * usize::from(area.size.width);
                 out.clear();
-                out.resize(bytes, 0);
+                out.resize(row * usize::from(area.size.height), 0);
             }
         }
     }
@@ -352,7 +352,7 @@ mod tests {
         let size = Size::new(100, 100);
         display.set_size(id, Some(size));
         flush(&mut display, id, Area::whole(size), &Plain(size, 1));
-        assert_eq!(budget.used(), 0, "nobody watches");
+        assert_eq!(budget.used(), 0, "no viewer");
         let viewers = (frames.view(id), frames.view(id));
         flush(&mut display, id, Area::whole(size), &Plain(size, 1));
         assert_eq!(budget.used(), size.bytes());

@@ -23,7 +23,6 @@ use super::resource::BackingPosition;
 use super::response::{Fault, Response, encode};
 use super::{GpuParts, GpuSettings, GpuStats};
 use crate::display::{ScanoutId, Size, Snapshot};
-use crate::throttle::Throttle;
 use crate::virtio::{
     Activation, Chain, Deadline, DeviceFailure, DeviceQueue, GuestMemory, Interrupt, Progress,
     QueueError, Segments, SharedRegion, VirtioDevice, read_config_slice,
@@ -109,7 +108,6 @@ pub struct Gpu {
     session: Option<Session>,
     events: u32,
     window: Option<SharedRegion>,
-    throttle: Throttle,
 }
 
 impl Gpu {
@@ -124,7 +122,6 @@ impl Gpu {
             session: None,
             events: 0,
             window: settings.window,
-            throttle: Throttle::default(),
             engine: Engine::new(settings, parts),
         })
     }
@@ -240,7 +237,7 @@ impl Gpu {
             Ok(buffer) => buffer,
             Err(error) => {
                 // There is no place for an answer.
-                self.complain(&error);
+                tracing::warn!(%error, "the GPU driver gave a bad buffer");
                 return Outcome::Answered(head, 0);
             }
         };
@@ -308,12 +305,6 @@ impl Gpu {
         }
         let command = Command::decode(kind, &mut body, self.engine.max_entries());
         (header, command.map_err(Fault::from))
-    }
-
-    fn complain(&mut self, error: &dyn std::fmt::Display) {
-        if let Some(suppressed) = self.throttle.admit() {
-            tracing::warn!(%error, suppressed, "the GPU driver gave a bad buffer");
-        }
     }
 
     /// Executes commands of a queue, in order, until it is empty or `deadline` passes.

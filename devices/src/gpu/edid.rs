@@ -48,7 +48,8 @@ impl Timing {
         let v_sync = v_sync_of_aspect(width, height);
         let lines = u64::from(height);
         let blank_lines = MIN_V_BLANK_NS * lines / (FRAME_NS - MIN_V_BLANK_NS) + 1;
-        let v_blank = u32::try_from(blank_lines).unwrap_or(0).max(V_FRONT + v_sync + MIN_V_BACK);
+        // A mode's lines have twelve bits, and its blank ones are fewer.
+        let v_blank = (blank_lines as u32).max(V_FRONT + v_sync + MIN_V_BACK);
         let total = u64::from(width + H_BLANK) * u64::from(height + v_blank) * REFRESH_HZ;
         // The clock comes in steps of 0.25 MHz.
         let clock = (total / 250_000 * 25).clamp(1, MAX_CLOCK_10KHZ);
@@ -61,7 +62,7 @@ impl Timing {
             v_blank,
             v_front: V_FRONT,
             v_sync,
-            clock_10khz: u16::try_from(clock).unwrap_or(u16::MAX),
+            clock_10khz: clock as u16,
         }
     }
 

@@ -2,9 +2,10 @@
 //! Fences: a fenced command's number comes back once the command is done (virtio 1.3, 5.7.6.7).
 //!
 //! The driver orders fences by timeline: one for each context's ring, and one for commands without
-//! a context. This device executes each command before it answers, and answers in the order of the
-//! control queue; every timeline is a part of that order, so all are kept by construction. A reader
-//! of guest memory (a display) works only during a command, so that nothing outlives its fence.
+//! a context. This device executes each command before it answers, however many rounds that takes,
+//! and answers in the order of the control queue; every timeline is a part of that order, so all are
+//! kept by construction. A viewer reads guest memory only while it holds the device's lock, so that
+//! nothing outlives a fence.
 
 use zerocopy::little_endian::U32;
 
@@ -12,7 +13,7 @@ use super::protocol::{Header, header_flag};
 
 /// The header of the answer to `request`, but for its code: it names the same fence and timeline.
 ///
-/// A command that fails signals its fence too: nobody may wait for it for ever.
+/// A command that fails signals its fence too, as the driver waits for it.
 pub(super) fn answer_header(request: &Header) -> Header {
     let known = header_flag::FENCE | header_flag::RING_IDX;
     let flags = request.flags.get() & known;

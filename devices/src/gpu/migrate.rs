@@ -265,7 +265,7 @@ mod tests {
 
     proptest! {
         /// Against a model that is a list of page numbers: contents stay, places follow, runs are
-        /// never more than charged for, and what is wrong changes nothing at all.
+        /// never more than charged for, and what is wrong changes nothing.
         #[test]
         fn pages_move_and_bytes_stay(
             start in prop::collection::vec((0..PAGES).prop_filter("RAM", |p| is_page(*p)), 1..12),

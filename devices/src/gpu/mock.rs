@@ -298,7 +298,7 @@ impl Driver {
 
     /// RESOURCE_ATTACH_BACKING.
     pub fn attach(&mut self, id: u32, entries: &[MemEntry]) -> u32 {
-        let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+        let count = entries.len() as u32;
         let head = [id.to_le_bytes(), count.to_le_bytes()].concat();
         self.code(code::RESOURCE_ATTACH_BACKING, &[&head, entries.as_bytes()])
     }
@@ -341,7 +341,7 @@ impl Driver {
             resource_id: id.into(),
             blob_mem: blob_mem::GUEST.into(),
             blob_flags: 0.into(),
-            nr_entries: u32::try_from(entries.len()).unwrap_or(u32::MAX).into(),
+            nr_entries: (entries.len() as u32).into(),
             blob_id: 0.into(),
             size: size.into(),
         };
@@ -373,7 +373,7 @@ impl Driver {
             addr: (*addr).into(),
         };
         let entries: Vec<MigrateEntry> = moves.iter().map(entry).collect();
-        let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+        let count = entries.len() as u32;
         let head = [id.to_le_bytes(), count.to_le_bytes()].concat();
         self.code(code::RESOURCE_MIGRATE_BACKING, &[&head, entries.as_slice().as_bytes()])
     }
@@ -386,7 +386,7 @@ impl Driver {
             entry: MigrateEntry { offset: (*offset).into(), addr: (*addr).into() },
         };
         let pages: Vec<MigratePage> = moves.iter().map(page).collect();
-        let count = u32::try_from(pages.len()).unwrap_or(u32::MAX);
+        let count = pages.len() as u32;
         let head = [count.to_le_bytes(), [0; 4]].concat();
         let header = Header { kind: code::MIGRATE_PAGES.into(), ..Header::default() };
         let answer = self.send(header, &[&head, pages.as_slice().as_bytes()]);

@@ -118,7 +118,7 @@ impl Pixels for View<'_> {
         let mut left = Some(area);
         let mut done = 0u32;
         while let Some(rest) = left {
-            let rows = if together { u32::try_from(STEP / row).unwrap_or(u32::MAX) } else { 1 };
+            let rows = if together { (STEP / row) as u32 } else { 1 };
             let (step, rest) = rest.split_rows(rows);
             let rows = u32::from(step.size.height);
             let from = done as usize * stride;

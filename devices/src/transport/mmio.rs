@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A step out of order, a bit taken away and a register written in the wrong step are ignored, as
-//! the standard leaves them undefined; the log says so, within limits.
+//! the standard leaves them undefined; the log says so.
 //!
 //! Locks, in this order: `registers`, then the device. Interrupt status, device status, generation
 //! and notifications take neither.
@@ -32,7 +32,6 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::interrupt::MmioInterrupt;
 use super::setup::{QueueSetup, Ring};
-use crate::throttle::Throttle;
 use crate::virtio::{
     Activation, Deadline, DeviceQueue, GuestMemory, Hold, Interrupt, LongestHold, Progress,
     QueueHost, SharedDevice, VirtioDevice,
@@ -52,7 +51,7 @@ pub mod register {
     pub const VERSION: u64 = 0x004;
     /// Device type.
     pub const DEVICE_ID: u64 = 0x008;
-    /// Who made the device.
+    /// Vendor of the device.
     pub const VENDOR_ID: u64 = 0x00c;
     /// Features offered, 32 bits of them.
     pub const DEVICE_FEATURES: u64 = 0x010;
@@ -163,7 +162,6 @@ struct Registers {
     queue_sel: u32,
     shm_sel: u32,
     queues: Vec<QueueSetup>,
-    log: Throttle,
 }
 
 impl Registers {
@@ -176,7 +174,6 @@ impl Registers {
             queue_sel: 0,
             shm_sel: 0,
             queues: sizes.into_iter().map(QueueSetup::new).collect(),
-            log: Throttle::default(),
         }
     }
 
@@ -187,6 +184,10 @@ impl Registers {
 
 impl MmioTransport {
     /// A transport for `device`, whose interrupt triggers `irq` (edge-triggered).
+    ///
+    /// # Errors
+    ///
+    /// When the host has no descriptor left for a queue's event.
     pub fn new(mem: Arc<GuestMemory>, device: SharedDevice, irq: EventFd) -> io::Result<Self> {
         let (device_type, features, sizes, at_notify) = {
             let device = lock(&device);
@@ -386,8 +387,8 @@ impl MmioTransport {
             let device = self.lock();
             let (here, finish) = (device.runs_at_notify(queue), device.finishes_at_notify(queue));
             drop(device);
-            // What a deadline has cut is the event loop's: a guest that notifies on and on would
-            // keep the device from everybody else.
+            // What a deadline has cut is the event loop's: a guest that notifies again and
+            // again would keep the device from other threads.
             let cut = self.resumed[usize::from(queue)].load(Ordering::Relaxed);
             if here && (finish || !cut) {
                 return self.process_at_notify(queue, finish);
@@ -400,7 +401,7 @@ impl MmioTransport {
         let mut registers = self.registers();
         let step = VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK;
         if self.interrupt.status() & step != VIRTIO_CONFIG_S_DRIVER {
-            return note(&mut registers.log, "features written outside their negotiation");
+            return note("features written outside their negotiation");
         }
         let value = u64::from(value);
         match registers.driver_features_sel {
@@ -415,11 +416,11 @@ impl MmioTransport {
     fn set_up_queue(&self, change: impl FnOnce(&mut QueueSetup)) {
         let mut registers = self.registers();
         if !self.setting_up() {
-            return note(&mut registers.log, "queue written outside its setup");
+            return note("queue written outside its setup");
         }
         match registers.selected() {
             Some(queue) if !queue.ready() => change(queue),
-            _ => note(&mut registers.log, "register of a queue that is ready or not there"),
+            _ => note("register of a queue that is ready or not there"),
         }
     }
 
@@ -441,11 +442,8 @@ impl MmioTransport {
         let mut fault = None;
         self.set_up_queue(|queue| fault = queue.enable(&self.mem).err());
         if let Some(fault) = fault {
-            let mut registers = self.registers();
-            let queue = registers.queue_sel;
-            if let Some(suppressed) = registers.log.admit() {
-                tracing::warn!(queue, suppressed, "queue refused: {fault}");
-            }
+            let queue = self.registers().queue_sel;
+            tracing::warn!(queue, "queue refused: {fault}");
         }
     }
 
@@ -464,18 +462,18 @@ impl MmioTransport {
         let value = (value & 0xff & !VIRTIO_CONFIG_S_NEEDS_RESET) | before;
         if value & VIRTIO_CONFIG_S_FAILED & !before != 0 {
             self.interrupt.add_status(VIRTIO_CONFIG_S_FAILED);
-            note(&mut registers.log, "the driver gave its device up");
+            note("the driver gave its device up");
         }
         for (bit, needed) in STEPS {
             if value & bit == 0 || self.interrupt.status() & bit != 0 {
                 continue;
             }
             if self.interrupt.status() & needed != needed {
-                return note(&mut registers.log, "status written out of order");
+                return note("status written out of order");
             }
             match bit {
                 VIRTIO_CONFIG_S_FEATURES_OK if !self.features_agree(&registers) => {
-                    return note(&mut registers.log, "features not offered, or VERSION_1 missing");
+                    return note("features not offered, or VERSION_1 missing");
                 }
                 VIRTIO_CONFIG_S_DRIVER_OK => self.activate(&mut registers),
                 _ => self.interrupt.add_status(bit),
@@ -503,8 +501,8 @@ impl MmioTransport {
             return self.fail(&failure);
         }
         drop(device);
-        // Drivers may fill queues and notify before DRIVER_OK, when there was nobody to look: Linux's
-        // balloon does so with its statistics buffer.
+        // Drivers may fill queues and notify before DRIVER_OK, when the device is not active yet:
+        // Linux's balloon does so with its statistics buffer.
         for kick in &self.kicks {
             // Fails only when the counter is full: then the loop is awake already.
             let _ = kick.write(1);
@@ -548,8 +546,7 @@ impl MmioTransport {
             thread::sleep(GAP);
         }
         let sizes: Vec<u16> = registers.queues.iter().map(|queue| queue.max_size).collect();
-        let log = std::mem::take(&mut registers.log);
-        *registers = Registers { log, ..Registers::new(sizes) };
+        *registers = Registers::new(sizes);
     }
 
     /// The device cannot go on; called with its lock held, so that a reset comes wholly before or
@@ -603,10 +600,9 @@ fn lock(device: &SharedDevice) -> MutexGuard<'_, dyn VirtioDevice + 'static> {
     device.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn note(log: &mut Throttle, what: &str) {
-    if let Some(suppressed) = log.admit() {
-        tracing::warn!(suppressed, "virtio-mmio: {what}: ignored");
-    }
+/// Says what a driver does that the standard does not allow. The log limits how often.
+fn note(what: &str) {
+    tracing::warn!("virtio-mmio: {what}: ignored");
 }
 
 fn low(value: u64) -> u32 {

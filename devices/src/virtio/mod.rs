@@ -136,7 +136,7 @@ pub trait VirtioDevice: Send {
 
     /// Whether queue `queue` is processed by the vCPU that notifies it, before its write returns,
     /// and not by the event loop. Asked of an inactive device too, before roles are certain: then
-    /// it is whether the queue may come to be one of these.
+    /// it is whether the queue may become one of these.
     fn runs_at_notify(&self, _queue: u16) -> bool {
         false
     }

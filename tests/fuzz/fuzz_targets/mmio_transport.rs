@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use arbitrary::Arbitrary;
 use devices::balloon::{Balloon, BalloonConfig, Discarded, MemoryReclaim};
 use devices::transport::{MmioTransport, register};
-use devices::virtio::{GuestMemory, QueueHost};
+use devices::virtio::{Deadline, GuestMemory, QueueHost};
 use libfuzzer_sys::fuzz_target;
 use mm::guest_ram::GuestRamError;
 use mm::units::{Bytes, GuestRange, Pages, Pfn};
@@ -47,6 +47,16 @@ enum Access {
         addr: u32,
         data: [u8; 16],
     },
+    /// A chain of one descriptor, of any address and length, made available many times over.
+    Chains {
+        queue: u8,
+        table: u16,
+        available: u16,
+        addr: u64,
+        len: u32,
+        flags: u16,
+        count: u8,
+    },
     Process(u8),
     Timer,
 }
@@ -74,7 +84,8 @@ impl MemoryReclaim for Memory {
     }
 }
 
-fuzz_target!(|accesses: Vec<Access>| {
+fuzz_target!(|input: (bool, Vec<Access>)| {
+    let (cut, accesses) = input;
     let mem = GuestMemory::from_ranges(&[(GuestAddress(0), (RAM_PAGES as usize) << 12)]);
     let mem = Arc::new(mem.expect("guest memory"));
     let config = BalloonConfig {
@@ -87,6 +98,9 @@ fuzz_target!(|accesses: Vec<Access>| {
     let balloon = Arc::new(Mutex::new(balloon));
     let irq = EventFd::new(EFD_NONBLOCK).expect("an eventfd");
     let transport = MmioTransport::new(mem.clone(), balloon.clone(), irq).expect("a transport");
+    // In rounds that are cut after each step, or not.
+    let deadline = if cut { || Deadline::of_work(1) } else { || Deadline::of_work(Deadline::WORK) };
+    let transport = transport.with_deadline(deadline);
     let read = |offset| {
         let mut word = [0; 4];
         transport.read(offset, &mut word);
@@ -126,6 +140,16 @@ fuzz_target!(|accesses: Vec<Access>| {
             }
             Access::Memory { addr, data } => {
                 let _ = mem.write_slice(&data, GuestAddress(u64::from(addr) % (RAM_PAGES << 12)));
+            }
+            Access::Chains { queue, table, available, addr, len, flags, count } => {
+                let (table, available) = (u64::from(table) * 16, u64::from(available) * 2);
+                let entry = [&addr.to_le_bytes()[..], &len.to_le_bytes(), &flags.to_le_bytes(), &[0; 2]];
+                let _ = mem.write_slice(&entry.concat(), GuestAddress(table));
+                // All heads are descriptor 0.
+                let _ = mem.write_slice(&[0; 256], GuestAddress(available + 4));
+                let index = u16::from(count);
+                let _ = mem.write_obj(index, GuestAddress(available + 2));
+                write(register::QUEUE_NOTIFY, (queue % 8).into());
             }
             Access::Process(queue) => transport.process_queue(queue.into()),
             Access::Timer => balloon.lock().expect("the balloon").on_timer(),

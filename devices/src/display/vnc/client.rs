@@ -183,7 +183,7 @@ impl Sender<'_> {
             if let Some(change) = self.viewer.next(TICK) {
                 self.answer(&mut told, &change)?;
             } else if all {
-                // There is no picture yet: who asked for everything gets what there is of it.
+                // No picture yet: a client that asked for everything gets the part that is there.
                 let damage = Some(Area::whole(told));
                 self.answer(&mut told, &Change { size: None, resized: false, damage })?;
             }
@@ -209,7 +209,7 @@ impl Sender<'_> {
         let (mut raw, mut encoded) = (Vec::new(), Vec::new());
         let mut left = area;
         while let Some(area) = left {
-            let rows = u32::try_from(STRIP / area.size.row_bytes()).unwrap_or(u32::MAX);
+            let rows = (STRIP / area.size.row_bytes()) as u32;
             let (strip, rest) = area.split_rows(rows);
             self.viewer.read(strip, &mut raw);
             encoded.clear();

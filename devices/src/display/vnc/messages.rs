@@ -122,7 +122,7 @@ pub(super) fn update_header(size: Option<Size>, area: Option<Area>) -> Vec<u8> {
 ///
 /// # Errors
 ///
-/// When the stream ends, its deadline passes, or the message is none that a viewer sends.
+/// When the stream ends, its deadline passes, or no viewer sends such a message.
 pub(super) fn read_message(kind: u8, stream: &mut impl Read) -> io::Result<ClientMessage> {
     match kind {
         0 => {

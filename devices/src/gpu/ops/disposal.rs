@@ -92,7 +92,7 @@ fn take_apart(
 fn free_step(memory: Arc<Held>, freed: u64, deadline: &mut Deadline) -> Option<(Arc<Held>, u64)> {
     let end = (freed + STEP).min(memory.len());
     if Arc::strong_count(&memory) > 1 || freed == memory.len() {
-        // Dropped; whoever has it too, a window that could not unmap it, goes on using it.
+        // A window that could not unmap it still uses it: only this reference is dropped.
         return None;
     }
     if let (Ok(from), Ok(to)) = (usize::try_from(freed), usize::try_from(end)) {

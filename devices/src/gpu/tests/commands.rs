@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use zerocopy::IntoBytes;
 
-use super::{FIRST_PAGE, XRGB, driver, image, pattern, picture, shown_blob};
+use super::{FIRST_PAGE, XRGB, driver, image, pattern, picture, setup, shown_blob};
 use crate::display::{Area, CURSOR_BYTES, Rect, ScanoutId, Size};
-use crate::gpu::mock::{BUFFERS, Driver, WINDOW, blob_surface, single_pages};
+use crate::gpu::mock::{BUFFERS, Driver, Setup, WINDOW, blob_surface, single_pages};
 use crate::gpu::protocol::{Flush, Header, code};
 use crate::gpu::response::{PageMove, error, ok};
 use crate::gpu::{PixelFormat, refresh};
+use crate::virtio::Deadline;
 
 #[test]
 fn display_info_and_edid_name_the_mode() {
@@ -298,7 +299,7 @@ fn a_page_that_moves_while_shown_changes_no_pixel() {
     assert_eq!(picture(&mut d), bytes);
     let to = |n: u64| (FIRST_PAGE + 50 + n) * 4096;
     assert_eq!(d.migrate(1, &[(8192, to(0)), (0, to(1))]), ok::NODATA);
-    // The guest frees the old pages on that answer: what comes there is nobody's business.
+    // The guest frees the old pages on that answer, and writes something else to them.
     d.write(BUFFERS, &[0xee; 4096]);
     d.write(BUFFERS + 8192, &[0xee; 4096]);
     assert_eq!(d.flush(1, Rect::whole(size)), ok::NODATA);
@@ -313,7 +314,13 @@ fn a_page_that_moves_while_shown_changes_no_pixel() {
 
 #[test]
 fn pages_of_several_resources_move_in_one_command() {
-    let mut d = driver();
+    // In one round, and cut after each step.
+    for deadline in [Deadline::never, || Deadline::of_work(1)] {
+        move_pages_of_several_resources(Driver::new(Setup { deadline, ..setup() }));
+    }
+}
+
+fn move_pages_of_several_resources(mut d: Driver) {
     let size = Size::new(64, 64);
     shown_blob(&mut d, size);
     let bytes = pattern(5, 16384);
