@@ -265,8 +265,13 @@ impl Pool {
     }
 
     /// The driver is gone: what it had given up is the guest's again, and nothing of it may be
-    /// discarded from here on.
-    pub(super) fn forget(&mut self) {
+    /// discarded from here on. `leaving` was on its way out of the balloon.
+    pub(super) fn forget(&mut self, leaving: Vec<GuestRange>) {
+        if !self.reclaim.refills() {
+            self.to_restore.extend(leaving);
+            self.to_restore.extend(self.ledger.ranges().iter());
+            self.short = false;
+        }
         self.ledger.clear();
         self.reported = PageSet::new();
         self.fresh.clear();
@@ -275,10 +280,6 @@ impl Pool {
         self.touched.clear();
         let small = self.page_sizes.small_runs();
         self.to_resize = small.iter().flat_map(GuestRange::whole_blocks).collect();
-        if !self.reclaim.refills() {
-            self.to_restore = self.reclaim.ram().into();
-            self.short = false;
-        }
     }
 
     /// Discards `ranges`, all RAM, without an entry in the ledger: free pages that the guest
@@ -504,6 +505,13 @@ impl Pool {
         }
         deadline.charge(cost);
         self.set_huge(&forbid, false, journal);
+        // Neighbours that had to stay as they were may cost nothing more now.
+        let around = allow.iter().flat_map(|block| block.0.saturating_sub(1)..=block.0 + 1);
+        let around: BTreeSet<BlockId> = around.map(BlockId).collect();
+        let allow: Vec<BlockId> = around
+            .into_iter()
+            .filter(|b| self.page_sizes.is_small(*b) && self.ledger.fill(*b) == Fill::Empty)
+            .collect();
         self.set_huge(&allow, true, journal);
     }
 
@@ -555,6 +563,12 @@ impl Pool {
             }
         }
     }
+}
+
+/// How many free pages to discard in one step: what `deadline` has work left for, and a block at
+/// least.
+pub(super) fn step(deadline: &Deadline) -> Pages {
+    Pages((deadline.left() / cost::PAGE).max(PAGES_PER_BLOCK))
 }
 
 /// What discarding `runs` costs, in units of [`Deadline`].

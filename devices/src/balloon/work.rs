@@ -4,15 +4,12 @@
 
 use std::collections::VecDeque;
 
-use mm::units::{BlockId, Bytes, GuestRange, Pages};
+use mm::units::{BlockId, GuestRange, Pages};
 
 use super::counters::Origin;
 use super::journal::Journal;
-use super::pool::Pool;
+use super::pool::{self, Pool};
 use crate::virtio::Deadline;
-
-/// Most bytes of free pages that are discarded in one step.
-const FREE_STEP: Bytes = Bytes(16 << 20);
 
 /// How far one buffer has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +70,7 @@ impl Work {
             }
         }
         while !self.free.is_empty() {
-            let step = take_pages(&mut self.free, FREE_STEP.as_pages());
+            let step = take_pages(&mut self.free, pool::step(deadline));
             pool.discard_free(&step, self.origin, journal, deadline);
             if deadline.passed() && !self.is_done() {
                 return Step::More;

@@ -99,6 +99,9 @@ pub struct BalloonStats {
     pub target_mib: u32,
     /// The same size, in MiB.
     pub actual_mib: u32,
+    /// Pages that the guest is taking back and waits for, as the host's pool of huge pages is empty.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub waiting_for_host_pages: u32,
     /// What the guest told last.
     #[serde(flatten)]
     pub guest: GuestStats,
@@ -165,6 +168,11 @@ pub struct GuestStats {
     /// What is in contiguous use by devices, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cma_allocated: Option<u64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(pages: &u32) -> bool {
+    *pages == 0
 }
 
 pub(super) fn routes() -> Router<ActionSender> {

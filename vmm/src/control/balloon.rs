@@ -78,6 +78,7 @@ impl Controller {
             actual_pages: u32::try_from(actual.0).unwrap_or(u32::MAX),
             target_mib: mib(target),
             actual_mib: mib(actual),
+            waiting_for_host_pages: u32::try_from(balloon.waiting_for_host().0).unwrap_or(u32::MAX),
             guest: balloon.statistics().into(),
         }))
         .into())

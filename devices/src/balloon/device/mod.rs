@@ -174,6 +174,13 @@ impl Balloon {
         self.end_turn();
     }
 
+    /// Tries again now what the host had no memory for.
+    #[cfg(test)]
+    pub(super) fn retry_now(&mut self) {
+        self.next_retry = Some(Instant::now());
+        self.on_timer();
+    }
+
     /// Goes on with the buffers that waited for the host to have memory.
     fn retry_buffers(&mut self, deadline: &mut Deadline) {
         let Some(mut active) = self.active.take() else { return };
@@ -419,6 +426,8 @@ impl VirtioDevice for Balloon {
 
     fn reset(&mut self) {
         self.active = None;
+        let leaving = [&self.deflating, &self.blocks].into_iter().filter_map(Serving::work);
+        let leaving = leaving.flat_map(|work| work.restoring()).collect();
         let queues = [
             &mut self.inflating,
             &mut self.deflating,
@@ -429,7 +438,7 @@ impl VirtioDevice for Balloon {
         queues.into_iter().for_each(Serving::reset);
         // The driver that lent memory is gone.
         self.core.target.set_surplus(Pages(0));
-        self.core.pool.forget();
+        self.core.pool.forget(leaving);
         self.core.migrations = Default::default();
         self.hinting.reset();
         self.polling.reset();

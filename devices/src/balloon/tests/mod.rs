@@ -8,19 +8,26 @@
 //! - `free_pages.rs`: reporting, hinting, poison
 //! - `lifecycle.rs`: negotiation, reset, targets, statistics
 //! - `hostile.rs`: what a guest must not do
+//! - `deadlines.rs`: no round does more than its deadline allows
+//! - `mappings.rs`: blocks with holes stay within the budget of mappings
+//! - `hugetlb.rs`: memory that the host may be unable to bring back
 //! - `properties.rs`: any sequence of all of it
 
 mod blocks;
+mod deadlines;
 mod evacuation;
 mod free_pages;
 mod hostile;
+mod hugetlb;
 mod lifecycle;
+mod mappings;
 mod pages;
 mod properties;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use mm::backing::BackingError;
 use mm::guest_ram::GuestRamError;
 use mm::units::{Bytes, GuestRange, PAGE_SIZE, PAGES_PER_BLOCK, Pages, Pfn};
 use vm_memory::{Bytes as _, GuestAddress};
@@ -28,7 +35,7 @@ use vm_memory::{Bytes as _, GuestAddress};
 use super::protocol::{BlocksStatus, feature};
 use super::{Balloon, BalloonConfig, Discarded, MemoryReclaim};
 use crate::transport::mock::{Descriptor, MockDriver};
-use crate::virtio::GuestMemory;
+use crate::virtio::{Deadline, GuestMemory};
 
 /// RAM: eight blocks from 0, a hole, then a block and a half.
 const RAM: [(u64, u64); 2] = [(0, 8 * PAGES_PER_BLOCK), (16 * PAGES_PER_BLOCK, 768)];
@@ -51,6 +58,10 @@ struct Host {
     calls: usize,
     huge: Vec<(GuestRange, bool)>,
     refuse: bool,
+    /// Its memory is huge pages of so many pages from a pool.
+    pooled: Option<u64>,
+    pool_empty: bool,
+    restored: Vec<GuestRange>,
 }
 
 /// Memory that is zeroed when it is given back.
@@ -93,6 +104,26 @@ impl MemoryReclaim for Memory {
         self.host.lock().unwrap().huge.push((range, allow));
         Ok(())
     }
+
+    fn unit(&self) -> Pages {
+        Pages(self.host.lock().unwrap().pooled.unwrap_or(PAGES_PER_BLOCK))
+    }
+
+    fn refills(&self) -> bool {
+        self.host.lock().unwrap().pooled.is_none()
+    }
+
+    fn restore(&mut self, range: GuestRange) -> Result<Bytes, GuestRamError> {
+        let mut host = self.host.lock().unwrap();
+        if host.pool_empty {
+            let source = rustix::io::Errno::NOSPC.into();
+            let range = mm::units::HostRange::new(0, 4096).unwrap();
+            let error = BackingError::Advise { what: "allocate", range, source };
+            return Err(error.into());
+        }
+        host.restored.push(range);
+        Ok(range.bytes())
+    }
 }
 
 /// A balloon, its driver, and the memory between them.
@@ -115,14 +146,28 @@ fn config() -> BalloonConfig {
 impl Rig {
     /// Everything configured, nothing negotiated.
     fn new(config: BalloonConfig) -> Self {
+        Self::over(config, Host::default(), Deadline::new)
+    }
+
+    /// With deadlines of the test's.
+    fn new_with(config: BalloonConfig, deadline: fn() -> Deadline) -> Self {
+        Self::over(config, Host::default(), deadline)
+    }
+
+    /// Over huge pages of `unit` pages each, from a pool.
+    fn new_pooled(config: BalloonConfig, unit: u64) -> Self {
+        Self::over(config, Host { pooled: Some(unit), ..Host::default() }, Deadline::new)
+    }
+
+    fn over(config: BalloonConfig, host: Host, deadline: fn() -> Deadline) -> Self {
         let ram = RAM.map(|(start, pages)| {
             (GuestAddress(start * PAGE_SIZE), usize::try_from(pages * PAGE_SIZE).unwrap())
         });
         let mem = Arc::new(GuestMemory::from_ranges(&ram).unwrap());
-        let host = Arc::new(Mutex::new(Host::default()));
+        let host = Arc::new(Mutex::new(host));
         let memory = Memory { mem: Arc::clone(&mem), host: Arc::clone(&host) };
         let balloon = Arc::new(Mutex::new(Balloon::new(config, Box::new(memory)).unwrap()));
-        let driver = MockDriver::new(Arc::clone(&mem), balloon.clone(), DRIVER);
+        let driver = MockDriver::with_deadline(Arc::clone(&mem), balloon.clone(), DRIVER, deadline);
         Self { driver, balloon, mem, host }
     }
 
