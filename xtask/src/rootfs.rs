@@ -49,7 +49,7 @@ pub(crate) fn guest_disks(
     Ok(disks)
 }
 
-/// The archive type that [`write`] hands to its caller.
+/// The archive type that [`write()`] hands to its caller.
 pub(crate) type Disk = Archive<BufWriter<File>>;
 
 /// Writes an initial RAM disk: the agent, the modules that it is to load, and what `add` adds.

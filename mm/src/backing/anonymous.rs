@@ -22,6 +22,9 @@ pub struct Anonymous {
 
 impl Anonymous {
     /// Reserves `len` bytes, aligned to 2 MiB, of huge pages where there are any or of small ones.
+    ///
+    /// # Errors
+    /// [`BackingError`], with the host's error.
     pub fn new(len: Bytes, huge: bool) -> Result<Self, BackingError> {
         let mapping = Mapping::new(Source::Anonymous, mappable(len)?, BLOCK_BYTES)
             .map_err(|source| BackingError::Map { len, source })?;

@@ -27,6 +27,9 @@ pub struct Memfd {
 
 impl Memfd {
     /// Makes a file of `len` bytes and maps it, aligned to 2 MiB.
+    ///
+    /// # Errors
+    /// [`BackingError`], with the host's error.
     pub fn new(len: Bytes) -> Result<Self, BackingError> {
         let failed = |source| BackingError::Map { len, source };
         let size = mappable(len)?;

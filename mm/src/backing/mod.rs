@@ -37,6 +37,9 @@ pub enum BackingKind {
 
 impl BackingKind {
     /// Reserves `len` bytes of this kind, aligned to 2 MiB or to the size of its huge pages.
+    ///
+    /// # Errors
+    /// [`BackingError`], with the host's error.
     pub fn reserve(self, len: Bytes) -> Result<Box<dyn Backing>, BackingError> {
         Ok(match self {
             Self::Thp => Box::new(anonymous::Anonymous::new(len, true)?),
@@ -152,6 +155,9 @@ pub trait Backing: Send + Sync + fmt::Debug {
     /// Where a range cuts a huge page, the page is split first: the kernel would otherwise keep
     /// all of it for the part that remains. Pages that the host cannot free keep their contents
     /// or read as zero.
+    ///
+    /// # Errors
+    /// [`BackingError`], with the host's error.
     fn discard(&self, ranges: &[HostRange]) -> Result<Discarded, BackingError>;
 
     /// The smallest aligned piece that can be given back by itself, in full: a block, or one huge
@@ -190,6 +196,9 @@ pub trait Backing: Send + Sync + fmt::Debug {
     /// Makes each block of `range`, which begins and ends with one, a huge page; contents stay.
     ///
     /// Absent pages are allocated too: never call it on a block with pages that were given back.
+    ///
+    /// # Errors
+    /// [`BackingError`], with the host's error.
     fn collapse(&self, range: HostRange) -> Result<(), BackingError> {
         let advice = self.mapping().collapse(range);
         advice.map_err(|source| BackingError::Advise { what: "collapse", range, source })
@@ -210,13 +219,22 @@ pub trait Backing: Send + Sync + fmt::Debug {
     ///
     /// Forbidden where pages were given back one by one: the next touch, or khugepaged, would fill
     /// the holes again.
+    ///
+    /// # Errors
+    /// [`BackingError`], with the host's error.
     fn allow_huge(&self, range: HostRange, allow: bool) -> Result<(), BackingError>;
 
     /// Calls `found` for each run of pages that this process has mapped in `range`, in ascending
     /// order.
+    ///
+    /// # Errors
+    /// [`BackingError`], with the host's error.
     fn walk(&self, range: HostRange, found: &mut RunVisitor<'_>) -> Result<(), BackingError>;
 
     /// What of `range` is resident.
+    ///
+    /// # Errors
+    /// [`BackingError`], with the host's error.
     fn residency(&self, range: HostRange) -> Result<Residency, BackingError>;
 }
 

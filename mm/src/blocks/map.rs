@@ -111,6 +111,9 @@ pub struct Totals {
 
 impl BlockMap {
     /// Reads the map of `ram`.
+    ///
+    /// # Errors
+    /// [`GuestRamError`], if the page table cannot be read.
     pub fn read(ram: &GuestRam, held: &Holdings) -> Result<Self, GuestRamError> {
         let mut map = Self { guest_free: held.guest_free, ..Self::default() };
         let cma = ram.layout().cma();

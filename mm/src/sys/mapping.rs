@@ -170,6 +170,9 @@ impl Mapping {
 
     /// Replaces `range` of private memory by a new mapping, so that no trace of what was mapped there
     /// is left: neither its pages, nor page tables, nor advice, nor a registration.
+    ///
+    /// # Errors
+    /// Those of mmap(2).
     pub fn renew(&self, range: HostRange) -> io::Result<()> {
         self.assert_owned(range);
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
@@ -180,6 +183,9 @@ impl Mapping {
     }
 
     /// Keeps `range` out of the memory of child processes.
+    ///
+    /// # Errors
+    /// Those of madvise(2).
     pub fn dont_fork(&self, range: HostRange) -> io::Result<()> {
         self.advise(range, Advice::LinuxDontFork)
     }

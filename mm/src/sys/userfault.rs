@@ -218,7 +218,7 @@ impl Userfault {
     /// pinned or shared, `EEXIST` for one that is at `dst`, `ENOENT` for a hole.
     ///
     /// # Safety
-    /// Both ranges are mapped, of the same length and of no one who could mind; no Rust reference
+    /// Both ranges are mapped, of the same length and written by no other code; no Rust reference
     /// to either exists.
     pub unsafe fn move_pages(
         &self,

@@ -8,6 +8,7 @@
 //! It is one static program, so that an initial RAM disk needs nothing else. Files:
 //! - `init.rs`     mounts, kernel modules, power
 //! - `outer.rs`    the role in the outer machine
+//! - `idle_vm.rs`  a virtual machine that keeps KVM from patching its own code
 //! - `pulse.rs`    what keeps the outer machine going
 //! - `console.rs`  requests in, answers out
 //! - `drm/`        the GPU, as its clients use it
