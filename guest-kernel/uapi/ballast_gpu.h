@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: ((GPL-2.0 WITH Linux-syscall-note) OR BSD-3-Clause) */
 /*
  * Moving the guest memory behind a virtio-gpu resource: the wire format that
- * driver (patches/0002) and device share. All fields are little-endian.
+ * driver (patches/0007, 0017) and device share. All fields are little-endian.
  *
  * Rules for the device:
  *  - The command is processed in the order of the control queue, like any

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Contiguous memory for the guest's devices, and what it is made of on the host.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use harness::confine::NoHugePages;
+use harness::fragments;
 use harness::guest::Guest;
 use harness::monitor::Spec;
 use harness::runner::Context;
@@ -126,6 +127,89 @@ pub(crate) fn reports_how_the_region_is_used(context: &Context) -> Result<()> {
     guest.agent.command(&format!("write {CMA}/free {}", HALF / host::PAGE))?;
     told(&mut guest, "given back", |told| is(told, "contiguous_bytes", 0))?;
     guest.agent.verify("zram-verify 0")?;
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+/// Starts and stops a thread that takes contiguous memory and gives it back; what it counted.
+fn take_contiguous(guest: &mut Guest, pages: u64) -> Result<()> {
+    let writes = format!("{CMA}/alloc {pages} {CMA}/free {pages}");
+    guest.agent.command(&format!("repeat-start contiguous {writes}")).map(drop)
+}
+
+/// While the host has blocks of the region vacated again and again, no request for contiguous memory
+/// fails that would not fail without; and the region is whole afterwards.
+pub(crate) fn requests_succeed_while_blocks_are_vacated(context: &Context) -> Result<()> {
+    const CMA_MIB: u64 = 128;
+    const WANTED_PAGES: u64 = 96 << 8;
+    let mut guest = boot(context, 640, CMA_MIB)?;
+    let start = number(&guest.monitor.api().get("/memory/cma")?, "/start")?;
+    take_contiguous(&mut guest, WANTED_PAGES)?;
+    std::thread::sleep(Duration::from_secs(5));
+    let alone = guest.agent.figures("repeat-stop contiguous")?;
+
+    take_contiguous(&mut guest, WANTED_PAGES)?;
+    let (started, mut rounds, mut vacated) = (Instant::now(), 0, 0);
+    while rounds < 12 || started.elapsed() < context.stress {
+        let body = json!({ "start": start, "blocks": CMA_MIB / 2 });
+        let answer = guest.monitor.api().put("/memory/evacuate", &body)?;
+        let report: Value = serde_json::from_slice(&answer.body)
+            .map_err(|e| Error::Check(format!("{e}: {}", answer.text())))?;
+        vacated += report["vacated"].as_u64().unwrap_or(0);
+        if rounds % 3 == 2 {
+            // Blocks that are gathered lie next to those that are vacated.
+            guest.balloon_to(160)?;
+        }
+        guest.balloon_to(0)?;
+        guest.check_kernel_is_content()?;
+        rounds += 1;
+    }
+    let raced = guest.agent.figures("repeat-stop contiguous")?;
+    println!("{rounds} requests vacated {vacated} blocks; alone {alone:?}, with them {raced:?}");
+    check!(vacated > 0, "the host got no block of the region");
+    check!(raced["rounds"] > 2, "{raced:?}");
+    if alone["refused"] == 0 {
+        check_eq!(raced["refused"], 0);
+    }
+    // All of the region can still be had.
+    let all = CMA_MIB << 8;
+    for _ in 0..3 {
+        guest.agent.command(&format!("write {CMA}/alloc {all}"))?;
+        guest.agent.command(&format!("write {CMA}/free {all}"))?;
+    }
+    check_eq!(guest.balloon_counter("evacuation_invalid_replies")?, 0);
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+/// The balloon takes the region's blocks first: kernel memory, which cannot come from the region, is
+/// to be had in pieces of any size afterwards.
+pub(crate) fn balloon_leaves_ordinary_memory_to_the_kernel(context: &Context) -> Result<()> {
+    const CMA_MIB: u64 = 128;
+    let mut guest = boot(context, 768, CMA_MIB)?;
+    fragments::keep_little_free(&mut guest)?;
+    guest.balloon_to(384)?;
+    let [cma] = guest.agent.vmstat(["nr_free_cma"])?;
+    let blocks = guest.agent.vmstat(["balloon_block_inflate"])?[0];
+    println!(
+        "{blocks} blocks in the balloon, {} MiB of the region are free",
+        (cma * host::PAGE) / MIB
+    );
+    check!(cma * host::PAGE <= CMA_MIB / 8 * MIB, "{cma} pages of the region are left");
+    for order in [9, 3, 2] {
+        let [free, cma] = guest.agent.vmstat(["nr_free_pages", "nr_free_cma"])?;
+        let free = (free - cma) * host::PAGE;
+        let bytes = guest.agent.figures(&format!("order-fill {order}"))?["bytes"];
+        guest.agent.command("order-free")?;
+        println!("order {order}: {} of {} MiB", bytes / MIB, free / MIB);
+        check!(bytes >= free / 100 * 90, "order {order}: {bytes} of {free} bytes");
+    }
+    // A device that wants the region gets it, and the balloon looks elsewhere.
+    guest.agent.command(&format!("write {CMA}/alloc {}", 96 << 8))?;
+    let [released] = guest.agent.vmstat(["balloon_block_release"])?;
+    check!(released >= 40, "only {released} blocks were given back");
+    guest.agent.command(&format!("write {CMA}/free {}", 96 << 8))?;
+    guest.balloon_to(0)?;
     check_eq!(guest.power_off()?.code(), Some(0));
     Ok(())
 }

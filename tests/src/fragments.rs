@@ -46,6 +46,10 @@ pub struct Fragments {
     pub failed: u64,
     /// GPU pages that it moved and could not move, where the kernel counts them.
     pub gpu: [u64; 2],
+    /// Commands with which the guest's driver had the device move them, where it counts them.
+    pub commands: Option<u64>,
+    /// How long the compaction took, in ns of the guest.
+    pub took_ns: u64,
     /// Bytes of kernel memory obtained in pieces of each order, and what was free. In the order of
     /// [`ORDERS`], as far as they can be measured.
     pub obtained: Vec<Obtained>,
@@ -74,10 +78,8 @@ impl Fragments {
     /// Fills `share_percent` of the guest's memory with buffers, frees every other one, has the
     /// kernel compact once, and measures. The buffers that are left are checked at the end.
     pub fn measure(guest: &mut Guest, share_percent: u64) -> Result<Self> {
+        keep_little_free(guest)?;
         let agent = &mut guest.agent;
-        for (knob, value) in KEPT_FREE {
-            agent.command(&format!("write {knob} {value}"))?;
-        }
         let total = guest.spec.memory_mib;
         let fill = format!("gpu-fill f {}M dumb", total * share_percent / 100);
         let filled = agent.figures_within(&fill, FILL_LIMIT)?;
@@ -89,7 +91,10 @@ impl Fragments {
             ["pgmigrate_success", "pgmigrate_fail", "movable_migrate_gpu", "movable_fail_gpu"];
         let (_, blocks_before) = free(guest)?;
         let before = guest.agent.vmstat(counters)?;
-        guest.agent.command("write /proc/sys/vm/compact_memory 1")?;
+        let commands_before = migrate_commands(guest);
+        let took_ns = guest.agent.figures("write /proc/sys/vm/compact_memory 1")?["ns"];
+        let commands =
+            migrate_commands(guest).zip(commands_before).map(|(after, before)| after - before);
         let after = guest.agent.vmstat(counters)?;
         let (free_pages, blocks) = free(guest)?;
         let [moved, failed, gpu_moved, gpu_failed] =
@@ -115,6 +120,8 @@ impl Fragments {
             moved,
             failed,
             gpu: [gpu_moved, gpu_failed],
+            commands,
+            took_ns,
             obtained,
         })
     }
@@ -123,6 +130,18 @@ impl Fragments {
     #[must_use]
     pub fn blocks_percent(&self) -> f64 {
         percent(self.blocks, self.free_pages / BLOCK_PAGES)
+    }
+
+    /// Pages that one command moved, on average.
+    #[must_use]
+    pub fn pages_a_command(&self) -> f64 {
+        self.gpu[0] as f64 / self.commands.unwrap_or(0).max(1) as f64
+    }
+
+    /// Pages of all owners that were moved for each block gained.
+    #[must_use]
+    pub fn pages_a_block(&self) -> f64 {
+        self.moved as f64 / self.blocks.saturating_sub(self.blocks_before).max(1) as f64
     }
 
     /// Attempts to move a page that failed, in percent of all attempts.
@@ -142,23 +161,45 @@ impl fmt::Display for Fragments {
         write!(
             f,
             "{} pages in buffers, {} free; free blocks {} before and {} after compaction, of {}; \
-             {} pages moved, {} failed (GPU: {} and {}); allocatable share of free memory {}",
+             {} pages moved in {:.2} s, {:.0} a block, {} failed (GPU: {} and {}, {:.1} a command); \
+             allocatable share of free memory {}",
             self.held_pages,
             self.free_pages,
             self.blocks_before,
             self.blocks,
             self.free_pages / BLOCK_PAGES,
             self.moved,
+            self.took_ns as f64 / 1e9,
+            self.pages_a_block(),
             self.failed,
             self.gpu[0],
             self.gpu[1],
+            self.pages_a_command(),
             obtained.join(", ")
         )
     }
 }
 
+/// Has the guest's kernel keep little for itself: see [`KEPT_FREE`].
+///
+/// # Errors
+/// The guest does not take it.
+pub fn keep_little_free(guest: &mut Guest) -> Result<()> {
+    for (knob, value) in KEPT_FREE {
+        guest.agent.command(&format!("write {knob} {value}"))?;
+    }
+    Ok(())
+}
+
 fn percent(part: u64, whole: u64) -> f64 {
     100.0 * part as f64 / whole.max(1) as f64
+}
+
+/// Commands that the GPU's driver has sent to have pages moved; `None` of a kernel that sends none.
+fn migrate_commands(guest: &mut Guest) -> Option<u64> {
+    const STATISTICS: &str = "/sys/kernel/debug/dri/0/virtio-gpu-migrate";
+    let text = guest.agent.command(&format!("read {STATISTICS}")).ok()?.join("\n");
+    text.lines().find_map(|line| line.strip_prefix("commands ")?.trim().parse().ok())
 }
 
 /// Waits until free memory stops growing: a buffer is freed only when the device has answered that

@@ -65,6 +65,10 @@ enum Task {
     Bench(bench::Options),
     /// Build the guest kernel; the last line of standard output is the path of its vmlinux
     Kernel(kernel::Options),
+    /// Compile the files that the kernel patches touch in other configurations, with more warnings
+    KernelMatrix(kernel::Options),
+    /// Write the kernel patches as mails, signed off by a person
+    KernelSeries(kernel::send::Options),
     /// Prepare the outer machine: install QEMU, unpack Debian's kernel into the cache
     Testbed,
     /// Build the static binary; the last line of standard output is its path
@@ -131,6 +135,8 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Bench(options) => return Ok(ExitCode::from(bench::run(&options)?)),
         Task::Kernel(options) => println!("{}", kernel::kernel(&options)?.vmlinux().display()),
         Task::Dist(options) => println!("{}", dist::dist(&options)?.display()),
+        Task::KernelSeries(options) => kernel::send::write(&options)?,
+        Task::KernelMatrix(options) => kernel::matrix::check(&options)?,
         Task::Testbed => {
             println!("{}", testbed::prepare()?.image.display());
         }

@@ -54,6 +54,19 @@ pub(crate) fn capture(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&capture_bytes(command)?).into_owned())
 }
 
+/// As [`capture`], with what goes to standard error as well.
+pub(crate) fn capture_all(command: &mut Command) -> Result<String> {
+    let output = command.stdin(Stdio::null()).output().map_err(|e| spawn_error(command, e))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    if output.status.success() {
+        return Ok(text);
+    }
+    let tail: Vec<&str> = text.lines().rev().take(TAIL_LINES).collect();
+    let tail: Vec<&str> = tail.into_iter().rev().collect();
+    Err(failure(command, output.status, &tail.join("\n")))
+}
+
 /// As [`capture`], for output that is not text.
 pub(crate) fn capture_bytes(command: &mut Command) -> Result<Vec<u8>> {
     let output = command.stdin(Stdio::null()).output().map_err(|e| spawn_error(command, e))?;

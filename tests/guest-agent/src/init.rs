@@ -48,7 +48,11 @@ pub(crate) fn mount_new(kind: &str, at: &Path) -> io::Result<()> {
 
 /// Mounts what is of use for watching the kernel, where the kernel has it.
 pub(crate) fn mount_debug() {
-    for (kind, at) in [("debugfs", "/sys/kernel/debug"), ("tracefs", "/sys/kernel/tracing")] {
+    for (kind, at) in [
+        ("debugfs", "/sys/kernel/debug"),
+        ("tracefs", "/sys/kernel/tracing"),
+        ("cgroup2", "/sys/fs/cgroup"),
+    ] {
         if Path::new(at).is_dir() {
             // Absent from a stock kernel's lockdown; commands that need it will say so.
             let _ = mount(kind, at, kind, MountFlags::empty(), None);

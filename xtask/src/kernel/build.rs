@@ -65,7 +65,8 @@ fn configure(tree: &Path, objects: &Path, config: &Wanted) -> Result<()> {
     config.check(&objects.join(".config"))
 }
 
-fn make(tree: &Path, objects: &Path) -> Command {
+/// A `make` for the tree, with its output in `objects`.
+pub(super) fn make(tree: &Path, objects: &Path) -> Command {
     let mut command = Command::new("make");
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     command.arg("-C").arg(tree).arg(format!("O={}", objects.display())).arg(format!("-j{jobs}"));

@@ -6,9 +6,13 @@
 //! - `series.rs`  our patches, applied without fuzz
 //! - `config.rs`  the configuration, and whether the kernel took it
 //! - `build.rs`   make, with progress, and the cache entry
+//! - `matrix.rs`  the touched files in configurations that nobody here runs
+//! - `send.rs`    the series as a person would send it
 
 mod build;
 mod config;
+pub(crate) mod matrix;
+pub(crate) mod send;
 mod series;
 mod source;
 

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use crate::build;
 use crate::error::{IoContext, Result, task_error};
 use crate::payload::{self, KernelChoice};
-use crate::{paths, run};
+use crate::{kernel, paths, run};
 
 /// All guest tests together; each has a limit of its own.
 const GUEST_LIMIT: Duration = Duration::from_secs(3000);
@@ -127,6 +127,9 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     step("fuzzing, shortly", &mut || fuzz::smoke(options.fuzz_seconds));
     if !options.no_guests {
         step("guest kernel patches: style", &mut || whole(checkpatch::check()));
+        step("guest kernel patches: configurations", &mut || {
+            whole(kernel::matrix::check(&kernel::Options::default()))
+        });
         step("guest tests", &mut || guest_tests(&options.kernel));
     }
 

@@ -16,6 +16,7 @@
 //! - `kernel.rs`  read, pick, write, list, run, and ways for the machine to end
 
 mod busy;
+mod cgroup;
 mod file;
 mod gpu;
 mod kernel;
@@ -80,6 +81,9 @@ pub(crate) fn perform(state: &mut State, words: &str) -> Answer {
         ["gpu-export", name, count] => state.gpu.export(name, number(count)?),
         ["gpu-unexport", name] => state.gpu.unexport(name),
         ["gpu-free", name] => state.gpu.free(name),
+        ["cgroup-enter", name, limit] => cgroup::enter(name, bytes(limit)?),
+        ["cgroup-used", name] => cgroup::used(name),
+        ["cgroup-leave"] => cgroup::leave(),
         ["order-fill", order] => state.order.fill(number(order)?),
         ["order-free"] => state.order.free(),
         ["screen-start", scanout] => state.screen.start(number(scanout)?),
