@@ -16,6 +16,10 @@ const MEMORY_MIB: u64 = 768;
 const FILLED_PERCENT: u64 = 60;
 /// How much of free memory can be allocated in one piece.
 const WHOLE_PERCENT: f64 = 95.0;
+/// Pages that a command is to move, on average.
+const PAGES_A_COMMAND: f64 = 16.0;
+/// How long the compaction is to take.
+const COMPACTION_S: f64 = 1.0;
 /// What the client draws on.
 const SCREEN: (u32, u32) = (1280, 720);
 /// How often all of memory is vacated while it draws.
@@ -65,6 +69,12 @@ fn fragments(bed: &Bed, program: &Program, name: &str, spec: &Spec) -> Result<Ve
     add("blocks-after", of(&rounds, |r| r.blocks as f64), "blocks", Goal::None);
     let whole = Goal::AtLeast(WHOLE_PERCENT);
     add("blocks-of-free", of(&rounds, Fragments::blocks_percent), "%", whole);
+    if name == "ballast" {
+        let batched = Goal::AtLeast(PAGES_A_COMMAND);
+        add("pages-a-command", of(&rounds, Fragments::pages_a_command), "pages", batched);
+    }
+    add("pages-a-block-gained", of(&rounds, Fragments::pages_a_block), "pages", Goal::None);
+    add("compaction", of(&rounds, |r| r.took_ns as f64 / 1e9), "s", Goal::AtMost(COMPACTION_S));
     add("failed-migrations", of(&rounds, |r| r.failed as f64), "pages", Goal::None);
     add("failed-share", of(&rounds, Fragments::failed_percent), "%", Goal::AtMost(1.0));
     for (n, order) in ORDERS.iter().enumerate() {

@@ -6,11 +6,13 @@
 //! - `balloon.rs`  what comes back to the host, from a fragmented guest too
 //! - `compact.rs`  what a compaction pass makes of a guest that was cut to pieces
 //! - `gpu.rs`      GPU buffers: fragmentation, and pages that move
+//! - `guest.rs`    what the guest's kernel can still have beside balloon and buffers
 
 mod balloon;
 mod boot;
 mod compact;
 mod gpu;
+mod guest;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -44,6 +46,7 @@ enum Bench {
     Balloon,
     Compact,
     Gpu,
+    Guest,
 }
 
 /// Mappings at least this long are guest memory.
@@ -105,6 +108,7 @@ fn run(options: &Options) -> Result<()> {
         Bench::Balloon => balloon::measure(&bed)?,
         Bench::Compact => compact::measure(&bed)?,
         Bench::Gpu => gpu::measure(&bed)?,
+        Bench::Guest => guest::measure(&bed)?,
     };
     for figure in &figures {
         println!("{figure}");

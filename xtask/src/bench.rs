@@ -37,6 +37,8 @@ enum Bench {
     /// The virtual GPU: flushing a frame, pages that move, natively and in guests; what buffers
     /// leave of a guest's memory, with our kernel and with Debian's
     Gpu,
+    /// What the guest's kernel can still have beside a balloon and GPU buffers, and Debian's
+    Guest,
     /// The frame pool, zsmalloc and the compressed store, natively
     Mm,
 }
@@ -49,6 +51,7 @@ impl Bench {
             Self::Balloon => Some("balloon"),
             Self::Compact => Some("compact"),
             Self::Gpu => Some("gpu"),
+            Self::Guest => Some("guest"),
             Self::Mm => None,
         }
     }
@@ -56,7 +59,7 @@ impl Bench {
     /// The emulated machine for it.
     fn outer(self) -> Size {
         match self {
-            Self::Compact => OUTER_OF_ONE,
+            Self::Compact | Self::Guest => OUTER_OF_ONE,
             Self::Boot | Self::Balloon | Self::Gpu | Self::Mm => OUTER,
         }
     }
@@ -64,7 +67,7 @@ impl Bench {
     /// What cargo runs, of those that have a part without guests.
     fn cargo_arguments(self) -> &'static [&'static str] {
         match self {
-            Self::Boot | Self::Balloon => &[],
+            Self::Boot | Self::Balloon | Self::Guest => &[],
             Self::Compact => &["-p", "ballast-mm", "--bench", "blocks"],
             Self::Gpu => &["-p", "ballast-devices", "--features", "test-utils", "--bench", "gpu"],
             Self::Mm => &["-p", "ballast-mm", "--bench", "figures"],
