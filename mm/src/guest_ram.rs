@@ -85,6 +85,9 @@ pub trait AbsentMemory: Send + Sync + fmt::Debug {
     /// Keeps blocks from being taken away for as long as the guard is held.
     fn hold(&self) -> MutexGuard<'_, ()>;
 
+    /// Bytes that are elsewhere.
+    fn absent(&self) -> Bytes;
+
     /// Pages of `ranges` are about to be discarded, with [`hold`](Self::hold)'s guard held: those
     /// that are elsewhere read as zero from now on, and those on their way are in place afterwards.
     fn drop_absent(&self, ranges: &[GuestRange]);
@@ -166,6 +169,12 @@ impl GuestRam {
     /// Has `absent` asked before pages are discarded, or blocks split or collapsed, from now on.
     pub fn set_absent_memory(&self, absent: Weak<dyn AbsentMemory>) {
         *self.absent.lock().unwrap_or_else(PoisonError::into_inner) = Some(absent);
+    }
+
+    /// Guest memory that is elsewhere: parked, or not read in yet.
+    pub fn absent(&self) -> Bytes {
+        let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        absent.and_then(|weak| weak.upgrade()).map_or(Bytes(0), |absent| absent.absent())
     }
 
     /// Calls `change` while no block is taken away; `ranges` are discarded by it.

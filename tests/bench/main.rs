@@ -5,6 +5,7 @@
 //! - `boot.rs`     start-up time, the monitor's own memory, the balloon's rates
 //! - `balloon.rs`  what comes back to the host, from a fragmented guest too
 //! - `compact.rs`  what a compaction pass makes of a guest that was cut to pieces
+//! - `park.rs`     what a parked guest costs, and how it comes back
 //! - `gpu.rs`      GPU buffers: fragmentation, and pages that move
 //! - `guest.rs`    what the guest's kernel can still have beside balloon and buffers
 
@@ -13,6 +14,7 @@ mod boot;
 mod compact;
 mod gpu;
 mod guest;
+mod park;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -47,6 +49,7 @@ enum Bench {
     Compact,
     Gpu,
     Guest,
+    Park,
 }
 
 /// Mappings at least this long are guest memory.
@@ -109,6 +112,7 @@ fn run(options: &Options) -> Result<()> {
         Bench::Compact => compact::measure(&bed)?,
         Bench::Gpu => gpu::measure(&bed)?,
         Bench::Guest => guest::measure(&bed)?,
+        Bench::Park => park::measure(&bed)?,
     };
     for figure in &figures {
         println!("{figure}");

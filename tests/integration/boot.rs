@@ -196,7 +196,7 @@ pub(crate) fn fifty_starts_leave_nothing_behind(context: &Context) -> Result<()>
     Ok(())
 }
 
-fn terminate(pid: u32) -> Result<()> {
+pub(crate) fn terminate(pid: u32) -> Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| Error::Check("no such process".into()))?;
     kill_process(pid, Signal::TERM).map_err(|e| Error::io("sending a signal")(e.into()))

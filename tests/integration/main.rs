@@ -12,6 +12,7 @@
 //! - `gpu.rs`          GPU buffers that move: their bytes, fragmentation, CMA
 //! - `gpu_stress.rs`   the same with everything at once
 //! - `display.rs`      Debian's console and a client of its own on a scanout
+//! - `paging.rs`       parked memory: given up, brought back, in the middle of everything else
 //! - `pause.rs`        pause and resume under load
 //! - `api.rs`          the HTTP API: Firecracker's way to start, and clients that misbehave
 //! - `command_line.rs` flags and files that are not what they should be
@@ -28,6 +29,7 @@ mod framework;
 mod free_pages;
 mod gpu;
 mod gpu_stress;
+mod paging;
 mod pause;
 
 use std::process::ExitCode;
@@ -99,6 +101,12 @@ const TESTS: &[Test] = &[
     test!(gpu::contiguous_memory_over_gpu_pages, 300),
     test!(gpu_stress::everything_at_once, 600),
     test!(display::shows_debians_console_and_modetest, 420),
+    test!(paging::a_parked_guest_gives_its_memory_to_the_host, 300),
+    test!(paging::nothing_is_lost_however_often_it_is_parked, 900),
+    test!(paging::buffers_of_the_display_stay, 300),
+    test!(paging::memory_of_small_pages, 300),
+    test!(paging::parking_that_cannot_be, 300),
+    test!(paging::memory_of_other_kinds, 240),
     test!(pause::under_load, 240),
     test!(api::starts_like_firecracker, 240),
     test!(api::rejects_invalid_requests, 240),

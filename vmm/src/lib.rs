@@ -7,6 +7,7 @@
 //! - `host`: files, sockets, terminal and log: everything outside that could block or vanish
 //! - `machine`: a configuration becomes a machine, a device a file
 //! - `compactor`, `block_view`: guest memory is put in order, and drawn
+//! - `parking`: guest memory is compressed into a pool, and brought back
 //! - `config`: what a machine is to be
 //! - `api`, `control`: requests over HTTP; what each does to the machine
 //! - `cli`: the command line, one file a subcommand
@@ -30,5 +31,6 @@ pub mod kvm;
 pub mod launch;
 pub mod machine;
 pub mod metrics;
+pub mod parking;
 pub mod signals;
 pub mod vcpu;

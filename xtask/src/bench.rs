@@ -39,6 +39,9 @@ enum Bench {
     Gpu,
     /// What the guest's kernel can still have beside a balloon and GPU buffers, and Debian's
     Guest,
+    /// Memory of a guest that is parked: what it costs, how fast it leaves and comes back, natively and
+    /// in a guest
+    Park,
     /// The frame pool, zsmalloc and the compressed store, natively
     Mm,
 }
@@ -52,6 +55,7 @@ impl Bench {
             Self::Compact => Some("compact"),
             Self::Gpu => Some("gpu"),
             Self::Guest => Some("guest"),
+            Self::Park => Some("park"),
             Self::Mm => None,
         }
     }
@@ -59,7 +63,7 @@ impl Bench {
     /// The emulated machine for it.
     fn outer(self) -> Size {
         match self {
-            Self::Compact | Self::Guest => OUTER_OF_ONE,
+            Self::Compact | Self::Guest | Self::Park => OUTER_OF_ONE,
             Self::Boot | Self::Balloon | Self::Gpu | Self::Mm => OUTER,
         }
     }
@@ -70,6 +74,7 @@ impl Bench {
             Self::Boot | Self::Balloon | Self::Guest => &[],
             Self::Compact => &["-p", "ballast-mm", "--bench", "blocks"],
             Self::Gpu => &["-p", "ballast-devices", "--features", "test-utils", "--bench", "gpu"],
+            Self::Park => &["-p", "ballast-mm", "--bench", "paging"],
             Self::Mm => &["-p", "ballast-mm", "--bench", "figures"],
         }
     }

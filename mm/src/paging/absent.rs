@@ -10,7 +10,7 @@ use std::sync::{MutexGuard, PoisonError};
 
 use crate::blocks::mask::PageMask;
 use crate::guest_ram::AbsentMemory;
-use crate::units::{GuestRange, PAGES_PER_BLOCK};
+use crate::units::{Bytes, GuestRange, PAGES_PER_BLOCK};
 
 use super::engine::{Engine, lock};
 use super::record::State;
@@ -19,6 +19,10 @@ use super::stats::Counters;
 impl AbsentMemory for Engine {
     fn hold(&self) -> MutexGuard<'_, ()> {
         lock(&self.gate)
+    }
+
+    fn absent(&self) -> Bytes {
+        Bytes(self.absent_bytes())
     }
 
     fn drop_absent(&self, ranges: &[GuestRange]) {

@@ -228,7 +228,7 @@ impl Paging {
     /// Returns when it is done; `cancel` ends it after the blocks under way.
     pub fn park(
         &self,
-        request: ParkRequest,
+        request: &ParkRequest,
         cancel: &AtomicBool,
         progress: Progress<'_>,
     ) -> ParkReport {

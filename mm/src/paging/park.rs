@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use crate::range_set::RangeSet;
 use crate::sys::thread::block_signals;
 use crate::units::{BLOCK_SIZE, Bytes};
 
@@ -16,12 +17,14 @@ use super::staging::Inlet;
 use super::stats::Counters;
 
 /// What is to be parked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParkRequest {
     /// Resident guest memory to leave in place, the blocks that the guest touches first.
     pub floor: Bytes,
     /// Threads to compress with; as many as the host has processors if `None`.
     pub threads: Option<usize>,
+    /// Pages that stay, with the blocks that they are in: those that a device is using.
+    pub exclude: RangeSet,
 }
 
 /// Blocks that parking left in place, by reason.
@@ -133,7 +136,7 @@ impl Engine {
     /// Evicts what is resident, coldest first, down to the floor.
     pub(super) fn park(
         &self,
-        request: ParkRequest,
+        request: &ParkRequest,
         cancel: &AtomicBool,
         progress: Progress<'_>,
     ) -> ParkReport {
@@ -144,7 +147,7 @@ impl Engine {
         let work = || {
             while !cancel.load(Ordering::Relaxed) && !stop.load(Ordering::Relaxed) {
                 let Some(&index) = evict.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
-                let result = self.take_out(index).and_then(|slot| self.pack(index, slot));
+                let result = self.evict(index, &request.exclude);
                 if !tally.count(result) {
                     stop.store(true, Ordering::Relaxed);
                 }
@@ -160,6 +163,15 @@ impl Engine {
             report.stopped.get_or_insert_with(|| "cancelled".into());
         }
         report
+    }
+
+    fn evict(&self, index: usize, exclude: &RangeSet) -> Result<(), Stay> {
+        let block = self.areas.block(index).checked_range().expect("a block of RAM");
+        if exclude.intersection(block).next().is_some() {
+            return Err(Stay::Pinned);
+        }
+        let slot = self.take_out(index)?;
+        self.pack(index, slot)
     }
 
     /// Brings everything back, the hot set first.

@@ -90,7 +90,7 @@ impl Fixture {
 
     fn park(&self) -> ParkReport {
         self.paging.settle();
-        let report = self.paging.park(ParkRequest::default(), &NEVER, &quiet);
+        let report = self.paging.park(&ParkRequest::default(), &NEVER, &quiet);
         self.paging.validate().unwrap();
         report
     }
@@ -168,9 +168,9 @@ fn zero_pages_cost_nothing_and_a_floor_stays() {
     if !f.has_huge_pages() {
         return;
     }
-    let request = ParkRequest { floor: Bytes(4 * MIB), threads: Some(1) };
+    let request = ParkRequest { floor: Bytes(4 * MIB), threads: Some(1), exclude: RangeSet::new() };
     let seen = AtomicU64::new(0);
-    let report = f.paging.park(request, &NEVER, &|done, of| {
+    let report = f.paging.park(&request, &NEVER, &|done, of| {
         assert!(done <= of);
         seen.fetch_max(done, Ordering::Relaxed);
     });
@@ -474,7 +474,7 @@ fn nothing_is_lost_under_a_busy_guest() {
         }
         let mut x = 1u64;
         for round in 0..12 {
-            f.paging.park(ParkRequest::default(), &NEVER, &quiet);
+            f.paging.park(&ParkRequest::default(), &NEVER, &quiet);
             x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let start = ballooned.start().0 + (x >> 40) % 1000;
             f.ram.discard(&[range(start, 1 + (x >> 50) % 24)]).unwrap();

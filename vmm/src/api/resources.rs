@@ -79,6 +79,7 @@ resources! {
     Memory: memory { MemoryAction, MemoryReply },
     Evacuation: evacuation { EvacuationAction, EvacuationReply },
     Compaction: compaction { CompactionAction, CompactionReply },
+    Paging: paging { PagingAction, PagingReply },
     Blocks: blocks { BlocksAction, BlocksReply },
     Cma: cma { CmaAction, CmaReply },
     Gpu: gpu { GpuAction, GpuReply },

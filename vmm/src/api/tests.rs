@@ -200,8 +200,12 @@ fn before_the_start_everything_is_described() {
     assert_eq!(balloon, Action::Balloon(BalloonAction::Set(expected)));
 
     let memory = put("/memory", json!({"backing": "hugetlb-2m", "cma_mib": 4}));
-    let expected =
-        MemoryConfig { backing: Some(BackingKind::Hugetlb2M), cma_mib: 4, compaction: None };
+    let expected = MemoryConfig {
+        backing: Some(BackingKind::Hugetlb2M),
+        cma_mib: 4,
+        compaction: None,
+        paging: None,
+    };
     assert_eq!(memory, Action::Memory(MemoryAction::Set(expected)));
 
     assert_eq!(

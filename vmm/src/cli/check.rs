@@ -5,12 +5,12 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{self, Write};
+use std::io::Write;
 
 use mm::sys::mapping::{Mapping, Source};
 use mm::sys::pagemap::Pagemap;
+use mm::sys::userfault::Userfault;
 use rustix::io::Errno;
-use rustix::mm::UserfaultfdFlags;
 
 use super::CliError;
 use crate::kvm;
@@ -167,20 +167,9 @@ fn pagemap_scan() -> Finding {
 
 fn userfaultfd() -> Finding {
     let what = "userfaultfd";
-    let flags = UserfaultfdFlags::CLOEXEC;
-    // SAFETY: the descriptor is closed at once, without any memory registered with it.
-    match unsafe { rustix::mm::userfaultfd(flags) }.map(drop) {
-        Ok(()) => finding(Verdict::Fine, what, "works, for faults of the kernel as well"),
-        Err(Errno::PERM | Errno::ACCESS) => finding(
-            Verdict::Lacks,
-            what,
-            "not permitted for faults of the kernel: run as root or with CAP_SYS_PTRACE, or \
-             sysctl vm.unprivileged_userfaultfd=1",
-        ),
-        Err(Errno::NOSYS) => {
-            finding(Verdict::Lacks, what, "is not in this kernel (CONFIG_USERFAULTFD)")
-        }
-        Err(error) => finding(Verdict::Lacks, what, io::Error::from(error).to_string()),
+    match Userfault::open() {
+        Ok(_) => finding(Verdict::Fine, what, "works and moves pages: memory can be parked"),
+        Err(error) => finding(Verdict::Lacks, what, format!("memory cannot be parked: {error}")),
     }
 }
 

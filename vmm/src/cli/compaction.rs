@@ -99,17 +99,22 @@ fn draw_bar(status: &CompactStatus) {
 
 /// The bar, drawn over the one before; its line ends with the pass.
 fn bar(status: &CompactStatus) -> String {
-    let share = |of: u64| status.done.saturating_mul(of) / status.planned.max(1);
-    let filled = if status.running { share(BAR as u64).min(BAR as u64) as usize } else { BAR };
     let (done, planned) = match (status.running, &status.last) {
         (false, Some(last)) => (last.planned, last.planned),
         _ => (status.done, status.planned),
     };
+    bar_of(status.running, done, planned, "steps")
+}
+
+/// `done` of `planned`, drawn over the bar before; its line ends with the work.
+pub(super) fn bar_of(running: bool, done: u64, planned: u64, unit: &str) -> String {
+    let share = done.saturating_mul(BAR as u64) / planned.max(1);
+    let filled = if running { share.min(BAR as u64) as usize } else { BAR };
     format!(
-        "\r[{}{}] {done}/{planned} steps {}",
+        "\r[{}{}] {done}/{planned} {unit} {}",
         "#".repeat(filled),
         " ".repeat(BAR - filled),
-        if status.running { "" } else { "\n" },
+        if running { "" } else { "\n" },
     )
 }
 
@@ -188,7 +193,7 @@ impl MapArgs {
     }
 }
 
-fn read<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, CliError> {
+pub(super) fn read<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, CliError> {
     let broken = |error: serde_json::Error| {
         ClientError::Refused(format!("the monitor's answer makes no sense here: {error}"))
     };

@@ -11,6 +11,7 @@
 //! - `values.rs`: sizes, and `VALUE,key=value,flag` arguments
 //! - `remote.rs`: subcommands that ask a running monitor
 //! - `compaction.rs`: those about the host's side of guest memory
+//! - `parking.rs`: `ballast memory park` and `unpark`
 //! - `top/`: the same live, on the whole terminal
 //! - `client.rs`: HTTP over its socket
 //! - `check.rs`: `ballast check`
@@ -19,6 +20,7 @@ mod check;
 mod client;
 mod compaction;
 mod firecracker;
+mod parking;
 mod remote;
 mod run;
 mod top;

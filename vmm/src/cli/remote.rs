@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::client::{get_bytes, request};
 use super::compaction::{CompactArgs, MapArgs};
+use super::parking::{ParkArgs, UnparkArgs};
 use super::values::{SizeMib, width_and_height};
 use super::{CliError, version_text};
 use crate::api::gpu::Mode;
@@ -209,6 +210,12 @@ pub(super) enum Memory {
     Map(MapArgs),
     /// Give back what is held for nothing, and make the rest of huge pages
     Compact(CompactArgs),
+    /// Compress the guest's memory into the monitor's pool; the guest has it back when it touches it
+    Park(ParkArgs),
+    /// Bring parked memory back
+    Unpark(UnparkArgs),
+    /// Print how much is parked, what it takes, and what the pager has done, as JSON
+    Stats(Target),
     /// Have the guest empty blocks of 2 MiB and give them up
     Evacuate {
         /// Guest-physical address of the first block, in hexadecimal with 0x or in decimal
@@ -229,6 +236,12 @@ impl Memory {
             Self::Cma(target) => print_json(out, &target.get("/memory/cma")?),
             Self::Map(args) => args.run(out),
             Self::Compact(args) => args.run(out),
+            Self::Park(args) => args.run(out),
+            Self::Unpark(args) => args.run(out),
+            Self::Stats(target) => {
+                let (paging, pool) = (target.get("/memory/paging")?, target.get("/memory/pool")?);
+                print_json(out, &json!({"paging": paging, "pool": pool}))
+            }
             Self::Evacuate { start, blocks, target } => {
                 let body = json!({"start": start, "blocks": blocks});
                 print_json(out, &target.put("/memory/evacuate", &body)?)

@@ -147,7 +147,7 @@ impl FromStr for MemorySpec {
         let backing = pieces.take("backing")?.map(|Backing(kind)| kind);
         let SizeMib(cma_mib) = pieces.take("cma")?.unwrap_or(SizeMib(0));
         pieces.finish("backing=KIND and cma=SIZE")?;
-        Ok(Self { size, config: MemoryConfig { backing, cma_mib, compaction: None } })
+        Ok(Self { size, config: MemoryConfig { backing, cma_mib, compaction: None, paging: None } })
     }
 }
 

@@ -57,6 +57,7 @@ fn run_with_everything() {
             backing: Some(BackingKind::Hugetlb2M),
             cma_mib: 64,
             compaction: None,
+            paging: None,
         },
         balloon: Some(BalloonConfig {
             amount_mib: 512,

@@ -81,6 +81,12 @@ impl LiveGuest {
         self.balloon().map(|balloon| balloon.ballooned()).unwrap_or_default()
     }
 
+    /// Whether more of its memory is parked than is resident.
+    pub(super) fn is_mostly_absent(&self) -> bool {
+        let absent = self.ram.absent();
+        absent > Bytes(0) && self.ram.residency().is_ok_and(|found| found.resident < absent)
+    }
+
     /// Whether the guest can be asked to evacuate blocks.
     pub fn can_evacuate(&self) -> bool {
         self.balloon().is_some_and(|balloon| balloon.can_evacuate())

@@ -57,11 +57,15 @@ pub struct Job {
 /// Called on the compactor's thread when a job is done.
 pub type WhenDone = Box<dyn FnOnce(Result<PassReport, GuestRamError>) + Send>;
 
+/// Work on guest memory that must not meet a pass: told what there is, and when to end. What it
+/// returns is called when the next may begin.
+pub type AloneTask = Box<dyn FnOnce(&LiveGuest, &AtomicBool) -> Box<dyn FnOnce()> + Send>;
+
 /// Why a job was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CompactorError {
     /// Two passes at once would undo each other's plans.
-    #[error("A compaction pass is running; wait for it or cancel it.")]
+    #[error("A compaction pass or parking is running; wait for it or cancel it.")]
     Busy,
     /// As many requests as may wait for a walk do so already.
     #[error("Too many requests for the state of memory are waiting; try again later.")]
@@ -95,6 +99,8 @@ pub struct Compactor {
 enum Message {
     /// Somebody wants a pass.
     Job(Job, WhenDone),
+    /// Work that must not meet a pass.
+    Alone(AloneTask),
     /// The GPU has a new buffer that could do with huge pages.
     LargeBuffer,
 }
@@ -138,12 +144,22 @@ impl Compactor {
 
     /// Has a pass run, if none does; `when_done` is told the result.
     pub fn submit(&self, job: Job, when_done: WhenDone) -> Result<(), CompactorError> {
+        self.send(Message::Job(job, when_done))
+    }
+
+    /// Runs `task` on the thread, if no pass runs; no pass begins before it has ended.
+    /// [`cancel`](Self::cancel) asks it to end early, as does the end of the machine.
+    pub fn run_alone(&self, task: AloneTask) -> Result<(), CompactorError> {
+        self.send(Message::Alone(task))
+    }
+
+    fn send(&self, message: Message) -> Result<(), CompactorError> {
         if self.shared.busy.swap(true, Ordering::AcqRel) {
             return Err(CompactorError::Busy);
         }
         self.shared.cancel.store(false, Ordering::Release);
         let sender = self.messages.as_ref().ok_or(CompactorError::Stopped)?;
-        sender.try_send(Message::Job(job, when_done)).map_err(|error| match error {
+        sender.try_send(message).map_err(|error| match error {
             TrySendError::Full(_) => CompactorError::Busy,
             TrySendError::Disconnected(_) => CompactorError::Stopped,
         })
@@ -228,6 +244,11 @@ impl Worker {
                     self.finish();
                     when_done(result);
                 }
+                (Ok(Message::Alone(task)), _) => {
+                    let when_done = task(&self.guest, &self.shared.cancel);
+                    self.finish();
+                    when_done();
+                }
                 (Ok(Message::LargeBuffer), Some(scheduler)) => {
                     self.shared.gpu_asks.store(false, Ordering::Release);
                     scheduler.gpu_asks(Instant::now());
@@ -242,6 +263,10 @@ impl Worker {
     /// Runs a pass unasked, if the policy calls for one and nobody else has one run.
     fn look(&self, scheduler: &mut Scheduler) {
         let Some(look) = scheduler.wants_look(Instant::now()) else { return };
+        // Looking for better places for parked memory would only wake it up.
+        if self.guest.is_mostly_absent() {
+            return;
+        }
         if self.shared.busy.swap(true, Ordering::AcqRel) {
             // A job has come meanwhile, which goes first.
             if look == Look::AtTheGpu {

@@ -66,7 +66,7 @@ pub use logger::{LogLevel, LoggerConfig};
 pub use machine_config::{
     CpuTemplate, HugePages, MAX_VCPUS, MachineConfig, MachineUpdate, NamedTemplate,
 };
-pub use memory::{BackingKind, CompactionConfig, MemoryConfig};
+pub use memory::{BackingKind, CompactionConfig, MemoryConfig, PageCodec, PagingConfig};
 pub use metrics::MetricsConfig;
 pub use rate_limiter::{RateLimiterConfig, TokenBucket};
 use rules::{Check, Rules};

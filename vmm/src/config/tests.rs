@@ -248,7 +248,7 @@ fn backings_have_their_multiples() {
     assert_eq!(fields(&config), [""; 0]);
     config.machine_config.huge_pages = HugePages::Transparent;
     assert_eq!(fields(&config), ["memory.backing"]);
-    config.memory = MemoryConfig { backing: None, cma_mib: 1024, compaction: None };
+    config.memory = MemoryConfig { backing: None, cma_mib: 1024, compaction: None, paging: None };
     assert_eq!(fields(&config), ["memory.cma_mib"]);
 }
 
@@ -298,7 +298,7 @@ proptest! {
             machine_config: MachineConfig {
                 vcpu_count: vcpus, mem_size_mib: mem, smt, ..MachineConfig::default()
             },
-            memory: MemoryConfig { backing: Some(BackingKind::Hugetlb1G), cma_mib: cma, compaction: None },
+            memory: MemoryConfig { backing: Some(BackingKind::Hugetlb1G), cma_mib: cma, compaction: None, paging: None },
             balloon: Some(BalloonConfig {
                 amount_mib: amount, deflate_on_oom: false, stats_polling_interval_s: 0,
                 free_page_hinting: false, free_page_reporting: false, blocks: true,

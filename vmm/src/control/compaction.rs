@@ -62,7 +62,7 @@ impl Controller {
         Ok(CompactionReply::Status(Box::new(status(self.compactor()?))).into())
     }
 
-    fn cancel_compaction(&mut self) -> Result<Reply, Refusal> {
+    pub(super) fn cancel_compaction(&mut self) -> Result<Reply, Refusal> {
         self.compactor()?.cancel();
         Ok(Reply::Done)
     }

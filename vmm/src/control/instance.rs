@@ -61,6 +61,9 @@ impl Controller {
         if self.config.memory.compaction.is_some() {
             self.compactor()?;
         }
+        if self.config.memory.paging.is_some() {
+            self.start_paging()?;
+        }
         Ok(())
     }
 }

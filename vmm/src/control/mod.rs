@@ -8,7 +8,7 @@
 //!
 //! - `instance.rs`: start, pause, stop, the whole configuration
 //! - `machine_config.rs`, `boot_source.rs`, `balloon.rs`, `memory.rs`, `evacuation.rs`,
-//!   `compaction.rs`, `blocks.rs`, `cma.rs`, `gpu.rs`, `drives.rs`, `entropy.rs`, `serial.rs`,
+//!   `compaction.rs`, `paging.rs`, `blocks.rs`, `cma.rs`, `gpu.rs`, `drives.rs`, `entropy.rs`, `serial.rs`,
 //!   `logger.rs`, `metrics.rs`: one resource each
 
 mod balloon;
@@ -25,6 +25,7 @@ mod logger;
 mod machine_config;
 mod memory;
 mod metrics;
+mod paging;
 mod serial;
 
 use std::os::fd::{AsRawFd, RawFd};
@@ -42,6 +43,7 @@ use crate::event_loop::LoopHandle;
 use crate::exit::ExitReason;
 use crate::host::log::Log;
 use crate::machine::Vm;
+use crate::parking::Parking;
 
 use metrics::MetricsWriter;
 
@@ -53,6 +55,8 @@ pub struct Controller {
     // Before the machine: its thread uses the machine's memory and devices.
     compactor: Option<Compactor>,
     vm: Option<Vm>,
+    // After the machine: its vCPUs and devices may wait for pages.
+    parking: Option<Parking>,
     events: LoopHandle,
     requests: ActionReceiver,
     log: Log,
@@ -79,6 +83,7 @@ impl Controller {
             host: HostLimits::read(),
             compactor: None,
             vm: None,
+            parking: None,
             events,
             requests,
             log,
@@ -112,6 +117,7 @@ impl Controller {
             Action::Memory(action) => self.memory_action(action, reply),
             Action::Evacuation(action) => self.evacuation_action(action, reply),
             Action::Compaction(action) => self.compaction_action(action, reply),
+            Action::Paging(action) => self.paging_action(action, reply),
             Action::Blocks(action) => self.blocks_action(action, reply),
             Action::Cma(action) => self.cma_action(action, reply),
             Action::Gpu(action) => reply.send(self.gpu_action(action)),

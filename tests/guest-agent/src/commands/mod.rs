@@ -9,6 +9,7 @@
 //! - `order.rs`   kernel memory in pieces of an order
 //! - `pin.rs`     pages that nothing may move
 //! - `screen.rs`  a client that draws on a scanout
+//! - `text.rs`     memory that compresses
 //! - `touch.rs`   how long it takes to touch memory
 //! - `zram.rs`    a compressed block device with a pattern in it
 //! - `repeat.rs`  threads that write to files of the kernel over and over
@@ -26,6 +27,7 @@ mod pin;
 mod program;
 mod repeat;
 mod screen;
+mod text;
 mod touch;
 mod zram;
 
@@ -45,6 +47,7 @@ pub(crate) struct State {
     program: program::Running,
     repeat: repeat::Writers,
     screen: screen::Drawing,
+    text: text::Texts,
     touch: touch::Touching,
     zram: zram::Devices,
 }
@@ -93,6 +96,10 @@ pub(crate) fn perform(state: &mut State, words: &str) -> Answer {
         ["screen-repaint", seed] => state.screen.repaint(number(seed)? as u64),
         ["screen-export"] => state.screen.export(),
         ["screen-held"] => state.screen.held(),
+        ["text-fill", name, size] => state.text.fill(name, bytes(size)?),
+        ["text-verify", name] => state.text.verify(name),
+        ["text-touch", name, count, seed] => state.text.touch(name, number(count)?, number(seed)?),
+        ["text-free", name] => state.text.free(name),
         ["touch-start", size] => state.touch.start(bytes(size)?),
         ["touch-stop"] => state.touch.stop(),
         ["zram-fill", index, size] => state.zram.fill(number(index)?, bytes(size)?),

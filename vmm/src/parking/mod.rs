@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Parking: a machine's memory goes, compressed, into a pool of the monitor's own, and comes back
+//! when it is touched or asked for.
+//!
+//! The work is `mm::paging`'s. This folder starts it when it is first wanted, runs its operations on
+//! the compactor's thread, so that a pass and an eviction never meet, and knows how far they are.
+//! May use: `mm::paging`, the compactor, `config`. Must not use: KVM, the API.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use mm::blocks::guest::GuestSide;
+use mm::blocks::page_set::PageSet;
+use mm::guest_ram::GuestRam;
+use mm::paging::{self, Paging, PagingError, PagingStats, ParkReport, ParkRequest, UnparkReport};
+use mm::range_set::RangeSet;
+use mm::store::{Codec, Lz4, Zstd};
+use mm::units::Bytes;
+
+use crate::compactor::{Compactor, CompactorError, LiveGuest};
+use crate::config::{PageCodec, PagingConfig};
+use crate::exit::{ExitReason, ExitSignal};
+
+/// What runs now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// Memory goes to the pool.
+    Park,
+    /// Memory is brought back.
+    Unpark,
+}
+
+/// How an operation went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished<R> {
+    /// What came of it.
+    pub report: R,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// How far the present operation is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// What runs, if anything does.
+    pub operation: Option<Operation>,
+    /// Blocks done.
+    pub done: u64,
+    /// Blocks to do.
+    pub planned: u64,
+}
+
+/// Called on the compactor's thread at the end of an operation.
+pub type WhenDone<R> = Box<dyn FnOnce(Finished<R>) + Send>;
+
+#[derive(Default)]
+struct Shared {
+    operation: Mutex<Option<Operation>>,
+    done: AtomicU64,
+    planned: AtomicU64,
+    last_park: Mutex<Option<Finished<ParkReport>>>,
+}
+
+/// The pager of a machine. Drop it after the machine: its vCPUs and devices may wait for pages.
+pub struct Parking {
+    paging: Arc<Paging>,
+    threads: Option<usize>,
+    shared: Arc<Shared>,
+}
+
+impl Parking {
+    /// Starts paging `ram` as configured. If contents are ever lost, the machine ends by `exit`.
+    ///
+    /// # Errors
+    ///
+    /// [`PagingError`], which says what to do.
+    pub fn start(
+        ram: &Arc<GuestRam>,
+        config: &PagingConfig,
+        exit: &Arc<ExitSignal>,
+    ) -> Result<Self, PagingError> {
+        let exit = Arc::clone(exit);
+        let on_loss = Box::new(move |error: &paging::SourceError| {
+            exit.raise(ExitReason::HostError(error.to_string()));
+        });
+        let codec: Box<dyn Codec> = match config.codec {
+            PageCodec::Lz4 => Box::new(Lz4),
+            PageCodec::Zstd => Box::new(Zstd { level: 1 }),
+        };
+        let half = Bytes(ram.pages().bytes().0 / 2);
+        let pool_limit = config.pool_mib.and_then(Bytes::from_mib).unwrap_or(half);
+        let settings = paging::PagingConfig { pool_limit, codec, sources: Vec::new() };
+        Ok(Self {
+            paging: Arc::new(Paging::start(Arc::clone(ram), settings, on_loss)?),
+            threads: config.threads.map(usize::from),
+            shared: Arc::default(),
+        })
+    }
+
+    /// Puts the guest's memory into the pool, down to `floor`.
+    ///
+    /// # Errors
+    ///
+    /// [`CompactorError`] while a pass or another operation runs.
+    pub fn park(
+        &self,
+        compactor: &Compactor,
+        floor: Bytes,
+        when_done: WhenDone<ParkReport>,
+    ) -> Result<(), CompactorError> {
+        let (paging, shared, threads) = (self.paging.clone(), self.shared.clone(), self.threads);
+        compactor.run_alone(Box::new(move |guest, cancel| {
+            let finished = shared.run(Operation::Park, |progress| {
+                let exclude = release_what_is_free(guest);
+                paging.park(&ParkRequest { floor, threads, exclude }, cancel, progress)
+            });
+            tracing::info!(ms = finished.took.as_millis(), "{}", finished.report);
+            *lock(&shared.last_park) = Some(finished.clone());
+            Box::new(move || when_done(finished))
+        }))
+    }
+
+    /// Brings everything back, what the guest is known to touch first before the rest.
+    ///
+    /// # Errors
+    ///
+    /// As [`park`](Self::park).
+    pub fn unpark(
+        &self,
+        compactor: &Compactor,
+        when_done: WhenDone<UnparkReport>,
+    ) -> Result<(), CompactorError> {
+        let (paging, shared, threads) = (self.paging.clone(), self.shared.clone(), self.threads);
+        compactor.run_alone(Box::new(move |_, cancel| {
+            let finished =
+                shared.run(Operation::Unpark, |progress| paging.unpark(threads, cancel, progress));
+            let UnparkReport { returned, left, lost } = finished.report;
+            tracing::info!(returned, left, lost, ms = finished.took.as_millis(), "unparked");
+            Box::new(move || when_done(finished))
+        }))
+    }
+
+    /// How far the present operation is.
+    pub fn progress(&self) -> Progress {
+        Progress {
+            operation: *lock(&self.shared.operation),
+            done: self.shared.done.load(Ordering::Relaxed),
+            planned: self.shared.planned.load(Ordering::Relaxed),
+        }
+    }
+
+    /// What the last parking came to.
+    pub fn last_park(&self) -> Option<Finished<ParkReport>> {
+        lock(&self.shared.last_park).clone()
+    }
+
+    /// What is where.
+    pub fn stats(&self) -> PagingStats {
+        self.paging.stats()
+    }
+}
+
+impl Shared {
+    fn run<R>(
+        &self,
+        operation: Operation,
+        work: impl FnOnce(paging::Progress<'_>) -> R,
+    ) -> Finished<R> {
+        *lock(&self.operation) = Some(operation);
+        let progress = |done, planned| {
+            self.done.fetch_max(done, Ordering::Relaxed);
+            self.planned.store(planned, Ordering::Relaxed);
+        };
+        let began = Instant::now();
+        let report = work(&progress);
+        let took = began.elapsed();
+        *lock(&self.operation) = None;
+        self.done.store(0, Ordering::Relaxed);
+        self.planned.store(0, Ordering::Relaxed);
+        Finished { report, took }
+    }
+}
+
+/// Gives back what is resident in the balloon, since compressing it would be waste; returns what a
+/// device is using, which stays.
+fn release_what_is_free(guest: &LiveGuest) -> RangeSet {
+    let holdings = guest.holdings();
+    let map = match guest.map() {
+        Ok(map) => map,
+        Err(error) => {
+            tracing::warn!("the block map cannot be read: {error}");
+            return pages_of(&holdings.gpu);
+        }
+    };
+    for (id, block) in map.iter().filter(|(_, block)| block.wasted > 0) {
+        tracing::debug!("{id} holds {} pages of the balloon", block.wasted);
+        if let Err(error) = guest.discard_ballooned(id, map.wasted(id)) {
+            tracing::warn!("{id} keeps pages of the balloon: {error}");
+        }
+    }
+    pages_of(&holdings.gpu)
+}
+
+fn pages_of(set: &PageSet) -> RangeSet {
+    set.iter().flat_map(|(block, pages)| pages.ranges_in(block)).collect()
+}
+
+#[cfg(test)]
+mod tests;
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
