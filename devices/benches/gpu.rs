@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the GPU costs: a flush of a whole frame that somebody looks at, and pages that move, each
+//! What the GPU costs: a flush of a whole watched frame, and pages that move, each
 //! beside a plain copy of as many bytes.
 //!
 //! `cargo bench -p ballast-devices --features test-utils --bench gpu`; prints lines `figure <name>

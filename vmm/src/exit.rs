@@ -30,7 +30,7 @@ pub enum ExitReason {
     /// The guest asked for a reset. A microVM is not started again in the same process: that is
     /// left to the monitor's own supervisor.
     Reset(ResetSource),
-    /// Somebody on the host ended it: a signal, or a request.
+    /// The host ended it: by a signal, or by a request.
     Stopped(String),
     /// The guest cannot go on, by its own doing.
     GuestCrashed(String),

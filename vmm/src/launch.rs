@@ -20,7 +20,7 @@ use crate::host::sockets::Listener;
 use crate::host::terminal;
 use crate::signals::Signals;
 
-/// Name of a machine that nobody named, as Firecracker has it.
+/// Name of a machine without a name, Firecracker's default.
 pub const DEFAULT_ID: &str = "anonymous-instance";
 
 /// How long the log may take for its last lines.
@@ -47,7 +47,7 @@ pub struct Launch {
     pub ignored: Vec<&'static str>,
 }
 
-/// Why a monitor did not come to run, or ended in error.
+/// Why a monitor did not start, or ended in error.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
     /// The name is not one that Firecracker would take.

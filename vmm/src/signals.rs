@@ -98,7 +98,7 @@ fn take_signals() -> io::Result<File> {
         block(number)?;
     }
     let mut numbers = vec![libc::SIGCONT];
-    // Whoever must end the monitor for certain sends SIGTERM.
+    // SIGTERM is the signal that ends the monitor in any case.
     let watched = |number: &libc::c_int| *number == libc::SIGTERM || !is_ignored(*number);
     numbers.extend(ENDING.iter().map(|(number, _)| *number).filter(watched));
     for number in &numbers {

@@ -33,7 +33,7 @@ impl Changes {
         *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Ends all waits: for the balloon, and for whoever cancels what a thread waits for.
+    /// Ends all waits: for the balloon, and for a caller that cancels what a thread waits for.
     pub fn announce(&self) {
         *self.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         self.changed.notify_all();

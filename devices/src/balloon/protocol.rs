@@ -120,7 +120,7 @@ pub enum StatTag {
     DirectReclaim,
     /// Bytes of all CMA regions.
     CmaTotal,
-    /// Bytes of them that nobody uses.
+    /// Unused bytes of them.
     CmaFree,
     /// Bytes of them that devices have, contiguous.
     CmaAllocated,

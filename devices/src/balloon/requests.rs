@@ -253,7 +253,7 @@ impl Requests {
         self.jobs.values().map(|job| job.deadline).min()
     }
 
-    /// The driver is gone: nobody will answer. Returns how many requests ended.
+    /// The driver is gone: no answer will come. Returns how many requests ended.
     pub(super) fn reset(&mut self) -> u64 {
         let all: Vec<u64> = self.jobs.keys().copied().collect();
         all.iter().for_each(|job| self.give_up(*job));

@@ -39,7 +39,7 @@ pub(super) fn of(features: u64) -> impl Iterator<Item = Role> {
     ALL.into_iter().filter(move |(_, needs)| features & needs == *needs).map(|(role, _)| role)
 }
 
-/// Whether queue `index` may come to have `role` with some choice of the `offered` features.
+/// Whether queue `index` can have `role` with some choice of the `offered` features.
 pub(super) fn possible(offered: u64, index: u16, role: Role) -> bool {
     let index = usize::from(index);
     let Some(at) = ALL.iter().position(|(other, _)| *other == role) else { return false };

@@ -47,7 +47,7 @@ pub struct Statistics {
     pub direct_reclaim: Option<u64>,
     /// Bytes of all CMA regions.
     pub cma_total: Option<u64>,
-    /// Bytes of them that nobody uses.
+    /// Unused bytes of them.
     pub cma_free: Option<u64>,
     /// Bytes of them in contiguous use by devices.
     pub cma_allocated: Option<u64>,

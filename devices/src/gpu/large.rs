@@ -20,7 +20,7 @@ pub(super) struct LargeBackings {
 }
 
 impl LargeBackings {
-    /// Nobody is told yet.
+    /// Not reported yet.
     pub(super) fn new() -> Self {
         Self { tell: None, throttle: Throttle::new(BURST, REFILL) }
     }

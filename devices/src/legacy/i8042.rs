@@ -44,7 +44,7 @@ const CTRL_ALT_DEL_SET2: [u8; 11] =
 /// The same in set 1, as the controller translates them.
 const CTRL_ALT_DEL_SET1: [u8; 8] = [0x1d, 0x38, 0xe0, 0x53, 0xe0, 0xd3, 0xb8, 0x9d];
 
-/// Keys were pressed that nobody reads.
+/// Keys were pressed that no driver reads.
 #[derive(Debug, thiserror::Error)]
 #[error("the guest does not read its keyboard")]
 pub struct KeyboardBusy;
@@ -62,8 +62,8 @@ enum Expect {
     OutputPort,
     /// A byte to be read back as if the keyboard had sent it.
     Echo,
-    /// A byte for the second port, where nobody is.
-    Nobody,
+    /// A byte for the second port, which has no device.
+    SecondPort,
 }
 
 struct State {
@@ -164,7 +164,7 @@ impl KeyboardController {
             0xd0 => self.send(state, &[OUTPUT_PORT]),
             0xd1 => state.expect = Expect::OutputPort,
             0xd2 => state.expect = Expect::Echo,
-            0xd3 | 0xd4 => state.expect = Expect::Nobody,
+            0xd3 | 0xd4 => state.expect = Expect::SecondPort,
             // Pulses the lines whose bits are clear.
             0xf0..=0xff if command & LINE_RESET == 0 => (self.reset)(),
             _ => {}
@@ -176,7 +176,7 @@ impl KeyboardController {
         match expected {
             Expect::Config => state.config = byte,
             Expect::OutputPort if byte & LINE_RESET == 0 => (self.reset)(),
-            Expect::OutputPort | Expect::Nobody => {}
+            Expect::OutputPort | Expect::SecondPort => {}
             Expect::Echo => self.send(state, &[byte]),
             Expect::KeyboardArgument(0xf0) if byte == 0 => self.send(state, &[ACKNOWLEDGE, 2]),
             Expect::KeyboardArgument(_) => self.send(state, &[ACKNOWLEDGE]),

@@ -41,7 +41,7 @@ impl SerialEvents for InputDrained {
     fn out_byte(&self) {}
     fn tx_lost_byte(&self) {}
     fn in_buffer_empty(&self) {
-        // Fails only when nobody has read it 2^64 - 2 times.
+        // Fails only after 2^64 - 2 writes without a read.
         let _ = self.0.write(1);
     }
 }

@@ -9,7 +9,7 @@ use crate::sys::mapping::{Mapping, Source};
 use crate::sys::pagemap::{MappedAs, Pagemap};
 use crate::units::{BLOCK_BYTES, Bytes, HostRange, PAGE_BYTES};
 
-/// How often a split is tried: it fails while somebody else looks at the page.
+/// How often a split is tried: it fails while the kernel uses the page elsewhere.
 const SPLIT_TRIES: u32 = 4;
 
 /// Private anonymous memory.

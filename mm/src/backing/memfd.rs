@@ -17,7 +17,7 @@ use crate::units::{BLOCK_BYTES, Bytes, HostRange};
 /// Guest RAM in a memfd.
 ///
 /// MADV_DONTNEED would only unmap its pages here and free nothing: they belong to the file. What is
-/// resident is what the file holds, whoever touched it.
+/// resident is what the file holds, whichever process touched it.
 #[derive(Debug)]
 pub struct Memfd {
     mapping: Mapping,

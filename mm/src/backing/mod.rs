@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What a stretch of guest RAM is made of on the host, and how its pages are given back.
 //!
-//! One file a kind; whoever uses a [`Backing`] never asks which.
+//! One file a kind; users of a [`Backing`] never match on the kind.
 //!
 //! * [`anonymous`]: private memory, of transparent huge pages or of small ones
 //! * [`memfd`]: a file in memory, shared with helper processes
@@ -113,7 +113,7 @@ pub struct Discarded {
     /// Bytes of them that were resident and that the host has free again.
     pub freed: Bytes,
     /// Bytes that the host still holds: parts of huge pages that it cannot split, because of their
-    /// kind or because somebody has them pinned.
+    /// kind or because they are pinned.
     pub held: Bytes,
     /// Huge pages that were split to free parts of them.
     pub splits: u64,

@@ -46,7 +46,7 @@ impl Engine {
                     let source = *source;
                     let block = self.areas.block(index);
                     let mask = PageMask::of_range(block, part);
-                    // With the record held: nobody fills the block meanwhile.
+                    // With the record held: no thread fills the block meanwhile.
                     let first = Self::pages(index).start;
                     for run in mask.runs() {
                         self.source(source)

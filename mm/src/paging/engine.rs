@@ -2,7 +2,7 @@
 //! What all threads of the pager share, and the steps that they have in common.
 //!
 //! Lock order, outermost first: the gate, the record, then those of the hot set, the outlet, the
-//! store. The pager thread never takes the gate, and nobody touches guest memory while holding any
+//! store. The pager thread never takes the gate, and no thread touches guest memory while holding any
 //! lock here: a fault on it may need them all.
 
 use std::io;
@@ -46,7 +46,7 @@ pub(super) struct Engine {
     /// kernel must not be asked to move what another thread is breaking up.
     pub(super) gate: Mutex<()>,
     pub(super) record: Mutex<Record>,
-    /// Notified when a block has come to rest.
+    /// Notified when a block is no longer on the way.
     pub(super) settled: Condvar,
     pub(super) hot: Mutex<HotSet>,
     /// Pages that stay: pinned ones, and others whose owner asked for it.

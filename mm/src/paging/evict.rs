@@ -158,7 +158,7 @@ impl Engine {
                 return Ok(());
             }
         }
-        // Before the block is anybody else's again: they may store it anew.
+        // Before other threads may take the block: they may store it again.
         self.sources[0].forget(Self::pages(index));
         self.put_back(index, slot);
         self.outlet.give_back(slot);

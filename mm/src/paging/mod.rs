@@ -252,7 +252,7 @@ impl Paging {
     /// What the host says if staging memory cannot be mapped; the pages may be away then.
     pub fn pin(&self, pages: GuestRange) -> io::Result<()> {
         lock(&self.engine.pinned).insert(pages);
-        // Whoever was about to take a block out has by then.
+        // A thread that was about to take a block out has done so by then.
         drop(lock(&self.engine.gate));
         self.engine.areas.touched(pages).try_for_each(|(index, _)| self.engine.fetch(index))
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The thread that answers faults.
 //!
-//! It takes no device's lock and no gate, and touches no guest memory: whoever waits for a page,
+//! It takes no device's lock and no gate, and touches no guest memory: a thread that waits for a page,
 //! with whatever locks, gets it. Blocks to be read ahead come after all faults that wait.
 
 use std::collections::VecDeque;
@@ -76,7 +76,7 @@ struct Pager {
     engine: Arc<Engine>,
     stop: Arc<OwnedFd>,
     inlet: Inlet,
-    /// Blocks that somebody waits for and that could not be brought back yet.
+    /// Blocks that a thread waits for and that could not be brought back yet.
     retry: Vec<usize>,
     /// Blocks that the guest will want next.
     ahead: VecDeque<usize>,
@@ -170,7 +170,7 @@ impl Pager {
                 let mut hot = lock(&engine.hot);
                 self.ahead.extend(hot.touched(index, READ_AHEAD));
                 drop(hot);
-                // While nobody waits: the next block then needs no page zeroed first.
+                // While no fault is pending: the next block then needs no page zeroed first.
                 if let Err(error) = self.inlet.prepare() {
                     tracing::debug!("no staging memory ahead of the next fault: {error}");
                 }
@@ -234,7 +234,7 @@ fn answer_present(engine: &Engine, index: usize, fault: Fault) {
     engine.wake(page(fault));
 }
 
-/// The contents are lost, and who waits is told again: poison wakes nobody who came later.
+/// The contents are lost, and waiters are woken again: poison does not wake threads that fault later.
 fn poison(engine: &Engine, fault: Fault) {
     if let Err(stopped) = engine.uffd.poison(page(fault)) {
         tracing::debug!("page {:#x} is poisoned: {stopped}", fault.page);
@@ -242,7 +242,7 @@ fn poison(engine: &Engine, fault: Fault) {
     engine.wake(page(fault));
 }
 
-/// Nobody should fault outside guest memory; if somebody does, zeroes are what is there.
+/// A fault outside guest memory is unexpected; it is resolved with zeroes.
 fn answer_stray(engine: &Engine, fault: Fault) {
     tracing::error!(
         "a fault at {:#x}, {}",

@@ -29,11 +29,11 @@ pub(super) struct SourceId(pub(super) u8);
 pub(super) enum State {
     /// In place, or never there: then it reads as zero.
     Present,
-    /// Being moved to staging. `wanted`: somebody waits for it.
+    /// Being moved to staging. `wanted`: a thread waits for it.
     Leaving { wanted: bool },
     /// In staging, as it was.
     Out { slot: usize },
-    /// In staging, being compressed. `wanted`: somebody waits for it.
+    /// In staging, being compressed. `wanted`: a thread waits for it.
     Packing { slot: usize, wanted: bool },
     /// With a source, apart from the pages that were discarded since.
     Absent { source: SourceId, dropped: Option<Box<PageMask>> },
@@ -134,7 +134,7 @@ impl Record {
         present
     }
 
-    /// Leaving → Out, unless somebody wants it. Whether it is out.
+    /// Leaving → Out, unless a thread wants it. Whether it is out.
     pub(super) fn left(&mut self, index: usize, slot: usize) -> bool {
         match self.state(index) {
             State::Leaving { wanted: true } => false,
@@ -155,7 +155,7 @@ impl Record {
         out
     }
 
-    /// Packing → Absent, unless somebody wants it. Whether it is absent.
+    /// Packing → Absent, unless a thread wants it. Whether it is absent.
     pub(super) fn packed(&mut self, index: usize, source: SourceId) -> bool {
         match self.state(index) {
             State::Packing { wanted: true, .. } => false,

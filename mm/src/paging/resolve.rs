@@ -153,7 +153,7 @@ impl Engine {
         Ok(())
     }
 
-    /// The contents of block `index` are lost: whoever touches it is told so by the kernel, and the
+    /// The contents of block `index` are lost: the kernel reports it to any thread that touches it, and the
     /// machine's owner by us. Zeroes in their place would be a lie.
     fn lose(&self, index: usize, error: &SourceError) {
         tracing::error!("guest memory is lost: {error}");

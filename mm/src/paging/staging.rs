@@ -117,7 +117,7 @@ impl Outlet {
         (self.mapping.range().addr()..self.mapping.range().end()).contains(&addr)
     }
 
-    /// Asks whoever reads the pages of a slot to stop.
+    /// Asks the reader of a slot's pages to stop.
     pub(super) fn recall(&self, slot: usize) {
         self.recalled[slot].store(true, Ordering::Release);
     }
@@ -141,7 +141,7 @@ impl Outlet {
         let addr = self.range(slot).addr() + page * PAGE_BYTES;
         assert!(page < PAGES, "a block has {PAGES} pages");
         // SAFETY: the address lies in the mapping (`range` checked the slot, the line above the
-        // page), is aligned, and its bytes are nobody else's for as long as the caller holds the
+        // page), is aligned, and no other code uses its bytes for as long as the caller holds the
         // slot.
         unsafe { &*std::ptr::with_exposed_provenance::<Page>(addr) }
     }

@@ -162,7 +162,7 @@ pub struct GuestStats {
     /// All CMA regions, in bytes. Ballast's own, as are the next two.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cma_total: Option<u64>,
-    /// What nobody uses of them, in bytes.
+    /// Unused bytes of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cma_free: Option<u64>,
     /// What is in contiguous use by devices, in bytes.

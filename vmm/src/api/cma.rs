@@ -52,7 +52,7 @@ pub struct CmaStatus {
 pub struct CmaUse {
     /// All its regions, this one and others that its command line may name.
     pub total_bytes: u64,
-    /// Used by nobody.
+    /// Unused.
     pub free_bytes: u64,
     /// Lent to pages that can be moved out of the way.
     pub lent_bytes: u64,

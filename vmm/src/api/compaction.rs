@@ -138,7 +138,7 @@ pub enum PassEnd {
     Finished,
     /// The time was used up.
     OutOfTime,
-    /// Somebody cancelled it.
+    /// It was cancelled.
     Cancelled,
 }
 

@@ -14,7 +14,7 @@ macro_rules! resources {
         /// One thing to do or to report, by resource.
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub enum Action {
-            $(#[doc = concat!("See [`", stringify!($action), "`].")]
+            $(#[doc = concat!("Of the resource `", stringify!($module), "`.")]
             $variant($module::$action),)*
         }
 

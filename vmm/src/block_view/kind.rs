@@ -25,7 +25,7 @@ pub enum BlockKind {
     Wasted,
     /// Reported free, and given back.
     Reported,
-    /// Never touched, or given back without a word.
+    /// Never touched, or given back without a report.
     Absent,
 }
 

@@ -17,7 +17,7 @@ use crate::api::error::FaultMessage;
 /// Why there is no good answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody is there.
+    /// No monitor listens there.
     #[error("API socket {}: {cause}; is a machine running with this --api-sock?", path.display())]
     Connect {
         /// The socket.

@@ -3,7 +3,7 @@
 //! monitor that runs.
 //!
 //! Without a subcommand, or called by the name `firecracker`, the arguments are Firecracker's, so
-//! that whoever starts it can start this instead. Every error is one line on standard error and
+//! that tools which start it can start this instead. Every error is one line on standard error and
 //! exit status 1; the status of `run` is the machine's ([`crate::exit::ExitReason::code`]).
 //!
 //! - `run.rs`: `ballast run`
@@ -127,12 +127,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     match dispatch(&args) {
         Ok(status) => ExitCode::from(status),
-        // Whoever read our output has gone: `ballast … | head`.
+        // The reader of our output has gone: `ballast … | head`.
         Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
             ExitCode::from(1)
         }
         Err(error) => {
-            // There is nobody left to tell if this fails.
+            // A failure of this cannot be reported anywhere.
             let _ = writeln!(std::io::stderr(), "ballast: {error}");
             ExitCode::from(1)
         }
@@ -225,7 +225,7 @@ fn one_line(error: &clap::Error) -> String {
     let first = text.split("\n\n").next().unwrap_or_default();
     let words: Vec<&str> = first.split_whitespace().collect();
     let line = words.join(" ");
-    format!("{}; `--help` lists what there is", line.strip_prefix("error: ").unwrap_or(&line))
+    format!("{}; `--help` lists all of them", line.strip_prefix("error: ").unwrap_or(&line))
 }
 
 /// The first line is what clients of Firecracker look for.

@@ -45,7 +45,7 @@ pub(super) fn width_and_height(text: &str) -> Result<(u32, u32), String> {
 }
 
 /// `VALUE,key=value,flag`, taken apart. Keys are taken out one by one; [`finish`](Self::finish)
-/// complains about those that nobody asked for.
+/// rejects those that are not known.
 #[derive(Debug)]
 pub(super) struct Pieces<'a> {
     pairs: Vec<(&'a str, Option<&'a str>)>,

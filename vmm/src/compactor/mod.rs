@@ -97,7 +97,7 @@ pub struct Compactor {
 
 /// What the thread is told.
 enum Message {
-    /// Somebody wants a pass.
+    /// A pass is requested.
     Job(Job, WhenDone),
     /// Work that must not meet a pass.
     Alone(AloneTask),
@@ -186,7 +186,7 @@ impl Compactor {
         self.shared.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Has `look` look at the guest's memory, on a thread where that holds nobody up.
+    /// Has `look` look at the guest's memory, on a thread where that delays no other work.
     ///
     /// # Errors
     ///
@@ -202,7 +202,7 @@ impl Compactor {
 impl Drop for Compactor {
     fn drop(&mut self) {
         self.cancel();
-        // The thread ends when nobody is left who could send to it.
+        // The thread ends when all senders are gone.
         self.guest.on_large_gpu_buffer(None);
         self.messages = None;
         if let Some(thread) = self.thread.take()
@@ -260,7 +260,7 @@ impl Worker {
         }
     }
 
-    /// Runs a pass unasked, if the policy calls for one and nobody else has one run.
+    /// Runs a background pass, if the policy calls for one and none is running.
     fn look(&self, scheduler: &mut Scheduler) {
         let Some(look) = scheduler.wants_look(Instant::now()) else { return };
         // Looking for better places for parked memory would only wake it up.

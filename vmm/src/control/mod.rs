@@ -3,7 +3,7 @@
 //! machine and its devices, and their results become wire types. Runs on the main thread, as a
 //! subscriber of the event loop.
 //!
-//! May use: everything of this crate but `api`'s server and `cli`. Waits for nobody: what takes long
+//! May use: everything of this crate but `api`'s server and `cli`. Never waits: what takes long
 //! replies later, from the thread that has the answer.
 //!
 //! - `instance.rs`: start, pause, stop, the whole configuration

@@ -224,7 +224,7 @@ fn wait_for_room(fd: &impl AsFd, limit: Option<Duration>) -> io::Result<bool> {
     }
 }
 
-/// Says `line` on standard error, unless nobody makes room for it within a fifth of a second: for
+/// Says `line` on standard error, unless it stays full for a fifth of a second: for
 /// the last words of a process that has no ring, or no time for one.
 pub fn say(line: &str) {
     let stderr = io::stderr();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Unix sockets that others connect to: made with mode 0600, in the place of one that nobody
+//! Unix sockets that others connect to: made with mode 0600, in the place of one that no process
 //! listens to any more, and removed only if they are still ours.
 //!
 //! No step looks first and acts later. A new socket takes a free name by bind(2), which fails where
@@ -72,11 +72,11 @@ fn identity(path: &Path) -> io::Result<Identity> {
 }
 
 impl Listener {
-    /// Listens at `path`, with mode 0600. A socket there that nobody listens to is replaced.
+    /// Listens at `path`, with mode 0600. A socket there without a listener is replaced.
     ///
     /// # Errors
     ///
-    /// Where somebody listens there, or the name is taken by something else, or the host refuses.
+    /// If a process listens there, or the name is taken by something else, or the host refuses.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
         if path.as_os_str().is_empty() {
             return Err(SocketError::NoPath);
@@ -107,7 +107,7 @@ fn bind(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Puts a new socket in the place of the one at `path`, if nobody listens to that.
+/// Replaces the socket at `path` by a new one, if it has no listener.
 fn replace_dead(path: &Path) -> Result<OwnedFd, SocketError> {
     use std::os::unix::fs::FileTypeExt;
     let failed = |cause| SocketError::Host { path: path.to_owned(), cause };
@@ -119,7 +119,7 @@ fn replace_dead(path: &Path) -> Result<OwnedFd, SocketError> {
     let dead = (metadata.dev(), metadata.ino());
     match UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-        // A full backlog, no permission, or an answer: somebody is there.
+        // A full backlog, no permission, or an answer: there is a listener.
         _ => return Err(SocketError::InUse(path.to_owned())),
     }
     let aside = beside(path);
@@ -128,7 +128,7 @@ fn replace_dead(path: &Path) -> Result<OwnedFd, SocketError> {
     let outcome = match exchange() {
         Ok(()) if identity(&aside).is_ok_and(|found| found == dead) => Ok(socket),
         Ok(()) => {
-            // Somebody was quicker: theirs stays.
+            // Another process was quicker: its socket stays.
             let back = exchange();
             back.map_err(|error| failed(error.into())).and(Err(SocketError::InUse(path.to_owned())))
         }

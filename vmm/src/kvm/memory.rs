@@ -29,7 +29,7 @@ pub unsafe fn map_ram(vm: &VmFd, ram: &GuestRam) -> Result<(), SlotError> {
             userspace_addr: region.host().addr() as u64,
             flags: 0,
         };
-        // SAFETY: the region's host range is mapped, writable memory that nobody in this process
+        // SAFETY: the region's host range is mapped, writable memory that no code in this process
         // holds references into (guest memory is accessed as volatile only), and the caller
         // keeps it mapped.
         unsafe { vm.set_user_memory_region(slot) }.map_err(|source| SlotError { range, source })?;

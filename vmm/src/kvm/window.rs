@@ -72,7 +72,7 @@ impl HostWindow for KvmWindow {
         let Some(slot) = self.free_slot() else { return Err(io::ErrorKind::QuotaExceeded.into()) };
         let region = self.slot(slot, offset, Some(&*memory));
         // SAFETY: the memory stays mapped where it is while `memory` lives (`HostRegion`), and
-        // `mappings` keeps it until the slot is gone. Nobody holds references into it: it is
+        // `mappings` keeps it until the slot is gone. There are no references into it: it is
         // accessed as volatile memory only.
         unsafe { self.vm.set_user_memory_region(region) }?;
         self.mappings.insert(offset, Mapping { slot, memory });

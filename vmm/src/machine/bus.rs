@@ -9,7 +9,7 @@ use std::sync::Arc;
 use devices::legacy::{KeyboardController, PowerRegisters, SerialPort};
 use devices::transport::MmioTransport;
 
-/// Whoever answers on a bus. Guests choose offset and length: any must be survived.
+/// A device on a bus. Guests choose offset and length: any must be survived.
 pub trait BusDevice: Send + Sync {
     /// Fills `data` with what is at `offset` of the device.
     fn read(&self, offset: u64, data: &mut [u8]);
@@ -57,7 +57,7 @@ impl Bus {
         Ok(())
     }
 
-    /// A vCPU reads; where nobody answers, all bits read as one.
+    /// A vCPU reads; where there is no device, all bits read as one.
     pub fn read(&self, address: u64, data: &mut [u8]) {
         match self.find(address, data.len()) {
             Some((device, offset)) => device.read(offset, data),
@@ -65,7 +65,7 @@ impl Bus {
         }
     }
 
-    /// A vCPU writes; where nobody answers, nothing happens.
+    /// A vCPU writes; where there is no device, the write is ignored.
     pub fn write(&self, address: u64, data: &[u8]) {
         if let Some((device, offset)) = self.find(address, data.len()) {
             device.write(offset, data);

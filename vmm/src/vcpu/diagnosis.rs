@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What to say of an exit that nobody can serve: one line for the user, registers for the log.
+//! Diagnosis of an exit that the monitor cannot serve: one line for the user, registers for the log.
 
 use kvm_bindings::{
     KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_MEMORY_FAULT,

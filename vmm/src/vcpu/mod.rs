@@ -3,7 +3,7 @@
 //!
 //! - `mod.rs` (here): the loop around KVM_RUN
 //! - `exits.rs`: the kinds of exits and their counters
-//! - `diagnosis.rs`: what to say of an exit that nobody can serve
+//! - `diagnosis.rs`: diagnosis of an exit that the monitor cannot serve
 //! - `kick.rs`: how a thread inside KVM_RUN is made to come out
 //! - `group.rs`: all vCPUs of a machine: start, pause, resume, stop
 
@@ -45,7 +45,7 @@ pub struct Vcpu {
 /// Why [`Vcpu::run`] came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Left {
-    /// Somebody kicked the thread: there is a command.
+    /// The thread was kicked: there is a command.
     Kicked,
     /// The machine has ended; the reason is announced.
     Ended,

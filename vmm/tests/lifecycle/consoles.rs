@@ -43,7 +43,7 @@ fn a_fifo_without_a_reader_holds_up_no_start() {
         command.arg("--console").arg(format!("file={}", path.display()));
     });
     assert_eq!(monitor.request("GET", "/", ""), 200);
-    // Whoever comes later sees output.
+    // A later reader sees output.
     let mut reader = File::open(monitor.dir.path().join("fifo")).unwrap();
     read_until(&mut reader, b"xxxx");
     stop(monitor);
@@ -129,7 +129,7 @@ fn clients_of_a_socket_all_see_and_all_may_type() {
     // The last output is shown to those who come later.
     let mut late = connect();
     assert_eq!(read_until(&mut late, b"from two;"), b"from one;from two;");
-    // More than there is room for: the ninth is turned away, and nobody else suffers.
+    // More than there is room for: the ninth is refused, and the others are served.
     let crowd: Vec<UnixStream> = (0..20).map(|_| connect()).collect();
     late.write_all(b"still here").unwrap();
     read_until(&mut late, b"still here");

@@ -89,7 +89,7 @@ fn a_block_is_asked_for_given_up_and_stays() {
     // On top of the target, so that the driver does not take it back at once.
     assert_eq!(evac.rig.driver.config(0), 1024);
     assert_eq!(evac.rig.inflate_blocks(&[6]), OK);
-    assert_eq!(evac.rig.driver.config(0), 1024, "nobody asked for block 6");
+    assert_eq!(evac.rig.driver.config(0), 1024, "block 6 was not requested");
     assert_eq!(evac.rig.balloon().target_pages(), Pages(512), "the host's target is what it was");
     assert_eq!(evac.rig.balloon().surplus(), Pages(512));
     evac.answer(request.id.get(), &[1, 0]);
@@ -266,7 +266,7 @@ fn a_guest_that_never_answers_blocks_nothing() {
     assert_eq!(evac.rig.inflate_blocks(&[1]), OK);
 }
 
-/// Blocks that come when nobody waits for them any more are not lent to anybody: the driver is told
+/// Blocks that arrive when no thread waits for them any more are not lent: the driver is asked
 /// to look at its target, which it has gone beyond.
 #[test]
 fn blocks_that_come_too_late_go_back() {

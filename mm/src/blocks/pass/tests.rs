@@ -60,7 +60,7 @@ impl GuestSide for Balloon<'_> {
         Ok(!holes.is_empty())
     }
 
-    /// What is in the blocks is lost: nobody looks at it in tests of this.
+    /// The contents of the blocks are lost: these tests do not read them.
     fn evacuate(
         &self,
         blocks: &[BlockId],

@@ -277,7 +277,7 @@ mod tests {
     use crate::api::channel::channel;
     use crate::api::{ActionReceiver, Reply};
 
-    /// A connection with nobody but the test behind it.
+    /// A connection with the test as its only client.
     struct Setup {
         client: UnixStream,
         machine: ActionReceiver,
@@ -349,7 +349,7 @@ mod tests {
         drop(setup.client);
         setup.served.await.unwrap();
         drop(setup.places);
-        // The machine does it all the same; only the reply finds nobody.
+        // The machine does it nevertheless; only the reply has no receiver.
         request.reply.send(Ok(Reply::Done));
     }
 }

@@ -95,7 +95,7 @@ impl Server {
             if let Err(error) = served {
                 tracing::error!(%error, "the API is gone");
             }
-            // Nobody may wait.
+            // No request may wait.
             let _ = done.send(());
         };
         std::thread::Builder::new().name("api".into()).spawn(run).map_err(ServerError::Thread)?;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::MAX_CONNECTIONS;
 
-/// An idle connection keeps its place for this long, whoever else wants it.
+/// An idle connection keeps its place for this long, even if others wait for one.
 const KEEPS_PLACE: Duration = Duration::from_secs(60);
 
 /// All places.

@@ -53,7 +53,7 @@ impl TopArgs {
                          without one";
             return Err(CliError::Usage(words.into()));
         }
-        // Whether anybody is there shows before the screen is taken.
+        // A missing monitor shows before the screen is taken.
         let first = Snapshot::take(&self.target)?;
         let mut terminal = ratatui::try_init()?;
         let outcome = self.watch(&mut terminal, first);
