@@ -26,6 +26,9 @@ const GRACE: Duration = Duration::from_secs(1);
 const FRESH: Duration = Duration::from_secs(5);
 /// A guest that has moved nothing into the balloon, or out of it, for so long does not any more.
 const STANDSTILL: Duration = Duration::from_secs(2);
+/// So many pages may be in the balloon by themselves for a moment, as halves of migrations. A driver
+/// that can make no more blocks sends 256 at a time.
+const STRAY_PAGES: u64 = 64;
 /// Blocks whose record is copied while the balloon is locked once.
 const BLOCKS_AT_ONCE: usize = 2048;
 
@@ -47,8 +50,16 @@ struct Size {
     pages: Pages,
     /// Blocks that have ever gone into it.
     blocks: u64,
-    /// Pages that have ever gone into it by themselves.
+    /// Pages in it that are not part of a block.
     single: u64,
+}
+
+impl Size {
+    /// Whether a guest that was asked for blocks has lent them all, or can make no more: it puts
+    /// single pages into the balloon then. `before` is the size before it was asked.
+    fn has_lent(&self, before: &Self, goal: Pages) -> bool {
+        self.pages >= goal || self.single > before.single + STRAY_PAGES
+    }
 }
 
 impl LiveGuest {
@@ -112,10 +123,10 @@ impl LiveGuest {
     /// The size of the balloon; `None` if its driver is gone, and with it what it had lent.
     fn size(&self) -> Option<Size> {
         let balloon = self.balloon().filter(|balloon| balloon.is_active())?;
-        let counters = balloon.counters();
-        let blocks = counters.inflated_blocks;
-        let single = counters.inflated_pages.saturating_sub(blocks * PAGES_PER_BLOCK);
-        Some(Size { pages: balloon.ballooned(), blocks, single })
+        let (counters, pages) = (balloon.counters(), balloon.ballooned());
+        let in_blocks = counters.inflated_blocks.saturating_sub(counters.deflated_blocks);
+        let single = pages.0.saturating_sub(in_blocks.saturating_mul(PAGES_PER_BLOCK));
+        Some(Size { pages, blocks: counters.inflated_blocks, single })
     }
 
     /// Looks at the balloon at each change until `judge` says how it ended, the deadline passes, it
@@ -273,8 +284,7 @@ impl GuestSide for LiveGuest {
             return 0;
         };
         let deadline = Instant::now().checked_add(patience);
-        let size = self
-            .wait_until(deadline, cancel, |size| size.pages >= goal || size.single > before.single);
+        let size = self.wait_until(deadline, cancel, |size| size.has_lent(&before, goal));
         let came = size.map_or(0, |size| size.blocks.saturating_sub(before.blocks));
         u32::try_from(came).unwrap_or(blocks).min(blocks)
     }
@@ -294,4 +304,23 @@ impl GuestSide for LiveGuest {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size(blocks: u64, single: u64) -> Size {
+        Size { pages: Pages(blocks * PAGES_PER_BLOCK + single), blocks, single }
+    }
+
+    #[test]
+    fn guest_has_lent_all_at_the_goal_or_when_single_pages_come() {
+        let before = size(2, 1000);
+        let goal = size(12, 1000).pages;
+        assert!(!size(7, 1000).has_lent(&before, goal), "half of it");
+        assert!(!size(7, 1001).has_lent(&before, goal), "a balloon page is being migrated");
+        assert!(size(12, 1000).has_lent(&before, goal));
+        assert!(size(7, 1256).has_lent(&before, goal), "no more blocks can be made");
+    }
 }
