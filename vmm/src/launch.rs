@@ -23,6 +23,15 @@ use crate::signals::Signals;
 /// Name of a machine without a name, Firecracker's default.
 pub const DEFAULT_ID: &str = "anonymous-instance";
 
+/// Has all threads allocate from one arena: each further one would keep memory of its own, and no
+/// thread here allocates often enough to wait for another.
+fn use_one_arena() {
+    // SAFETY: sets a parameter of the allocator; the process has one thread so far.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// How long the log may take for its last lines.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -74,6 +83,7 @@ impl Launch {
     /// Runs a monitor to its end; the status to exit with.
     pub fn run(self) -> Result<u8, LaunchError> {
         self.check_id()?;
+        use_one_arena();
         let mut events = EventLoop::new()?;
         // Before any other thread: even the log has one.
         let signals = Signals::start(events.handle().exit()).map_err(LaunchError::Host)?;

@@ -151,6 +151,7 @@ fn dispatch(args: &[OsString]) -> Result<u8, CliError> {
             return Ok(0);
         }
         drop(out);
+        crate::vcpu::name_threads_like_firecracker();
         return launch(args.into_launch()?);
     }
     let Some(cli) = parsed(Cli::try_parse_from(args), &mut out)? else { return Ok(0) };

@@ -71,6 +71,7 @@ impl Controller {
     fn totals(&self) -> Value {
         let mut groups = Map::new();
         groups.insert("api".into(), json!(*self.metrics.api));
+        groups.insert("monitor".into(), self.monitor_totals());
         if let Some(vm) = &self.vm {
             let count = |kind| vm.exit_counts().iter().map(|cpu| cpu.get(kind)).sum::<u64>();
             let vcpu: Map<String, Value> = ExitKind::ALL
@@ -94,6 +95,22 @@ impl Controller {
             }
         }
         groups.into()
+    }
+
+    /// How long the monitor was held up, in microseconds, and what it could not say.
+    fn monitor_totals(&self) -> Value {
+        let mut turns = Map::new();
+        turns.insert("main".into(), self.events.longest_turn().micros().into());
+        let mut holds = Map::new();
+        if let Some(vm) = &self.vm {
+            turns.extend(vm.longest_turns().map(|(name, us)| (name.to_owned(), us.into())));
+            holds.extend(vm.longest_holds().map(|(name, us)| (name, us.into())));
+        }
+        json!({
+            "longest_turn_us": turns,
+            "longest_hold_us": holds,
+            "lost_log_lines": self.log.lost().records,
+        })
     }
 
     fn flush_metrics(&mut self) -> Result<(), Refusal> {

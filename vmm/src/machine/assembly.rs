@@ -12,10 +12,10 @@
 //! - *Teardown*: vCPUs stop first, then each device thread ends after the turn that it is in and is
 //!   joined, then KVM's machine and guest memory go.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use devices::transport::MmioTransport;
-use devices::virtio::{Runner, SharedDevice};
+use devices::virtio::{Runner, SharedDevice, VirtioDevice};
 use kvm_ioctls::VmFd;
 use mm::guest_ram::GuestRam;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -51,6 +51,8 @@ pub struct Assembly<'a> {
     pub(super) ports: Bus,
     pub(super) mmio: Bus,
     pub(super) windows: Vec<MmioWindow>,
+    /// The transport of each window, with its device's name for metrics.
+    pub(super) transports: Vec<(&'static str, Arc<MmioTransport>)>,
     lines: Lines,
     /// Subscribers of the main thread's event loop.
     pub(super) on_main: Vec<Subscriber>,
@@ -74,6 +76,7 @@ impl<'a> Assembly<'a> {
             ports: Bus::default(),
             mmio: Bus::default(),
             windows: Vec::new(),
+            transports: Vec::new(),
             lines: Lines::default(),
             on_main: Vec::new(),
             threads: Vec::new(),
@@ -95,6 +98,7 @@ impl<'a> Assembly<'a> {
         let gsi = self.lines.take()?;
         let window = next_window(self.windows.len(), gsi)?;
         let base = u64::from(window.base);
+        let name = device_name(lock(&device).device_type());
         let transport = MmioTransport::new(Arc::clone(self.ram.memory()), device, event()?)
             .map(Arc::new)
             .map_err(BuildError::Event)?;
@@ -104,6 +108,7 @@ impl<'a> Assembly<'a> {
         }
         self.mmio.insert(base, layout::MMIO_SIZE, transport.clone())?;
         self.windows.push(window);
+        self.transports.push((name, Arc::clone(&transport)));
         self.subscribe(Box::new(Runner::new(transport.clone())), home);
         Ok(transport)
     }
@@ -130,6 +135,23 @@ impl<'a> Assembly<'a> {
     ) -> Result<(), BusError> {
         self.ports.insert(start.into(), len.into(), device)
     }
+}
+
+/// The name that metrics have for a device of this type (virtio 1.3, chapter 5).
+fn device_name(device_type: u32) -> &'static str {
+    match device_type {
+        1 => "net",
+        2 => "block",
+        4 => "entropy",
+        5 => "balloon",
+        16 => "gpu",
+        19 => "vsock",
+        _ => "device",
+    }
+}
+
+fn lock(device: &SharedDevice) -> MutexGuard<'_, dyn VirtioDevice + 'static> {
+    device.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Window `number`, with interrupt line `gsi`.

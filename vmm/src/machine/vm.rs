@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use devices::balloon::Balloon;
 use devices::legacy::KeyboardBusy;
+use devices::transport::MmioTransport;
 use kvm_ioctls::VmFd;
 use mm::guest_ram::GuestRam;
 
@@ -22,7 +23,8 @@ pub struct Vm {
     vcpus: Vcpus,
     counts: Vec<Arc<ExitCounts>>,
     // No device thread may use the machine's descriptors after they close.
-    _threads: Vec<DeviceThread>,
+    threads: Vec<DeviceThread>,
+    transports: Vec<(&'static str, Arc<MmioTransport>)>,
     devices: Devices,
     // Interrupt routing and notifications are undone when it closes.
     _fd: Arc<VmFd>,
@@ -39,6 +41,7 @@ enum Vcpus {
 pub(crate) struct Parts {
     pub(crate) vcpus: Vec<Vcpu>,
     pub(crate) threads: Vec<DeviceThread>,
+    pub(crate) transports: Vec<(&'static str, Arc<MmioTransport>)>,
     pub(crate) devices: Devices,
     pub(crate) fd: Arc<VmFd>,
     pub(crate) ram: Arc<GuestRam>,
@@ -46,9 +49,9 @@ pub(crate) struct Parts {
 
 impl Vm {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { vcpus, threads, devices, fd, ram } = parts;
+        let Parts { vcpus, threads, transports, devices, fd, ram } = parts;
         let counts = vcpus.iter().map(Vcpu::counts).collect();
-        Self { vcpus: Vcpus::Built(vcpus), counts, _threads: threads, devices, _fd: fd, ram }
+        Self { vcpus: Vcpus::Built(vcpus), counts, threads, transports, devices, _fd: fd, ram }
     }
 
     /// Lets the vCPUs run. Does nothing if they were started before.
@@ -88,6 +91,18 @@ impl Vm {
     /// Presses Ctrl, Alt and Del on the keyboard of the guest.
     pub fn send_ctrl_alt_del(&self) -> Result<(), KeyboardBusy> {
         self.devices.platform.keyboard.ctrl_alt_del()
+    }
+
+    /// The longest hold of each virtio device's lock, in microseconds, by window and kind.
+    pub fn longest_holds(&self) -> impl Iterator<Item = (String, u64)> {
+        self.transports.iter().enumerate().map(|(number, (name, transport))| {
+            (format!("{number}_{name}"), transport.longest_hold().micros())
+        })
+    }
+
+    /// The longest turn of each device thread's event loop, in microseconds, by its name.
+    pub fn longest_turns(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.threads.iter().map(|thread| (thread.name(), thread.longest_turn().micros()))
     }
 
     /// Its devices.

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -25,6 +26,23 @@ const KICK_AGAIN: Duration = Duration::from_millis(50);
 
 /// How long a pause waits for the last vCPU before it is given up.
 const PAUSE_LIMIT: Duration = Duration::from_secs(1);
+
+/// Set by [`name_threads_like_firecracker`].
+static LIKE_FIRECRACKER: AtomicBool = AtomicBool::new(false);
+
+/// Names the threads of vCPUs `fc_vcpu 0` and so on: tools that pin Firecracker's look for that.
+/// For the whole process, before the machine starts.
+pub fn name_threads_like_firecracker() {
+    LIKE_FIRECRACKER.store(true, Ordering::Relaxed);
+}
+
+fn thread_name(number: u8) -> String {
+    if LIKE_FIRECRACKER.load(Ordering::Relaxed) {
+        format!("fc_vcpu {number}")
+    } else {
+        format!("vcpu{number}")
+    }
+}
 
 /// vCPUs that did not stop for a pause; all run on.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -137,7 +155,7 @@ impl VcpuGroup {
             exit: Arc::clone(&vcpu.around.exit),
             number: vcpu.number,
         };
-        let name = format!("vcpu{}", vcpu.number);
+        let name = thread_name(vcpu.number);
         let body = move || {
             let finish = finish;
             on_thread();
