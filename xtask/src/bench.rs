@@ -15,14 +15,14 @@ use crate::error::{Error, IoContext, Result, task_error};
 use crate::kernel::Kernel;
 use crate::outer::Size;
 use crate::payload::{KernelChoice, Payload};
-use crate::{paths, run};
+use crate::{hold, paths, run};
 
 /// Debian's QEMU, the peer that is always there.
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 /// A CPU for the guest and one for its monitor.
-const OUTER: Size = Size { cpus: 2, memory_mib: 8192 };
+const OUTER: Size = Size { cpus: 2, memory_mib: 8192, xsave: true };
 /// For a pass, which takes a while, one that loses no guests: what is measured is memory.
-const OUTER_OF_ONE: Size = Size { cpus: 1, memory_mib: 8192 };
+const OUTER_OF_ONE: Size = Size { cpus: 1, memory_mib: 8192, xsave: true };
 const LIMIT: Duration = Duration::from_secs(3 * 3600);
 
 /// What can be measured.
@@ -44,6 +44,9 @@ enum Bench {
     Park,
     /// The frame pool, zsmalloc and the compressed store, natively
     Mm,
+    /// What a guest and clients can hold up, SIGTERM to exit, start-up and the monitor's own
+    /// memory, natively
+    Hold,
 }
 
 impl Bench {
@@ -56,7 +59,7 @@ impl Bench {
             Self::Gpu => Some("gpu"),
             Self::Guest => Some("guest"),
             Self::Park => Some("park"),
-            Self::Mm => None,
+            Self::Mm | Self::Hold => None,
         }
     }
 
@@ -64,14 +67,14 @@ impl Bench {
     fn outer(self) -> Size {
         match self {
             Self::Compact | Self::Guest | Self::Park => OUTER_OF_ONE,
-            Self::Boot | Self::Balloon | Self::Gpu | Self::Mm => OUTER,
+            Self::Boot | Self::Balloon | Self::Gpu | Self::Mm | Self::Hold => OUTER,
         }
     }
 
     /// What cargo runs, of those that have a part without guests.
     fn cargo_arguments(self) -> &'static [&'static str] {
         match self {
-            Self::Boot | Self::Balloon | Self::Guest => &[],
+            Self::Boot | Self::Balloon | Self::Guest | Self::Hold => &[],
             Self::Compact => &["-p", "ballast-mm", "--bench", "blocks"],
             Self::Gpu => &["-p", "ballast-devices", "--features", "test-utils", "--bench", "gpu"],
             Self::Park => &["-p", "ballast-mm", "--bench", "paging"],
@@ -145,6 +148,10 @@ fn natively(options: &Options) -> Result<Vec<Value>> {
             build::cargo().args(["bench", "--locked", "--quiet"]).args(arguments),
             |line| figures.extend(figure(line)),
         )?;
+    }
+    if options.bench == Bench::Hold {
+        let lines = hold::measure(options.profile(), options.rounds)?;
+        figures.extend(lines.iter().filter_map(|line| figure(line)));
     }
     if wanted && options.bench == Bench::Boot {
         figures.extend(figure(&missing_kernel(options)?));

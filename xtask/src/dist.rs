@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use crate::build::{self, Profile};
 use crate::error::{IoContext, Result, task_error};
-use crate::{paths, run};
+use crate::{paths, run, tiny_guest};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -51,26 +51,6 @@ fn is_static(binary: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A guest in 64-bit mode: writes `!` to the serial port, then resets by the keyboard controller.
-const GUEST: &[u8] = b"\x66\xba\xf8\x03\xb0!\xee\xb0\xfe\xe6\x64\xf4\xeb\xfd";
-
-/// It as an ELF kernel at 2 MiB.
-fn kernel() -> Vec<u8> {
-    let load = (2u64 << 20).to_le_bytes();
-    let size = (GUEST.len() as u64).to_le_bytes();
-    let mut image = vec![0u8; 64 + 56];
-    image[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
-    (image[16], image[18], image[32], image[54], image[56]) = (2, 62, 64, 56, 1);
-    image[24..32].copy_from_slice(&load);
-    let segment = &mut image[64..];
-    (segment[0], segment[8]) = (1, 120);
-    segment[24..32].copy_from_slice(&load);
-    segment[32..40].copy_from_slice(&size);
-    segment[40..48].copy_from_slice(&size);
-    image.extend_from_slice(GUEST);
-    image
-}
-
 /// Runs the binary in a root with nothing but itself, a kernel and /dev/kvm, as the jailer's is.
 fn check_in_jail(binary: &Path) -> Result<()> {
     let node = fs::metadata("/dev/kvm").ok().filter(|meta| meta.file_type().is_char_device());
@@ -82,7 +62,8 @@ fn check_in_jail(binary: &Path) -> Result<()> {
     let _ = fs::remove_dir_all(&root);
     fs::create_dir_all(root.join("dev")).doing("creating", &root)?;
     fs::copy(binary, root.join("ballast")).doing("copying", binary)?;
-    fs::write(root.join("kernel"), kernel()).doing("writing a kernel to", &root)?;
+    fs::write(root.join("kernel"), tiny_guest::kernel(tiny_guest::SAY_AND_RESET))
+        .doing("writing a kernel to", &root)?;
     let device = node.rdev();
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
     run::quiet(Command::new("mknod").arg(root.join("dev/kvm")).args([

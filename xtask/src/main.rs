@@ -4,11 +4,13 @@
 //!
 //! - `test/`      everything that is tested, step by step
 //! - `bench.rs`   Ballast beside its peers
+//! - `hold.rs`     what can hold the monitor up, and what it costs; natively
 //! - `kernel/`    the guest kernel: sources, patches, configuration, build, cache
 //! - `dist.rs`     the binary that is given away
 //! - `build.rs`    the programs that run in guests and in the outer machine
 //! - `testbed.rs`, `outer.rs`   Debian's kernel; a machine with a usable KVM
 //! - `payload.rs`  what guests are started from, and a program run beside it
+//! - `tiny_guest.rs`  guests of a few instructions
 //! - `rootfs.rs`, `cpio.rs`     initial RAM disks
 //! - `apt.rs`, `debian.rs`      Debian packages, installed where missing, or only unpacked
 //! - `run.rs`     running other programs
@@ -21,6 +23,7 @@ mod cpio;
 mod debian;
 mod dist;
 mod error;
+mod hold;
 mod kernel;
 mod lock;
 mod outer;
@@ -30,6 +33,7 @@ mod rootfs;
 mod run;
 mod test;
 mod testbed;
+mod tiny_guest;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -123,7 +127,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Demo { kernel } => {
             let payload = Payload::assemble(Profile::TestRelease, &kernel)?;
             let limit = Duration::from_secs(900);
-            let size = Size { cpus: 1, memory_mib: 4096 };
+            let size = Size { cpus: 1, memory_mib: 4096, xsave: false };
             return Ok(ExitCode::from(payload.run("guest-demo", &[], size, limit)?));
         }
         Task::Test(options) => {
@@ -155,7 +159,7 @@ fn perform(task: Task) -> Result<ExitCode> {
             return Ok(ExitCode::from(status));
         }
         Task::Outer(OuterOptions { cpus, memory, limit, command }) => {
-            let size = Size { cpus, memory_mib: memory };
+            let size = Size { cpus, memory_mib: memory, xsave: false };
             let status = outer::run_command(&command, size, Duration::from_secs(limit))?;
             return Ok(ExitCode::from(status));
         }

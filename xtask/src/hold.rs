@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `cargo xtask bench hold`: how long a guest and clients can hold the monitor up, and what the
+//! monitor costs. Natively: the guest floods its serial port, whose reader has stopped reading,
+//! while clients ask for everything that takes a lock.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::build::{self, Profile};
+use crate::error::{Error, IoContext, Result, task_error};
+use crate::{paths, tiny_guest};
+
+/// How long anything may take.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Requests made under load.
+const REQUESTS: usize = 300;
+/// What is asked for: each takes the lock of a device, or walks memory.
+const PATHS: [&str; 6] =
+    ["/memory", "/memory/blocks", "/balloon/statistics", "/gpu", "/metrics", "/vm/config"];
+/// Size of the guest, by which its memory is told from the monitor's.
+const GUEST_MIB: u64 = 64;
+
+/// Figures of one round.
+struct Round {
+    start_ms: f64,
+    end_ms: f64,
+    turn_ms: f64,
+    hold_ms: f64,
+    anonymous_mib: f64,
+    resident_mib: f64,
+}
+
+/// Measures `rounds` times; gives the lines of the figures.
+pub(crate) fn measure(profile: Profile, rounds: u32) -> Result<Vec<String>> {
+    let ballast = build::ballast(profile)?;
+    let rounds: Result<Vec<Round>> = (0..rounds.max(1)).map(|_| round(&ballast)).collect();
+    let rounds = rounds?;
+    let worst = |of: fn(&Round) -> f64| rounds.iter().map(of).fold(0.0, f64::max);
+    let median = |of: fn(&Round) -> f64| {
+        let mut values: Vec<f64> = rounds.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let figures = [
+        ("hold.event-loop", worst(|round| round.turn_ms), "ms", 5.0),
+        ("hold.device-lock", worst(|round| round.hold_ms), "ms", 5.0),
+        ("hold.sigterm-to-exit", worst(|round| round.end_ms), "ms", 2000.0),
+        ("hold.start-to-first-byte", median(|round| round.start_ms), "ms", 50.0),
+        ("hold.anonymous", median(|round| round.anonymous_mib), "MiB", 0.3),
+        ("hold.resident", median(|round| round.resident_mib), "MiB", 4.4),
+    ];
+    let lines = figures.map(|(name, value, unit, goal)| {
+        let verdict = if value <= goal { "met" } else { "short" };
+        format!("figure {name} {value:.3} {unit} goal <={goal:.3} {verdict}")
+    });
+    for line in &lines {
+        println!("{line}");
+    }
+    Ok(lines.into())
+}
+
+struct Monitor(Child);
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        // It has ended already where all went well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn round(ballast: &Path) -> Result<Round> {
+    let dir = paths::target().join("hold");
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir).doing("creating", &dir)?;
+    let (kernel, socket) = (dir.join("kernel"), dir.join("api"));
+    fs::write(&kernel, tiny_guest::kernel(tiny_guest::FLOOD)).doing("writing", &kernel)?;
+    let memory = format!("{GUEST_MIB}M");
+    let started = Instant::now();
+    let child = Command::new(ballast)
+        .args(["run", "--memory", &memory, "--balloon", "target=0M,stats=1", "--kernel"])
+        .arg(&kernel)
+        .args(["--gpu", "640x480", "--api-sock"])
+        .arg(&socket)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|source| Error::Spawn { program: "ballast".into(), source })?;
+    let mut monitor = Monitor(child);
+    let Some(mut output) = monitor.0.stdout.take() else { return task_error("no output") };
+    output.read_exact(&mut [0]).doing("waiting for the guest of", ballast)?;
+    let start_ms = started.elapsed().as_secs_f64() * 1e3;
+
+    // From here on nothing reads what the guest writes.
+    for number in 0..REQUESTS {
+        get(&socket, PATHS[number % PATHS.len()]).doing("asking", &socket)?;
+    }
+    let (anonymous_mib, resident_mib) = memory_of(monitor.0.id())?;
+    let metrics = get(&socket, "/metrics").doing("asking", &socket)?;
+    let longest = |group: &str| {
+        let values = metrics["monitor"][group].as_object().into_iter().flatten();
+        values.filter_map(|(_, us)| us.as_f64()).fold(0.0, f64::max) / 1e3
+    };
+    let (turn_ms, hold_ms) = (longest("longest_turn_us"), longest("longest_hold_us"));
+
+    let ending = Instant::now();
+    let pid = i32::try_from(monitor.0.id()).ok().and_then(rustix::process::Pid::from_raw);
+    let Some(pid) = pid else { return task_error("no process") };
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+        .map_err(io::Error::from)
+        .doing("ending", ballast)?;
+    while monitor.0.try_wait().doing("waiting for", ballast)?.is_none() {
+        if ending.elapsed() > LIMIT {
+            return task_error("SIGTERM did not end the monitor");
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let end_ms = ending.elapsed().as_secs_f64() * 1e3;
+    Ok(Round { start_ms, end_ms, turn_ms, hold_ms, anonymous_mib, resident_mib })
+}
+
+/// `GET path`; null where the reply is no JSON.
+fn get(socket: &Path, path: &str) -> io::Result<Value> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nConnection: close\r\n\r\n")?;
+    let mut reply = Vec::new();
+    stream.read_to_end(&mut reply)?;
+    let body = reply.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |at| at + 4);
+    Ok(serde_json::from_slice(&reply[body..]).unwrap_or(Value::Null))
+}
+
+/// Anonymous and resident memory of process `pid` outside the guest's, in MiB.
+fn memory_of(pid: u32) -> Result<(f64, f64)> {
+    let path = format!("/proc/{pid}/smaps");
+    let text = fs::read_to_string(&path).doing("reading", &path)?;
+    let (mut size, mut anonymous, mut resident) = (0, 0, 0);
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let (Some(name), Some(kib)) = (words.next(), words.next()) else { continue };
+        let kib: u64 = kib.parse().unwrap_or(0);
+        match name {
+            "Size:" => size = kib,
+            // One mapping is as large as the guest.
+            _ if size >= GUEST_MIB << 10 => {}
+            "Rss:" => resident += kib,
+            "Anonymous:" => anonymous += kib,
+            _ => {}
+        }
+    }
+    Ok((anonymous as f64 / 1024.0, resident as f64 / 1024.0))
+}
