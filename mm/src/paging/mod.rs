@@ -24,20 +24,22 @@
 //! Front: `mod` the front door · `park` parking and unparking · `stats` counters.
 //! Mechanism: `engine` what all threads share · `record` where each block is · `pager` the thread
 //! that answers faults · `resolve` bringing back · `evict` taking out and compressing · `absent`
-//! discards by others. Leaves: `areas` numbering of blocks · `staging` address space on the way ·
+//! discards by others · `probation` blocks that are out to see whether they are missed. Leaves: `areas` numbering of blocks · `staging` address space on the way ·
 //! `source` where contents come from · `pool` the compressed pages · `hot` what the guest touches
-//! first.
+//! first · `cold` which blocks to try, and what evicting is worth.
 //!
 //! `unsafe` is in `staging` (references to pages on the way) and around UFFDIO_MOVE.
 
 mod absent;
 mod areas;
+mod cold;
 mod engine;
 mod evict;
 mod hot;
 mod pager;
 mod park;
 mod pool;
+mod probation;
 mod record;
 mod resolve;
 mod source;
@@ -66,9 +68,11 @@ use record::{Record, SourceId, State};
 use staging::Outlet;
 use stats::{Counters, Histogram};
 
+pub use cold::{ColdTracker, EvictionCosts, Probation};
 pub use engine::OnLoss;
 pub use park::{LeftBlocks, ParkReport, ParkRequest, Progress, UnparkReport};
 pub use pool::{PagePoolError, PagePoolStats};
+pub use probation::{OnTrial, TrialReport};
 pub use source::{Content, FileSource, PageSource, SourceError, StoreSource, ZeroSource};
 pub use stats::{Latency, PagingCounters};
 
@@ -243,6 +247,22 @@ impl Paging {
         progress: Progress<'_>,
     ) -> UnparkReport {
         self.engine.unpark(threads, cancel, progress)
+    }
+
+    /// A tracker of this memory's cold blocks.
+    pub fn cold_tracker(&self, policy: Probation) -> ColdTracker {
+        ColdTracker::new(self.engine.areas.blocks(), policy)
+    }
+
+    /// Takes at most `wanted` blocks out, uncompressed, to see whether the guest misses them. Those
+    /// that it touches are moved straight back.
+    pub fn begin_trial(&self, tracker: &mut ColdTracker, wanted: usize) -> OnTrial {
+        self.engine.begin_trial(tracker, wanted)
+    }
+
+    /// Compresses the blocks that were not missed; `tracker` learns which were.
+    pub fn end_trial(&self, tracker: &mut ColdTracker, trial: OnTrial) -> TrialReport {
+        self.engine.end_trial(tracker, trial)
     }
 
     /// Has `pages` stay in guest memory from now on, and brings them back if they are away. For

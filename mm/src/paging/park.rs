@@ -227,7 +227,7 @@ impl Engine {
         (present, keep as u64)
     }
 
-    fn is_resident(&self, index: usize) -> bool {
+    pub(super) fn is_resident(&self, index: usize) -> bool {
         let block = self.areas.block(index).checked_range().expect("a block of RAM");
         self.ram.residency_of(block).is_ok_and(|found| found.resident > Bytes(0))
     }

@@ -54,10 +54,16 @@ impl Fixture {
         self.ram.pages().0
     }
 
-    /// Fills page `page` with something that compresses and names the page and `version`.
+    /// Something that compresses and names page and version.
+    fn text(page: u64, version: u64) -> Vec<u8> {
+        let line = format!("page {page} version {version}; ");
+        let mut text = line.repeat(PAGE_SIZE as usize / line.len() + 1).into_bytes();
+        text.truncate(PAGE_SIZE as usize);
+        text
+    }
+
     fn write(&self, page: u64, version: u64) {
-        let line: String = format!("page {page} version {version}; ");
-        let text: Vec<u8> = line.bytes().cycle().take(PAGE_SIZE as usize).collect();
+        let text = Self::text(page, version);
         self.ram.memory().write_slice(&text, GuestAddress(page * PAGE_SIZE)).unwrap();
     }
 
@@ -67,16 +73,15 @@ impl Fixture {
 
     /// Whether `page` holds what [`write`](Self::write) put there.
     fn holds(&self, page: u64, version: u64) -> bool {
-        let line: String = format!("page {page} version {version}; ");
         let mut found = vec![0; PAGE_SIZE as usize];
         self.ram.memory().read_slice(&mut found, GuestAddress(page * PAGE_SIZE)).unwrap();
-        found.iter().copied().eq(line.bytes().cycle().take(PAGE_SIZE as usize))
+        found == Self::text(page, version)
     }
 
     fn is_zero(&self, page: u64) -> bool {
         let mut found = vec![1; PAGE_SIZE as usize];
         self.ram.memory().read_slice(&mut found, GuestAddress(page * PAGE_SIZE)).unwrap();
-        found.iter().all(|&byte| byte == 0)
+        found == [0; PAGE_SIZE as usize]
     }
 
     fn check(&self, version: u64) {
@@ -381,9 +386,7 @@ fn memory_is_read_from_a_file_when_it_is_touched() {
     let mut file = tempfile();
     let pages = 8 * MIB / PAGE_SIZE;
     for page in 0..pages {
-        let text = format!("page {page} version 9; ");
-        let bytes: Vec<u8> = text.bytes().cycle().take(PAGE_SIZE as usize).collect();
-        std::io::Write::write_all(&mut file, &bytes).unwrap();
+        std::io::Write::write_all(&mut file, &Fixture::text(page, 9)).unwrap();
     }
     let source: Arc<dyn PageSource> = Arc::new(FileSource::new(file, 0));
     let f = Fixture::with(8, 8, BackingKind::Thp, Box::new(Lz4), vec![source]);
@@ -496,4 +499,30 @@ fn nothing_is_lost_under_a_busy_guest() {
         (0, 0, 0)
     );
     assert!(stats.counters.blocks_stored > 0 && stats.counters.blocks_touched > 0, "{stats:?}");
+}
+
+#[test]
+fn a_trial_finds_the_blocks_that_are_not_touched() {
+    let f = Fixture::new(16, 16);
+    f.fill(1);
+    if !f.has_huge_pages() {
+        return;
+    }
+    let mut tracker = f.paging.cold_tracker(Probation { at_once: 4, longest_pause: 8 });
+    let mut cold = 0;
+    for _ in 0..40 {
+        let trial = f.paging.begin_trial(&mut tracker, 4);
+        assert_eq!(f.paging.stats().staged_bytes, trial.len() as u64 * BLOCK_SIZE);
+        // The guest uses blocks 0 and 5 all the time.
+        assert!(f.holds(3, 1) && f.holds(5 * 512, 1));
+        f.paging.settle();
+        let report = f.paging.end_trial(&mut tracker, trial);
+        assert_eq!((report.kept, report.stopped), (0, None));
+        cold += report.stored;
+        f.paging.validate().unwrap();
+    }
+    assert_eq!(cold, 6);
+    assert_eq!(f.resident(), 4 * MIB);
+    assert_eq!(f.paging.stats().staged_bytes, 0);
+    f.check(1);
 }
