@@ -32,6 +32,8 @@
 //! - `legacy/`: serial port, keyboard controller, power registers
 //! - `block/`: virtio-blk
 //! - `entropy/`: virtio-rng
+//! - `net/`: virtio-net
+//! - `vsock/`: virtio-vsock
 //! - `timer.rs`: a timer for what a device puts off
 //! - `throttle.rs`: things that a guest can cause, limited in rate
 
@@ -41,7 +43,9 @@ pub mod display;
 pub mod entropy;
 pub mod gpu;
 pub mod legacy;
+pub mod net;
 pub mod throttle;
 mod timer;
 pub mod transport;
 pub mod virtio;
+pub mod vsock;

@@ -10,8 +10,10 @@ use devices::block::{Block, BlockConfig, CacheType, Image, IoEngine};
 use devices::display::{Headless, Size};
 use devices::entropy::Entropy;
 use devices::gpu::{AnonymousMemory, Gpu, GpuParts, GpuSettings, Limits};
+use devices::net::{Net, NetConfig, Tap};
 use devices::transport::mock::{Descriptor, MockDriver};
 use devices::virtio::{Deadline, Progress, RateLimiter, SharedDevice};
+use devices::vsock::{Vsock, VsockConfig};
 use mm::backing::BackingKind;
 use mm::budget::Budget;
 use mm::guest_ram::GuestRam;
@@ -58,12 +60,12 @@ impl Rig {
 }
 
 /// All devices, each with everything that it can offer.
-fn all() -> [Rig; 4] {
+fn all() -> [Rig; 6] {
     all_with(Deadline::new)
 }
 
 /// The same, each round with a deadline of `deadline`'s.
-fn all_with(deadline: fn() -> Deadline) -> [Rig; 4] {
+fn all_with(deadline: fn() -> Deadline) -> [Rig; 6] {
     [
         Rig::new("balloon", deadline, |ram| {
             let config = BalloonConfig {
@@ -106,6 +108,31 @@ fn all_with(deadline: fn() -> Deadline) -> [Rig; 4] {
                 queues: 2,
             };
             Arc::new(Mutex::new(Block::new(config).unwrap()))
+        }),
+        Rig::new("net", deadline, |_| {
+            let taps = (0..2).map(|_| {
+                let (ours, _) = std::os::unix::net::UnixDatagram::pair().unwrap();
+                ours.set_nonblocking(true).unwrap();
+                Tap::from_socket(ours.into())
+            });
+            let config = NetConfig {
+                taps: taps.collect(),
+                mac: Some([2, 0, 0, 0, 0, 1]),
+                mtu: Some(1500),
+                rx_limiter: RateLimiter::unlimited(),
+                tx_limiter: RateLimiter::unlimited(),
+                responder: None,
+            };
+            Arc::new(Mutex::new(Net::new(config).unwrap()))
+        }),
+        Rig::new("vsock", deadline, |_| {
+            // The name goes; the socket listens on.
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("s");
+            let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+            listener.set_nonblocking(true).unwrap();
+            let config = VsockConfig { guest_cid: 3, listener, path };
+            Arc::new(Mutex::new(Vsock::new(config).unwrap()))
         }),
         Rig::new("entropy", deadline, |_| {
             Arc::new(Mutex::new(Entropy::new(RateLimiter::unlimited()).unwrap()))

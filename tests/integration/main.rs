@@ -11,6 +11,7 @@
 //! - `framework.rs`    Linux's movable pages at work in our guest: balloon, zram, CMA
 //! - `gpu.rs`          GPU buffers that move: their bytes, fragmentation, CMA
 //! - `gpu_stress.rs`   the same with everything at once
+//! - `devices.rs`      disks, network, vsock and random numbers
 //! - `display.rs`      Debian's console and a client of its own on a scanout
 //! - `paging.rs`       parked memory: given up, brought back, in the middle of everything else
 //! - `pause.rs`        pause and resume under load
@@ -23,6 +24,7 @@ mod boot;
 mod command_line;
 mod compaction;
 mod contiguous;
+mod devices;
 mod display;
 mod evacuation;
 mod framework;
@@ -57,6 +59,10 @@ const TESTS: &[Test] = &[
     test!(boot::without_an_ioapic_devices_work, 240),
     test!(boot::guest_panic_ends_the_monitor, 180),
     test!(boot::fifty_starts_leave_nothing_behind, 900),
+    test!(devices::disks, 400),
+    test!(devices::file_system_under_the_balloon, 600),
+    test!(devices::vsock, 400),
+    test!(devices::network, 400),
     test!(balloon::half_of_memory_and_back, 300),
     test!(balloon::statistics_agree_with_the_guest, 240),
     test!(balloon::deflates_rather_than_running_out_of_memory, 300),

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::build::{self, Profile, Programs};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, IoContext, Result, task_error};
 use crate::kernel::{self, Kernel};
 use crate::outer::{self, Item, Job, Place, Size};
 use crate::{debian, paths, rootfs, testbed};
@@ -32,13 +32,31 @@ pub(crate) struct KernelChoice {
     debug: bool,
 }
 
+/// Programs of the host that guest tests use, and Debian's packages with them.
+const TOOLS: [(&str, &str); 3] =
+    [("mke2fs", "e2fsprogs"), ("e2fsck", "e2fsprogs"), ("ip", "iproute2")];
+
+/// Where program `name` is.
+fn tool(name: &str, package: &str) -> Result<PathBuf> {
+    let folders = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+    let found = folders.iter().map(|folder| Path::new(folder).join(name)).find(|at| at.is_file());
+    match found {
+        // The file itself: in the payload a link would lead nowhere.
+        Some(path) => path.canonicalize().doing("resolving", path),
+        None => task_error(format!("{name} is missing: apt-get install {package}")),
+    }
+}
+
 /// Runs the guest tests with `arguments`; gives their exit status.
 pub(crate) fn guest_tests(
     kernel: &KernelChoice,
     mut arguments: Vec<OsString>,
     limit: Duration,
 ) -> Result<u8> {
-    let payload = Payload::assemble(Profile::TestRelease, kernel)?;
+    let mut payload = Payload::assemble(Profile::TestRelease, kernel)?;
+    for (name, package) in TOOLS {
+        payload.add_program(name, &tool(name, package)?)?;
+    }
     if kernel.debug {
         // Instrumented code in an emulated machine.
         arguments.extend(["--patience=6".into(), "--debug-kernel".into()]);

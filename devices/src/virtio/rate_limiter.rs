@@ -74,13 +74,18 @@ impl RateLimiter {
         if let Some(at) = bytes_at.max(ops_at) {
             return Err(at);
         }
+        self.charge(bytes, ops);
+        Ok(())
+    }
+
+    /// Takes tokens that are owed, whether they are there or not: what follows waits for them.
+    pub fn charge(&mut self, bytes: u64, ops: u64) {
         if let Some(tokens) = &mut self.bytes {
             tokens.take(bytes);
         }
         if let Some(tokens) = &mut self.ops {
             tokens.take(ops);
         }
-        Ok(())
     }
 
     /// Gives back the tokens of a request that moved fewer than were taken for it.

@@ -10,11 +10,7 @@ use super::error::ApiError;
 
 /// Each path, and what it would be about.
 pub(super) const ABSENT: &[(&str, &str)] = &[
-    ("/network-interfaces/{id}", "network interfaces"),
     ("/pmem/{id}", "persistent memory devices"),
-    ("/vsock", "a vsock device"),
-    // One client appends the device's name, which Firecracker overlooks.
-    ("/vsock/{id}", "a vsock device"),
     ("/mmds", "a metadata service"),
     ("/mmds/config", "a metadata service"),
     ("/cpu-config", "CPU templates: the guest sees the host's CPU"),

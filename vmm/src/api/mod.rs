@@ -13,8 +13,9 @@
 //! - `server/`: socket, connections, limits, deadlines, headers
 //! - `body.rs`, `error.rs`: bodies in, errors out
 //! - `instance.rs`, `machine_config.rs`, `boot_source.rs`, `balloon.rs`, `memory.rs`,
-//!   `evacuation.rs`, `compaction.rs`, `paging.rs`, `blocks.rs`, `cma.rs`, `gpu.rs`, `drives.rs`, `entropy.rs`,
-//!   `serial.rs`, `logger.rs`, `metrics.rs`: the resources; each has its wire types, its actions, its routes and its description
+//!   `evacuation.rs`, `compaction.rs`, `paging.rs`, `blocks.rs`, `cma.rs`, `gpu.rs`, `drives.rs`,
+//!   `entropy.rs`, `network_interfaces.rs`, `serial.rs`, `vsock.rs`, `logger.rs`, `metrics.rs`: the
+//!   resources; each has its wire types, its actions, its routes and its description
 //! - `absent.rs`: Firecracker's paths that Ballast does not offer
 //! - `openapi.rs`: the description of the API, made from the handlers
 //! - `stats.rs`: request counters
@@ -52,8 +53,10 @@ pub mod logger;
 pub mod machine_config;
 pub mod memory;
 pub mod metrics;
+pub mod network_interfaces;
 pub mod paging;
 pub mod serial;
+pub mod vsock;
 
 mod absent;
 mod body;

@@ -84,6 +84,8 @@ resources! {
     Cma: cma { CmaAction, CmaReply },
     Gpu: gpu { GpuAction, GpuReply },
     Drives: drives { DriveAction },
+    Network: network_interfaces { NetworkAction },
+    Vsock: vsock { VsockAction },
     Entropy: entropy { EntropyAction },
     Serial: serial { SerialAction },
     Logger: logger { LoggerAction },

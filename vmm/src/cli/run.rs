@@ -15,7 +15,8 @@ use super::values::{Pieces, SizeMib, width_and_height};
 use crate::api::server::DEFAULT_MAX_PAYLOAD_BYTES;
 use crate::config::{
     BackingKind, BalloonConfig, BootSource, CacheType, ConsoleConfig, DriveConfig, GpuConfig,
-    ImageFormat, IoEngine, LogLevel, LoggerConfig, MemoryConfig, MetricsConfig, VmConfig, drives,
+    ImageFormat, IoEngine, LogLevel, LoggerConfig, MemoryConfig, MetricsConfig,
+    NetworkInterfaceConfig, VmConfig, VsockConfig, drives, network_interfaces,
 };
 use crate::launch::{DEFAULT_ID, Launch};
 
@@ -46,6 +47,13 @@ pub(super) struct RunArgs {
     /// [,engine=sync|async][,queues=N]; may be given several times
     #[arg(long, value_name = "SPEC")]
     disk: Vec<DiskSpec>,
+    /// Network interface: tap=NAME[,id=NAME][,mac=ADDRESS][,mtu=N][,queues=N]; may be given several
+    /// times
+    #[arg(long, value_name = "SPEC")]
+    net: Vec<NetSpec>,
+    /// Streams between guest and host: cid=N,path=SOCKET
+    #[arg(long, value_name = "SPEC")]
+    vsock: Option<VsockSpec>,
     /// Give the guest a source of random numbers
     #[arg(long)]
     rng: bool,
@@ -108,6 +116,17 @@ impl RunArgs {
                 false => disk.drive_id.clone(),
             };
             drives::set(&mut config.drives, DriveConfig { drive_id, ..disk });
+        }
+        for (number, NetSpec(interface)) in self.net.into_iter().enumerate() {
+            let iface_id = match interface.iface_id.is_empty() {
+                true => format!("eth{number}"),
+                false => interface.iface_id.clone(),
+            };
+            let interface = NetworkInterfaceConfig { iface_id, ..interface };
+            network_interfaces::set(&mut config.network_interfaces, interface);
+        }
+        if let Some(VsockSpec(vsock)) = self.vsock {
+            config.vsock = Some(vsock);
         }
         if self.rng {
             config.entropy.get_or_insert_default();
@@ -228,6 +247,49 @@ impl FromStr for DiskSpec {
              and queues=N",
         )?;
         Ok(Self(disk))
+    }
+}
+
+/// A network interface; its name may still be empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct NetSpec(NetworkInterfaceConfig);
+
+impl FromStr for NetSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut pieces = Pieces::parse(text)?;
+        let tap: Option<String> = pieces.take("tap")?;
+        let interface = NetworkInterfaceConfig {
+            iface_id: pieces.take("id")?.unwrap_or_default(),
+            host_dev_name: tap.ok_or("`tap` is missing: tap=NAME")?,
+            guest_mac: pieces.take("mac")?,
+            mtu: pieces.take("mtu")?,
+            rx_rate_limiter: None,
+            tx_rate_limiter: None,
+            queues: pieces.take("queues")?.unwrap_or(1),
+        };
+        pieces.finish("tap=NAME, id=NAME, mac=ADDRESS, mtu=N and queues=N")?;
+        Ok(Self(interface))
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct VsockSpec(VsockConfig);
+
+impl FromStr for VsockSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut pieces = Pieces::parse(text)?;
+        let path: Option<PathBuf> = pieces.take("path")?;
+        let vsock = VsockConfig {
+            guest_cid: pieces.take("cid")?.unwrap_or(3),
+            uds_path: path.ok_or("`path` is missing: path=SOCKET")?,
+            vsock_id: None,
+        };
+        pieces.finish("cid=N and path=SOCKET")?;
+        Ok(Self(vsock))
     }
 }
 

@@ -38,6 +38,7 @@ fn run_with_everything() {
         --memory 2G,backing=hugetlb-2m,cma=64M \
         --balloon target=512M,deflate-on-oom,stats=5,hinting,reporting,no-blocks \
         --gpu 1280x720,scanouts=2,vnc=/v --rng \
+        --vsock cid=7,path=/v.sock --net tap=tap0,mac=06:00:00:00:00:01,mtu=1400 --net tap=tap1,id=lan,queues=2 \
         --disk path=/a,root,ro,cache=unsafe,engine=sync --disk path=/b,id=data,format=qcow2,queues=4 \
         --console file=/c --api-sock /s --id vm-1 \
         --log-level debug --log-file /l --metrics-file /m --no-seccomp";
@@ -103,6 +104,27 @@ fn run_with_everything() {
                 queues: 4,
             },
         ],
+        network_interfaces: vec![
+            NetworkInterfaceConfig {
+                iface_id: "eth0".into(),
+                host_dev_name: "tap0".into(),
+                guest_mac: Some("06:00:00:00:00:01".parse().unwrap()),
+                mtu: Some(1400),
+                rx_rate_limiter: None,
+                tx_rate_limiter: None,
+                queues: 1,
+            },
+            NetworkInterfaceConfig {
+                iface_id: "lan".into(),
+                host_dev_name: "tap1".into(),
+                guest_mac: None,
+                mtu: None,
+                rx_rate_limiter: None,
+                tx_rate_limiter: None,
+                queues: 2,
+            },
+        ],
+        vsock: Some(VsockConfig { guest_cid: 7, uds_path: "/v.sock".into(), vsock_id: None }),
         entropy: Some(EntropyConfig::default()),
         console: ConsoleConfig::File("/c".into()),
         ..VmConfig::default()
@@ -172,6 +194,8 @@ fn mistakes_are_named_in_a_line() {
         ("ballast run --kernel /k --balloon target=1G,hinting=yes", "takes no value"),
         ("ballast run --kernel /k --balloon target=9999T", "too large"),
         ("ballast run --kernel /k --balloon stats=-1", "stats"),
+        ("ballast run --kernel /k --net mac=06:00:00:00:00:01", "tap=NAME"),
+        ("ballast run --kernel /k --net tap=t,mac=06:00", "six"),
         ("ballast run --kernel /k --disk id=a", "path=PATH"),
         ("ballast run --kernel /k --disk path=/a,format=vmdk", "raw or qcow2"),
         ("ballast run --kernel /k --gpu 1280", "WIDTHxHEIGHT"),

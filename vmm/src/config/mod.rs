@@ -22,6 +22,8 @@
 //! - `console.rs`: where the serial console goes (`console`, Ballast's own)
 //! - `drives.rs`: disks (`drives`)
 //! - `entropy.rs`: the source of random numbers (`entropy`)
+//! - `network_interfaces.rs`: network interfaces (`network-interfaces`)
+//! - `vsock.rs`: streams between guest and host (`vsock`)
 //! - `rate_limiter.rs`: limits that devices share
 //! - `gpu.rs`: the display (`gpu`, Ballast's own)
 //! - `logger.rs`, `metrics.rs`: the monitor's log and counters (`logger`, `metrics`)
@@ -39,8 +41,10 @@ mod logger;
 mod machine_config;
 mod memory;
 mod metrics;
+pub mod network_interfaces;
 mod rate_limiter;
 mod rules;
+mod vsock;
 
 use std::path::Path;
 
@@ -68,9 +72,11 @@ pub use machine_config::{
 };
 pub use memory::{BackingKind, CompactionConfig, MemoryConfig, PageCodec, PagingConfig};
 pub use metrics::MetricsConfig;
+pub use network_interfaces::{MacAddress, NetworkInterfaceConfig, NetworkInterfaceUpdate};
 pub use rate_limiter::{RateLimiterConfig, TokenBucket};
 use rules::{Check, Rules};
 pub use rules::{Fault, Faults, HostLimits};
+pub use vsock::VsockConfig;
 
 /// The rules of all sections, in the order in which faults are reported.
 const SECTIONS: &[Rules] = &[
@@ -80,6 +86,8 @@ const SECTIONS: &[Rules] = &[
     balloon::rules,
     gpu::rules,
     drives::rules,
+    network_interfaces::rules,
+    vsock::rules,
     console::rules,
 ];
 
@@ -108,17 +116,15 @@ pub struct VmConfig {
 
     /// Disks.
     pub drives: Vec<DriveConfig>,
+    /// Network interfaces.
+    pub network_interfaces: Vec<NetworkInterfaceConfig>,
+    /// Streams between guest and host, if there are any.
+    pub vsock: Option<VsockConfig>,
     /// The source of random numbers, if there is one.
     pub entropy: Option<EntropyConfig>,
-    /// Firecracker's network interfaces: none here.
-    #[schema(value_type = Vec<Object>, max_items = 0)]
-    pub network_interfaces: Absent<true>,
     /// Firecracker's persistent memory devices: none here.
     #[schema(value_type = Vec<Object>, max_items = 0)]
     pub pmem: Absent<true>,
-    /// Firecracker's vsock device: not here.
-    #[schema(value_type = Option<Object>)]
-    pub vsock: Absent<false>,
     /// Firecracker's metadata service: not here.
     #[schema(value_type = Option<Object>)]
     pub mmds_config: Absent<false>,

@@ -95,14 +95,12 @@ fn what_is_written_can_be_read_back() {
 
 #[test]
 fn devices_that_are_not_there_are_refused_by_name() {
-    for section in ["vsock", "cpu-config", "mmds-config", "memory-hotplug", "serial"] {
+    for section in ["cpu-config", "mmds-config", "memory-hotplug", "serial"] {
         let error = serde_json::from_value::<VmConfig>(json!({ section: {} })).unwrap_err();
         assert!(error.to_string().contains("does not offer"), "{section}: {error}");
     }
-    for section in ["network-interfaces", "pmem"] {
-        let error = serde_json::from_value::<VmConfig>(json!({ section: [{}] })).unwrap_err();
-        assert!(error.to_string().contains("does not offer"), "{section}: {error}");
-    }
+    let error = serde_json::from_value::<VmConfig>(json!({ "pmem": [{}] })).unwrap_err();
+    assert!(error.to_string().contains("does not offer"), "{error}");
 }
 
 fn drive(id: &str, path: &Path) -> DriveConfig {
@@ -161,6 +159,58 @@ fn a_disk_says_no_more_than_firecracker_unless_it_differs() {
     let text = serde_json::to_value(&disk).unwrap();
     assert_eq!((&text["format"], &text["queues"]), (&json!("Qcow2"), &json!(4)));
     assert_eq!(serde_json::from_value::<DriveConfig>(text).unwrap(), disk);
+}
+
+#[test]
+fn network_interfaces_are_looked_at() {
+    let kernel = elf();
+    let with = |interfaces: serde_json::Value| VmConfig {
+        network_interfaces: serde_json::from_value(interfaces).unwrap(),
+        ..bootable(kernel.path())
+    };
+    let good =
+        json!({"iface_id": "eth0", "host_dev_name": "tap0", "guest_mac": "06:00:00:00:00:01"});
+    assert_eq!(fields(&with(json!([good]))), [""; 0]);
+    let change = |field: &str, value: serde_json::Value| {
+        let mut interface = good.clone();
+        interface[field] = value;
+        interface
+    };
+    for (field, value) in [
+        ("iface_id", json!("")),
+        ("iface_id", json!("a/b")),
+        ("host_dev_name", json!("")),
+        ("host_dev_name", json!("0123456789abcdef")),
+        ("guest_mac", json!("01:00:00:00:00:01")),
+        ("mtu", json!(67)),
+        ("queues", json!(9)),
+    ] {
+        let found = fields(&with(json!([change(field, value)])));
+        assert_eq!(found, [format!("network-interfaces.{field}")], "{field}");
+    }
+    let second = change("iface_id", json!("eth1"));
+    let found = fields(&with(json!([good, second])));
+    assert_eq!(found, ["network-interfaces.host_dev_name", "network-interfaces.guest_mac"]);
+    for mac in ["", "06:00", "06-00-00-00-00-01", "0x:00:00:00:00:01", "06:00:00:00:00:01:02"] {
+        assert!(mac.parse::<MacAddress>().is_err(), "{mac}");
+    }
+    assert_eq!("06:00:AC:10:00:02".parse::<MacAddress>().unwrap().to_string(), "06:00:ac:10:00:02");
+}
+
+#[test]
+fn a_socket_device_is_looked_at() {
+    let kernel = elf();
+    let with = |guest_cid, path: &str| VmConfig {
+        vsock: Some(VsockConfig { guest_cid, uds_path: path.into(), vsock_id: None }),
+        ..bootable(kernel.path())
+    };
+    assert_eq!(fields(&with(3, "/s")), [""; 0]);
+    for cid in [0, 2, u64::from(u32::MAX), u64::MAX] {
+        assert_eq!(fields(&with(cid, "/s")), ["vsock.guest_cid"], "{cid}");
+    }
+    for path in ["".to_owned(), "/".repeat(108)] {
+        assert_eq!(fields(&with(3, &path)), ["vsock.uds_path"], "{path}");
+    }
 }
 
 #[test]

@@ -90,6 +90,13 @@ impl Controller {
                 let counters = json!(drive.handle.counters());
                 groups.insert(format!("block_{}", drive.id), counters);
             }
+            for interface in &devices.interfaces {
+                let counters = json!(interface.handle.counters());
+                groups.insert(format!("net_{}", interface.id), counters);
+            }
+            if let Some(vsock) = &devices.vsock {
+                groups.insert("vsock".into(), json!(vsock.handle.counters()));
+            }
             if let Some(entropy) = &devices.entropy {
                 groups.insert("entropy".into(), json!(entropy.counters()));
             }

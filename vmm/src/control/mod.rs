@@ -8,7 +8,8 @@
 //!
 //! - `instance.rs`: start, pause, stop, the whole configuration
 //! - `machine_config.rs`, `boot_source.rs`, `balloon.rs`, `memory.rs`, `evacuation.rs`,
-//!   `compaction.rs`, `paging.rs`, `blocks.rs`, `cma.rs`, `gpu.rs`, `drives.rs`, `entropy.rs`, `serial.rs`,
+//!   `compaction.rs`, `paging.rs`, `blocks.rs`, `cma.rs`, `gpu.rs`, `drives.rs`, `entropy.rs`,
+//!   `network_interfaces.rs`, `serial.rs`, `vsock.rs`,
 //!   `logger.rs`, `metrics.rs`: one resource each
 
 mod balloon;
@@ -25,8 +26,10 @@ mod logger;
 mod machine_config;
 mod memory;
 mod metrics;
+mod network_interfaces;
 mod paging;
 mod serial;
+mod vsock;
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -122,6 +125,8 @@ impl Controller {
             Action::Cma(action) => self.cma_action(action, reply),
             Action::Gpu(action) => reply.send(self.gpu_action(action)),
             Action::Drives(action) => reply.send(self.drive_action(action)),
+            Action::Network(action) => reply.send(self.network_action(action)),
+            Action::Vsock(action) => reply.send(self.vsock_action(action)),
             Action::Entropy(action) => reply.send(self.entropy_action(action)),
             Action::Serial(action) => reply.send(self.serial_action(action)),
             Action::Logger(action) => reply.send(self.logger_action(action)),

@@ -4,6 +4,8 @@
 //!
 //! - `memory.rs`  fill, verify, free, punch: anonymous memory with a pattern; copy
 //! - `file.rs`    the same in a tmpfs file: fragments memory in units of a page
+//! - `disk.rs`    file systems on disks, files with a pattern on them
+//! - `socket.rs`  streams to the host by vsock and TCP
 //! - `busy.rs`    threads that keep using memory and check it
 //! - `gpu.rs`     GPU buffers with a pattern, freed every other, exported
 //! - `order.rs`   kernel memory in pieces of an order
@@ -18,6 +20,7 @@
 
 mod busy;
 mod cgroup;
+mod disk;
 mod file;
 mod gpu;
 mod kernel;
@@ -27,6 +30,7 @@ mod pin;
 mod program;
 mod repeat;
 mod screen;
+mod socket;
 mod text;
 mod touch;
 mod zram;
@@ -106,6 +110,15 @@ pub(crate) fn perform(state: &mut State, words: &str) -> Answer {
         ["zram-rewrite", index] => state.zram.rewrite(number(index)?),
         ["zram-verify", index] => state.zram.verify(number(index)?),
         ["zram-free", index] => state.zram.free(number(index)?),
+        ["disk-mount", device, kind, folder] => disk::mount_at(device, kind, folder),
+        ["disk-unmount", folder] => disk::unmount_at(folder),
+        ["disk-write", path, size, seed] => disk::write(path, bytes(size)?, number(seed)?),
+        ["disk-verify", path, size, seed] => disk::verify(path, bytes(size)?, number(seed)?),
+        ["vsock-echo", port] => socket::echo_vsock(number(port)?),
+        ["vsock-send", port, size, seed] => {
+            socket::send_vsock(number(port)?, bytes(size)?, number(seed)?)
+        }
+        ["tcp-send", address, size, seed] => socket::send_tcp(address, bytes(size)?, number(seed)?),
         ["repeat-start", name, writes @ ..] => state.repeat.start(name, writes),
         ["repeat-stop", name] => state.repeat.stop(name),
         ["program-start", program, arguments @ ..] => state.program.start(program, arguments),

@@ -5,6 +5,8 @@
 //! - `platform.rs`: serial port, keyboard controller, power registers
 //! - `balloon.rs`: the balloon
 //! - `drives.rs`: disks
+//! - `network_interfaces.rs`: network interfaces
+//! - `vsock.rs`: streams between guest and host
 //! - `entropy.rs`: the source of random numbers
 //! - `gpu.rs`: the display and the socket where it can be watched
 
@@ -12,7 +14,9 @@ pub mod balloon;
 pub mod drives;
 pub mod entropy;
 pub mod gpu;
+pub mod network_interfaces;
 pub mod platform;
+pub mod vsock;
 
 use super::assembly::Assembly;
 use super::error::BuildError;
@@ -27,6 +31,10 @@ pub struct Devices {
     pub gpu: Option<gpu::Screens>,
     /// Disks, the root device first.
     pub drives: Vec<drives::Drive>,
+    /// Network interfaces.
+    pub interfaces: Vec<network_interfaces::Interface>,
+    /// Streams between guest and host, if configured.
+    pub vsock: Option<vsock::Shared>,
     /// The source of random numbers, if one is configured.
     pub entropy: Option<devices::entropy::EntropyHandle>,
 }
@@ -39,6 +47,8 @@ pub(super) fn all(machine: &mut Assembly<'_>) -> Result<Devices, BuildError> {
         balloon: balloon::attach(machine)?,
         gpu: gpu::attach(machine)?,
         drives: drives::attach(machine)?,
+        interfaces: network_interfaces::attach(machine)?,
+        vsock: vsock::attach(machine)?,
         entropy: entropy::attach(machine)?,
     })
 }

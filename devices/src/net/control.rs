@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The control queue: how many queue pairs the driver uses (virtio 1.3, 5.1.6.5).
+
+use super::protocol::control::{ERR, MQ, OK, VQ_PAIRS_SET};
+use crate::virtio::{Deadline, DeviceQueue, Progress, QueueError, Segments};
+
+/// Answers commands; `set_pairs` is told of a new number of pairs, and whether it took it is the
+/// answer.
+pub(super) fn run(
+    queue: &mut DeviceQueue,
+    deadline: &mut Deadline,
+    mut set_pairs: impl FnMut(u16) -> bool,
+) -> Result<Progress, QueueError> {
+    loop {
+        if deadline.passed() {
+            queue.signal()?;
+            return Ok(Progress::More);
+        }
+        let Some(chain) = queue.pop()? else { break };
+        deadline.charge(Deadline::COMMAND);
+        let head = chain.head_index();
+        let written = match Segments::collect(chain, queue.size()) {
+            Ok(buffer) => {
+                let mut command = [0; 4];
+                let complete = buffer.read(queue.mem(), 0, &mut command) == command.len();
+                let answer = match command {
+                    [MQ, VQ_PAIRS_SET, low, high]
+                        if complete && set_pairs(u16::from_le_bytes([low, high])) =>
+                    {
+                        OK
+                    }
+                    _ => ERR,
+                };
+                buffer.write(queue.mem(), 0, &[answer])
+            }
+            Err(_) => 0,
+        };
+        queue.push(head, u32::try_from(written).unwrap_or(0))?;
+    }
+    queue.finish()?;
+    Ok(Progress::Done)
+}

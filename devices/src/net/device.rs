@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The network device: pairs of queues over the queues of a TAP, and one dispatch.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use zerocopy::IntoBytes;
+
+use super::handle::{Counters, Shared};
+use super::protocol::{Config, DEVICE_TYPE, feature};
+use super::receiver::{End, Receiver};
+use super::responder::Responder;
+use super::tap::Tap;
+use super::transmitter::Transmitter;
+use super::{MAX_PAIRS, NetConfig, NetHandle, control};
+use crate::timer::Timer;
+use crate::virtio::{
+    Activation, Deadline, DeviceFailure, DeviceQueue, Progress, RateLimiter, Source, VirtioDevice,
+    read_config_slice,
+};
+
+const NAME: &str = "net";
+/// Entries of every queue.
+const QUEUE_SIZE: u16 = 256;
+/// Entries of the control queue.
+const CONTROL_SIZE: u16 = 64;
+
+/// The network device.
+pub struct Net {
+    // What the transport sees.
+    features: u64,
+    queue_sizes: Vec<u16>,
+    config: Config,
+    active: Option<Active>,
+
+    // The host's side.
+    taps: Vec<Tap>,
+    responder: Option<Box<dyn Responder>>,
+    rx_limiter: RateLimiter,
+    tx_limiter: RateLimiter,
+    timer: Timer,
+    shared: Arc<Shared>,
+}
+
+/// What there is while a driver is up.
+struct Active {
+    pairs: Vec<Pair>,
+    control: Option<DeviceQueue>,
+}
+
+/// A receive queue and a transmit queue, and what each waits for.
+struct Pair {
+    receiver: Receiver,
+    transmitter: Transmitter,
+    rx_at: Option<Instant>,
+    tx_at: Option<Instant>,
+}
+
+/// What a queue is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Receive(usize),
+    Transmit(usize),
+    Control,
+}
+
+impl Net {
+    /// An interface as `config` says.
+    ///
+    /// # Errors
+    ///
+    /// The host gives no event or timer.
+    pub fn new(config: NetConfig) -> std::io::Result<Self> {
+        let NetConfig { taps, mac, mtu, rx_limiter, tx_limiter, responder } = config;
+        let pairs = u16::try_from(taps.len()).unwrap_or(MAX_PAIRS).clamp(1, MAX_PAIRS);
+        let offer = |wanted: bool, bits: u64| if wanted { bits } else { 0 };
+        let features = 1 << VIRTIO_F_VERSION_1
+            | 1 << VIRTIO_RING_F_EVENT_IDX
+            | 1 << VIRTIO_RING_F_INDIRECT_DESC
+            | feature::CSUM
+            | feature::GUEST_CSUM
+            | feature::GUEST_TSO4
+            | feature::GUEST_TSO6
+            | feature::GUEST_ECN
+            | feature::HOST_TSO4
+            | feature::HOST_TSO6
+            | feature::HOST_ECN
+            | feature::MRG_RXBUF
+            | offer(mac.is_some(), feature::MAC)
+            | offer(mtu.is_some(), feature::MTU)
+            | offer(pairs > 1, feature::CTRL_VQ | feature::MQ);
+        let mut queue_sizes = vec![QUEUE_SIZE; usize::from(pairs) * 2];
+        if pairs > 1 {
+            queue_sizes.push(CONTROL_SIZE);
+        }
+        Ok(Self {
+            features,
+            queue_sizes,
+            config: Config {
+                mac: mac.unwrap_or_default(),
+                max_virtqueue_pairs: pairs.into(),
+                mtu: mtu.unwrap_or_default().into(),
+                ..Config::default()
+            },
+            active: None,
+            taps,
+            responder,
+            rx_limiter,
+            tx_limiter,
+            timer: Timer::new()?,
+            shared: Arc::new(Shared::new(EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?)),
+        })
+    }
+
+    /// What other threads keep of it.
+    pub fn handle(&self) -> NetHandle {
+        NetHandle { shared: Arc::clone(&self.shared) }
+    }
+
+    /// What its thread watches beside the queues.
+    ///
+    /// # Errors
+    ///
+    /// The process has no descriptor left.
+    pub fn sources(&self) -> std::io::Result<Vec<Source>> {
+        // SAFETY: the event is open for as long as `shared` lives, which is longer than the borrow.
+        let wake = unsafe { BorrowedFd::borrow_raw(self.shared.wake.as_raw_fd()) };
+        let mut sources = Vec::new();
+        for fd in [wake, self.timer.as_fd()] {
+            sources.push(Source { fd: fd.try_clone_to_owned()?, queue: 0 });
+        }
+        for (pair, tap) in (0..).zip(&self.taps) {
+            sources.push(Source { fd: tap.as_fd().try_clone_to_owned()?, queue: 2 * pair });
+        }
+        Ok(sources)
+    }
+
+    /// The role of queue `index` with the features agreed on (5.1.2).
+    fn role(active: &Active, index: u16) -> Option<Role> {
+        let at = usize::from(index);
+        match at / 2 {
+            pair if pair < active.pairs.len() && at.is_multiple_of(2) => Some(Role::Receive(pair)),
+            pair if pair < active.pairs.len() => Some(Role::Transmit(pair)),
+            pair if pair == active.pairs.len() && at.is_multiple_of(2) => Some(Role::Control),
+            _ => None,
+        }
+    }
+
+    fn round(
+        &mut self,
+        active: &mut Active,
+        index: u16,
+        deadline: &mut Deadline,
+    ) -> Result<Progress, DeviceFailure> {
+        if index == 0 {
+            let _ = self.shared.wake.read();
+            self.timer.acknowledge();
+            let limits = self.shared.take_pending();
+            let now = Instant::now();
+            self.rx_limiter.update(limits.rx.0, limits.rx.1, now);
+            self.tx_limiter.update(limits.tx.0, limits.tx.1, now);
+        }
+        let mut progress = match Self::role(active, index) {
+            Some(Role::Receive(pair)) => self.receive(active, pair, deadline)?,
+            Some(Role::Transmit(pair)) => self.transmit(active, pair, deadline)?,
+            Some(Role::Control) => self.control(active, deadline)?,
+            None => Progress::Done,
+        };
+        if index == 0 {
+            // Queues that the rate limit holds back, now that the timer has gone off or the limits
+            // are others.
+            for pair in 0..active.pairs.len() {
+                if active.pairs[pair].rx_at.is_some() && pair > 0 {
+                    progress = both(progress, self.receive(active, pair, deadline)?);
+                }
+                if active.pairs[pair].tx_at.is_some() {
+                    progress = both(progress, self.transmit(active, pair, deadline)?);
+                }
+            }
+        }
+        self.set_timer(active);
+        Ok(progress)
+    }
+
+    fn receive(
+        &mut self,
+        active: &mut Active,
+        at: usize,
+        deadline: &mut Deadline,
+    ) -> Result<Progress, DeviceFailure> {
+        let (Some(pair), Some(tap)) = (active.pairs.get_mut(at), self.taps.get(at)) else {
+            return Ok(Progress::Done);
+        };
+        // Its answers come on the first pair.
+        let responder = if at == 0 { self.responder.as_mut() } else { None };
+        let counters = &self.shared.counters;
+        let limiter = &mut self.rx_limiter;
+        let end = pair.receiver.run(tap, responder, limiter, counters, deadline);
+        let end = end.map_err(failure)?;
+        pair.rx_at = throttled(end);
+        Ok(end.progress())
+    }
+
+    fn transmit(
+        &mut self,
+        active: &mut Active,
+        at: usize,
+        deadline: &mut Deadline,
+    ) -> Result<Progress, DeviceFailure> {
+        let (Some(pair), Some(tap)) = (active.pairs.get_mut(at), self.taps.get(at)) else {
+            return Ok(Progress::Done);
+        };
+        let counters = &self.shared.counters;
+        let limiter = &mut self.tx_limiter;
+        let responder = self.responder.as_mut();
+        let end = pair.transmitter.run(tap, responder, limiter, counters, deadline);
+        let end = end.map_err(failure)?;
+        pair.tx_at = throttled(end);
+        let mut progress = end.progress();
+        if self.responder.is_some() {
+            // It may have an answer at once.
+            progress = both(progress, self.receive(active, 0, deadline)?);
+        }
+        Ok(progress)
+    }
+
+    fn control(
+        &mut self,
+        active: &mut Active,
+        deadline: &mut Deadline,
+    ) -> Result<Progress, DeviceFailure> {
+        let Some(queue) = &mut active.control else { return Ok(Progress::Done) };
+        let taps = &self.taps;
+        let set_pairs = |pairs| use_pairs(taps, pairs);
+        control::run(queue, deadline, set_pairs).map_err(failure)
+    }
+
+    /// Sets the timer to what is due next.
+    fn set_timer(&mut self, active: &Active) {
+        let answers =
+            self.responder.as_mut().and_then(|responder| responder.next_deadline(Instant::now()));
+        let limits = active.pairs.iter().flat_map(|pair| [pair.rx_at, pair.tx_at]);
+        self.timer.set(limits.chain([answers]).flatten().min());
+    }
+}
+
+/// Has the kernel spread frames over the first `pairs` queues of the TAP.
+fn use_pairs(taps: &[Tap], pairs: u16) -> bool {
+    let pairs = usize::from(pairs);
+    if pairs == 0 || pairs > taps.len() {
+        return false;
+    }
+    // The first is always in use; a TAP with one queue cannot be told.
+    for (at, tap) in taps.iter().enumerate().skip(1) {
+        if let Err(error) = tap.enable(at < pairs) {
+            tracing::warn!(%error, "cannot change the queues of a TAP");
+            return false;
+        }
+    }
+    true
+}
+
+fn both(one: Progress, other: Progress) -> Progress {
+    Progress::more_if(one == Progress::More || other == Progress::More)
+}
+
+fn throttled(end: End) -> Option<Instant> {
+    match end {
+        End::Throttled(at) => Some(at),
+        End::Idle | End::Deadline => None,
+    }
+}
+
+impl VirtioDevice for Net {
+    fn device_type(&self) -> u32 {
+        DEVICE_TYPE
+    }
+
+    fn features(&self) -> u64 {
+        self.features
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &self.queue_sizes
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        read_config_slice(self.config.as_bytes(), offset, data);
+    }
+
+    /// No field is the driver's to write.
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {
+        Counters::add(&self.shared.counters.cfg_fails, 1);
+    }
+
+    fn activate(&mut self, activation: Activation) -> Result<(), DeviceFailure> {
+        let Activation { features, queues, .. } = activation;
+        let count = if features & feature::MQ != 0 { self.taps.len() } else { 1 };
+        let mut queues = queues.into_iter();
+        let mut pairs = Vec::with_capacity(count);
+        for _ in 0..count {
+            let (Some(rx), Some(tx)) = (queues.next(), queues.next()) else { break };
+            pairs.push(Pair {
+                receiver: Receiver::new(rx, features),
+                transmitter: Transmitter::new(tx),
+                rx_at: None,
+                tx_at: None,
+            });
+        }
+        let control = queues.next().filter(|_| features & feature::CTRL_VQ != 0);
+        for tap in &self.taps {
+            if let Err(error) = tap.set_offloads(features) {
+                Counters::add(&self.shared.counters.activate_fails, 1);
+                return Err(failure(format_args!("cannot set the offloads of the TAP: {error}")));
+            }
+        }
+        // Until the driver says otherwise it uses one pair (5.1.5).
+        use_pairs(&self.taps, 1);
+        self.active = Some(Active { pairs, control });
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.active = None;
+        self.timer.set(None);
+    }
+
+    fn process(&mut self, queue: u16, deadline: &mut Deadline) -> Result<Progress, DeviceFailure> {
+        let Some(mut active) = self.active.take() else { return Ok(Progress::Done) };
+        let result = self.round(&mut active, queue, deadline);
+        self.active = Some(active);
+        result
+    }
+}
+
+fn failure(cause: impl std::fmt::Display) -> DeviceFailure {
+    DeviceFailure::new(NAME, cause)
+}

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The network device (virtio 1.3, 5.1) over a TAP interface of the host.
+//!
+//! Frames move between the TAP and the guest's own pages by one system call each, with the virtio
+//! header in front, which the kernel reads and writes: checksums and segmentation that the guest
+//! leaves to its network card are left to the host's kernel, and a packet of 64 KiB crosses in one
+//! piece.
+//!
+//! ```text
+//! receive queue ─▶ receiver ◀── TAP        transmit queue ─▶ transmitter ──▶ TAP
+//!                     ▲                                          │
+//!                     └───────── responder (MMDS) ◀──────────────┘ frames to its address
+//! ```
+//!
+//! A frame for which the guest has no buffer stays in the TAP's queue, whose length is the host's
+//! to set; a frame that the host does not take is lost, as on any wire.
+//!
+//! May use: `virtio`, the TAP's ioctls.
+//!
+//! Threads: the device's own event loop runs its queues; vCPUs read configuration, activate and
+//! reset it; other threads use a [`NetHandle`].
+//!
+//! - `protocol.rs`: the wire
+//! - `tap.rs`: the host's side
+//! - `receiver.rs`, `transmitter.rs`: one direction each
+//! - `control.rs`: the control queue
+//! - `responder.rs`: services inside the monitor that answer on this interface
+//! - `device.rs`: the device
+//! - `handle.rs`: limits changed and counters read from other threads
+
+mod control;
+mod device;
+mod handle;
+pub mod protocol;
+mod receiver;
+mod responder;
+mod tap;
+#[cfg(test)]
+mod tests;
+mod transmitter;
+
+pub use device::Net;
+pub use handle::{Counters, NetHandle};
+pub use responder::Responder;
+pub use tap::{Tap, TapError};
+
+use crate::virtio::RateLimiter;
+
+/// Most queue pairs of one device.
+pub const MAX_PAIRS: u16 = 8;
+
+/// What a network device is made with.
+pub struct NetConfig {
+    /// The TAP's queues, 1 to [`MAX_PAIRS`]: as many pairs of queues does the device have.
+    pub taps: Vec<Tap>,
+    /// Address that the guest is told to use; without one it makes one up.
+    pub mac: Option<[u8; 6]>,
+    /// Largest packet without its frame's header that the guest is told of.
+    pub mtu: Option<u16>,
+    /// Limits of what the guest receives.
+    pub rx_limiter: RateLimiter,
+    /// Limits of what it sends.
+    pub tx_limiter: RateLimiter,
+    /// A service that answers on this interface.
+    pub responder: Option<Box<dyn Responder>>,
+}

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! From the TAP into the guest's buffers.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use vm_memory::{Bytes, GuestAddress};
+
+use super::handle::Counters;
+use super::protocol::{HEADER_LEN, MAX_FRAME, NUM_BUFFERS, feature};
+use super::responder::Responder;
+use super::tap::Tap;
+use crate::virtio::{
+    ChainError, Deadline, DeviceQueue, GuestMemory, IoVecs, Progress, QueueError, RateLimiter,
+    Segment, Segments,
+};
+
+/// Longest frame without segmentation offloads, with room for two VLAN tags.
+const PLAIN_FRAME: usize = 1522;
+
+/// A buffer of the guest's that was taken from the queue and waits for a frame.
+#[derive(Debug)]
+struct Posted {
+    head: u16,
+    segments: Vec<Segment>,
+    len: usize,
+}
+
+/// Why a round of receiving ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// No frame is left, or the guest has no buffer for the next one.
+    Idle,
+    /// The deadline has passed.
+    Deadline,
+    /// The rate limit admits the next frame only then.
+    Throttled(Instant),
+}
+
+impl End {
+    pub(super) fn progress(self) -> Progress {
+        Progress::more_if(self == Self::Deadline)
+    }
+}
+
+/// One receive queue.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    queue: DeviceQueue,
+    /// A frame may be spread over several buffers.
+    mergeable: bool,
+    /// Room that must be there before a frame is taken: the TAP would cut off what does not fit.
+    wanted: usize,
+    posted: VecDeque<Posted>,
+    /// Bytes in `posted`.
+    room: usize,
+    /// Room in one place, to gather the vectors from.
+    segments: Vec<Segment>,
+    iovecs: IoVecs,
+}
+
+impl Receiver {
+    pub(super) fn new(queue: DeviceQueue, features: u64) -> Self {
+        let mergeable = features & feature::MRG_RXBUF != 0;
+        let large = feature::GUEST_TSO4 | feature::GUEST_TSO6;
+        let wanted = match (mergeable, features & large != 0) {
+            // The driver's buffers are each as large as its features ask for (5.1.6.3.1).
+            (false, _) => 1,
+            (true, true) => MAX_FRAME,
+            (true, false) => HEADER_LEN + PLAIN_FRAME,
+        };
+        Self {
+            queue,
+            mergeable,
+            wanted,
+            posted: VecDeque::new(),
+            room: 0,
+            segments: Vec::new(),
+            iovecs: IoVecs::default(),
+        }
+    }
+
+    /// Receives frames until there are none, there is no room, or the deadline has passed.
+    pub(super) fn run(
+        &mut self,
+        tap: &Tap,
+        mut responder: Option<&mut Box<dyn Responder>>,
+        limiter: &mut RateLimiter,
+        counters: &Counters,
+        deadline: &mut Deadline,
+    ) -> Result<End, QueueError> {
+        Counters::add(&counters.rx_queue_event_count, 1);
+        let mut frame = Vec::new();
+        let end = loop {
+            if deadline.passed() {
+                break End::Deadline;
+            }
+            deadline.charge(Deadline::COMMAND);
+            if !self.have_room(counters)? {
+                Counters::add(&counters.no_rx_avail_buffer, 1);
+                break End::Idle;
+            }
+            if let Some(responder) = responder.as_deref_mut()
+                && responder.give(&mut frame, Instant::now())
+            {
+                self.deliver(&frame, counters)?;
+                continue;
+            }
+            let now = Instant::now();
+            // The size is known only afterwards: the rest is paid off then.
+            if let Err(at) = limiter.admit(1, 1, now) {
+                Counters::add(&counters.rx_rate_limiter_throttled, 1);
+                break End::Throttled(at);
+            }
+            self.gather();
+            match tap.read(&self.iovecs) {
+                Ok(len) => {
+                    limiter.charge(len.saturating_sub(1) as u64, 0);
+                    deadline.charge(len as u64);
+                    self.used(len, counters)?;
+                }
+                Err(error) => {
+                    limiter.refund(1, 1);
+                    if error.kind() == io::ErrorKind::Interrupted {
+                        continue;
+                    }
+                    if error.kind() != io::ErrorKind::WouldBlock {
+                        Counters::add(&counters.tap_read_fails, 1);
+                    }
+                    break End::Idle;
+                }
+            }
+        };
+        self.queue.signal()?;
+        Ok(end)
+    }
+
+    /// Takes buffers from the queue until the longest frame fits; false if the guest has none.
+    fn have_room(&mut self, counters: &Counters) -> Result<bool, QueueError> {
+        let mut asked = false;
+        while self.room < self.wanted {
+            let Some(chain) = self.queue.pop()? else {
+                if asked {
+                    break;
+                }
+                // Notified from here on; what came meanwhile notifies at once.
+                self.queue.rearm()?;
+                asked = true;
+                continue;
+            };
+            let head = chain.head_index();
+            match Self::usable(Segments::collect(chain, self.queue.size())) {
+                Some((segments, len)) => {
+                    self.room += len;
+                    self.posted.push_back(Posted { head, segments, len });
+                }
+                None => {
+                    Counters::add(&counters.event_fails, 1);
+                    self.queue.push(head, 0)?;
+                }
+            }
+        }
+        // A guest whose whole queue is smaller than the longest frame must not starve.
+        let all_given = self.posted.len() >= usize::from(self.queue.size());
+        Ok(self.room >= self.wanted || (all_given && self.room >= HEADER_LEN + PLAIN_FRAME))
+    }
+
+    fn usable(buffer: Result<Segments, ChainError>) -> Option<(Vec<Segment>, usize)> {
+        let Segments { writable, .. } = buffer.ok()?;
+        let len: u64 = writable.iter().map(|segment| u64::from(segment.len)).sum();
+        // The header must lie in one buffer (5.1.6.3.1).
+        (len > HEADER_LEN as u64).then_some((writable, usize::try_from(len).ok()?))
+    }
+
+    /// Makes the vectors for the next frame.
+    fn gather(&mut self) {
+        self.segments.clear();
+        let buffers = if self.mergeable { self.posted.len() } else { 1 };
+        for posted in self.posted.iter().take(buffers) {
+            self.segments.extend_from_slice(&posted.segments);
+        }
+        self.iovecs.gather(self.queue.mem(), &self.segments, 0, MAX_FRAME);
+    }
+
+    /// A frame of the responder's, without a header.
+    fn deliver(&mut self, frame: &[u8], counters: &Counters) -> Result<(), QueueError> {
+        self.gather();
+        let len = HEADER_LEN + frame.len();
+        if len > self.iovecs.len() {
+            Counters::add(&counters.rx_fails, 1);
+            return Ok(());
+        }
+        let mem = Arc::clone(self.queue.mem());
+        let buffer =
+            Segments { readable: Vec::new(), writable: std::mem::take(&mut self.segments) };
+        buffer.write(&mem, 0, &[0; HEADER_LEN]);
+        buffer.write(&mem, HEADER_LEN as u64, frame);
+        self.segments = buffer.writable;
+        self.used(len, counters)
+    }
+
+    /// Gives the buffers back that a frame of `len` bytes fills.
+    fn used(&mut self, len: usize, counters: &Counters) -> Result<(), QueueError> {
+        Counters::add(&counters.rx_packets_count, 1);
+        Counters::add(&counters.rx_bytes_count, len as u64);
+        let mut count = 0;
+        let mut covered = 0;
+        for posted in &self.posted {
+            if covered >= len && count > 0 {
+                break;
+            }
+            covered += posted.len;
+            count += 1;
+        }
+        let mem = Arc::clone(self.queue.mem());
+        if let Some(first) = self.posted.front() {
+            let buffers = if self.mergeable { u16::try_from(count).unwrap_or(1) } else { 1 };
+            write_num_buffers(&mem, &first.segments, buffers);
+        }
+        let mut left = len;
+        for posted in self.posted.drain(..count) {
+            let written = left.min(posted.len);
+            left -= written;
+            self.room -= posted.len;
+            self.queue.push(posted.head, u32::try_from(written).unwrap_or(0))?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes the header's number of buffers, wherever the guest has cut its first buffer.
+fn write_num_buffers(mem: &GuestMemory, segments: &[Segment], buffers: u16) {
+    let mut position = 0;
+    let bytes = buffers.to_le_bytes();
+    for segment in segments {
+        for (at, byte) in (NUM_BUFFERS..).zip(bytes) {
+            if (position..position + u64::from(segment.len)).contains(&at) {
+                // The segment was checked against RAM when it was taken.
+                let _ = mem.write_obj(byte, GuestAddress(segment.addr.0 + (at - position)));
+            }
+        }
+        position += u64::from(segment.len);
+        if position >= HEADER_LEN as u64 {
+            return;
+        }
+    }
+}

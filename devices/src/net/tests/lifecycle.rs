@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Limits, queue pairs, the responder, resets.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::virtio::{Bucket, BucketUpdate};
+
+fn bucket(size: u64) -> Bucket {
+    Bucket { size, refill: Duration::from_secs(86_400), one_time_burst: 0 }
+}
+
+#[test]
+fn limits_hold_frames_back_in_both_directions_until_they_are_lifted() {
+    let now = Instant::now();
+    let limiter = || RateLimiter::new(None, Some(bucket(2)), now);
+    let setup = Setup { rx_limiter: limiter(), tx_limiter: limiter(), ..Setup::default() };
+    let mut rig = setup.start();
+    for _ in 0..40 {
+        rig.post(4096, 1);
+    }
+    for seed in 0..3 {
+        rig.arrive(0, &pattern(seed, 100));
+    }
+    assert_eq!(std::iter::from_fn(|| rig.driver.used(RX)).count(), 2);
+    rig.send(&pattern(0, 60));
+    rig.send(&pattern(1, 60));
+    let at = rig.driver.put(&[0; 72]);
+    let head = rig.driver.add(TX, &[Descriptor::readable(at, 72)]);
+    rig.driver.notify(TX);
+    rig.driver.run();
+    assert_eq!(rig.driver.used(TX), None);
+    assert!(count(&rig.handle.counters().rx_rate_limiter_throttled) > 0);
+    assert_eq!(count(&rig.handle.counters().tx_rate_limiter_throttled), 1);
+    let none = (BucketUpdate::Keep, BucketUpdate::Set(bucket(0)));
+    rig.handle.limit(none, none);
+    rig.tell(0);
+    assert_eq!(rig.driver.used(RX).unwrap().1, 112);
+    assert_eq!(rig.driver.used(TX).unwrap().0, head);
+}
+
+#[test]
+fn bytes_received_are_paid_off_though_their_number_comes_late() {
+    let limiter = RateLimiter::new(Some(bucket(500)), None, Instant::now());
+    let mut rig = Setup { rx_limiter: limiter, ..Setup::default() }.start();
+    for _ in 0..40 {
+        rig.post(4096, 1);
+    }
+    rig.arrive(0, &pattern(0, 1000));
+    rig.arrive(0, &pattern(1, 10));
+    assert_eq!(std::iter::from_fn(|| rig.driver.used(RX)).count(), 1);
+}
+
+#[test]
+fn the_driver_chooses_how_many_pairs_it_uses() {
+    let mut rig = Setup { pairs: 3, ..Setup::default() }.start();
+    let mut command = |bytes: &[u8]| {
+        let at = rig.driver.put(bytes);
+        let answer = rig.driver.put(&[0xaa]);
+        let chain = [Descriptor::readable(at, bytes.len() as u32), Descriptor::writable(answer, 1)];
+        assert_eq!(rig.driver.send(6, &chain), 1);
+        rig.mem.read_obj::<u8>(answer).unwrap()
+    };
+    assert_eq!(command(&[4, 0, 3, 0]), 0);
+    assert_eq!(command(&[4, 0, 1, 0]), 0);
+    for bad in [&[4, 0, 0, 0][..], &[4, 0, 4, 0], &[4, 1, 1, 0], &[1, 0, 1, 0], &[4, 0, 1]] {
+        assert_eq!(command(bad), 1, "{bad:?}");
+    }
+    // Each pair has a wire of its own.
+    for pair in 0..3u16 {
+        let at = rig.driver.put(&[pair as u8; 80]);
+        rig.driver.send(2 * pair + 1, &[Descriptor::readable(at, 80)]);
+        assert_eq!(rig.left(pair.into()), Some(vec![pair as u8; 68]));
+    }
+}
+
+#[test]
+fn without_mq_the_control_queue_is_the_third() {
+    let features = !feature::MQ;
+    let mut rig = Setup { pairs: 2, features, ..Setup::default() }.start();
+    let at = rig.driver.put(&[4, 0, 1, 0]);
+    let answer = rig.driver.put(&[0xaa]);
+    rig.driver.send(2, &[Descriptor::readable(at, 4), Descriptor::writable(answer, 1)]);
+    assert_eq!(rig.mem.read_obj::<u8>(answer).unwrap(), 0);
+}
+
+/// Answers frames that begin with its mark, backwards.
+struct Echo(Vec<Vec<u8>>);
+
+impl Responder for Echo {
+    fn wants(&self, start: &[u8]) -> bool {
+        start.first() == Some(&0x77)
+    }
+
+    fn take(&mut self, frame: &[u8], _now: Instant) {
+        self.0.push(frame.iter().rev().copied().collect());
+    }
+
+    fn give(&mut self, frame: &mut Vec<u8>, _now: Instant) -> bool {
+        match self.0.pop() {
+            Some(answer) => {
+                *frame = answer;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn next_deadline(&mut self, _now: Instant) -> Option<Instant> {
+        None
+    }
+}
+
+#[test]
+fn the_responder_has_its_frames_and_the_wire_the_others() {
+    let mut rig = Setup { responder: Some(Box::new(Echo(Vec::new()))), ..Setup::default() }.start();
+    let (_, at) = rig.post(4096, 3);
+    for _ in 0..20 {
+        rig.post(4096, 1);
+    }
+    rig.send(&[0x11, 1, 2, 3]);
+    assert_eq!(rig.left(0), Some(vec![0x11, 1, 2, 3]));
+    rig.send(&[0x77, 1, 2, 3]);
+    assert_eq!(rig.left(0), None);
+    assert_eq!(rig.driver.used(RX).unwrap().1, 16);
+    assert_eq!(rig.bytes(at, 16), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 3, 2, 1, 0x77]);
+}
+
+#[test]
+fn a_reset_forgets_buffers_and_keeps_frames() {
+    let mut rig = Rig::new();
+    for _ in 0..40 {
+        rig.post(4096, 1);
+    }
+    rig.tell(0);
+    rig.driver.reset();
+    rig.wires[0].send(&[0; 100]).unwrap();
+    rig.tell(0);
+    rig.driver.probe(u64::MAX, 2);
+    for _ in 0..40 {
+        rig.post(4096, 1);
+    }
+    rig.driver.notify(RX);
+    rig.driver.run();
+    assert_eq!(rig.driver.used(RX).unwrap().1, 100);
+}

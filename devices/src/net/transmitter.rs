@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! From the guest's buffers to the TAP, or to the service on this interface.
+
+use std::io;
+use std::time::Instant;
+
+use super::handle::Counters;
+use super::protocol::{HEADER_LEN, MAX_FRAME};
+use super::receiver::End;
+use super::responder::Responder;
+use super::tap::Tap;
+use crate::virtio::{Deadline, DeviceQueue, IoVecs, QueueError, RateLimiter, Segments};
+
+/// Bytes of a frame that a responder looks at first: Ethernet, IPv4 and some, or ARP.
+const START: usize = 60;
+
+/// One transmit queue.
+#[derive(Debug)]
+pub(super) struct Transmitter {
+    queue: DeviceQueue,
+    iovecs: IoVecs,
+    scratch: Vec<u8>,
+}
+
+impl Transmitter {
+    pub(super) fn new(queue: DeviceQueue) -> Self {
+        Self { queue, iovecs: IoVecs::default(), scratch: Vec::new() }
+    }
+
+    /// Sends frames until there are none or the deadline has passed.
+    pub(super) fn run(
+        &mut self,
+        tap: &Tap,
+        mut responder: Option<&mut Box<dyn Responder>>,
+        limiter: &mut RateLimiter,
+        counters: &Counters,
+        deadline: &mut Deadline,
+    ) -> Result<End, QueueError> {
+        Counters::add(&counters.tx_queue_event_count, 1);
+        let mut sent = 0u32;
+        let end = loop {
+            if deadline.passed() {
+                break End::Deadline;
+            }
+            let Some(chain) = self.queue.pop()? else {
+                if sent == 0 {
+                    Counters::add(&counters.no_tx_avail_buffer, 1);
+                }
+                self.queue.rearm()?;
+                break End::Idle;
+            };
+            sent = sent.saturating_add(1);
+            deadline.charge(Deadline::COMMAND);
+            let head = chain.head_index();
+            let Ok(buffer) = Segments::collect(chain, self.queue.size()) else {
+                Counters::add(&counters.event_fails, 1);
+                self.queue.push(head, 0)?;
+                continue;
+            };
+            let len = match usize::try_from(buffer.readable_len()) {
+                Ok(len) if len > HEADER_LEN && len <= MAX_FRAME => len,
+                _ => {
+                    Counters::add(&counters.tx_malformed_frames, 1);
+                    self.queue.push(head, 0)?;
+                    continue;
+                }
+            };
+            if let Err(at) = limiter.admit(len as u64, 1, Instant::now()) {
+                Counters::add(&counters.tx_rate_limiter_throttled, 1);
+                self.queue.undo_pop();
+                break End::Throttled(at);
+            }
+            deadline.charge(len as u64);
+            let taken = responder
+                .as_deref_mut()
+                .is_some_and(|responder| self.offer(responder, &buffer, len));
+            if !taken {
+                self.send(tap, &buffer, len, counters);
+            }
+            self.queue.push(head, 0)?;
+        };
+        self.queue.signal()?;
+        Ok(end)
+    }
+
+    /// Gives the frame to the responder, if it is for it.
+    fn offer(&mut self, responder: &mut Box<dyn Responder>, buffer: &Segments, len: usize) -> bool {
+        let frame = len - HEADER_LEN;
+        self.scratch.resize(frame.min(START), 0);
+        buffer.read(self.queue.mem(), HEADER_LEN as u64, &mut self.scratch);
+        if !responder.wants(&self.scratch) {
+            return false;
+        }
+        self.scratch.resize(frame, 0);
+        buffer.read(self.queue.mem(), HEADER_LEN as u64, &mut self.scratch);
+        // Looked at once more: the guest may have changed it meanwhile.
+        if responder.wants(&self.scratch) {
+            responder.take(&self.scratch, Instant::now());
+        }
+        true
+    }
+
+    fn send(&mut self, tap: &Tap, buffer: &Segments, len: usize, counters: &Counters) {
+        if self.iovecs.gather(self.queue.mem(), &buffer.readable, 0, MAX_FRAME) < len {
+            Counters::add(&counters.tx_malformed_frames, 1);
+            return;
+        }
+        loop {
+            match tap.write(&self.iovecs) {
+                Ok(_) => {
+                    Counters::add(&counters.tx_packets_count, 1);
+                    Counters::add(&counters.tx_bytes_count, len as u64);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // A header that makes no sense, a full queue, an interface that is down or gone:
+                // the frame is lost, as on a wire.
+                Err(_) => Counters::add(&counters.tap_write_fails, 1),
+            }
+            return;
+        }
+    }
+}

@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! One stream: a Unix socket on the host's side, packets on the guest's.
+//!
+//! ```text
+//!  from the host:  Requested ── RESPONSE ──▶ Established        any ── reset ──▶ gone
+//!  from the guest: Established (RESPONSE is due)
+//! ```
+//!
+//! Each direction ends by itself: end of file on the socket becomes a shutdown to the guest, and a
+//! shutdown from the guest ends the socket's direction once everything has been written. When the
+//! host's program has gone altogether, only the record stays until the guest has reset it.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+
+use bitflags::bitflags;
+
+use super::credit::Credit;
+use super::protocol::{Op, shutdown};
+use crate::virtio::IoVecs;
+
+bitflags! {
+    /// Packets that are to go to the guest, beside data.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(super) struct Due: u8 {
+        const REQUEST = 1;
+        const RESPONSE = 2;
+        const SHUTDOWN = 4;
+        const CREDIT_UPDATE = 8;
+        const CREDIT_REQUEST = 16;
+    }
+}
+
+/// What goes to the guest next on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// A packet without data, with these flags.
+    Packet(Op, u32),
+    /// Data, as much as the guest has room for.
+    Data(u32),
+    /// Nothing at present.
+    Nothing,
+}
+
+/// What the owner of a connection is to do after an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It goes on.
+    Lives,
+    /// It is over: the guest is told by a reset.
+    Reset,
+}
+
+/// One stream.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// `None` when the host's program has gone.
+    stream: Option<UnixStream>,
+    established: bool,
+    pub(super) credit: Credit,
+    /// Bytes from the guest that the socket did not take at once.
+    buffer: VecDeque<u8>,
+    readable: bool,
+    /// It may be read, but the guest had no room for more.
+    starved: bool,
+    /// Nobody is at the other end of the socket.
+    hung_up: bool,
+    due: Due,
+    /// Directions that the host has ended, as in the shutdown to the guest.
+    host_ended: u32,
+    /// Directions that the guest has ended.
+    guest_ended: u32,
+    /// It stands in the owner's list of those with something for the guest.
+    pub(super) listed: bool,
+}
+
+impl Connection {
+    /// A stream that the host's program has asked for.
+    pub(super) fn to_guest(stream: UnixStream) -> Self {
+        // The event of bytes behind the greeting was taken with the greeting.
+        Self { readable: true, ..Self::new(stream, Due::REQUEST) }
+    }
+
+    /// A stream that the guest has asked for, with its credit.
+    pub(super) fn from_guest(stream: UnixStream, credit: Credit) -> Self {
+        let new = Self::new(stream, Due::RESPONSE);
+        Self { credit, established: true, ..new }
+    }
+
+    fn new(stream: UnixStream, due: Due) -> Self {
+        Self {
+            stream: Some(stream),
+            established: false,
+            credit: Credit::default(),
+            buffer: VecDeque::new(),
+            readable: false,
+            starved: false,
+            hung_up: false,
+            due,
+            host_ended: 0,
+            guest_ended: 0,
+            listed: false,
+        }
+    }
+
+    /// Bytes held for the host's program.
+    pub(super) fn buffered(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// The host's program has gone, and the guest was told.
+    pub(super) fn lingers(&self) -> bool {
+        self.stream.is_none() && self.due.is_empty()
+    }
+
+    /// The socket has news: it may be read, it may be written, it has hung up.
+    pub(super) fn on_socket(&mut self, readable: bool, writable: bool, hung_up: bool) -> Fate {
+        self.readable |= readable;
+        self.hung_up |= hung_up;
+        if hung_up && !self.established {
+            return Fate::Reset;
+        }
+        if writable { self.flush() } else { Fate::Lives }
+    }
+
+    /// The guest has accepted; `greeting` goes to the host's program first.
+    pub(super) fn accepted(&mut self, greeting: &[u8]) -> Fate {
+        if self.established || self.due.contains(Due::REQUEST) {
+            return Fate::Reset;
+        }
+        self.established = true;
+        let Some(stream) = &self.stream else { return Fate::Reset };
+        // The first bytes on a new socket: they fit.
+        match send_slices(stream, &[IoSlice::new(greeting)]) {
+            Ok(len) if len == greeting.len() => Fate::Lives,
+            _ => Fate::Reset,
+        }
+    }
+
+    /// The guest asks how much room there is.
+    pub(super) fn tell_credit(&mut self) {
+        self.due |= Due::CREDIT_UPDATE;
+    }
+
+    /// The guest ends directions.
+    pub(super) fn guest_ends(&mut self, flags: u32) -> Fate {
+        self.guest_ended |= flags & shutdown::BOTH;
+        self.finish(Ok(()))
+    }
+
+    /// Writes data from the guest: at once what the socket takes, later the rest, which `rest`
+    /// copies from the offset given.
+    pub(super) fn write(
+        &mut self,
+        vectors: &IoVecs,
+        rest: impl FnOnce(usize, &mut Vec<u8>),
+    ) -> Fate {
+        let len = vectors.len();
+        let fits = u32::try_from(len).is_ok_and(|len| self.credit.receive(len));
+        if !self.established || self.guest_ended & shutdown::SEND != 0 || !fits {
+            return Fate::Reset;
+        }
+        let Some(stream) = &self.stream else {
+            // Nobody reads it any more; the guest has been told.
+            self.forward(len);
+            return Fate::Lives;
+        };
+        let mut written = 0;
+        if self.buffer.is_empty() {
+            written = match send(stream, vectors) {
+                Ok(written) => written,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                Err(error) => return self.finish(Err(error)),
+            };
+            self.forward(written);
+        }
+        if written < len {
+            let mut bytes = Vec::with_capacity(len - written);
+            rest(written, &mut bytes);
+            self.buffer.extend(bytes);
+        }
+        Fate::Lives
+    }
+
+    /// Writes what is held, now that the socket takes more.
+    fn flush(&mut self) -> Fate {
+        let result = self.write_buffer();
+        self.finish(result)
+    }
+
+    /// Writes as much of the buffer as the socket takes.
+    fn write_buffer(&mut self) -> io::Result<()> {
+        let Some(stream) = &self.stream else { return Ok(()) };
+        let mut total = 0;
+        while !self.buffer.is_empty() {
+            let (front, back) = self.buffer.as_slices();
+            match send_slices(stream, &[IoSlice::new(front), IoSlice::new(back)]) {
+                Ok(written) => {
+                    self.buffer.drain(..written);
+                    total += written;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        self.forward(total);
+        Ok(())
+    }
+
+    fn forward(&mut self, len: usize) {
+        self.credit.forward(u32::try_from(len).unwrap_or(u32::MAX));
+        if self.credit.worth_telling() {
+            self.due |= Due::CREDIT_UPDATE;
+        }
+    }
+
+    /// Ends what is to end once everything is written.
+    fn finish(&mut self, written: io::Result<()>) -> Fate {
+        if written.is_err() {
+            return Fate::Reset;
+        }
+        let Some(stream) = &self.stream else {
+            return if self.guest_ended == shutdown::BOTH { Fate::Reset } else { Fate::Lives };
+        };
+        if !self.buffer.is_empty() {
+            return Fate::Lives;
+        }
+        if self.guest_ended == shutdown::BOTH {
+            return Fate::Reset;
+        }
+        if self.guest_ended & shutdown::SEND != 0 {
+            // It fails only where the other end has gone, which is an event of its own.
+            let _ = stream.shutdown(Shutdown::Write);
+        }
+        Fate::Lives
+    }
+
+    /// What goes to the guest next.
+    pub(super) fn next(&mut self) -> Next {
+        if self.due.contains(Due::REQUEST) {
+            return Next::Packet(Op::Request, 0);
+        }
+        if self.due.contains(Due::RESPONSE) {
+            return Next::Packet(Op::Response, 0);
+        }
+        let receives = self.guest_ended & shutdown::RECEIVE == 0;
+        if self.established && self.readable && receives && self.stream.is_some() {
+            match self.credit.guest_room() {
+                0 if !self.starved => {
+                    self.starved = true;
+                    self.due |= Due::CREDIT_REQUEST;
+                }
+                0 => {}
+                room => return Next::Data(room),
+            }
+        }
+        if self.due.contains(Due::SHUTDOWN) {
+            return Next::Packet(Op::Shutdown, self.host_ended);
+        }
+        if self.due.contains(Due::CREDIT_UPDATE) {
+            return Next::Packet(Op::CreditUpdate, 0);
+        }
+        if self.due.contains(Due::CREDIT_REQUEST) {
+            return Next::Packet(Op::CreditRequest, 0);
+        }
+        Next::Nothing
+    }
+
+    /// A packet has gone to the guest.
+    pub(super) fn sent(&mut self, op: Op) {
+        self.due -= match op {
+            Op::Request => Due::REQUEST,
+            Op::Response => Due::RESPONSE,
+            Op::Shutdown => Due::SHUTDOWN,
+            Op::CreditRequest => Due::CREDIT_REQUEST,
+            _ => Due::empty(),
+        };
+        // Every packet tells the credit.
+        self.due -= Due::CREDIT_UPDATE;
+    }
+
+    /// The guest has told its credit.
+    pub(super) fn heard(&mut self, buffer: u32, taken: u32) {
+        self.credit.update(buffer, taken);
+        // Asked again if there is still no room.
+        self.starved &= self.credit.guest_room() == 0 && self.due.contains(Due::CREDIT_REQUEST);
+    }
+
+    /// Reads data for the guest into `vectors`; 0 if there is none at present, or no more.
+    pub(super) fn read(&mut self, vectors: &IoVecs) -> io::Result<usize> {
+        let Some(stream) = &self.stream else { return Ok(0) };
+        loop {
+            match receive(stream, vectors) {
+                Ok(0) => {
+                    self.readable = false;
+                    self.host_ends();
+                    return Ok(0);
+                }
+                Ok(len) => {
+                    self.credit.send(u32::try_from(len).unwrap_or(u32::MAX));
+                    return Ok(len);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    return Ok(0);
+                }
+                Err(error) => {
+                    self.hung_up = true;
+                    self.host_ends();
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Everything that the host's program sent has been read.
+    fn host_ends(&mut self) {
+        let ended = if self.hung_up { shutdown::BOTH } else { shutdown::SEND };
+        if self.host_ended != ended {
+            self.host_ended = ended;
+            self.due |= Due::SHUTDOWN;
+        }
+        if self.hung_up {
+            self.stream = None;
+            self.buffer = VecDeque::new();
+            self.readable = false;
+        }
+    }
+}
+
+/// Sends guest memory; a peer that has gone raises no signal.
+fn send(stream: &UnixStream, vectors: &IoVecs) -> io::Result<usize> {
+    let vectors = vectors.as_slice();
+    // SAFETY: `msghdr` is a C structure, for which zeroes are a valid value.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = vectors.as_ptr().cast_mut();
+    message.msg_iovlen = vectors.len();
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    // SAFETY: the vectors are guest memory that is mapped for as long as `vectors` lives; the
+    // kernel only reads them.
+    let result = unsafe { libc::sendmsg(stream.as_raw_fd(), &raw const message, flags) };
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+fn send_slices(stream: &UnixStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    let flags = rustix::net::SendFlags::NOSIGNAL | rustix::net::SendFlags::DONTWAIT;
+    let mut control = rustix::net::SendAncillaryBuffer::default();
+    Ok(rustix::net::sendmsg(stream, slices, &mut control, flags)?)
+}
+
+/// Receives into guest memory.
+fn receive(stream: &UnixStream, vectors: &IoVecs) -> io::Result<usize> {
+    let vectors = vectors.as_slice();
+    let count = libc::c_int::try_from(vectors.len()).map_err(io::Error::other)?;
+    // SAFETY: the vectors are guest memory, mapped and writable for as long as `vectors` lives, to
+    // which Rust has no reference.
+    let result = unsafe { libc::readv(stream.as_raw_fd(), vectors.as_ptr(), count) };
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}

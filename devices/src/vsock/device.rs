@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The socket device: its queues, and one dispatch.
+
+use std::sync::Arc;
+
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use zerocopy::FromBytes;
+
+use super::handle::Counters;
+use super::muxer::Muxer;
+use super::protocol::{DEVICE_TYPE, Header};
+use super::{VsockConfig, VsockHandle};
+use crate::virtio::{
+    Activation, Deadline, DeviceFailure, DeviceQueue, IoVecs, Progress, QueueError, Segments,
+    Source, VirtioDevice, read_config_slice,
+};
+
+const NAME: &str = "vsock";
+const QUEUE_SIZE: u16 = 256;
+/// Queues: to the guest, from the guest, events (5.10.2).
+const RECEIVE: u16 = 0;
+const TRANSMIT: u16 = 1;
+
+/// The socket device.
+pub struct Vsock {
+    guest_cid: u64,
+    muxer: Muxer,
+    active: Option<Active>,
+    vectors: IoVecs,
+    counters: Arc<Counters>,
+}
+
+/// What there is while a driver is up. The event queue is never used: nothing ever moves the guest
+/// to another host under its connections.
+struct Active {
+    receive: DeviceQueue,
+    transmit: DeviceQueue,
+    /// Packets of the guest wait until answers have gone out.
+    held_back: bool,
+}
+
+impl Vsock {
+    /// A device as `config` says.
+    ///
+    /// # Errors
+    ///
+    /// The host does not let the listening socket be watched.
+    pub fn new(config: VsockConfig) -> std::io::Result<Self> {
+        let counters = Arc::new(Counters::default());
+        Ok(Self {
+            guest_cid: config.guest_cid,
+            muxer: Muxer::new(config, Arc::clone(&counters))?,
+            active: None,
+            vectors: IoVecs::default(),
+            counters,
+        })
+    }
+
+    /// What other threads keep of it.
+    pub fn handle(&self) -> VsockHandle {
+        VsockHandle { counters: Arc::clone(&self.counters) }
+    }
+
+    /// What its thread watches beside the queues.
+    ///
+    /// # Errors
+    ///
+    /// The process has no descriptor left.
+    pub fn sources(&self) -> std::io::Result<Vec<Source>> {
+        Ok(vec![Source { fd: self.muxer.events().try_clone_to_owned()?, queue: RECEIVE }])
+    }
+
+    #[cfg(test)]
+    pub(super) fn held(&self) -> (usize, usize, usize) {
+        self.muxer.held()
+    }
+
+    fn round(
+        &mut self,
+        active: &mut Active,
+        queue: u16,
+        deadline: &mut Deadline,
+    ) -> Result<Progress, QueueError> {
+        let mut progress = Progress::Done;
+        if queue == RECEIVE {
+            Counters::add(&self.counters.rx_queue_event_count, 1);
+            progress = self.muxer.poll_host(deadline);
+        }
+        if queue == TRANSMIT || active.held_back {
+            Counters::add(&self.counters.tx_queue_event_count, 1);
+            progress = both(progress, self.transmit(active, deadline)?);
+        }
+        progress = both(progress, self.receive(&mut active.receive, deadline)?);
+        if active.held_back && self.muxer.can_take() {
+            // Answers have gone out: there is room for those to more packets.
+            active.transmit.kick_self();
+        }
+        active.receive.signal()?;
+        active.transmit.signal()?;
+        Ok(progress)
+    }
+
+    /// Takes the guest's packets.
+    fn transmit(
+        &mut self,
+        active: &mut Active,
+        deadline: &mut Deadline,
+    ) -> Result<Progress, QueueError> {
+        let queue = &mut active.transmit;
+        loop {
+            active.held_back = !self.muxer.can_take();
+            if active.held_back {
+                return Ok(Progress::Done);
+            }
+            if deadline.passed() {
+                return Ok(Progress::More);
+            }
+            let Some(chain) = queue.pop()? else { break };
+            deadline.charge(Deadline::COMMAND);
+            let head = chain.head_index();
+            let mut raw = [0; Header::LEN];
+            let buffer = Segments::collect(chain, queue.size()).ok();
+            let buffer = buffer.filter(|buffer| buffer.read(queue.mem(), 0, &mut raw) == raw.len());
+            match (buffer, Header::read_from_bytes(&raw)) {
+                (Some(buffer), Ok(header)) => {
+                    Counters::add(&self.counters.tx_packets_count, 1);
+                    deadline.charge(header.len.get().into());
+                    let mem = Arc::clone(queue.mem());
+                    self.muxer.take(&mem, &buffer, &header);
+                }
+                _ => Counters::add(&self.counters.tx_queue_event_fails, 1),
+            }
+            queue.push(head, 0)?;
+        }
+        queue.rearm()?;
+        Ok(Progress::Done)
+    }
+
+    /// Gives packets to the guest for as long as there are both packets and buffers.
+    fn receive(
+        &mut self,
+        queue: &mut DeviceQueue,
+        deadline: &mut Deadline,
+    ) -> Result<Progress, QueueError> {
+        let mem = Arc::clone(queue.mem());
+        while self.muxer.has_packets() {
+            if deadline.passed() {
+                return Ok(Progress::More);
+            }
+            let Some(chain) = queue.pop()? else {
+                // Asked for once more: a buffer may have come before the driver saw that it is to
+                // notify.
+                queue.rearm()?;
+                return Ok(Progress::Done);
+            };
+            deadline.charge(Deadline::COMMAND);
+            let head = chain.head_index();
+            let buffer = match Segments::collect(chain, queue.size()) {
+                Ok(buffer) if buffer.writable_len() > Header::LEN as u64 => buffer,
+                _ => {
+                    Counters::add(&self.counters.rx_queue_event_fails, 1);
+                    queue.push(head, 0)?;
+                    continue;
+                }
+            };
+            match self.muxer.give(&mem, &buffer, &mut self.vectors) {
+                Some(len) => {
+                    deadline.charge(len as u64);
+                    queue.push(head, u32::try_from(len).unwrap_or(0))?;
+                }
+                None => queue.undo_pop(),
+            }
+        }
+        Ok(Progress::Done)
+    }
+}
+
+fn both(one: Progress, other: Progress) -> Progress {
+    Progress::more_if(one == Progress::More || other == Progress::More)
+}
+
+impl VirtioDevice for Vsock {
+    fn device_type(&self) -> u32 {
+        DEVICE_TYPE
+    }
+
+    fn features(&self) -> u64 {
+        1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &[QUEUE_SIZE; 3]
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        read_config_slice(&self.guest_cid.to_le_bytes(), offset, data);
+    }
+
+    /// No field is the driver's to write.
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {
+        Counters::add(&self.counters.cfg_fails, 1);
+    }
+
+    fn activate(&mut self, activation: Activation) -> Result<(), DeviceFailure> {
+        let mut queues = activation.queues.into_iter();
+        match (queues.next(), queues.next()) {
+            (Some(receive), Some(transmit)) if receive.ready() && transmit.ready() => {
+                self.active = Some(Active { receive, transmit, held_back: false });
+                Ok(())
+            }
+            _ => {
+                Counters::add(&self.counters.activate_fails, 1);
+                Err(DeviceFailure::new(NAME, "its queues were not set up"))
+            }
+        }
+    }
+
+    fn reset(&mut self) {
+        self.active = None;
+        self.muxer.reset();
+    }
+
+    fn process(&mut self, queue: u16, deadline: &mut Deadline) -> Result<Progress, DeviceFailure> {
+        let Some(mut active) = self.active.take() else { return Ok(Progress::Done) };
+        let result = self.round(&mut active, queue, deadline);
+        self.active = Some(active);
+        result.map_err(|error| DeviceFailure::new(NAME, error))
+    }
+}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The socket device (virtio 1.3, 5.10): streams between programs in the guest and programs on the
+//! host, by Unix sockets with Firecracker's conventions.
+//!
+//! - From the host: connect to the device's socket and write `CONNECT PORT\n`. Once the guest has
+//!   accepted, the line `OK HOST_PORT\n` comes back, and from there on bytes are the stream's.
+//! - From the guest: a connection to port P of CID 2 becomes one to the Unix socket `PATH_P`.
+//!
+//! ```text
+//! transmit queue ─▶ muxer ─▶ connection ─▶ Unix socket      guest memory ─▶ socket: one call
+//! receive queue  ◀─ muxer ◀─ connection ◀─ Unix socket      socket ─▶ guest memory: one call
+//! ```
+//!
+//! Credit (5.10.6.3): the guest may send as much as the connection's buffer has room for, and is
+//! told as it drains; the device sends no more than the guest has told it. A packet beyond its
+//! credit, for a connection that is not there, or that makes no sense is answered with a reset.
+//!
+//! Bounded: connections ([`MAX_CONNECTIONS`]), bytes held for the host ([`MAX_BUFFERED`]), answers
+//! for which the guest has no buffer (then nothing more is taken from it).
+//!
+//! May use: `virtio`, Unix sockets; the listening socket is made by the caller.
+//!
+//! Threads: the device's own event loop runs everything; vCPUs activate and reset it.
+//!
+//! - `protocol.rs`: the wire
+//! - `credit.rs`: how much may be sent, on either side
+//! - `greeting.rs`: host programs that have not yet said which port they want
+//! - `connection.rs`: one stream
+//! - `muxer.rs`: all streams, and the host's events
+//! - `device.rs`: the device
+//! - `handle.rs`: counters for other threads
+
+mod connection;
+mod credit;
+mod device;
+mod greeting;
+mod handle;
+mod muxer;
+pub mod protocol;
+#[cfg(test)]
+mod tests;
+
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+
+pub use device::Vsock;
+pub use handle::{Counters, VsockHandle};
+
+/// Most connections at a time, greetings included.
+pub const MAX_CONNECTIONS: usize = 1023;
+/// Most bytes that are held for host programs which do not read, in all connections together.
+pub const MAX_BUFFERED: usize = 64 << 20;
+
+/// What a socket device is made with.
+#[derive(Debug)]
+pub struct VsockConfig {
+    /// The guest's address, 3 or above.
+    pub guest_cid: u64,
+    /// Where host programs connect; not blocking.
+    pub listener: UnixListener,
+    /// Its path: connections from the guest go to this with `_PORT` behind it.
+    pub path: PathBuf,
+}

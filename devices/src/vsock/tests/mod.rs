@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The socket device from its driver's side, with real Unix sockets on the other.
+//!
+//! - `streams.rs`: connections in both directions, data, ends
+//! - `credit.rs`: neither side is given more than it has room for
+//! - `hostile.rs`: packets that lie, floods, and what is left behind
+
+mod credit;
+mod hostile;
+mod streams;
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tempfile::TempDir;
+use vm_memory::{Bytes, GuestAddress};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::protocol::{Header, Op, shutdown};
+use super::*;
+use crate::transport::mock::{Descriptor, MockDriver};
+use crate::virtio::{GuestMemory, QueueHost};
+
+const DRIVER: std::ops::Range<u64> = 0x1000..0x100_0000;
+const CID: u64 = 3;
+const RX: u16 = 0;
+const TX: u16 = 1;
+/// A receive buffer of the guest's, as Linux has them.
+const BUFFER: u32 = 4096;
+/// What the guest says it has room for.
+const ROOM: u32 = 64 << 10;
+
+/// A guest with the device, and the host's folder with its sockets.
+struct Rig {
+    driver: MockDriver,
+    device: Arc<Mutex<Vsock>>,
+    handle: VsockHandle,
+    mem: Arc<GuestMemory>,
+    posted: VecDeque<GuestAddress>,
+    /// Where packets are sent from.
+    outgoing: GuestAddress,
+    path: PathBuf,
+    _dir: TempDir,
+}
+
+/// A packet to the guest.
+#[derive(Debug)]
+struct Packet {
+    header: Header,
+    data: Vec<u8>,
+}
+
+impl Packet {
+    fn op(&self) -> Op {
+        self.header.op.get().into()
+    }
+}
+
+impl Rig {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("v.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let config = VsockConfig { guest_cid: CID, listener, path: path.clone() };
+        let mem = Arc::new(GuestMemory::from_ranges(&[(GuestAddress(0), 32 << 20)]).unwrap());
+        let device = Vsock::new(config).unwrap();
+        let handle = device.handle();
+        let device = Arc::new(Mutex::new(device));
+        let driver = MockDriver::new(Arc::clone(&mem), device.clone(), DRIVER);
+        let mut rig = Self {
+            driver,
+            device,
+            handle,
+            mem,
+            posted: VecDeque::new(),
+            outgoing: GuestAddress(0),
+            path,
+            _dir: dir,
+        };
+        rig.probe();
+        rig
+    }
+
+    fn probe(&mut self) {
+        self.driver.probe(u64::MAX, 3);
+        self.outgoing = self.driver.alloc(1 << 20);
+        self.posted.clear();
+        for _ in 0..32 {
+            let at = self.driver.alloc(BUFFER.into());
+            self.post(at);
+        }
+    }
+
+    fn post(&mut self, at: GuestAddress) {
+        self.driver.add(RX, &[Descriptor::writable(at, BUFFER)]);
+        self.posted.push_back(at);
+    }
+
+    /// The host's sockets have news.
+    fn host_event(&mut self) {
+        self.driver.transport().process_queue(RX);
+        self.driver.run();
+    }
+
+    /// The next packet to the guest; its buffer is used again.
+    fn packet(&mut self) -> Option<Packet> {
+        let (_, len) = self.driver.used(RX)?;
+        let at = self.posted.pop_front().unwrap();
+        let mut bytes = vec![0; len as usize];
+        self.mem.read_slice(&mut bytes, at).unwrap();
+        let header = Header::read_from_bytes(&bytes[..Header::LEN]).unwrap();
+        assert_eq!(header.dst_cid.get(), CID);
+        assert_eq!(header.src_cid.get(), 2);
+        assert_eq!(header.len.get() as usize, bytes.len() - Header::LEN);
+        self.post(at);
+        self.driver.notify(RX);
+        self.driver.run();
+        Some(Packet { header, data: bytes[Header::LEN..].to_vec() })
+    }
+
+    fn expect(&mut self, op: Op) -> Packet {
+        let packet = self.packet().unwrap_or_else(|| panic!("no packet, but {op:?} expected"));
+        assert_eq!(packet.op(), op, "{packet:?}");
+        packet
+    }
+
+    /// Sends a packet of the guest's, header and data in one buffer.
+    fn send(&mut self, header: Header, data: &[u8]) {
+        self.mem.write_slice(header.as_bytes(), self.outgoing).unwrap();
+        let at = GuestAddress(self.outgoing.0 + Header::LEN as u64);
+        self.mem.write_slice(data, at).unwrap();
+        let len = u32::try_from(Header::LEN + data.len()).unwrap();
+        assert_eq!(self.driver.send(TX, &[Descriptor::readable(self.outgoing, len)]), 0);
+    }
+
+    fn op(&mut self, op: Op, host: u32, guest: u32) {
+        self.send(header(op, host, guest), &[]);
+    }
+
+    fn data(&mut self, host: u32, guest: u32, data: &[u8]) {
+        let len = u32::try_from(data.len()).unwrap().into();
+        self.send(Header { len, ..header(Op::Rw, host, guest) }, data);
+    }
+
+    /// A program on the host connects to `port` of the guest, which accepts; the host's port.
+    fn connected(&mut self, port: u32) -> (UnixStream, u32) {
+        let mut program = UnixStream::connect(&self.path).unwrap();
+        program.write_all(format!("CONNECT {port}\n").as_bytes()).unwrap();
+        self.host_event();
+        let request = self.expect(Op::Request);
+        assert_eq!(request.header.dst_port.get(), port);
+        let host = request.header.src_port.get();
+        self.op(Op::Response, host, port);
+        let mut line = vec![0; format!("OK {host}\n").len()];
+        program.read_exact(&mut line).unwrap();
+        assert_eq!(line, format!("OK {host}\n").as_bytes());
+        program.set_nonblocking(true).unwrap();
+        (program, host)
+    }
+
+    /// Connections, watched sockets, and packets that wait.
+    fn held(&self) -> (usize, usize, usize) {
+        self.device.lock().unwrap().held()
+    }
+}
+
+/// A packet of the guest's without data.
+fn header(op: Op, host: u32, guest: u32) -> Header {
+    Header {
+        src_cid: CID.into(),
+        dst_cid: 2.into(),
+        src_port: guest.into(),
+        dst_port: host.into(),
+        kind: 1.into(),
+        op: u16::from(op).into(),
+        buf_alloc: ROOM.into(),
+        ..Header::default()
+    }
+}
+
+/// What a program can read now.
+fn read_now(program: &mut UnixStream) -> Vec<u8> {
+    let mut all = Vec::new();
+    let mut buffer = [0; 8192];
+    loop {
+        match program.read(&mut buffer) {
+            Ok(0) => return all,
+            Ok(len) => all.extend_from_slice(&buffer[..len]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return all,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn pattern(seed: usize, len: usize) -> Vec<u8> {
+    (0..len).map(|i| (seed * 31 + i / 5) as u8).collect()
+}
+
+fn count(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}

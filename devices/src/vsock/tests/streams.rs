@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Connections in both directions, data, ends.
+
+use std::net::Shutdown;
+
+use super::*;
+
+#[test]
+fn configuration_tells_the_guests_address() {
+    let rig = Rig::new();
+    assert_eq!((rig.driver.config(0), rig.driver.config(4)), (3, 0));
+}
+
+#[test]
+fn a_host_program_reaches_a_port_of_the_guest() {
+    let mut rig = Rig::new();
+    let (mut program, host) = rig.connected(1234);
+    program.write_all(b"to the guest").unwrap();
+    rig.host_event();
+    let packet = rig.expect(Op::Rw);
+    assert_eq!(packet.data, b"to the guest");
+    assert_eq!((packet.header.src_port.get(), packet.header.dst_port.get()), (host, 1234));
+    rig.data(host, 1234, b"to the host");
+    assert_eq!(read_now(&mut program), b"to the host");
+    assert_eq!(rig.held().0, 1);
+}
+
+#[test]
+fn bytes_right_behind_the_greeting_are_the_guests() {
+    let mut rig = Rig::new();
+    let mut program = UnixStream::connect(&rig.path).unwrap();
+    program.write_all(b"CONNECT 5\nhello").unwrap();
+    rig.host_event();
+    let host = rig.expect(Op::Request).header.src_port.get();
+    assert!(rig.packet().is_none(), "data before the guest has accepted");
+    rig.op(Op::Response, host, 5);
+    assert_eq!(rig.expect(Op::Rw).data, b"hello");
+}
+
+#[test]
+fn the_guest_reaches_a_host_program_by_its_port() {
+    let mut rig = Rig::new();
+    let service = UnixListener::bind(format!("{}_77", rig.path.display())).unwrap();
+    rig.op(Op::Request, 77, 4000);
+    let response = rig.expect(Op::Response);
+    assert!(response.header.buf_alloc.get() >= 64 << 10);
+    let (mut program, _) = service.accept().unwrap();
+    rig.data(77, 4000, b"hello");
+    program.set_nonblocking(true).unwrap();
+    assert_eq!(read_now(&mut program), b"hello");
+    program.write_all(b"welcome").unwrap();
+    rig.host_event();
+    assert_eq!(rig.expect(Op::Rw).data, b"welcome");
+}
+
+#[test]
+fn a_port_that_nobody_serves_is_refused() {
+    let mut rig = Rig::new();
+    rig.op(Op::Request, 78, 4000);
+    rig.expect(Op::Reset);
+    // A path longer than a socket's can be is one that nobody serves, too.
+    assert_eq!(rig.held(), (0, 0, 0));
+}
+
+#[test]
+fn a_guest_that_refuses_closes_the_programs_connection() {
+    let mut rig = Rig::new();
+    let mut program = UnixStream::connect(&rig.path).unwrap();
+    program.write_all(b"CONNECT 9\n").unwrap();
+    rig.host_event();
+    let host = rig.expect(Op::Request).header.src_port.get();
+    rig.op(Op::Reset, host, 9);
+    assert_eq!(program.read(&mut [0; 8]).unwrap(), 0);
+    assert_eq!(rig.held(), (0, 0, 0));
+}
+
+#[test]
+fn each_direction_ends_by_itself() {
+    let mut rig = Rig::new();
+    let (mut program, host) = rig.connected(5);
+    // The program has sent everything, and still reads.
+    program.write_all(b"last").unwrap();
+    program.shutdown(Shutdown::Write).unwrap();
+    rig.host_event();
+    assert_eq!(rig.expect(Op::Rw).data, b"last");
+    assert_eq!(rig.expect(Op::Shutdown).header.flags.get(), shutdown::SEND);
+    rig.data(host, 5, b"answer");
+    assert_eq!(read_now(&mut program), b"answer");
+    // Now the guest has sent everything.
+    rig.send(Header { flags: shutdown::SEND.into(), ..header(Op::Shutdown, host, 5) }, &[]);
+    program.set_nonblocking(false).unwrap();
+    assert_eq!(program.read(&mut [0; 8]).unwrap(), 0);
+}
+
+#[test]
+fn a_guest_that_closes_is_reset_after_its_data_was_written() {
+    let mut rig = Rig::new();
+    let (mut program, host) = rig.connected(5);
+    rig.data(host, 5, &pattern(1, 1000));
+    rig.send(Header { flags: shutdown::BOTH.into(), ..header(Op::Shutdown, host, 5) }, &[]);
+    rig.expect(Op::Reset);
+    assert_eq!(read_now(&mut program), pattern(1, 1000));
+    assert_eq!(rig.held(), (0, 0, 0));
+}
+
+#[test]
+fn a_program_that_goes_away_is_told_to_the_guest_after_its_data() {
+    let mut rig = Rig::new();
+    let (mut program, host) = rig.connected(5);
+    program.write_all(&pattern(2, 6000)).unwrap();
+    drop(program);
+    rig.host_event();
+    let mut data = rig.expect(Op::Rw).data;
+    data.extend(rig.expect(Op::Rw).data);
+    assert!(data == pattern(2, 6000));
+    assert_eq!(rig.expect(Op::Shutdown).header.flags.get(), shutdown::BOTH);
+    // What the guest still sends is taken and goes nowhere.
+    rig.data(host, 5, b"too late");
+    rig.op(Op::Reset, host, 5);
+    assert_eq!(rig.held(), (0, 0, 0));
+}
+
+#[test]
+fn a_reset_of_the_device_closes_everything() {
+    let mut rig = Rig::new();
+    let (mut program, _) = rig.connected(5);
+    let waiting = UnixStream::connect(&rig.path).unwrap();
+    rig.host_event();
+    rig.driver.reset();
+    program.set_nonblocking(false).unwrap();
+    assert_eq!(program.read(&mut [0; 8]).unwrap(), 0);
+    drop(waiting);
+    // A program that comes while there is no driver is served when there is one.
+    let mut early = UnixStream::connect(&rig.path).unwrap();
+    early.write_all(b"CONNECT 6\n").unwrap();
+    rig.host_event();
+    rig.probe();
+    rig.host_event();
+    assert_eq!(rig.expect(Op::Request).header.dst_port.get(), 6);
+}
+
+#[test]
+fn packets_may_be_cut_into_any_descriptors() {
+    let mut rig = Rig::new();
+    let (mut program, host) = rig.connected(5);
+    let data = pattern(3, 9000);
+    let len = u32::try_from(data.len()).unwrap().into();
+    let packet = [Header { len, ..header(Op::Rw, host, 5) }.as_bytes(), &data].concat();
+    let at = rig.driver.put(&packet);
+    let cuts = [0, 10, 44, 45, 4000, packet.len() as u64];
+    let chain: Vec<_> = cuts
+        .windows(2)
+        .map(|cut| Descriptor::readable(GuestAddress(at.0 + cut[0]), (cut[1] - cut[0]) as u32))
+        .collect();
+    rig.driver.send(TX, &chain);
+    assert!(read_now(&mut program) == data);
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Disks, network, vsock and random numbers, used by a real driver: every byte arrives, also while
+//! the balloon moves.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use harness::guest::Guest;
+use harness::monitor::Spec;
+use harness::runner::Context;
+use harness::{Error, Result, check, check_eq};
+use serde_json::{Value, json};
+
+const MIB: u64 = 1 << 20;
+
+fn image(context: &Context, name: &str, mib: u64) -> Result<PathBuf> {
+    let path = context.logs.join(name);
+    let file = File::create(&path).map_err(Error::io("creating an image"))?;
+    file.set_len(mib * MIB).map_err(Error::io("sizing an image"))?;
+    Ok(path)
+}
+
+fn drive(id: &str, path: &Path, more: &Value) -> Value {
+    let mut drive = json!({ "drive_id": id, "is_root_device": false, "path_on_host": path });
+    if let (Some(drive), Some(more)) = (drive.as_object_mut(), more.as_object()) {
+        drive.extend(more.clone());
+    }
+    drive
+}
+
+fn with(context: &Context, sections: Value) -> Spec {
+    let mut spec = Spec { cpus: 2, ..Spec::new(&context.payload, 256) };
+    if let Value::Object(sections) = sections {
+        spec.more.extend(sections);
+    }
+    spec
+}
+
+/// Disks of each kind: what is written and flushed is in the file, comes back, and can be
+/// discarded; a new image is seen at once.
+pub(crate) fn disks(context: &Context) -> Result<()> {
+    let paths: Vec<PathBuf> =
+        (0..3).map(|n| image(context, &format!("disk{n}"), 32)).collect::<Result<_>>()?;
+    let drives = [
+        drive("ring", &paths[0], &json!({ "cache_type": "Writeback", "queues": 2 })),
+        drive("calls", &paths[1], &json!({ "cache_type": "Writeback", "io_engine": "Sync" })),
+        drive("ro", &paths[2], &json!({ "is_read_only": true })),
+    ];
+    let mut guest = Guest::boot(
+        &context.ballast(),
+        with(context, json!({ "drives": drives, "entropy": {} })),
+        &context.logs,
+    )?;
+    for (disk, path) in ["/dev/vda", "/dev/vdb"].iter().zip(&paths) {
+        guest.agent.command(&format!("disk-write {disk} 24M 7"))?;
+        let figures = guest.agent.figures(&format!("disk-verify {disk} 24M 7"))?;
+        check_eq!(figures["damaged"], 0);
+        // The page cache of the host has it: the guest has flushed.
+        let mut page = vec![0; 4096];
+        let file = File::open(path).map_err(Error::io("opening the image"))?;
+        file.read_exact_at(&mut page, 5 << 20).map_err(Error::io("reading the image"))?;
+        check!(page.iter().any(|byte| *byte != 0), "{disk}: nothing has reached the file");
+    }
+    check!(
+        guest.agent.command("disk-write /dev/vdc 1M 1").is_err(),
+        "a read-only disk was written"
+    );
+    let random = guest.agent.command("read /sys/class/misc/hw_random/rng_current")?;
+    check!(random.join("").starts_with("virtio_rng"), "{random:?}");
+
+    // A larger image in place of the first.
+    let larger = image(context, "larger", 48)?;
+    let api = guest.monitor.api().clone();
+    api.patch("/drives/ring", &json!({ "drive_id": "ring", "path_on_host": larger }))?;
+    guest.agent.command("disk-write /dev/vda 40M 9")?;
+    check_eq!(guest.agent.figures("disk-verify /dev/vda 40M 9")?["damaged"], 0);
+    let sectors = guest.agent.command("read /sys/block/vda/size")?;
+    let sectors = sectors.join("").trim().to_owned();
+    check_eq!(sectors, "98304");
+    let metrics = api.get("/metrics")?;
+    check!(metrics["block_ring"]["write_bytes"].as_u64() >= Some(64 * MIB), "{metrics}");
+    check!(metrics["block_ring"]["flush_count"].as_u64() >= Some(2), "{metrics}");
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+/// A file system filled while the balloon goes up and down, then checked by e2fsck.
+pub(crate) fn file_system_under_the_balloon(context: &Context) -> Result<()> {
+    let path = image(context, "ext4", 96)?;
+    run(Command::new(context.payload.path("mke2fs")).args(["-q", "-t", "ext4", "-F"]).arg(&path))?;
+    let drives = [drive("data", &path, &json!({ "cache_type": "Writeback" }))];
+    let spec = with(context, json!({ "drives": drives }));
+    let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
+    guest.agent.command("disk-mount /dev/vda ext4 /mnt")?;
+    for round in 0..4u64 {
+        guest.agent.command(&format!("disk-write /mnt/file{round} 16M {round}"))?;
+        guest.balloon_to(if round.is_multiple_of(2) { 128 } else { 0 })?;
+        for written in 0..=round {
+            let verify = format!("disk-verify /mnt/file{written} 16M {written}");
+            check_eq!(guest.agent.figures(&verify)?["damaged"], 0);
+        }
+    }
+    guest.agent.command("disk-unmount /mnt")?;
+    check_eq!(guest.power_off()?.code(), Some(0));
+    run(Command::new(context.payload.path("e2fsck")).args(["-f", "-n"]).arg(&path))
+}
+
+/// Streams in both directions, many of them, through the monitor's Unix sockets.
+pub(crate) fn vsock(context: &Context) -> Result<()> {
+    let path = context.logs.join("v.sock");
+    let spec = with(context, json!({ "vsock": { "guest_cid": 3, "uds_path": path } }));
+    let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
+
+    // From the guest to a program here, which sends everything back.
+    let service =
+        UnixListener::bind(path.with_file_name("v.sock_900")).map_err(Error::io("listening"))?;
+    std::thread::spawn(move || {
+        for stream in service.incoming().flatten() {
+            std::thread::spawn(move || io::copy(&mut &stream, &mut &stream));
+        }
+    });
+    for round in 0..3 {
+        let figures = guest.agent.figures(&format!("vsock-send 900 8M {round}"))?;
+        check_eq!((figures["pages"], figures["damaged"]), (2048, 0));
+    }
+    check!(guest.agent.command("vsock-send 901 4K 1").is_err(), "nobody serves that port");
+
+    // From here to the guest, which sends everything back.
+    guest.agent.command("vsock-echo 52")?;
+    for round in 0..50u32 {
+        let mut stream = UnixStream::connect(&path).map_err(Error::io("connecting"))?;
+        stream.write_all(b"CONNECT 52\n").map_err(Error::io("greeting"))?;
+        let mut line = Vec::new();
+        while line.last() != Some(&b'\n') {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).map_err(Error::io("reading the greeting"))?;
+            line.push(byte[0]);
+        }
+        check!(line.starts_with(b"OK "), "{line:?}");
+        let data: Vec<u8> =
+            (0..100_000u32).map(|i| (i.wrapping_mul(round + 3) >> 3) as u8).collect();
+        let mut writer = stream.try_clone().map_err(Error::io("a second descriptor"))?;
+        let sent = data.clone();
+        let writer = std::thread::spawn(move || writer.write_all(&sent));
+        let mut back = vec![0; data.len()];
+        stream.read_exact(&mut back).map_err(Error::io("reading"))?;
+        writer
+            .join()
+            .map_err(|_| Error::Check("the writer panicked".into()))?
+            .map_err(Error::io("writing"))?;
+        check!(back == data, "round {round}: the data came back changed");
+    }
+    check_eq!(guest.power_off()?.code(), Some(0));
+    check!(!path.exists(), "the socket was left behind");
+    Ok(())
+}
+
+/// TCP through a TAP, both ways at once.
+pub(crate) fn network(context: &Context) -> Result<()> {
+    // The monitor creates the TAP, so its address can be set only once the guest has booted.
+    let interface =
+        json!({ "iface_id": "eth0", "host_dev_name": "btap0", "guest_mac": "06:00:0a:00:00:02" });
+    let mut spec = with(context, json!({ "network-interfaces": [interface] }));
+    spec.boot_args = "ip=10.99.0.2::10.99.0.1:255.255.255.0::eth0:off".into();
+    let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
+    let ip = context.payload.path("ip");
+    run(Command::new(&ip).args(["addr", "add", "10.99.0.1/24", "dev", "btap0"]))?;
+    run(Command::new(&ip).args(["link", "set", "btap0", "up"]))?;
+    let service = TcpListener::bind("10.99.0.1:7000").map_err(Error::io("listening"))?;
+    std::thread::spawn(move || {
+        for stream in service.incoming().flatten() {
+            std::thread::spawn(move || io::copy(&mut &stream, &mut &stream));
+        }
+    });
+    for round in 0..3 {
+        let figures = guest.agent.figures(&format!("tcp-send 10.99.0.1:7000 8M {round}"))?;
+        check_eq!((figures["pages"], figures["damaged"]), (2048, 0));
+    }
+    let api = guest.monitor.api().clone();
+    let limit = json!({ "bandwidth": { "size": 1 << 20, "refill_time": 100 } });
+    api.patch(
+        "/network-interfaces/eth0",
+        &json!({ "iface_id": "eth0", "tx_rate_limiter": limit }),
+    )?;
+    check_eq!(guest.agent.figures("tcp-send 10.99.0.1:7000 8M 9")?["damaged"], 0);
+    let metrics = api.get("/metrics")?;
+    check!(metrics["net_eth0"]["tx_bytes_count"].as_u64() >= Some(32 * MIB), "{metrics}");
+    check!(metrics["net_eth0"]["tx_rate_limiter_throttled"].as_u64() >= Some(1), "{metrics}");
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output().map_err(Error::io(&format!("{command:?}")))?;
+    check!(
+        output.status.success(),
+        "{command:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `/vsock`: streams between programs in the guest and programs on the host.
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::put;
+
+use super::action::Phases;
+use super::body::Body;
+use super::channel::ActionSender;
+use super::error::FaultMessage;
+use super::{HandlerResult, Machine, deprecated, done};
+use crate::config::VsockConfig;
+
+/// Actions on the socket device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VsockAction {
+    /// Sets the section.
+    Set(VsockConfig),
+}
+
+impl VsockAction {
+    /// The phases in which this may be asked.
+    pub const fn legal_in(&self) -> Phases {
+        Phases::NOT_STARTED
+    }
+}
+
+pub(super) fn routes() -> Router<ActionSender> {
+    // One client appends the device's name, which Firecracker overlooks.
+    Router::new().route("/vsock", put(put_vsock)).route("/vsock/{id}", put(put_vsock))
+}
+
+/// This resource in the OpenAPI description.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(put_vsock))]
+pub(super) struct Description;
+
+/// Gives the machine a socket device. Before the start only.
+#[utoipa::path(put, path = "/vsock", tag = "vsock", request_body = VsockConfig,
+    responses((status = 204), (status = 400, body = FaultMessage)))]
+pub(super) async fn put_vsock(
+    State(machine): Machine,
+    Body(body): Body<VsockConfig>,
+) -> HandlerResult {
+    let named = body.vsock_id.is_some();
+    let response = done(&machine, VsockAction::Set(body)).await?;
+    Ok(if named { deprecated(response) } else { response })
+}

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Network interfaces, each on a thread of its own.
+
+use std::sync::{Arc, Mutex};
+
+use devices::net::{Net, NetConfig, NetHandle, Tap};
+use devices::virtio::SourceRunner;
+
+use crate::config::{NetworkInterfaceConfig, RateLimiterConfig};
+use crate::machine::assembly::{Assembly, Home};
+use crate::machine::error::BuildError;
+
+/// A network interface, as requests reach it.
+#[derive(Debug, Clone)]
+pub struct Interface {
+    /// Its name.
+    pub id: String,
+    /// The device.
+    pub handle: NetHandle,
+}
+
+/// Adds the network interfaces of the configuration to `machine`.
+pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Vec<Interface>, BuildError> {
+    let config = machine.config;
+    config.network_interfaces.iter().map(|interface| attach_one(machine, interface)).collect()
+}
+
+fn attach_one(
+    machine: &mut Assembly<'_>,
+    wanted: &NetworkInterfaceConfig,
+) -> Result<Interface, BuildError> {
+    let section = "network-interfaces";
+    let config = NetConfig {
+        taps: Tap::open(&wanted.host_dev_name, wanted.queues)
+            .map_err(BuildError::device(section))?,
+        mac: wanted.guest_mac.map(|mac| mac.0),
+        mtu: wanted.mtu,
+        rx_limiter: RateLimiterConfig::build(wanted.rx_rate_limiter),
+        tx_limiter: RateLimiterConfig::build(wanted.tx_rate_limiter),
+        responder: None,
+    };
+    let device = Net::new(config).map_err(BuildError::device(section))?;
+    let handle = device.handle();
+    let sources = device.sources().map_err(BuildError::device(section))?;
+    let home = Home::Thread(format!("net-{}", wanted.iface_id));
+    let transport = machine.add_virtio(Arc::new(Mutex::new(device)), &home)?;
+    machine.subscribe(Box::new(SourceRunner::new(transport, sources)), &home);
+    Ok(Interface { id: wanted.iface_id.clone(), handle })
+}

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The socket device, on a thread of its own.
+
+use std::sync::{Arc, Mutex};
+
+use devices::virtio::SourceRunner;
+use devices::vsock::{Vsock, VsockConfig, VsockHandle};
+
+use crate::host::sockets::{Listener, SocketFile};
+use crate::machine::assembly::{Assembly, Home};
+use crate::machine::error::BuildError;
+
+/// The socket device, as requests reach it, and its socket's file, which goes with it.
+#[derive(Debug)]
+pub struct Shared {
+    /// The device.
+    pub handle: VsockHandle,
+    _file: SocketFile,
+}
+
+/// Adds the socket device to `machine`, if one is configured.
+pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Option<Shared>, BuildError> {
+    let Some(wanted) = &machine.config.vsock else { return Ok(None) };
+    let Listener { socket, file } =
+        Listener::bind(&wanted.uds_path).map_err(BuildError::device("vsock"))?;
+    let config = VsockConfig {
+        guest_cid: wanted.guest_cid,
+        listener: socket,
+        path: wanted.uds_path.clone(),
+    };
+    let device = Vsock::new(config).map_err(BuildError::device("vsock"))?;
+    let handle = device.handle();
+    let sources = device.sources().map_err(BuildError::device("vsock"))?;
+    let home = Home::Thread("vsock".to_owned());
+    let transport = machine.add_virtio(Arc::new(Mutex::new(device)), &home)?;
+    machine.subscribe(Box::new(SourceRunner::new(transport, sources)), &home);
+    Ok(Some(Shared { handle, _file: file }))
+}
