@@ -180,7 +180,7 @@ impl fmt::Display for Fragments {
     }
 }
 
-/// Has the guest's kernel keep little for itself: see [`KEPT_FREE`].
+/// Has the guest's kernel keep little for itself: see `KEPT_FREE`.
 ///
 /// # Errors
 /// The guest does not take it.

@@ -2,7 +2,7 @@
 //! The block device (virtio 1.3, 5.2): a file, a host block device or a qcow2 image as a disk.
 //!
 //! A request is read from its descriptors, checked against the disk, and moved piece by piece
-//! between the image and the guest's own pages by an [`engine`]; nothing is copied on the way but
+//! between the image and the guest's own pages by an `engine`; nothing is copied on the way but
 //! with qcow2.
 //!
 //! ```text

@@ -5,7 +5,7 @@
 //! place, from guest memory as a rule, through [`Pixels`]: only by a display that someone watches,
 //! only the damaged area, only during the call, and in strips between which others take their turn.
 //!
-//! May use: `mm`, [`Deadline`](crate::virtio::Deadline) and the standard library; no other part of
+//! May use: `mm`, [`crate::virtio::Deadline`] and the standard library; no other part of
 //! virtio, no KVM, no HTTP.
 //!
 //! - `geometry.rs`: [`Extent`], [`Size`], [`Area`] and the unchecked [`Rect`]

@@ -24,7 +24,7 @@
 //! have their turn; they find each part of the device whole. The longest step that cannot be cut is
 //! a row of a scanout, or a cursor, in which each byte is a run by itself.
 //!
-//! Budgets: everything that a guest can make grow is charged to one [`Budget`](mm::budget::Budget)
+//! Budgets: everything that a guest can make grow is charged to one [`mm::budget::Budget`]
 //! for host memory: images, host blobs, what is kept about resources and about runs of backings,
 //! and the frames and buffers of viewers; mappings of the window to another, which counts them. The
 //! standard's OUT_OF_MEMORY is answered at the limit, and what the guest unrefs is free again.

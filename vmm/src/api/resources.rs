@@ -38,7 +38,7 @@ macro_rules! resources {
         pub enum Reply {
             /// Done, with nothing to report.
             Done,
-            $($(#[doc = concat!("To a [`", stringify!($action), "`].")]
+            $($(#[doc = concat!("To a request of the resource `", stringify!($module), "`.")]
             $variant($module::$reply),)?)*
         }
 

@@ -3,6 +3,7 @@
 //! where they are figures. Sizes are bytes, or have a suffix K, M or G.
 //!
 //! - `memory.rs`  fill, verify, free, punch: anonymous memory with a pattern; copy
+//! - `cgroup.rs`  a control group with a limit on memory
 //! - `file.rs`    the same in a tmpfs file: fragments memory in units of a page
 //! - `disk.rs`    file systems on disks, files with a pattern on them
 //! - `socket.rs`  streams to the host by vsock and TCP
