@@ -31,7 +31,7 @@ pub mod feature {
     pub const HINT_WAIT_ON_ACK: u64 = 1 << 6;
     /// A queue for whole blocks.
     pub const BLOCKS: u64 = 1 << 56;
-    /// A queue for requests to vacate blocks; needs [`BLOCKS`].
+    /// A queue for evacuation requests; needs [`BLOCKS`].
     pub const EVACUATE: u64 = 1 << 57;
     /// Statistics say how CMA regions are used; needs [`STATS_VQ`].
     pub const CMA_STATS: u64 = 1 << 58;
@@ -42,7 +42,7 @@ pub const CMD_ID_STOP: u32 = 0;
 /// `free_page_hint_cmd_id`: the driver may use the hinted pages again.
 pub const CMD_ID_DONE: u32 = 1;
 
-/// Most blocks in one request, and in one request to vacate.
+/// Most blocks in one block request, and in one evacuation request.
 pub const BLOCK_MAX: u32 = 256;
 
 /// Configuration space.
@@ -207,7 +207,7 @@ impl BlocksStatus {
     }
 }
 
-/// A request to vacate blocks, written by the device.
+/// An evacuation request, written by the device.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
 )]
@@ -257,7 +257,7 @@ pub enum BlockOutcome {
     Busy,
     /// Not memory that the driver has.
     NotRam,
-    /// Nonsense.
+    /// An unknown outcome.
     Unsupported(u8),
 }
 

@@ -19,7 +19,7 @@ pub(super) enum Role {
     Reports,
     /// Whole blocks in and out.
     Blocks,
-    /// Requests to vacate blocks, and answers.
+    /// Evacuation requests, and replies.
     Evacuations,
 }
 

@@ -523,7 +523,7 @@ mod tests {
 
         /// Nothing is planned where nothing is to be gained.
         #[test]
-        fn a_tidy_guest_is_left_alone(huge in prop::collection::vec(any::<bool>(), 0..60)) {
+        fn plans_nothing_for_a_guest_with_nothing_to_gain(huge in prop::collection::vec(any::<bool>(), 0..60)) {
             let tidy = |&huge: &bool| {
                 if huge { block(512, 0, 0, BlockFlags::HUGE) } else { block(0, 512, 0, BlockFlags::empty()) }
             };

@@ -119,7 +119,7 @@ struct Shared {
 impl Compactor {
     /// Starts the thread. With `schedule` it also runs passes unasked.
     pub fn start(guest: LiveGuest, schedule: Option<PassSchedule>) -> io::Result<Self> {
-        // Room for the one job that `busy` admits, and for one word of the GPU's.
+        // Room for the one job that `busy` admits, and for one request of the GPU.
         let (messages, incoming) = mpsc::sync_channel(2);
         let shared = Arc::new(Shared::default());
         let worker = Worker { guest: guest.clone(), shared: Arc::clone(&shared) };

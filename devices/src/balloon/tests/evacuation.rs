@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Requests to vacate blocks, over the queue.
+//! Evacuation requests, over the queue.
 
 use std::sync::mpsc::{Receiver, channel};
 
@@ -153,7 +153,7 @@ fn only_whole_blocks_of_ram_are_asked_for() {
 }
 
 #[test]
-fn a_block_that_is_not_in_the_balloon_was_not_vacated() {
+fn rejects_a_reply_that_claims_a_block_not_in_the_balloon() {
     let mut evac = Evac::new();
     let report = evac.evacuate(&[2, 3], false);
     let request = evac.asked().unwrap();
@@ -192,7 +192,7 @@ fn target_that_changes_meanwhile_does_not_make_a_reply_invalid() {
 }
 
 #[test]
-fn lies_and_nonsense_end_the_request_and_nothing_else() {
+fn invalid_replies_end_the_request_and_nothing_else() {
     type Forge = fn(u64) -> Vec<u8>;
     fn forge(id: u64, vacated: u32, outcomes: &[u8]) -> Vec<u8> {
         let answer = EvacuationAnswer {
@@ -202,7 +202,7 @@ fn lies_and_nonsense_end_the_request_and_nothing_else() {
         };
         [answer.as_bytes(), outcomes].concat()
     }
-    let lies: [Forge; 6] = [
+    let invalid: [Forge; 6] = [
         |id| forge(id + 1, 0, &[2]),
         |id| forge(id, 1, &[2]),
         |id| forge(id, 0, &[]),
@@ -211,11 +211,11 @@ fn lies_and_nonsense_end_the_request_and_nothing_else() {
         |id| forge(id, 0, &[2; 300]),
         |id| forge(id, 0, &[9]),
     ];
-    for lie in lies {
+    for forged in invalid {
         let mut evac = Evac::new();
         let report = evac.evacuate(&[2], false);
         let id = evac.asked().unwrap().id.get();
-        evac.post(&lie(id));
+        evac.post(&forged(id));
         assert_eq!(report.try_recv().unwrap().count(BlockResult::Unanswered), 1);
         assert_eq!(evac.rig.balloon().counters().evacuation_invalid_replies, 1);
         // The next request goes out as ever.
@@ -229,7 +229,7 @@ fn lies_and_nonsense_end_the_request_and_nothing_else() {
 }
 
 #[test]
-fn answers_nobody_asked_for_are_refused() {
+fn rejects_replies_to_no_request() {
     let mut evac = Evac::new();
     evac.answer(1, &[0; 256]);
     assert_eq!(evac.rig.balloon().counters().evacuation_invalid_replies, 1);
@@ -242,7 +242,7 @@ fn answers_nobody_asked_for_are_refused() {
 }
 
 #[test]
-fn an_empty_answer_is_none() {
+fn ignores_an_empty_reply() {
     let mut evac = Evac::new();
     let report = evac.evacuate(&[2], false);
     let id = evac.asked().unwrap().id.get();
@@ -269,7 +269,7 @@ fn a_guest_that_never_answers_blocks_nothing() {
 /// Blocks that arrive when no thread waits for them any more are not lent: the driver is asked
 /// to look at its target, which it has gone beyond.
 #[test]
-fn blocks_that_come_too_late_go_back() {
+fn returns_blocks_that_come_too_late() {
     const CONFIG_CHANGED: u32 = 2;
     let mut evac = Evac::new();
     let (done, report) = channel();

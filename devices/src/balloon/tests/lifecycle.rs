@@ -101,7 +101,7 @@ fn a_reset_in_the_middle_loses_nothing() {
 }
 
 #[test]
-fn a_late_notification_after_a_reset_is_nothing() {
+fn ignores_a_late_notification_after_a_reset() {
     let mut rig = Rig::probed();
     let at = rig.driver.put(&600u32.to_le_bytes());
     rig.driver.add(0, &[Descriptor::readable(at, 4)]);
@@ -155,7 +155,7 @@ fn the_driver_writes_actual_and_poison_and_nothing_else() {
     }
     let fields: Vec<u32> = (0..7).map(|field| rig.driver.config(field * 4)).collect();
     assert_eq!(fields, [7, 0x1234_5678, 0, 0x1234_5678, 512, 256, 0]);
-    // A lie in `actual` is a number to show, no more.
+    // A false `actual` is a number to show, no more.
     assert_eq!(rig.balloon().actual(), Pages(0x1234_5678));
     assert_eq!(rig.balloon().ballooned(), Pages(0));
     rig.driver.transport().write(0x104, &[1]);

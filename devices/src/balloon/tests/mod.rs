@@ -4,7 +4,7 @@
 //!
 //! - `pages.rs`: inflate and deflate, and when pages go back to the host
 //! - `blocks.rs`: the block queue
-//! - `evacuation.rs`: requests to vacate blocks
+//! - `evacuation.rs`: evacuation requests
 //! - `free_pages.rs`: reporting, hinting, poison
 //! - `lifecycle.rs`: negotiation, reset, targets, statistics
 //! - `hostile.rs`: what a guest must not do

@@ -97,7 +97,7 @@ fn deflated_pages_are_never_discarded() {
 }
 
 #[test]
-fn a_driver_that_does_not_tell_is_not_kept_waiting() {
+fn discards_at_once_for_a_driver_that_does_not_tell() {
     let mut rig = Rig::with(EVERYTHING & !feature::MUST_TELL_HOST);
     rig.inflate([600, 602]);
     assert_eq!(rig.discards(), [(600, 1), (602, 1)]);
@@ -155,7 +155,7 @@ fn a_migration_is_one_page_in_and_one_page_out() {
 }
 
 #[test]
-fn what_only_looks_like_a_migration_is_none() {
+fn does_not_count_what_only_looks_like_a_migration() {
     let mut rig = Rig::probed();
     rig.inflate([600, 601]);
     rig.deflate([600]);

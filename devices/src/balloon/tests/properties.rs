@@ -21,7 +21,7 @@ enum Op {
     Blocks { inflate: bool, blocks: Vec<u64> },
     Report { start: u64, pages: u64 },
     Hint { start: u64, pages: u64, current: bool },
-    Evacuate { blocks: Vec<u64>, willing: u8, lie: bool },
+    Evacuate { blocks: Vec<u64>, willing: u8, forge: bool },
     Target(u64),
     Wait,
     Settle,
@@ -47,7 +47,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0u64..3000, 1u64..600, any::<bool>())
             .prop_map(|(start, pages, current)| Op::Hint { start, pages, current }),
         2 => (prop::collection::vec(0u64..20, 0..6), any::<u8>(), any::<bool>())
-            .prop_map(|(blocks, willing, lie)| Op::Evacuate { blocks, willing, lie }),
+            .prop_map(|(blocks, willing, forge)| Op::Evacuate { blocks, willing, forge }),
         1 => (0u64..4000).prop_map(Op::Target),
         2 => Just(Op::Wait),
         1 => Just(Op::Settle),
@@ -140,9 +140,9 @@ impl Model {
                 self.name_free(queue, start, pages, current);
                 self.rig.send_bytes(queue, &0u32.to_le_bytes());
             }
-            Op::Evacuate { mut blocks, willing, lie } => {
+            Op::Evacuate { mut blocks, willing, forge } => {
                 blocks.retain(|block| *block != 7);
-                self.evacuate(&blocks, willing, lie);
+                self.evacuate(&blocks, willing, forge);
             }
             Op::Target(pages) => self.rig.balloon().set_target(Pages(pages)).unwrap(),
             Op::Wait => {
@@ -173,7 +173,7 @@ impl Model {
 
     /// The host asks for `blocks`; the driver gives up those whose bit in `willing` is set, as far
     /// as nothing of them is in the balloon, and answers, truly or not.
-    fn evacuate(&mut self, blocks: &[u64], willing: u8, lie: bool) {
+    fn evacuate(&mut self, blocks: &[u64], willing: u8, forge: bool) {
         let queue = self.rig.queue(Role::Evacuations);
         let room = self.rig.driver.put(&[0; 24]);
         let room = Descriptor::writable(room, 24);
@@ -182,14 +182,14 @@ impl Model {
         let asked: Vec<BlockId> = blocks.iter().copied().map(BlockId).collect();
         let done = Box::new(move |report| done.send(report).unwrap());
         self.rig.balloon().evacuate(asked, false, Duration::from_secs(60), done).unwrap();
-        let mut lies = 0;
+        let mut invalid = 0;
         while let Some((_, len)) = self.rig.driver.used(queue) {
             // Another length: a buffer of the time before, given back.
             if len == 24 {
                 let raw: [u8; 24] = self.rig.mem.read_obj(GuestAddress(room.addr)).unwrap();
                 let request = EvacuationRequest::read_from_bytes(&raw).unwrap();
-                self.answer(queue, &request, room, willing, lie);
-                lies += u32::from(lie);
+                self.answer(queue, &request, room, willing, forge);
+                invalid += u32::from(forge);
             }
         }
         let report = report.try_recv().unwrap();
@@ -197,8 +197,8 @@ impl Model {
             let pages = block.0 * 512..block.0 * 512 + 512;
             let whole = pages.into_iter().all(|pfn| self.ballooned.contains(&pfn));
             match outcome {
-                BlockResult::Vacated => assert!(whole && lies == 0, "{block}"),
-                BlockResult::Unanswered => assert!(lies > 0, "{block}"),
+                BlockResult::Vacated => assert!(whole && invalid == 0, "{block}"),
+                BlockResult::Unanswered => assert!(invalid > 0, "{block}"),
                 BlockResult::Busy | BlockResult::NotRam => assert!(!whole, "{block}"),
             }
         }
@@ -210,7 +210,7 @@ impl Model {
         request: &EvacuationRequest,
         room: Descriptor,
         willing: u8,
-        lie: bool,
+        forge: bool,
     ) {
         let first = request.start_pfn.get() / 512;
         let mut outcomes = Vec::new();
@@ -224,7 +224,7 @@ impl Model {
             }
             outcomes.push(u8::from(!pages().all(|pfn| self.ballooned.contains(&pfn))));
         }
-        if lie {
+        if forge {
             outcomes[0] ^= 1;
         }
         let count = |wanted| outcomes.iter().filter(|o| **o == wanted).count() as u32;
@@ -232,7 +232,7 @@ impl Model {
             id: request.id,
             vacated: count(0).into(),
             // The first one is said to be vacated where it is not, or else this count is wrong.
-            busy: (count(1) + u32::from(lie && outcomes[0] == 1)).into(),
+            busy: (count(1) + u32::from(forge && outcomes[0] == 1)).into(),
             ..EvacuationAnswer::default()
         };
         let raw = [answer.as_bytes(), &outcomes].concat();

@@ -161,7 +161,7 @@ fn assert_intact(ram: &GuestRam, ballooned: &PageSet) {
 }
 
 #[test]
-fn what_is_held_for_nothing_is_given_back() {
+fn discards_what_is_held_for_nothing() {
     let ram = ram();
     // All of block 1; half of block 3, in runs of one.
     let odd = (0..256).map(|i| range(3 * 512 + 2 * i, 1));
@@ -229,7 +229,7 @@ fn single_pages_are_exchanged_for_blocks() {
 
 /// A guest that does not answer is asked twice, not once for each sixteen blocks.
 #[test]
-fn a_guest_that_does_not_answer_is_left_alone() {
+fn stops_asking_a_guest_that_does_not_answer() {
     let ram = ram();
     let guest = balloon(&ram, (0..BLOCKS).map(|b| range(b * 512, 200)));
     let goals = Goals { gather: false, squeeze: false, ..Goals::all(true) };
@@ -297,7 +297,7 @@ fn a_range_is_backed_before_its_use() {
 }
 
 #[test]
-fn no_time_no_steps() {
+fn takes_no_step_without_time() {
     let ram = ram();
     let guest = balloon(&ram, [range(512, 512)]);
     let limits = PassLimits { bytes: Bytes(u64::MAX), time: Duration::ZERO };
