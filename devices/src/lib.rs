@@ -9,11 +9,11 @@
 //!
 //! use devices::entropy::Entropy;
 //! use devices::transport::{MmioTransport, register};
-//! use devices::virtio::{GuestMemory, RateLimiter};
+//! use devices::virtio::{GuestMemoryMmap, RateLimiter};
 //! use vm_memory::GuestAddress;
 //! use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 //!
-//! let mem = Arc::new(GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)])?);
+//! let mem = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)])?);
 //! let device = Arc::new(Mutex::new(Entropy::new(RateLimiter::unlimited())?));
 //! let transport = MmioTransport::new(mem, device, EventFd::new(EFD_NONBLOCK)?)?;
 //!

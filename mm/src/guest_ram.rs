@@ -6,14 +6,14 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use vm_memory::mmap::MmapRegionError;
-use vm_memory::{GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::{GuestRegionMmap, MmapRegion};
 
 use crate::backing::{Backing, BackingError, BackingKind, Discarded, Refusal, Residency};
 use crate::layout::MemoryLayout;
 use crate::units::{Bytes, GuestRange, HostRange, PAGE_BYTES, PAGES_PER_BLOCK, Pages};
 
 /// Guest memory as devices, boot loader and vCPUs see it.
-pub type GuestMemory = GuestMemoryMmap<()>;
+pub use vm_memory::GuestMemoryMmap;
 
 /// Why guest RAM could not be made, or an operation on it failed.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +117,7 @@ pub struct GuestRam {
     absent: Mutex<Option<Weak<dyn AbsentMemory>>>,
     // Dropped by hand: see `Drop`.
     regions: Vec<RamRegion>,
-    memory: Option<Arc<GuestMemory>>,
+    memory: Option<Arc<GuestMemoryMmap>>,
 }
 
 impl GuestRam {
@@ -137,12 +137,12 @@ impl GuestRam {
             seen.push(region.ok_or(GuestRamError::NotRam(guest))?);
             ram.regions.push(RamRegion { guest, backing, mmap });
         }
-        ram.memory = Some(Arc::new(GuestMemory::from_regions(seen)?));
+        ram.memory = Some(Arc::new(GuestMemoryMmap::from_regions(seen)?));
         Ok(ram)
     }
 
     /// The memory, for reading and writing.
-    pub fn memory(&self) -> &Arc<GuestMemory> {
+    pub fn memory(&self) -> &Arc<GuestMemoryMmap> {
         self.memory.as_ref().expect("present from construction to drop")
     }
 

@@ -9,7 +9,7 @@ use super::ledger::Ledger;
 use super::migrations::Single;
 use super::protocol::{BLOCK_MAX, BlocksHeader, BlocksOp, BlocksStatus, decode_block};
 use super::work::Work;
-use crate::virtio::{Deadline, GuestMemory, Segments};
+use crate::virtio::{Deadline, GuestMemoryMmap, Segments};
 
 /// Bytes of one block number on the wire.
 const BLOCK_BYTES: usize = 8;
@@ -24,7 +24,7 @@ struct Request {
 /// `inflated` is told which blocks went in.
 pub(super) fn handle(
     core: &mut Core,
-    mem: &GuestMemory,
+    mem: &GuestMemoryMmap,
     buffer: &Segments,
     deadline: &mut Deadline,
     inflated: impl FnOnce(&mut Core, &[(BlockId, GuestRange)]),
@@ -49,7 +49,11 @@ pub(super) fn handle(
     (work, u32::try_from(written).unwrap_or(0))
 }
 
-fn read(ledger: &Ledger, mem: &GuestMemory, buffer: &Segments) -> Result<Request, BlocksStatus> {
+fn read(
+    ledger: &Ledger,
+    mem: &GuestMemoryMmap,
+    buffer: &Segments,
+) -> Result<Request, BlocksStatus> {
     let mut raw = [0; size_of::<BlocksHeader>()];
     let got = buffer.read(mem, 0, &mut raw);
     let header =

@@ -13,7 +13,7 @@ use super::journal::Journal;
 use super::ledger::{Fill, Ledger};
 use super::protocol::{BLOCK_MAX, EvacuationAnswer, EvacuationRequest};
 use super::requests::{Accepted, Requests};
-use crate::virtio::{Deadline, DeviceQueue, GuestMemory, Progress, QueueError, Segments};
+use crate::virtio::{Deadline, DeviceQueue, GuestMemoryMmap, Progress, QueueError, Segments};
 
 /// Asks the driver to evacuate blocks.
 #[derive(Default)]
@@ -83,7 +83,7 @@ impl Evacuation {
     /// Whether the driver evacuated blocks that no caller waits for any more.
     fn take_reply(
         &mut self,
-        mem: &GuestMemory,
+        mem: &GuestMemoryMmap,
         buffer: &Segments,
         journal: &mut Journal,
         deadline: &mut Deadline,

@@ -10,7 +10,7 @@ use super::counters::Origin;
 use super::hinting::Hinting;
 use super::pool::Pool;
 use super::work::Work;
-use crate::virtio::{Deadline, GuestMemory, Segments};
+use crate::virtio::{Deadline, GuestMemoryMmap, Segments};
 
 /// Takes a report: free pages, which the driver holds until it has the buffer back.
 pub(super) fn report(
@@ -33,7 +33,7 @@ pub(super) fn report(
 pub(super) fn hint(
     hinting: &mut Hinting,
     core: &mut Core,
-    mem: &GuestMemory,
+    mem: &GuestMemoryMmap,
     buffer: &Segments,
     poisoned: bool,
     deadline: &mut Deadline,

@@ -8,7 +8,7 @@ use super::migrations::Single;
 use super::pages::merge;
 use super::protocol::decode_pfn;
 use super::work::Work;
-use crate::virtio::{Deadline, GuestMemory, Segments};
+use crate::virtio::{Deadline, GuestMemoryMmap, Segments};
 
 /// Most page numbers in one buffer. Linux sends 256.
 const MAX_PFNS: usize = 4096;
@@ -27,7 +27,7 @@ impl Inflation {
     pub(super) fn inflate(
         &mut self,
         core: &mut Core,
-        mem: &GuestMemory,
+        mem: &GuestMemoryMmap,
         buffer: &Segments,
         deadline: &mut Deadline,
     ) -> Work {
@@ -51,7 +51,7 @@ impl Inflation {
     pub(super) fn deflate(
         &mut self,
         core: &mut Core,
-        mem: &GuestMemory,
+        mem: &GuestMemoryMmap,
         buffer: &Segments,
         deadline: &mut Deadline,
     ) -> Work {
@@ -78,7 +78,7 @@ impl Inflation {
     fn read(
         &mut self,
         core: &mut Core,
-        mem: &GuestMemory,
+        mem: &GuestMemoryMmap,
         buffer: &Segments,
         deadline: &mut Deadline,
     ) -> bool {

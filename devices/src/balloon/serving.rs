@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::core::Core;
 use super::work::{Step, Work};
 use crate::virtio::{
-    Chain, ChainError, Deadline, DeviceQueue, GuestMemory, Progress, QueueError, Segments,
+    Chain, ChainError, Deadline, DeviceQueue, GuestMemoryMmap, Progress, QueueError, Segments,
 };
 
 /// A buffer that the driver does not have back yet.
@@ -37,7 +37,7 @@ impl Serving {
         core: &mut Core,
         deadline: &mut Deadline,
         collect: fn(Chain, u16) -> Result<Segments, ChainError>,
-        mut begin: impl FnMut(&mut Core, &GuestMemory, &Segments, &mut Deadline) -> (Work, u32),
+        mut begin: impl FnMut(&mut Core, &GuestMemoryMmap, &Segments, &mut Deadline) -> (Work, u32),
     ) -> Result<Progress, QueueError> {
         let mem = Arc::clone(queue.mem());
         loop {

@@ -20,7 +20,7 @@ use super::{BlockConfig, BlockHandle, CacheType, Image, IoEngine, MAX_QUEUES};
 use crate::throttle::Throttle;
 use crate::timer::Timer;
 use crate::virtio::{
-    Activation, Chain, Deadline, DeviceFailure, DeviceQueue, GuestMemory, Interrupt, Progress,
+    Activation, Chain, Deadline, DeviceFailure, DeviceQueue, GuestMemoryMmap, Interrupt, Progress,
     QueueError, RateLimiter, Segments, Source, VirtioDevice, read_config_slice,
 };
 
@@ -57,7 +57,7 @@ pub struct Block {
 
 /// What there is while a driver is up.
 struct Active {
-    mem: Arc<GuestMemory>,
+    mem: Arc<GuestMemoryMmap>,
     features: u64,
     interrupt: Arc<dyn Interrupt>,
     queues: Vec<DeviceQueue>,

@@ -7,7 +7,7 @@
 use zerocopy::FromBytes;
 
 use super::protocol::{Header, Kind, RangeEntry, SECTOR, Status};
-use crate::virtio::{GuestMemory, Segments};
+use crate::virtio::{GuestMemoryMmap, Segments};
 
 /// Most sectors of one discard or write-zeroes: 4 GiB.
 pub(super) const MAX_RANGE_SECTORS: u32 = 8 << 20;
@@ -44,7 +44,7 @@ pub(super) struct Request {
 ///
 /// The status that the driver gets.
 pub(super) fn parse(
-    mem: &GuestMemory,
+    mem: &GuestMemoryMmap,
     buffer: &Segments,
     limits: Limits,
 ) -> Result<Request, Status> {
@@ -76,7 +76,7 @@ pub(super) fn parse(
 
 /// The one range of a discard or write-zeroes (5.2.6.2).
 fn range(
-    mem: &GuestMemory,
+    mem: &GuestMemoryMmap,
     buffer: &Segments,
     kind: Kind,
     limits: Limits,

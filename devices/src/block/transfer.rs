@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::engine::{Action, Piece};
 use super::protocol::Header;
 use super::request::{Operation, Request};
-use crate::virtio::{GuestMemory, IoVecs, Segments};
+use crate::virtio::{GuestMemoryMmap, IoVecs, Segments};
 
 /// One request between its queue and its status.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl Transfer {
     /// Makes the next piece ready, of at most `limit` bytes, on a disk of `size` bytes.
     ///
     /// Not to be called while a piece is under way.
-    pub(super) fn prepare(&mut self, mem: &Arc<GuestMemory>, limit: usize, size: u64) -> Next {
+    pub(super) fn prepare(&mut self, mem: &Arc<GuestMemoryMmap>, limit: usize, size: u64) -> Next {
         let left = self.request.len - self.done;
         let (action, start) = match self.request.operation {
             Operation::Read { offset } => (Action::Read, offset),

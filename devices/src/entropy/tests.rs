@@ -9,7 +9,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::transport::mock::{Descriptor, MockDriver};
-use crate::virtio::{Bucket, Deadline, GuestMemory, Progress, RateLimiter, VirtioDevice};
+use crate::virtio::{Bucket, Deadline, GuestMemoryMmap, Progress, RateLimiter, VirtioDevice};
 
 const DRIVER: std::ops::Range<u64> = 0x1000..0x40_0000;
 
@@ -17,11 +17,11 @@ struct Rig {
     driver: MockDriver,
     device: Arc<Mutex<Entropy>>,
     handle: EntropyHandle,
-    mem: Arc<GuestMemory>,
+    mem: Arc<GuestMemoryMmap>,
 }
 
 fn rig(limiter: RateLimiter) -> Rig {
-    let mem = Arc::new(GuestMemory::from_ranges(&[(GuestAddress(0), 8 << 20)]).unwrap());
+    let mem = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 8 << 20)]).unwrap());
     let device = Entropy::new(limiter).unwrap();
     let handle = device.handle();
     let device = Arc::new(Mutex::new(device));

@@ -12,7 +12,7 @@ pub(super) use mm::units::PAGE_SIZE;
 use vm_memory::{GuestAddress, GuestMemory as _, Permissions, VolatileSlice};
 
 use super::protocol::MemEntry;
-use crate::virtio::{Deadline, GuestMemory};
+use crate::virtio::{Deadline, GuestMemoryMmap};
 
 /// Bytes of bookkeeping for one run: key, value, and its share of a node of the map that is as
 /// empty as nodes become.
@@ -128,7 +128,7 @@ impl Backing {
     /// RAM, which no backing has.
     pub(super) fn for_each<'m>(
         &self,
-        mem: &'m GuestMemory,
+        mem: &'m GuestMemoryMmap,
         offset: u64,
         length: u64,
         deadline: &mut Deadline,
@@ -168,7 +168,7 @@ impl Backing {
     /// `out` unspecified, when it is not inside.
     pub(super) fn read(
         &self,
-        mem: &GuestMemory,
+        mem: &GuestMemoryMmap,
         offset: u64,
         out: &mut [u8],
         deadline: &mut Deadline,
@@ -243,7 +243,7 @@ impl Builder {
     /// Adds `entry`, which must be RAM of `mem`.
     pub(super) fn push(
         &mut self,
-        mem: &GuestMemory,
+        mem: &GuestMemoryMmap,
         entry: &MemEntry,
         cma: &CmaRegions,
     ) -> Result<(), BackingError> {
@@ -287,7 +287,7 @@ impl Backing {
 impl Backing {
     /// The backing that `entries` describe, and the most runs that it can have.
     pub(super) fn of(
-        mem: &GuestMemory,
+        mem: &GuestMemoryMmap,
         entries: &[MemEntry],
         cma: &CmaRegions,
     ) -> Result<(Self, u64), BackingError> {
@@ -299,7 +299,7 @@ impl Backing {
 }
 
 /// True when `length` bytes from `addr` on are guest RAM.
-pub(super) fn is_ram(mem: &GuestMemory, addr: GuestAddress, length: u64) -> bool {
+pub(super) fn is_ram(mem: &GuestMemoryMmap, addr: GuestAddress, length: u64) -> bool {
     usize::try_from(length).is_ok_and(|length| {
         addr.0.checked_add(length as u64).is_some()
             && mem.check_range(addr, length, Permissions::ReadWrite)

@@ -12,7 +12,7 @@ use super::engine::Engine;
 use super::resource::BackingPosition;
 use super::scanout::Surface;
 use crate::display::{Frame, FrameError, ScanoutId, Snapshot};
-use crate::virtio::{Deadline, GuestMemory, Progress};
+use crate::virtio::{Deadline, GuestMemoryMmap, Progress};
 
 /// Time between two rounds, in which a thread that waits for the device gets it.
 const GAP: Duration = Duration::from_micros(50);
@@ -50,7 +50,7 @@ impl Capture {
     pub(super) fn run(
         &mut self,
         engine: &Engine,
-        mem: &GuestMemory,
+        mem: &GuestMemoryMmap,
         deadline: &mut Deadline,
     ) -> Result<Option<Snapshot>, CaptureError> {
         let surface = engine.scanouts().surface(self.scanout).ok_or(CaptureError::Dark)?;

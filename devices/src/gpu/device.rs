@@ -24,7 +24,7 @@ use super::response::{Fault, Response, encode};
 use super::{GpuParts, GpuSettings, GpuStats};
 use crate::display::{ScanoutId, Size, Snapshot};
 use crate::virtio::{
-    Activation, Chain, Deadline, DeviceFailure, DeviceQueue, GuestMemory, Interrupt, Progress,
+    Activation, Chain, Deadline, DeviceFailure, DeviceQueue, GuestMemoryMmap, Interrupt, Progress,
     QueueError, Segments, SharedRegion, VirtioDevice, read_config_slice,
 };
 
@@ -74,7 +74,7 @@ pub fn mode(width: u32, height: u32) -> Result<Size, ModeError> {
 
 /// The driver's side while the device is active.
 struct Session {
-    mem: Arc<GuestMemory>,
+    mem: Arc<GuestMemoryMmap>,
     features: u64,
     interrupt: Arc<dyn Interrupt>,
     queues: Vec<SessionQueue>,
@@ -224,7 +224,7 @@ impl Gpu {
     /// Takes a command from a buffer and executes it, until `deadline` passes.
     fn begin(
         &mut self,
-        session: (&GuestMemory, u64),
+        session: (&GuestMemoryMmap, u64),
         queue: u16,
         chain: Chain,
         limit: u16,
@@ -257,7 +257,7 @@ impl Gpu {
     /// Goes on with a command until it is done or `deadline` passes.
     fn go_on(
         &mut self,
-        (mem, features): (&GuestMemory, u64),
+        (mem, features): (&GuestMemoryMmap, u64),
         running: Running,
         deadline: &mut Deadline,
     ) -> Outcome {
@@ -273,7 +273,7 @@ impl Gpu {
 
     fn answer(
         &mut self,
-        mem: &GuestMemory,
+        mem: &GuestMemoryMmap,
         head: u16,
         header: &Header,
         buffer: &Segments,
@@ -289,7 +289,7 @@ impl Gpu {
     /// Decodes what is in `buffer`.
     fn decode(
         &self,
-        mem: &GuestMemory,
+        mem: &GuestMemoryMmap,
         queue: u16,
         buffer: &Segments,
     ) -> (Header, Result<Command, Fault>) {
@@ -355,7 +355,7 @@ fn is_cursor_command(kind: u32) -> bool {
 ///
 /// Linux leaves no room at all behind a cursor command.
 fn reply(
-    mem: &GuestMemory,
+    mem: &GuestMemoryMmap,
     buffer: &Segments,
     request: &Header,
     answer: Result<Response, Fault>,
@@ -376,7 +376,7 @@ fn reply(
 /// The readable bytes of a buffer, one after another.
 struct SegmentReader<'a> {
     buffer: &'a Segments,
-    mem: &'a GuestMemory,
+    mem: &'a GuestMemoryMmap,
     at: u64,
 }
 

@@ -23,13 +23,13 @@ use super::uuid::Uuids;
 use super::window::Window;
 use super::{GpuParts, GpuSettings};
 use crate::display::{Cursor, Frame, FrameError, ScanoutId, Size};
-use crate::virtio::{Deadline, GuestMemory, Progress, Segments};
+use crate::virtio::{Deadline, GuestMemoryMmap, Progress, Segments};
 
 /// What the driver's side is for one command.
 #[derive(Clone, Copy)]
 pub(super) struct Guest<'a> {
     /// Guest RAM.
-    pub mem: &'a GuestMemory,
+    pub mem: &'a GuestMemoryMmap,
     /// Features that both sides agreed on.
     pub features: u64,
     /// The command's buffer.
@@ -268,7 +268,7 @@ impl Engine {
 
     fn update_cursor(
         &mut self,
-        mem: &GuestMemory,
+        mem: &GuestMemoryMmap,
         c: &UpdateCursor,
         deadline: &mut Deadline,
     ) -> Result<(), Fault> {
@@ -302,7 +302,7 @@ impl Engine {
     /// Gives the display what it lacks of a scanout's picture, as it is at this moment.
     pub(super) fn refresh(
         &mut self,
-        mem: &GuestMemory,
+        mem: &GuestMemoryMmap,
         id: ScanoutId,
         deadline: &mut Deadline,
     ) -> Progress {
@@ -315,7 +315,7 @@ impl Engine {
     /// passes.
     pub(super) fn capture(
         &self,
-        mem: &GuestMemory,
+        mem: &GuestMemoryMmap,
         surface: Surface,
         frame: &mut Frame,
         deadline: &mut Deadline,

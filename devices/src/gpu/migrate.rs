@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use super::backing::{Backing, CmaRegions, PAGE_SIZE, is_ram};
 use super::protocol::{MigrateEntry, MigratePage, ResourceId};
 use super::response::{Fault, PageMove};
-use crate::virtio::{Deadline, GuestMemory, Progress};
+use crate::virtio::{Deadline, GuestMemoryMmap, Progress};
 
 /// Pages of one backing on their way.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl Migration {
     /// Goes on until all pages have moved or `deadline` passes. On an error nothing has changed.
     pub(super) fn run(
         &mut self,
-        mem: &GuestMemory,
+        mem: &GuestMemoryMmap,
         backing: &mut Backing,
         cma: &CmaRegions,
         deadline: &mut Deadline,
@@ -153,7 +153,7 @@ impl Batch {
 }
 
 /// Every entry is a page of the backing, and to be a page of RAM; none is named twice.
-fn check(mem: &GuestMemory, backing: &Backing, entries: &[MigrateEntry]) -> Result<(), Fault> {
+fn check(mem: &GuestMemoryMmap, backing: &Backing, entries: &[MigrateEntry]) -> Result<(), Fault> {
     let mut offsets: Vec<u64> = entries.iter().map(|entry| entry.offset.get()).collect();
     offsets.sort_unstable();
     let good = |entry: &MigrateEntry| {
@@ -172,14 +172,14 @@ fn check(mem: &GuestMemory, backing: &Backing, entries: &[MigrateEntry]) -> Resu
 }
 
 /// The page of RAM at `addr`, in one piece.
-fn page(mem: &GuestMemory, addr: u64) -> Option<VolatileSlice<'_>> {
+fn page(mem: &GuestMemoryMmap, addr: u64) -> Option<VolatileSlice<'_>> {
     mem.get_slice(GuestAddress(addr), usize::try_from(PAGE_SIZE).ok()?).ok()
 }
 
 /// Copies what is left of a page, of which `done` bytes are copied, until `deadline` passes; returns
 /// how many bytes it copied. The page may be in pieces.
 fn copy_rest(
-    mem: &GuestMemory,
+    mem: &GuestMemoryMmap,
     backing: &Backing,
     entry: &MigrateEntry,
     done: u64,
@@ -209,7 +209,7 @@ mod tests {
 
     /// Moves pages in rounds of so little work that each is cut, and compares all in between.
     fn migrate(
-        mem: &GuestMemory,
+        mem: &GuestMemoryMmap,
         backing: &mut Backing,
         entries: &[MigrateEntry],
     ) -> Result<u64, Fault> {
@@ -230,18 +230,22 @@ mod tests {
         CmaRegions::new(vec![region(3, 9), region(44, 60)])
     }
 
-    fn backing(mem: &GuestMemory, entries: &[MemEntry]) -> (Backing, u64) {
+    fn backing(mem: &GuestMemoryMmap, entries: &[MemEntry]) -> (Backing, u64) {
         Backing::of(mem, entries, &cma()).unwrap()
     }
 
     const PAGES: u64 = 64;
 
-    fn ram() -> GuestMemory {
+    fn ram() -> GuestMemoryMmap {
         // Two regions that touch, a hole, and a third.
         let at = |page| GuestAddress(page * PAGE_SIZE);
         let bytes = |pages: u64| usize::try_from(pages * PAGE_SIZE).unwrap();
-        GuestMemory::from_ranges(&[(at(0), bytes(16)), (at(16), bytes(16)), (at(40), bytes(24))])
-            .unwrap()
+        GuestMemoryMmap::from_ranges(&[
+            (at(0), bytes(16)),
+            (at(16), bytes(16)),
+            (at(40), bytes(24)),
+        ])
+        .unwrap()
     }
 
     fn is_page(page: u64) -> bool {
@@ -257,7 +261,7 @@ mod tests {
         pages.iter().map(entry).collect()
     }
 
-    fn contents(mem: &GuestMemory, backing: &Backing) -> Vec<u8> {
+    fn contents(mem: &GuestMemoryMmap, backing: &Backing) -> Vec<u8> {
         let mut out = vec![0; usize::try_from(backing.len()).unwrap()];
         assert!(backing.read(mem, 0, &mut out, &mut Deadline::never()));
         out

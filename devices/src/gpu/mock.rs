@@ -22,7 +22,7 @@ use super::{
 use crate::display::{Frame, Frames, Headless, Rect, ScanoutId, Size};
 use crate::transport::mock::{Descriptor, MockDriver};
 use crate::transport::register;
-use crate::virtio::{Deadline, GuestMemory, SharedRegion, VirtioDevice};
+use crate::virtio::{Deadline, GuestMemoryMmap, SharedRegion, VirtioDevice};
 
 /// Bytes of RAM of the driver's guest, from address 0.
 pub const RAM: u64 = 64 << 20;
@@ -110,7 +110,7 @@ pub struct Driver {
     /// The driver's side of queues and registers.
     pub driver: MockDriver,
     /// Its RAM.
-    pub mem: Arc<GuestMemory>,
+    pub mem: Arc<GuestMemoryMmap>,
     /// Frames of its display.
     pub frames: Frames,
     /// Its host-visible window.
@@ -151,7 +151,7 @@ impl Driver {
             mappings: Budget::count("gpu-mappings", MAPPINGS),
         };
         let ram = usize::try_from(RAM).expect("64 bits");
-        let mem = GuestMemory::from_ranges(&[(GuestAddress(0), ram)]).expect("room for RAM");
+        let mem = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), ram)]).expect("room for RAM");
         let mem = Arc::new(mem);
         let gpu = Arc::new(Mutex::new(Gpu::new(settings, parts).expect("a good mode")));
         let driver =

@@ -19,7 +19,7 @@ use super::protocol::ResourceId;
 use super::response::Fault;
 use super::stats::{GpuStats, KindStats};
 use crate::display::Size;
-use crate::virtio::{Deadline, GuestMemory, Progress};
+use crate::virtio::{Deadline, GuestMemoryMmap, Progress};
 
 /// What one resource costs without its memory: itself, its number, and its share of a node of the
 /// map that is as empty as nodes become.
@@ -107,7 +107,7 @@ impl Resource {
     /// they are not all there.
     pub(super) fn read(
         &self,
-        mem: &GuestMemory,
+        mem: &GuestMemoryMmap,
         offset: u64,
         out: &mut [u8],
         deadline: &mut Deadline,
@@ -256,7 +256,7 @@ impl Resources {
         &mut self,
         id: ResourceId,
         migration: &mut Migration,
-        mem: &GuestMemory,
+        mem: &GuestMemoryMmap,
         cma: &CmaRegions,
         deadline: &mut Deadline,
     ) -> Result<Progress, Fault> {

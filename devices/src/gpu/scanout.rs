@@ -6,7 +6,7 @@ use super::protocol::ResourceId;
 use super::resource::{Kind, Resource};
 use crate::display::{Area, Pixels, Rect, Size};
 use crate::gpu::response::Fault;
-use crate::virtio::{Deadline, GuestMemory};
+use crate::virtio::{Deadline, GuestMemoryMmap};
 
 /// Most pixels of what a scanout shows, each way.
 pub const MAX_SCANOUT_EXTENT: u16 = 8192;
@@ -85,7 +85,7 @@ impl Surface {
 /// The pixels of a surface, for a display.
 pub(super) struct View<'a> {
     /// Guest RAM.
-    pub mem: &'a GuestMemory,
+    pub mem: &'a GuestMemoryMmap,
     /// The surface's resource.
     pub resource: &'a Resource,
     /// The surface.

@@ -13,7 +13,7 @@ use super::protocol::{HEADER_LEN, MAX_FRAME, NUM_BUFFERS, feature};
 use super::responder::Responder;
 use super::tap::Tap;
 use crate::virtio::{
-    ChainError, Deadline, DeviceQueue, GuestMemory, IoVecs, Progress, QueueError, RateLimiter,
+    ChainError, Deadline, DeviceQueue, GuestMemoryMmap, IoVecs, Progress, QueueError, RateLimiter,
     Segment, Segments,
 };
 
@@ -231,7 +231,7 @@ impl Receiver {
 }
 
 /// Writes the header's number of buffers, wherever the guest has cut its first buffer.
-fn write_num_buffers(mem: &GuestMemory, segments: &[Segment], buffers: u16) {
+fn write_num_buffers(mem: &GuestMemoryMmap, segments: &[Segment], buffers: u16) {
     let mut position = 0;
     let bytes = buffers.to_le_bytes();
     for segment in segments {

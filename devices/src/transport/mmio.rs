@@ -33,7 +33,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::interrupt::MmioInterrupt;
 use super::setup::{QueueSetup, Ring};
 use crate::virtio::{
-    Activation, Deadline, DeviceQueue, GuestMemory, Hold, Interrupt, LongestHold, Progress,
+    Activation, Deadline, DeviceQueue, GuestMemoryMmap, Hold, Interrupt, LongestHold, Progress,
     QueueHost, SharedDevice, VirtioDevice,
 };
 
@@ -136,7 +136,7 @@ pub struct Notifier<'a> {
 /// One virtio-mmio device: its registers, and the device behind them.
 pub struct MmioTransport {
     device: SharedDevice,
-    mem: Arc<GuestMemory>,
+    mem: Arc<GuestMemoryMmap>,
     device_type: u32,
     features: u64,
     interrupt: Arc<MmioInterrupt>,
@@ -188,7 +188,7 @@ impl MmioTransport {
     /// # Errors
     ///
     /// When the host has no descriptor left for a queue's event.
-    pub fn new(mem: Arc<GuestMemory>, device: SharedDevice, irq: EventFd) -> io::Result<Self> {
+    pub fn new(mem: Arc<GuestMemoryMmap>, device: SharedDevice, irq: EventFd) -> io::Result<Self> {
         let (device_type, features, sizes, at_notify) = {
             let device = lock(&device);
             let sizes = device.queue_sizes().to_vec();

@@ -15,7 +15,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{MmioTransport, register};
-use crate::virtio::{Deadline, GuestMemory, QueueHost, SharedDevice};
+use crate::virtio::{Deadline, GuestMemoryMmap, QueueHost, SharedDevice};
 
 /// Entries of each queue that the driver sets up, unless the device has fewer.
 const QUEUE_SIZE: u16 = 64;
@@ -61,7 +61,7 @@ struct MockQueue {
 /// A driver of one device, in guest memory of its own.
 pub struct MockDriver {
     transport: Arc<MmioTransport>,
-    mem: Arc<GuestMemory>,
+    mem: Arc<GuestMemoryMmap>,
     irq: EventFd,
     area: Range<u64>,
     next: u64,
@@ -71,13 +71,13 @@ pub struct MockDriver {
 
 impl MockDriver {
     /// A driver for `device`, with its rings and buffers in `area` of guest memory.
-    pub fn new(mem: Arc<GuestMemory>, device: SharedDevice, area: Range<u64>) -> Self {
+    pub fn new(mem: Arc<GuestMemoryMmap>, device: SharedDevice, area: Range<u64>) -> Self {
         Self::with_deadline(mem, device, area, Deadline::new)
     }
 
     /// As [`new`](Self::new); each round of the device gets a deadline of `deadline`'s.
     pub fn with_deadline(
-        mem: Arc<GuestMemory>,
+        mem: Arc<GuestMemoryMmap>,
         device: SharedDevice,
         area: Range<u64>,
         deadline: fn() -> Deadline,

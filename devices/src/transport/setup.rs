@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{GuestAddress, GuestMemory as _, Permissions};
 
-use crate::virtio::GuestMemory;
+use crate::virtio::GuestMemoryMmap;
 
 /// Which ring an address register belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +73,7 @@ impl QueueSetup {
     }
 
     /// Checks the queue and marks it ready.
-    pub(super) fn enable(&mut self, mem: &GuestMemory) -> Result<(), SetupError> {
+    pub(super) fn enable(&mut self, mem: &GuestMemoryMmap) -> Result<(), SetupError> {
         self.build(mem)?;
         self.ready = true;
         Ok(())
@@ -88,7 +88,7 @@ impl QueueSetup {
     /// The queue for its device: ready if the driver made it so.
     ///
     /// Checked once more, as nothing that a guest wrote is taken on trust twice.
-    pub(super) fn start(&mut self, mem: &GuestMemory) -> Queue {
+    pub(super) fn start(&mut self, mem: &GuestMemoryMmap) -> Queue {
         // A fresh flag: a device that kept a queue from before a reset must not see it revived.
         self.running = Arc::new(AtomicBool::new(self.ready));
         let built = if self.ready { self.build(mem).ok() } else { None };
@@ -96,7 +96,7 @@ impl QueueSetup {
     }
 
     /// A virtio-queue of these registers (virtio 1.3, 2.7: alignments and sizes of the rings).
-    fn build(&self, mem: &GuestMemory) -> Result<Queue, SetupError> {
+    fn build(&self, mem: &GuestMemoryMmap) -> Result<Queue, SetupError> {
         let bad_size = SetupError::Size { size: self.size, max: self.max_size };
         let size = u16::try_from(self.size).map_err(|_| bad_size)?;
         let mut queue = Queue::new(self.max_size).map_err(|_| bad_size)?;

@@ -11,8 +11,8 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::{MmioTransport, register as reg};
 use crate::transport::mock::{Descriptor, MockDriver};
 use crate::virtio::{
-    Activation, Deadline, DeviceFailure, DeviceQueue, GuestMemory, Interrupt, Progress, QueueHost,
-    SharedRegion, VirtioDevice, read_config_slice, write_config_slice,
+    Activation, Deadline, DeviceFailure, DeviceQueue, GuestMemoryMmap, Interrupt, Progress,
+    QueueHost, SharedRegion, VirtioDevice, read_config_slice, write_config_slice,
 };
 
 const VERSION_1: u64 = 1 << 32;
@@ -96,8 +96,8 @@ struct Rig {
     device: Arc<Mutex<Recorder>>,
 }
 
-fn memory() -> Arc<GuestMemory> {
-    Arc::new(GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap())
+fn memory() -> Arc<GuestMemoryMmap> {
+    Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap())
 }
 
 impl Rig {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use vm_memory::GuestMemoryBackend as _;
 
-use super::{GuestMemory, Segment};
+use super::{GuestMemoryMmap, Segment};
 
 /// Most vectors that one call takes (`IOV_MAX` of Linux).
 const MAX_VECTORS: usize = 1024;
@@ -20,7 +20,7 @@ const MAX_VECTORS: usize = 1024;
 pub struct IoVecs {
     vectors: Vec<libc::iovec>,
     len: usize,
-    mem: Option<Arc<GuestMemory>>,
+    mem: Option<Arc<GuestMemoryMmap>>,
 }
 
 // SAFETY: the pointers are into memory that `mem` keeps mapped, whichever thread has the value, and
@@ -33,7 +33,7 @@ impl IoVecs {
     /// one call.
     pub fn gather(
         &mut self,
-        mem: &Arc<GuestMemory>,
+        mem: &Arc<GuestMemoryMmap>,
         segments: &[Segment],
         offset: u64,
         limit: usize,
@@ -95,7 +95,7 @@ mod tests {
         ) {
             // Two regions that touch: a segment may cross from one into the other.
             let ranges = [(GuestAddress(0), 0x8000), (GuestAddress(0x8000), 0x9000)];
-            let mem = Arc::new(GuestMemory::from_ranges(&ranges).unwrap());
+            let mem = Arc::new(GuestMemoryMmap::from_ranges(&ranges).unwrap());
             let segments: Vec<Segment> = parts
                 .iter()
                 .map(|(page, len)| Segment { addr: GuestAddress(page * 1000), len: *len })
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn stops_where_memory_ends() {
-        let mem = Arc::new(GuestMemory::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap());
+        let mem = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap());
         let inside = Segment { addr: GuestAddress(0), len: 100 };
         let outside = Segment { addr: GuestAddress(0xff0), len: 100 };
         let mut iovecs = IoVecs::default();

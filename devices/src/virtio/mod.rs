@@ -54,7 +54,7 @@ pub use sources::{Source, SourceRunner};
 use vm_memory::GuestAddress;
 
 /// Guest memory as every device sees it.
-pub use mm::guest_ram::GuestMemory;
+pub use mm::guest_ram::GuestMemoryMmap;
 
 /// A device as its transport, the event loop and the control thread share it.
 pub type SharedDevice = Arc<Mutex<dyn VirtioDevice>>;
@@ -79,7 +79,7 @@ pub trait Interrupt: Send + Sync {
 /// Everything a device is given when its driver sets DRIVER_OK.
 pub struct Activation {
     /// Guest RAM: every address that the driver names is looked up here.
-    pub mem: Arc<GuestMemory>,
+    pub mem: Arc<GuestMemoryMmap>,
     /// Features that both sides agreed on.
     pub features: u64,
     /// How to reach the driver.

@@ -12,10 +12,10 @@ use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemory as _, Permissions};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{GuestMemory, Interrupt};
+use super::{GuestMemoryMmap, Interrupt};
 
 /// One buffer of the driver's, as a chain of descriptors.
-pub type Chain = DescriptorChain<Arc<GuestMemory>>;
+pub type Chain = DescriptorChain<Arc<GuestMemoryMmap>>;
 
 /// A queue that cannot be used any further: its rings are not where the driver said.
 #[derive(Debug, thiserror::Error)]
@@ -130,7 +130,7 @@ impl Segments {
     /// Copies readable bytes from `offset` on into `data`; returns how many there were.
     ///
     /// The caller sizes `data` by a limit of its own, never by a length of the guest's.
-    pub fn read(&self, mem: &GuestMemory, offset: u64, data: &mut [u8]) -> usize {
+    pub fn read(&self, mem: &GuestMemoryMmap, offset: u64, data: &mut [u8]) -> usize {
         let mut filled = 0;
         for (at, len) in pieces(&self.readable, offset, data.len()) {
             let to = &mut data[filled..filled + len];
@@ -143,7 +143,7 @@ impl Segments {
     }
 
     /// Copies `data` to the writable bytes from `offset` on; returns how many there was room for.
-    pub fn write(&self, mem: &GuestMemory, offset: u64, data: &[u8]) -> usize {
+    pub fn write(&self, mem: &GuestMemoryMmap, offset: u64, data: &[u8]) -> usize {
         let mut written = 0;
         for (at, len) in pieces(&self.writable, offset, data.len()) {
             if mem.write_slice(&data[written..written + len], at).is_err() {
@@ -156,7 +156,7 @@ impl Segments {
 }
 
 impl Segment {
-    fn check(&self, mem: &GuestMemory, access: Permissions) -> Result<(), ChainError> {
+    fn check(&self, mem: &GuestMemoryMmap, access: Permissions) -> Result<(), ChainError> {
         let outside = ChainError::OutsideRam { addr: self.addr.0, len: self.len };
         let len = usize::try_from(self.len).map_err(|_| outside)?;
         if mem.check_range(self.addr, len, access) { Ok(()) } else { Err(outside) }
@@ -199,7 +199,7 @@ pub(super) fn pieces(
 pub struct DeviceQueue {
     index: u16,
     queue: Queue,
-    mem: Arc<GuestMemory>,
+    mem: Arc<GuestMemoryMmap>,
     interrupt: InterruptHandle,
     kick: EventFd,
     running: Arc<AtomicBool>,
@@ -221,7 +221,7 @@ impl DeviceQueue {
     pub fn new(
         index: u16,
         queue: Queue,
-        mem: Arc<GuestMemory>,
+        mem: Arc<GuestMemoryMmap>,
         interrupt: Arc<dyn Interrupt>,
         kick: EventFd,
         running: Arc<AtomicBool>,
@@ -245,7 +245,7 @@ impl DeviceQueue {
     }
 
     /// Guest RAM.
-    pub fn mem(&self) -> &Arc<GuestMemory> {
+    pub fn mem(&self) -> &Arc<GuestMemoryMmap> {
         &self.mem
     }
 

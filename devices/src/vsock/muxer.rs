@@ -19,7 +19,7 @@ use super::greeting::{self, Progress as Greeting};
 use super::handle::Counters;
 use super::protocol::{HOST_CID, Header, Op, TYPE_STREAM};
 use super::{MAX_BUFFERED, MAX_CONNECTIONS, VsockConfig};
-use crate::virtio::{Deadline, GuestMemory, IoVecs, Progress, Segments};
+use crate::virtio::{Deadline, GuestMemoryMmap, IoVecs, Progress, Segments};
 
 /// Events of sockets that are taken at a time.
 const EVENTS: usize = 64;
@@ -314,7 +314,7 @@ impl Muxer {
     // The guest's side.
 
     /// Takes one packet of the guest: `buffer` is header and data.
-    pub(super) fn take(&mut self, mem: &Arc<GuestMemory>, buffer: &Segments, header: &Header) {
+    pub(super) fn take(&mut self, mem: &Arc<GuestMemoryMmap>, buffer: &Segments, header: &Header) {
         let (op, len) = (Op::from(header.op.get()), header.len.get());
         let ports = Ports { host: header.dst_port.get(), guest: header.src_port.get() };
         if header.src_cid.get() != self.guest_cid {
@@ -353,7 +353,7 @@ impl Muxer {
         }
     }
 
-    fn write(&mut self, mem: &Arc<GuestMemory>, buffer: &Segments, ports: Ports, len: u32) {
+    fn write(&mut self, mem: &Arc<GuestMemoryMmap>, buffer: &Segments, ports: Ports, len: u32) {
         Counters::add(&self.counters.tx_bytes_count, len.into());
         let Ok(len) = usize::try_from(len) else { return self.kill(ports) };
         if self.buffered + len > MAX_BUFFERED {
@@ -411,7 +411,7 @@ impl Muxer {
     /// Writes the next packet for the guest into `buffer`; its length, or nothing if there is none.
     pub(super) fn give(
         &mut self,
-        mem: &Arc<GuestMemory>,
+        mem: &Arc<GuestMemoryMmap>,
         buffer: &Segments,
         vectors: &mut IoVecs,
     ) -> Option<usize> {
@@ -475,7 +475,7 @@ impl Muxer {
         }
     }
 
-    fn put(&self, mem: &GuestMemory, buffer: &Segments, header: &Header, len: usize) -> usize {
+    fn put(&self, mem: &GuestMemoryMmap, buffer: &Segments, header: &Header, len: usize) -> usize {
         Counters::add(&self.counters.rx_packets_count, 1);
         Counters::add(&self.counters.rx_bytes_count, len as u64);
         buffer.write(mem, 0, zerocopy::IntoBytes::as_bytes(header)) + len

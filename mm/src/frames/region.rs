@@ -167,7 +167,7 @@ impl Region {
     }
 
     /// Asks for small pages under a region of our own (`MADV_NOHUGEPAGE`), so that each frame that
-    /// is [discarded](Self::discard) is free on the host at once.
+    /// is discarded is free on the host at once.
     ///
     /// # Errors
     /// The kernel's refusal.

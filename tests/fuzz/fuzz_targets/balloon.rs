@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use arbitrary::Arbitrary;
 use devices::balloon::{Balloon, BalloonConfig, Discarded, MemoryReclaim};
-use devices::virtio::GuestMemory;
+use devices::virtio::GuestMemoryMmap;
 use devices::transport::mock::{Descriptor, MockDriver};
 use libfuzzer_sys::fuzz_target;
 use mm::guest_ram::GuestRamError;
@@ -46,7 +46,7 @@ enum Op {
     Probe(u64),
 }
 
-struct Memory(Arc<GuestMemory>);
+struct Memory(Arc<GuestMemoryMmap>);
 
 impl MemoryReclaim for Memory {
     fn ram(&self) -> Vec<GuestRange> {
@@ -100,7 +100,7 @@ fn send_bytes(driver: &mut MockDriver, queue: u16, data: &[u8], room: u32) {
 }
 
 fuzz_target!(|ops: Vec<Op>| {
-    let mem = GuestMemory::from_ranges(&[(GuestAddress(0), (RAM_PAGES as usize) << 12)]);
+    let mem = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), (RAM_PAGES as usize) << 12)]);
     let mem = Arc::new(mem.expect("guest memory"));
     let config = BalloonConfig {
         stats_interval: std::time::Duration::from_secs(1),

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use arbitrary::Arbitrary;
 use devices::balloon::{Balloon, BalloonConfig, Discarded, MemoryReclaim};
 use devices::transport::{MmioTransport, register};
-use devices::virtio::{Deadline, GuestMemory, QueueHost};
+use devices::virtio::{Deadline, GuestMemoryMmap, QueueHost};
 use libfuzzer_sys::fuzz_target;
 use mm::guest_ram::GuestRamError;
 use mm::units::{Bytes, GuestRange, Pages, Pfn};
@@ -86,7 +86,7 @@ impl MemoryReclaim for Memory {
 
 fuzz_target!(|input: (bool, Vec<Access>)| {
     let (cut, accesses) = input;
-    let mem = GuestMemory::from_ranges(&[(GuestAddress(0), (RAM_PAGES as usize) << 12)]);
+    let mem = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), (RAM_PAGES as usize) << 12)]);
     let mem = Arc::new(mem.expect("guest memory"));
     let config = BalloonConfig {
         stats_interval: std::time::Duration::from_secs(1),

@@ -2,7 +2,7 @@
 //! The HTTP API: Firecracker's paths, names and status codes on a Unix socket, and a few of our own.
 //!
 //! Runs on a thread of its own, on a single-threaded runtime, and reaches the machine only through
-//! the [`channel`]: a handler turns a request into an [`Action`] and a [`Reply`] into JSON, nothing
+//! the [`mod@channel`]: a handler turns a request into an [`Action`] and a [`Reply`] into JSON, nothing
 //! else. Wire types and routes live here; what a request does to the machine is in
 //! [`control`](crate::control), and the rules about values are in [`config`](crate::config). May use:
 //! `config`, `block_view`, and plain data of `devices::display`. Must not use: KVM, devices, memory.

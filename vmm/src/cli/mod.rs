@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The command line: arguments into a [`Launch`](crate::launch::Launch), or into a request to a
+//! The command line: arguments into a [`crate::launch::Launch`], or into a request to a
 //! monitor that runs.
 //!
 //! Without a subcommand, or called by the name `firecracker`, the arguments are Firecracker's, so

@@ -7,7 +7,7 @@
 //! [`VmConfig::validate`] names every fault at once. Nothing here touches KVM.
 //!
 //! One set of rules about values: each section's file has a function `rules`, listed in
-//! [`SECTIONS`]. A PUT asks all of them about what the configuration would be then, and the start
+//! `SECTIONS`. A PUT asks all of them about what the configuration would be then, and the start
 //! asks them again; so what a PUT accepts, the start accepts.
 //!
 //! May use: constants and plain data of `devices` and `mm` (extents, layouts). Must not use: `api`,

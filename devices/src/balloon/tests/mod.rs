@@ -35,7 +35,7 @@ use vm_memory::{Bytes as _, GuestAddress};
 use super::protocol::{BlocksStatus, feature};
 use super::{Balloon, BalloonConfig, Discarded, MemoryReclaim};
 use crate::transport::mock::{Descriptor, MockDriver};
-use crate::virtio::{Deadline, GuestMemory};
+use crate::virtio::{Deadline, GuestMemoryMmap};
 
 /// RAM: eight blocks from 0, a hole, then a block and a half.
 const RAM: [(u64, u64); 2] = [(0, 8 * PAGES_PER_BLOCK), (16 * PAGES_PER_BLOCK, 768)];
@@ -66,7 +66,7 @@ struct Host {
 
 /// Memory that is zeroed when it is given back.
 struct Memory {
-    mem: Arc<GuestMemory>,
+    mem: Arc<GuestMemoryMmap>,
     host: Arc<Mutex<Host>>,
 }
 
@@ -130,7 +130,7 @@ impl MemoryReclaim for Memory {
 struct Rig {
     driver: MockDriver,
     balloon: Arc<Mutex<Balloon>>,
-    mem: Arc<GuestMemory>,
+    mem: Arc<GuestMemoryMmap>,
     host: Arc<Mutex<Host>>,
 }
 
@@ -163,7 +163,7 @@ impl Rig {
         let ram = RAM.map(|(start, pages)| {
             (GuestAddress(start * PAGE_SIZE), usize::try_from(pages * PAGE_SIZE).unwrap())
         });
-        let mem = Arc::new(GuestMemory::from_ranges(&ram).unwrap());
+        let mem = Arc::new(GuestMemoryMmap::from_ranges(&ram).unwrap());
         let host = Arc::new(Mutex::new(host));
         let memory = Memory { mem: Arc::clone(&mem), host: Arc::clone(&host) };
         let balloon = Arc::new(Mutex::new(Balloon::new(config, Box::new(memory)).unwrap()));

@@ -23,7 +23,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::transport::mock::{Descriptor, MockDriver};
-use crate::virtio::{GuestMemory, QueueHost, RateLimiter};
+use crate::virtio::{GuestMemoryMmap, QueueHost, RateLimiter};
 
 const DRIVER: std::ops::Range<u64> = 0x1000..0x80_0000;
 const RAM: usize = 16 << 20;
@@ -54,7 +54,7 @@ struct Rig {
     driver: MockDriver,
     device: Arc<Mutex<Block>>,
     handle: BlockHandle,
-    mem: Arc<GuestMemory>,
+    mem: Arc<GuestMemoryMmap>,
     sources: Vec<OwnedFd>,
     path: PathBuf,
     _dir: TempDir,
@@ -117,7 +117,7 @@ impl Setup {
             limiter: self.limiter,
             queues: self.queues,
         };
-        let mem = Arc::new(GuestMemory::from_ranges(&[(GuestAddress(0), RAM)]).unwrap());
+        let mem = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).unwrap());
         let device = Block::new(config).unwrap();
         let handle = device.handle();
         let sources = device.sources().unwrap().into_iter().map(|source| source.fd).collect();

@@ -12,7 +12,7 @@ use crate::gpu::host_memory::OutOfHostMemory;
 use crate::gpu::protocol::{CreateBlob, DecodeError, Entries, MemEntry, ResourceId};
 use crate::gpu::resource::{Backed, GuestBlob, Image, Kind, Resources};
 use crate::gpu::response::Fault;
-use crate::virtio::{Deadline, GuestMemory, Progress, Segments};
+use crate::virtio::{Deadline, GuestMemoryMmap, Progress, Segments};
 
 /// Entries that are read at a time.
 const STRIP: usize = 64;
@@ -65,7 +65,7 @@ impl Build {
     /// Reads entries until all are read or `deadline` passes.
     pub(in crate::gpu) fn run(
         &mut self,
-        mem: &GuestMemory,
+        mem: &GuestMemoryMmap,
         buffer: &Segments,
         cma: &CmaRegions,
         deadline: &mut Deadline,

@@ -11,7 +11,7 @@ use crate::gpu::protocol::ResourceId;
 use crate::gpu::resource::{Kind, Resources};
 use crate::gpu::response::Fault;
 use crate::gpu::scanouts::CursorImage;
-use crate::virtio::{Deadline, GuestMemory};
+use crate::virtio::{Deadline, GuestMemoryMmap};
 
 /// Size of a cursor's image.
 const SIZE: Size = Size::new(CURSOR_EXTENT as u16, CURSOR_EXTENT as u16);
@@ -19,7 +19,7 @@ const SIZE: Size = Size::new(CURSOR_EXTENT as u16, CURSOR_EXTENT as u16);
 /// The image in resource `id`: a 2D resource of the right size, or a blob large enough.
 pub(in crate::gpu) fn image(
     resources: &Resources,
-    mem: &GuestMemory,
+    mem: &GuestMemoryMmap,
     id: ResourceId,
     deadline: &mut Deadline,
 ) -> Result<CursorImage, Fault> {

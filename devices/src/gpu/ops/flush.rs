@@ -8,7 +8,7 @@ use crate::gpu::resource::{Kind, Resource, Resources};
 use crate::gpu::response::Fault;
 use crate::gpu::scanout::{Layout, Surface, View};
 use crate::gpu::scanouts::Scanouts;
-use crate::virtio::{Deadline, GuestMemory, Progress};
+use crate::virtio::{Deadline, GuestMemoryMmap, Progress};
 
 /// SET_SCANOUT.
 pub(in crate::gpu) fn set_scanout(
@@ -92,7 +92,7 @@ impl Flushing {
         &mut self,
         resources: &Resources,
         scanouts: &mut Scanouts,
-        mem: &GuestMemory,
+        mem: &GuestMemoryMmap,
         deadline: &mut Deadline,
     ) -> Progress {
         while let Some((scanout, surface, damage)) = self.todo.pop() {

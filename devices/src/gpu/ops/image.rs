@@ -9,7 +9,7 @@ use crate::gpu::host_memory::{Held, HostPool, HostRegion};
 use crate::gpu::protocol::{Create2d, ResourceId, Transfer};
 use crate::gpu::resource::{Backed, Image, Kind, Resources};
 use crate::gpu::response::Fault;
-use crate::virtio::{Deadline, GuestMemory, Progress};
+use crate::virtio::{Deadline, GuestMemoryMmap, Progress};
 
 /// RESOURCE_CREATE_2D: an image without backing.
 pub(in crate::gpu) fn create_2d(
@@ -107,7 +107,7 @@ impl TransferJob {
     pub(in crate::gpu) fn run(
         &mut self,
         resources: &Resources,
-        mem: &GuestMemory,
+        mem: &GuestMemoryMmap,
         deadline: &mut Deadline,
     ) -> Result<Progress, Fault> {
         let image = resources.image(self.id)?;

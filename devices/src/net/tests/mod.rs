@@ -21,7 +21,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::protocol::{HEADER_LEN, feature};
 use super::*;
 use crate::transport::mock::{Descriptor, MockDriver};
-use crate::virtio::{GuestMemory, QueueHost, RateLimiter};
+use crate::virtio::{GuestMemoryMmap, QueueHost, RateLimiter};
 
 const DRIVER: std::ops::Range<u64> = 0x1000..0x80_0000;
 const RAM: usize = 16 << 20;
@@ -52,7 +52,7 @@ struct Rig {
     driver: MockDriver,
     device: Arc<Mutex<Net>>,
     handle: NetHandle,
-    mem: Arc<GuestMemory>,
+    mem: Arc<GuestMemoryMmap>,
     /// The host's ends, one a pair.
     wires: Vec<UnixDatagram>,
 }
@@ -77,7 +77,7 @@ impl Setup {
             tx_limiter: self.tx_limiter,
             responder: self.responder,
         };
-        let mem = Arc::new(GuestMemory::from_ranges(&[(GuestAddress(0), RAM)]).unwrap());
+        let mem = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).unwrap());
         let device = Net::new(config).unwrap();
         let handle = device.handle();
         let device = Arc::new(Mutex::new(device));

@@ -23,7 +23,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::protocol::{Header, Op, shutdown};
 use super::*;
 use crate::transport::mock::{Descriptor, MockDriver};
-use crate::virtio::{GuestMemory, QueueHost};
+use crate::virtio::{GuestMemoryMmap, QueueHost};
 
 const DRIVER: std::ops::Range<u64> = 0x1000..0x100_0000;
 const CID: u64 = 3;
@@ -39,7 +39,7 @@ struct Rig {
     driver: MockDriver,
     device: Arc<Mutex<Vsock>>,
     handle: VsockHandle,
-    mem: Arc<GuestMemory>,
+    mem: Arc<GuestMemoryMmap>,
     posted: VecDeque<GuestAddress>,
     /// Where packets are sent from.
     outgoing: GuestAddress,
@@ -67,7 +67,7 @@ impl Rig {
         let listener = UnixListener::bind(&path).unwrap();
         listener.set_nonblocking(true).unwrap();
         let config = VsockConfig { guest_cid: CID, listener, path: path.clone() };
-        let mem = Arc::new(GuestMemory::from_ranges(&[(GuestAddress(0), 32 << 20)]).unwrap());
+        let mem = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 32 << 20)]).unwrap());
         let device = Vsock::new(config).unwrap();
         let handle = device.handle();
         let device = Arc::new(Mutex::new(device));
