@@ -128,7 +128,7 @@ pub(crate) fn vsock(context: &Context) -> Result<()> {
         let figures = guest.agent.figures(&format!("vsock-send 900 8M {round}"))?;
         check_eq!((figures["pages"], figures["damaged"]), (2048, 0));
     }
-    check!(guest.agent.command("vsock-send 901 4K 1").is_err(), "nobody serves that port");
+    check!(guest.agent.command("vsock-send 901 4K 1").is_err(), "that port has no listener");
 
     // From here to the guest, which sends everything back.
     guest.agent.command("vsock-echo 52")?;

@@ -338,7 +338,7 @@ pub(crate) fn exported_buffers_leave_cma(context: &Context) -> Result<()> {
 }
 
 /// Buffers count for the memory control group of the program that makes them: it gets no more of
-/// them than its limit, and nobody is killed for it.
+/// them than its limit, and no process is killed.
 pub(crate) fn buffers_are_charged_to_a_control_group(context: &Context) -> Result<()> {
     const LIMIT_MIB: u64 = 64;
     let spec = Spec::new(&context.payload, 384).with_gpu(640, 480, 1);

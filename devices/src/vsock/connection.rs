@@ -66,7 +66,7 @@ pub(super) struct Connection {
     readable: bool,
     /// It may be read, but the guest had no room for more.
     starved: bool,
-    /// Nobody is at the other end of the socket.
+    /// The socket has no peer.
     hung_up: bool,
     due: Due,
     /// Directions that the host has ended, as in the shutdown to the guest.
@@ -164,7 +164,7 @@ impl Connection {
             return Fate::Reset;
         }
         let Some(stream) = &self.stream else {
-            // Nobody reads it any more; the guest has been told.
+            // It has no reader any more; the guest knows.
             self.forward(len);
             return Fate::Lives;
         };

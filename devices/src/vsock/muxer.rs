@@ -318,7 +318,7 @@ impl Muxer {
         let (op, len) = (Op::from(header.op.get()), header.len.get());
         let ports = Ports { host: header.dst_port.get(), guest: header.src_port.get() };
         if header.src_cid.get() != self.guest_cid {
-            // Whose it is, nobody knows: there is no one to answer (5.10.6.1.2).
+            // Its sender is unknown: no reply is sent (5.10.6.1.2).
             Counters::add(&self.counters.tx_queue_event_fails, 1);
             return;
         }

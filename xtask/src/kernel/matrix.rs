@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `cargo xtask kernel-matrix`: the files that the series touches, compiled in configurations that
-//! nobody here runs, with the kernel's additional warnings (W=1). Modules may use exported symbols
+//! no test here runs, with the kernel's additional warnings (W=1). Modules may use exported symbols
 //! only. Done once for each version of sources, series and matrix; the cache remembers.
 
 use std::collections::BTreeSet;

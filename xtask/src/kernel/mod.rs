@@ -6,7 +6,7 @@
 //! - `series.rs`  our patches, applied without fuzz
 //! - `config.rs`  the configuration, and whether the kernel took it
 //! - `build.rs`   make, with progress, and the cache entry
-//! - `matrix.rs`  the touched files in configurations that nobody here runs
+//! - `matrix.rs`  the touched files in configurations that no test here runs
 //! - `send.rs`    the series as a person would send it
 
 mod build;

@@ -8,7 +8,7 @@ use super::Series;
 use crate::error::{IoContext, Result, task_error};
 use crate::paths;
 
-/// Who the patches in the repository are from: a placeholder that nobody can sign for.
+/// Who the patches in the repository are from: a placeholder, which cannot sign.
 const PLACEHOLDER: &str = "Ballast developers <maintainers@users.noreply.r-seed-7e4142a4.example>";
 
 /// What to write, and whose name to put to it.

@@ -58,7 +58,7 @@ fn a_port_that_nobody_serves_is_refused() {
     let mut rig = Rig::new();
     rig.op(Op::Request, 78, 4000);
     rig.expect(Op::Reset);
-    // A path longer than a socket's can be is one that nobody serves, too.
+    // A path longer than a socket's can be has no listener, either.
     assert_eq!(rig.held(), (0, 0, 0));
 }
 
