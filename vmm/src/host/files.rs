@@ -207,6 +207,10 @@ mod tests {
         let reader = std::thread::spawn(move || read_text(&path, 100));
         writer.write_all(b"te").unwrap();
         writer.write_all(b"xt").unwrap();
+        // What no end has open any more is gone: the reader must have it first.
+        while rustix::io::ioctl_fionread(&writer).unwrap() > 0 {
+            std::thread::yield_now();
+        }
         drop(writer);
         assert_eq!(reader.join().unwrap().unwrap(), b"text");
     }
