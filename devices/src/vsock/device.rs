@@ -7,6 +7,7 @@ use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use zerocopy::FromBytes;
 
+use super::credit::BUFFER;
 use super::handle::Counters;
 use super::muxer::Muxer;
 use super::protocol::{DEVICE_TYPE, Header};
@@ -125,7 +126,8 @@ impl Vsock {
             match (buffer, Header::read_from_bytes(&raw)) {
                 (Some(buffer), Ok(header)) => {
                     Counters::add(&self.counters.tx_packets_count, 1);
-                    deadline.charge(header.len.get().into());
+                    // What it says may be a lie; no more than the credit is ever copied.
+                    deadline.charge(header.len.get().min(BUFFER).into());
                     let mem = Arc::clone(queue.mem());
                     self.muxer.take(&mem, &buffer, &header);
                 }
