@@ -9,15 +9,16 @@ use tracing::{info, warn};
 
 use crate::api::server::{Server, ServerError, Service};
 use crate::api::stats::ApiStats;
-use crate::api::{self, Refusal};
+use crate::api::{self, FIRECRACKER_API_VERSION, Refusal};
 use crate::config::{LoggerConfig, MetricsConfig, VmConfig};
-use crate::control::Controller;
+use crate::control::{Controller, Identity};
 use crate::event_loop::{EventLoop, EventLoopError};
 use crate::exit::ExitReason;
 use crate::host::log::{Log, LogError};
 use crate::host::ring;
 use crate::host::sockets::Listener;
 use crate::host::terminal;
+use crate::mode::{Mode, die_of};
 use crate::signals::Signals;
 
 /// Name of a machine without a name, Firecracker's default.
@@ -31,6 +32,8 @@ fn use_one_arena() {
         libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
+/// Version of Ballast.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// How long the log may take for its last lines.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -52,6 +55,10 @@ pub struct Launch {
     pub max_payload_bytes: usize,
     /// Whether threads are to restrict their system calls; there are no filters yet.
     pub seccomp: bool,
+    /// What it is started as.
+    pub mode: Mode,
+    /// When the parent started this process, by the monotonic clock in microseconds, if it said.
+    pub start_time_us: Option<u64>,
     /// Flags that were accepted without effect.
     pub ignored: Vec<&'static str>,
 }
@@ -87,9 +94,13 @@ impl Launch {
         let mut events = EventLoop::new()?;
         // Before any other thread: even the log has one.
         let signals = Signals::start(events.handle().exit()).map_err(LaunchError::Host)?;
-        let log = Log::init();
+        let log = Log::init(self.mode);
         let logger = self.effective_logger();
         log.apply(&logger)?;
+        if self.mode == Mode::Firecracker {
+            // Clients wait for this line, and for that of the server below.
+            info!("Running Firecracker v{FIRECRACKER_API_VERSION} (Ballast v{VERSION})");
+        }
         for flag in &self.ignored {
             warn!(flag, "accepted without effect");
         }
@@ -98,8 +109,11 @@ impl Launch {
         let (mut machine, requests) = api::channel().map_err(LaunchError::Host)?;
         machine.stops_by(Arc::clone(events.handle().exit()));
         // Bound before anything costs time: a path that is taken is the commonest mistake.
-        let socket =
+        let mut socket =
             self.api_sock.as_deref().map(Listener::bind).transpose().map_err(ServerError::from)?;
+        if let Some(socket) = socket.as_mut().filter(|_| self.mode.keeps_socket()) {
+            socket.file.keep();
+        }
         let starts = self.config.is_some();
         let config = VmConfig {
             logger: Some(logger).filter(|logger| *logger != LoggerConfig::default()),
@@ -107,7 +121,7 @@ impl Launch {
         };
         let metrics = self.metrics.or(config.metrics);
         let mut controller = Controller::new(
-            self.id,
+            Identity { mode: self.mode, id: self.id, start_time_us: self.start_time_us },
             VmConfig { metrics: None, ..config },
             events.handle(),
             requests,
@@ -121,11 +135,14 @@ impl Launch {
         let server = socket
             .map(|socket| {
                 let limit = self.max_payload_bytes;
-                Server::spawn(socket, move || Service::new(machine, stats, limit))
+                Server::spawn(socket, self.mode.api_thread(), move || {
+                    Service::new(machine, stats, limit)
+                })
             })
             .transpose()?;
         if let Some(server) = &server {
             signals.remove_at_end(server.file());
+            info!("API server started.");
         }
         let started = if starts { controller.start() } else { Ok(()) };
         let ended = match started {
@@ -146,7 +163,10 @@ impl Launch {
         terminal::restore();
         let reason = ended?;
         Self::tell(&reason, &log);
-        Ok(reason.code())
+        if let Some(signal) = self.mode.dies_of(&reason) {
+            die_of(signal);
+        }
+        Ok(self.mode.exit_code(&reason))
     }
 
     fn effective_logger(&self) -> LoggerConfig {

@@ -31,6 +31,7 @@ pub mod kvm;
 pub mod launch;
 pub mod machine;
 pub mod metrics;
+pub mod mode;
 pub mod parking;
 pub mod signals;
 pub mod vcpu;

@@ -500,7 +500,7 @@ fn requests_are_counted() {
         serde_json::to_value(&*stats).unwrap(),
         json!({"get": {"requests": 1, "fails": 0}, "put": {"requests": 1, "fails": 1},
             "patch": {"requests": 0, "fails": 0}, "other": {"requests": 1, "fails": 1},
-            "refused_connections": 0})
+            "refused_connections": 0, "deprecated": 0})
     );
 }
 

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Firecracker's flags, for those who start it by a script or a library.
 //!
-//! Flags that have no meaning here are accepted and logged, unless ignoring them would break a
-//! promise; then they are refused.
+//! Flags without a meaning here are accepted, and logged unless the jailer passes them at every
+//! start. Where ignoring a flag would break a promise it is refused.
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 use super::CliError;
 use crate::api::server::DEFAULT_MAX_PAYLOAD_BYTES;
 use crate::config::{LogLevel, LoggerConfig, MetricsConfig, VmConfig};
+use crate::host::files::open_regular;
 use crate::launch::{DEFAULT_ID, Launch};
+use crate::mode::Mode;
 
 /// Takes Firecracker's flags, and serves its API.
 #[derive(Debug, Parser)]
@@ -36,8 +38,8 @@ pub(super) struct FirecrackerArgs {
     #[arg(long, value_name = "PATH")]
     log_path: Option<PathBuf>,
     /// How much is logged
-    #[arg(long, value_name = "LEVEL", ignore_case = true)]
-    level: Option<LogLevel>,
+    #[arg(long, value_name = "LEVEL")]
+    level: Option<String>,
     /// Only log what comes from this module
     #[arg(long, value_name = "PATH")]
     module: Option<String>,
@@ -72,7 +74,7 @@ pub(super) struct FirecrackerArgs {
     /// Refused; there is no metadata service
     #[arg(long, value_name = "PATH")]
     metadata: Option<PathBuf>,
-    /// Accepted
+    /// When the parent started this process, by the monotonic clock; for the metrics
     #[arg(long, value_name = "US")]
     start_time_us: Option<u64>,
     /// Accepted
@@ -89,30 +91,39 @@ pub(super) struct FirecrackerArgs {
     describe_snapshot: Option<PathBuf>,
 }
 
+/// A level in any case of letters. Not parsed with the other arguments, as a wrong one has an exit
+/// code of its own.
+fn level(name: &str) -> Result<LogLevel, CliError> {
+    LogLevel::from_str(name, true).map_err(|_| CliError::Level(name.to_owned()))
+}
+
 impl FirecrackerArgs {
     pub(super) fn into_launch(self) -> Result<Launch, CliError> {
-        if self.snapshot_version || self.describe_snapshot.is_some() {
-            return Err(CliError::Usage("Ballast does not offer snapshots".into()));
+        if self.snapshot_version {
+            return Err(CliError::NotOffered("snapshots: there is no format version to print"));
+        }
+        if self.describe_snapshot.is_some() {
+            return Err(CliError::NotOffered("snapshots: there is no file format to describe"));
         }
         if self.metadata.is_some() {
-            return Err(CliError::Usage("Ballast does not offer a metadata service".into()));
+            return Err(CliError::NotOffered("a metadata service: start without --metadata"));
+        }
+        let level = self.level.as_deref().map(level).transpose()?;
+        if let Some(path) = &self.seccomp_filter {
+            open_regular(path).map_err(|cause| CliError::File { path: path.clone(), cause })?;
         }
         let config = self.config_file.as_deref().map(VmConfig::read).transpose()?;
         let ignored = [
             ("--seccomp-filter", self.seccomp_filter.is_some()),
             ("--enable-pci", self.enable_pci),
-            ("--boot-timer", self.boot_timer),
             ("--mmds-size-limit", self.mmds_size_limit.is_some()),
-            ("--start-time-us", self.start_time_us.is_some()),
-            ("--start-time-cpu-us", self.start_time_cpu_us.is_some()),
-            ("--parent-cpu-time-us", self.parent_cpu_time_us.is_some()),
         ];
         Ok(Launch {
             id: self.id,
             config,
             logger: LoggerConfig {
                 log_path: self.log_path,
-                level: self.level,
+                level,
                 show_level: self.show_level.then_some(true),
                 show_log_origin: self.show_log_origin.then_some(true),
                 module: self.module,
@@ -121,6 +132,8 @@ impl FirecrackerArgs {
             max_payload_bytes: self.http_api_max_payload_size,
             seccomp: !self.no_seccomp,
             metrics: self.metrics_path.map(MetricsConfig::to_file),
+            mode: Mode::Firecracker,
+            start_time_us: self.start_time_us,
             ignored: ignored.iter().filter(|(_, given)| *given).map(|(flag, _)| *flag).collect(),
         })
     }

@@ -27,7 +27,7 @@ mod top;
 mod values;
 
 use std::ffi::{OsStr, OsString};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -35,6 +35,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::api::{self, FIRECRACKER_API_VERSION};
 use crate::launch::{Launch, LaunchError};
+use crate::mode::firecracker_exit;
 use firecracker::FirecrackerArgs;
 use run::RunArgs;
 
@@ -91,9 +92,15 @@ enum Command {
 /// Everything that ends `ballast` with status 1.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
-    /// The arguments make no sense.
+    /// The arguments cannot be parsed.
     #[error("{0}")]
     Usage(String),
+    /// `--level` names no level.
+    #[error("--level {0}: give Off, Error, Warning, Info, Debug or Trace")]
+    Level(String),
+    /// A flag of Firecracker's for something that Ballast does not have.
+    #[error("Ballast does not offer {0}")]
+    NotOffered(&'static str),
     /// The configuration file is of no use.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
@@ -122,7 +129,18 @@ pub enum CliError {
     NotAble,
 }
 
-/// What `args` ask for; the status to exit with.
+impl CliError {
+    /// The exit status: 1, or Firecracker's code in its place.
+    fn status(&self, speaks_firecracker: bool) -> u8 {
+        match self {
+            Self::Usage(_) if speaks_firecracker => firecracker_exit::ARGUMENTS,
+            Self::Level(_) => firecracker_exit::BAD_CONFIGURATION,
+            _ => firecracker_exit::GENERIC,
+        }
+    }
+}
+
+/// Does what `args` ask for; the status to exit with.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     match dispatch(&args) {
@@ -134,7 +152,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             // A failure of this cannot be reported anywhere.
             let _ = writeln!(std::io::stderr(), "ballast: {error}");
-            ExitCode::from(1)
+            ExitCode::from(error.status(speaks_firecracker(&args)))
         }
     }
 }
@@ -151,7 +169,6 @@ fn dispatch(args: &[OsString]) -> Result<u8, CliError> {
             return Ok(0);
         }
         drop(out);
-        crate::vcpu::name_threads_like_firecracker();
         return launch(args.into_launch()?);
     }
     let Some(cli) = parsed(Cli::try_parse_from(args), &mut out)? else { return Ok(0) };
@@ -209,7 +226,12 @@ fn parsed<T>(result: clap::error::Result<T>, out: &mut impl Write) -> Result<Opt
     match result {
         Ok(args) => Ok(Some(args)),
         Err(error) if error.exit_code() == 0 => {
-            write!(out, "{}", error.render().ansi())?;
+            let help = error.render();
+            if std::io::stdout().is_terminal() {
+                write!(out, "{}", help.ansi())?;
+            } else {
+                write!(out, "{help}")?;
+            }
             Ok(None)
         }
         Err(error) => Err(CliError::Usage(one_line(&error))),

@@ -19,6 +19,7 @@ use crate::config::{
     NetworkInterfaceConfig, VmConfig, VsockConfig, drives, network_interfaces,
 };
 use crate::launch::{DEFAULT_ID, Launch};
+use crate::mode::Mode;
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -146,6 +147,8 @@ impl RunArgs {
             api_sock: self.api_sock,
             max_payload_bytes: DEFAULT_MAX_PAYLOAD_BYTES,
             seccomp: !self.no_seccomp,
+            mode: Mode::Ballast,
+            start_time_us: None,
             ignored: Vec::new(),
         })
     }

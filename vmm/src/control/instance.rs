@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The machine as a whole: start, pause, stop.
 
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{Controller, done, failed};
 use crate::api::instance::{Instance, InstanceAction, InstanceReply};
@@ -54,10 +54,13 @@ impl Controller {
     pub fn start(&mut self) -> Result<(), Refusal> {
         self.config.validate(&self.host).map_err(Refusal::Invalid)?;
         let mut vm = machine::build(&self.config, &self.events).map_err(failed)?;
-        vm.start().map_err(failed)?;
+        vm.start(self.mode).map_err(failed)?;
         let machine = &self.config.machine_config;
         info!(id = self.id, vcpus = machine.vcpu_count, mib = machine.mem_size_mib, "started");
         self.vm = Some(vm);
+        if let Err(error) = self.start_metrics() {
+            warn!(%error, "metrics are lost");
+        }
         if self.config.memory.compaction.is_some() {
             self.compactor()?;
         }

@@ -17,7 +17,7 @@ use crate::api::metrics::{MetricsAction, MetricsReply};
 use crate::api::stats::ApiStats;
 use crate::api::{Refusal, Reply};
 use crate::config::MetricsConfig;
-use crate::metrics::{MetricsFile, PERIOD};
+use crate::metrics::{self, MetricsFile, PERIOD};
 use crate::vcpu::ExitKind;
 
 /// The metrics file, the timer of its lines, and the counters that no device keeps.
@@ -25,13 +25,17 @@ pub(super) struct MetricsWriter {
     file: Option<MetricsFile>,
     timer: OwnedFd,
     api: Arc<ApiStats>,
+    /// When the parent started this process, and how long it took from there to the guest's start.
+    parent_us: Option<u64>,
+    startup_us: u64,
+    missed_lines: u64,
 }
 
 impl MetricsWriter {
-    pub(super) fn new(api: Arc<ApiStats>) -> io::Result<Self> {
+    pub(super) fn new(api: Arc<ApiStats>, parent_us: Option<u64>) -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        Ok(Self { file: None, timer, api })
+        Ok(Self { file: None, timer, api, parent_us, startup_us: 0, missed_lines: 0 })
     }
 
     /// The descriptor that is readable when a line is due.
@@ -60,6 +64,22 @@ impl Controller {
         }
         self.metrics.file = Some(MetricsFile::open(config.clone(), &self.id).map_err(failed)?);
         self.config.metrics = Some(config);
+        Ok(())
+    }
+
+    /// The first line, and the timer of the others: when the machine has started, as in
+    /// Firecracker.
+    pub(super) fn start_metrics(&mut self) -> Result<(), Refusal> {
+        let micros =
+            |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let now_us = micros(std::time::Duration::try_from(now).unwrap_or_default());
+        self.metrics.startup_us =
+            self.metrics.parent_us.map_or(0, |then| now_us.saturating_sub(then));
+        if self.metrics.file.is_none() {
+            return Ok(());
+        }
+        self.flush_metrics()?;
         let seconds = i64::try_from(PERIOD.as_secs()).unwrap_or(i64::MAX);
         let period = Timespec { tv_sec: seconds, tv_nsec: 0 };
         let every = Itimerspec { it_interval: period, it_value: period };
@@ -69,9 +89,21 @@ impl Controller {
 
     /// All counters since the start, by group.
     fn totals(&self) -> Value {
-        let mut groups = Map::new();
+        let mut groups = self.metrics.api.groups();
         groups.insert("api".into(), json!(*self.metrics.api));
         groups.insert("monitor".into(), self.monitor_totals());
+        groups.insert(
+            "api_server".into(),
+            json!({"process_startup_time_us": self.metrics.startup_us}),
+        );
+        let lost = self.log.lost();
+        groups.insert(
+            "logger".into(),
+            json!({
+                "missed_log_count": lost.records,
+                "missed_metrics_count": self.metrics.missed_lines,
+            }),
+        );
         if let Some(vm) = &self.vm {
             let count = |kind| vm.exit_counts().iter().map(|cpu| cpu.get(kind)).sum::<u64>();
             let vcpu: Map<String, Value> = ExitKind::ALL
@@ -80,7 +112,7 @@ impl Controller {
                 .collect();
             groups.insert("vcpu".into(), vcpu.into());
             if let Some(balloon) = vm.balloon() {
-                groups.insert("balloon".into(), json!(lock(balloon).counters()));
+                groups.insert("balloon".into(), balloon_group(&lock(balloon).counters()));
             }
             if let Ok(gpu) = self.gpu_status() {
                 groups.insert("gpu".into(), json!(gpu.counters));
@@ -101,7 +133,7 @@ impl Controller {
                 groups.insert("entropy".into(), json!(entropy.counters()));
             }
         }
-        groups.into()
+        metrics::completed(groups).into()
     }
 
     /// How long the monitor was held up, in microseconds, and what it could not say.
@@ -122,10 +154,12 @@ impl Controller {
 
     fn flush_metrics(&mut self) -> Result<(), Refusal> {
         let totals = self.totals();
-        match &mut self.metrics.file {
-            Some(file) => file.write(totals).map_err(failed),
-            None => Err(Refusal::Failed("There is no metrics file: PUT /metrics first.".into())),
-        }
+        // As in Firecracker, without a file there is nothing to do, and that is no error.
+        let Some(file) = &mut self.metrics.file else { return Ok(()) };
+        file.write(totals).map_err(|error| {
+            self.metrics.missed_lines += 1;
+            failed(error)
+        })
     }
 
     pub(super) fn on_metrics_timer(&mut self) {
@@ -143,4 +177,18 @@ impl Controller {
             warn!(%error, "the last metrics are lost");
         }
     }
+}
+
+/// The balloon's counters, and among them Firecracker's names for the bytes given back.
+fn balloon_group(counters: &devices::balloon::Counters) -> Value {
+    let mut group = json!(counters);
+    for (name, given) in [
+        ("free_page_report", &counters.free_page_report),
+        ("free_page_hint", &counters.free_page_hint),
+    ] {
+        group[format!("{name}_count")] = json!(given.count);
+        group[format!("{name}_freed")] = json!(given.freed);
+    }
+    group["event_fails"] = json!(counters.bad_buffers);
+    group
 }

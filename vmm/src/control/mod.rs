@@ -46,12 +46,25 @@ use crate::event_loop::LoopHandle;
 use crate::exit::ExitReason;
 use crate::host::log::Log;
 use crate::machine::Vm;
+use crate::mode::Mode;
 use crate::parking::Parking;
 
 use metrics::MetricsWriter;
 
+/// What the monitor was started as.
+#[derive(Debug, Clone, Default)]
+pub struct Identity {
+    /// In whose place.
+    pub mode: Mode,
+    /// Name of the machine.
+    pub id: String,
+    /// When the parent started this process, by the monotonic clock in microseconds, if it said.
+    pub start_time_us: Option<u64>,
+}
+
 /// Owns the machine, and its description before it is started.
 pub struct Controller {
+    mode: Mode,
     id: String,
     config: VmConfig,
     host: HostLimits,
@@ -73,7 +86,7 @@ impl Controller {
     ///
     /// The host has no more file descriptors.
     pub fn new(
-        id: String,
+        identity: Identity,
         config: VmConfig,
         events: LoopHandle,
         requests: ActionReceiver,
@@ -81,7 +94,8 @@ impl Controller {
         api_stats: Arc<ApiStats>,
     ) -> std::io::Result<Self> {
         Ok(Self {
-            id,
+            mode: identity.mode,
+            id: identity.id,
             config,
             host: HostLimits::read(),
             compactor: None,
@@ -90,7 +104,7 @@ impl Controller {
             events,
             requests,
             log,
-            metrics: MetricsWriter::new(api_stats)?,
+            metrics: MetricsWriter::new(api_stats, identity.start_time_us)?,
         })
     }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The monitor's log: one line an event, `TIME LEVEL target: message key=value …`, to standard
-//! error, a file or a FIFO. Where and how much can change until the machine starts.
+//! The monitor's log: one line an event, `TIME LEVEL target: message key=value …`, to a
+//! standard stream, a file or a FIFO. Where and how much can change until the machine starts.
 //!
 //! Lines go through a bounded ring, so that no reader holds up the thread that logs; a place in the
 //! source that repeats itself is throttled in front of it.
@@ -23,6 +23,7 @@ use super::files::open_lines;
 use super::ring::{Descriptor, Lost, Ring};
 use super::throttle::Throttle;
 use crate::config::{LogLevel, LoggerConfig};
+use crate::mode::Mode;
 
 /// Bytes of lines that may wait for their reader.
 const CAPACITY: usize = 64 << 10;
@@ -47,17 +48,17 @@ pub struct Log {
 }
 
 impl Log {
-    /// The process's log, on standard error, with warnings and errors. Once a process.
-    pub fn init() -> Self {
-        let (log, subscriber) = Self::build();
+    /// The process's log, where and as much as `mode` has it. Once a process.
+    pub fn init(mode: Mode) -> Self {
+        let (log, subscriber) = Self::build(mode);
         // Fails if there is a log already; then that one stays, and this handle changes nothing.
         let _ = subscriber.try_init();
         log
     }
 
-    fn build() -> (Self, impl SubscriberInitExt + tracing::Subscriber + Send + Sync) {
-        let sink = Arc::new(Sink::default());
-        let (filter_layer, filter) = reload::Layer::new(targets(LogLevel::default(), None));
+    fn build(mode: Mode) -> (Self, impl SubscriberInitExt + tracing::Subscriber + Send + Sync) {
+        let sink = Arc::new(Sink { ring: Mutex::default(), mode });
+        let (filter_layer, filter) = reload::Layer::new(targets(mode.log_level(), None));
         let reporter = Arc::clone(&sink);
         let report = move |place: &Metadata<'_>, count| reporter.report_suppressed(place, count);
         let throttle = Throttle::new(Arc::new(report));
@@ -80,7 +81,7 @@ impl Log {
         }
         let level = config.level.unwrap_or(match config.log_path {
             Some(_) => LogLevel::Info,
-            None => LogLevel::default(),
+            None => self.sink.mode.log_level(),
         });
         // Both fail only when the subscriber is gone, which lives as long as the process.
         let _ = self.lines.reload(lines(&self.sink, config.show_log_origin == Some(true)));
@@ -126,24 +127,29 @@ fn lines(sink: &Arc<Sink>, origin: bool) -> Lines {
     )
 }
 
-/// Where lines go: a file, else standard error.
-#[derive(Default)]
-struct Sink(Mutex<Option<Ring>>);
+/// Where lines go: a file, else a standard stream.
+struct Sink {
+    ring: Mutex<Option<Ring>>,
+    mode: Mode,
+}
 
 impl Sink {
     fn redirect(&self, to: OwnedFd) {
         let ring = Ring::new("log", CAPACITY, Box::new(Descriptor(to)));
-        let before = self.0.lock().unwrap_or_else(PoisonError::into_inner).replace(ring);
+        let before = self.ring.lock().unwrap_or_else(PoisonError::into_inner).replace(ring);
         // Its last words may take a while, without the lock.
         drop(before);
     }
 
-    /// The ring; standard error's, the first time and unless told otherwise.
+    /// The ring; that of a standard stream, the first time and unless redirected.
     fn ring(&self) -> Option<Ring> {
-        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         if ring.is_none() {
-            let stderr = rustix::io::dup(io::stderr()).ok()?;
-            *ring = Some(Ring::new("log", CAPACITY, Box::new(Descriptor(stderr))));
+            let stream = match self.mode.logs_to_stdout() {
+                true => rustix::io::dup(io::stdout()),
+                false => rustix::io::dup(io::stderr()),
+            };
+            *ring = Some(Ring::new("log", CAPACITY, Box::new(Descriptor(stream.ok()?))));
         }
         ring.clone()
     }
@@ -181,7 +187,7 @@ mod tests {
     fn logged(config: &LoggerConfig, work: impl FnOnce()) -> String {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let (log, subscriber) = Log::build();
+        let (log, subscriber) = Log::build(Mode::Ballast);
         let config = LoggerConfig { log_path: Some(path.clone()), ..config.clone() };
         tracing::subscriber::with_default(subscriber, || {
             log.apply(&config).unwrap();
@@ -254,7 +260,7 @@ mod tests {
         let path = dir.path().join("fifo");
         let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600));
         rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).unwrap();
-        let sink = Sink::default();
+        let sink = Sink { ring: Mutex::default(), mode: Mode::Ballast };
         sink.redirect(open_lines(&path).unwrap().into());
         let line = [b'x'; 1024];
         for _ in 0..1024 {

@@ -12,6 +12,7 @@ use mm::guest_ram::GuestRam;
 use super::attach::Devices;
 use super::attach::gpu::Screens;
 use super::device_thread::DeviceThread;
+use crate::mode::Mode;
 use crate::vcpu::{ExitCounts, PauseError, StartError, Vcpu, VcpuGroup};
 
 /// A machine, from its first instruction to its end. Dropping it stops its vCPUs.
@@ -54,11 +55,11 @@ impl Vm {
         Self { vcpus: Vcpus::Built(vcpus), counts, threads, transports, devices, _fd: fd, ram }
     }
 
-    /// Lets the vCPUs run. Does nothing if they were started before.
-    pub fn start(&mut self) -> Result<(), StartError> {
+    /// Lets the vCPUs run, on threads named by `mode`. Does nothing if they were started before.
+    pub fn start(&mut self, mode: Mode) -> Result<(), StartError> {
         if let Vcpus::Built(vcpus) = &mut self.vcpus {
             let vcpus = std::mem::take(vcpus);
-            self.vcpus = Vcpus::Started(VcpuGroup::start(vcpus, || ())?);
+            self.vcpus = Vcpus::Started(VcpuGroup::start(vcpus, mode, || ())?);
         }
         Ok(())
     }

@@ -8,7 +8,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -16,6 +15,7 @@ use std::time::{Duration, Instant};
 use super::kick::{self, Kickable};
 use super::{Left, Vcpu};
 use crate::exit::{ExitReason, ExitSignal};
+use crate::mode::Mode;
 
 /// vCPU threads parse no input and keep nothing large on the stack.
 const STACK: usize = 256 << 10;
@@ -26,23 +26,6 @@ const KICK_AGAIN: Duration = Duration::from_millis(50);
 
 /// How long a pause waits for the last vCPU before it is given up.
 const PAUSE_LIMIT: Duration = Duration::from_secs(1);
-
-/// Set by [`name_threads_like_firecracker`].
-static LIKE_FIRECRACKER: AtomicBool = AtomicBool::new(false);
-
-/// Names the threads of vCPUs `fc_vcpu 0` and so on: tools that pin Firecracker's look for that.
-/// For the whole process, before the machine starts.
-pub fn name_threads_like_firecracker() {
-    LIKE_FIRECRACKER.store(true, Ordering::Relaxed);
-}
-
-fn thread_name(number: u8) -> String {
-    if LIKE_FIRECRACKER.load(Ordering::Relaxed) {
-        format!("fc_vcpu {number}")
-    } else {
-        format!("vcpu{number}")
-    }
-}
 
 /// vCPUs that did not stop for a pause; all run on.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -131,6 +114,7 @@ impl VcpuGroup {
     /// Starts a thread for each of `vcpus`; `on_thread` is the first thing that each does.
     pub fn start(
         vcpus: Vec<Vcpu>,
+        mode: Mode,
         on_thread: impl Fn() + Clone + Send + 'static,
     ) -> Result<Self, StartError> {
         kick::install()?;
@@ -139,7 +123,7 @@ impl VcpuGroup {
         let mut group = Self { shared, threads: Vec::with_capacity(vcpus.len()) };
         for vcpu in vcpus {
             // Dropping the group stops those that were started.
-            group.spawn(vcpu, on_thread.clone())?;
+            group.spawn(vcpu, mode, on_thread.clone())?;
         }
         Ok(group)
     }
@@ -147,6 +131,7 @@ impl VcpuGroup {
     fn spawn(
         &mut self,
         mut vcpu: Vcpu,
+        mode: Mode,
         on_thread: impl Fn() + Send + 'static,
     ) -> Result<(), StartError> {
         self.shared.lock().active.insert(vcpu.number);
@@ -155,7 +140,7 @@ impl VcpuGroup {
             exit: Arc::clone(&vcpu.around.exit),
             number: vcpu.number,
         };
-        let name = thread_name(vcpu.number);
+        let name = mode.vcpu_thread(vcpu.number);
         let body = move || {
             let finish = finish;
             on_thread();

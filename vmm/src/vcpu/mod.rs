@@ -18,7 +18,7 @@ use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EV
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 pub use exits::{ExitCounts, ExitKind};
-pub use group::{PauseError, StartError, VcpuGroup, name_threads_like_firecracker};
+pub use group::{PauseError, StartError, VcpuGroup};
 
 use crate::exit::{ExitReason, ExitSignal, ResetSource};
 use crate::machine::bus::Bus;

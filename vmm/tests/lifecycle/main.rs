@@ -6,6 +6,7 @@
 //! - `monitor.rs`: a monitor under test
 //! - `ends.rs`: every way to end it, whatever its guest and its readers do
 //! - `consoles.rs`: files, FIFOs, pseudo-terminals and sockets as the console
+//! - `firecracker.rs`: in Firecracker's place: status codes, log, names, exit codes, metrics
 //! - `terminals.rs`: foreground, background and raw mode
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
@@ -13,6 +14,7 @@
 
 mod consoles;
 mod ends;
+mod firecracker;
 mod guest;
 mod monitor;
 mod terminals;

@@ -81,6 +81,7 @@ impl Server {
     /// the new thread, so that a machine that starts at once does not wait for it.
     pub fn spawn(
         socket: Listener,
+        thread: &str,
         service: impl FnOnce() -> Service + Send + 'static,
     ) -> Result<Self, ServerError> {
         let Listener { socket: listener, file } = socket;
@@ -98,7 +99,7 @@ impl Server {
             // No request may wait.
             let _ = done.send(());
         };
-        std::thread::Builder::new().name("api".into()).spawn(run).map_err(ServerError::Thread)?;
+        std::thread::Builder::new().name(thread.into()).spawn(run).map_err(ServerError::Thread)?;
         Ok(Self { file, stop, stopped })
     }
 

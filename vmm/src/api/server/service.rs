@@ -2,6 +2,7 @@
 //! From a whole request to an answer.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::body::Body;
@@ -52,6 +53,9 @@ impl Service {
 
     fn count(&self, method: &Method, path: &str, response: &Response) {
         self.stats.count(method, path, response.status().is_success());
+        if response.headers().contains_key("deprecation") {
+            self.stats.deprecated.fetch_add(1, Ordering::Relaxed);
+        }
         debug!(%method, path, status = response.status().as_u16(), "API request");
     }
 

@@ -27,7 +27,7 @@ impl TestServer {
         let (door, responder) = Responder::start(Phase::Running);
         let socket = Listener::bind(&path).unwrap();
         let service = || Service::new(door, Default::default(), DEFAULT_MAX_PAYLOAD_BYTES);
-        let server = Server::spawn(socket, service).unwrap();
+        let server = Server::spawn(socket, "api", service).unwrap();
         Self { path, seen: responder.seen, _server: server, _dir: dir }
     }
 
@@ -324,7 +324,7 @@ fn a_server_that_stops_gives_the_answers_under_way_and_removes_its_file() {
     let path = dir.path().join("api.socket");
     let (door, requests) = channel().unwrap();
     let service = || Service::new(door, Default::default(), DEFAULT_MAX_PAYLOAD_BYTES);
-    let server = Server::spawn(Listener::bind(&path).unwrap(), service).unwrap();
+    let server = Server::spawn(Listener::bind(&path).unwrap(), "api", service).unwrap();
     let connect = || {
         let stream = UnixStream::connect(&path).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();

@@ -3,6 +3,10 @@
 //!
 //! A snapshot of all counters is a tree of named groups. A line holds what was added since the line
 //! before, as those who sum up Firecracker's lines expect; `GET /metrics` gives the totals.
+//!
+//! - `groups.rs`: Firecracker's groups, and what of them is a value of now
+
+mod groups;
 
 use std::io;
 use std::path::PathBuf;
@@ -13,6 +17,7 @@ use serde_json::{Map, Value};
 use crate::config::MetricsConfig;
 use crate::host::files::open_lines;
 use crate::host::ring::{Descriptor, Ring};
+pub use groups::completed;
 
 /// How often a line is written without being asked for.
 pub const PERIOD: Duration = Duration::from_secs(60);
@@ -56,7 +61,7 @@ impl MetricsFile {
         for (name, value) in &self.config.properties {
             line.insert(name.clone(), value.as_str().into());
         }
-        if let Value::Object(groups) = difference(&totals, &self.last) {
+        if let Value::Object(groups) = difference(&totals, &self.last, &mut Vec::new()) {
             line.extend(groups);
         }
         let mut text = Value::Object(line).to_string();
@@ -71,14 +76,20 @@ impl MetricsFile {
     }
 }
 
-/// `now - before`, number by number. What is new counts from 0.
-fn difference(now: &Value, before: &Value) -> Value {
+/// `now - before`, number by number; gauges as they are. What is new counts from 0.
+fn difference<'a>(now: &'a Value, before: &Value, path: &mut Vec<&'a str>) -> Value {
     match now {
-        Value::Object(fields) => fields
-            .iter()
-            .map(|(name, value)| (name.clone(), difference(value, &before[name])))
-            .collect(),
+        Value::Object(fields) => {
+            let mut differences = Map::new();
+            for (name, value) in fields {
+                path.push(name);
+                differences.insert(name.clone(), difference(value, &before[name], path));
+                path.pop();
+            }
+            differences.into()
+        }
         Value::Number(number) => match number.as_u64() {
+            Some(_) if groups::is_gauge(path) => now.clone(),
             Some(now) => now.saturating_sub(before.as_u64().unwrap_or(0)).into(),
             None => now.clone(),
         },

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What differs outside the API when the monitor stands in for Firecracker: names, places and
+//! numbers that its clients and supervisors know. `docs/api.md` has the list.
+
+use crate::config::LogLevel;
+use crate::exit::ExitReason;
+
+/// What the monitor was started as.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// `ballast run`: itself.
+    #[default]
+    Ballast,
+    /// `ballast --api-sock …`, or by the name `firecracker`: in Firecracker's place.
+    Firecracker,
+}
+
+/// Exit codes of Firecracker's (`FcExitCode`) beside 0.
+pub mod firecracker_exit {
+    /// Any error that has no code of its own.
+    pub const GENERIC: u8 = 1;
+    /// `--level` names no level.
+    pub const BAD_CONFIGURATION: u8 = 152;
+    /// The arguments cannot be parsed.
+    pub const ARGUMENTS: u8 = 153;
+    /// SIGHUP, which Firecracker catches.
+    pub const SIGHUP: u8 = 156;
+}
+
+impl Mode {
+    /// Name of a vCPU's thread, which pinning tools look for.
+    pub fn vcpu_thread(self, number: u8) -> String {
+        match self {
+            Self::Ballast => format!("vcpu{number}"),
+            Self::Firecracker => format!("fc_vcpu {number}"),
+        }
+    }
+
+    /// Name of the API's thread.
+    pub fn api_thread(self) -> &'static str {
+        match self {
+            Self::Ballast => "api",
+            Self::Firecracker => "fc_api",
+        }
+    }
+
+    /// Whether the log goes to standard output where no file is named, and not to standard error.
+    pub fn logs_to_stdout(self) -> bool {
+        self == Self::Firecracker
+    }
+
+    /// The level where none is named and the log goes to no file.
+    pub fn log_level(self) -> LogLevel {
+        match self {
+            Self::Ballast => LogLevel::Warning,
+            Self::Firecracker => LogLevel::Info,
+        }
+    }
+
+    /// Whether the socket's file stays when the monitor ends.
+    pub fn keeps_socket(self) -> bool {
+        self == Self::Firecracker
+    }
+
+    /// The exit status for `reason`.
+    pub fn exit_code(self, reason: &ExitReason) -> u8 {
+        match (self, reason) {
+            (Self::Ballast, reason) => reason.code(),
+            (Self::Firecracker, ExitReason::Stopped(by)) if by == "SIGHUP" => {
+                firecracker_exit::SIGHUP
+            }
+            (Self::Firecracker, reason) if reason.code() == 0 => 0,
+            (Self::Firecracker, _) => firecracker_exit::GENERIC,
+        }
+    }
+
+    /// The signal that the process is to die of at its orderly end, since its parent expects that.
+    pub fn dies_of(self, reason: &ExitReason) -> Option<libc::c_int> {
+        match (self, reason) {
+            (Self::Firecracker, ExitReason::Stopped(by)) => match by.as_str() {
+                "SIGTERM" => Some(libc::SIGTERM),
+                "SIGINT" => Some(libc::SIGINT),
+                "SIGQUIT" => Some(libc::SIGQUIT),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// Ends the process by `signal`, as if it had never been caught.
+pub fn die_of(signal: libc::c_int) {
+    // SAFETY: sets a disposition that is no function.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // Fails for no signal that there is; and then the caller's exit status has to do.
+    let _ = vmm_sys_util::signal::unblock_signal(signal);
+    // SAFETY: sends a signal to this thread.
+    unsafe { libc::raise(signal) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_firecrackers() {
+        let stopped = |by: &str| ExitReason::Stopped(by.into());
+        let code = |reason: ExitReason| Mode::Firecracker.exit_code(&reason);
+        assert_eq!(code(ExitReason::PowerOff), 0);
+        assert_eq!(code(stopped("SIGHUP")), 156);
+        assert_eq!(code(ExitReason::GuestCrashed("x".into())), 1);
+        assert_eq!(Mode::Firecracker.dies_of(&stopped("SIGTERM")), Some(libc::SIGTERM));
+        assert_eq!(Mode::Ballast.dies_of(&stopped("SIGTERM")), None);
+        assert_eq!(Mode::Ballast.exit_code(&ExitReason::GuestCrashed("x".into())), 2);
+        assert_eq!(Mode::Firecracker.vcpu_thread(254).len(), 11, "the kernel keeps 15 letters");
+    }
+}

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! In Firecracker's place: the status codes that it answers before boot, and what its clients and
+//! supervisors see of the process.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::guest::Program;
+use crate::monitor::{LIMIT, Monitor, kvm};
+
+/// Cases of `firecracker-codes.json` that Ballast answers differently, and why; docs/api.md gives
+/// the same reasons. A case that agrees must not be here.
+const DIFFERENT: &[(&str, &str)] = &[
+    ("PUT /boot-source not ELF", "the file is looked at by the PUT, and not first by the start"),
+    ("PUT /machine-config 33 cpu", "a machine may have 254 vCPUs"),
+    ("PUT /machine-config big mem", "memory beyond the host's is refused by the PUT already"),
+    ("PUT /machine-config track_dirty", "there are no snapshots to track dirty pages for"),
+    ("PATCH /machine-config tdp", "there are no snapshots to track dirty pages for"),
+    ("PUT /cpu-config {}", "there are no custom CPU templates"),
+    ("PUT /pmem", "there are no persistent memory devices"),
+];
+
+/// Cases whose devices arrive while this list shrinks: remove a line when the device is there.
+const NOT_YET: &[&str] =
+    &["PUT /network-interfaces", "PUT /vsock", "GET /mmds", "PUT /mmds", "PUT /entropy {}"];
+
+/// A monitor in Firecracker's place, in a folder of its own.
+fn firecracker(configure: impl FnOnce(&Path, &mut Command)) -> Monitor {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ballast"));
+    command.arg("--api-sock").arg(dir.path().join("api"));
+    command.stdin(Stdio::null());
+    command.stdout(File::create(dir.path().join("stdout")).unwrap());
+    command.stderr(File::create(dir.path().join("stderr")).unwrap());
+    configure(dir.path(), &mut command);
+    Monitor { child: command.spawn().unwrap(), dir }
+}
+
+fn stdout(monitor: &Monitor) -> String {
+    std::fs::read_to_string(monitor.dir.path().join("stdout")).unwrap()
+}
+
+/// One request as the file has it: a body that is a string is sent as it is. The status, or `EXIT`
+/// where the process has ended.
+fn exchange(monitor: &mut Monitor, step: &Value) -> String {
+    let (method, path) = (step[0].as_str().unwrap(), step[1].as_str().unwrap());
+    let body = match &step[2] {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    };
+    let mut stream = None;
+    monitor.wait_for("the API", |monitor| {
+        stream = UnixStream::connect(monitor.socket()).ok();
+        stream.is_some()
+    });
+    let mut stream = stream.unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut request = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
+    if let Some(body) = &body {
+        request += &format!("Content-Length: {}\r\n", body.len());
+    }
+    request += "\r\n";
+    request += &body.unwrap_or_default();
+    // A body that is too large need not be read to its end.
+    let _ = stream.write_all(request.as_bytes());
+    let mut reply = Vec::new();
+    let _ = stream.read_to_end(&mut reply);
+    let reply = String::from_utf8_lossy(&reply);
+    reply.split(' ').nth(1).map_or_else(|| "EXIT".to_owned(), str::to_owned)
+}
+
+#[test]
+fn status_codes_before_boot_are_firecrackers() {
+    let file: Value = serde_json::from_str(include_str!("firecracker-codes.json")).unwrap();
+    let different: BTreeMap<&str, &str> = DIFFERENT.iter().copied().collect();
+    let (mut wrong, mut agreeing) = (Vec::new(), 0);
+    for case in file["cases"].as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        let mut monitor = firecracker(|_, _| ());
+        let dir = monitor.dir.path().to_owned();
+        std::fs::write(dir.join("kernel"), Program::Halt.image()).unwrap();
+        std::fs::write(dir.join("initrd"), "initrd").unwrap();
+        File::create(dir.join("disk")).unwrap().set_len(1 << 20).unwrap();
+        let text = case["steps"].to_string();
+        let text = text.replace("KERNEL", dir.join("kernel").to_str().unwrap());
+        let text = text.replace("INITRD", dir.join("initrd").to_str().unwrap());
+        let text = text.replace("DISK", dir.join("disk").to_str().unwrap());
+        let text = text.replace("DIR", dir.to_str().unwrap());
+        let steps: Value = serde_json::from_str(&text).unwrap();
+        let codes: Vec<String> =
+            steps.as_array().unwrap().iter().map(|step| exchange(&mut monitor, step)).collect();
+        let expected: Vec<&str> =
+            case["codes"].as_array().unwrap().iter().map(|code| code.as_str().unwrap()).collect();
+        let agrees = codes == expected;
+        agreeing += usize::from(agrees);
+        let excused = different.contains_key(name) || NOT_YET.contains(&name);
+        if agrees && different.contains_key(name) {
+            wrong.push(format!("{name}: agrees now, take it off the list"));
+        } else if !agrees && !excused {
+            wrong.push(format!("{name}: {codes:?}, Firecracker answers {expected:?}"));
+        }
+    }
+    println!("{agreeing} of {} cases agree", file["cases"].as_array().unwrap().len());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// docs/api.md gives the reasons of the list above.
+#[test]
+fn differences_are_documented() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/api.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    for (case, reason) in DIFFERENT {
+        assert!(page.contains(reason), "{case}: {reason}");
+    }
+}
+
+fn start(monitor: &mut Monitor) {
+    let kernel = monitor.dir.path().join("kernel");
+    std::fs::write(&kernel, Program::Halt.image()).unwrap();
+    let boot = serde_json::json!({"kernel_image_path": kernel});
+    assert_eq!(monitor.request("PUT", "/boot-source", &boot.to_string()), 204);
+    let machine = r#"{"vcpu_count": 2, "mem_size_mib": 17}"#;
+    assert_eq!(monitor.request("PUT", "/machine-config", machine), 204);
+    assert_eq!(monitor.request("PUT", "/actions", r#"{"action_type": "InstanceStart"}"#), 204);
+}
+
+#[test]
+fn the_process_looks_like_firecracker() {
+    if !kvm() {
+        return;
+    }
+    let mut monitor = firecracker(|_, command| {
+        command.args(["--boot-timer", "--start-time-us", "1", "--start-time-cpu-us", "1"]);
+    });
+    let flush = r#"{"action_type": "FlushMetrics"}"#;
+    assert_eq!(monitor.request("PUT", "/actions", flush), 400, "not before the start");
+    start(&mut monitor);
+    assert_eq!(monitor.request("PUT", "/actions", flush), 204, "without a metrics file too");
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", monitor.child.id())).unwrap();
+    let names: Vec<String> = tasks
+        .map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap())
+        .collect();
+    for name in ["fc_vcpu 0\n", "fc_vcpu 1\n", "fc_api\n"] {
+        assert!(names.iter().any(|other| other == name), "{name:?} is not in {names:?}");
+    }
+    monitor.wait_for("the log", |monitor| stdout(monitor).contains("API server started."));
+    assert!(stdout(&monitor).contains("Running Firecracker v"), "{}", stdout(&monitor));
+    assert!(!stdout(&monitor).contains("WARN"), "{}", stdout(&monitor));
+
+    // Firecracker does not catch SIGTERM, and leaves its socket.
+    monitor.signal(libc::SIGTERM);
+    assert_eq!(monitor.end().signal(), Some(libc::SIGTERM));
+    assert!(monitor.socket().exists());
+}
+
+#[test]
+fn metrics_lines_have_all_groups_from_the_start() {
+    if !kvm() {
+        return;
+    }
+    let mut monitor = firecracker(|dir, command| {
+        command.arg("--metrics-path").arg(dir.join("metrics"));
+    });
+    start(&mut monitor);
+    let path = monitor.dir.path().join("metrics");
+    let line =
+        || std::fs::read_to_string(&path).unwrap_or_default().lines().next().map(str::to_owned);
+    monitor.wait_for("the first line", |_| line().is_some());
+    let line: Value = serde_json::from_str(&line().unwrap()).unwrap();
+    for group in [
+        "api_server",
+        "balloon",
+        "block",
+        "deprecated_api",
+        "entropy",
+        "get_api_requests",
+        "i8042",
+        "interrupts",
+        "latencies_us",
+        "logger",
+        "memory_hotplug",
+        "mmds",
+        "net",
+        "patch_api_requests",
+        "pmem",
+        "put_api_requests",
+        "seccomp",
+        "signals",
+        "uart",
+        "vcpu",
+        "vmm",
+        "vsock",
+    ] {
+        assert!(line[group].is_object(), "{group} is missing");
+    }
+    assert_eq!(line["put_api_requests"]["boot_source_count"], 1);
+    assert_eq!(line["vcpu"]["exit_io_in_agg"]["max_us"], 0);
+}
+
+#[test]
+fn mistakes_end_with_firecrackers_codes() {
+    for (arguments, code) in [
+        (&["--nonsense"][..], 153),
+        (&["--level", "loud"], 152),
+        (&["--seccomp-filter", "/no/such/file"], 1),
+        (&["--describe-snapshot", "/no/such/file"], 1),
+    ] {
+        let mut monitor = firecracker(|_, command| {
+            command.args(arguments);
+        });
+        assert_eq!(monitor.end().code(), Some(code), "{arguments:?}: {}", monitor.stderr());
+        assert_eq!(monitor.stderr().lines().count(), 1, "{}", monitor.stderr());
+    }
+}
+
+#[test]
+fn a_second_monitor_leaves_the_socket_of_the_first_alone() {
+    let mut first = firecracker(|_, _| ());
+    assert_eq!(first.request("GET", "/", ""), 200);
+    let socket = first.socket();
+    let mut second = firecracker(|_, command| {
+        *command = Command::new(env!("CARGO_BIN_EXE_ballast"));
+        command.arg("--api-sock").arg(&socket).stderr(Stdio::null()).stdout(Stdio::null());
+    });
+    assert_eq!(second.end().code(), Some(1));
+    assert_eq!(first.request("GET", "/", ""), 200);
+}
+
+#[test]
+fn help_into_a_pipe_is_plain() {
+    for arguments in [&["--help"][..], &["run", "--help"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_ballast")).args(arguments).output().unwrap();
+        assert!(output.status.success());
+        assert!(!output.stdout.contains(&0x1b), "{arguments:?}");
+    }
+}
+
+#[test]
+fn half_open_connections_and_killed_clients_hold_up_no_other() {
+    let mut monitor = firecracker(|_, _| ());
+    assert_eq!(monitor.request("GET", "/", ""), 200);
+    let mut stalled = Vec::new();
+    for _ in 0..9 {
+        let mut stream = UnixStream::connect(monitor.socket()).unwrap();
+        stream.write_all(b"PUT /machine-config HTTP/1.1\r\nContent-Le").unwrap();
+        stalled.push(stream);
+    }
+    assert_eq!(monitor.request("GET", "/version", ""), 200);
+    // The tenth place, and one more.
+    let _tenth = UnixStream::connect(monitor.socket()).unwrap();
+    let mut refused = UnixStream::connect(monitor.socket()).unwrap();
+    refused.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut reply = String::new();
+    refused.read_to_string(&mut reply).unwrap();
+    assert!(reply.starts_with("HTTP/1.1 503 "), "{reply}");
+    // Clients that die give their places back.
+    drop(stalled);
+    monitor.wait_for("a place", |monitor| {
+        let mut stream = UnixStream::connect(monitor.socket()).unwrap();
+        // One that is turned away may be closed before it has written.
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n");
+        let mut reply = Vec::new();
+        let _ = stream.read_to_end(&mut reply);
+        reply.starts_with(b"HTTP/1.1 200 ")
+    });
+}
