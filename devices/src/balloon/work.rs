@@ -64,33 +64,33 @@ impl Work {
         deadline: &mut Deadline,
     ) -> Step {
         while !self.discard.is_empty() {
-            pool.discard_some(&mut self.discard, journal, deadline);
-            if deadline.passed() && !self.is_done() {
+            if deadline.passed() {
                 return Step::More;
             }
+            pool.discard_some(&mut self.discard, journal, deadline);
         }
         while !self.free.is_empty() {
-            let step = take_pages(&mut self.free, pool::step(deadline));
-            pool.discard_free(&step, self.origin, journal, deadline);
-            if deadline.passed() && !self.is_done() {
+            if deadline.passed() {
                 return Step::More;
             }
+            let step = take_pages(&mut self.free, pool::step(deadline));
+            pool.discard_free(&step, self.origin, journal, deadline);
         }
         while !self.restore.is_empty() {
+            if deadline.passed() {
+                return Step::More;
+            }
             let step = take_pages(&mut self.restore, pool.unit());
             if !pool.restore(&step, journal, deadline) {
                 step.into_iter().rev().for_each(|range| self.restore.push_front(range));
                 return Step::Wait;
             }
-            if deadline.passed() && !self.is_done() {
-                return Step::More;
-            }
         }
         while !self.resize.is_empty() {
-            pool.resize_some(&mut self.resize, journal, deadline);
-            if deadline.passed() && !self.is_done() {
+            if deadline.passed() {
                 return Step::More;
             }
+            pool.resize_some(&mut self.resize, journal, deadline);
         }
         Step::Done
     }
@@ -103,13 +103,6 @@ impl Work {
     /// Pages that the guest waits for.
     pub(super) fn restoring(&self) -> impl Iterator<Item = GuestRange> + '_ {
         self.restore.iter().copied()
-    }
-
-    fn is_done(&self) -> bool {
-        self.discard.is_empty()
-            && self.free.is_empty()
-            && self.restore.is_empty()
-            && self.resize.is_empty()
     }
 }
 
