@@ -22,8 +22,8 @@ const PAGES_A_COMMAND: f64 = 16.0;
 const COMPACTION_S: f64 = 1.0;
 /// What the client draws on.
 const SCREEN: (u32, u32) = (1280, 720);
-/// How often all of memory is vacated while it draws.
-const VACATED_TIMES: u32 = 2;
+/// How often all of memory is evacuated while it draws.
+const EVACUATED_TIMES: u32 = 2;
 
 /// Measures everything.
 pub(crate) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
@@ -129,9 +129,9 @@ fn pauses(bed: &Bed, program: &Program) -> Result<Vec<Figure>> {
         guest.agent.command("gpu-fill f 160M dumb")?;
         guest.agent.command("gpu-punch f")?;
         guest.agent.command("screen-start 0")?;
-        for _ in 0..VACATED_TIMES {
+        for _ in 0..EVACUATED_TIMES {
             guest.agent.command("write /proc/sys/vm/compact_memory 1")?;
-            guest.vacate_everything()?;
+            guest.evacuate_everything()?;
         }
         let client = guest.agent.figures("screen-stop")?;
         println!("round {round}/{}: client {client:?}", bed.rounds);

@@ -137,9 +137,9 @@ fn take_contiguous(guest: &mut Guest, pages: u64) -> Result<()> {
     guest.agent.command(&format!("repeat-start contiguous {writes}")).map(drop)
 }
 
-/// While the host has blocks of the region vacated again and again, no request for contiguous memory
+/// While the host has blocks of the region evacuated again and again, no request for contiguous memory
 /// fails that would not fail without; and the region is whole afterwards.
-pub(crate) fn requests_succeed_while_blocks_are_vacated(context: &Context) -> Result<()> {
+pub(crate) fn requests_succeed_while_blocks_are_evacuated(context: &Context) -> Result<()> {
     const CMA_MIB: u64 = 128;
     const WANTED_PAGES: u64 = 96 << 8;
     let mut guest = boot(context, 640, CMA_MIB)?;
@@ -149,15 +149,15 @@ pub(crate) fn requests_succeed_while_blocks_are_vacated(context: &Context) -> Re
     let alone = guest.agent.figures("repeat-stop contiguous")?;
 
     take_contiguous(&mut guest, WANTED_PAGES)?;
-    let (started, mut rounds, mut vacated) = (Instant::now(), 0, 0);
+    let (started, mut rounds, mut evacuated) = (Instant::now(), 0, 0);
     while rounds < 12 || started.elapsed() < context.stress {
         let body = json!({ "start": start, "blocks": CMA_MIB / 2 });
         let answer = guest.monitor.api().put("/memory/evacuate", &body)?;
         let report: Value = serde_json::from_slice(&answer.body)
             .map_err(|e| Error::Check(format!("{e}: {}", answer.text())))?;
-        vacated += report["vacated"].as_u64().unwrap_or(0);
+        evacuated += report["evacuated"].as_u64().unwrap_or(0);
         if rounds % 3 == 2 {
-            // Blocks that are gathered lie next to those that are vacated.
+            // Blocks that are gathered lie next to those that are evacuated.
             guest.balloon_to(160)?;
         }
         guest.balloon_to(0)?;
@@ -165,8 +165,10 @@ pub(crate) fn requests_succeed_while_blocks_are_vacated(context: &Context) -> Re
         rounds += 1;
     }
     let raced = guest.agent.figures("repeat-stop contiguous")?;
-    println!("{rounds} requests vacated {vacated} blocks; alone {alone:?}, with them {raced:?}");
-    check!(vacated > 0, "the host got no block of the region");
+    println!(
+        "{rounds} requests evacuated {evacuated} blocks; alone {alone:?}, with them {raced:?}"
+    );
+    check!(evacuated > 0, "the host got no block of the region");
     check!(raced["rounds"] > 2, "{raced:?}");
     if alone["refused"] == 0 {
         check_eq!(raced["refused"], 0);

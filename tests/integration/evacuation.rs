@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Whole blocks: taken first, made where there are none, and vacated on request.
+//! Whole blocks: taken first, made where there are none, and evacuated on request.
 
 use harness::guest::Guest;
 use harness::monitor::Spec;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
 
-/// Asks the guest to vacate `blocks` blocks from `start` on.
+/// Asks the guest to evacuate `blocks` blocks from `start` on.
 fn evacuate(guest: &Guest, start: u64, blocks: u64) -> Result<Value> {
     let body = json!({ "start": start, "blocks": blocks });
     let answer = guest.monitor.api().put("/memory/evacuate", &body)?;
@@ -69,7 +69,7 @@ pub(crate) fn blocks_from_a_fragmented_guest(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Blocks with balloon pages, zram pages, page cache and anonymous memory in them are vacated
+/// Blocks with balloon pages, zram pages, page cache and anonymous memory in them are evacuated
 /// while programs use and check that memory.
 pub(crate) fn evacuates_blocks_in_use(context: &Context) -> Result<()> {
     const PLACES: [u64; 4] = [192 * MIB, 320 * MIB, 448 * MIB, 576 * MIB];
@@ -96,7 +96,7 @@ pub(crate) fn evacuates_blocks_in_use(context: &Context) -> Result<()> {
     let count = |reports: &[Value], name: &str| {
         reports.iter().filter_map(|report| report[name].as_u64()).sum::<u64>()
     };
-    check!(count(&reports, "vacated") > 0, "{reports:?}");
+    check!(count(&reports, "evacuated") > 0, "{reports:?}");
     check!(count(&reports, "migrated_balloon") > 0, "no balloon page was in the way? {reports:?}");
     let pairs = guest.balloon_counter("migrated_pages")?;
     check!(pairs > 0, "the device saw no balloon page move");
@@ -106,14 +106,14 @@ pub(crate) fn evacuates_blocks_in_use(context: &Context) -> Result<()> {
     let asked = reports.iter().filter_map(|report| report["per_block"].as_array()).flatten();
     let asked = asked.count() as u64;
     let gained = host::settled_free()?.saturating_sub(before);
-    let vacated = count(&reports, "vacated");
-    println!("{vacated} of {asked} vacated; the host gained {} MiB", gained / MIB);
-    check_eq!(vacated + count(&reports, "busy"), asked);
-    check!(vacated >= asked / 2, "{reports:?}");
+    let evacuated = count(&reports, "evacuated");
+    println!("{evacuated} of {asked} evacuated; the host gained {} MiB", gained / MIB);
+    check_eq!(evacuated + count(&reports, "busy"), asked);
+    check!(evacuated >= asked / 2, "{reports:?}");
     for owner in ["migrated_lru", "migrated_zsmalloc"] {
         check!(count(&reports, owner) > 0, "{owner}: nothing was in the way? {reports:?}");
     }
-    // Blocks that were in the balloon already are as good as vacated, and gain nothing.
+    // Blocks that were in the balloon already are as good as evacuated, and gain nothing.
     let given = guest.ballooned()?.saturating_sub(ballooned);
     check!(gained >= given / 10 * 8, "gained {} of {} MiB", gained / MIB, given / MIB);
     guest.agent.verify("busy-stop")?;
@@ -126,7 +126,7 @@ pub(crate) fn evacuates_blocks_in_use(context: &Context) -> Result<()> {
 }
 
 /// A pinned page keeps its block from being evacuated; the answer reports it, and nothing is given
-/// up. It is the pin alone: without it the block is vacated.
+/// up. It is the pin alone: without it the block is evacuated.
 pub(crate) fn a_block_with_a_pinned_page_is_busy(context: &Context) -> Result<()> {
     const PAGE: u64 = 5000;
     let mut guest =
@@ -141,14 +141,14 @@ pub(crate) fn a_block_with_a_pinned_page_is_busy(context: &Context) -> Result<()
     println!("page {PAGE} is pinned at {pinned:#x}");
     let report = evacuate(&guest, block, 1)?;
     check_eq!(report["per_block"], json!(["busy"]));
-    check_eq!((report["vacated"].as_u64(), report["busy"].as_u64()), (Some(0), Some(1)));
+    check_eq!((report["evacuated"].as_u64(), report["busy"].as_u64()), (Some(0), Some(1)));
     check_eq!(place(&mut guest)?, pinned);
     check_eq!(guest.ballooned()?, 0);
     guest.agent.verify("verify kept")?;
 
     guest.agent.command(&format!("unpin kept {PAGE}"))?;
     let report = evacuate(&guest, block, 1)?;
-    check_eq!(report["per_block"], json!(["vacated"]));
+    check_eq!(report["per_block"], json!(["evacuated"]));
     check_eq!(guest.ballooned()?, 2 * MIB);
     let moved = place(&mut guest)?;
     check!(moved / (2 * MIB) != pinned / (2 * MIB), "the page is still at {moved:#x}");

@@ -106,8 +106,8 @@ pub(crate) fn buffers_move_while_in_use(context: &Context) -> Result<()> {
     }
     let compacted = guest.agent.vmstat(COUNTERS)?;
     let drawn = guest.agent.figures("screen-count")?["frames"];
-    guest.vacate_everything()?;
-    let vacated = guest.agent.vmstat(COUNTERS)?;
+    guest.evacuate_everything()?;
+    let evacuated = guest.agent.vmstat(COUNTERS)?;
     let client = guest.agent.figures("screen-stop")?;
     let second = find_buffers(&mut guest, &kinds)?;
     let mut elsewhere = BTreeSet::new();
@@ -116,7 +116,7 @@ pub(crate) fn buffers_move_while_in_use(context: &Context) -> Result<()> {
 
     println!(
         "{} pages in buffers; moved, failed: {before:?} at first, {compacted:?} after compaction, \
-         {vacated:?} after evacuation, by which {by_kernel} of them came to lie elsewhere; the \
+         {evacuated:?} after evacuation, by which {by_kernel} of them came to lie elsewhere; the \
          client: {client:?}",
         first.len(),
     );
@@ -152,7 +152,7 @@ pub(crate) fn buffers_move_while_in_use(context: &Context) -> Result<()> {
     guest.agent.verify("gpu-verify blob")?;
 
     let status = guest.monitor.api().get("/gpu")?;
-    check!(status["counters"]["migrated_pages"].as_u64() >= Some(vacated[0]), "{status}");
+    check!(status["counters"]["migrated_pages"].as_u64() >= Some(evacuated[0]), "{status}");
     check_eq!(status["counters"]["migrations_failed"], 0);
     check_eq!(guest.power_off()?.code(), Some(0));
     Ok(())
@@ -165,7 +165,7 @@ fn a_picture_moves(guest: &mut Guest) -> Result<()> {
     let (first, checksum) = repaint_picture(guest, 78)?;
     let before = guest.agent.vmstat(COUNTERS)?;
     compact(guest)?;
-    guest.vacate_everything()?;
+    guest.evacuate_everything()?;
     let after = guest.agent.vmstat(COUNTERS)?;
     still_shows(guest, checksum)?;
     let (second, checksum) = repaint_picture(guest, 79)?;

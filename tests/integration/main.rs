@@ -4,7 +4,7 @@
 //!
 //! - `boot.rs`         kernels, sizes, ways to end, nothing left behind
 //! - `balloon.rs`      memory given back and taken again, statistics, out of memory
-//! - `evacuation.rs`   whole blocks from a fragmented guest, and vacated on request
+//! - `evacuation.rs`   whole blocks from a fragmented guest, and evacuated on request
 //! - `free_pages.rs`   memory that goes back without a balloon: reporting, hinting
 //! - `compaction.rs` the host's side put in order, under guests that go on; hosts that lack something
 //! - `contiguous.rs`  contiguous memory for the guest's devices: what it is made of, who uses it
@@ -94,7 +94,7 @@ const TESTS: &[Test] = &[
     test!(contiguous::backs_the_region_on_request, 240),
     test!(contiguous::reports_how_the_region_is_used, 240),
     test!(contiguous::pictures_are_made_huge_at_once, 300),
-    test!(contiguous::requests_succeed_while_blocks_are_vacated, 420),
+    test!(contiguous::requests_succeed_while_blocks_are_evacuated, 420),
     test!(contiguous::balloon_leaves_ordinary_memory_to_the_kernel, 300),
     test!(compaction::a_limit_on_memory, 240),
     test!(gpu::buffers_move_while_in_use, 420),

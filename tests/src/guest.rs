@@ -33,8 +33,8 @@ const KEPT_FREE: &str = "/proc/sys/vm/min_free_kbytes";
 
 /// Bytes of a block.
 const BLOCK: u64 = 2 << 20;
-/// Blocks that a guest is asked to vacate at once: what is in them has to find room elsewhere.
-const VACATED_AT_ONCE: u64 = 32;
+/// Blocks that a guest is asked to evacuate at once: what is in them has to find room elsewhere.
+const EVACUATED_AT_ONCE: u64 = 32;
 
 /// What the kernel says, on its console, when something is wrong with it.
 const COMPLAINTS: [&str; 12] = [
@@ -117,12 +117,12 @@ impl Guest {
         bytes.ok_or_else(|| Error::Check(format!("no ballooned_bytes: {memory}")))
     }
 
-    /// Has the guest vacate all of its memory, a part at a time, which it gets back at once: every
+    /// Has the guest evacuate all of its memory, a part at a time, which it gets back at once: every
     /// page that can move does.
-    pub fn vacate_everything(&mut self) -> Result<()> {
+    pub fn evacuate_everything(&mut self) -> Result<()> {
         let all = (self.spec.memory_mib << 20) / BLOCK;
         // The monitor gives the guest so long for a request, however slow its kernel.
-        let at_once = (VACATED_AT_ONCE / u64::from(patience())).max(1);
+        let at_once = (EVACUATED_AT_ONCE / u64::from(patience())).max(1);
         let mut first = 0;
         while first < all {
             let blocks = at_once.min(all - first);

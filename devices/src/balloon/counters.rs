@@ -69,7 +69,7 @@ pub struct Counters {
     /// Evacuation replies that named the wrong request or contradicted the device's record.
     pub evacuation_invalid_replies: u64,
     /// Blocks evacuated on request.
-    pub vacated_blocks: u64,
+    pub evacuated_blocks: u64,
     /// Blocks with holes where huge pages stay allowed, as the budget of mappings is used up: the
     /// host may fill their holes again.
     pub unguarded_blocks: u64,

@@ -105,10 +105,10 @@ impl Evacuation {
         let got = buffer.read(mem, raw.len() as u64, &mut outcomes);
         deadline.charge(got as u64 * Deadline::ENTRY);
         match self.requests.reply(&reply, &outcomes[..got]) {
-            Ok(Accepted { vacated, late }) => {
+            Ok(Accepted { evacuated, late }) => {
                 journal.counters.evacuations += 1;
-                journal.counters.vacated_blocks += vacated;
-                late && vacated > 0
+                journal.counters.evacuated_blocks += evacuated;
+                late && evacuated > 0
             }
             Err(error) => {
                 journal.counters.evacuation_invalid_replies += 1;

@@ -235,8 +235,8 @@ pub struct EvacuationAnswer {
     /// Which request; 0 if this is no answer.
     pub id: U64,
     /// Blocks that are in the balloon now.
-    pub vacated: U32,
-    /// Blocks that could not be vacated.
+    pub evacuated: U32,
+    /// Blocks that could not be evacuated.
     pub busy: U32,
     /// Pages of processes and of the page cache that were moved.
     pub migrated_lru: U64,
@@ -252,7 +252,7 @@ pub struct EvacuationAnswer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockOutcome {
     /// Given up: it is in the balloon.
-    Vacated,
+    Evacuated,
     /// Something in it cannot be moved, now or ever.
     Busy,
     /// Not memory that the driver has.
@@ -264,7 +264,7 @@ pub enum BlockOutcome {
 impl From<u8> for BlockOutcome {
     fn from(outcome: u8) -> Self {
         match outcome {
-            0 => Self::Vacated,
+            0 => Self::Evacuated,
             1 => Self::Busy,
             2 => Self::NotRam,
             outcome => Self::Unsupported(outcome),

@@ -26,7 +26,7 @@ use super::protocol::{BLOCK_MAX, BlockOutcome, EvacuationAnswer, EvacuationReque
 #[serde(rename_all = "snake_case")]
 pub enum BlockResult {
     /// It went into the balloon, by the device's own record.
-    Vacated,
+    Evacuated,
     /// Something in it cannot be moved; nothing was given up.
     Busy,
     /// The guest has no such memory.
@@ -75,10 +75,10 @@ pub(super) enum InvalidReply {
     WrongRequest { given: u64, expected: Option<u64> },
     #[error("it has {given} outcomes for {asked} blocks")]
     Outcomes { given: usize, asked: u32 },
-    #[error("it counts {vacated} blocks vacated and {busy} busy, but lists other numbers")]
-    Counts { vacated: u32, busy: u32 },
-    #[error("{block} is said to be vacated and did not go into the balloon")]
-    NotVacated { block: BlockId },
+    #[error("it counts {evacuated} blocks evacuated and {busy} busy, but lists other numbers")]
+    Counts { evacuated: u32, busy: u32 },
+    #[error("{block} is said to be evacuated and did not go into the balloon")]
+    NotEvacuated { block: BlockId },
     #[error("unknown outcome {outcome} of {block}")]
     UnknownOutcome { block: BlockId, outcome: u8 },
 }
@@ -86,8 +86,8 @@ pub(super) enum InvalidReply {
 /// A reply that agrees with the device's record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Accepted {
-    /// Blocks vacated.
-    pub(super) vacated: u64,
+    /// Blocks evacuated.
+    pub(super) evacuated: u64,
     /// No caller waits for them any more: what came after the request was given up is not part of
     /// what the driver is to have in the balloon.
     pub(super) late: bool,
@@ -231,7 +231,7 @@ impl Requests {
                     add(&mut moved.gpu, reply.migrated_gpu.get());
                 }
                 self.finish(chunk, outcomes.into_iter());
-                Ok(Accepted { vacated: reply.vacated.get().into(), late })
+                Ok(Accepted { evacuated: reply.evacuated.get().into(), late })
             }
             Err(invalid) => {
                 self.finish(chunk, std::iter::repeat(BlockResult::Unanswered));
@@ -305,8 +305,8 @@ fn check(
     let mut checked = Vec::with_capacity(outcomes.len());
     for (block, raw) in chunk.iter().zip(outcomes) {
         checked.push(match BlockOutcome::from(*raw) {
-            BlockOutcome::Vacated if in_balloon.contains(&block) => BlockResult::Vacated,
-            BlockOutcome::Vacated => return Err(InvalidReply::NotVacated { block }),
+            BlockOutcome::Evacuated if in_balloon.contains(&block) => BlockResult::Evacuated,
+            BlockOutcome::Evacuated => return Err(InvalidReply::NotEvacuated { block }),
             BlockOutcome::Busy => BlockResult::Busy,
             BlockOutcome::NotRam => BlockResult::NotRam,
             BlockOutcome::Unsupported(outcome) => {
@@ -315,9 +315,10 @@ fn check(
         });
     }
     let count = |wanted| checked.iter().filter(|outcome| **outcome == wanted).count() as u64;
-    let (vacated, busy) = (reply.vacated.get(), reply.busy.get());
-    if (count(BlockResult::Vacated), count(BlockResult::Busy)) != (vacated.into(), busy.into()) {
-        return Err(InvalidReply::Counts { vacated, busy });
+    let (evacuated, busy) = (reply.evacuated.get(), reply.busy.get());
+    if (count(BlockResult::Evacuated), count(BlockResult::Busy)) != (evacuated.into(), busy.into())
+    {
+        return Err(InvalidReply::Counts { evacuated, busy });
     }
     Ok(checked)
 }
@@ -337,10 +338,10 @@ mod tests {
         report
     }
 
-    fn reply(id: u64, vacated: u32, busy: u32) -> EvacuationAnswer {
+    fn reply(id: u64, evacuated: u32, busy: u32) -> EvacuationAnswer {
         EvacuationAnswer {
             id: id.into(),
-            vacated: vacated.into(),
+            evacuated: evacuated.into(),
             busy: busy.into(),
             migrated_lru: 10.into(),
             ..EvacuationAnswer::default()
@@ -359,7 +360,7 @@ mod tests {
         assert_eq!((first.id.get(), first.start_pfn.get(), first.nr_blocks.get()), (1, 3 * 512, 2));
         assert!(all.next(|_| true).is_none(), "one at a time");
         assert!(all.note_inflated(BlockId(4)) && !all.note_inflated(BlockId(9)));
-        let accepted = Accepted { vacated: 1, late: false };
+        let accepted = Accepted { evacuated: 1, late: false };
         assert_eq!(all.reply(&reply(1, 1, 1), &[0, 1]), Ok(accepted));
         assert!(report.try_recv().is_err());
         assert_eq!(all.next(|_| true).unwrap().start_pfn.get(), 9 * 512);
@@ -367,7 +368,7 @@ mod tests {
         let report = report.try_recv().unwrap();
         assert_eq!(
             outcomes(&report),
-            [(3, BlockResult::Vacated), (4, BlockResult::Busy), (9, BlockResult::NotRam)]
+            [(3, BlockResult::Evacuated), (4, BlockResult::Busy), (9, BlockResult::NotRam)]
         );
         assert_eq!((report.migrated.lru, report.count(BlockResult::Busy)), (20, 1));
     }
@@ -384,7 +385,7 @@ mod tests {
 
     #[test]
     fn invalid_replies_end_the_request() {
-        for (id, vacated, busy, raw, in_balloon) in [
+        for (id, evacuated, busy, raw, in_balloon) in [
             (2, 1, 1, &[0, 1][..], true),
             (1, 2, 0, &[0, 1][..], true),
             (1, 1, 1, &[0][..], true),
@@ -396,7 +397,7 @@ mod tests {
             let mut all = Requests::default();
             let report = request(&mut all, &[5, 6]);
             all.next(|_| in_balloon).unwrap();
-            assert!(all.reply(&reply(id, vacated, busy), raw).is_err());
+            assert!(all.reply(&reply(id, evacuated, busy), raw).is_err());
             let report = report.try_recv().unwrap();
             assert_eq!(report.count(BlockResult::Unanswered), 2);
             assert_eq!(report.migrated, Migrated::default());
@@ -412,10 +413,10 @@ mod tests {
         all.next(|block| block == BlockId(5)).unwrap();
         assert!(all.note_inflated(BlockId(6)));
         all.reply(&reply(1, 2, 1), &[0, 0, 1]).unwrap();
-        assert_eq!(report.try_recv().unwrap().count(BlockResult::Vacated), 2);
+        assert_eq!(report.try_recv().unwrap().count(BlockResult::Evacuated), 2);
         let _report = request(&mut all, &[6]);
         all.next(|_| false).unwrap();
-        let invalid = InvalidReply::NotVacated { block: BlockId(6) };
+        let invalid = InvalidReply::NotEvacuated { block: BlockId(6) };
         assert_eq!(all.reply(&reply(2, 1, 0), &[0]), Err(invalid), "the record was of request 1");
     }
 
@@ -441,11 +442,11 @@ mod tests {
         let second = request(&mut all, &[7]);
         assert!(all.next(|_| true).is_none());
         assert!(!all.note_inflated(BlockId(5)), "it comes too late to stay");
-        let accepted = Accepted { vacated: 1, late: true };
+        let accepted = Accepted { evacuated: 1, late: true };
         assert_eq!(all.reply(&reply(1, 1, 0), &[0]), Ok(accepted));
         assert_eq!(all.next(|_| true).unwrap().id.get(), 2);
         all.reply(&reply(2, 1, 0), &[0]).unwrap();
-        assert_eq!(second.try_recv().unwrap().count(BlockResult::Vacated), 1);
+        assert_eq!(second.try_recv().unwrap().count(BlockResult::Evacuated), 1);
     }
 
     #[test]

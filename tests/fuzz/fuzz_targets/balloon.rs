@@ -34,7 +34,7 @@ enum Op {
     Pfns { deflate: bool, pfns: Vec<u16> },
     Run { deflate: bool, start: u16, len: u16 },
     Blocks { op: u8, count: u8, entries: Vec<u16>, whole: bool },
-    Answer { id: u8, vacated: u8, busy: u8, outcomes: Vec<u8> },
+    Answer { id: u8, evacuated: u8, busy: u8, outcomes: Vec<u8> },
     Command(u32),
     Bytes { queue: u8, data: Vec<u8>, room: u16 },
     Pieces { queue: u8, pieces: Vec<Piece> },
@@ -142,9 +142,9 @@ fuzz_target!(|ops: Vec<Op>| {
                 raw.extend(pfns.iter().flat_map(|pfn| pfn.to_le_bytes()));
                 send_bytes(&mut driver, 5, &raw, 4);
             }
-            Op::Answer { id, vacated, busy, outcomes } => {
+            Op::Answer { id, evacuated, busy, outcomes } => {
                 let mut raw = u64::from(id).to_le_bytes().to_vec();
-                raw.extend(u32::from(vacated).to_le_bytes());
+                raw.extend(u32::from(evacuated).to_le_bytes());
                 raw.extend(u32::from(busy).to_le_bytes());
                 raw.extend([0; 32]);
                 raw.extend(outcomes.into_iter().take(300));

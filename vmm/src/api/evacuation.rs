@@ -45,7 +45,7 @@ pub struct Evacuate {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Evacuation {
     /// Blocks that were emptied and given up.
-    pub vacated: u32,
+    pub evacuated: u32,
     /// Blocks that something could not be moved out of.
     pub busy: u32,
     /// Pages moved that belong to programs or the page cache.
@@ -65,7 +65,7 @@ pub struct Evacuation {
 #[serde(rename_all = "snake_case")]
 pub enum BlockOutcome {
     /// Emptied and given up.
-    Vacated,
+    Evacuated,
     /// Something in it could not be moved.
     Busy,
     /// Not memory of the guest's.

@@ -244,8 +244,9 @@ impl GuestSide for LiveGuest {
         if unanswered > 0 && unanswered == report.outcomes.len() {
             return None;
         }
-        let vacated = |block: &BlockId| report.outcomes.contains(&(*block, BlockResult::Vacated));
-        Some(blocks.iter().map(vacated).collect())
+        let evacuated =
+            |block: &BlockId| report.outcomes.contains(&(*block, BlockResult::Evacuated));
+        Some(blocks.iter().map(evacuated).collect())
     }
 
     fn ask_free(&self, patience: Duration) {

@@ -67,13 +67,13 @@ fn reply(asked: &[BlockId], report: &EvacuationReport) -> Result<Reply, Refusal>
     let count = |outcome| u32::try_from(report.count(outcome)).unwrap_or(u32::MAX);
     let known: BTreeMap<BlockId, BlockResult> = report.outcomes.iter().copied().collect();
     let per_block = asked.iter().map(|block| match known.get(block) {
-        Some(BlockResult::Vacated) => BlockOutcome::Vacated,
+        Some(BlockResult::Evacuated) => BlockOutcome::Evacuated,
         Some(BlockResult::Busy) => BlockOutcome::Busy,
         Some(BlockResult::Unanswered) => BlockOutcome::Unanswered,
         Some(BlockResult::NotRam) | None => BlockOutcome::NotMemory,
     });
     Ok(EvacuationReply(Evacuation {
-        vacated: count(BlockResult::Vacated),
+        evacuated: count(BlockResult::Evacuated),
         busy: count(BlockResult::Busy),
         migrated_lru: report.migrated.lru,
         migrated_balloon: report.migrated.balloon,
@@ -101,16 +101,16 @@ mod tests {
         let asked = [BlockId(3), BlockId(4), BlockId(5), BlockId(6)];
         let report = report(&[
             (3, BlockResult::Busy),
-            (4, BlockResult::Vacated),
+            (4, BlockResult::Evacuated),
             (6, BlockResult::Unanswered),
         ]);
         let Ok(Reply::Evacuation(EvacuationReply(evacuation))) = reply(&asked, &report) else {
             panic!("an evacuation");
         };
-        assert_eq!((evacuation.vacated, evacuation.busy, evacuation.migrated_lru), (1, 1, 5));
+        assert_eq!((evacuation.evacuated, evacuation.busy, evacuation.migrated_lru), (1, 1, 5));
         let expected = [
             BlockOutcome::Busy,
-            BlockOutcome::Vacated,
+            BlockOutcome::Evacuated,
             BlockOutcome::NotMemory,
             BlockOutcome::Unanswered,
         ];

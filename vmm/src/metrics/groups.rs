@@ -370,7 +370,7 @@ mod tests {
     #[test]
     fn every_group_is_complete_and_counts_take_their_places() {
         let counted = json!({
-            "balloon": {"inflate_count": 3, "vacated_blocks": 1},
+            "balloon": {"inflate_count": 3, "evacuated_blocks": 1},
             "block_a": {"read_count": 1},
             "block_b": {"read_count": 2},
             "gpu": {"flushes": 4},
@@ -380,7 +380,7 @@ mod tests {
         assert_eq!(all.len(), GROUPS.len() + 3);
         assert_eq!(all["balloon"]["inflate_count"], 3);
         assert_eq!(all["balloon"]["event_fails"], 0);
-        assert_eq!(all["balloon"]["vacated_blocks"], 1);
+        assert_eq!(all["balloon"]["evacuated_blocks"], 1);
         assert_eq!(all["block"]["read_count"], 3);
         assert_eq!(all["block_a"], json!({"read_count": 1}));
         assert_eq!(all["vcpu"]["exit_io_in_agg"], json!({"min_us": 0, "max_us": 0, "sum_us": 0}));

@@ -48,7 +48,7 @@ impl Evac {
         let count = |wanted| outcomes.iter().filter(|o| **o == wanted).count() as u32;
         let answer = EvacuationAnswer {
             id: id.into(),
-            vacated: count(0).into(),
+            evacuated: count(0).into(),
             busy: count(1).into(),
             migrated_lru: 7.into(),
             migrated_balloon: 1.into(),
@@ -96,12 +96,12 @@ fn a_block_is_asked_for_given_up_and_stays() {
     let report = report.try_recv().unwrap();
     assert_eq!(
         report.outcomes,
-        [(BlockId(2), BlockResult::Busy), (BlockId(3), BlockResult::Vacated)]
+        [(BlockId(2), BlockResult::Busy), (BlockId(3), BlockResult::Evacuated)]
     );
     let moved = report.migrated;
     assert_eq!((moved.lru, moved.balloon, moved.zsmalloc, moved.gpu), (7, 1, 2, 3));
     let counters = evac.rig.balloon().counters();
-    assert_eq!((counters.evacuations, counters.vacated_blocks), (1, 1));
+    assert_eq!((counters.evacuations, counters.evacuated_blocks), (1, 1));
     assert_eq!(evac.rig.discards(), [(2560, 512), (1536, 512), (3072, 512)]);
     evac.rig.balloon().set_target(Pages(512)).unwrap();
     assert_eq!(evac.rig.driver.config(0), 512, "a target is absolute");
@@ -184,7 +184,7 @@ fn target_that_changes_meanwhile_does_not_make_a_reply_invalid() {
             outcomes.extend(asked);
         }
         assert_eq!(outcomes, blocks);
-        assert_eq!(report.try_recv().unwrap().count(BlockResult::Vacated), 2);
+        assert_eq!(report.try_recv().unwrap().count(BlockResult::Evacuated), 2);
     }
     assert_eq!(evac.rig.balloon().counters().evacuation_invalid_replies, 0);
     assert_eq!(evac.rig.balloon().ballooned(), Pages(0));
@@ -194,10 +194,10 @@ fn target_that_changes_meanwhile_does_not_make_a_reply_invalid() {
 #[test]
 fn invalid_replies_end_the_request_and_nothing_else() {
     type Forge = fn(u64) -> Vec<u8>;
-    fn forge(id: u64, vacated: u32, outcomes: &[u8]) -> Vec<u8> {
+    fn forge(id: u64, evacuated: u32, outcomes: &[u8]) -> Vec<u8> {
         let answer = EvacuationAnswer {
             id: id.into(),
-            vacated: vacated.into(),
+            evacuated: evacuated.into(),
             ..EvacuationAnswer::default()
         };
         [answer.as_bytes(), outcomes].concat()
@@ -283,7 +283,7 @@ fn returns_blocks_that_come_too_late() {
     assert_eq!(evac.rig.driver.config(0), 0);
     evac.rig.driver.acknowledge();
     evac.answer(id, &[0]);
-    assert_eq!(evac.rig.balloon().counters().vacated_blocks, 1);
+    assert_eq!(evac.rig.balloon().counters().evacuated_blocks, 1);
     assert_eq!(evac.rig.driver.acknowledge() & CONFIG_CHANGED, CONFIG_CHANGED);
 }
 

@@ -197,7 +197,7 @@ impl Model {
             let pages = block.0 * 512..block.0 * 512 + 512;
             let whole = pages.into_iter().all(|pfn| self.ballooned.contains(&pfn));
             match outcome {
-                BlockResult::Vacated => assert!(whole && invalid == 0, "{block}"),
+                BlockResult::Evacuated => assert!(whole && invalid == 0, "{block}"),
                 BlockResult::Unanswered => assert!(invalid > 0, "{block}"),
                 BlockResult::Busy | BlockResult::NotRam => assert!(!whole, "{block}"),
             }
@@ -230,8 +230,8 @@ impl Model {
         let count = |wanted| outcomes.iter().filter(|o| **o == wanted).count() as u32;
         let answer = EvacuationAnswer {
             id: request.id,
-            vacated: count(0).into(),
-            // The first one is said to be vacated where it is not, or else this count is wrong.
+            evacuated: count(0).into(),
+            // The first one is said to be evacuated where it is not, or else this count is wrong.
             busy: (count(1) + u32::from(forge && outcomes[0] == 1)).into(),
             ..EvacuationAnswer::default()
         };
