@@ -40,8 +40,8 @@ fn main() {
     ];
     for (name, case) in cases {
         let holds = (0..ROUNDS).map(|_| case().driver.transport().longest_hold().micros());
-        // The best of a few: what a busy machine adds is not the device's.
-        let hold = holds.min().unwrap_or(0) as f64 / 1000.0;
+        // The worst of a few: the goal is a bound.
+        let hold = holds.max().unwrap_or(0) as f64 / 1000.0;
         let met = if hold <= GOAL_MS { "met" } else { "short" };
         println!("figure hold.gpu.{name} {hold:.3} ms goal <={GOAL_MS} {met}");
     }

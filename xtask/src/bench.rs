@@ -74,9 +74,19 @@ impl Bench {
     /// What cargo runs, of those that have a part without guests.
     fn cargo_arguments(self) -> &'static [&'static str] {
         match self {
-            Self::Boot | Self::Balloon | Self::Guest | Self::Hold => &[],
+            Self::Boot | Self::Balloon | Self::Guest => &[],
             Self::Compact => &["-p", "ballast-mm", "--bench", "blocks"],
             Self::Gpu => &["-p", "ballast-devices", "--features", "test-utils", "--bench", "gpu"],
+            Self::Hold => &[
+                "--profile",
+                "test-release",
+                "-p",
+                "ballast-devices",
+                "--features",
+                "test-utils",
+                "--bench",
+                "hold",
+            ],
             Self::Park => &["-p", "ballast-mm", "--bench", "paging"],
             Self::Mm => &["-p", "ballast-mm", "--bench", "figures"],
         }

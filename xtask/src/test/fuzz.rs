@@ -30,6 +30,7 @@ pub(crate) fn smoke(seconds: u32) -> Result<Count> {
     }
     let metadata = run::capture(build::cargo().current_dir(&folder).args([
         "metadata",
+        "--locked",
         "--no-deps",
         "--format-version",
         "1",
@@ -40,7 +41,7 @@ pub(crate) fn smoke(seconds: u32) -> Result<Count> {
     run::show(
         build::cargo()
             .current_dir(&folder)
-            .args(["build", "--release", "--quiet", "--bins", "--target", TARGET])
+            .args(["build", "--locked", "--release", "--quiet", "--bins", "--target", TARGET])
             .env("CARGO_TARGET_DIR", &out)
             .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", INSTRUMENTATION)
             .env_remove("RUSTFLAGS"),
