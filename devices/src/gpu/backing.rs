@@ -5,7 +5,7 @@
 //! run's length is where the next one starts. A page that moves changes a few entries of the map,
 //! however many there are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 
 use mm::units::GuestRange;
 pub(super) use mm::units::PAGE_SIZE;
@@ -80,6 +80,11 @@ impl Backing {
         }
         self.len += length;
         self.cma_bytes += cma.bytes_in(addr, length);
+    }
+
+    /// Its runs, to be freed.
+    pub(super) fn into_remains(self) -> Remains {
+        Remains(self.runs.into_iter())
     }
 
     /// Bytes.
@@ -227,6 +232,16 @@ impl Backing {
         {
             self.runs.remove(&offset);
         }
+    }
+}
+
+/// A backing that is being freed, some runs at a time.
+pub(super) struct Remains(btree_map::IntoIter<u64, GuestAddress>);
+
+impl Remains {
+    /// Frees `most` runs, or those that are left; returns how many.
+    pub(super) fn free(&mut self, most: usize) -> usize {
+        self.0.by_ref().take(most).count()
     }
 }
 

@@ -130,8 +130,8 @@ impl Engine {
                 None
             }
             Command::DetachBacking(id) => {
-                image::detach_backing(resources, id, deadline)?;
-                None
+                self.disposal.add_backed(image::detach_backing(resources, id)?);
+                Some(Job::Dispose)
             }
             Command::SetScanout(c) => {
                 flush::set_scanout(resources, scanouts, &c)?;

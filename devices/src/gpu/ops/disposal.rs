@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Resources that the guest no longer knows. Freeing hundreds of megabytes takes milliseconds, so
-//! it is done in steps.
+//! Resources that the guest no longer knows. Freeing hundreds of megabytes, or hundreds of thousands
+//! of runs, takes milliseconds, so it is done in steps.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use mm::budget::Charge;
+
+use crate::gpu::backing::Remains;
 use crate::gpu::host_memory::{Held, HostRegion};
 use crate::gpu::protocol::ResourceId;
-use crate::gpu::resource::{Kind, Resource};
+use crate::gpu::resource::{Backed, Kind, Resource};
 use crate::gpu::window::Window;
 use crate::virtio::{Deadline, Progress};
 
@@ -16,7 +19,9 @@ const STEP: u64 = 2 << 20;
 /// Cost of freeing a byte, as a divisor: a page takes about as long as copying a quarter of it.
 const FREE_BYTE: u64 = 4;
 /// Cost of freeing a run of a backing.
-pub(super) const FREE_RUN: u64 = 32;
+const FREE_RUN: u64 = 64;
+/// Runs that are freed between two looks at the deadline.
+const RUNS: usize = 512;
 
 /// Resources on their way out.
 #[derive(Default)]
@@ -24,6 +29,8 @@ pub(in crate::gpu) struct Disposal {
     resources: BTreeMap<ResourceId, Resource>,
     /// Memory of a resource that is gone, and how much of it is freed.
     memory: Option<(Arc<Held>, u64)>,
+    /// Runs of resources that are gone, and what these are charged for until the last is freed.
+    runs: Vec<(Remains, Charge)>,
 }
 
 impl Disposal {
@@ -42,10 +49,14 @@ impl Disposal {
         }
     }
 
+    /// Adds what was behind a resource that lives on.
+    pub(in crate::gpu) fn add_backed(&mut self, backed: Backed) {
+        self.runs.push((backed.backing.into_remains(), backed.charge));
+    }
+
     /// Nothing is left.
-    #[cfg(any(test, feature = "test-utils"))]
     pub(in crate::gpu) fn is_empty(&self) -> bool {
-        self.resources.is_empty() && self.memory.is_none()
+        self.resources.is_empty() && self.memory.is_none() && self.runs.is_empty()
     }
 
     /// Frees until nothing is left or `deadline` passes.
@@ -53,37 +64,45 @@ impl Disposal {
         loop {
             if let Some((memory, freed)) = self.memory.take() {
                 self.memory = free_step(memory, freed, deadline);
+            } else if let Some((mut remains, charge)) = self.runs.pop() {
+                let freed = remains.free(RUNS);
+                deadline.charge(Deadline::ENTRY + freed as u64 * FREE_RUN);
+                if freed == RUNS {
+                    self.runs.push((remains, charge));
+                }
             } else if let Some((_, resource)) = self.resources.pop_first() {
-                self.memory = take_apart(resource, window, deadline);
+                let (memory, backed) = take_apart(resource, window, deadline);
+                self.memory = memory;
+                if let Some(backed) = backed {
+                    self.add_backed(backed);
+                }
             } else {
                 return Progress::Done;
             }
             if deadline.passed() {
-                return Progress::more_if(self.memory.is_some() || !self.resources.is_empty());
+                return Progress::more_if(!self.is_empty());
             }
         }
     }
 }
 
-/// Frees a resource but for its host memory, which comes back.
+/// Frees a resource but for its host memory and its backing, which come back.
 fn take_apart(
     resource: Resource,
     window: &mut Window,
     deadline: &mut Deadline,
-) -> Option<(Arc<Held>, u64)> {
+) -> (Option<(Arc<Held>, u64)>, Option<Backed>) {
     deadline.charge(Deadline::ENTRY);
-    let runs = resource.backing().map_or(0, |backing| backing.runs());
-    deadline.charge(runs * FREE_RUN);
     match resource.kind {
-        Kind::Image(image) => image.pixels.map(|pixels| (pixels, 0)),
-        Kind::GuestBlob(_) => None,
+        Kind::Image(image) => (image.pixels.map(|pixels| (pixels, 0)), image.backed),
+        Kind::GuestBlob(blob) => (None, Some(blob.backed)),
         Kind::HostBlob(blob) => {
             if let Some(offset) = blob.mapped {
                 deadline.charge(Deadline::SYSCALL);
                 // Where the host refuses, the window keeps the memory alive.
                 let _ = window.unmap(offset);
             }
-            Some((blob.memory, 0))
+            (Some((blob.memory, 0)), None)
         }
     }
 }

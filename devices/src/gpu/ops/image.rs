@@ -27,16 +27,12 @@ pub(in crate::gpu) fn create_2d(
     resources.insert(id, Kind::Image(Image { format, size, backed: None, pixels: None }))
 }
 
-/// RESOURCE_DETACH_BACKING.
+/// RESOURCE_DETACH_BACKING; the backing comes back, to be freed.
 pub(in crate::gpu) fn detach_backing(
     resources: &mut Resources,
     id: ResourceId,
-    deadline: &mut Deadline,
-) -> Result<(), Fault> {
-    let detach = |image: &mut Image| image.backed.take().ok_or(Fault::WrongState);
-    let Backed { backing, .. } = resources.with_image(id, detach)?;
-    deadline.charge(backing.runs() * super::disposal::FREE_RUN);
-    Ok(())
+) -> Result<Backed, Fault> {
+    resources.with_image(id, |image: &mut Image| image.backed.take().ok_or(Fault::WrongState))
 }
 
 /// TRANSFER_TO_HOST_2D on its way: copies of rows, from guest memory to the image, with nothing in

@@ -130,8 +130,21 @@ fn as_many_entries_as_there_may_be() {
     }
     // A walk over all of it gives every whole page, in rounds of its own.
     assert_eq!(backing_ranges(d.shared()).len(), MANY as usize);
-    assert_eq!(d.unref(1), ok::NODATA);
+    let unref = command(code::RESOURCE_UNREF, 7, &[&1u32.to_le_bytes(), &[0; 4]]);
+    let rounds = run(&mut d, CONTROL_QUEUE, &[unref], ok::NODATA, WORK + STEP);
+    assert!(rounds >= 10, "runs are freed in {rounds} rounds");
     assert_eq!(backing_ranges(d.shared()).len(), 0);
+}
+
+#[test]
+fn a_backing_of_many_runs_that_is_detached() {
+    let mut d = large();
+    assert_eq!(d.create_2d(1, XRGB, Size::new(64, 64)), ok::NODATA);
+    assert_eq!(d.attach(1, &single_bytes(MANY)), ok::NODATA);
+    let detach = command(code::RESOURCE_DETACH_BACKING, 7, &[&1u32.to_le_bytes(), &[0; 4]]);
+    let rounds = run(&mut d, CONTROL_QUEUE, &[detach], ok::NODATA, WORK + STEP);
+    assert!(rounds >= 10, "runs are freed in {rounds} rounds");
+    d.gpu().validate();
 }
 
 #[test]
