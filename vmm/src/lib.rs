@@ -15,6 +15,32 @@
 //! Files beside them: `launch` is one monitor's life, `event_loop` what its main thread does,
 //! `exit` why it ends, `signals` the thread that makes it end; `console` is the host's side of the
 //! serial port, `metrics` the metrics file.
+//!
+//! # Example
+//!
+//! A guest from a kernel, and what ended it (needs `/dev/kvm`):
+//!
+//! ```no_run
+//! use vmm::config::{HostLimits, VmConfig};
+//! use vmm::event_loop::EventLoop;
+//! use vmm::mode::Mode;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let config: VmConfig = vmm::config::from_slice(
+//!     br#"{
+//!         "machine-config": {"vcpu_count": 2, "mem_size_mib": 512},
+//!         "boot-source": {"kernel_image_path": "vmlinux", "initrd_path": "initrd"},
+//!         "balloon": {"amount_mib": 0, "deflate_on_oom": true}
+//!     }"#,
+//! )?;
+//! config.validate(&HostLimits::read())?;
+//! let mut events = EventLoop::new()?;
+//! let mut vm = vmm::machine::build(&config, &events.handle())?;
+//! vm.start(Mode::Ballast)?;
+//! println!("{:?}", events.run());
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod api;
 pub mod arch;

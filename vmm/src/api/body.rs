@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
+use crate::config::from_slice;
 
 /// The whole body of a request; the server puts it into the request's extensions.
 #[derive(Debug, Clone, Default)]
@@ -31,7 +32,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Body<T> {
         if bytes.is_empty() {
             return Err(ApiError::MissingBody(request.method().clone()));
         }
-        Ok(Self(serde_json::from_slice(&bytes)?))
+        Ok(Self(from_slice(&bytes)?))
     }
 }
 
@@ -47,6 +48,6 @@ impl<T: DeserializeOwned + Default, S: Sync> FromRequest<S> for OptionalBody<T> 
         if bytes.is_empty() {
             return Ok(Self(T::default()));
         }
-        Ok(Self(serde_json::from_slice(&bytes)?))
+        Ok(Self(from_slice(&bytes)?))
     }
 }

@@ -21,7 +21,9 @@ pub fn json() -> String {
     let mut description = Description::openapi();
     resources::describe(&mut description);
     // Plain data without maps of odd keys: serialization cannot fail.
-    let mut text = description.to_pretty_json().unwrap_or_default();
+    let text = description.to_pretty_json().unwrap_or_default();
+    // utoipa writes `u-int32` where the registry of OpenAPI formats has `uint32`.
+    let mut text = text.replace(r#""format": "u-int"#, r#""format": "uint"#);
     text.push('\n');
     text
 }

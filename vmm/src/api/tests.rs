@@ -199,12 +199,13 @@ fn before_the_start_everything_is_described() {
     };
     assert_eq!(balloon, Action::Balloon(BalloonAction::Set(expected)));
 
-    let memory = put("/memory", json!({"backing": "hugetlb-2m", "cma_mib": 4}));
+    let memory =
+        put("/memory", json!({"backing": "hugetlb-2m", "cma_mib": 4, "host_budget_mib": 64}));
     let expected = MemoryConfig {
         backing: Some(BackingKind::Hugetlb2M),
         cma_mib: 4,
-        compaction: None,
-        paging: None,
+        host_budget_mib: 64,
+        ..MemoryConfig::default()
     };
     assert_eq!(memory, Action::Memory(MemoryAction::Set(expected)));
 
@@ -601,6 +602,57 @@ fn the_description_and_the_routes_agree() {
             let described = item.get(method.to_lowercase()).is_some();
             assert_eq!(served, described, "{method} {path}");
         }
+    }
+}
+
+/// An integer that cannot be negative has an unsigned format: a client made from the description
+/// can then hold every value.
+#[test]
+fn unsigned_fields_have_unsigned_formats() {
+    fn visit(value: &Value, path: &str, seen: &mut usize) {
+        let types =
+            value["type"].as_array().cloned().unwrap_or_else(|| vec![value["type"].clone()]);
+        if types.contains(&"integer".into()) && value["minimum"].as_f64() >= Some(0.0) {
+            let format = value["format"].as_str().unwrap_or_default();
+            assert!(format.is_empty() || format.starts_with("uint"), "{path}: {format}");
+            *seen += 1;
+        }
+        let fields = value.as_object().into_iter().flatten();
+        fields.for_each(|(name, value)| visit(value, &format!("{path}/{name}"), seen));
+        let elements = value.as_array().into_iter().flatten();
+        elements.for_each(|value| visit(value, path, seen));
+    }
+    let description: Value = serde_json::from_str(&openapi::json()).unwrap();
+    let mut seen = 0;
+    visit(&description, "", &mut seen);
+    assert!(seen >= 50, "{seen}");
+    let field = &description["components"]["schemas"]["MachineConfig"]["properties"];
+    assert_eq!(field["mem_size_mib"]["format"], "uint64");
+    let field = &description["components"]["schemas"]["BalloonConfig"]["properties"];
+    assert_eq!(field["amount_mib"]["format"], "uint32");
+}
+
+/// serde's structures also take arrays of their fields' values; requests must not.
+#[test]
+fn arrays_are_not_taken_for_objects() {
+    for (method, path, body) in [
+        ("PUT", "/machine-config", r#"[2, 256]"#),
+        ("PATCH", "/machine-config", r#"[2]"#),
+        ("PUT", "/balloon", r#"[64, true, 0]"#),
+        ("PUT", "/boot-source", r#"["/kernel", null, null]"#),
+        ("PUT", "/actions", r#"["InstanceStart"]"#),
+        ("PUT", "/memory/compact", "[]"),
+        (
+            "PUT",
+            "/drives/a",
+            r#"{"drive_id": "a", "is_root_device": true, "rate_limiter": [null, [1, 2, 3]]}"#,
+        ),
+    ] {
+        let (status, reply, actions) = send(method, path, body);
+        let message = reply["fault_message"].as_str().unwrap_or_default();
+        assert_eq!(status, 400, "{method} {path} {body}: {reply}");
+        assert!(message.contains("sequence"), "{method} {path} {body}: {message}");
+        assert!(actions.is_empty(), "{method} {path}");
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) struct RunArgs {
     /// Number of vCPUs
     #[arg(long, value_name = "N")]
     cpus: Option<u8>,
-    /// Memory: SIZE[,backing=thp|small|memfd|hugetlb-2m|hugetlb-1g][,cma=SIZE]
+    /// Memory: SIZE[,backing=thp|small|memfd|hugetlb-2m|hugetlb-1g][,cma=SIZE][,host-budget=SIZE]
     #[arg(long, value_name = "SPEC")]
     memory: Option<MemorySpec>,
     /// Balloon: target=SIZE[,deflate-on-oom][,stats=SECONDS][,hinting][,reporting][,no-blocks]
@@ -168,8 +168,12 @@ impl FromStr for MemorySpec {
         let size = pieces.take_first()?.parse()?;
         let backing = pieces.take("backing")?.map(|Backing(kind)| kind);
         let SizeMib(cma_mib) = pieces.take("cma")?.unwrap_or(SizeMib(0));
-        pieces.finish("backing=KIND and cma=SIZE")?;
-        Ok(Self { size, config: MemoryConfig { backing, cma_mib, compaction: None, paging: None } })
+        let mut config = MemoryConfig { backing, cma_mib, ..MemoryConfig::default() };
+        if let Some(SizeMib(mib)) = pieces.take("host-budget")? {
+            config.host_budget_mib = mib;
+        }
+        pieces.finish("backing=KIND, cma=SIZE and host-budget=SIZE")?;
+        Ok(Self { size, config })
     }
 }
 

@@ -57,8 +57,7 @@ fn run_with_everything() {
         memory: MemoryConfig {
             backing: Some(BackingKind::Hugetlb2M),
             cma_mib: 64,
-            compaction: None,
-            paging: None,
+            ..MemoryConfig::default()
         },
         balloon: Some(BalloonConfig {
             amount_mib: 512,

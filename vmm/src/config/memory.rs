@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `memory`: what guest memory is made of on the host (its size is `machine-config.mem_size_mib`).
 
+use devices::gpu::DEFAULT_HOST_BYTES;
 use mm::layout::LayoutError;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -9,7 +10,7 @@ use super::rules::Check;
 use super::{Faults, HugePages};
 
 /// What guest memory is made of.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MemoryConfig {
     /// Kind of host memory; transparent huge pages where neither this nor
@@ -19,12 +20,27 @@ pub struct MemoryConfig {
     /// Size of the contiguous region (CMA) that the guest reserves for its devices, in MiB; 0 is
     /// none.
     pub cma_mib: u64,
+    /// Most memory that the guest's display and those who watch it may make the monitor take beside
+    /// guest memory, in MiB: pictures, frames, buffers of viewers.
+    pub host_budget_mib: u64,
     /// Compaction of the host's side in the background; none if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compaction: Option<CompactionConfig>,
     /// How memory is parked; with it, the machine is prepared for that from the start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paging: Option<PagingConfig>,
+}
+
+impl Default for MemoryConfig {
+    fn default() -> Self {
+        Self {
+            backing: None,
+            cma_mib: 0,
+            host_budget_mib: DEFAULT_HOST_BYTES >> 20,
+            compaction: None,
+            paging: None,
+        }
+    }
 }
 
 /// How guest memory is parked: compressed, into a pool of the monitor's.
@@ -86,6 +102,15 @@ pub(super) fn rules(check: &Check<'_>, faults: &mut Faults) {
     }
     if let Err(error @ LayoutError::Cma { .. }) = whole.layout() {
         faults.add("memory.cma_mib", error.to_string());
+    }
+    match memory.host_budget_mib {
+        0 => faults.add("memory.host_budget_mib", "0: give the size of the budget in MiB"),
+        mib if mib > check.host.memory_mib.max(DEFAULT_HOST_BYTES >> 20) => {
+            let problem =
+                format!("{mib} MiB are more than the host's {} MiB", check.host.memory_mib);
+            faults.add("memory.host_budget_mib", problem);
+        }
+        _ => {}
     }
     if let Some(compaction) = memory.compaction {
         if compaction.huge_percent > 100 {

@@ -27,6 +27,7 @@
 //! - `rate_limiter.rs`: limits that devices share
 //! - `gpu.rs`: the display (`gpu`, Ballast's own)
 //! - `logger.rs`, `metrics.rs`: the monitor's log and counters (`logger`, `metrics`)
+//! - `objects.rs`: JSON in which an array is never taken for an object
 //! - `absent.rs`: Firecracker's sections that name devices Ballast does not have
 
 mod absent;
@@ -42,6 +43,7 @@ mod machine_config;
 mod memory;
 mod metrics;
 pub mod network_interfaces;
+mod objects;
 mod rate_limiter;
 mod rules;
 mod vsock;
@@ -73,6 +75,7 @@ pub use machine_config::{
 pub use memory::{BackingKind, CompactionConfig, MemoryConfig, PageCodec, PagingConfig};
 pub use metrics::MetricsConfig;
 pub use network_interfaces::{MacAddress, NetworkInterfaceConfig, NetworkInterfaceUpdate};
+pub use objects::from_slice;
 pub use rate_limiter::{RateLimiterConfig, TokenBucket};
 use rules::{Check, Rules};
 pub use rules::{Fault, Faults, HostLimits};
@@ -149,7 +152,7 @@ impl VmConfig {
         let file = path.display().to_string();
         let text = read_text(path, MAX_FILE_BYTES)
             .map_err(|cause| ConfigError::Unreadable { file: file.clone(), cause })?;
-        serde_json::from_slice(&text).map_err(|cause| ConfigError::Malformed { file, cause })
+        from_slice(&text).map_err(|cause| ConfigError::Malformed { file, cause })
     }
 
     /// What guest memory is made of: the `memory` section's word, else Firecracker's

@@ -298,7 +298,7 @@ fn backings_have_their_multiples() {
     assert_eq!(fields(&config), [""; 0]);
     config.machine_config.huge_pages = HugePages::Transparent;
     assert_eq!(fields(&config), ["memory.backing"]);
-    config.memory = MemoryConfig { backing: None, cma_mib: 1024, compaction: None, paging: None };
+    config.memory = MemoryConfig { backing: None, cma_mib: 1024, ..MemoryConfig::default() };
     assert_eq!(fields(&config), ["memory.cma_mib"]);
 }
 
@@ -348,7 +348,7 @@ proptest! {
             machine_config: MachineConfig {
                 vcpu_count: vcpus, mem_size_mib: mem, smt, ..MachineConfig::default()
             },
-            memory: MemoryConfig { backing: Some(BackingKind::Hugetlb1G), cma_mib: cma, compaction: None, paging: None },
+            memory: MemoryConfig { backing: Some(BackingKind::Hugetlb1G), cma_mib: cma, ..MemoryConfig::default() },
             balloon: Some(BalloonConfig {
                 amount_mib: amount, deflate_on_oom: false, stats_polling_interval_s: 0,
                 free_page_hinting: false, free_page_reporting: false, blocks: true,
@@ -375,6 +375,8 @@ fn a_change_is_judged_by_the_rules_of_the_start() {
     };
     assert_eq!(faults(|_| ()), [""; 0], "a missing kernel is not missed yet");
     assert_eq!(faults(|c| c.memory.cma_mib = 3), ["memory.cma_mib"]);
+    assert_eq!(faults(|c| c.memory.host_budget_mib = 0), ["memory.host_budget_mib"]);
+    assert_eq!(faults(|c| c.memory.host_budget_mib = u64::MAX), ["memory.host_budget_mib"]);
     assert_eq!(faults(|c| c.memory.cma_mib = 128), ["memory.cma_mib"]);
     // More than the longest stretch of RAM: 3 GiB below the hole, 1 GiB above.
     let above_the_longest_stretch = |c: &mut VmConfig| {

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
+use mm::budget::Budget;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
@@ -114,6 +115,9 @@ impl Controller {
             if let Some(balloon) = vm.balloon() {
                 groups.insert("balloon".into(), balloon_group(&lock(balloon).counters()));
             }
+            let budgets: Map<String, Value> =
+                vm.budgets().iter().map(|b| (b.name().to_owned(), budget_group(b))).collect();
+            groups.insert("budgets".into(), budgets.into());
             if let Ok(gpu) = self.gpu_status() {
                 groups.insert("gpu".into(), json!(gpu.counters));
             }
@@ -149,6 +153,7 @@ impl Controller {
             "longest_turn_us": turns,
             "longest_hold_us": holds,
             "lost_log_lines": self.log.lost().records,
+            "lost_metrics_bytes": self.metrics.file.as_ref().map_or(0, MetricsFile::lost_bytes),
         })
     }
 
@@ -177,6 +182,16 @@ impl Controller {
             warn!(%error, "the last metrics are lost");
         }
     }
+}
+
+/// A budget, in its own unit.
+fn budget_group(budget: &Budget) -> Value {
+    json!({
+        "limit": budget.limit(),
+        "used": budget.used(),
+        "peak": budget.peak(),
+        "refusals": budget.refusals(),
+    })
 }
 
 /// The balloon's counters, and among them Firecracker's names for the bytes given back.

@@ -17,6 +17,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use devices::transport::MmioTransport;
 use devices::virtio::{Runner, SharedDevice, VirtioDevice};
 use kvm_ioctls::VmFd;
+use mm::budget::Budget;
 use mm::guest_ram::GuestRam;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -53,6 +54,8 @@ pub struct Assembly<'a> {
     pub(super) windows: Vec<MmioWindow>,
     /// The transport of each window, with its device's name for metrics.
     pub(super) transports: Vec<(&'static str, Arc<MmioTransport>)>,
+    /// What the guest and clients can make the monitor spend, for metrics.
+    pub budgets: Vec<Arc<Budget>>,
     lines: Lines,
     /// Subscribers of the main thread's event loop.
     pub(super) on_main: Vec<Subscriber>,
@@ -77,6 +80,7 @@ impl<'a> Assembly<'a> {
             mmio: Bus::default(),
             windows: Vec::new(),
             transports: Vec::new(),
+            budgets: Vec::new(),
             lines: Lines::default(),
             on_main: Vec::new(),
             threads: Vec::new(),

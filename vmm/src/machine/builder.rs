@@ -51,7 +51,7 @@ pub fn build(config: &VmConfig, events: &LoopHandle) -> Result<Vm, BuildError> {
     let kernel = boot::load(config, &ram, &machine.windows)?;
 
     // 5. vCPUs, the first of them at the kernel's first instruction.
-    let Assembly { ports, mmio, exit, on_main, threads, transports, .. } = machine;
+    let Assembly { ports, mmio, exit, on_main, threads, transports, budgets, .. } = machine;
     let around = Surroundings { ports: Arc::new(ports), mmio: Arc::new(mmio), exit };
     let vcpus = cpus::create(&kvm, &vm, config, &ram, &kernel, &around)?;
 
@@ -60,7 +60,7 @@ pub fn build(config: &VmConfig, events: &LoopHandle) -> Result<Vm, BuildError> {
     for subscriber in on_main {
         events.add(subscriber)?;
     }
-    Ok(Vm::new(Parts { vcpus, threads, transports, devices, fd: vm, ram }))
+    Ok(Vm::new(Parts { vcpus, threads, transports, budgets, devices, fd: vm, ram }))
 }
 
 /// A count of MiB; more than fits is more than any layout takes.

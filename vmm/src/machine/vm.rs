@@ -7,6 +7,7 @@ use devices::balloon::Balloon;
 use devices::legacy::KeyboardBusy;
 use devices::transport::MmioTransport;
 use kvm_ioctls::VmFd;
+use mm::budget::Budget;
 use mm::guest_ram::GuestRam;
 
 use super::attach::Devices;
@@ -26,6 +27,7 @@ pub struct Vm {
     // No device thread may use the machine's descriptors after they close.
     threads: Vec<DeviceThread>,
     transports: Vec<(&'static str, Arc<MmioTransport>)>,
+    budgets: Vec<Arc<Budget>>,
     devices: Devices,
     // Interrupt routing and notifications are undone when it closes.
     _fd: Arc<VmFd>,
@@ -43,6 +45,7 @@ pub(crate) struct Parts {
     pub(crate) vcpus: Vec<Vcpu>,
     pub(crate) threads: Vec<DeviceThread>,
     pub(crate) transports: Vec<(&'static str, Arc<MmioTransport>)>,
+    pub(crate) budgets: Vec<Arc<Budget>>,
     pub(crate) devices: Devices,
     pub(crate) fd: Arc<VmFd>,
     pub(crate) ram: Arc<GuestRam>,
@@ -50,9 +53,18 @@ pub(crate) struct Parts {
 
 impl Vm {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { vcpus, threads, transports, devices, fd, ram } = parts;
+        let Parts { vcpus, threads, transports, budgets, devices, fd, ram } = parts;
         let counts = vcpus.iter().map(Vcpu::counts).collect();
-        Self { vcpus: Vcpus::Built(vcpus), counts, threads, transports, devices, _fd: fd, ram }
+        Self {
+            vcpus: Vcpus::Built(vcpus),
+            counts,
+            threads,
+            transports,
+            budgets,
+            devices,
+            _fd: fd,
+            ram,
+        }
     }
 
     /// Lets the vCPUs run, on threads named by `mode`. Does nothing if they were started before.
@@ -104,6 +116,11 @@ impl Vm {
     /// The longest turn of each device thread's event loop, in microseconds, by its name.
     pub fn longest_turns(&self) -> impl Iterator<Item = (&str, u64)> {
         self.threads.iter().map(|thread| (thread.name(), thread.longest_turn().micros()))
+    }
+
+    /// What the guest and clients can make the monitor spend.
+    pub fn budgets(&self) -> &[Arc<Budget>] {
+        &self.budgets
     }
 
     /// Its devices.

@@ -305,6 +305,7 @@ pub(super) fn is_gauge(path: &[&str]) -> bool {
     path.first().is_some_and(|group| GAUGE_GROUPS.contains(group))
         || path.last().is_some_and(|field| GAUGE_FIELDS.contains(field))
         || path.iter().any(|name| name.starts_with("longest_"))
+        || matches!(path, ["budgets", _, "limit" | "used" | "peak"])
 }
 
 /// All groups, with every field 0.
@@ -366,6 +367,13 @@ fn add(sum: &mut Value, more: &Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_budget_is_a_value_of_now_and_its_refusals_are_counts() {
+        assert!(is_gauge(&["budgets", "gpu", "used"]));
+        assert!(!is_gauge(&["budgets", "gpu", "refusals"]));
+        assert!(!is_gauge(&["gpu", "used"]));
+    }
 
     #[test]
     fn every_group_is_complete_and_counts_take_their_places() {

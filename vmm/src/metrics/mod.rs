@@ -51,6 +51,11 @@ impl MetricsFile {
         Ok(Self { ring, config, id: id.to_owned(), last: Value::Null })
     }
 
+    /// Bytes of lines that did not get out.
+    pub fn lost_bytes(&self) -> u64 {
+        self.ring.lost().bytes
+    }
+
     /// Writes what `totals` has more than the last time.
     pub fn write(&mut self, totals: Value) -> Result<(), MetricsError> {
         let mut line = Map::new();

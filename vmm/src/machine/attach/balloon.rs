@@ -5,10 +5,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use devices::balloon::{Balloon, BalloonConfig, MemoryReclaim, TimerRunner};
+use mm::budget::Budget;
 
 use crate::machine::assembly::{Assembly, Home};
 use crate::machine::builder::mib;
 use crate::machine::error::BuildError;
+
+/// Mappings that the balloon may cost the process: half of what Linux allows one by default.
+const MAPPINGS: u64 = 32_000;
 
 /// The balloon, as its queues and requests share it.
 pub type Shared = Arc<Mutex<Balloon>>;
@@ -26,7 +30,10 @@ pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Option<Shared>, Build
         evacuation: wanted.blocks,
     };
     let reclaim: Box<dyn MemoryReclaim> = Box::new(Arc::clone(&machine.ram));
-    let balloon = Balloon::new(settings, reclaim).map_err(BuildError::device("balloon"))?;
+    let mut balloon = Balloon::new(settings, reclaim).map_err(BuildError::device("balloon"))?;
+    let mappings = Budget::count("balloon-mappings", MAPPINGS);
+    balloon.charge_mappings_to(&mappings);
+    machine.budgets.push(mappings);
     let balloon = Arc::new(Mutex::new(balloon));
     machine.add_virtio(balloon.clone(), &Home::Main)?;
     machine.subscribe(Box::new(TimerRunner::new(Arc::clone(&balloon))), &Home::Main);

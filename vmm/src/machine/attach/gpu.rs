@@ -8,9 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use devices::display::vnc::{Patience, View, serve};
 use devices::display::{Frames, Headless, ScanoutId};
-use devices::gpu::{
-    AnonymousMemory, DEFAULT_HOST_BYTES, Gpu, GpuParts, GpuSettings, Limits, mode, refresh,
-};
+use devices::gpu::{AnonymousMemory, Gpu, GpuParts, GpuSettings, Limits, mode, refresh};
 use devices::virtio::SharedRegion;
 use mm::budget::Budget;
 
@@ -18,6 +16,7 @@ use crate::arch::layout;
 use crate::host::sockets::{Listener, SocketError, SocketFile};
 use crate::kvm::window::{KvmWindow, MAX_SLOTS};
 use crate::machine::assembly::{Assembly, Home};
+use crate::machine::builder::mib;
 use crate::machine::error::BuildError;
 
 /// The display device and what it shows.
@@ -50,14 +49,16 @@ pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Option<Screens>, Buil
         cma: ram.layout().cma().into_iter().collect(),
     };
     // Everything that the guest and its viewers cause is charged to one budget.
-    let budget = Budget::bytes("gpu", DEFAULT_HOST_BYTES);
+    let budget = Budget::bytes("gpu", mib(machine.config.memory.host_budget_mib).0);
+    let mappings = Budget::count("gpu-mappings", MAX_SLOTS.into());
+    machine.budgets.extend([Arc::clone(&budget), Arc::clone(&mappings)]);
     let (display, frames) = Headless::new(Arc::clone(&budget));
     let parts = GpuParts {
         host_memory: Box::new(AnonymousMemory),
         window: Some(Box::new(KvmWindow::new(region, Arc::clone(&machine.vm), ram))),
         display: Box::new(display),
         budget,
-        mappings: Budget::count("gpu-mappings", MAX_SLOTS.into()),
+        mappings,
     };
     let gpu = Gpu::new(settings, parts).map_err(BuildError::device("gpu"))?;
     let gpu = Arc::new(Mutex::new(gpu));
