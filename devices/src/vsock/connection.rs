@@ -73,6 +73,8 @@ pub(super) struct Connection {
     host_ended: u32,
     /// Directions that the guest has ended.
     guest_ended: u32,
+    /// The host's program was told that the guest sends no more.
+    told_host: bool,
     /// It stands in the owner's list of those with something for the guest.
     pub(super) listed: bool,
 }
@@ -102,6 +104,7 @@ impl Connection {
             due,
             host_ended: 0,
             guest_ended: 0,
+            told_host: false,
             listed: false,
         }
     }
@@ -231,7 +234,9 @@ impl Connection {
         if self.guest_ended == shutdown::BOTH {
             return Fate::Reset;
         }
-        if self.guest_ended & shutdown::SEND != 0 {
+        // Once: each shutdown of a socket is an event of that socket too, and would lead here again.
+        if self.guest_ended & shutdown::SEND != 0 && !self.told_host {
+            self.told_host = true;
             // It fails only where the other end has gone, which is an event of its own.
             let _ = stream.shutdown(Shutdown::Write);
         }

@@ -4,6 +4,7 @@
 use std::net::Shutdown;
 
 use super::*;
+use crate::virtio::{Deadline, Progress, VirtioDevice};
 
 #[test]
 fn configuration_tells_the_guests_address() {
@@ -72,6 +73,20 @@ fn a_guest_that_refuses_closes_the_programs_connection() {
     rig.op(Op::Reset, host, 9);
     assert_eq!(program.read(&mut [0; 8]).unwrap(), 0);
     assert_eq!(rig.held(), (0, 0, 0));
+}
+
+#[test]
+fn an_end_of_the_guest_leaves_no_event_behind() {
+    let mut rig = Rig::new();
+    let (mut program, host) = rig.connected(5);
+    rig.send(Header { flags: shutdown::SEND.into(), ..header(Op::Shutdown, host, 5) }, &[]);
+    let mut end = [0];
+    assert_eq!(program.read(&mut end).unwrap(), 0);
+    for _ in 0..2 {
+        let mut deadline = Deadline::of_work(100 * Deadline::COMMAND);
+        let progress = rig.device.lock().unwrap().process(RX, &mut deadline).unwrap();
+        assert_eq!(progress, Progress::Done);
+    }
 }
 
 #[test]
