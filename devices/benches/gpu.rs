@@ -19,7 +19,7 @@ const GIB: f64 = (1u64 << 30) as f64;
 const ROUNDS: usize = 21;
 /// Pages of a migration command.
 const BATCHES: [u64; 3] = [1, 64, 512];
-/// Pages moved in a round, whatever the batch.
+/// Pages moved in a round, for every batch size.
 const MOVED: u64 = 2048;
 
 /// A guest whose blob 1, of single pages that are not neighbours, is on scanout 0.

@@ -23,7 +23,7 @@ impl Timer {
         Ok(Self { fd, deadline: None })
     }
 
-    /// Goes off at `deadline`, whatever was set before; `None` stops it.
+    /// Expires at `deadline`, in place of any earlier setting; `None` stops it.
     pub(crate) fn set(&mut self, deadline: Option<Instant>) {
         if deadline == self.deadline {
             return;

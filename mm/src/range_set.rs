@@ -76,7 +76,7 @@ impl RangeSet {
     pub fn insert(&mut self, range: GuestRange) -> Pages {
         let (mut start, mut end) = (range.start().0, range.end().0);
         let mut swallowed = 0;
-        // Whatever overlaps or touches becomes part of the new range.
+        // Every range that overlaps or touches becomes part of the new range.
         while let Some((&s, &e)) = self.ranges.range(..=end).next_back() {
             if e < start {
                 break;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A source of absent pages gives each page as it was put there, as often as it is asked, alone or in
-//! a run, until it is told to forget.
+//! a run, until `forget` is called.
 
 use std::io::Write as _;
 use std::sync::Arc;

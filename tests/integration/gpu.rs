@@ -116,7 +116,7 @@ pub(crate) fn buffers_move_while_in_use(context: &Context) -> Result<()> {
 
     println!(
         "{} pages in buffers; moved, failed: {before:?} at first, {compacted:?} after compaction, \
-         {evacuated:?} after evacuation, by which {by_kernel} of them came to lie elsewhere; the \
+         {evacuated:?} after evacuation, by which {by_kernel} of them are elsewhere now; the \
          client: {client:?}",
         first.len(),
     );

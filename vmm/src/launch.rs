@@ -98,6 +98,10 @@ pub enum LaunchError {
 
 impl Launch {
     /// Runs a monitor to its end; the status to exit with.
+    ///
+    /// # Errors
+    ///
+    /// [`LaunchError`]: the configuration or the host does not allow it.
     pub fn run(self) -> Result<u8, LaunchError> {
         self.check_id()?;
         use_one_arena();

@@ -159,7 +159,7 @@ impl Shared {
         }
     }
 
-    /// Ends the process, whatever its other threads do.
+    /// Ends the process, in any state of its other threads.
     fn end_hard(&self, reason: &ExitReason, why: &str) -> ! {
         terminal::restore();
         // Not waited for: a thread that holds the list could be the one that hangs.

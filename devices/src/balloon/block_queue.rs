@@ -21,7 +21,7 @@ struct Request {
 }
 
 /// Handles a request; returns what is left to do for it, and the bytes of the buffer written.
-/// `inflated` is told which blocks went in.
+/// `inflated` is called with the blocks that went in.
 pub(super) fn handle(
     core: &mut Core,
     mem: &GuestMemoryMmap,

@@ -166,7 +166,7 @@ impl Ledger {
     }
 
     /// Marks nothing of `block` pending any more, and calls `run` for each run that was, in
-    /// ascending order. A full block is one run, whatever of it was given back before.
+    /// ascending order. A full block is one run, even if parts of it were given back before.
     pub fn take_pending(&mut self, block: BlockId, mut run: impl FnMut(GuestRange)) {
         let full = self.fill(block) == Fill::Full;
         let Some((region, words)) = self.block_mut(block) else { return };

@@ -24,9 +24,9 @@
 //! - `polling.rs`: the statistics queue; `stats.rs`: the figures
 //! - `evacuation.rs`: the evacuation queue; `requests.rs`: requests and replies
 //! - `serving.rs`, `work.rs`: what a buffer takes, cut by deadlines
-//! - `pool.rs`: when pages are given back; `ledger.rs`: which are in the balloon;
+//! - `pool/`: when pages are given back, and how; `runs.rs`: lists of them; `ledger.rs`: which are in the balloon;
 //!   `page_sizes.rs`: where huge pages are forbidden; `reclaim.rs`: the memory behind it
-//! - `timer.rs`: what is done later; `changes.rs`: how other threads are told
+//! - `timer.rs`: delayed work; `changes.rs`: how other threads are notified
 
 mod block_queue;
 mod changes;
@@ -48,6 +48,7 @@ pub mod protocol;
 mod reclaim;
 mod requests;
 mod roles;
+mod runs;
 mod serving;
 mod stats;
 mod target;

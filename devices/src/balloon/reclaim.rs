@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mm::guest_ram::{GuestRam, GuestRamError};
 use mm::units::{Bytes, GuestRange, PAGES_PER_BLOCK, Pages};
 
-/// What giving memory back came to: bytes asked for, and bytes verified free.
+/// Result of giving memory back: bytes asked for, and bytes verified free.
 pub use mm::backing::Discarded;
 
 /// Guest RAM as the balloon sees it: where it is, and how to give it back.

@@ -4,11 +4,12 @@
 
 use std::collections::VecDeque;
 
-use mm::units::{BlockId, GuestRange, Pages};
+use mm::units::{BlockId, GuestRange};
 
 use super::counters::Origin;
 use super::journal::Journal;
 use super::pool::{self, Pool};
+use super::runs::take_pages;
 use crate::virtio::Deadline;
 
 /// How far one buffer has come.
@@ -103,42 +104,5 @@ impl Work {
     /// Pages that the guest waits for.
     pub(super) fn restoring(&self) -> impl Iterator<Item = GuestRange> + '_ {
         self.restore.iter().copied()
-    }
-}
-
-/// Takes ranges off the front of `queue` that have `most` pages in all.
-pub(super) fn take_pages(queue: &mut VecDeque<GuestRange>, most: Pages) -> Vec<GuestRange> {
-    let mut left = most.0;
-    let mut taken = Vec::new();
-    while left > 0
-        && let Some(range) = queue.pop_front()
-    {
-        let cut = range.start().checked_add(Pages(left)).filter(|cut| *cut < range.end());
-        let first = cut.and_then(|cut| GuestRange::from_bounds(range.start(), cut));
-        if let Some(rest) = cut.and_then(|cut| GuestRange::from_bounds(cut, range.end())) {
-            queue.push_front(rest);
-        }
-        let first = first.unwrap_or(range);
-        left -= first.pages().0;
-        taken.push(first);
-    }
-    taken
-}
-
-#[cfg(test)]
-mod tests {
-    use mm::units::Pfn;
-
-    use super::*;
-
-    #[test]
-    fn steps_are_cut_from_the_front_and_lose_nothing() {
-        let range = |start, pages| GuestRange::new(Pfn(start), Pages(pages)).unwrap();
-        let mut queue: VecDeque<_> = [range(0, 3), range(10, 1), range(20, 9)].into();
-        let mut next = || take_pages(&mut queue, Pages(5));
-        assert_eq!(next(), [range(0, 3), range(10, 1), range(20, 1)]);
-        assert_eq!(next(), [range(21, 5)]);
-        assert_eq!(next(), [range(26, 3)]);
-        assert_eq!(next(), []);
     }
 }

@@ -145,7 +145,7 @@ impl BlockHandle {
     }
 
     /// Puts `file`, opened as the disk's access asks for, in place of the disk's image. Requests
-    /// under way end with the old one; the driver is told of the new size.
+    /// under way end with the old one; the driver is notified of the new size.
     ///
     /// The same file again has the device look at its size anew.
     ///

@@ -67,7 +67,7 @@ impl std::fmt::Debug for Contents {
     }
 }
 
-/// Which file it is, whatever its name.
+/// Which file it is, independent of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     device: u64,

@@ -31,7 +31,7 @@
 //! - `request.rs`: a request taken from its descriptors and checked
 //! - `transfer.rs`: requests under way
 //! - `engine/`: ways to move data between an image and memory
-//! - `device.rs`: the device
+//! - `device/`: the device
 //! - `handle.rs`: images and limits changed, counters read, from other threads
 
 mod device;

@@ -8,7 +8,7 @@ use mm::budget::{Budget, Charge};
 
 use super::{Frame, Size};
 
-/// A picture that could not be written as PNG, most likely for want of memory.
+/// A picture that could not be written as PNG, most likely because memory is short.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write a {} by {} picture as PNG: {source}", .size.width, .size.height)]
 pub struct PngError {

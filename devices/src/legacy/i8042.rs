@@ -97,6 +97,10 @@ impl KeyboardController {
     }
 
     /// Presses and releases Ctrl, Alt and Del.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyboardBusy`]: the guest has not read earlier keys.
     pub fn ctrl_alt_del(&self) -> Result<(), KeyboardBusy> {
         let mut state = self.state();
         let keys = if state.config & CONFIG_TRANSLATE != 0 {

@@ -60,6 +60,10 @@ pub struct SerialPort {
 
 impl SerialPort {
     /// A UART that writes what the guest sends to `output`, on the thread of the vCPU that sends.
+    ///
+    /// # Errors
+    ///
+    /// The process has no descriptor left for an event.
     pub fn new(output: Box<dyn Write + Send>) -> io::Result<Self> {
         let irq = EventFd::new(EFD_NONBLOCK)?;
         let drained = EventFd::new(EFD_NONBLOCK)?;
@@ -84,6 +88,10 @@ impl SerialPort {
     }
 
     /// Input for the guest, at most [`room`](Self::room) bytes; returns how many it took.
+    ///
+    /// # Errors
+    ///
+    /// [`SerialError`]: more than [`room`](Self::room) bytes, or the interrupt cannot be raised.
     pub fn input(&self, bytes: &[u8]) -> Result<usize, SerialError> {
         self.state().uart.enqueue_raw_bytes(bytes)
     }

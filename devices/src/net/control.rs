@@ -4,7 +4,7 @@
 use super::protocol::control::{ERR, MQ, OK, VQ_PAIRS_SET};
 use crate::virtio::{Deadline, DeviceQueue, Progress, QueueError, Segments};
 
-/// Answers commands; `set_pairs` is told of a new number of pairs, and whether it took it is the
+/// Answers commands; `set_pairs` is called with a new number of pairs, and whether it took it is the
 /// answer.
 pub(super) fn run(
     queue: &mut DeviceQueue,

@@ -46,7 +46,7 @@ pub struct Net {
     shared: Arc<Shared>,
 }
 
-/// What there is while a driver is up.
+/// What a driver has set up; gone with a reset.
 struct Active {
     pairs: Vec<Pair>,
     control: Option<DeviceQueue>,

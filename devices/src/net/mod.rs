@@ -53,9 +53,9 @@ pub const MAX_PAIRS: u16 = 8;
 pub struct NetConfig {
     /// The TAP's queues, 1 to [`MAX_PAIRS`]: as many pairs of queues does the device have.
     pub taps: Vec<Tap>,
-    /// Address that the guest is told to use; without one it makes one up.
+    /// Address that the device offers the guest; without one the guest makes one up.
     pub mac: Option<[u8; 6]>,
-    /// Largest packet without its frame's header that the guest is told of.
+    /// Largest packet without its frame's header that the device announces.
     pub mtu: Option<u16>,
     /// Limits of what the guest receives.
     pub rx_limiter: RateLimiter,

@@ -269,7 +269,7 @@ impl MockDriver {
         head
     }
 
-    /// Writes entry `number` of the descriptor table of `queue`, whatever it may be.
+    /// Writes entry `number` of the descriptor table of `queue`, valid or not.
     pub fn write_descriptor(&self, queue: u16, number: u16, entry: Descriptor) {
         let at = self.queues[usize::from(queue)].table + 16 * u64::from(number);
         let mut raw = [0; 16];
@@ -280,7 +280,7 @@ impl MockDriver {
         self.mem.write_slice(&raw, GuestAddress(at)).expect("table in RAM");
     }
 
-    /// Puts `head`, whatever it may be, into the available ring.
+    /// Puts `head`, valid or not, into the available ring.
     pub fn make_available(&mut self, queue: u16, head: u16) {
         let ring = &mut self.queues[usize::from(queue)];
         let slot = u64::from(ring.next_available % ring.size);
@@ -290,7 +290,7 @@ impl MockDriver {
         self.set_available_index(queue, index);
     }
 
-    /// Writes the index of the available ring, whatever it may be.
+    /// Writes the index of the available ring, valid or not.
     pub fn set_available_index(&self, queue: u16, index: u16) {
         let at = self.queues[usize::from(queue)].available + 2;
         self.mem.write_obj(index, GuestAddress(at)).expect("ring in RAM");

@@ -5,7 +5,7 @@
 //! May use: `virtio`, vm-memory, eventfds; no KVM: the machine registers the notifiers (ioeventfd)
 //! and connects the interrupt (irqfd).
 //!
-//! - `mmio.rs`: virtio-mmio version 2, the registers
+//! - `mmio/`: virtio-mmio version 2, the registers
 //! - `interrupt.rs`: the part of its state that interrupt handlers read, without locks
 //! - `mock.rs` (feature `test-utils`): a driver for tests, benches and fuzzing of every device
 //! - `setup.rs`: a queue as the driver describes it, checked when it is made ready

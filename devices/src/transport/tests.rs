@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! virtio-mmio against a device that records what it is told.
+//! virtio-mmio against a device that records its calls.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -411,7 +411,7 @@ fn access() -> impl Strategy<Value = Access> {
 }
 
 proptest! {
-    /// Whatever a driver writes: no panic, no status without its steps, no processing but between
+    /// For any sequence of writes: no panic, no status without its steps, no processing but between
     /// DRIVER_OK and reset.
     #[test]
     fn any_access_leaves_the_machine_sound(accesses in prop::collection::vec(access(), 0..200)) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Configuration space as a run of bytes: accesses of any offset and length, clipped to it.
 
-/// Fills `data` from `space` at `offset`; what lies beyond the end reads as zero.
+/// Fills `data` from `space` at `offset`; bytes beyond the end read as zero.
 pub fn read_config_slice(space: &[u8], offset: u64, data: &mut [u8]) {
     data.fill(0);
     let Some(from) = usize::try_from(offset).ok().and_then(|at| space.get(at..)) else { return };
@@ -9,7 +9,7 @@ pub fn read_config_slice(space: &[u8], offset: u64, data: &mut [u8]) {
     data[..len].copy_from_slice(&from[..len]);
 }
 
-/// Writes `data` to `space` at `offset` if it lies wholly within; tells whether it did.
+/// Writes `data` to `space` at `offset` if it fits wholly; returns whether it did.
 ///
 /// A write that reaches beyond the end is no field of the device: it is left undone as a whole.
 pub fn write_config_slice(space: &mut [u8], offset: u64, data: &[u8]) -> bool {

@@ -17,7 +17,7 @@
 //! of the event loop takes it for `process` of all others. The thread that holds it holds no lock
 //! that a vCPU needs for its interrupt handler.
 //!
-//! Time: no method holds the lock longer than a few milliseconds, whatever the driver asks for.
+//! Time: no method holds the lock longer than a few milliseconds, for any request of the driver.
 //! `process` is given a [`Deadline`]; what it cannot finish it keeps, returns [`Progress::More`],
 //! and goes on at the next call. Configuration accesses, activation and reset are short by nature.
 //!
@@ -175,7 +175,7 @@ pub trait VirtioDevice: Send {
     /// The device charges its work to `deadline` and looks at it at least once per buffer and once
     /// per step of a long command. No step between two looks takes more than 2 ms; a command that
     /// would is kept as a state of the device and resumed. Buffers are given back in the order in
-    /// which the protocol requires it, whatever was cut. A command that is under way when the
+    /// which the protocol requires it, even if a round was cut. A command that is under way when the
     /// device is reset is dropped and leaves nothing behind.
     ///
     /// On [`Progress::More`] the transport notifies the queue again by its own event, so that the

@@ -76,6 +76,10 @@ pub struct Segments {
 
 impl Segments {
     /// Walks `chain`, at most `limit` descriptors, and checks each against the memory's bounds.
+    ///
+    /// # Errors
+    ///
+    /// [`ChainError`]: the chain is too long, out of order, or a buffer of it is not in guest RAM.
     pub fn collect(chain: Chain, limit: u16) -> Result<Self, ChainError> {
         let segments = Self::collect_unplaced(chain.clone(), limit)?;
         let mem = chain.memory();
@@ -90,6 +94,10 @@ impl Segments {
 
     /// As [`collect`](Self::collect), for devices that look at every address themselves: free page
     /// reports are ranges to give back, and not memory to be read or written.
+    ///
+    /// # Errors
+    ///
+    /// [`ChainError`]: the chain is too long, or out of order.
     pub fn collect_unplaced(chain: Chain, limit: u16) -> Result<Self, ChainError> {
         let mut segments = Self::default();
         let mut seen = 0;
@@ -250,6 +258,10 @@ impl DeviceQueue {
     }
 
     /// Takes the next buffer that the driver has made available.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError`]: the available ring makes no sense.
     pub fn pop(&mut self) -> Result<Option<Chain>, QueueError> {
         if !self.ready() {
             return Ok(None);
@@ -270,6 +282,10 @@ impl DeviceQueue {
     }
 
     /// Gives the buffer headed by `head` back to the driver, `written` bytes of it written.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError`]: the used ring cannot be written.
     pub fn push(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
         if !self.ready() {
             return Ok(());
@@ -279,6 +295,10 @@ impl DeviceQueue {
     }
 
     /// Interrupts the driver if it wants to know of the buffers given back since the last call.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError`]: the rings cannot be read, or the interrupt cannot be raised.
     pub fn signal(&mut self) -> Result<(), QueueError> {
         if !self.ready() {
             return Ok(());
@@ -294,6 +314,10 @@ impl DeviceQueue {
 
     /// Asks to be notified of the next buffer. Where more have come meanwhile, the queue notifies
     /// itself, so that one call of `process` never lasts longer than the queue is deep.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError`]: the rings cannot be read or written.
     pub fn rearm(&mut self) -> Result<(), QueueError> {
         if !self.ready() {
             return Ok(());
@@ -306,6 +330,10 @@ impl DeviceQueue {
     }
 
     /// [`signal`](Self::signal) and [`rearm`](Self::rearm): the end of a round.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`signal`](Self::signal) and [`rearm`](Self::rearm).
     pub fn finish(&mut self) -> Result<(), QueueError> {
         self.signal()?;
         self.rearm()

@@ -3,7 +3,7 @@
 //! fields of Firecracker's API.
 //!
 //! A device asks before it takes a request from its queue and, if refused, leaves the request there
-//! until the time it is told:
+//! until the time that it returns:
 //!
 //! ```
 //! use std::time::{Duration, Instant};
@@ -245,7 +245,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is asked and when, no more passes than bucket, burst and time allow, and
+        /// For any requests at any times, no more passes than bucket, burst and time allow, and
         /// waiting as long as told is enough.
         #[test]
         fn never_more_than_the_rate(

@@ -11,7 +11,7 @@ use super::QueueHost;
 
 /// A descriptor that becomes readable when there is something to do for a queue.
 ///
-/// It is watched edge-triggered: the device is told once each time that something new arrives, and
+/// It is watched edge-triggered: the device is called once each time that something new arrives, and
 /// a device without a driver, which reads nothing, costs no time.
 #[derive(Debug)]
 pub struct Source {

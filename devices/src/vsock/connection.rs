@@ -50,7 +50,7 @@ pub(super) enum Next {
 pub(super) enum Fate {
     /// It goes on.
     Lives,
-    /// It is over: the guest is told by a reset.
+    /// It is over: the guest gets a reset.
     Reset,
 }
 

@@ -32,7 +32,7 @@ pub struct Vsock {
     counters: Arc<Counters>,
 }
 
-/// What there is while a driver is up. The event queue is never used: nothing ever moves the guest
+/// What a driver has set up; gone with a reset. The event queue is never used: nothing ever moves the guest
 /// to another host under its connections.
 struct Active {
     receive: DeviceQueue,

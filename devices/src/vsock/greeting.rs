@@ -9,7 +9,7 @@ use rustix::net::{RecvFlags, recv};
 /// Longest line, with its end: a word and ten digits, and some room for spaces.
 const MAX_LINE: usize = 32;
 
-/// What a greeting comes to.
+/// Result of a greeting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
     /// There is no whole line yet.

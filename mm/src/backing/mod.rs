@@ -105,7 +105,7 @@ impl BackingError {
     }
 }
 
-/// What a discard came to.
+/// Result of a discard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Discarded {
     /// Bytes that the caller named.

@@ -8,6 +8,7 @@
 //! * [`plan`]: from a map to an ordered list of actions for one stage; pure
 //! * [`guest`]: what a pass needs of the devices
 //! * [`pass`]: runs the stages of a pass
+//! * [`stage`]: the stages of a pass, by name
 //! * [`stages`]: how each stage carries its plan out
 //! * [`loan`]: what the guest has lent for a pass
 //! * [`report`]: what a pass did
@@ -21,4 +22,5 @@ pub mod pass;
 pub mod plan;
 pub mod policy;
 pub mod report;
+pub mod stage;
 pub mod stages;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::stages::Stage;
+use super::stage::Stage;
 use crate::units::{Bytes, GuestRange, PAGES_PER_BLOCK, Pages};
 
 /// What a pass is to bring about.
@@ -31,7 +31,7 @@ pub struct Goals {
     /// makes that the guest has free there: their pages fill the gaps of others. For guests that say
     /// how much they have free.
     pub squeeze: bool,
-    /// Make every block huge and present, whatever is in it: for contiguous use that is to come.
+    /// Make every block huge and present, with any contents: for contiguous use that is to come.
     /// Only blocks without holes.
     pub back: bool,
     /// The same for blocks that GPU resources have the whole of, wherever they are.
@@ -39,9 +39,21 @@ pub struct Goals {
 }
 
 impl Goals {
+    /// All stages that these goals call for, in order.
+    pub fn stages(&self) -> impl Iterator<Item = Stage> + use<> {
+        let all = [
+            (Stage::Gather, self.gather),
+            (Stage::Evacuate { sync: false }, self.evacuate_up_to.is_some()),
+            (Stage::Evacuate { sync: true }, self.evacuate_up_to.is_some()),
+            (Stage::Squeeze, self.squeeze),
+            (Stage::Host, true),
+        ];
+        all.into_iter().filter(|(_, wanted)| *wanted).map(|(stage, _)| stage)
+    }
+
     /// Everything that costs the guest nothing but time, with a guest that helps or without.
     ///
-    /// Nine tenths make a block dense. A guest that helps is asked to empty whatever is less; what
+    /// Nine tenths make a block dense. A guest that helps is asked to empty blocks with less; what
     /// it could not empty then is made huge from three quarters on.
     pub fn all(guest_evacuates: bool) -> Self {
         let dense = Pages(PAGES_PER_BLOCK * 9 / 10);

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::map::Totals;
-use super::stages::Stage;
+use super::stage::Stage;
 use crate::units::Bytes;
 
 /// How the steps of one kind went.

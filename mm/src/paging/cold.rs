@@ -168,7 +168,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the guest touches: no more blocks than allowed, none twice in a round, none that
+        /// For any touches of the guest: no more blocks than allowed, none twice in a round, none that
         /// is away; a block that is never touched leaves, and one that always is, is tried about as
         /// often as its pauses allow.
         #[test]

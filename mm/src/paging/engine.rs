@@ -18,9 +18,8 @@ use super::areas::Areas;
 use super::hot::HotSet;
 use super::pool::PagePool;
 use super::record::{Record, SourceId, State};
-use super::resolve::Fill;
 use super::source::{PageSource, SourceError};
-use super::staging::{Inlet, Outlet};
+use super::staging::Outlet;
 use super::stats::{Counters, Histogram};
 
 /// Tries of a move that the kernel asks to repeat, before it is given up for now.
@@ -182,25 +181,6 @@ impl Engine {
     pub(super) fn absent_bytes(&self) -> u64 {
         let counts = self.record().counts();
         ((counts.absent + counts.out + counts.filling) * BLOCK_BYTES) as u64
-    }
-
-    /// Brings block `index` back, however long it takes.
-    pub(super) fn fetch(&self, index: usize) -> io::Result<()> {
-        let mut inlet = Inlet::new()?;
-        loop {
-            match self.bring_back(index, &mut inlet) {
-                Fill::Done | Fill::Present | Fill::Lost => return Ok(()),
-                Fill::Elsewhere => {
-                    let record = self.record();
-                    let busy = |state: &State| !matches!(state, State::Present | State::Lost);
-                    if busy(record.state(index)) {
-                        let pause = Duration::from_millis(1);
-                        drop(self.settled.wait_timeout(record, pause));
-                    }
-                }
-                Fill::Later => std::thread::sleep(Duration::from_millis(1)),
-            }
-        }
     }
 }
 

@@ -146,7 +146,7 @@ pub struct Paging {
 }
 
 impl Paging {
-    /// Starts paging `ram`, of which everything is in place. `on_loss` is told if contents are lost,
+    /// Starts paging `ram`, of which everything is in place. `on_loss` is called if contents are lost,
     /// by a thread of the pager.
     ///
     /// Until the first block leaves, this costs a thread that sleeps.

@@ -2,7 +2,7 @@
 //! The thread that answers faults.
 //!
 //! It takes no device's lock and no gate, and touches no guest memory: a thread that waits for a page,
-//! with whatever locks, gets it. Blocks to be read ahead come after all faults that wait.
+//! with any locks held, gets it. Blocks to be read ahead come after all faults that wait.
 
 use std::collections::VecDeque;
 use std::io;

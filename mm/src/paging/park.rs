@@ -42,7 +42,7 @@ pub struct LeftBlocks {
     pub incompressible: u64,
 }
 
-/// What parking came to.
+/// Result of parking.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParkReport {
     /// Blocks that went to the store.
@@ -57,7 +57,7 @@ pub struct ParkReport {
     pub stopped: Option<String>,
 }
 
-/// What bringing back came to.
+/// Result of bringing back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UnparkReport {
     /// Blocks that are back.

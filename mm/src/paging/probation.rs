@@ -29,7 +29,7 @@ impl OnTrial {
     }
 }
 
-/// What a trial came to.
+/// Result of a trial.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrialReport {
     /// Blocks that went to the store.

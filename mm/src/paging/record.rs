@@ -324,7 +324,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is registered in whatever order, the counters are those of a recount.
+        /// For any registrations in any order, the counters are those of a recount.
         #[test]
         fn runs_are_counted(changes in prop::collection::vec((0usize..12, any::<bool>()), 0..80)) {
             let mut record = Record::new(12);

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Bringing blocks back.
 
+use std::io;
+use std::time::Duration;
+
 use crate::blocks::mask::PageMask;
 use crate::store::Page;
 use crate::sys::userfault::Stopped;
@@ -30,8 +33,8 @@ pub(super) enum Fill {
 /// Why a block was not filled.
 enum Failure {
     /// Host memory is short, or something is in the way for the moment.
-    Now(std::io::Error),
-    /// For good.
+    Now(io::Error),
+    /// The contents cannot be read: no later try helps.
     Source(SourceError),
 }
 
@@ -42,6 +45,25 @@ impl From<Stopped> for Failure {
 }
 
 impl Engine {
+    /// Brings block `index` back, however long it takes.
+    pub(super) fn fetch(&self, index: usize) -> io::Result<()> {
+        let mut inlet = Inlet::new()?;
+        loop {
+            match self.bring_back(index, &mut inlet) {
+                Fill::Done | Fill::Present | Fill::Lost => return Ok(()),
+                Fill::Elsewhere => {
+                    let record = self.record();
+                    let busy = |state: &State| !matches!(state, State::Present | State::Lost);
+                    if busy(record.state(index)) {
+                        let pause = Duration::from_millis(1);
+                        drop(self.settled.wait_timeout(record, pause));
+                    }
+                }
+                Fill::Later => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    }
+
     /// Brings block `index` back, if it is away and at rest.
     pub(super) fn bring_back(&self, index: usize, inlet: &mut Inlet) -> Fill {
         let mut record = self.record();

@@ -36,7 +36,7 @@ pub struct SourceError {
 ///
 /// Pages are counted from the beginning of paged memory: page 512 is the first of the second block.
 /// A source never touches guest memory itself, may be slow, and is asked by several threads at once.
-/// It gives the same contents each time until it is told to [`forget`](Self::forget) them.
+/// It gives the same contents each time until [`forget`](Self::forget) is called.
 pub trait PageSource: Send + Sync {
     /// Reads a page into `into`, which is all zeroes on entry.
     ///

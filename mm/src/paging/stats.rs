@@ -46,7 +46,7 @@ counters! {
     blocks_dropped,
     /// Faults reported by the kernel; several may concern one block.
     faults,
-    /// Times that a block could not be brought back at once, mostly for want of host memory.
+    /// Times that a block could not be brought back at once, mostly because host memory was short.
     fill_retries,
     /// Blocks whose source failed: their contents are lost.
     blocks_lost,

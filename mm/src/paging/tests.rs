@@ -354,7 +354,7 @@ fn a_codec_that_cannot_be_set_up_leaves_memory_in_place() {
     f.check(6);
 }
 
-/// Contents that are lost are never replaced by zeroes: the machine's owner is told.
+/// Contents that are lost are never replaced by zeroes: the machine's owner is notified.
 #[test]
 fn damaged_pages_are_a_loss_that_is_told() {
     let (compressions, restorations) = (Arc::new(AtomicU64::new(1 << 40)), Arc::default());

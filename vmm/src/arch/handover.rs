@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What is told to the kernel at its entry: command line, initrd, memory map, ACPI root.
+//! What the kernel gets at its entry: command line, initrd, memory map, ACPI root.
 //!
 //! Linux: a zero page (Documentation/arch/x86/zero-page.rst). PVH: a start info with its module
 //! list and memory map behind it (xen/include/public/arch-x86/hvm/start_info.h).
@@ -23,7 +23,7 @@ const LOADER_UNDEFINED: u8 = 0xff;
 /// `kernel_alignment` where the image has no header to say it; what x86-64 kernels are built with.
 const KERNEL_ALIGNMENT: u32 = 0x20_0000;
 
-/// Everything the kernel is told, apart from where the structure lies.
+/// Everything the kernel gets, apart from the address of the structure.
 pub struct Handover<'a> {
     /// Initrd, if any.
     pub initrd: Option<LoadedInitrd>,
@@ -50,6 +50,10 @@ pub enum HandoverError {
 }
 
 /// Writes the zero page; `header` is the bzImage's, if the kernel is one.
+///
+/// # Errors
+///
+/// [`HandoverError`]: the page cannot be written to guest RAM, or has no room for the memory map.
 pub fn write_zero_page<M: GuestMemoryBackend>(
     mem: &M,
     header: Option<setup_header>,
@@ -83,6 +87,10 @@ pub fn write_zero_page<M: GuestMemoryBackend>(
 }
 
 /// Writes the start info and what it points to.
+///
+/// # Errors
+///
+/// [`HandoverError`]: the structure cannot be written to guest RAM.
 pub fn write_start_info<M: GuestMemoryBackend>(
     mem: &M,
     handover: &Handover<'_>,

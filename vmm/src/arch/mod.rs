@@ -4,13 +4,13 @@
 //! Uses guest memory, `kvm-bindings` and the loader crates; knows no VM and no vCPU threads.
 //!
 //! - `layout`: addresses that are ours to choose: boot structures, device windows, interrupts
-//! - `memory_map`: which stretches of guest memory are RAM, as the kernel is told
+//! - `memory_map`: which stretches of guest memory are RAM, as the kernel sees it
 //! - `kernel`: loads ELF and bzImage kernels, places the initrd
 //! - `handover`: zero page (Linux boot protocol) and start info (PVH boot protocol)
 //! - `registers`: segments, control registers, page tables, MSRs and local APIC at entry
 //! - `cpuid`: CPUID leaves, topology above all
 //! - `denied`: features of the host's CPU that guests do not get unless they ask
-//! - `mptable`: the table that takes ACPI's place where the kernel is told not to use that
+//! - `mptable`: the table that replaces ACPI for a kernel that is configured not to use it
 //! - `acpi`: the tables that list CPUs, interrupt controller and devices
 
 pub mod acpi;

@@ -77,6 +77,10 @@ const DELIVERY_NMI: u32 = 4 << 8;
 const DELIVERY_EXTINT: u32 = 7 << 8;
 
 /// Sets what every vCPU has in common: MSRs and the local APIC's two input lines.
+///
+/// # Errors
+///
+/// [`RegisterError`]: KVM refuses a register.
 pub fn setup_common(vcpu: &VcpuFd) -> Result<(), RegisterError> {
     let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
     let entries = [
@@ -97,6 +101,10 @@ pub fn setup_common(vcpu: &VcpuFd) -> Result<(), RegisterError> {
 }
 
 /// Makes `vcpu` ready to take the kernel's first instruction.
+///
+/// # Errors
+///
+/// [`RegisterError`]: KVM refuses a register, or guest RAM cannot be written.
 pub fn setup_boot<M: GuestMemoryBackend>(
     vcpu: &VcpuFd,
     mem: &M,

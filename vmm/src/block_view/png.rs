@@ -21,6 +21,10 @@ const BLACK: [u8; 3] = [0; 3];
 pub struct PictureError(#[from] png::EncodingError);
 
 /// Draws the map under `title`. Characters beyond ASCII are left blank.
+///
+/// # Errors
+///
+/// [`PictureError`]: the picture cannot be encoded.
 pub fn to_png(map: &BlockRuns, title: &str) -> Result<Vec<u8>, PictureError> {
     let mut lines: Vec<u64> = map.iter().map(|(id, _)| id / PER_LINE as u64).collect();
     lines.dedup();

@@ -100,6 +100,10 @@ impl BlockRuns {
     }
 
     /// Reads the compact form.
+    ///
+    /// # Errors
+    ///
+    /// [`RunsError`]: the bytes are not a block map, or cut short.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, RunsError> {
         let body = bytes.strip_prefix(&MAGIC).ok_or(RunsError::Magic)?;
         let (runs, rest) = body.as_chunks::<RUN_BYTES>();

@@ -270,7 +270,7 @@ impl GuestSide for LiveGuest {
         self.balloon().map(|balloon| balloon.surplus()).unwrap_or_default()
     }
 
-    /// Only of a guest that would take its memory back rather than kill a process for want of it.
+    /// Only of a guest that would take its memory back rather than kill a process when it runs out.
     ///
     /// A guest that puts single pages into the balloon can make no more blocks: it is asked for no
     /// more then.

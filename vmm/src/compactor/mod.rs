@@ -95,7 +95,7 @@ pub struct Compactor {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the thread is told.
+/// Messages to the thread.
 enum Message {
     /// A pass is requested.
     Job(Job, WhenDone),
@@ -118,6 +118,10 @@ struct Shared {
 
 impl Compactor {
     /// Starts the thread. With `schedule` it also runs passes unasked.
+    ///
+    /// # Errors
+    ///
+    /// The thread cannot be started.
     pub fn start(guest: LiveGuest, schedule: Option<PassSchedule>) -> io::Result<Self> {
         // Room for the one job that `busy` admits, and for one request of the GPU.
         let (messages, incoming) = mpsc::sync_channel(2);
@@ -142,13 +146,21 @@ impl Compactor {
         Ok(Self { messages: Some(messages), shared, guest, walker, thread: Some(thread) })
     }
 
-    /// Has a pass run, if none does; `when_done` is told the result.
+    /// Has a pass run, if none does; `when_done` is called with the result.
+    ///
+    /// # Errors
+    ///
+    /// [`CompactorError`]: a pass or a task runs already, or the thread is gone.
     pub fn submit(&self, job: Job, when_done: WhenDone) -> Result<(), CompactorError> {
         self.send(Message::Job(job, when_done))
     }
 
     /// Runs `task` on the thread, if no pass runs; no pass begins before it has ended.
     /// [`cancel`](Self::cancel) asks it to end early, as does the end of the machine.
+    ///
+    /// # Errors
+    ///
+    /// [`CompactorError`]: a pass or a task runs already, or the thread is gone.
     pub fn run_alone(&self, task: AloneTask) -> Result<(), CompactorError> {
         self.send(Message::Alone(task))
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use mm::blocks::map::{BlockMap, Totals};
 use mm::blocks::policy::{Goals, PassLimits};
 use mm::blocks::report::{End, PassReport, StageTime, Tally};
-use mm::blocks::stages::Stage;
+use mm::blocks::stage::Stage;
 use mm::layout::MemoryLayout;
 use mm::units::{BLOCK_SIZE, Bytes, GuestRange};
 use vm_memory::GuestAddress;

@@ -48,6 +48,10 @@ impl Default for Lines {
 
 impl Lines {
     /// A line that no other device has.
+    ///
+    /// # Errors
+    ///
+    /// [`IrqError::NoLineLeft`]: all lines are in use.
     pub fn take(&mut self) -> Result<u32, IrqError> {
         let gsi = self.next;
         if gsi > layout::IRQ_LAST {
@@ -59,11 +63,19 @@ impl Lines {
 }
 
 /// Lets each write to `event` pulse line `gsi`.
+///
+/// # Errors
+///
+/// [`IrqError::Connect`]: KVM refuses the irqfd.
 pub fn connect(vm: &VmFd, event: &EventFd, gsi: u32) -> Result<(), IrqError> {
     vm.register_irqfd(event, gsi).map_err(|source| IrqError::Connect { gsi, source })
 }
 
 /// Lets `notifier`, of a device whose window begins at `base`, trigger its event without an exit.
+///
+/// # Errors
+///
+/// [`IrqError::Notify`]: KVM refuses the ioeventfd.
 pub fn notify(vm: &VmFd, base: u64, notifier: Notifier<'_>) -> Result<(), IrqError> {
     let address = base.saturating_add(notifier.offset);
     vm.register_ioevent(notifier.event, &IoEventAddress::Mmio(address), notifier.value)

@@ -61,6 +61,10 @@ pub enum KvmError {
 }
 
 /// Opens KVM and makes sure that it has all that a machine needs.
+///
+/// # Errors
+///
+/// [`KvmError`]: KVM is missing, may not be opened, or lacks a capability; it says what to do.
 pub fn open() -> Result<Kvm, KvmError> {
     let kvm = Kvm::new().map_err(|error| match error.errno() {
         libc::ENOENT | libc::ENODEV | libc::ENXIO => KvmError::Absent,

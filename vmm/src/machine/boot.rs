@@ -92,7 +92,7 @@ fn without_acpi(cmdline: &str) -> Option<&'static str> {
 }
 
 /// The user's command line and what the machine adds: the root device, where contiguous memory is to be reserved,
-/// and the devices, for a kernel that is told to look into no ACPI tables.
+/// and the devices, for a kernel that reads no ACPI tables.
 fn command_line(
     user: &str,
     root: Option<&str>,

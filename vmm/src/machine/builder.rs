@@ -47,7 +47,7 @@ pub fn build(config: &VmConfig, events: &LoopHandle) -> Result<Vm, BuildError> {
     let mut machine = Assembly::new(config, Arc::clone(&vm), Arc::clone(&ram), exit);
     let devices = attach::all(&mut machine)?;
 
-    // 4. Kernel and initrd, and what the kernel is told.
+    // 4. Kernel and initrd, and what the kernel gets with them.
     let kernel = boot::load(config, &ram, &machine.windows)?;
 
     // 5. vCPUs, the first of them at the kernel's first instruction.

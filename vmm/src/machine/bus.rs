@@ -42,6 +42,10 @@ pub struct Bus {
 
 impl Bus {
     /// Puts `device` at `len` addresses from `start`.
+    ///
+    /// # Errors
+    ///
+    /// [`BusError`]: the range is empty or overlaps another device.
     pub fn insert(
         &mut self,
         start: u64,

@@ -68,6 +68,10 @@ impl Vm {
     }
 
     /// Lets the vCPUs run, on threads named by `mode`. Does nothing if they were started before.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]: a thread cannot be started.
     pub fn start(&mut self, mode: Mode) -> Result<(), StartError> {
         if let Vcpus::Built(vcpus) = &mut self.vcpus {
             let vcpus = std::mem::take(vcpus);
@@ -102,6 +106,10 @@ impl Vm {
     }
 
     /// Presses Ctrl, Alt and Del on the keyboard of the guest.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyboardBusy`]: the guest has not read earlier keys.
     pub fn send_ctrl_alt_del(&self) -> Result<(), KeyboardBusy> {
         self.devices.platform.keyboard.ctrl_alt_del()
     }

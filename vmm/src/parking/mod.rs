@@ -150,7 +150,7 @@ impl Parking {
         }
     }
 
-    /// What the last parking came to.
+    /// Result of the last parking.
     pub fn last_park(&self) -> Option<Finished<ParkReport>> {
         lock(&self.shared.last_park).clone()
     }

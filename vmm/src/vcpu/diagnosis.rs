@@ -14,7 +14,7 @@ use crate::kvm;
 /// First instruction of a CPU after INIT: nothing is mapped there, as there is no firmware.
 const RESET_VECTOR: u64 = 0xffff_fff0;
 
-/// Why KVM gave the vCPU back to us for good.
+/// Why KVM cannot run the vCPU any further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Failure {
     /// KVM_EXIT_INTERNAL_ERROR and its suberror.

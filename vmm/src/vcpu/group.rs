@@ -86,7 +86,7 @@ impl Shared {
     }
 }
 
-/// Tells the others when a thread ends, by whatever way.
+/// Tells the others when a thread ends in any way.
 struct Finish {
     shared: Arc<Shared>,
     exit: Arc<ExitSignal>,
@@ -112,6 +112,10 @@ pub struct VcpuGroup {
 
 impl VcpuGroup {
     /// Starts a thread for each of `vcpus`; `on_thread` is the first thing that each does.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]: a thread or the signal handler cannot be set up.
     pub fn start(
         vcpus: Vec<Vcpu>,
         mode: Mode,

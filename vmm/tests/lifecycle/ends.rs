@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Every way to end a monitor, whatever its guest and its readers do.
+//! Every way to end a monitor, with any behaviour of its guest and its readers.
 
 use std::io::Write;
 use std::os::fd::OwnedFd;

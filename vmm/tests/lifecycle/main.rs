@@ -4,7 +4,7 @@
 //!
 //! - `guest.rs`: the guests
 //! - `monitor.rs`: a monitor under test
-//! - `ends.rs`: every way to end it, whatever its guest and its readers do
+//! - `ends.rs`: every way to end it, with any behaviour of its guest and its readers
 //! - `consoles.rs`: files, FIFOs, pseudo-terminals and sockets as the console
 //! - `firecracker.rs`: in Firecracker's place: status codes, log, names, exit codes, metrics
 //! - `terminals.rs`: foreground, background and raw mode

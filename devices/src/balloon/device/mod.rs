@@ -64,7 +64,7 @@ pub struct Balloon {
     polling: Polling,
     evacuation: Evacuation,
 
-    // What is done later, and who is told.
+    // The timer, and the listeners that are notified.
     timer: Timer,
     next_tick: Option<Instant>,
     next_retry: Option<Instant>,

@@ -20,7 +20,7 @@ const STRIP: u64 = 256 << 10;
 const CLIENT_BYTES: u64 = 1 << 20;
 /// How often a thread looks whether its client is gone, or idle.
 const TICK: Duration = Duration::from_millis(200);
-/// Size that a client is told before the guest shows anything.
+/// Size that a client gets before the guest shows anything.
 const BLANK: Size = Size::new(640, 480);
 
 /// What a client has said so far.

@@ -43,7 +43,7 @@ fn bad(what: &'static str) -> io::Error {
 /// The version that the two sides speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Version {
-    /// 3.3, and whatever else is not one of the others (7.1.1).
+    /// 3.3, and any version that is not one of the others (7.1.1).
     V3_3,
     V3_7,
     V3_8,
@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Whatever comes, it is a message or an error, and no more is taken than was sent.
+        /// Any input is a message or an error, and no more is taken than was sent.
         #[test]
         fn any_bytes_are_a_message_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let mut left = &bytes[..];
@@ -201,7 +201,7 @@ mod tests {
         assert!(read_message(6, &mut cut).is_err(), "the clipboard ends early");
     }
 
-    /// A client's half of a conversation, and what it is told.
+    /// A client's half of a conversation, and the server's answers.
     struct Talk<'a> {
         says: &'a [u8],
         hears: Vec<u8>,
@@ -231,7 +231,7 @@ mod tests {
             assert!(talk.hears.starts_with(ours));
             result.map(|()| (talk.hears[12..].to_vec(), talk.says.len()))
         };
-        // 3.8 is told the result, 3.7 is not.
+        // 3.8 gets the result, 3.7 does not.
         assert_eq!(shake(b"RFB 003.008\n\x01\x01").unwrap(), (vec![1, 1, 0, 0, 0, 0], 0));
         assert_eq!(shake(b"RFB 003.007\n\x01\x01").unwrap(), (vec![1, 1], 0));
         // All others are spoken to as 3.3: macOS calls itself 3.889.

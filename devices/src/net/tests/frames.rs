@@ -94,7 +94,7 @@ fn a_guest_with_a_small_queue_still_receives() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Whatever buffers the guest gives, frames come out of them whole and in order.
+    /// For any buffers that the guest gives, frames come out of them whole and in order.
     #[test]
     fn frames_arrive_whole_and_in_order(
         buffers in prop::collection::vec((13u32..5000, 1u32..4), 1..60),

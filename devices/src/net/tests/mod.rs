@@ -107,7 +107,7 @@ impl Rig {
         (self.driver.add(RX, &chain), at)
     }
 
-    /// A frame with a zero header arrives, and the device is told.
+    /// A frame with a zero header arrives, and the device is notified.
     fn arrive(&mut self, pair: usize, frame: &[u8]) {
         self.wires[pair].send(&[&[0; HEADER_LEN], frame].concat()).unwrap();
         self.tell(pair);

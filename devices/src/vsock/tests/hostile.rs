@@ -23,7 +23,7 @@ fn packets_for_connections_that_are_not_there_are_answered_with_a_reset() {
 
 #[test]
 fn headers_that_lie_end_the_connection_and_nothing_else() {
-    let lies = [
+    let invalid = [
         Header { len: 5000.into(), ..header(Op::Rw, 0, 5) },
         Header { len: u32::MAX.into(), ..header(Op::Rw, 0, 5) },
         Header { kind: 2.into(), ..header(Op::Rw, 0, 5) },
@@ -32,11 +32,11 @@ fn headers_that_lie_end_the_connection_and_nothing_else() {
         header(Op::Response, 0, 5),
         header(Op::Unknown(77), 0, 5),
     ];
-    for lie in lies {
+    for packet in invalid {
         let mut rig = Rig::new();
         let (mut other, other_port) = rig.connected(6);
         let (_program, host) = rig.connected(5);
-        rig.send(Header { dst_port: host.into(), ..lie }, b"data");
+        rig.send(Header { dst_port: host.into(), ..packet }, b"data");
         rig.expect(Op::Reset);
         assert_eq!(rig.held().0, 1);
         rig.data(other_port, 6, b"alive");
@@ -172,7 +172,7 @@ fn a_flood_is_taken_in_rounds() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever packets come, the device answers the next honest connection.
+    /// After any packets, the device answers the next honest connection.
     #[test]
     fn no_packet_is_too_much(
         packets in prop::collection::vec(

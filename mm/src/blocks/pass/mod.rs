@@ -21,7 +21,8 @@ use super::map::{BlockMap, Totals};
 use super::plan::plan;
 use super::policy::{Costs, Goals, PassLimits, PassPolicy};
 use super::report::{End, PassReport, StageTime, Tallies};
-use super::stages::{CarryOut, Evacuate, Gather, Host, PassProgress, Spending, Stage, Watch};
+use super::stage::Stage;
+use super::stages::{CarryOut, Evacuate, Gather, Host, PassProgress, Spending, Watch};
 use crate::guest_ram::{GuestRam, GuestRamError};
 
 /// A pass over one guest's memory.
@@ -51,7 +52,7 @@ impl<'a> Pass<'a> {
         Self { ram, guest, goals, limits, costs: Costs::default(), policy: PassPolicy::default() }
     }
 
-    /// Runs the pass in this thread. `cancel` may be set from another; `progress` is told of the
+    /// Runs the pass in this thread. `cancel` may be set from another; `progress` is called with the
     /// steps done and planned.
     ///
     /// # Errors
@@ -76,7 +77,7 @@ impl<'a> Pass<'a> {
             stuck: BTreeSet::new(),
         };
         let (mut before, mut end, mut stages) = (None, End::Finished, Vec::new());
-        for stage in Stage::of(&goals) {
+        for stage in goals.stages() {
             let begin = Instant::now();
             let mut time =
                 StageTime { stage, rounds: 0, took: Duration::ZERO, settling: Duration::ZERO };
@@ -142,7 +143,7 @@ impl<'a> Pass<'a> {
             let (given_up, busy) = (progress.tallies.given_up(), progress.tallies.gather.busy);
             debug!(?stage, round, steps = plan.steps.len(), totals = ?progress.map.totals(), "plan");
             let ended = carry_out.carry_out(&plan.steps, progress);
-            // Whatever came of it, the guest gets back what it lent.
+            // With any result, the guest gets back what it lent.
             if stage.is_of_guest() {
                 let begin = Instant::now();
                 progress.loan.settle(self.guest);

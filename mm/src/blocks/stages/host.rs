@@ -90,7 +90,7 @@ fn discard(id: BlockId, progress: &PassProgress<'_>) -> Result<StepResult, Guest
 }
 
 /// Makes a block huge that may be absent: only its first page is touched, as a host that is short
-/// of memory, or of what a cgroup may have, refuses huge pages but kills for want of small ones.
+/// of memory, or of what a cgroup may have, refuses huge pages but kills a process when small ones run out.
 fn back(ram: &GuestRam, block: GuestRange) -> Result<(), GuestRamError> {
     let first = GuestRange::new(block.start(), Pages(1)).expect("a page of the block");
     ram.populate(first)?;

@@ -18,7 +18,6 @@ mod host;
 mod progress;
 
 use super::plan::Step;
-use super::policy::Goals;
 use super::report::End;
 use crate::guest_ram::GuestRamError;
 
@@ -26,47 +25,6 @@ pub(super) use evacuate::Evacuate;
 pub(super) use gather::Gather;
 pub(super) use host::Host;
 pub(super) use progress::{PassProgress, Spending, Watch};
-
-/// A stage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Stage {
-    /// The guest lends its free memory in whole blocks, and gets it back: in place of single pages
-    /// of the balloon, and empty.
-    Gather,
-    /// The guest evacuates sparse blocks.
-    Evacuate {
-        /// Whether it waits for what is busy.
-        sync: bool,
-    },
-    /// The guest evacuates full blocks into the gaps of others.
-    Squeeze,
-    /// The host discards what it holds for nothing, and makes blocks huge.
-    Host,
-}
-
-impl Stage {
-    /// All stages that `goals` call for, in order.
-    pub fn of(goals: &Goals) -> impl Iterator<Item = Self> {
-        let all = [
-            (Self::Gather, goals.gather),
-            (Self::Evacuate { sync: false }, goals.evacuate_up_to.is_some()),
-            (Self::Evacuate { sync: true }, goals.evacuate_up_to.is_some()),
-            (Self::Squeeze, goals.squeeze),
-            (Self::Host, true),
-        ];
-        all.into_iter().filter(|(_, wanted)| *wanted).map(|(stage, _)| stage)
-    }
-
-    /// Whether the guest has a part in it.
-    pub fn is_of_guest(self) -> bool {
-        self != Self::Host
-    }
-
-    /// Whether its plan depends on how much memory the guest has free.
-    pub fn needs_free(self) -> bool {
-        matches!(self, Self::Gather | Self::Squeeze)
-    }
-}
 
 /// How a stage carries out one round's plan.
 pub(super) trait CarryOut {

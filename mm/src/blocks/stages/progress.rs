@@ -14,7 +14,7 @@ use crate::blocks::report::{End, Tallies};
 use crate::guest_ram::GuestRam;
 use crate::units::{BlockId, Bytes};
 
-/// Who may end a pass, and who is told how far it is.
+/// Who may end a pass, and who is called with its progress.
 pub(in crate::blocks) struct Watch<'a> {
     pub(in crate::blocks) cancel: &'a AtomicBool,
     /// Told of the steps done and planned.

@@ -70,6 +70,10 @@ pub enum AcpiError {
 }
 
 /// Writes all tables and returns where the RSDP lies.
+///
+/// # Errors
+///
+/// [`AcpiError`]: the tables cannot be written to guest RAM or do not fit.
 pub fn write_tables<M: GuestMemoryBackend>(
     mem: &M,
     machine: &Machine<'_>,

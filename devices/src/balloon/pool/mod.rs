@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! When ballooned pages are given back to the host.
+//! When ballooned pages are given back to the host; `giving_back.rs` says how.
 //!
 //! A huge page of the host is free only when the last of its 512 pages is. Discarding single pages
 //! as they come would split one huge page after the other for blocks that are about to be given up
@@ -20,38 +20,29 @@
 //! Memory that the host may not be able to bring back (hugetlb) goes back only with a driver that
 //! tells, and is allocated again before the driver may use it.
 
+mod giving_back;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mm::backing::Discarded;
 use mm::blocks::page_set::PageSet;
 use mm::budget::Budget;
-use mm::guest_ram::GuestRamError;
-use mm::units::{BlockId, Bytes, GuestRange, PAGES_PER_BLOCK, Pages, Pfn};
+use mm::units::{BlockId, GuestRange, Pages};
 
-use super::counters::{Counters, GivenBack, Origin};
 use super::journal::Journal;
 use super::ledger::{Fill, Ledger};
 use super::page_sizes::PageSizes;
 use super::reclaim::MemoryReclaim;
-use super::work::take_pages;
+use super::runs::take_pages;
 use crate::virtio::Deadline;
+
+pub(super) use giving_back::step;
 
 /// A block waits for more of its pages for this long at least, and twice as long at most.
 pub(super) const PATIENCE: Duration = Duration::from_millis(50);
 /// Most blocks that are worked on between two looks at the deadline.
 const BATCH: usize = 64;
-
-/// What steps cost, in units of [`Deadline`].
-mod cost {
-    /// Discarding one run of pages.
-    pub(super) const RUN: u64 = 4 << 10;
-    /// Discarding one page of a run: looking for it, unmapping it, freeing it.
-    pub(super) const PAGE: u64 = 512;
-    /// Splitting a huge page for a part of it.
-    pub(super) const SPLIT: u64 = 256 << 10;
-}
 
 /// The balloon's pages, and the memory behind them.
 pub(super) struct Pool {
@@ -282,22 +273,6 @@ impl Pool {
         self.to_resize = small.iter().flat_map(GuestRange::whole_blocks).collect();
     }
 
-    /// Discards `ranges`, all RAM, without an entry in the ledger: free pages that the guest
-    /// reported or hinted.
-    pub(super) fn discard_free(
-        &mut self,
-        ranges: &[GuestRange],
-        origin: Origin,
-        journal: &mut Journal,
-        deadline: &mut Deadline,
-    ) {
-        deadline.charge(cost_of(ranges));
-        let asked = ranges.iter().map(GuestRange::bytes).fold(Bytes(0), Bytes::saturating_add);
-        // The guest takes such pages back without asking.
-        let safe = self.reclaim.refills();
-        self.discard(ranges, asked, safe, journal, |counters| counters.free_pages(origin));
-    }
-
     /// The parts of `range` that are RAM.
     pub(super) fn clip(&self, range: GuestRange) -> impl Iterator<Item = GuestRange> + '_ {
         self.ledger.clip(range)
@@ -343,252 +318,5 @@ impl Pool {
         self.fresh.remove(&block);
         self.aging.remove(&block);
         self.due.remove(&block);
-    }
-
-    /// Gives back the ballooned pages of `range`, whether that was done before or not. None for a
-    /// driver that may use them without asking: they could be in use.
-    pub(super) fn discard_again(
-        &mut self,
-        range: GuestRange,
-        journal: &mut Journal,
-    ) -> Result<Discarded, GuestRamError> {
-        if !self.patient {
-            return Ok(Discarded::default());
-        }
-        let mut runs = Vec::new();
-        for part in self.ledger.clip(range) {
-            self.ledger.runs_in(part, |run| append(&mut runs, run));
-        }
-        if runs.is_empty() {
-            return Ok(Discarded::default());
-        }
-        let done = self.reclaim.discard(&runs)?;
-        journal.counters.compaction.add(done, whole_blocks(&runs));
-        Ok(done)
-    }
-
-    /// Gives back again what `block` has in the balloon, and forbids huge pages in it, as the host
-    /// has allowed them; whether it has anything in the balloon.
-    pub(super) fn keep_holes(
-        &mut self,
-        block: BlockId,
-        journal: &mut Journal,
-    ) -> Result<bool, GuestRamError> {
-        match (self.ledger.fill(block), block.checked_range()) {
-            (Fill::Empty, _) | (_, None) => Ok(false),
-            (fill, Some(range)) => {
-                if fill == Fill::Partial && self.ledger.is_ram(range) {
-                    self.page_sizes.forbid(range, self.reclaim.as_mut(), journal);
-                }
-                self.discard_again(range, journal).map(|_| true)
-            }
-        }
-    }
-
-    /// Gives back what is pending in the first of `blocks` (ascending), as many as `deadline` has
-    /// work left for, and one at least.
-    pub(super) fn discard_some(
-        &mut self,
-        blocks: &mut VecDeque<BlockId>,
-        journal: &mut Journal,
-        deadline: &mut Deadline,
-    ) {
-        let mut runs = std::mem::take(&mut self.runs);
-        let mut cut = Vec::new();
-        let before = self.ledger.pending().0;
-        let (mut cost, mut count) = (0, 0);
-        while count < BATCH
-            && (count == 0 || cost < deadline.left())
-            && let Some(block) = blocks.pop_front()
-        {
-            count += 1;
-            cost += cost::RUN;
-            if !self.ledger.has_pending(block) {
-                continue;
-            }
-            if self.ledger.fill(block) == Fill::Partial {
-                cost += cost::SPLIT;
-                if !self.page_sizes.is_small(block) {
-                    cut.push(block);
-                }
-            }
-            match self.full_unit(block) {
-                Some(unit) => {
-                    self.ledger.take_pending(block, |_| {});
-                    if runs.last().is_none_or(|last| !last.covers(&unit)) {
-                        append(&mut runs, unit);
-                    }
-                }
-                None => self.ledger.take_pending(block, |run| {
-                    cost += cost_of(&[run]);
-                    append(&mut runs, run);
-                }),
-            }
-        }
-        deadline.charge(cost);
-        if self.may_give_back() {
-            self.set_huge(&cut, false, journal);
-        }
-        // Less than the runs where a block is full of which parts were given back before.
-        let asked = Pages(before - self.ledger.pending().0).bytes();
-        let safe = self.may_give_back();
-        self.discard(&runs, asked, safe, journal, |counters| &mut counters.inflation);
-        runs.clear();
-        self.runs = runs;
-    }
-
-    /// The unit of the host's around `block`, where that is more than a block and all of it is in
-    /// the balloon.
-    fn full_unit(&self, block: BlockId) -> Option<GuestRange> {
-        let unit = self.unit();
-        if unit.0 <= PAGES_PER_BLOCK {
-            return None;
-        }
-        let start = block.checked_range()?.start().0;
-        let around = GuestRange::new(Pfn(start - start % unit.0), unit)?;
-        let full = self.ledger.is_ram(around) && self.ledger.count(around) == unit;
-        full.then_some(around)
-    }
-
-    /// Whether pages may go back to the host at all: not where the host may be out of memory when
-    /// a driver uses them without asking.
-    fn may_give_back(&self) -> bool {
-        self.patient || self.reclaim.refills()
-    }
-
-    /// Makes sure that the guest can use `ranges` again; false if the host has no memory for them
-    /// at the moment.
-    pub(super) fn restore(
-        &mut self,
-        ranges: &[GuestRange],
-        journal: &mut Journal,
-        deadline: &mut Deadline,
-    ) -> bool {
-        if self.reclaim.refills() {
-            return true;
-        }
-        for range in ranges {
-            deadline.charge(Deadline::ENTRY);
-            match self.reclaim.restore(*range) {
-                Ok(allocated) => deadline.charge(allocated.0),
-                Err(error) if error.is_out_of_memory() => {
-                    journal.warn(format_args!("the guest waits for {range}: {error}"));
-                    return false;
-                }
-                Err(error) => journal.warn(format_args!("cannot restore {range}: {error}")),
-            }
-        }
-        true
-    }
-
-    /// Allows or forbids huge pages in the first of `blocks` (ascending), as they are now: a guest
-    /// that touches pages which it took out of a block must not fill its holes.
-    pub(super) fn resize_some(
-        &mut self,
-        blocks: &mut VecDeque<BlockId>,
-        journal: &mut Journal,
-        deadline: &mut Deadline,
-    ) {
-        let (mut forbid, mut allow) = (Vec::new(), Vec::new());
-        let mut cost = 0;
-        while cost < deadline.left()
-            && let Some(block) = blocks.pop_front()
-        {
-            cost += Deadline::ENTRY;
-            let small = self.page_sizes.is_small(block);
-            match self.ledger.fill(block) {
-                Fill::Empty if small => allow.push(block),
-                Fill::Partial if !small && self.ledger.has_given_back(block) => forbid.push(block),
-                _ => continue,
-            }
-            cost += Deadline::SYSCALL;
-        }
-        deadline.charge(cost);
-        self.set_huge(&forbid, false, journal);
-        // Neighbours that had to stay as they were may cost nothing more now.
-        let around = allow.iter().flat_map(|block| block.0.saturating_sub(1)..=block.0 + 1);
-        let around: BTreeSet<BlockId> = around.map(BlockId).collect();
-        let allow: Vec<BlockId> = around
-            .into_iter()
-            .filter(|b| self.page_sizes.is_small(*b) && self.ledger.fill(*b) == Fill::Empty)
-            .collect();
-        self.set_huge(&allow, true, journal);
-    }
-
-    /// Discards `runs`, in which the guest gave up `asked` now, if that is `safe`.
-    fn discard(
-        &mut self,
-        runs: &[GuestRange],
-        asked: Bytes,
-        safe: bool,
-        journal: &mut Journal,
-        counter: impl Fn(&mut Counters) -> &mut GivenBack,
-    ) {
-        if runs.is_empty() {
-            return;
-        }
-        if !safe {
-            let kept = Discarded { asked, held: asked, ..Discarded::default() };
-            return counter(&mut journal.counters).add(kept, 0);
-        }
-        match self.reclaim.discard(runs) {
-            Ok(done) => {
-                let done = Discarded { asked, ..done };
-                counter(&mut journal.counters).add(done, whole_blocks(runs));
-            }
-            Err(error) => {
-                let counter = counter(&mut journal.counters);
-                counter.add(Discarded { asked, ..Discarded::default() }, 0);
-                counter.fails += 1;
-                journal.warn(format_args!("cannot give memory back: {error}"));
-            }
-        }
-    }
-
-    /// Allows or forbids huge pages in `blocks` (ascending), as far as they are wholly RAM.
-    fn set_huge(&mut self, blocks: &[BlockId], allow: bool, journal: &mut Journal) {
-        let mut runs: Vec<GuestRange> = Vec::new();
-        for block in blocks {
-            if let Some(range) = block.checked_range()
-                && self.ledger.is_ram(range)
-            {
-                append(&mut runs, range);
-            }
-        }
-        for run in runs {
-            if allow {
-                self.page_sizes.allow(run, self.reclaim.as_mut(), journal);
-            } else {
-                self.page_sizes.forbid(run, self.reclaim.as_mut(), journal);
-            }
-        }
-    }
-}
-
-/// How many free pages to discard in one step: what `deadline` has work left for, and a block at
-/// least.
-pub(super) fn step(deadline: &Deadline) -> Pages {
-    Pages((deadline.left() / cost::PAGE).max(PAGES_PER_BLOCK))
-}
-
-/// What discarding `runs` costs, in units of [`Deadline`].
-fn cost_of(runs: &[GuestRange]) -> u64 {
-    runs.iter().map(|run| cost::RUN + run.pages().0 * cost::PAGE).sum()
-}
-
-/// Blocks that lie wholly in `runs`.
-fn whole_blocks(runs: &[GuestRange]) -> u64 {
-    runs.iter().map(|run| run.whole_blocks().count() as u64).sum()
-}
-
-/// Adds `run` at the end of `runs`, merged with the last if it goes on from there.
-fn append(runs: &mut Vec<GuestRange>, run: GuestRange) {
-    if let Some(last) = runs.last_mut()
-        && last.end() == run.start()
-        && let Some(merged) = GuestRange::from_bounds(last.start(), run.end())
-    {
-        *last = merged;
-    } else {
-        runs.push(run);
     }
 }

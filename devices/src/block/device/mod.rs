@@ -1,5 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The block device: rounds that take requests from a queue, keep their pieces going, and answer.
+//!
+//! - `active.rs`: what a driver has set up
+//! - `intake.rs`: requests taken from a queue
+
+mod active;
+mod intake;
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -11,18 +17,20 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use zerocopy::IntoBytes;
 
-use super::engine::{self, Action, Engine, Started};
-use super::handle::{Counters, Pending, Shared};
-use super::protocol::{Config, DEVICE_TYPE, ID_LEN, SECTOR, Status, feature};
-use super::request::{self, Limits, MAX_RANGE_SECTORS, Operation, Request};
-use super::transfer::{Next, Transfer, Transfers};
-use super::{BlockConfig, BlockHandle, CacheType, Image, IoEngine, MAX_QUEUES};
+use crate::block::engine::{self, Action, Engine, Started};
+use crate::block::handle::{Counters, Pending, Shared};
+use crate::block::protocol::{Config, DEVICE_TYPE, ID_LEN, SECTOR, Status, feature};
+use crate::block::request::{Limits, MAX_RANGE_SECTORS, Operation, Request};
+use crate::block::transfer::{Next, Transfers};
+use crate::block::{BlockConfig, BlockHandle, CacheType, Image, IoEngine, MAX_QUEUES};
 use crate::throttle::Throttle;
 use crate::timer::Timer;
 use crate::virtio::{
-    Activation, Chain, Deadline, DeviceFailure, DeviceQueue, GuestMemoryMmap, Interrupt, Progress,
-    QueueError, RateLimiter, Segments, Source, VirtioDevice, read_config_slice,
+    Activation, Deadline, DeviceFailure, DeviceQueue, Progress, RateLimiter, Source, VirtioDevice,
+    read_config_slice,
 };
+
+use active::Active;
 
 const NAME: &str = "block";
 /// Entries of every queue, and so most descriptors of a request.
@@ -53,18 +61,6 @@ pub struct Block {
 
     shared: Arc<Shared>,
     log: Throttle,
-}
-
-/// What there is while a driver is up.
-struct Active {
-    mem: Arc<GuestMemoryMmap>,
-    features: u64,
-    interrupt: Arc<dyn Interrupt>,
-    queues: Vec<DeviceQueue>,
-    /// Queues with requests that wait for the rate limit or for room.
-    waiting: Vec<bool>,
-    /// Queues with answers that the driver was not told of.
-    answered: Vec<bool>,
 }
 
 impl Block {
@@ -211,7 +207,7 @@ impl Block {
         }
     }
 
-    /// The host does not say when pieces end: their memory must stay for good.
+    /// The host does not say when pieces end: their memory is never freed.
     fn abandon(&mut self, error: &std::io::Error) {
         tracing::error!(%error, "io_uring failed: requests under way are given up");
         let slots = QUEUE_SIZE * u16::try_from(self.queue_sizes.len()).unwrap_or(1);
@@ -290,107 +286,6 @@ impl Block {
         Ok(Progress::Done)
     }
 
-    /// Takes requests from queue `index`, and starts them.
-    fn take_requests(
-        &mut self,
-        active: &mut Active,
-        index: u16,
-        deadline: &mut Deadline,
-    ) -> Result<Progress, DeviceFailure> {
-        let at = usize::from(index);
-        if active.queues.get(at).is_none() {
-            return Ok(Progress::Done);
-        }
-        Counters::add(&self.shared.counters.queue_event_count, 1);
-        let mut taken = 0u16;
-        loop {
-            if deadline.passed() || taken >= QUEUE_SIZE {
-                return Ok(Progress::More);
-            }
-            if self.transfers.is_full() {
-                active.waiting[at] = true;
-                return Ok(Progress::Done);
-            }
-            let queue = &mut active.queues[at];
-            let Some(chain) = queue.pop().map_err(failure)? else {
-                if taken == 0 {
-                    Counters::add(&self.shared.counters.no_avail_buffer, 1);
-                }
-                queue.rearm().map_err(failure)?;
-                return Ok(Progress::Done);
-            };
-            taken += 1;
-            deadline.charge(Deadline::COMMAND);
-            if let Admission::Wait(until) = self.take_request(active, at, chain)? {
-                Counters::add(&self.shared.counters.rate_limiter_throttled_events, 1);
-                active.queues[at].undo_pop();
-                active.waiting[at] = true;
-                self.timer.set(Some(until));
-                return Ok(Progress::Done);
-            }
-            if self.start_pieces(active, deadline)? == Progress::More {
-                return Ok(Progress::More);
-            }
-        }
-    }
-
-    /// Takes one request, and answers it at once if it needs no I/O.
-    fn take_request(
-        &mut self,
-        active: &mut Active,
-        at: usize,
-        chain: Chain,
-    ) -> Result<Admission, DeviceFailure> {
-        let head = chain.head_index();
-        let buffer = match Segments::collect(chain, QUEUE_SIZE) {
-            Ok(buffer) if buffer.writable_len() > 0 => buffer,
-            Ok(_) => return self.bad_buffer(active, at, head, &"a request without a status byte"),
-            Err(error) => return self.bad_buffer(active, at, head, &error),
-        };
-        let request = match request::parse(&active.mem, &buffer, self.limits) {
-            Ok(request) => request,
-            Err(status) => {
-                Counters::add(&self.shared.counters.invalid_reqs_count, 1);
-                active.answer(at, head, &buffer, status).map_err(failure)?;
-                return Ok(Admission::Taken);
-            }
-        };
-        if request.operation == Operation::GetId {
-            let len = usize::try_from(request.len).unwrap_or(ID_LEN).min(ID_LEN);
-            buffer.write(&active.mem, 0, &self.id[..len]);
-            active.answer(at, head, &buffer, Status::Ok).map_err(failure)?;
-            return Ok(Admission::Taken);
-        }
-        if let Err(until) = self.limiter.admit(limited_bytes(&request), 1, Instant::now()) {
-            return Ok(Admission::Wait(until));
-        }
-        let queue = active.queues[at].index();
-        let mut transfer = Transfer::new(queue, head, buffer, request);
-        transfer.durable = self.cache == CacheType::Writeback
-            && active.features & feature::FLUSH == 0
-            && request.operation != Operation::Flush
-            && !matches!(request.operation, Operation::Read { .. });
-        // There was room before the request was taken.
-        if let Some(token) = self.transfers.insert(transfer) {
-            self.runnable.push_back(token);
-        }
-        Ok(Admission::Taken)
-    }
-
-    fn bad_buffer(
-        &mut self,
-        active: &mut Active,
-        at: usize,
-        head: u16,
-        cause: &dyn std::fmt::Display,
-    ) -> Result<Admission, DeviceFailure> {
-        Counters::add(&self.shared.counters.event_fails, 1);
-        self.note(cause);
-        active.queues[at].push(head, 0).map_err(failure)?;
-        active.answered[at] = true;
-        Ok(Admission::Taken)
-    }
-
     /// Answers the request of `token`, and forgets it.
     fn finish(
         &mut self,
@@ -427,49 +322,6 @@ impl Block {
     fn note(&mut self, cause: &dyn std::fmt::Display) {
         if let Some(suppressed) = self.log.admit() {
             tracing::warn!(suppressed, "block: {cause}");
-        }
-    }
-}
-
-/// Whether a request may go ahead.
-enum Admission {
-    Taken,
-    /// The rate limit admits it only then.
-    Wait(Instant),
-}
-
-impl Active {
-    /// Writes the status byte, the last one of `buffer`, and gives the buffer back.
-    fn answer(
-        &mut self,
-        at: usize,
-        head: u16,
-        buffer: &Segments,
-        status: Status,
-    ) -> Result<(), QueueError> {
-        let Some(queue) = self.queues.get_mut(at) else { return Ok(()) };
-        let len = buffer.writable_len();
-        buffer.write(&self.mem, len.saturating_sub(1), &[status as u8]);
-        self.answered[at] = true;
-        queue.push(head, u32::try_from(len).unwrap_or(u32::MAX))
-    }
-
-    /// Interrupts the driver for the queues with answers, where it wants that.
-    fn tell(&mut self) -> Result<(), QueueError> {
-        for (queue, answered) in self.queues.iter_mut().zip(&mut self.answered) {
-            if std::mem::take(answered) {
-                queue.signal()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Has the event loop look at the queues that waited.
-    fn wake_waiting(&mut self) {
-        for (queue, waiting) in self.queues.iter().zip(&mut self.waiting) {
-            if std::mem::take(waiting) {
-                queue.kick_self();
-            }
         }
     }
 }
@@ -555,14 +407,6 @@ impl Drop for Block {
 
 fn failure(cause: impl std::fmt::Display) -> DeviceFailure {
     DeviceFailure::new(NAME, cause)
-}
-
-/// Bytes that a request counts for with the rate limit.
-fn limited_bytes(request: &Request) -> u64 {
-    match request.operation {
-        Operation::Read { .. } | Operation::Write { .. } => request.len,
-        _ => 0,
-    }
 }
 
 /// What starting a piece costs the thread.

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a driver has set up: its queues, answers on them, and queues that wait.
+
+use std::sync::Arc;
+
+use crate::block::protocol::Status;
+use crate::virtio::{DeviceQueue, GuestMemoryMmap, Interrupt, QueueError, Segments};
+
+/// What a driver has set up; gone with a reset.
+pub(super) struct Active {
+    pub(super) mem: Arc<GuestMemoryMmap>,
+    pub(super) features: u64,
+    pub(super) interrupt: Arc<dyn Interrupt>,
+    pub(super) queues: Vec<DeviceQueue>,
+    /// Queues with requests that wait for the rate limit or for room.
+    pub(super) waiting: Vec<bool>,
+    /// Queues with answers that the driver was not notified of.
+    pub(super) answered: Vec<bool>,
+}
+
+impl Active {
+    /// Writes the status byte, the last one of `buffer`, and gives the buffer back.
+    pub(super) fn answer(
+        &mut self,
+        at: usize,
+        head: u16,
+        buffer: &Segments,
+        status: Status,
+    ) -> Result<(), QueueError> {
+        let Some(queue) = self.queues.get_mut(at) else { return Ok(()) };
+        let len = buffer.writable_len();
+        buffer.write(&self.mem, len.saturating_sub(1), &[status as u8]);
+        self.answered[at] = true;
+        queue.push(head, u32::try_from(len).unwrap_or(u32::MAX))
+    }
+
+    /// Interrupts the driver for the queues with answers, where it wants that.
+    pub(super) fn tell(&mut self) -> Result<(), QueueError> {
+        for (queue, answered) in self.queues.iter_mut().zip(&mut self.answered) {
+            if std::mem::take(answered) {
+                queue.signal()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the event loop look at the queues that waited.
+    pub(super) fn wake_waiting(&mut self) {
+        for (queue, waiting) in self.queues.iter().zip(&mut self.waiting) {
+            if std::mem::take(waiting) {
+                queue.kick_self();
+            }
+        }
+    }
+}

@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! virtio-mmio, version 2 (virtio 1.3, 4.2).
+//!
+//! The status register is a machine that a driver climbs step by step and leaves by reset only:
+//!
+//! ```text
+//! 0 ─▶ ACKNOWLEDGE ─▶ DRIVER ─▶ FEATURES_OK ─▶ DRIVER_OK        any ─ write 0 ─▶ 0
+//!                      features   queues         device active   any ─▶ FAILED
+//! ```
+//!
+//! A step out of order, a bit taken away and a register written in the wrong step are ignored, as
+//! the standard leaves them undefined; the log says so.
+//!
+//! Locks, in this order: `registers`, then the device. Interrupt status, device status, generation
+//! and notifications take neither.
+//!
+//! - `register.rs`: offsets of the registers
+//! - `access.rs`: what reading and writing each does, but for the status
+//! - `status.rs`: the status machine
+
+mod access;
+pub mod register;
+mod status;
+
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use virtio_bindings::virtio_config::{
+    VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_NEEDS_RESET,
+};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::interrupt::MmioInterrupt;
+use super::setup::QueueSetup;
+use crate::virtio::{
+    Deadline, GuestMemoryMmap, Hold, LongestHold, Progress, QueueHost, SharedDevice, VirtioDevice,
+};
+
+/// Bytes of guest-physical address space that one device takes.
+pub const REGION_SIZE: u64 = 0x1000;
+
+/// Most rounds of a queue that is to finish in the vCPU that notified it.
+const MAX_ROUNDS_AT_NOTIFY: usize = 256;
+
+/// Pause between two rounds of a clean-up, in which a thread that waits for the device's lock gets it:
+/// the mutex is not fair.
+const GAP: Duration = Duration::from_micros(50);
+/// A notification to register with the hypervisor: a write of `value` (32 bits) at `offset` of the
+/// device's window triggers `event`.
+#[derive(Debug, Clone, Copy)]
+pub struct Notifier<'a> {
+    /// Offset within the device's window.
+    pub offset: u64,
+    /// What the driver writes: the number of the queue.
+    pub value: u32,
+    /// Wakes the event loop.
+    pub event: &'a EventFd,
+}
+
+/// One virtio-mmio device: its registers, and the device behind them.
+pub struct MmioTransport {
+    device: SharedDevice,
+    mem: Arc<GuestMemoryMmap>,
+    device_type: u32,
+    features: u64,
+    interrupt: Arc<MmioInterrupt>,
+    kicks: Vec<EventFd>,
+    /// Queues that may have to run in the vCPU that notifies them.
+    at_notify: Vec<bool>,
+    /// Queues with more to do, which the event loop comes back to.
+    resumed: Vec<AtomicBool>,
+    registers: Mutex<Registers>,
+    /// Makes the deadline of each round.
+    deadline: fn() -> Deadline,
+    longest_hold: LongestHold,
+    most_work: AtomicU64,
+}
+
+/// What a driver has written so far, but for the status.
+struct Registers {
+    device_features_sel: u32,
+    driver_features_sel: u32,
+    driver_features: u64,
+    /// A feature beyond the 64 that exist was accepted: there can be no agreement.
+    unknown_features: bool,
+    queue_sel: u32,
+    shm_sel: u32,
+    queues: Vec<QueueSetup>,
+}
+
+impl Registers {
+    fn new(sizes: impl IntoIterator<Item = u16>) -> Self {
+        Self {
+            device_features_sel: 0,
+            driver_features_sel: 0,
+            driver_features: 0,
+            unknown_features: false,
+            queue_sel: 0,
+            shm_sel: 0,
+            queues: sizes.into_iter().map(QueueSetup::new).collect(),
+        }
+    }
+
+    fn selected(&mut self) -> Option<&mut QueueSetup> {
+        self.queues.get_mut(usize::try_from(self.queue_sel).ok()?)
+    }
+}
+
+impl MmioTransport {
+    /// A transport for `device`, whose interrupt triggers `irq` (edge-triggered).
+    ///
+    /// # Errors
+    ///
+    /// When the host has no descriptor left for a queue's event.
+    pub fn new(mem: Arc<GuestMemoryMmap>, device: SharedDevice, irq: EventFd) -> io::Result<Self> {
+        let (device_type, features, sizes, at_notify) = {
+            let device = lock(&device);
+            let sizes = device.queue_sizes().to_vec();
+            let at_notify = (0..).zip(&sizes).map(|(queue, _)| device.runs_at_notify(queue));
+            (device.device_type(), device.features(), sizes.clone(), at_notify.collect())
+        };
+        let kicks: Vec<EventFd> =
+            sizes.iter().map(|_| EventFd::new(EFD_NONBLOCK)).collect::<Result<_, _>>()?;
+        Ok(Self {
+            device,
+            mem,
+            device_type,
+            features,
+            interrupt: Arc::new(MmioInterrupt::new(irq)),
+            resumed: kicks.iter().map(|_| AtomicBool::new(false)).collect(),
+            kicks,
+            at_notify,
+            registers: Mutex::new(Registers::new(sizes)),
+            deadline: Deadline::new,
+            longest_hold: LongestHold::new(),
+            most_work: AtomicU64::new(0),
+        })
+    }
+
+    /// Gives each round of processing a deadline of `make`'s; [`Deadline::new`] unless told
+    /// otherwise. Tests bound rounds by work with it.
+    #[must_use]
+    pub fn with_deadline(self, make: fn() -> Deadline) -> Self {
+        Self { deadline: make, ..self }
+    }
+
+    /// The longest time that this transport held its device's lock, for metrics.
+    pub fn longest_hold(&self) -> &LongestHold {
+        &self.longest_hold
+    }
+
+    /// The most work that one round of processing did, in units of [`Deadline`].
+    pub fn most_work(&self) -> u64 {
+        self.most_work.load(Ordering::Relaxed)
+    }
+
+    /// Locks the device, and records how long it is held.
+    fn lock(&self) -> Locked<'_> {
+        let device = lock(&self.device);
+        Locked { _hold: self.longest_hold.start(), device }
+    }
+
+    /// Processes queue `queue` once, within `deadline`.
+    fn round(&self, queue: u16, deadline: &mut Deadline) -> Progress {
+        let mut device = self.lock();
+        let live = VIRTIO_CONFIG_S_DRIVER_OK | VIRTIO_CONFIG_S_NEEDS_RESET;
+        if self.interrupt.status() & live != VIRTIO_CONFIG_S_DRIVER_OK {
+            return Progress::Done;
+        }
+        let result = device.process(queue, deadline);
+        self.most_work.fetch_max(deadline.spent(), Ordering::Relaxed);
+        let progress = result.unwrap_or_else(|failure| {
+            self.fail(&failure);
+            Progress::Done
+        });
+        if let Some(resumed) = self.resumed.get(usize::from(queue)) {
+            resumed.store(progress == Progress::More, Ordering::Relaxed);
+        }
+        progress
+    }
+
+    /// Has the event loop come back to queue `queue`.
+    fn kick(&self, queue: u16) {
+        if let Some(kick) = self.kicks.get(usize::from(queue)) {
+            // Fails only when the counter is full: then the loop is awake already.
+            let _ = kick.write(1);
+        }
+    }
+
+    /// Processes queue `queue` in the vCPU that notified it: once, or until it is empty if the device
+    /// wants that, but not for as long as other vCPUs keep filling it.
+    fn process_at_notify(&self, queue: u16, finish: bool) {
+        let rounds = if finish { MAX_ROUNDS_AT_NOTIFY } else { 1 };
+        for _ in 0..rounds {
+            if self.round(queue, &mut (self.deadline)()) == Progress::Done {
+                return;
+            }
+            thread::sleep(GAP);
+        }
+        self.kick(queue);
+    }
+
+    /// The device behind the registers.
+    pub fn device(&self) -> &SharedDevice {
+        &self.device
+    }
+
+    /// The interrupt, to be connected by irqfd.
+    pub fn interrupt(&self) -> &Arc<MmioInterrupt> {
+        &self.interrupt
+    }
+
+    /// Notifications to register as ioeventfds. The others, and those never registered, come
+    /// through [`write`](Self::write).
+    pub fn notifiers(&self) -> impl Iterator<Item = Notifier<'_>> {
+        let queues = (0..).zip(&self.kicks).zip(&self.at_notify);
+        queues.filter(|(_, at_notify)| !**at_notify).map(|((value, event), _)| Notifier {
+            offset: register::QUEUE_NOTIFY,
+            value,
+            event,
+        })
+    }
+
+    /// A vCPU reads at `offset` of the window. Registers are 32 bits wide; anything else reads 0.
+    pub fn read(&self, offset: u64, data: &mut [u8]) {
+        if let Some(config) = offset.checked_sub(register::CONFIG) {
+            return self.lock().read_config(config, data);
+        }
+        match <&mut [u8; 4]>::try_from(&mut *data) {
+            Ok(word) => *word = self.read_register(offset).to_le_bytes(),
+            Err(_) => data.fill(0),
+        }
+    }
+
+    /// A vCPU writes at `offset` of the window. Registers are 32 bits wide; anything else is
+    /// ignored.
+    pub fn write(&self, offset: u64, data: &[u8]) {
+        if let Some(config) = offset.checked_sub(register::CONFIG) {
+            // A driver may write configuration from the moment it has found its device.
+            if self.interrupt.status() & VIRTIO_CONFIG_S_DRIVER != 0 {
+                self.lock().write_config(config, data);
+            }
+            return;
+        }
+        if let Ok(word) = <[u8; 4]>::try_from(data) {
+            self.write_register(offset, u32::from_le_bytes(word));
+        }
+    }
+
+    fn notify(&self, queue: u32) {
+        let Ok(queue) = u16::try_from(queue) else { return };
+        if self.at_notify.get(usize::from(queue)) == Some(&true) {
+            let device = self.lock();
+            let (here, finish) = (device.runs_at_notify(queue), device.finishes_at_notify(queue));
+            drop(device);
+            // What a deadline has cut is the event loop's: a guest that notifies again and
+            // again would keep the device from other threads.
+            let cut = self.resumed[usize::from(queue)].load(Ordering::Relaxed);
+            if here && (finish || !cut) {
+                return self.process_at_notify(queue, finish);
+            }
+        }
+        self.kick(queue);
+    }
+
+    fn registers(&self) -> MutexGuard<'_, Registers> {
+        self.registers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl QueueHost for MmioTransport {
+    fn queue_events(&self) -> &[EventFd] {
+        &self.kicks
+    }
+
+    fn process_queue(&self, queue: u16) {
+        if self.round(queue, &mut (self.deadline)()) == Progress::More {
+            self.kick(queue);
+        }
+    }
+}
+
+/// The device's lock, held, and the record of how long.
+struct Locked<'a> {
+    // First, so that it ends before the lock is free.
+    _hold: Hold<'a>,
+    device: MutexGuard<'a, dyn VirtioDevice + 'static>,
+}
+
+impl Deref for Locked<'_> {
+    type Target = dyn VirtioDevice;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.device
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut *self.device
+    }
+}
+
+fn lock(device: &SharedDevice) -> MutexGuard<'_, dyn VirtioDevice + 'static> {
+    device.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Says what a driver does that the standard does not allow. The log limits how often.
+fn note(what: &str) {
+    tracing::warn!("virtio-mmio: {what}: ignored");
+}
