@@ -208,8 +208,8 @@ fn buffers() -> impl Strategy<Value = Vec<(prop::sample::Index, Vec<u8>, u16)>> 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// A buffer comes back once or is kept, never for more than there was room; and whatever it
-    /// said, the next driver finds the device as the first one did.
+    /// A buffer comes back once or is kept, never for more than there was room; after any
+    /// contents, the next driver finds the device as the first one did.
     #[test]
     fn no_buffer_is_too_much(buffers in buffers()) {
         for mut rig in all() {

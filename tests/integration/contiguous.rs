@@ -184,8 +184,8 @@ pub(crate) fn requests_succeed_while_blocks_are_evacuated(context: &Context) -> 
     Ok(())
 }
 
-/// The balloon takes the region's blocks first: kernel memory, which cannot come from the region, is
-/// to be had in pieces of any size afterwards.
+/// The balloon takes the region's blocks first: kernel memory, which cannot come from the region, can
+/// be allocated in pieces of any size afterwards.
 pub(crate) fn balloon_leaves_ordinary_memory_to_the_kernel(context: &Context) -> Result<()> {
     const CMA_MIB: u64 = 128;
     let mut guest = boot(context, 768, CMA_MIB)?;

@@ -255,7 +255,7 @@ fn firecrackers_flags() {
     assert_eq!(launch.ignored, ["--seccomp-filter", "--enable-pci", "--mmds-size-limit",]);
 }
 
-/// By whatever name, the same arguments mean the same.
+/// By any name, the same arguments mean the same.
 #[test]
 fn names_do_not_matter_where_flags_decide() {
     let as_ballast = launch("ballast --api-sock /s --id i --no-seccomp").unwrap();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What a pass needs of a machine's devices, with the machine running.
 //!
-//! Nothing here polls: the balloon announces its changes ([`Changes`]), and whatever waits for the
+//! Nothing here polls: the balloon announces its changes ([`Changes`]), and each wait for the
 //! guest waits for those. No device's lock is held while waiting, nor while a page table is walked.
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -57,8 +57,8 @@ pub struct Job {
 /// Called on the compactor's thread when a job is done.
 pub type WhenDone = Box<dyn FnOnce(Result<PassReport, GuestRamError>) + Send>;
 
-/// Work on guest memory that must not meet a pass: told what there is, and when to end. What it
-/// returns is called when the next may begin.
+/// Work on guest memory that must not meet a pass. Its arguments are the guest, and a flag that asks it
+/// to end. What it returns is called when the next may begin.
 pub type AloneTask = Box<dyn FnOnce(&LiveGuest, &AtomicBool) -> Box<dyn FnOnce()> + Send>;
 
 /// Why a job was not taken.

@@ -190,8 +190,8 @@ impl Sender<'_> {
         }
     }
 
-    /// Sends one update: first how many pixels come, and then exactly as many, whatever becomes of
-    /// the picture meanwhile. A client that cannot be told of a new size sees what fits in the old
+    /// Sends one update: first how many pixels come, and then exactly as many, even if
+    /// the picture changes meanwhile. A client that does not support a new size sees what fits in the old
     /// one.
     fn answer(&self, told: &mut Size, change: &Change) -> io::Result<()> {
         let mut wishes = self.shared.wishes();

@@ -8,7 +8,7 @@
 //!
 //! Two threads a client: one reads what it says, the other sends what it asked for. Neither holds a
 //! lock while it talks. A client costs a fixed amount of memory, charged to the display's budget,
-//! whatever it sends and however slowly it reads; pixels go out in strips that are read from the
+//! for any input and any speed of reading; pixels go out in strips that are read from the
 //! frame one at a time. A client that does not finish its handshake or a message, asks for
 //! nothing, or does not take what it asked for is dropped, and its place is free again
 //! ([`Patience`]). The guest's picture is only asked for once the handshake is done.
