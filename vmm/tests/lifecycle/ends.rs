@@ -3,7 +3,7 @@
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Stdio;
 
 use crate::guest::Program;
@@ -77,7 +77,8 @@ fn a_stop_needs_no_start() {
     });
     assert_eq!(monitor.request("GET", "/", ""), 200);
     monitor.signal(libc::SIGINT);
-    assert!(monitor.end().code().is_some());
+    // As Firecracker, which does not catch it.
+    assert_eq!(monitor.end().signal(), Some(libc::SIGINT));
 }
 
 #[test]
