@@ -14,7 +14,8 @@
 //!
 //! Files beside them: `launch` is one monitor's life, `event_loop` what its main thread does,
 //! `exit` why it ends, `signals` the thread that makes it end; `console` is the host's side of the
-//! serial port, `metrics` the metrics file.
+//! serial port, `metrics` the metrics file, `mode` what differs where the monitor stands in for
+//! Firecracker.
 //!
 //! # Example
 //!
