@@ -175,10 +175,10 @@ impl Net {
             // are others.
             for pair in 0..active.pairs.len() {
                 if active.pairs[pair].rx_at.is_some() && pair > 0 {
-                    progress = both(progress, self.receive(active, pair, deadline)?);
+                    progress = progress.or(self.receive(active, pair, deadline)?);
                 }
                 if active.pairs[pair].tx_at.is_some() {
-                    progress = both(progress, self.transmit(active, pair, deadline)?);
+                    progress = progress.or(self.transmit(active, pair, deadline)?);
                 }
             }
         }
@@ -223,7 +223,7 @@ impl Net {
         let mut progress = end.progress();
         if self.responder.is_some() {
             // It may have an answer at once.
-            progress = both(progress, self.receive(active, 0, deadline)?);
+            progress = progress.or(self.receive(active, 0, deadline)?);
         }
         Ok(progress)
     }
@@ -262,10 +262,6 @@ fn use_pairs(taps: &[Tap], pairs: u16) -> bool {
         }
     }
     true
-}
-
-fn both(one: Progress, other: Progress) -> Progress {
-    Progress::more_if(one == Progress::More || other == Progress::More)
 }
 
 fn throttled(end: End) -> Option<Instant> {

@@ -39,6 +39,11 @@ impl Progress {
     pub fn more_if(more: bool) -> Self {
         if more { Self::More } else { Self::Done }
     }
+
+    /// [`Progress::More`] if this or the `other` part of a round left something to do.
+    pub fn or(self, other: Self) -> Self {
+        Self::more_if(self == Self::More || other == Self::More)
+    }
 }
 
 /// The end of one round of processing: a time and an amount of work, whichever comes first.

@@ -90,9 +90,9 @@ impl Vsock {
         }
         if queue == TRANSMIT || active.held_back {
             Counters::add(&self.counters.tx_queue_event_count, 1);
-            progress = both(progress, self.transmit(active, deadline)?);
+            progress = progress.or(self.transmit(active, deadline)?);
         }
-        progress = both(progress, self.receive(&mut active.receive, deadline)?);
+        progress = progress.or(self.receive(&mut active.receive, deadline)?);
         if active.held_back && self.muxer.can_take() {
             // Answers have gone out: there is room for those to more packets.
             active.transmit.kick_self();
@@ -176,10 +176,6 @@ impl Vsock {
         }
         Ok(Progress::Done)
     }
-}
-
-fn both(one: Progress, other: Progress) -> Progress {
-    Progress::more_if(one == Progress::More || other == Progress::More)
 }
 
 impl VirtioDevice for Vsock {
