@@ -55,6 +55,11 @@ impl Bytes {
         }
     }
 
+    /// `mib` mebibytes, or the largest amount if that does not fit.
+    pub const fn saturating_from_mib(mib: u64) -> Self {
+        Self(mib.saturating_mul(1 << 20))
+    }
+
     /// Whole mebibytes, rounded down.
     pub const fn as_mib(self) -> u64 {
         self.0 >> 20

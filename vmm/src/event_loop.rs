@@ -46,9 +46,17 @@ impl EventLoop {
     const READY_EVENTS: usize = 32;
 
     /// A loop without subscribers.
+    ///
+    /// # Errors
+    ///
+    /// The host gives no epoll instance or eventfd.
     pub fn new() -> Result<Self, EventLoopError> {
         let manager = EventManager::new_with_capacity(Self::READY_EVENTS)?;
-        let exit = Arc::new(ExitSignal::new(manager.remote_endpoint()));
+        let endpoint = manager.remote_endpoint();
+        let exit = Arc::new(ExitSignal::new(move || {
+            // Fails only if the loop is gone, and then nothing waits any more.
+            let _ = endpoint.kick();
+        }));
         Ok(Self { manager, exit, longest_turn: Arc::default() })
     }
 
@@ -167,5 +175,18 @@ mod tests {
         assert_eq!(handle.longest_turn().micros(), 0);
         events.run();
         assert!(handle.longest_turn().micros() >= 3000);
+    }
+
+    #[test]
+    fn the_first_reason_counts_and_ends_the_loop() {
+        let mut events = EventLoop::new().unwrap();
+        let handle = events.handle();
+        let thread = std::thread::spawn(move || {
+            handle.exit().raise(ExitReason::GuestCrashed("first".into()));
+            handle.exit().raise(ExitReason::PowerOff);
+        });
+        assert_eq!(events.run(), ExitReason::GuestCrashed("first".into()));
+        thread.join().unwrap();
+        assert_eq!(events.run().code(), 2);
     }
 }

@@ -218,7 +218,7 @@ mod tests {
         assert!(transparent_huge_pages("always madvise [never]").says.contains("echo madvise"));
     }
 
-    /// Whatever this host is like, every line has a verdict, and the end agrees with the lines.
+    /// On any host, every line has a verdict, and the end agrees with the lines.
     #[test]
     fn the_end_agrees_with_the_lines() {
         let mut out = Vec::new();

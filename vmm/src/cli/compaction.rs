@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 
 use super::CliError;
 use super::client::ClientError;
-use super::remote::{Target, address};
-use super::values::SizeMib;
+use super::target::Target;
+use super::values::{SizeMib, address};
 use crate::api::compaction::{Compact, CompactReport, CompactStatus, Scope};
 use crate::block_view::{BlockRuns, to_png, to_svg, to_terminal};
 

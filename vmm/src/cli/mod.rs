@@ -10,6 +10,7 @@
 //! - `firecracker.rs`: Firecracker's flags
 //! - `values.rs`: sizes, and `VALUE,key=value,flag` arguments
 //! - `remote.rs`: subcommands that ask a running monitor
+//! - `target.rs`: which one, and requests to it
 //! - `compaction.rs`: those about the host's side of guest memory
 //! - `parking.rs`: `ballast memory park` and `unpark`
 //! - `top/`: the same live, on the whole terminal
@@ -23,6 +24,7 @@ mod firecracker;
 mod parking;
 mod remote;
 mod run;
+mod target;
 mod top;
 mod values;
 
@@ -69,15 +71,15 @@ enum Command {
     /// Watch memory, balloon, GPU and the host's pressure, live
     Top(top::TopArgs),
     /// Let all vCPUs stand still
-    Pause(remote::Target),
+    Pause(target::Target),
     /// Let all vCPUs run again
-    Resume(remote::Target),
+    Resume(target::Target),
     /// Press Ctrl+Alt+Del, or end the machine at once
     Shutdown(remote::Shutdown),
     /// Print all counters of a running monitor, as JSON
-    Metrics(remote::Target),
+    Metrics(target::Target),
     /// Print the version, of a running monitor too if a socket is given
-    Version(remote::MaybeTarget),
+    Version(target::MaybeTarget),
     /// Say whether this host can run machines, and what to do if not
     Check,
     /// Print the OpenAPI description of the API

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::CliError;
 use super::compaction::{bar_of, read};
-use super::remote::Target;
+use super::target::Target;
 use super::values::SizeMib;
 use crate::api::paging::{PagingStatus, Park, ParkReport, Unpark, UnparkReport};
 

@@ -6,88 +6,14 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
-use http::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::client::{get_bytes, request};
+use super::CliError;
 use super::compaction::{CompactArgs, MapArgs};
 use super::parking::{ParkArgs, UnparkArgs};
-use super::values::{SizeMib, width_and_height};
-use super::{CliError, version_text};
+use super::target::{Target, print_json};
+use super::values::{SizeMib, address, width_and_height};
 use crate::api::gpu::Mode;
-
-/// Which monitor.
-#[derive(Debug, Args)]
-pub(super) struct Target {
-    /// API socket of the running monitor
-    #[arg(long, value_name = "PATH", env = "BALLAST_API_SOCK")]
-    api_sock: PathBuf,
-}
-
-impl Target {
-    pub(super) fn ask(
-        &self,
-        method: Method,
-        resource: &str,
-        body: Option<&Value>,
-    ) -> Result<Value, CliError> {
-        Ok(request(&self.api_sock, method, resource, body)?)
-    }
-
-    pub(super) fn get(&self, resource: &str) -> Result<Value, CliError> {
-        self.ask(Method::GET, resource, None)
-    }
-
-    pub(super) fn put(&self, resource: &str, body: &Value) -> Result<Value, CliError> {
-        self.ask(Method::PUT, resource, Some(body))
-    }
-
-    /// Asks for something that is no JSON.
-    pub(super) fn get_bytes(
-        &self,
-        resource: &str,
-        accept: &'static str,
-    ) -> Result<bytes::Bytes, CliError> {
-        Ok(get_bytes(&self.api_sock, resource, accept)?)
-    }
-
-    fn patch(&self, resource: &str, body: &Value) -> Result<(), CliError> {
-        self.ask(Method::PATCH, resource, Some(body))?;
-        Ok(())
-    }
-
-    pub(super) fn pause(&self) -> Result<(), CliError> {
-        self.patch("/vm", &json!({"state": "Paused"}))
-    }
-
-    pub(super) fn resume(&self) -> Result<(), CliError> {
-        self.patch("/vm", &json!({"state": "Resumed"}))
-    }
-
-    pub(super) fn metrics(&self, out: &mut impl Write) -> Result<(), CliError> {
-        print_json(out, &self.get("/metrics")?)
-    }
-}
-
-/// Perhaps a monitor.
-#[derive(Debug, Args)]
-pub(super) struct MaybeTarget {
-    /// API socket of a running monitor
-    #[arg(long, value_name = "PATH", env = "BALLAST_API_SOCK")]
-    api_sock: Option<PathBuf>,
-}
-
-impl MaybeTarget {
-    pub(super) fn version(self, out: &mut impl Write) -> Result<(), CliError> {
-        write!(out, "{}", version_text())?;
-        if let Some(api_sock) = self.api_sock {
-            let versions = Target { api_sock }.get("/version")?;
-            let running = versions["ballast_version"].as_str().unwrap_or("unknown");
-            writeln!(out, "running: Ballast v{running}")?;
-        }
-        Ok(())
-    }
-}
 
 /// `ballast shutdown`.
 #[derive(Debug, Args)]
@@ -252,17 +178,4 @@ impl Memory {
 
 fn save(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
     std::fs::write(path, bytes).map_err(|cause| CliError::File { path: path.to_owned(), cause })
-}
-
-pub(super) fn address(text: &str) -> Result<u64, String> {
-    let parsed = match text.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16),
-        None => text.parse(),
-    };
-    parsed.map_err(|_| format!("`{text}` is no address, as in 0x40000000"))
-}
-
-fn print_json(out: &mut impl Write, value: &Value) -> Result<(), CliError> {
-    writeln!(out, "{value:#}")?;
-    Ok(())
 }

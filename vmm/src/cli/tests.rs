@@ -6,7 +6,7 @@ fn args(line: &str) -> Vec<OsString> {
     line.split_whitespace().map(OsString::from).collect()
 }
 
-/// What a command line that starts a machine comes to.
+/// The configuration that a command line results in.
 fn launch(line: &str) -> Result<Launch, CliError> {
     let args = args(line);
     let mut out = Vec::new();

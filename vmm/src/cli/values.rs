@@ -114,3 +114,12 @@ impl<'a> Pieces<'a> {
         }
     }
 }
+
+/// A guest-physical address, in hexadecimal with `0x` or in decimal.
+pub(super) fn address(text: &str) -> Result<u64, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| format!("`{text}` is no address, as in 0x40000000"))
+}

@@ -10,7 +10,6 @@ use kvm_bindings::{
 use kvm_ioctls::{Kvm, VmFd};
 use mm::backing;
 use mm::guest_ram::GuestRam;
-use mm::units::Bytes;
 
 use super::assembly::Assembly;
 use super::attach;
@@ -61,11 +60,6 @@ pub fn build(config: &VmConfig, events: &LoopHandle) -> Result<Vm, BuildError> {
         events.add(subscriber)?;
     }
     Ok(Vm::new(Parts { vcpus, threads, transports, budgets, devices, fd: vm, ram }))
-}
-
-/// A count of MiB; more than fits is more than any layout takes.
-pub(super) fn mib(count: u64) -> Bytes {
-    Bytes::from_mib(count).unwrap_or(Bytes(u64::MAX))
 }
 
 fn reserve_ram(config: &VmConfig) -> Result<GuestRam, BuildError> {

@@ -23,7 +23,7 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, Ke
 use serde_json::json;
 
 use super::CliError;
-use super::remote::Target;
+use super::target::Target;
 use snapshot::Snapshot;
 
 /// `ballast top`.

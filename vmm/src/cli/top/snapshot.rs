@@ -12,7 +12,7 @@ use crate::api::memory::MemoryStatus;
 use crate::block_view::BlockRuns;
 use crate::cli::CliError;
 use crate::cli::client::ClientError;
-use crate::cli::remote::Target;
+use crate::cli::target::Target;
 
 /// What the monitor and the host say.
 #[derive(Debug, Clone, Default)]
@@ -69,7 +69,7 @@ impl Snapshot {
     }
 }
 
-/// What there is of an answer: nothing if the monitor refuses.
+/// The answer, or nothing if the monitor refuses.
 fn optional<T>(answer: Result<T, CliError>) -> Result<Option<T>, CliError> {
     match answer {
         Ok(value) => Ok(Some(value)),

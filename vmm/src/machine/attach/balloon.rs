@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use devices::balloon::{Balloon, BalloonConfig, MemoryReclaim, TimerRunner};
 use mm::budget::Budget;
+use mm::units::Bytes;
 
 use crate::machine::assembly::{Assembly, Home};
-use crate::machine::builder::mib;
 use crate::machine::error::BuildError;
 
 /// Mappings that the balloon may cost the process: half of what Linux allows one by default.
@@ -21,7 +21,7 @@ pub type Shared = Arc<Mutex<Balloon>>;
 pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Option<Shared>, BuildError> {
     let Some(wanted) = &machine.config.balloon else { return Ok(None) };
     let settings = BalloonConfig {
-        target: mib(wanted.amount_mib.into()).as_pages(),
+        target: Bytes::saturating_from_mib(wanted.amount_mib.into()).as_pages(),
         deflate_on_oom: wanted.deflate_on_oom,
         stats_interval: Duration::from_secs(wanted.stats_polling_interval_s.into()),
         free_page_hinting: wanted.free_page_hinting,

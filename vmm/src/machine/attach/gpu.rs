@@ -11,12 +11,12 @@ use devices::display::{Frames, Headless, ScanoutId};
 use devices::gpu::{AnonymousMemory, Gpu, GpuParts, GpuSettings, Limits, mode, refresh};
 use devices::virtio::SharedRegion;
 use mm::budget::Budget;
+use mm::units::Bytes;
 
 use crate::arch::layout;
 use crate::host::sockets::{Listener, SocketError, SocketFile};
 use crate::kvm::window::{KvmWindow, MAX_SLOTS};
 use crate::machine::assembly::{Assembly, Home};
-use crate::machine::builder::mib;
 use crate::machine::error::BuildError;
 
 /// The display device and what it shows.
@@ -49,7 +49,8 @@ pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Option<Screens>, Buil
         cma: ram.layout().cma().into_iter().collect(),
     };
     // Everything that the guest and its viewers cause is charged to one budget.
-    let budget = Budget::bytes("gpu", mib(machine.config.memory.host_budget_mib).0);
+    let budget = Bytes::saturating_from_mib(machine.config.memory.host_budget_mib);
+    let budget = Budget::bytes("gpu", budget.0);
     let mappings = Budget::count("gpu-mappings", MAX_SLOTS.into());
     machine.budgets.extend([Arc::clone(&budget), Arc::clone(&mappings)]);
     let (display, frames) = Headless::new(Arc::clone(&budget));
