@@ -5,7 +5,6 @@
 use axum::Router;
 use axum::routing::any;
 
-use super::channel::ActionSender;
 use super::error::ApiError;
 
 /// Each path, and what it would be about.
@@ -19,7 +18,7 @@ pub(super) const ABSENT: &[(&str, &str)] = &[
     ("/snapshot/load", "snapshots"),
 ];
 
-pub(super) fn routes() -> Router<ActionSender> {
+pub(super) fn routes() -> Router {
     ABSENT.iter().fold(Router::new(), |router, &(path, what)| {
         router.route(path, any(move || async move { ApiError::NotOffered(what) }))
     })

@@ -7,11 +7,10 @@ use axum::routing::{get, patch};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::action::Phases;
 use super::body::{Body, OptionalBody};
-use super::channel::ActionSender;
 use super::error::FaultMessage;
-use super::{HandlerResult, Machine, done, reported};
+use super::handler::{Asker, HandlerResult, done, reported};
+use super::phase::Phases;
 use crate::config::{BalloonConfig, BalloonStatsUpdate, BalloonUpdate};
 
 /// Actions on the balloon.
@@ -175,7 +174,10 @@ fn is_zero(pages: &u32) -> bool {
     *pages == 0
 }
 
-pub(super) fn routes() -> Router<ActionSender> {
+/// How handlers reach the machine.
+type Machine = State<Asker<BalloonAction, BalloonReply>>;
+
+pub(super) fn routes() -> Router<Asker<BalloonAction, BalloonReply>> {
     Router::new()
         .route("/balloon", get(get_balloon).put(put_balloon).patch(patch_balloon))
         .route("/balloon/statistics", get(get_statistics).patch(patch_statistics))

@@ -8,10 +8,9 @@ use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
-use super::action::{Phases, Reply};
-use super::channel::ActionSender;
 use super::error::{ApiError, FaultMessage};
-use super::{HandlerResult, Machine};
+use super::handler::{Asker, HandlerResult};
+use super::phase::Phases;
 use crate::block_view::BlockRuns;
 
 /// The media type of the compact form.
@@ -35,7 +34,10 @@ impl BlocksAction {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlocksReply(pub BlockRuns);
 
-pub(super) fn routes() -> Router<ActionSender> {
+/// How handlers reach the machine.
+type Machine = State<Asker<BlocksAction, BlocksReply>>;
+
+pub(super) fn routes() -> Router<Asker<BlocksAction, BlocksReply>> {
     Router::new().route("/memory/blocks", get(get_blocks))
 }
 
@@ -49,7 +51,7 @@ pub(super) struct Description;
 #[utoipa::path(get, path = "/memory/blocks", tag = "memory",
     responses((status = 200, body = BlockRuns), (status = 400, body = FaultMessage)))]
 pub(super) async fn get_blocks(State(machine): Machine, headers: HeaderMap) -> HandlerResult {
-    let Reply::Blocks(BlocksReply(runs)) = machine.ask(BlocksAction::Get.into()).await? else {
+    let Some(BlocksReply(runs)) = machine.ask(BlocksAction::Get).await? else {
         return Err(ApiError::WrongReply);
     };
     let wants_bytes = headers.get(ACCEPT).is_some_and(|accept| accept == BYTES);

@@ -5,11 +5,10 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::put;
 
-use super::action::Phases;
 use super::body::Body;
-use super::channel::ActionSender;
 use super::error::FaultMessage;
-use super::{HandlerResult, Machine, done};
+use super::handler::{Asker, HandlerResult, done};
+use super::phase::Phases;
 use crate::config::BootSource;
 
 /// Actions on the boot source.
@@ -26,7 +25,10 @@ impl BootAction {
     }
 }
 
-pub(super) fn routes() -> Router<ActionSender> {
+/// How handlers reach the machine.
+type Machine = State<Asker<BootAction>>;
+
+pub(super) fn routes() -> Router<Asker<BootAction>> {
     Router::new().route("/boot-source", put(put_boot_source))
 }
 

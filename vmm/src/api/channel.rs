@@ -16,8 +16,9 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use tokio::sync::oneshot;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::action::{Action, Refusal, Reply};
 use super::instance::InstanceAction;
+use super::refusal::Refusal;
+use super::resources::{Action, Reply};
 use crate::exit::{ExitReason, ExitSignal};
 
 /// How many actions may wait: more than the server has connections.

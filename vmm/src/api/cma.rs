@@ -7,11 +7,10 @@ use axum::routing::get;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::action::Phases;
-use super::channel::ActionSender;
 use super::compaction::MemoryTotals;
 use super::error::FaultMessage;
-use super::{HandlerResult, Machine, reported};
+use super::handler::{Asker, HandlerResult, reported};
+use super::phase::Phases;
 
 /// Actions on the CMA region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +61,10 @@ pub struct CmaUse {
     pub age_ms: u64,
 }
 
-pub(super) fn routes() -> Router<ActionSender> {
+/// How handlers reach the machine.
+type Machine = State<Asker<CmaAction, CmaReply>>;
+
+pub(super) fn routes() -> Router<Asker<CmaAction, CmaReply>> {
     Router::new().route("/memory/cma", get(get_cma))
 }
 

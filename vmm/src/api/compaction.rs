@@ -8,16 +8,15 @@ use axum::routing::get;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::action::{Phases, Reply};
 use super::body::Body;
-use super::channel::ActionSender;
 use super::error::{ApiError, FaultMessage};
-use super::{HandlerResult, Machine, done, reported};
+use super::handler::{Asker, HandlerResult, done, reported};
+use super::phase::Phases;
 
 /// Actions on compaction passes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CompactionAction {
-    /// Runs a pass: [`CompactionReply::Report`] at its end, or [`Reply::Done`] at once.
+    /// Runs a pass: [`CompactionReply::Report`] at its end, or nothing at once.
     Compact(Compact),
     /// Progress, and the last pass: [`CompactionReply::Status`].
     Get,
@@ -215,7 +214,10 @@ pub struct CompactStatus {
     pub last: Option<CompactReport>,
 }
 
-pub(super) fn routes() -> Router<ActionSender> {
+/// How handlers reach the machine.
+type Machine = State<Asker<CompactionAction, CompactionReply>>;
+
+pub(super) fn routes() -> Router<Asker<CompactionAction, CompactionReply>> {
     Router::new().route("/memory/compact", get(get_compact).put(put_compact).delete(delete_compact))
 }
 
@@ -232,12 +234,10 @@ pub(super) async fn put_compact(
     State(machine): Machine,
     Body(body): Body<Compact>,
 ) -> HandlerResult {
-    match machine.ask(CompactionAction::Compact(body).into()).await? {
-        Reply::Compaction(CompactionReply::Report(report)) => {
-            Ok(axum::Json(report).into_response())
-        }
-        Reply::Done => Ok(http::StatusCode::NO_CONTENT.into_response()),
-        _ => Err(ApiError::WrongReply),
+    match machine.ask(CompactionAction::Compact(body)).await? {
+        Some(CompactionReply::Report(report)) => Ok(axum::Json(report).into_response()),
+        None => Ok(http::StatusCode::NO_CONTENT.into_response()),
+        Some(_) => Err(ApiError::WrongReply),
     }
 }
 

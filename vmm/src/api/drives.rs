@@ -5,11 +5,10 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::routing::put;
 
-use super::action::Phases;
 use super::body::Body;
-use super::channel::ActionSender;
 use super::error::{ApiError, FaultMessage};
-use super::{HandlerResult, Machine, done};
+use super::handler::{Asker, HandlerResult, done};
+use super::phase::Phases;
 use crate::config::{DriveConfig, DriveUpdate};
 
 /// Actions on disks.
@@ -33,7 +32,10 @@ impl DriveAction {
     }
 }
 
-pub(super) fn routes() -> Router<ActionSender> {
+/// How handlers reach the machine.
+type Machine = State<Asker<DriveAction>>;
+
+pub(super) fn routes() -> Router<Asker<DriveAction>> {
     Router::new().route("/drives/{id}", put(put_drive).patch(patch_drive).delete(delete_drive))
 }
 

@@ -5,11 +5,10 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::put;
 
-use super::action::Phases;
 use super::body::Body;
-use super::channel::ActionSender;
 use super::error::FaultMessage;
-use super::{HandlerResult, Machine, done};
+use super::handler::{Asker, HandlerResult, done};
+use super::phase::Phases;
 use crate::config::EntropyConfig;
 
 /// Actions on the entropy device.
@@ -26,7 +25,10 @@ impl EntropyAction {
     }
 }
 
-pub(super) fn routes() -> Router<ActionSender> {
+/// How handlers reach the machine.
+type Machine = State<Asker<EntropyAction>>;
+
+pub(super) fn routes() -> Router<Asker<EntropyAction>> {
     Router::new().route("/entropy", put(put_entropy))
 }
 

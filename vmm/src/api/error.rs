@@ -8,7 +8,7 @@ use http::{Method, StatusCode, Uri};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::action::Refusal;
+use super::refusal::Refusal;
 
 /// Body of every error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

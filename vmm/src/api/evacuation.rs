@@ -7,11 +7,10 @@ use axum::routing::put;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::action::Phases;
 use super::body::Body;
-use super::channel::ActionSender;
 use super::error::FaultMessage;
-use super::{HandlerResult, Machine, reported};
+use super::handler::{Asker, HandlerResult, reported};
+use super::phase::Phases;
 
 /// Actions that evacuate blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +73,10 @@ pub enum BlockOutcome {
     Unanswered,
 }
 
-pub(super) fn routes() -> Router<ActionSender> {
+/// How handlers reach the machine.
+type Machine = State<Asker<EvacuationAction, EvacuationReply>>;
+
+pub(super) fn routes() -> Router<Asker<EvacuationAction, EvacuationReply>> {
     Router::new().route("/memory/evacuate", put(put_evacuate))
 }
 

@@ -14,11 +14,11 @@ use http::header::CONTENT_TYPE;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::action::{Phases, Refusal, Reply};
 use super::body::Body;
-use super::channel::ActionSender;
 use super::error::{ApiError, FaultMessage};
-use super::{HandlerResult, Machine, done, reported};
+use super::handler::{Asker, HandlerResult, done, reported};
+use super::phase::Phases;
+use super::refusal::Refusal;
 use crate::config::GpuConfig;
 
 /// Actions on the display.
@@ -170,7 +170,10 @@ pub struct ScanoutUpdate {
     pub mode: Option<Mode>,
 }
 
-pub(super) fn routes() -> Router<ActionSender> {
+/// How handlers reach the machine.
+type Machine = State<Asker<GpuAction, GpuReply>>;
+
+pub(super) fn routes() -> Router<Asker<GpuAction, GpuReply>> {
     Router::new()
         .route("/gpu", get(get_gpu).put(put_gpu))
         .route("/gpu/scanouts/{n}", get(get_scanout).patch(patch_scanout))
@@ -202,7 +205,7 @@ pub(super) async fn put_gpu(State(machine): Machine, Body(body): Body<GpuConfig>
         (status = 400, body = FaultMessage)))]
 pub(super) async fn get_scanout(State(machine): Machine, Path(n): Path<String>) -> HandlerResult {
     let action = GpuAction::GetScanout(number(&n)?);
-    let Reply::Gpu(GpuReply::Picture(camera)) = machine.ask(action.into()).await? else {
+    let Some(GpuReply::Picture(camera)) = machine.ask(action).await? else {
         return Err(ApiError::WrongReply);
     };
     // Here and not where devices are served: it takes milliseconds.

@@ -8,13 +8,14 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::action::{Action, Phase, Phases};
 use super::body::Body;
-use super::channel::ActionSender;
 use super::error::FaultMessage;
-use super::metrics::MetricsAction;
-use super::{FIRECRACKER_API_VERSION, HandlerResult, Machine, done, reported};
+use super::handler::{Asker, HandlerResult, done, reported};
+use super::phase::{Phase, Phases};
 use crate::config::VmConfig;
+
+/// Version of Firecracker's API that this one follows, as its clients ask for it.
+pub const FIRECRACKER_API_VERSION: &str = "1.17.0";
 
 /// Actions on the machine as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub enum InstanceAction {
     Resume,
     /// Presses Ctrl+Alt+Del.
     SendCtrlAltDel,
+    /// Writes a line to the metrics file.
+    FlushMetrics,
     /// Ends the monitor, and the machine with it, at once.
     Stop,
 }
@@ -40,7 +43,9 @@ impl InstanceAction {
     pub const fn legal_in(&self) -> Phases {
         match self {
             Self::Start => Phases::NOT_STARTED,
-            Self::Pause | Self::Resume | Self::SendCtrlAltDel => Phases::STARTED,
+            Self::Pause | Self::Resume | Self::SendCtrlAltDel | Self::FlushMetrics => {
+                Phases::STARTED
+            }
             Self::Get | Self::GetConfig | Self::Stop => Phases::ANY,
         }
     }
@@ -68,7 +73,10 @@ pub struct Instance {
     pub vmm_version: String,
 }
 
-pub(super) fn routes() -> Router<ActionSender> {
+/// How handlers reach the machine.
+type Machine = State<Asker<InstanceAction, InstanceReply>>;
+
+pub(super) fn routes() -> Router<Asker<InstanceAction, InstanceReply>> {
     Router::new()
         .route("/", get(get_instance))
         .route("/version", get(get_version))
@@ -143,10 +151,10 @@ pub(super) async fn put_action(
     Body(body): Body<InstanceActionInfo>,
 ) -> HandlerResult {
     let action = match body.action_type {
-        ActionType::InstanceStart => InstanceAction::Start.into(),
-        ActionType::FlushMetrics => Action::from(MetricsAction::Flush),
-        ActionType::SendCtrlAltDel => InstanceAction::SendCtrlAltDel.into(),
-        ActionType::InstanceStop => InstanceAction::Stop.into(),
+        ActionType::InstanceStart => InstanceAction::Start,
+        ActionType::FlushMetrics => InstanceAction::FlushMetrics,
+        ActionType::SendCtrlAltDel => InstanceAction::SendCtrlAltDel,
+        ActionType::InstanceStop => InstanceAction::Stop,
     };
     done(&machine, action).await
 }

@@ -5,11 +5,10 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
 
-use super::action::Phases;
 use super::body::Body;
-use super::channel::ActionSender;
 use super::error::FaultMessage;
-use super::{HandlerResult, Machine, deprecated, done, reported};
+use super::handler::{Asker, HandlerResult, deprecated, done, reported};
+use super::phase::Phases;
 use crate::config::{MachineConfig, MachineUpdate};
 
 /// Actions on vCPUs and memory size.
@@ -37,7 +36,10 @@ impl MachineAction {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MachineReply(pub MachineConfig);
 
-pub(super) fn routes() -> Router<ActionSender> {
+/// How handlers reach the machine.
+type Machine = State<Asker<MachineAction, MachineReply>>;
+
+pub(super) fn routes() -> Router<Asker<MachineAction, MachineReply>> {
     Router::new().route("/machine-config", get(get_machine).put(put_machine).patch(patch_machine))
 }
 

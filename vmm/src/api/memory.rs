@@ -7,11 +7,10 @@ use axum::routing::get;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::action::Phases;
 use super::body::Body;
-use super::channel::ActionSender;
 use super::error::FaultMessage;
-use super::{HandlerResult, Machine, done, reported};
+use super::handler::{Asker, HandlerResult, done, reported};
+use super::phase::Phases;
 use crate::config::{BackingKind, MemoryConfig};
 
 /// Actions on guest memory as a whole.
@@ -54,7 +53,10 @@ pub struct MemoryStatus {
     pub ballooned_bytes: u64,
 }
 
-pub(super) fn routes() -> Router<ActionSender> {
+/// How handlers reach the machine.
+type Machine = State<Asker<MemoryAction, MemoryReply>>;
+
+pub(super) fn routes() -> Router<Asker<MemoryAction, MemoryReply>> {
     Router::new().route("/memory", get(get_memory).put(put_memory))
 }
 

@@ -5,11 +5,10 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
 
-use super::action::Phases;
 use super::body::Body;
-use super::channel::ActionSender;
 use super::error::FaultMessage;
-use super::{HandlerResult, Machine, done, reported};
+use super::handler::{Asker, HandlerResult, done, reported};
+use super::phase::Phases;
 use crate::config::MetricsConfig;
 
 /// Actions on counters.
@@ -19,8 +18,6 @@ pub enum MetricsAction {
     Get,
     /// Opens the metrics file.
     Set(MetricsConfig),
-    /// Writes a line to the metrics file.
-    Flush,
 }
 
 impl MetricsAction {
@@ -29,7 +26,6 @@ impl MetricsAction {
         match self {
             Self::Get => Phases::ANY,
             Self::Set(_) => Phases::NOT_STARTED,
-            Self::Flush => Phases::STARTED,
         }
     }
 }
@@ -38,7 +34,10 @@ impl MetricsAction {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetricsReply(pub serde_json::Value);
 
-pub(super) fn routes() -> Router<ActionSender> {
+/// How handlers reach the machine.
+type Machine = State<Asker<MetricsAction, MetricsReply>>;
+
+pub(super) fn routes() -> Router<Asker<MetricsAction, MetricsReply>> {
     Router::new().route("/metrics", get(get_metrics).put(put_metrics))
 }
 

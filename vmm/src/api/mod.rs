@@ -7,18 +7,19 @@
 //! [`control`](crate::control), and the rules about values are in [`config`](crate::config). May use:
 //! `config`, `block_view`, and plain data of `devices::display`. Must not use: KVM, devices, memory.
 //!
-//! - `resources.rs`: the list of resources
-//! - `action.rs`: phases, actions and refusals
-//! - `channel.rs`: how actions reach the machine
-//! - `server/`: socket, connections, limits, deadlines, headers
+//! - `refusal.rs`, `phase.rs`: why an action is refused; when which is legal
 //! - `body.rs`, `error.rs`: bodies in, errors out
+//! - `handler.rs`: what all handlers share; how they reach the machine
 //! - `instance.rs`, `machine_config.rs`, `boot_source.rs`, `balloon.rs`, `memory.rs`,
 //!   `evacuation.rs`, `compaction.rs`, `paging.rs`, `blocks.rs`, `cma.rs`, `gpu.rs`, `drives.rs`,
 //!   `entropy.rs`, `network_interfaces.rs`, `serial.rs`, `vsock.rs`, `logger.rs`, `metrics.rs`: the
 //!   resources; each has its wire types, its actions, its routes and its description
+//! - `resources.rs`: the list of resources: the actions and replies of all
+//! - `channel.rs`: how actions reach the machine
 //! - `absent.rs`: Firecracker's paths that Ballast does not offer
 //! - `openapi.rs`: the description of the API, made from the handlers
 //! - `stats.rs`: request counters
+//! - `server/`: socket, connections, limits, deadlines, headers
 //!
 //! # Adding a resource
 //!
@@ -32,7 +33,6 @@
 //!
 //! A path that was in `absent.rs` leaves it. The OpenAPI description follows by itself.
 
-pub mod action;
 pub mod channel;
 pub mod error;
 pub mod openapi;
@@ -60,78 +60,39 @@ pub mod vsock;
 
 mod absent;
 mod body;
+mod handler;
+mod phase;
+mod refusal;
 mod resources;
 
-use axum::Json;
-use axum::Router;
-use axum::extract::State;
-use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, Method, StatusCode, Uri};
+use std::sync::Arc;
 
-pub use action::{Action, Phase, Refusal, Reply};
+use axum::Router;
+use http::{Method, Uri};
+
 pub use channel::{ActionReceiver, ActionSender, channel};
 use error::ApiError;
+pub use instance::FIRECRACKER_API_VERSION;
+pub use phase::{Phase, Phases};
+pub use refusal::Refusal;
+use resources::AskAny;
+pub use resources::{Action, Reply};
 
-/// Version of Firecracker's API that this one follows, as its clients ask for it.
-pub const FIRECRACKER_API_VERSION: &str = "1.17.0";
-
-/// All routes.
+/// All routes; their handlers ask `machine`.
 pub fn router(machine: ActionSender) -> Router {
-    resources::routes()
+    let ask: AskAny = Arc::new(move |action| {
+        let machine = machine.clone();
+        Box::pin(async move { machine.ask(action).await })
+    });
+    resources::routes(&ask)
         .merge(absent::routes())
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_path)
-        .with_state(machine)
 }
 
 async fn no_such_path(method: Method, uri: Uri) -> ApiError {
     ApiError::no_such_path(method, &uri)
 }
-
-/// What a handler returns.
-type HandlerResult = Result<Response, ApiError>;
-
-/// Asks for something that has nothing to report but success: 204.
-async fn done(machine: &ActionSender, action: impl Into<Action>) -> HandlerResult {
-    match machine.ask(action.into()).await? {
-        Reply::Done => Ok(StatusCode::NO_CONTENT.into_response()),
-        _ => Err(ApiError::WrongReply),
-    }
-}
-
-/// Asks for something, and picks the reply that belongs to it: 200 with JSON.
-async fn report<R: TryFrom<Reply>, T: serde::Serialize>(
-    machine: &ActionSender,
-    action: impl Into<Action>,
-    pick: impl FnOnce(R) -> Option<T>,
-) -> HandlerResult {
-    match R::try_from(machine.ask(action.into()).await?).ok().and_then(pick) {
-        Some(body) => Ok(Json(body).into_response()),
-        None => Err(ApiError::WrongReply),
-    }
-}
-
-/// `reported!(machine, action, NameReply::Variant)`.
-macro_rules! reported {
-    ($machine:expr, $action:expr, $reply:path) => {
-        $crate::api::report(&$machine, $action, |reply| match reply {
-            $reply(body) => Some(body),
-            #[allow(unreachable_patterns, reason = "not where a resource has one reply only")]
-            _ => None,
-        })
-        .await
-    };
-}
-use reported;
-
-/// Marks an answer as one to a request that uses something deprecated, as Firecracker does.
-fn deprecated(mut response: Response) -> Response {
-    response.headers_mut().insert("Deprecation", HeaderValue::from_static("true"));
-    response
-}
-
-/// The state that every handler takes: the way to the machine.
-type Machine = State<ActionSender>;
 
 #[cfg(test)]
 mod tests;

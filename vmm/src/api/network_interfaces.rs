@@ -5,11 +5,10 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::routing::put;
 
-use super::action::Phases;
 use super::body::Body;
-use super::channel::ActionSender;
 use super::error::{ApiError, FaultMessage};
-use super::{HandlerResult, Machine, done};
+use super::handler::{Asker, HandlerResult, done};
+use super::phase::Phases;
 use crate::config::{NetworkInterfaceConfig, NetworkInterfaceUpdate};
 
 /// Actions on network cards.
@@ -33,7 +32,10 @@ impl NetworkAction {
     }
 }
 
-pub(super) fn routes() -> Router<ActionSender> {
+/// How handlers reach the machine.
+type Machine = State<Asker<NetworkAction>>;
+
+pub(super) fn routes() -> Router<Asker<NetworkAction>> {
     Router::new().route(
         "/network-interfaces/{id}",
         put(put_interface).patch(patch_interface).delete(delete_interface),

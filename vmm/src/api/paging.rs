@@ -9,20 +9,19 @@ use axum::routing::{get, put};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::action::{Phases, Reply};
 use super::body::Body;
-use super::channel::ActionSender;
 use super::error::{ApiError, FaultMessage};
-use super::{HandlerResult, Machine, done, reported};
+use super::handler::{Asker, HandlerResult, done, reported};
+use super::phase::Phases;
 
 /// Actions on parked memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PagingAction {
-    /// Parks: [`PagingReply::Parked`] at its end, or [`Reply::Done`] at once.
+    /// Parks: [`PagingReply::Parked`] at its end, or nothing at once.
     Park(Park),
     /// Ends the parking or bringing back that runs.
     Cancel,
-    /// Brings everything back: [`PagingReply::Unparked`] at its end, or [`Reply::Done`] at once.
+    /// Brings everything back: [`PagingReply::Unparked`] at its end, or nothing at once.
     Unpark(Unpark),
     /// Progress and figures: [`PagingReply::Status`].
     Get,
@@ -222,7 +221,10 @@ pub struct PoolStatus {
     pub fragmentation_permille: u32,
 }
 
-pub(super) fn routes() -> Router<ActionSender> {
+/// How handlers reach the machine.
+type Machine = State<Asker<PagingAction, PagingReply>>;
+
+pub(super) fn routes() -> Router<Asker<PagingAction, PagingReply>> {
     Router::new()
         .route("/memory/park", put(put_park).delete(delete_park))
         .route("/memory/unpark", put(put_unpark))
@@ -240,10 +242,10 @@ pub(super) struct Description;
     responses((status = 200, body = ParkReport), (status = 204, description = "Parking has started"),
               (status = 400, body = FaultMessage)))]
 pub(super) async fn put_park(State(machine): Machine, Body(body): Body<Park>) -> HandlerResult {
-    match machine.ask(PagingAction::Park(body).into()).await? {
-        Reply::Paging(PagingReply::Parked(report)) => Ok(axum::Json(report).into_response()),
-        Reply::Done => Ok(http::StatusCode::NO_CONTENT.into_response()),
-        _ => Err(ApiError::WrongReply),
+    match machine.ask(PagingAction::Park(body)).await? {
+        Some(PagingReply::Parked(report)) => Ok(axum::Json(report).into_response()),
+        None => Ok(http::StatusCode::NO_CONTENT.into_response()),
+        Some(_) => Err(ApiError::WrongReply),
     }
 }
 
@@ -259,10 +261,10 @@ pub(super) async fn delete_park(State(machine): Machine) -> HandlerResult {
     responses((status = 200, body = UnparkReport), (status = 204, description = "It has started"),
               (status = 400, body = FaultMessage)))]
 pub(super) async fn put_unpark(State(machine): Machine, Body(body): Body<Unpark>) -> HandlerResult {
-    match machine.ask(PagingAction::Unpark(body).into()).await? {
-        Reply::Paging(PagingReply::Unparked(report)) => Ok(axum::Json(report).into_response()),
-        Reply::Done => Ok(http::StatusCode::NO_CONTENT.into_response()),
-        _ => Err(ApiError::WrongReply),
+    match machine.ask(PagingAction::Unpark(body)).await? {
+        Some(PagingReply::Unparked(report)) => Ok(axum::Json(report).into_response()),
+        None => Ok(http::StatusCode::NO_CONTENT.into_response()),
+        Some(_) => Err(ApiError::WrongReply),
     }
 }
 

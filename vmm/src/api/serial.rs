@@ -9,11 +9,10 @@ use axum::routing::put;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::action::Phases;
 use super::body::Body;
-use super::channel::ActionSender;
 use super::error::FaultMessage;
-use super::{HandlerResult, Machine, done};
+use super::handler::{Asker, HandlerResult, done};
+use super::phase::Phases;
 use crate::config::RateLimiterConfig;
 
 /// Actions on the serial port.
@@ -41,7 +40,10 @@ pub struct SerialOutput {
     pub rate_limiter: Option<RateLimiterConfig>,
 }
 
-pub(super) fn routes() -> Router<ActionSender> {
+/// How handlers reach the machine.
+type Machine = State<Asker<SerialAction>>;
+
+pub(super) fn routes() -> Router<Asker<SerialAction>> {
     Router::new().route("/serial", put(put_serial))
 }
 

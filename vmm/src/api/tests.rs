@@ -9,7 +9,6 @@ use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
-use super::action::*;
 use super::balloon::*;
 use super::blocks::*;
 use super::boot_source::*;
@@ -268,7 +267,7 @@ fn a_running_machine_is_changed() {
         Action::Instance(InstanceAction::Resume)
     );
     for (name, action) in [
-        ("FlushMetrics", Action::Metrics(MetricsAction::Flush)),
+        ("FlushMetrics", Action::Instance(InstanceAction::FlushMetrics)),
         ("SendCtrlAltDel", Action::Instance(InstanceAction::SendCtrlAltDel)),
         ("InstanceStop", Action::Instance(InstanceAction::Stop)),
     ] {
@@ -549,7 +548,7 @@ fn legality() {
         (Action::Logger(LoggerAction::Set(LoggerConfig::default())), before),
         (Action::Metrics(MetricsAction::Set(metrics)), before),
         (Action::Metrics(MetricsAction::Get), always),
-        (Action::Metrics(MetricsAction::Flush), after),
+        (Action::Instance(InstanceAction::FlushMetrics), after),
         (Action::Instance(InstanceAction::Start), before),
         (Action::Instance(InstanceAction::Pause), after),
         (Action::Instance(InstanceAction::Resume), after),

@@ -5,11 +5,10 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::put;
 
-use super::action::Phases;
 use super::body::Body;
-use super::channel::ActionSender;
 use super::error::FaultMessage;
-use super::{HandlerResult, Machine, deprecated, done};
+use super::handler::{Asker, HandlerResult, deprecated, done};
+use super::phase::Phases;
 use crate::config::VsockConfig;
 
 /// Actions on the socket device.
@@ -26,7 +25,10 @@ impl VsockAction {
     }
 }
 
-pub(super) fn routes() -> Router<ActionSender> {
+/// How handlers reach the machine.
+type Machine = State<Asker<VsockAction>>;
+
+pub(super) fn routes() -> Router<Asker<VsockAction>> {
     // One client appends the device's name, which Firecracker overlooks.
     Router::new().route("/vsock", put(put_vsock)).route("/vsock/{id}", put(put_vsock))
 }

@@ -24,6 +24,7 @@ impl Controller {
                 Ok(Reply::Done)
             }
             InstanceAction::SendCtrlAltDel => done(self.vm()?.send_ctrl_alt_del()),
+            InstanceAction::FlushMetrics => self.flush_metrics().map(|()| Reply::Done),
             InstanceAction::Stop => {
                 self.events.exit().raise(ExitReason::Stopped("a request".into()));
                 Ok(Reply::Done)

@@ -50,7 +50,6 @@ impl Controller {
         match action {
             MetricsAction::Get => Ok(MetricsReply(self.totals()).into()),
             MetricsAction::Set(metrics) => self.set_metrics(metrics).map(|()| Reply::Done),
-            MetricsAction::Flush => self.flush_metrics().map(|()| Reply::Done),
         }
     }
 
@@ -157,7 +156,7 @@ impl Controller {
         })
     }
 
-    fn flush_metrics(&mut self) -> Result<(), Refusal> {
+    pub(super) fn flush_metrics(&mut self) -> Result<(), Refusal> {
         let totals = self.totals();
         // As in Firecracker, without a file there is nothing to do, and that is no error.
         let Some(file) = &mut self.metrics.file else { return Ok(()) };

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What can be asked of the monitor while it runs, and when it may be asked: the only vocabulary
-//! between the API thread and the machine. The actions of each resource stand with the resource;
-//! [`Action`] and [`Reply`] collect them.
+//! The phases of a machine's life, and in which of them an action is legal.
 //!
 //! ```text
 //!                  Start            Pause
@@ -14,8 +12,7 @@ use bitflags::bitflags;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-pub use super::resources::{Action, Reply};
-use crate::config::Faults;
+use super::refusal::Refusal;
 
 /// Phase of a machine's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -74,44 +71,4 @@ impl Phases {
             Err(Refusal::AfterStart)
         }
     }
-}
-
-impl Action {
-    /// Checks that this may be asked in `phase`.
-    ///
-    /// # Errors
-    ///
-    /// As [`Phases::check`].
-    pub fn check(&self, phase: Phase) -> Result<(), Refusal> {
-        self.legal_in().check(phase)
-    }
-}
-
-/// Why an action was refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// It needs a machine. Clients of Firecracker know this sentence and the next.
-    #[error("The requested operation is not supported before starting the microVM.")]
-    BeforeStart,
-    /// It is settled when the machine starts.
-    #[error("The requested operation is not supported after starting the microVM.")]
-    AfterStart,
-    /// It needs a guest that runs.
-    #[error("The requested operation is not supported while the microVM is paused.")]
-    WhilePaused,
-    /// The configuration, with what was asked for, is invalid.
-    #[error("{0}")]
-    Invalid(Faults),
-    /// The machine has no such device.
-    #[error("The microVM has no {0} device.")]
-    NoDevice(&'static str),
-    /// The display has no such scanout.
-    #[error("There is no scanout {0}.")]
-    NoScanout(String),
-    /// It was tried and failed, or is impossible in the present state.
-    #[error("{0}")]
-    Failed(String),
-    /// Too many actions are waiting, or the machine is about to end.
-    #[error("The microVM does not answer.")]
-    NoAnswer,
 }
