@@ -74,6 +74,12 @@ impl Payload {
         self.path("debian-display-initrd")
     }
 
+    /// A Debian root file system, only to be read: tests boot copies of it.
+    #[must_use]
+    pub fn debian_image(&self) -> PathBuf {
+        self.path("debian.ext4")
+    }
+
     /// The folder itself.
     #[must_use]
     pub fn dir(&self) -> &Path {

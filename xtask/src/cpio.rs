@@ -10,6 +10,7 @@ use std::path::{Component, Path};
 const DIRECTORY: u32 = 0o040_755;
 const FILE: u32 = 0o100_000;
 const CHARACTER_DEVICE: u32 = 0o020_600;
+const LINK: u32 = 0o120_777;
 const TRAILER: &str = "TRAILER!!!";
 
 /// An archive being written.
@@ -44,6 +45,14 @@ impl<W: Write> Archive<W> {
             return Err(io::Error::other("the file shrank while it was read"));
         }
         self.pad(size)
+    }
+
+    /// Adds a symbolic link.
+    pub(crate) fn link(&mut self, path: &str, to: &str) -> io::Result<()> {
+        self.parents(path)?;
+        self.header(path, LINK, to.len() as u64, (0, 0))?;
+        self.output.write_all(to.as_bytes())?;
+        self.pad(to.len() as u64)
     }
 
     /// Adds a character device.
@@ -114,6 +123,7 @@ mod tests {
         archive.bytes("etc/outer/argv", 0o644, b"hello").unwrap();
         archive.bytes("etc/modules", 0o644, b"").unwrap();
         archive.character_device("dev/console", (5, 1)).unwrap();
+        archive.link("disk", "/dev/vda").unwrap();
         let bytes = archive.finish().unwrap();
         assert_eq!(bytes.len() % 4, 0);
 
@@ -128,7 +138,7 @@ mod tests {
         };
         assert_eq!(
             String::from_utf8(output.stdout).unwrap(),
-            "etc\netc/outer\netc/outer/argv\netc/modules\ndev\ndev/console\n"
+            "etc\netc/outer\netc/outer/argv\netc/modules\ndev\ndev/console\ndisk\n"
         );
     }
 }

@@ -12,6 +12,8 @@
 //! - `payload.rs`  what guests are started from, and a program run beside it
 //! - `tiny_guest.rs`  guests of a few instructions
 //! - `rootfs.rs`, `cpio.rs`     initial RAM disks
+//! - `image/`     a Debian root file system for guests to work in
+//! - `tap.rs`     a network interface of the host for a guest
 //! - `apt.rs`, `debian.rs`      Debian packages, installed where missing, or only unpacked
 //! - `run.rs`     running other programs
 //! - `paths.rs`, `lock.rs`, `error.rs`   where things lie; locks between xtasks; the error type
@@ -24,6 +26,7 @@ mod debian;
 mod dist;
 mod error;
 mod hold;
+mod image;
 mod kernel;
 mod lock;
 mod outer;
@@ -31,6 +34,7 @@ mod paths;
 mod payload;
 mod rootfs;
 mod run;
+mod tap;
 mod test;
 mod testbed;
 mod tiny_guest;
@@ -77,12 +81,32 @@ enum Task {
     Testbed,
     /// Build the static binary; the last line of standard output is its path
     Dist(dist::Options),
-    /// Build the initial RAM disks of test guests
-    Rootfs,
+    /// Build a Debian root file system, or the initial RAM disks of test guests
+    Rootfs(RootfsOptions),
+    /// Make or remove a network interface of the host for a guest, as root
+    Tap(tap::Options),
     /// Run the tests that boot real guests (a part of `test`)
     GuestTests(GuestTestOptions),
     /// Run a command where KVM works: here, or in the emulated outer machine
     Outer(OuterOptions),
+}
+
+#[derive(Debug, clap::Args)]
+struct RootfsOptions {
+    #[command(subcommand)]
+    kind: Option<RootfsKind>,
+}
+
+#[derive(Debug, Subcommand)]
+enum RootfsKind {
+    /// A Debian 12 image and our kernel in target/debian, for the configurations in resources/; the
+    /// last line of standard output is the image's path
+    Debian {
+        #[command(flatten)]
+        image: image::Options,
+        #[command(flatten)]
+        kernel: payload::KernelChoice,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -144,7 +168,11 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Testbed => {
             println!("{}", testbed::prepare()?.image.display());
         }
-        Task::Rootfs => {
+        Task::Rootfs(RootfsOptions { kind: Some(RootfsKind::Debian { image, kernel }) }) => {
+            println!("{}", image::install(&image, &kernel.kernel()?.vmlinux())?.display());
+        }
+        Task::Tap(options) => tap::run(&options)?,
+        Task::Rootfs(RootfsOptions { kind: None }) => {
             let stock = testbed::prepare()?;
             let disks = rootfs::guest_disks(&build::agent()?, &stock, &testbed::modetest()?)?;
             for disk in [disks.stock, disks.stock_display, disks.ours] {

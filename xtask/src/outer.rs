@@ -14,8 +14,11 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, IoContext, Result, task_error};
 use crate::{paths, rootfs, testbed};
 
-/// KVM, and how the host's files are reached.
-const MODULES: [&str; 5] = ["kvm_amd", "9p", "9pnet_virtio", "tun", "loop"];
+/// KVM, how the host's files are reached, what guests' devices are backed by, and a disk that fails.
+const MODULES: [&str; 7] =
+    ["kvm_amd", "9p", "9pnet_virtio", "tun", "loop", "virtio_blk", "null_blk"];
+/// Where a job's image is in the outer machine.
+const IMAGE_DEVICE: &str = "/dev/vda";
 /// SVM and nested paging are what KVM needs.
 const CPU: &str = "EPYC,+svm,+npt";
 /// QEMU does not intercept XSETBV, so KVM never learns which states a guest switched on and answers
@@ -95,6 +98,8 @@ pub(crate) struct Job {
     pub(crate) in_host_tree: Option<PathBuf>,
     /// Files to put on the RAM disk.
     pub(crate) payload: Vec<Item>,
+    /// A large file that is only read: a disk of the machine, with this link to it.
+    pub(crate) image: Option<Item>,
     /// The outer machine.
     pub(crate) size: Size,
     /// The outer machine is ended when this has passed.
@@ -157,6 +162,9 @@ fn run_once(job: &Job, agent: &Path) -> Result<Ended> {
         }
         for item in &job.payload {
             disk.file(&item.path, 0o755, &item.from)?;
+        }
+        if let Some(image) = &job.image {
+            disk.link(&image.path, IMAGE_DEVICE)?;
         }
         Ok(())
     })?;
@@ -234,6 +242,11 @@ fn qemu(job: &Job, kernel: &Path, initrd: &Path) -> Command {
         .args(["-fsdev", "local,id=host,path=/,security_model=none,multidevs=remap"])
         .args(["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"])
         .stdin(Stdio::null());
+    if let Some(image) = &job.image {
+        let drive =
+            format!("if=none,id=image,format=raw,readonly=on,file={}", image.from.display());
+        qemu.args(["-drive", &drive, "-device", "virtio-blk-pci,drive=image"]);
+    }
     qemu
 }
 
@@ -259,6 +272,7 @@ pub(crate) fn run_command(words: &[OsString], size: Size, limit: Duration) -> Re
         argv: words.to_vec(),
         in_host_tree: Some(dir),
         payload: Vec::new(),
+        image: None,
         size,
         limit,
         log: paths::target().join("guest/outer.log"),

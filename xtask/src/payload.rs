@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -14,10 +14,12 @@ use crate::build::{self, Profile, Programs};
 use crate::error::{Error, IoContext, Result, task_error};
 use crate::kernel::{self, Kernel};
 use crate::outer::{self, Item, Job, Place, Size};
-use crate::{debian, paths, rootfs, testbed};
+use crate::{apt, debian, image, paths, rootfs, testbed};
 
 /// Where the payload lies in the outer machine.
 const INSIDE: &str = "payload";
+/// The Debian image in it.
+const IMAGE: &str = "debian.ext4";
 /// Firmware that QEMU's microvm machine loads.
 const QEMU_FIRMWARE: [&str; 3] = ["bios-microvm.bin", "linuxboot_dma.bin", "kvmvapic.bin"];
 
@@ -32,9 +34,19 @@ pub(crate) struct KernelChoice {
     debug: bool,
 }
 
+impl KernelChoice {
+    /// The chosen kernel, built where it is missing.
+    pub(crate) fn kernel(&self) -> Result<Kernel> {
+        match &self.kernel {
+            Some(dir) => Ok(Kernel { dir: dir.clone() }),
+            None => kernel::kernel(&kernel::Options { debug: self.debug, ..Default::default() }),
+        }
+    }
+}
+
 /// Programs of the host that guest tests use, and Debian's packages with them.
-const TOOLS: [(&str, &str); 3] =
-    [("mke2fs", "e2fsprogs"), ("e2fsck", "e2fsprogs"), ("ip", "iproute2")];
+const TOOLS: [(&str, &str); 4] =
+    [("mke2fs", "e2fsprogs"), ("e2fsck", "e2fsprogs"), ("ip", "iproute2"), ("iperf3", "iperf3")];
 
 /// Where program `name` is.
 fn tool(name: &str, package: &str) -> Result<PathBuf> {
@@ -54,6 +66,8 @@ pub(crate) fn guest_tests(
     limit: Duration,
 ) -> Result<u8> {
     let mut payload = Payload::assemble(Profile::TestRelease, kernel)?;
+    payload.add_image()?;
+    apt::ensure("the guest tests", &TOOLS.map(|(_, package)| package))?;
     for (name, package) in TOOLS {
         payload.add_program(name, &tool(name, package)?)?;
     }
@@ -69,15 +83,13 @@ pub(crate) fn guest_tests(
 pub(crate) struct Payload {
     agent: PathBuf,
     items: Vec<Item>,
+    image: Option<Item>,
 }
 
 impl Payload {
     /// Builds what is missing.
     pub(crate) fn assemble(profile: Profile, choice: &KernelChoice) -> Result<Self> {
-        let kernel = match &choice.kernel {
-            Some(dir) => Kernel { dir: dir.clone() },
-            None => kernel::kernel(&kernel::Options { debug: choice.debug, ..Default::default() })?,
-        };
+        let kernel = choice.kernel()?;
         let stock = testbed::prepare()?;
         let programs = build::programs(profile)?;
         let disks = rootfs::guest_disks(&programs.agent, &stock, &testbed::modetest()?)?;
@@ -97,7 +109,14 @@ impl Payload {
         .into_iter()
         .map(|(name, from)| Item { path: format!("{INSIDE}/{name}"), from })
         .collect();
-        Ok(Self { agent, items })
+        Ok(Self { agent, items, image: None })
+    }
+
+    /// Adds the Debian image for tests, which is only read.
+    pub(crate) fn add_image(&mut self) -> Result<()> {
+        let from = image::cached(&image::Options::for_tests())?;
+        self.image = Some(Item { path: format!("{INSIDE}/{IMAGE}"), from });
+        Ok(())
     }
 
     /// Adds the file `from` as `name`.
@@ -168,6 +187,10 @@ impl Payload {
             fs::copy(&item.from, &to).doing("copying", &item.from)?;
             fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).doing("changing", &to)?;
         }
+        if let Some(image) = &self.image {
+            let to = dir.path().join(IMAGE);
+            symlink(&image.from, &to).doing("linking", &to)?;
+        }
         let status = Command::new(dir.path().join(program))
             .arg("--payload")
             .arg(dir.path())
@@ -201,6 +224,7 @@ impl Payload {
             argv,
             in_host_tree: None,
             payload: self.items.clone(),
+            image: self.image.clone(),
             size,
             limit,
             log: results.join("outer.log"),

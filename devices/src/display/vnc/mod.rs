@@ -81,6 +81,8 @@ pub struct View {
 ///
 /// When the first thread cannot be made.
 pub fn serve(listener: UnixListener, view: View) -> io::Result<()> {
+    // Its thread waits in accept(2), and has nothing else to do.
+    listener.set_nonblocking(false)?;
     let run = move || accept(&listener, &view);
     thread::Builder::new().name("vnc".into()).spawn(run).map(drop)
 }

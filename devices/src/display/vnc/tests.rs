@@ -117,6 +117,25 @@ fn short() -> Patience {
 }
 
 #[test]
+fn the_listener_blocks_even_if_it_was_opened_otherwise() {
+    let path = std::env::temp_dir().join(format!("ballast-vnc-wait-{}", std::process::id()));
+    let listener = UnixListener::bind(&path).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let (_display, frames) = Headless::new(Budget::bytes("test", 1 << 20));
+    let same = listener.try_clone().unwrap();
+    let view = View {
+        frames,
+        scanout: ScanoutId::new(0).unwrap(),
+        refresh: Arc::new(|_| {}),
+        patience: Patience::default(),
+    };
+    serve(listener, view).unwrap();
+    let flags = rustix::fs::fcntl_getfl(&same).unwrap();
+    assert!(!flags.contains(rustix::fs::OFlags::NONBLOCK), "the thread would poll: {flags:?}");
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
 fn a_viewer_follows_the_guest() {
     let mut bed = Bed::new("follows", Patience::default(), 8 << 20);
     let mut client = bed.client();
