@@ -282,9 +282,19 @@ impl Builder {
         if self.ragged { pages + u64::from(self.entries) } else { pages }
     }
 
+    /// Refuses a backing without entries.
+    pub(super) fn check(&self) -> Result<(), BackingError> {
+        if self.backing.runs.is_empty() { Err(BackingError::Empty) } else { Ok(()) }
+    }
+
+    /// Bytes so far.
+    pub(super) fn len(&self) -> u64 {
+        self.backing.len
+    }
+
     /// The backing.
-    pub(super) fn finish(self) -> Result<Backing, BackingError> {
-        if self.backing.runs.is_empty() { Err(BackingError::Empty) } else { Ok(self.backing) }
+    pub(super) fn into_backing(self) -> Backing {
+        self.backing
     }
 }
 
@@ -308,8 +318,9 @@ impl Backing {
     ) -> Result<(Self, u64), BackingError> {
         let mut builder = Builder::default();
         entries.iter().try_for_each(|entry| builder.push(mem, entry, cma))?;
+        builder.check()?;
         let worst = builder.worst_runs();
-        Ok((builder.finish()?, worst))
+        Ok((builder.into_backing(), worst))
     }
 }
 

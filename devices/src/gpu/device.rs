@@ -320,8 +320,10 @@ impl Gpu {
         };
         if !queue.ready() {
             // The driver has stopped it, and waits for no answer.
-            *cut = None;
-            return Ok(Progress::Done);
+            if let Some(running) = cut.take() {
+                self.engine.abandon(running.job);
+            }
+            return Ok(self.engine.clean_up(deadline));
         }
         let depth = queue.size();
         let guest = (&**mem, *features);
@@ -439,7 +441,10 @@ impl VirtioDevice for Gpu {
 
     fn reset(&mut self) {
         // With the session goes the command that is under way on each queue.
-        self.session = None;
+        let queues = self.session.take().into_iter().flat_map(|session| session.queues);
+        for running in queues.filter_map(|queue| queue.cut) {
+            self.engine.abandon(running.job);
+        }
         self.engine.reset();
         self.events = 0;
     }

@@ -131,7 +131,7 @@ impl Engine {
             }
             Command::DetachBacking(id) => {
                 self.disposal.add_backed(image::detach_backing(resources, id)?);
-                Some(Job::Dispose)
+                Some(Job::Dispose(Ok(())))
             }
             Command::SetScanout(c) => {
                 flush::set_scanout(resources, scanouts, &c)?;
@@ -197,13 +197,22 @@ impl Engine {
                 more(progress, Job::Flush(job))
             }
             Job::Build(mut job) => {
-                if job.run(guest.mem, guest.buffer, cma, deadline)? == Progress::More {
+                let progress = job.run(guest.mem, guest.buffer, cma, deadline);
+                if progress == Ok(Progress::More) {
                     return Ok(Step::Job(Job::Build(job)));
                 }
-                if job.finish(resources)? {
-                    self.large.note();
+                match progress.and_then(|_| job.check(resources)) {
+                    Ok(()) => {
+                        if job.finish(resources)? {
+                            self.large.note();
+                        }
+                        None
+                    }
+                    Err(fault) => {
+                        disposal.add_backed(job.abandon());
+                        return self.go_on(guest, Job::Dispose(Err(fault)), deadline);
+                    }
                 }
-                None
             }
             Job::Migrate(id, mut job) => {
                 let progress = resources.migrate(id, &mut job, guest.mem, cma, deadline);
@@ -221,9 +230,23 @@ impl Engine {
                 }
                 Some(Job::MigrateBatch(batch))
             }
-            Job::Dispose => more(disposal.run(window, deadline), Job::Dispose),
+            Job::Dispose(result) => {
+                let left = more(disposal.run(window, deadline), Job::Dispose(result));
+                if left.is_none() {
+                    result?;
+                }
+                left
+            }
         };
         Ok(left.map_or(Step::Done(Response::NoData), Step::Job))
+    }
+
+    /// Gives up a command that a deadline has cut, as its driver waits for no answer. What takes time
+    /// to free is left for [`Engine::clean_up`].
+    pub(super) fn abandon(&mut self, job: Job) {
+        if let Job::Build(build) = job {
+            self.disposal.add_backed(build.abandon());
+        }
     }
 
     /// Notes that a command was answered.
@@ -238,12 +261,15 @@ impl Engine {
         entries: Entries,
         deadline: &mut Deadline,
     ) -> Result<Option<Job>, Fault> {
-        blob::check(&self.resources, c)?;
+        let place = blob::reserve(&self.resources, c)?;
         match c.blob_mem.get() {
-            blob_mem::GUEST => Ok(Some(Job::Build(Build::blob(self.host.budget(), c, entries)?))),
+            blob_mem::GUEST => {
+                let build = Build::blob(self.host.budget(), place, c, entries)?;
+                Ok(Some(Job::Build(build)))
+            }
             blob_mem::HOST3D if entries.count == 0 => {
                 deadline.charge(Deadline::SYSCALL);
-                blob::create_host_blob(&mut self.resources, &mut self.host, c)?;
+                blob::create_host_blob(&mut self.resources, &mut self.host, place, c)?;
                 Ok(None)
             }
             // HOST3D_GUEST needs transfers by a rendering context.
@@ -263,7 +289,7 @@ impl Engine {
         if let Some(resource) = resources.remove(id) {
             disposal.add(id, resource);
         }
-        Ok(Job::Dispose)
+        Ok(Job::Dispose(Ok(())))
     }
 
     fn update_cursor(

@@ -177,6 +177,12 @@ impl Tally {
     }
 }
 
+/// The number of a resource to come, and what that is charged for.
+pub(super) struct Place {
+    id: ResourceId,
+    charge: Charge,
+}
+
 /// All resources of a device.
 pub(super) struct Resources {
     by_id: BTreeMap<ResourceId, Resource>,
@@ -192,26 +198,30 @@ impl Resources {
         Self { by_id: BTreeMap::new(), max, budget, tally: Tally::default(), next_serial: 0 }
     }
 
-    /// Refuses a number that no new resource can have, and any when there is no room.
-    pub(super) fn check_new(&self, id: ResourceId) -> Result<(), Fault> {
+    /// Reserves a place for a new resource: refuses a number that none can have, and any when there
+    /// is no room.
+    pub(super) fn reserve(&self, id: ResourceId) -> Result<Place, Fault> {
         match id {
             0 => Err(Fault::ResourceId),
             _ if self.by_id.contains_key(&id) => Err(Fault::ResourceId),
             _ if self.by_id.len() >= self.max => Err(Fault::Limit),
-            _ => Ok(()),
+            _ => {
+                let charge = self.budget.try_charge(RESOURCE_BYTES);
+                Ok(Place { id, charge: charge.map_err(OutOfHostMemory::from)? })
+            }
         }
     }
 
-    /// Adds a resource under a number that [`Resources::check_new`] has found good.
-    pub(super) fn insert(&mut self, id: ResourceId, kind: Kind) -> Result<(), Fault> {
-        let charge = self.budget.try_charge(RESOURCE_BYTES).map_err(OutOfHostMemory::from)?;
+    /// Adds a resource. Between [`Resources::reserve`] and this no other may be added: commands that
+    /// create resources run one after the other.
+    pub(super) fn insert(&mut self, place: Place, kind: Kind) {
+        let Place { id, charge } = place;
         let serial = self.next_serial;
         if let Entry::Vacant(entry) = self.by_id.entry(id) {
             let resource = entry.insert(Resource { kind, serial, _charge: charge });
             self.next_serial += 1;
             self.tally.add(resource);
         }
-        Ok(())
     }
 
     /// The resource of that number.

@@ -8,29 +8,31 @@ use std::sync::Arc;
 
 use crate::gpu::host_memory::HostPool;
 use crate::gpu::protocol::{CreateBlob, MapBlob, ResourceId, blob_flag};
-use crate::gpu::resource::{HostBlob, Kind, Resources};
+use crate::gpu::resource::{HostBlob, Kind, Place, Resources};
 use crate::gpu::response::Fault;
 use crate::gpu::window::Window;
 
 /// What all blobs have in common: a free number, a size, and flags that the standard knows.
-pub(in crate::gpu) fn check(resources: &Resources, c: &CreateBlob) -> Result<(), Fault> {
-    resources.check_new(c.resource_id.get())?;
+pub(in crate::gpu) fn reserve(resources: &Resources, c: &CreateBlob) -> Result<Place, Fault> {
+    let place = resources.reserve(c.resource_id.get())?;
     if c.size.get() == 0 || c.blob_flags.get() & !blob_flag::ALL != 0 || c.blob_id.get() != 0 {
         return Err(Fault::Parameter);
     }
-    Ok(())
+    Ok(place)
 }
 
-/// RESOURCE_CREATE_BLOB of host memory, once it is checked.
+/// RESOURCE_CREATE_BLOB of host memory at `place`.
 pub(in crate::gpu) fn create_host_blob(
     resources: &mut Resources,
     host: &mut HostPool,
+    place: Place,
     c: &CreateBlob,
 ) -> Result<(), Fault> {
-    let (id, size) = (c.resource_id.get(), c.size.get());
+    let size = c.size.get();
     let memory = host.take(size)?;
     let mappable = c.blob_flags.get() & blob_flag::MAPPABLE != 0;
-    resources.insert(id, Kind::HostBlob(HostBlob { size, memory, mappable, mapped: None }))
+    resources.insert(place, Kind::HostBlob(HostBlob { size, memory, mappable, mapped: None }));
+    Ok(())
 }
 
 /// RESOURCE_MAP_BLOB.

@@ -10,7 +10,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use crate::gpu::backing::{Builder, CmaRegions, RUN_BYTES};
 use crate::gpu::host_memory::OutOfHostMemory;
 use crate::gpu::protocol::{CreateBlob, DecodeError, Entries, MemEntry, ResourceId};
-use crate::gpu::resource::{Backed, GuestBlob, Image, Kind, Resources};
+use crate::gpu::resource::{Backed, GuestBlob, Image, Kind, Place, Resources};
 use crate::gpu::response::Fault;
 use crate::virtio::{Deadline, GuestMemoryMmap, Progress, Segments};
 
@@ -22,10 +22,13 @@ enum Target {
     /// An image that has none.
     Image(ResourceId),
     /// A new blob of so many bytes.
-    Blob(ResourceId, u64),
+    Blob(Place, u64),
 }
 
 /// A backing that is being made. Until it is whole, nothing else knows of it.
+///
+/// One that is given up has up to 2^18 runs, which take milliseconds to free: it is
+/// [abandoned](Build::abandon) and not just dropped.
 pub(in crate::gpu) struct Build {
     target: Target,
     entries: Entries,
@@ -48,13 +51,14 @@ impl Build {
         Self::new(Target::Image(id), entries, budget)
     }
 
-    /// RESOURCE_CREATE_BLOB of guest memory, for a number that is free.
+    /// RESOURCE_CREATE_BLOB of guest memory at `place`.
     pub(in crate::gpu) fn blob(
         budget: &Arc<Budget>,
+        place: Place,
         c: &CreateBlob,
         entries: Entries,
     ) -> Result<Self, Fault> {
-        Self::new(Target::Blob(c.resource_id.get(), c.size.get()), entries, budget)
+        Self::new(Target::Blob(place, c.size.get()), entries, budget)
     }
 
     fn new(target: Target, entries: Entries, budget: &Arc<Budget>) -> Result<Self, Fault> {
@@ -93,22 +97,36 @@ impl Build {
         Ok(Progress::Done)
     }
 
-    /// Puts the backing, which is whole, to its use; true when it may have the whole of a block.
+    /// Whether the backing, which is whole, can be put to its use.
+    pub(in crate::gpu) fn check(&self, resources: &Resources) -> Result<(), Fault> {
+        self.builder.check()?;
+        match &self.target {
+            Target::Image(id) => resources.image(*id).map(drop),
+            Target::Blob(_, size) if *size > self.builder.len() => Err(Fault::Parameter),
+            Target::Blob(..) => Ok(()),
+        }
+    }
+
+    /// Puts the backing, which [`Build::check`] has found good, to its use; true when it may have
+    /// the whole of a block.
     pub(in crate::gpu) fn finish(self, resources: &mut Resources) -> Result<bool, Fault> {
         let Self { target, builder, charge, .. } = self;
-        let backing = builder.finish()?;
-        let large = backing.len() >= BLOCK_SIZE;
+        let backed = Backed { backing: builder.into_backing(), charge };
+        let large = backed.backing.len() >= BLOCK_SIZE;
         match target {
             Target::Image(id) => resources.with_image(id, |image: &mut Image| {
-                image.backed = Some(Backed { backing, charge });
+                image.backed = Some(backed);
                 Ok(())
             })?,
-            Target::Blob(_, size) if !backing.holds(0, size) => return Err(Fault::Parameter),
-            Target::Blob(id, size) => {
-                let backed = Backed { backing, charge };
-                resources.insert(id, Kind::GuestBlob(GuestBlob { size, backed }))?;
+            Target::Blob(place, size) => {
+                resources.insert(place, Kind::GuestBlob(GuestBlob { size, backed }));
             }
         }
         Ok(large)
+    }
+
+    /// What there is of a backing that will never be used, to be freed.
+    pub(in crate::gpu) fn abandon(self) -> Backed {
+        Backed { backing: self.builder.into_backing(), charge: self.charge }
     }
 }

@@ -18,13 +18,14 @@ pub(in crate::gpu) fn create_2d(
     c: &Create2d,
 ) -> Result<(), Fault> {
     let id = c.resource_id.get();
-    resources.check_new(id)?;
+    let place = resources.reserve(id)?;
     let format = PixelFormat::from_wire(c.format.get()).ok_or(Fault::Parameter)?;
     let size = Size::checked(c.width.get(), c.height.get()).ok_or(Fault::Parameter)?;
     if host.never_has(size.bytes()) {
         return Err(Fault::Limit);
     }
-    resources.insert(id, Kind::Image(Image { format, size, backed: None, pixels: None }))
+    resources.insert(place, Kind::Image(Image { format, size, backed: None, pixels: None }));
+    Ok(())
 }
 
 /// RESOURCE_DETACH_BACKING; the backing comes back, to be freed.

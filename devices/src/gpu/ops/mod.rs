@@ -23,6 +23,7 @@ pub(super) use image::TransferJob;
 
 use super::migrate::{Batch, Migration};
 use super::protocol::ResourceId;
+use super::response::Fault;
 
 /// A command that may take several rounds.
 pub(super) enum Job {
@@ -36,6 +37,7 @@ pub(super) enum Job {
     Migrate(ResourceId, Migration),
     /// MIGRATE_PAGES.
     MigrateBatch(Batch),
-    /// RESOURCE_UNREF: the resource is gone, its memory is being freed.
-    Dispose,
+    /// The command is decided, and what it leaves behind is being freed: the resource of
+    /// RESOURCE_UNREF, the backing of RESOURCE_DETACH_BACKING or of a build that failed.
+    Dispose(Result<(), Fault>),
 }

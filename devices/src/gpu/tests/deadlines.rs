@@ -11,7 +11,7 @@ use crate::gpu::protocol::{
     CreateBlob, Flush, Header, MapBlob, MemEntry, MigrateEntry, Transfer, UpdateCursor, blob_flag,
     blob_mem, code, header_flag,
 };
-use crate::gpu::response::ok;
+use crate::gpu::response::{error, ok};
 use crate::gpu::{CONTROL_QUEUE, CURSOR_QUEUE, Limits, backing_ranges};
 use crate::transport::register;
 use crate::virtio::Deadline;
@@ -144,6 +144,55 @@ fn a_backing_of_many_runs_that_is_detached() {
     let detach = command(code::RESOURCE_DETACH_BACKING, 7, &[&1u32.to_le_bytes(), &[0; 4]]);
     let rounds = run(&mut d, CONTROL_QUEUE, &[detach], ok::NODATA, WORK + STEP);
     assert!(rounds >= 10, "runs are freed in {rounds} rounds");
+    d.gpu().validate();
+}
+
+/// Entries that are good but for the last, which makes the command fail when all others are read.
+fn many_entries_and_a_bad_one() -> Vec<MemEntry> {
+    let mut entries = single_bytes(MANY);
+    entries[MANY as usize - 1] = entry(u64::MAX - 4096, 1);
+    entries
+}
+
+#[test]
+fn a_backing_of_many_runs_that_fails_at_the_last_entry() {
+    let mut d = large();
+    let built = {
+        let blob = create_blob(1, u64::from(MANY), &single_bytes(MANY));
+        run(&mut d, CONTROL_QUEUE, &[blob], ok::NODATA, WORK + STEP)
+    };
+    // Freeing what was built takes as many rounds as it takes for a detached backing.
+    let bad_entry = create_blob(2, u64::from(MANY), &many_entries_and_a_bad_one());
+    let too_small = create_blob(3, u64::from(MANY) + 1, &single_bytes(MANY));
+    for command in [bad_entry, too_small] {
+        let used = d.budget.used();
+        let rounds = run(&mut d, CONTROL_QUEUE, &[command], error::PARAMETER, WORK + STEP);
+        assert!(rounds >= built + 10, "{rounds} rounds, {built} of them to build");
+        assert_eq!(d.budget.used(), used, "nothing of it stays");
+        d.gpu().validate();
+    }
+    assert_eq!(d.create_2d(4, XRGB, Size::new(64, 64)), ok::NODATA);
+    let head = [4u32.to_le_bytes(), MANY.to_le_bytes()].concat();
+    let entries = many_entries_and_a_bad_one();
+    let attach = command(code::RESOURCE_ATTACH_BACKING, 9, &[&head, entries.as_bytes()]);
+    let rounds = run(&mut d, CONTROL_QUEUE, &[attach], error::PARAMETER, WORK + STEP);
+    assert!(rounds >= built + 10, "{rounds} rounds, {built} of them to build");
+    assert_eq!(d.attach(4, &single_pages([FIRST_PAGE])), ok::NODATA, "it may be tried again");
+}
+
+#[test]
+fn a_queue_that_is_stopped_frees_a_cut_build_in_rounds() {
+    let mut d = large();
+    d.post(CONTROL_QUEUE, &create_blob(1, u64::from(MANY), &single_bytes(MANY)), 64);
+    d.driver.notify(CONTROL_QUEUE);
+    (0..50).for_each(|_| assert!(d.driver.turn()));
+    assert!(d.budget.used() > 0 && d.driver.used(CONTROL_QUEUE).is_none());
+    d.driver.write(register::QUEUE_SEL, CONTROL_QUEUE.into());
+    d.driver.write(register::QUEUE_READY, 0);
+    let rounds = d.driver.run();
+    assert!(rounds >= 8, "runs are freed in {rounds} rounds");
+    assert_eq!(d.budget.used(), 0);
+    assert!(d.driver.transport().most_work() <= WORK + STEP);
     d.gpu().validate();
 }
 
