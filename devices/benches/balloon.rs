@@ -2,11 +2,12 @@
 //! What inflation costs the monitor: the device alone, and with guest memory that goes back to the
 //! host. Bytes are guest memory given up.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use devices::balloon::{Balloon, BalloonConfig, Discarded, MemoryReclaim};
 use devices::transport::mock::{Descriptor, MockDriver};
+use devices::virtio::DeviceLock;
 use mm::backing::BackingKind;
 use mm::guest_ram::{GuestRam, GuestRamError};
 use mm::layout::MemoryLayout;
@@ -46,7 +47,7 @@ impl Rig {
         let reclaim: Box<dyn MemoryReclaim> =
             if real { Box::new(Arc::clone(&ram)) } else { Box::new(Nowhere) };
         let balloon = Balloon::new(BalloonConfig::default(), reclaim).expect("a balloon");
-        let balloon = Arc::new(Mutex::new(balloon));
+        let balloon = Arc::new(DeviceLock::new(balloon));
         let mem = Arc::clone(ram.memory());
         let mut driver = MockDriver::new(mem, balloon, PAGE_SIZE..BLOCK_SIZE);
         // Inflate, deflate, blocks, evacuation.

@@ -2,7 +2,7 @@
 //! Every virtio device behind the same transport: what it offers is what it has, no driver can put it
 //! into a state from which a reset does not bring it back, and a round ends when its deadline passes.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use devices::balloon::{Balloon, BalloonConfig};
@@ -12,7 +12,7 @@ use devices::entropy::Entropy;
 use devices::gpu::{AnonymousMemory, Gpu, GpuParts, GpuSettings, Limits};
 use devices::net::{Net, NetConfig, Tap};
 use devices::transport::mock::{Descriptor, MockDriver};
-use devices::virtio::{Deadline, Progress, RateLimiter, SharedDevice};
+use devices::virtio::{Deadline, DeviceLock, Progress, RateLimiter, SharedDevice};
 use devices::vsock::{Vsock, VsockConfig};
 use mm::backing::BackingKind;
 use mm::budget::Budget;
@@ -49,7 +49,7 @@ impl Rig {
     }
 
     fn queues(&self) -> u16 {
-        self.device.lock().unwrap().queue_sizes().len().try_into().unwrap()
+        self.device.lock().queue_sizes().len().try_into().unwrap()
     }
 
     /// From reset to DRIVER_OK, with everything that is offered and with all queues.
@@ -75,7 +75,7 @@ fn all_with(deadline: fn() -> Deadline) -> [Rig; 6] {
                 ..BalloonConfig::default()
             };
             let balloon = Balloon::new(config, Box::new(Arc::clone(ram))).unwrap();
-            Arc::new(Mutex::new(balloon))
+            Arc::new(DeviceLock::new(balloon))
         }),
         Rig::new("gpu", deadline, |_| {
             let mode = Size::new(64, 48);
@@ -95,7 +95,7 @@ fn all_with(deadline: fn() -> Deadline) -> [Rig; 6] {
                 budget,
                 mappings: Budget::count("gpu-mappings", 16),
             };
-            Arc::new(Mutex::new(Gpu::new(settings, parts).unwrap()))
+            Arc::new(DeviceLock::new(Gpu::new(settings, parts).unwrap()))
         }),
         Rig::new("block", deadline, |_| {
             let file = tempfile::tempfile().unwrap();
@@ -107,7 +107,7 @@ fn all_with(deadline: fn() -> Deadline) -> [Rig; 6] {
                 limiter: RateLimiter::unlimited(),
                 queues: 2,
             };
-            Arc::new(Mutex::new(Block::new(config).unwrap()))
+            Arc::new(DeviceLock::new(Block::new(config).unwrap()))
         }),
         Rig::new("net", deadline, |_| {
             let taps = (0..2).map(|_| {
@@ -123,7 +123,7 @@ fn all_with(deadline: fn() -> Deadline) -> [Rig; 6] {
                 tx_limiter: RateLimiter::unlimited(),
                 responder: None,
             };
-            Arc::new(Mutex::new(Net::new(config).unwrap()))
+            Arc::new(DeviceLock::new(Net::new(config).unwrap()))
         }),
         Rig::new("vsock", deadline, |_| {
             // The name goes; the socket listens on.
@@ -132,10 +132,10 @@ fn all_with(deadline: fn() -> Deadline) -> [Rig; 6] {
             let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
             listener.set_nonblocking(true).unwrap();
             let config = VsockConfig { guest_cid: 3, listener, path };
-            Arc::new(Mutex::new(Vsock::new(config).unwrap()))
+            Arc::new(DeviceLock::new(Vsock::new(config).unwrap()))
         }),
         Rig::new("entropy", deadline, |_| {
-            Arc::new(Mutex::new(Entropy::new(RateLimiter::unlimited()).unwrap()))
+            Arc::new(DeviceLock::new(Entropy::new(RateLimiter::unlimited()).unwrap()))
         }),
     ]
 }
@@ -145,21 +145,21 @@ fn what_is_offered_is_well_formed_and_stays() {
     for mut rig in all() {
         let offered = rig.driver.offered();
         assert!(offered & VERSION_1 != 0, "{} is of another time", rig.name);
-        assert_eq!(offered, rig.device.lock().unwrap().features(), "{}", rig.name);
-        let sizes = rig.device.lock().unwrap().queue_sizes().to_vec();
+        assert_eq!(offered, rig.device.lock().features(), "{}", rig.name);
+        let sizes = rig.device.lock().queue_sizes().to_vec();
         assert!(!sizes.is_empty(), "{}", rig.name);
         assert!(sizes.iter().all(|size| size.is_power_of_two() && *size <= 32_768), "{sizes:?}");
         rig.probe();
         rig.driver.reset();
         assert_eq!(rig.driver.offered(), offered, "{}", rig.name);
-        assert_eq!(rig.device.lock().unwrap().queue_sizes(), sizes, "{}", rig.name);
+        assert_eq!(rig.device.lock().queue_sizes(), sizes, "{}", rig.name);
     }
 }
 
 #[test]
 fn beyond_configuration_space_there_is_zero() {
     for rig in all() {
-        let mut device = rig.device.lock().unwrap();
+        let mut device = rig.device.lock();
         for offset in [4096, u64::from(u32::MAX), u64::MAX - 3, u64::MAX] {
             device.write_config(offset, &[0xff; 8]);
             let mut data = [0xa5; 8];
@@ -180,12 +180,12 @@ fn it_may_be_reset_and_notified_at_any_time() {
         let queues = rig.queues();
         let notify_all = |rig: &Rig| {
             for queue in [0, 1, queues - 1, queues, u16::MAX] {
-                let done = rig.device.lock().unwrap().process(queue, &mut Deadline::new());
+                let done = rig.device.lock().process(queue, &mut Deadline::new());
                 assert_eq!(done.unwrap(), Progress::Done, "{}", rig.name);
             }
         };
         notify_all(&rig);
-        rig.device.lock().unwrap().reset();
+        rig.device.lock().reset();
         for _ in 0..3 {
             rig.probe();
             notify_all(&rig);

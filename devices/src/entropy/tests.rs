@@ -1,21 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The entropy device from its driver's side.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::transport::mock::{Descriptor, MockDriver};
-use crate::virtio::{Bucket, Deadline, GuestMemoryMmap, Progress, RateLimiter, VirtioDevice};
+use crate::virtio::{
+    Bucket, Deadline, DeviceLock, GuestMemoryMmap, Progress, RateLimiter, VirtioDevice,
+};
 
 const DRIVER: std::ops::Range<u64> = 0x1000..0x40_0000;
 
 struct Rig {
     driver: MockDriver,
-    device: Arc<Mutex<Entropy>>,
+    device: Arc<DeviceLock<Entropy>>,
     handle: EntropyHandle,
     mem: Arc<GuestMemoryMmap>,
 }
@@ -24,7 +26,7 @@ fn rig(limiter: RateLimiter) -> Rig {
     let mem = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 8 << 20)]).unwrap());
     let device = Entropy::new(limiter).unwrap();
     let handle = device.handle();
-    let device = Arc::new(Mutex::new(device));
+    let device = Arc::new(DeviceLock::new(device));
     let mut driver = MockDriver::new(Arc::clone(&mem), device.clone(), DRIVER);
     driver.probe(u64::MAX, 1);
     Rig { driver, device, handle, mem }
@@ -67,7 +69,7 @@ fn a_round_ends_when_its_work_is_done() {
         rig.driver.add(0, &[Descriptor::writable(at, 64 << 10)]);
     }
     let mut deadline = Deadline::of_work(4 << 20);
-    let progress = rig.device.lock().unwrap().process(0, &mut deadline).unwrap();
+    let progress = rig.device.lock().process(0, &mut deadline).unwrap();
     assert_eq!(progress, Progress::More);
     assert!(deadline.spent() < 5 << 20, "{}", deadline.spent());
     rig.driver.notify(0);
@@ -88,7 +90,7 @@ fn the_rate_limit_puts_buffers_off_and_loses_none() {
     assert_eq!(rig.driver.used(0), None);
     assert_eq!(rig.handle.counters().rate_limiter_throttled.load(Ordering::Relaxed), 1);
     // The limit is lifted, and the timer goes off.
-    rig.device.lock().unwrap().set_limiter(RateLimiter::unlimited());
+    rig.device.lock().set_limiter(RateLimiter::unlimited());
     rig.driver.notify(0);
     rig.driver.run();
     assert_eq!(rig.driver.used(0), Some((head, 64)));

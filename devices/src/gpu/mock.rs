@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mm::budget::Budget;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
@@ -22,7 +22,7 @@ use super::{
 use crate::display::{Frame, Frames, Headless, Rect, ScanoutId, Size};
 use crate::transport::mock::{Descriptor, MockDriver};
 use crate::transport::register;
-use crate::virtio::{Deadline, GuestMemoryMmap, SharedRegion, VirtioDevice};
+use crate::virtio::{Deadline, DeviceLock, GuestMemoryMmap, Locked, SharedRegion, VirtioDevice};
 
 /// Bytes of RAM of the driver's guest, from address 0.
 pub const RAM: u64 = 64 << 20;
@@ -117,7 +117,7 @@ pub struct Driver {
     pub window: FakeWindow,
     /// Host memory that the guest and its viewers have caused.
     pub budget: Arc<Budget>,
-    gpu: Arc<Mutex<Gpu>>,
+    gpu: Arc<DeviceLock<Gpu>>,
 }
 
 /// Entries that together are the pages in `pages`, each page alone.
@@ -153,7 +153,7 @@ impl Driver {
         let ram = usize::try_from(RAM).expect("64 bits");
         let mem = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), ram)]).expect("room for RAM");
         let mem = Arc::new(mem);
-        let gpu = Arc::new(Mutex::new(Gpu::new(settings, parts).expect("a good mode")));
+        let gpu = Arc::new(DeviceLock::new(Gpu::new(settings, parts).expect("a good mode")));
         let driver =
             MockDriver::with_deadline(Arc::clone(&mem), gpu.clone(), 4096..BUFFERS, setup.deadline);
         let mut driver = Self { driver, mem, frames, window, budget, gpu };
@@ -162,12 +162,12 @@ impl Driver {
     }
 
     /// The device.
-    pub fn gpu(&self) -> MutexGuard<'_, Gpu> {
-        self.gpu.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn gpu(&self) -> Locked<'_, Gpu> {
+        self.gpu.lock()
     }
 
     /// The device, as other threads have it.
-    pub fn shared(&self) -> &Arc<Mutex<Gpu>> {
+    pub fn shared(&self) -> &Arc<DeviceLock<Gpu>> {
         &self.gpu
     }
 

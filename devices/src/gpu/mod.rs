@@ -37,7 +37,7 @@
 //! - `resource.rs`, `backing.rs`, `host_memory.rs`, `window.rs`: what a guest made, and where it is
 //! - `migrate.rs`: pages of a backing that move
 //! - `scanouts.rs`, `scanout.rs`, `edid.rs`, `format.rs`: modes, surfaces and pixels
-//! - `capture.rs`: pictures and walks, in rounds, for other threads
+//! - `capture.rs`, `rounds.rs`: pictures; these and walks in rounds, for other threads
 //! - `fence.rs`, `uuid.rs`, `stats.rs`, `large.rs`: fences, UUIDs, counters, notes of large buffers
 //! - `mock.rs` (feature `test-utils`): the guest's side, for tests, benches and fuzzing
 
@@ -57,6 +57,7 @@ mod ops;
 pub mod protocol;
 mod resource;
 mod response;
+mod rounds;
 mod scanout;
 mod scanouts;
 mod stats;
@@ -67,7 +68,7 @@ mod window;
 
 use std::sync::Arc;
 
-pub use capture::{Capture, CaptureError, backing_ranges, capture, refresh};
+pub use capture::{Capture, CaptureError};
 pub use device::{CONTROL_QUEUE, CURSOR_QUEUE, Gpu, ModeError, mode};
 pub use edid::{MAX_EXTENT, MIN_EXTENT};
 pub use format::PixelFormat;
@@ -78,6 +79,7 @@ pub use large::WantsBlocks;
 use mm::budget::Budget;
 use mm::units::GuestRange;
 pub use response::{error, ok};
+pub use rounds::{backing_ranges, capture, refresh};
 pub use scanout::MAX_SCANOUT_EXTENT;
 pub use stats::{Counters, GpuStats, KindStats};
 

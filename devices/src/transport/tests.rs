@@ -11,8 +11,8 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::{MmioTransport, register as reg};
 use crate::transport::mock::{Descriptor, MockDriver};
 use crate::virtio::{
-    Activation, Deadline, DeviceFailure, DeviceQueue, GuestMemoryMmap, Interrupt, Progress,
-    QueueHost, SharedRegion, VirtioDevice, read_config_slice, write_config_slice,
+    Activation, Deadline, DeviceFailure, DeviceLock, DeviceQueue, GuestMemoryMmap, Interrupt,
+    Progress, QueueHost, SharedRegion, VirtioDevice, read_config_slice, write_config_slice,
 };
 
 const VERSION_1: u64 = 1 << 32;
@@ -93,7 +93,7 @@ impl VirtioDevice for Recorder {
 
 struct Rig {
     driver: MockDriver,
-    device: Arc<Mutex<Recorder>>,
+    device: Arc<DeviceLock<Recorder>>,
 }
 
 fn memory() -> Arc<GuestMemoryMmap> {
@@ -106,7 +106,7 @@ impl Rig {
     }
 
     fn over(device: Recorder) -> Self {
-        let device = Arc::new(Mutex::new(device));
+        let device = Arc::new(DeviceLock::new(device));
         let driver = MockDriver::new(memory(), device.clone(), 0x1_0000..0x2_0000);
         Self { driver, device }
     }
@@ -114,7 +114,7 @@ impl Rig {
     /// Lets the device look at its queues, as it does once after DRIVER_OK, and forgets that.
     fn first_look(&mut self) {
         self.driver.run();
-        self.device.lock().unwrap().processed.clear();
+        self.device.lock().processed.clear();
     }
 
     fn status(&self) -> u32 {
@@ -168,10 +168,10 @@ fn status_is_climbed_step_by_step() {
     // Features are settled.
     rig.set_features(VERSION_1);
     assert_eq!(rig.set_status(ready | DRIVER_OK), ready | DRIVER_OK);
-    assert_eq!(rig.device.lock().unwrap().features, Some(VERSION_1 | FANCY));
+    assert_eq!(rig.device.lock().features, Some(VERSION_1 | FANCY));
     assert_eq!(rig.set_status(ready | DRIVER_OK | FAILED), ready | DRIVER_OK | FAILED);
     assert_eq!(rig.set_status(0), 0);
-    assert_eq!(rig.device.lock().unwrap().resets, 1);
+    assert_eq!(rig.device.lock().resets, 1);
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn queues_reach_the_device_as_they_were_set_up() {
     rig.driver.negotiate(VERSION_1);
     rig.driver.set_up_queue(1);
     rig.driver.start();
-    let device = rig.device.lock().unwrap();
+    let device = rig.device.lock();
     assert_eq!(device.queues.len(), 2);
     assert!(!device.queues[0].ready());
     assert!(device.queues[1].ready());
@@ -256,7 +256,7 @@ fn queues_cannot_be_set_up_out_of_turn() {
     }
     rig.driver.write(reg::QUEUE_READY, 1);
     assert_eq!(rig.driver.read(reg::QUEUE_READY), 0);
-    assert_eq!(rig.device.lock().unwrap().queues[0].size(), 8);
+    assert_eq!(rig.device.lock().queues[0].size(), 8);
 }
 
 #[test]
@@ -264,14 +264,14 @@ fn a_stopped_queue_is_empty_for_its_device_and_a_reset_does_not_revive_it() {
     let mut rig = Rig::new();
     rig.driver.probe(VERSION_1, 2);
     rig.driver.add(0, &[Descriptor::readable(GuestAddress(0x100), 4)]);
-    let mut kept = rig.device.lock().unwrap().queues.remove(0);
+    let mut kept = rig.device.lock().queues.remove(0);
     rig.driver.write(reg::QUEUE_SEL, 0);
     rig.driver.write(reg::QUEUE_READY, 0);
     assert!(!kept.ready());
     assert!(kept.pop().unwrap().is_none());
     rig.driver.probe(VERSION_1, 2);
     assert!(!kept.ready(), "a queue from before the reset");
-    assert!(rig.device.lock().unwrap().queues[0].ready());
+    assert!(rig.device.lock().queues[0].ready());
 }
 
 #[test]
@@ -279,7 +279,7 @@ fn a_failed_device_does_nothing_until_reset() {
     let mut rig = Rig::new();
     rig.driver.probe(VERSION_1, 2);
     rig.first_look();
-    rig.device.lock().unwrap().fail = true;
+    rig.device.lock().fail = true;
     rig.driver.interrupts();
     rig.driver.notify(1);
     rig.driver.run();
@@ -288,14 +288,14 @@ fn a_failed_device_does_nothing_until_reset() {
     assert_eq!(rig.driver.interrupts(), 1);
     rig.driver.notify(1);
     rig.driver.run();
-    assert_eq!(rig.device.lock().unwrap().processed, [1]);
-    rig.device.lock().unwrap().fail = false;
+    assert_eq!(rig.device.lock().processed, [1]);
+    rig.device.lock().fail = false;
     rig.driver.probe(VERSION_1, 2);
     assert_eq!(rig.driver.read(reg::INTERRUPT_STATUS), 0);
     rig.first_look();
     rig.driver.notify(0);
     rig.driver.run();
-    assert_eq!(rig.device.lock().unwrap().processed, [0]);
+    assert_eq!(rig.device.lock().processed, [0]);
 }
 
 #[test]
@@ -310,7 +310,7 @@ fn an_activation_may_be_refused() {
 fn interrupts_stay_until_acknowledged() {
     let mut rig = Rig::new();
     rig.driver.probe(VERSION_1, 2);
-    let interrupt = rig.device.lock().unwrap().interrupt.clone().unwrap();
+    let interrupt = rig.device.lock().interrupt.clone().unwrap();
     let generation = rig.driver.read(reg::CONFIG_GENERATION);
     interrupt.signal_used_queue(0).unwrap();
     assert_eq!(rig.driver.read(reg::INTERRUPT_STATUS), 1);
@@ -330,7 +330,7 @@ fn interrupts_stay_until_acknowledged() {
 fn interrupt_registers_need_no_lock() {
     let mut rig = Rig::new();
     rig.driver.probe(VERSION_1, 2);
-    let _busy = rig.device.lock().unwrap();
+    let _busy = rig.device.lock();
     rig.driver.read(reg::INTERRUPT_STATUS);
     rig.driver.write(reg::INTERRUPT_ACK, 3);
     rig.driver.read(reg::STATUS);
@@ -346,11 +346,11 @@ fn notifications_wake_the_event_loop_or_run_in_the_vcpu() {
     rig.driver.probe(VERSION_1, 2);
     rig.first_look();
     rig.driver.notify(1);
-    assert_eq!(rig.device.lock().unwrap().processed, [1]);
+    assert_eq!(rig.device.lock().processed, [1]);
     rig.driver.notify(0);
-    assert_eq!(rig.device.lock().unwrap().processed, [1]);
+    assert_eq!(rig.device.lock().processed, [1]);
     rig.driver.run();
-    assert_eq!(rig.device.lock().unwrap().processed, [1, 0]);
+    assert_eq!(rig.device.lock().processed, [1, 0]);
 }
 
 #[test]
@@ -415,7 +415,7 @@ proptest! {
     /// DRIVER_OK and reset.
     #[test]
     fn any_access_leaves_the_machine_sound(accesses in prop::collection::vec(access(), 0..200)) {
-        let device = Arc::new(Mutex::new(Recorder::default()));
+        let device = Arc::new(DeviceLock::new(Recorder::default()));
         let irq = EventFd::new(EFD_NONBLOCK).unwrap();
         let transport = MmioTransport::new(memory(), device.clone(), irq).unwrap();
         let status = || {
@@ -424,14 +424,14 @@ proptest! {
             u32::from_le_bytes(word)
         };
         for access in accesses {
-            let processed = device.lock().unwrap().processed.len();
+            let processed = device.lock().processed.len();
             match access {
                 Access::Read(at, len) => transport.read(at, &mut vec![0; len]),
                 Access::Write(at, data) => transport.write(at, &data),
                 Access::Register(at, value) => transport.write(at, &value.to_le_bytes()),
                 Access::Process(queue) => {
                     transport.process_queue(queue);
-                    let ran = device.lock().unwrap().processed.len() > processed;
+                    let ran = device.lock().processed.len() > processed;
                     prop_assert_eq!(ran, status() & (DRIVER_OK | NEEDS_RESET) == DRIVER_OK);
                 }
             }
@@ -441,7 +441,7 @@ proptest! {
             {
                 prop_assert!(status & bit == 0 || status & needs != 0, "status {:#x}", status);
             }
-            let active = device.lock().unwrap().features;
+            let active = device.lock().features;
             prop_assert_eq!(active.is_some(), status & DRIVER_OK != 0);
             if let Some(features) = active {
                 prop_assert_eq!(features & !(VERSION_1 | EVENT_IDX | FANCY), 0);
@@ -466,7 +466,7 @@ proptest! {
             rig.driver.write_descriptor(1, number, Descriptor { addr, len: len % 5000, flags, next });
         }
         heads.iter().for_each(|head| rig.driver.make_available(1, *head));
-        let mut device = rig.device.lock().unwrap();
+        let mut device = rig.device.lock();
         let queue = &mut device.queues[1];
         let mut written = false;
         for _ in 0..queue.size() {
@@ -528,11 +528,11 @@ fn a_queue_with_more_to_do_is_processed_again_after_the_others() {
         let mut rig = Rig::over(device);
         rig.driver.probe(VERSION_1, 2);
         rig.first_look();
-        rig.device.lock().unwrap().rounds_left = 2;
+        rig.device.lock().rounds_left = 2;
         rig.driver.notify(0);
         rig.driver.notify(1);
         rig.driver.run();
-        let processed = rig.device.lock().unwrap().processed.clone();
+        let processed = rig.device.lock().processed.clone();
         assert_eq!(processed.iter().filter(|queue| **queue == 0).count(), 3, "{processed:?}");
         let other = processed.iter().position(|queue| *queue == 1).unwrap();
         // One round at the notification, one in the same turn of the loop.
@@ -546,10 +546,10 @@ fn a_reset_ends_what_was_to_be_resumed() {
     let mut rig = Rig::over(Recorder { at_notify: Some(0), ..Recorder::default() });
     rig.driver.probe(VERSION_1, 2);
     rig.first_look();
-    rig.device.lock().unwrap().rounds_left = usize::MAX;
+    rig.device.lock().rounds_left = usize::MAX;
     rig.driver.notify(0);
     rig.driver.reset();
     rig.first_look();
     rig.driver.run();
-    assert!(rig.device.lock().unwrap().processed.is_empty());
+    assert!(rig.device.lock().processed.is_empty());
 }

@@ -1,8 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The longest time that something was held: a device's lock, a turn of an event loop.
+//!
+//! Time is the wall's: that is what others wait. A holder that loses its CPU to another process
+//! holds on meanwhile, which is the machine's doing and not the code's, so measurements count the
+//! CPU time of the holding thread beside it. That costs two system calls a hold and is done only
+//! after [`count_cpu_time`].
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Whether holds count CPU time.
+static CPU_TIME: AtomicBool = AtomicBool::new(false);
+
+/// Has all holds that begin from now on count the CPU time of their thread too.
+pub fn count_cpu_time() {
+    CPU_TIME.store(true, Ordering::Relaxed);
+}
+
+/// CPU time of this thread so far, if it is counted.
+fn cpu_time() -> Option<Duration> {
+    CPU_TIME.load(Ordering::Relaxed).then(|| {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        let secs = Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0));
+        secs + Duration::from_nanos(u64::try_from(time.tv_nsec).unwrap_or(0))
+    })
+}
 
 /// The longest hold so far, for metrics; any thread may record and read.
 ///
@@ -19,25 +43,29 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Default)]
 pub struct LongestHold {
     micros: AtomicU64,
+    cpu_micros: AtomicU64,
 }
 
 impl LongestHold {
     /// Nothing held yet.
     pub const fn new() -> Self {
-        Self { micros: AtomicU64::new(0) }
+        Self { micros: AtomicU64::new(0), cpu_micros: AtomicU64::new(0) }
     }
 
     /// Begins a hold, which is recorded when the guard is dropped.
     ///
     /// Start it after the lock is taken, and drop it before the lock: waiting is not holding.
     pub fn start(&self) -> Hold<'_> {
-        Hold { longest: self, since: Instant::now() }
+        Hold { longest: self, since: Instant::now(), cpu_since: cpu_time() }
     }
 
-    /// Records a hold of `time`.
-    pub fn record(&self, time: Duration) {
-        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        self.micros.fetch_max(micros, Ordering::Relaxed);
+    /// Records a hold of `time`, in which its thread had the CPU for `cpu_time` if that is known.
+    pub fn record(&self, time: Duration, cpu_time: Option<Duration>) {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.micros.fetch_max(micros(time), Ordering::Relaxed);
+        if let Some(time) = cpu_time {
+            self.cpu_micros.fetch_max(micros(time), Ordering::Relaxed);
+        }
     }
 
     /// The longest hold in microseconds, 0 before the first.
@@ -45,9 +73,9 @@ impl LongestHold {
         self.micros.load(Ordering::Relaxed)
     }
 
-    /// The longest hold since the last call, in microseconds; begins anew.
-    pub fn take_micros(&self) -> u64 {
-        self.micros.swap(0, Ordering::Relaxed)
+    /// The most CPU time of one hold in microseconds, 0 before the first that counts it.
+    pub fn cpu_micros(&self) -> u64 {
+        self.cpu_micros.load(Ordering::Relaxed)
     }
 }
 
@@ -57,11 +85,13 @@ impl LongestHold {
 pub struct Hold<'a> {
     longest: &'a LongestHold,
     since: Instant,
+    cpu_since: Option<Duration>,
 }
 
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
-        self.longest.record(self.since.elapsed());
+        let cpu = self.cpu_since.and_then(|since| cpu_time()?.checked_sub(since));
+        self.longest.record(self.since.elapsed(), cpu);
     }
 }
 
@@ -70,14 +100,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keeps_the_longest_until_it_is_taken() {
+    fn keeps_the_longest_of_each() {
         let longest = LongestHold::new();
         for millis in [3, 7, 5] {
-            longest.record(Duration::from_millis(millis));
+            longest.record(Duration::from_millis(millis), None);
         }
-        assert_eq!(longest.micros(), 7000);
-        assert_eq!((longest.take_micros(), longest.micros()), (7000, 0));
-        longest.record(Duration::MAX);
+        assert_eq!((longest.micros(), longest.cpu_micros()), (7000, 0));
+        longest.record(Duration::from_millis(1), Some(Duration::from_micros(900)));
+        assert_eq!((longest.micros(), longest.cpu_micros()), (7000, 900));
+        longest.record(Duration::MAX, None);
         assert_eq!(longest.micros(), u64::MAX);
+    }
+
+    /// A thread that sleeps holds on, but has no CPU meanwhile.
+    #[test]
+    fn cpu_time_leaves_out_what_other_threads_took() {
+        count_cpu_time();
+        let longest = LongestHold::new();
+        {
+            let _hold = longest.start();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(longest.micros() >= 20_000);
+        assert!(longest.cpu_micros() < longest.micros(), "{longest:?}");
     }
 }

@@ -27,6 +27,7 @@
 //! - `deadline.rs`: [`Deadline`], the end of one round of processing, in time and in work
 //! - `hold.rs`: [`LongestHold`], for metrics of locks and loops
 //! - `iovecs.rs`: [`IoVecs`], guest memory for system calls that take vectors
+//! - `lock.rs`: [`DeviceLock`], the mutex of a device, which records how long it is held
 //! - `queues.rs`: [`DeviceQueue`], one queue from the device's side; checked descriptor chains
 //! - `rate_limiter.rs`: [`RateLimiter`], token buckets for bytes and requests
 //! - `runner.rs`: [`Runner`], the event-loop side of a device: queue events to `process`
@@ -36,17 +37,20 @@ mod config;
 mod deadline;
 mod hold;
 mod iovecs;
+mod lock;
 mod queues;
 mod rate_limiter;
 mod runner;
 mod sources;
 
-use std::sync::{Arc, Mutex};
+use std::any::Any;
+use std::sync::Arc;
 
 pub use config::{read_config_slice, write_config_slice};
 pub use deadline::{Deadline, Progress};
-pub use hold::{Hold, LongestHold};
+pub use hold::{Hold, LongestHold, count_cpu_time};
 pub use iovecs::IoVecs;
+pub use lock::{DeviceLock, Locked};
 pub use queues::{Chain, ChainError, DeviceQueue, QueueError, Segment, Segments};
 pub use rate_limiter::{Bucket, BucketUpdate, RateLimiter};
 pub use runner::{QueueHost, Runner};
@@ -57,7 +61,7 @@ use vm_memory::GuestAddress;
 pub use mm::guest_ram::GuestMemoryMmap;
 
 /// A device as its transport, the event loop and the control thread share it.
-pub type SharedDevice = Arc<Mutex<dyn VirtioDevice>>;
+pub type SharedDevice = Arc<DeviceLock<dyn VirtioDevice>>;
 
 /// How a device tells its driver that something happened; given to it at activation.
 pub trait Interrupt: Send + Sync {
@@ -167,6 +171,12 @@ pub trait VirtioDevice: Send {
     /// sees that the reset is over.
     fn clean_up(&mut self, _deadline: &mut Deadline) -> Progress {
         Progress::Done
+    }
+
+    /// What [`reset`](Self::reset) or a round of processing left that takes long to free, such as
+    /// lists and bitmaps by the size of guest RAM: the transport drops it with the lock released.
+    fn take_remains(&mut self) -> Option<Box<dyn Any + Send>> {
+        None
     }
 
     /// Queue `queue` was notified, or had more to do: processes it until it is empty or `deadline`

@@ -3,11 +3,11 @@
 //! not given up must keep its contents, and the record of the balloon must agree with itself.
 #![no_main]
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc};
 
 use arbitrary::Arbitrary;
 use devices::balloon::{Balloon, BalloonConfig, Discarded, MemoryReclaim};
-use devices::virtio::GuestMemoryMmap;
+use devices::virtio::{DeviceLock, GuestMemoryMmap};
 use devices::transport::mock::{Descriptor, MockDriver};
 use libfuzzer_sys::fuzz_target;
 use mm::guest_ram::GuestRamError;
@@ -109,7 +109,7 @@ fuzz_target!(|ops: Vec<Op>| {
         ..BalloonConfig::default()
     };
     let memory = Box::new(Memory(Arc::clone(&mem)));
-    let balloon = Arc::new(Mutex::new(Balloon::new(config, memory).expect("a balloon")));
+    let balloon = Arc::new(DeviceLock::new(Balloon::new(config, memory).expect("a balloon")));
     let mut driver = MockDriver::new(Arc::clone(&mem), balloon.clone(), DRIVER);
     driver.probe(u64::MAX, 7);
     let kept = GuestAddress(KEPT << 12);
@@ -117,7 +117,7 @@ fuzz_target!(|ops: Vec<Op>| {
     mem.write_obj(0x5eed_u64, kept).expect("RAM");
 
     for op in ops.into_iter().take(64) {
-        let host = || balloon.lock().expect("the balloon");
+        let host = || balloon.lock();
         // After a request that names the kept page itself, it may be discarded.
         match op {
             Op::Pfns { deflate, pfns } => {

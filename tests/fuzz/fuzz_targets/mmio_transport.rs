@@ -3,12 +3,12 @@
 //! behind it, in guest memory of any contents.
 #![no_main]
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc};
 
 use arbitrary::Arbitrary;
 use devices::balloon::{Balloon, BalloonConfig, Discarded, MemoryReclaim};
 use devices::transport::{MmioTransport, register};
-use devices::virtio::{Deadline, GuestMemoryMmap, QueueHost};
+use devices::virtio::{DeviceLock, Deadline, GuestMemoryMmap, QueueHost};
 use libfuzzer_sys::fuzz_target;
 use mm::guest_ram::GuestRamError;
 use mm::units::{Bytes, GuestRange, Pages, Pfn};
@@ -95,7 +95,7 @@ fuzz_target!(|input: (bool, Vec<Access>)| {
         ..BalloonConfig::default()
     };
     let balloon = Balloon::new(config, Box::new(Memory)).expect("a balloon");
-    let balloon = Arc::new(Mutex::new(balloon));
+    let balloon = Arc::new(DeviceLock::new(balloon));
     let irq = EventFd::new(EFD_NONBLOCK).expect("an eventfd");
     let transport = MmioTransport::new(mem.clone(), balloon.clone(), irq).expect("a transport");
     // In rounds that are cut after each step, or not.
@@ -152,8 +152,8 @@ fuzz_target!(|input: (bool, Vec<Access>)| {
                 write(register::QUEUE_NOTIFY, (queue % 8).into());
             }
             Access::Process(queue) => transport.process_queue(queue.into()),
-            Access::Timer => balloon.lock().expect("the balloon").on_timer(),
+            Access::Timer => balloon.lock().on_timer(),
         }
     }
-    balloon.lock().expect("the balloon").validate().expect("the record agrees with itself");
+    balloon.lock().validate().expect("the record agrees with itself");
 });

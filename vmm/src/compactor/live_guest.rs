@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use devices::balloon::{Balloon, BlockResult, Changes, EvacuationReport};
 use devices::gpu::{Gpu, WantsBlocks, backing_ranges};
+use devices::virtio::{DeviceLock, Locked};
 use mm::backing::Discarded;
 use mm::blocks::guest::GuestSide;
 use mm::blocks::map::{BlockMap, Holdings};
@@ -33,7 +34,7 @@ const STRAY_PAGES: u64 = 64;
 const BLOCKS_AT_ONCE: usize = 2048;
 
 /// A balloon as the event loop and the compactor share it.
-pub type SharedBalloon = Arc<Mutex<Balloon>>;
+pub type SharedBalloon = Arc<DeviceLock<Balloon>>;
 
 /// A machine's memory and those of its devices that hold some.
 #[derive(Clone)]
@@ -41,7 +42,7 @@ pub struct LiveGuest {
     ram: Arc<GuestRam>,
     balloon: Option<SharedBalloon>,
     changes: Arc<Changes>,
-    gpu: Option<Arc<Mutex<Gpu>>>,
+    gpu: Option<Arc<DeviceLock<Gpu>>>,
 }
 
 /// The balloon at one moment of a wait.
@@ -67,9 +68,9 @@ impl LiveGuest {
     pub fn new(
         ram: Arc<GuestRam>,
         balloon: Option<SharedBalloon>,
-        gpu: Option<Arc<Mutex<Gpu>>>,
+        gpu: Option<Arc<DeviceLock<Gpu>>>,
     ) -> Self {
-        let changes = balloon.as_ref().map(|balloon| Arc::clone(lock(balloon).changes()));
+        let changes = balloon.as_ref().map(|balloon| Arc::clone(balloon.lock().changes()));
         Self { ram, balloon, changes: changes.unwrap_or_default(), gpu }
     }
 
@@ -112,12 +113,12 @@ impl LiveGuest {
     /// Has `tell` called when the display device could do with huge pages; `None` ends it.
     pub(super) fn on_large_gpu_buffer(&self, tell: Option<WantsBlocks>) {
         if let Some(gpu) = &self.gpu {
-            gpu.lock().unwrap_or_else(PoisonError::into_inner).on_large_backing(tell);
+            gpu.lock().on_large_backing(tell);
         }
     }
 
-    fn balloon(&self) -> Option<MutexGuard<'_, Balloon>> {
-        self.balloon.as_ref().map(|balloon| lock(balloon))
+    fn balloon(&self) -> Option<Locked<'_, Balloon>> {
+        self.balloon.as_ref().map(|balloon| balloon.lock())
     }
 
     /// The size of the balloon; `None` if its driver is gone, and with it what it had lent.

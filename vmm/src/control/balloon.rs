@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Actions on the balloon.
 
-use std::sync::MutexGuard;
 use std::time::Duration;
 
 use devices::balloon::{Balloon, Statistics};
+use devices::virtio::Locked;
 use mm::units::Pages;
 
-use super::{Controller, done, failed, lock};
+use super::{Controller, done, failed};
 use crate::api::balloon::{BalloonAction, BalloonReply, BalloonStats, GuestStats, HintingStatus};
 use crate::api::{Refusal, Reply};
 use crate::config::BalloonConfig;
@@ -41,9 +41,9 @@ impl Controller {
         }
     }
 
-    pub(super) fn balloon(&self) -> Result<MutexGuard<'_, Balloon>, Refusal> {
+    pub(super) fn balloon(&self) -> Result<Locked<'_, Balloon>, Refusal> {
         let balloon = self.vm()?.balloon().ok_or(Refusal::NoDevice("balloon"))?;
-        Ok(lock(balloon))
+        Ok(balloon.lock())
     }
 
     /// The section with the present target.

@@ -6,7 +6,7 @@ use mm::blocks::map::{BlockFlags, BlockMap, Totals};
 use mm::units::{Bytes, Pages};
 use tracing::warn;
 
-use super::{Controller, lock};
+use super::Controller;
 use crate::api::Refusal;
 use crate::api::channel::ReplySender;
 use crate::api::cma::{CmaAction, CmaReply, CmaStatus, CmaUse};
@@ -24,7 +24,7 @@ impl Controller {
         let Some(region) = layout.cma() else {
             return reply.send(Err(Refusal::NoDevice("CMA")));
         };
-        let told = vm.balloon().map(|balloon| *lock(balloon).statistics());
+        let told = vm.balloon().map(|balloon| *balloon.lock().statistics());
         let guest = told.and_then(|told| {
             guest_use(&told, layout.ram_pages().bytes()).unwrap_or_else(|error| {
                 warn!(%error, "ignoring the guest's figures of its contiguous memory");

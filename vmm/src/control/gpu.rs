@@ -6,7 +6,7 @@ use std::sync::Arc;
 use devices::display::{ScanoutId, Size, encode_png};
 use devices::gpu::{GpuStats, KindStats, capture};
 
-use super::{Controller, done, lock};
+use super::{Controller, done};
 use crate::api::gpu::{
     Camera, GpuAction, GpuCounters, GpuReply, GpuStatus, Mode, Resources, ScanoutStatus,
     ScanoutUpdate,
@@ -30,7 +30,7 @@ impl Controller {
 
     pub(super) fn gpu_status(&self) -> Result<GpuStatus, Refusal> {
         let Screens { gpu, frames, .. } = self.screens()?;
-        let gpu = lock(gpu);
+        let gpu = gpu.lock();
         let scanouts = (0..)
             .map_while(ScanoutId::new)
             .take(gpu.scanouts())
@@ -46,20 +46,20 @@ impl Controller {
         let screens = self.screens()?;
         let size = |mode: Mode| devices::gpu::mode(mode.width_px, mode.height_px);
         done(
-            update.mode.map(size).transpose().and_then(|mode| lock(&screens.gpu).set_mode(n, mode)),
+            update.mode.map(size).transpose().and_then(|mode| screens.gpu.lock().set_mode(n, mode)),
         )
     }
 
     fn picture(&self, n: u32) -> Result<Reply, Refusal> {
         let gpu = &self.screens()?.gpu;
         let id = ScanoutId::new(n)
-            .filter(|id| id.index() < lock(gpu).scanouts())
+            .filter(|id| id.index() < gpu.lock().scanouts())
             .ok_or_else(|| Refusal::NoScanout(n.to_string()))?;
         // The picture is taken by the thread that asks for it, a strip at a time.
         let gpu = Arc::clone(gpu);
         let take = move || {
             let picture = capture(&gpu, id).map_err(|error| format!("Scanout {id}: {error}."))?;
-            let budget = Arc::clone(lock(&gpu).budget());
+            let budget = Arc::clone(gpu.lock().budget());
             encode_png(&picture.composed(), &budget).map_err(|error| error.to_string())
         };
         Ok(GpuReply::Picture(Camera::new(take)).into())

@@ -13,7 +13,7 @@ use rustix::time::{
 use serde_json::{Map, Value, json};
 use tracing::warn;
 
-use super::{Controller, failed, lock};
+use super::{Controller, failed};
 use crate::api::metrics::{MetricsAction, MetricsReply};
 use crate::api::stats::ApiStats;
 use crate::api::{Refusal, Reply};
@@ -112,7 +112,7 @@ impl Controller {
                 .collect();
             groups.insert("vcpu".into(), vcpu.into());
             if let Some(balloon) = vm.balloon() {
-                groups.insert("balloon".into(), balloon_group(&lock(balloon).counters()));
+                groups.insert("balloon".into(), balloon_group(&balloon.lock().counters()));
             }
             let budgets: Map<String, Value> =
                 vm.budgets().iter().map(|b| (b.name().to_owned(), budget_group(b))).collect();

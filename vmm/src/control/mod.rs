@@ -192,9 +192,9 @@ impl Drop for Controller {
     }
 }
 
-/// A device stays usable after a panic elsewhere: its own state is checked at every step.
-fn lock<T>(device: &Arc<Mutex<T>>) -> MutexGuard<'_, T> {
-    device.lock().unwrap_or_else(PoisonError::into_inner)
+/// What a panic elsewhere leaves is usable: a reply is there, or it is not.
+fn lock<T>(reply: &Mutex<T>) -> MutexGuard<'_, T> {
+    reply.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Devices stay: what takes them away from a running guest is PCI, which this machine does not have.

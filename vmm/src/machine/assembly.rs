@@ -12,10 +12,10 @@
 //! - *Teardown*: vCPUs stop first, then each device thread ends after the turn that it is in and is
 //!   joined, then KVM's machine and guest memory go.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use devices::transport::MmioTransport;
-use devices::virtio::{Runner, SharedDevice, VirtioDevice};
+use devices::virtio::{Runner, SharedDevice};
 use kvm_ioctls::VmFd;
 use mm::budget::Budget;
 use mm::guest_ram::GuestRam;
@@ -102,7 +102,7 @@ impl<'a> Assembly<'a> {
         let gsi = self.lines.take()?;
         let window = next_window(self.windows.len(), gsi)?;
         let base = u64::from(window.base);
-        let name = device_name(lock(&device).device_type());
+        let name = device_name(device.lock().device_type());
         let transport = MmioTransport::new(Arc::clone(self.ram.memory()), device, event()?)
             .map(Arc::new)
             .map_err(BuildError::Event)?;
@@ -152,10 +152,6 @@ fn device_name(device_type: u32) -> &'static str {
         19 => "vsock",
         _ => "device",
     }
-}
-
-fn lock(device: &SharedDevice) -> MutexGuard<'_, dyn VirtioDevice + 'static> {
-    device.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Window `number`, with interrupt line `gsi`.

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A machine: what the builder leaves, and what can be done with it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use devices::balloon::Balloon;
 use devices::legacy::KeyboardBusy;
 use devices::transport::MmioTransport;
+use devices::virtio::DeviceLock;
 use kvm_ioctls::VmFd;
 use mm::budget::Budget;
 use mm::guest_ram::GuestRam;
@@ -143,7 +144,7 @@ impl Vm {
 
     /// The balloon, if the machine has one. Its queues are processed on the event-loop thread: other
     /// threads lock it for short, as the compactor does.
-    pub fn balloon(&self) -> Option<&Arc<Mutex<Balloon>>> {
+    pub fn balloon(&self) -> Option<&Arc<DeviceLock<Balloon>>> {
         self.devices.balloon.as_ref()
     }
 

@@ -7,6 +7,7 @@ use mm::layout::MemoryLayout;
 
 use super::super::roles::Role;
 use super::*;
+use crate::virtio::DeviceLock;
 
 impl Rig {
     /// Memory of huge pages of `unit` pages each.
@@ -160,7 +161,7 @@ fn another_guest_can_have_what_the_balloon_was_given() {
     };
     let before = available();
     let balloon = Balloon::new(config(), Box::new(Arc::clone(&ram))).unwrap();
-    let balloon = Arc::new(Mutex::new(balloon));
+    let balloon = Arc::new(DeviceLock::new(balloon));
     let mem = Arc::clone(ram.memory());
     let driver = MockDriver::new(Arc::clone(&mem), balloon.clone(), DRIVER);
     let host = Arc::new(Mutex::new(Host::default()));

@@ -24,7 +24,7 @@ mod mappings;
 mod pages;
 mod properties;
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mm::backing::BackingError;
@@ -35,7 +35,7 @@ use vm_memory::{Bytes as _, GuestAddress};
 use super::protocol::{BlocksStatus, feature};
 use super::{Balloon, BalloonConfig, Discarded, MemoryReclaim};
 use crate::transport::mock::{Descriptor, MockDriver};
-use crate::virtio::{Deadline, GuestMemoryMmap};
+use crate::virtio::{Deadline, DeviceLock, GuestMemoryMmap, Locked};
 
 /// RAM: eight blocks from 0, a hole, then a block and a half.
 const RAM: [(u64, u64); 2] = [(0, 8 * PAGES_PER_BLOCK), (16 * PAGES_PER_BLOCK, 768)];
@@ -129,7 +129,7 @@ impl MemoryReclaim for Memory {
 /// A balloon, its driver, and the memory between them.
 struct Rig {
     driver: MockDriver,
-    balloon: Arc<Mutex<Balloon>>,
+    balloon: Arc<DeviceLock<Balloon>>,
     mem: Arc<GuestMemoryMmap>,
     host: Arc<Mutex<Host>>,
 }
@@ -166,7 +166,7 @@ impl Rig {
         let mem = Arc::new(GuestMemoryMmap::from_ranges(&ram).unwrap());
         let host = Arc::new(Mutex::new(host));
         let memory = Memory { mem: Arc::clone(&mem), host: Arc::clone(&host) };
-        let balloon = Arc::new(Mutex::new(Balloon::new(config, Box::new(memory)).unwrap()));
+        let balloon = Arc::new(DeviceLock::new(Balloon::new(config, Box::new(memory)).unwrap()));
         let driver = MockDriver::with_deadline(Arc::clone(&mem), balloon.clone(), DRIVER, deadline);
         Self { driver, balloon, mem, host }
     }
@@ -186,8 +186,8 @@ impl Rig {
         rig
     }
 
-    fn balloon(&self) -> MutexGuard<'_, Balloon> {
-        self.balloon.lock().unwrap()
+    fn balloon(&self) -> Locked<'_, Balloon> {
+        self.balloon.lock()
     }
 
     /// The number of the queue that has `role` with what was agreed on.

@@ -14,8 +14,8 @@ mod requests;
 use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tempfile::TempDir;
@@ -23,7 +23,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::transport::mock::{Descriptor, MockDriver};
-use crate::virtio::{GuestMemoryMmap, QueueHost, RateLimiter};
+use crate::virtio::{DeviceLock, GuestMemoryMmap, QueueHost, RateLimiter};
 
 const DRIVER: std::ops::Range<u64> = 0x1000..0x80_0000;
 const RAM: usize = 16 << 20;
@@ -52,7 +52,7 @@ const ALL: [Disk; 3] = [Disk::Calls, Disk::Ring, Disk::Qcow2];
 
 struct Rig {
     driver: MockDriver,
-    device: Arc<Mutex<Block>>,
+    device: Arc<DeviceLock<Block>>,
     handle: BlockHandle,
     mem: Arc<GuestMemoryMmap>,
     sources: Vec<OwnedFd>,
@@ -121,7 +121,7 @@ impl Setup {
         let device = Block::new(config).unwrap();
         let handle = device.handle();
         let sources = device.sources().unwrap().into_iter().map(|source| source.fd).collect();
-        let device = Arc::new(Mutex::new(device));
+        let device = Arc::new(DeviceLock::new(device));
         let mut driver = MockDriver::new(Arc::clone(&mem), device.clone(), DRIVER);
         driver.probe(self.features, self.queues);
         Rig { driver, device, handle, mem, sources, path, _dir: dir }

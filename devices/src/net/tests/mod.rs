@@ -13,15 +13,15 @@ mod lifecycle;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
 use vm_memory::{Bytes, GuestAddress};
 
 use super::protocol::{HEADER_LEN, feature};
 use super::*;
 use crate::transport::mock::{Descriptor, MockDriver};
-use crate::virtio::{GuestMemoryMmap, QueueHost, RateLimiter};
+use crate::virtio::{DeviceLock, GuestMemoryMmap, QueueHost, RateLimiter};
 
 const DRIVER: std::ops::Range<u64> = 0x1000..0x80_0000;
 const RAM: usize = 16 << 20;
@@ -50,7 +50,7 @@ impl Default for Setup {
 
 struct Rig {
     driver: MockDriver,
-    device: Arc<Mutex<Net>>,
+    device: Arc<DeviceLock<Net>>,
     handle: NetHandle,
     mem: Arc<GuestMemoryMmap>,
     /// The host's ends, one a pair.
@@ -80,7 +80,7 @@ impl Setup {
         let mem = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).unwrap());
         let device = Net::new(config).unwrap();
         let handle = device.handle();
-        let device = Arc::new(Mutex::new(device));
+        let device = Arc::new(DeviceLock::new(device));
         let mut driver = MockDriver::new(Arc::clone(&mem), device.clone(), DRIVER);
         let queues = 2 * self.pairs + u16::from(self.pairs > 1);
         driver.probe(self.features, queues);

@@ -23,7 +23,6 @@ pub mod register;
 mod status;
 
 use std::io;
-use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -37,7 +36,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::interrupt::MmioInterrupt;
 use super::setup::QueueSetup;
 use crate::virtio::{
-    Deadline, GuestMemoryMmap, Hold, LongestHold, Progress, QueueHost, SharedDevice, VirtioDevice,
+    Deadline, GuestMemoryMmap, Locked, LongestHold, Progress, QueueHost, SharedDevice, VirtioDevice,
 };
 
 /// Bytes of guest-physical address space that one device takes.
@@ -76,7 +75,6 @@ pub struct MmioTransport {
     registers: Mutex<Registers>,
     /// Makes the deadline of each round.
     deadline: fn() -> Deadline,
-    longest_hold: LongestHold,
     most_work: AtomicU64,
 }
 
@@ -118,7 +116,7 @@ impl MmioTransport {
     /// When the host has no descriptor left for a queue's event.
     pub fn new(mem: Arc<GuestMemoryMmap>, device: SharedDevice, irq: EventFd) -> io::Result<Self> {
         let (device_type, features, sizes, at_notify) = {
-            let device = lock(&device);
+            let device = device.lock();
             let sizes = device.queue_sizes().to_vec();
             let at_notify = (0..).zip(&sizes).map(|(queue, _)| device.runs_at_notify(queue));
             (device.device_type(), device.features(), sizes.clone(), at_notify.collect())
@@ -136,7 +134,6 @@ impl MmioTransport {
             at_notify,
             registers: Mutex::new(Registers::new(sizes)),
             deadline: Deadline::new,
-            longest_hold: LongestHold::new(),
             most_work: AtomicU64::new(0),
         })
     }
@@ -148,9 +145,9 @@ impl MmioTransport {
         Self { deadline: make, ..self }
     }
 
-    /// The longest time that this transport held its device's lock, for metrics.
+    /// The longest time that the device's lock was held, by any thread, for metrics.
     pub fn longest_hold(&self) -> &LongestHold {
-        &self.longest_hold
+        self.device.longest_hold()
     }
 
     /// The most work that one round of processing did, in units of [`Deadline`].
@@ -158,10 +155,8 @@ impl MmioTransport {
         self.most_work.load(Ordering::Relaxed)
     }
 
-    /// Locks the device, and records how long it is held.
-    fn lock(&self) -> Locked<'_> {
-        let device = lock(&self.device);
-        Locked { _hold: self.longest_hold.start(), device }
+    fn lock(&self) -> Locked<'_, dyn VirtioDevice + 'static> {
+        self.device.lock()
     }
 
     /// Processes queue `queue` once, within `deadline`.
@@ -282,31 +277,6 @@ impl QueueHost for MmioTransport {
             self.kick(queue);
         }
     }
-}
-
-/// The device's lock, held, and the record of how long.
-struct Locked<'a> {
-    // First, so that it ends before the lock is free.
-    _hold: Hold<'a>,
-    device: MutexGuard<'a, dyn VirtioDevice + 'static>,
-}
-
-impl Deref for Locked<'_> {
-    type Target = dyn VirtioDevice;
-
-    fn deref(&self) -> &Self::Target {
-        &*self.device
-    }
-}
-
-impl DerefMut for Locked<'_> {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut *self.device
-    }
-}
-
-fn lock(device: &SharedDevice) -> MutexGuard<'_, dyn VirtioDevice + 'static> {
-    device.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Says what a driver does that the standard does not allow. The log limits how often.

@@ -119,7 +119,9 @@ impl MmioTransport {
         device.reset();
         self.interrupt.reset();
         self.resumed.iter().for_each(|resumed| resumed.store(false, Ordering::Relaxed));
+        let remains = device.take_remains();
         drop(device);
+        drop(remains);
         // On the thread of the vCPU that waits for its reset: others wait for a round at most.
         while self.lock().clean_up(&mut (self.deadline)()) == Progress::More {
             thread::sleep(GAP);

@@ -13,8 +13,8 @@ use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
 use vm_memory::{Bytes, GuestAddress};
@@ -23,7 +23,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::protocol::{Header, Op, shutdown};
 use super::*;
 use crate::transport::mock::{Descriptor, MockDriver};
-use crate::virtio::{GuestMemoryMmap, QueueHost};
+use crate::virtio::{DeviceLock, GuestMemoryMmap, QueueHost};
 
 const DRIVER: std::ops::Range<u64> = 0x1000..0x100_0000;
 const CID: u64 = 3;
@@ -37,7 +37,7 @@ const ROOM: u32 = 64 << 10;
 /// A guest with the device, and the host's folder with its sockets.
 struct Rig {
     driver: MockDriver,
-    device: Arc<Mutex<Vsock>>,
+    device: Arc<DeviceLock<Vsock>>,
     handle: VsockHandle,
     mem: Arc<GuestMemoryMmap>,
     posted: VecDeque<GuestAddress>,
@@ -70,7 +70,7 @@ impl Rig {
         let mem = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 32 << 20)]).unwrap());
         let device = Vsock::new(config).unwrap();
         let handle = device.handle();
-        let device = Arc::new(Mutex::new(device));
+        let device = Arc::new(DeviceLock::new(device));
         let driver = MockDriver::new(Arc::clone(&mem), device.clone(), DRIVER);
         let mut rig = Self {
             driver,
@@ -165,7 +165,7 @@ impl Rig {
 
     /// Connections, watched sockets, and packets that wait.
     fn held(&self) -> (usize, usize, usize) {
-        self.device.lock().unwrap().held()
+        self.device.lock().held()
     }
 }
 

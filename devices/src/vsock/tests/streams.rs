@@ -84,7 +84,7 @@ fn an_end_of_the_guest_leaves_no_event_behind() {
     assert_eq!(program.read(&mut end).unwrap(), 0);
     for _ in 0..2 {
         let mut deadline = Deadline::of_work(100 * Deadline::COMMAND);
-        let progress = rig.device.lock().unwrap().process(RX, &mut deadline).unwrap();
+        let progress = rig.device.lock().process(RX, &mut deadline).unwrap();
         assert_eq!(progress, Progress::Done);
     }
 }

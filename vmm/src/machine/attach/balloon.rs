@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The balloon, on the main thread, with its timer.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use devices::balloon::{Balloon, BalloonConfig, MemoryReclaim, TimerRunner};
+use devices::virtio::DeviceLock;
 use mm::budget::Budget;
 use mm::units::Bytes;
 
@@ -15,7 +16,7 @@ use crate::machine::error::BuildError;
 const MAPPINGS: u64 = 32_000;
 
 /// The balloon, as its queues and requests share it.
-pub type Shared = Arc<Mutex<Balloon>>;
+pub type Shared = Arc<DeviceLock<Balloon>>;
 
 /// Adds the balloon to `machine`, if one is configured.
 pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Option<Shared>, BuildError> {
@@ -34,7 +35,7 @@ pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Option<Shared>, Build
     let mappings = Budget::count("balloon-mappings", MAPPINGS);
     balloon.charge_mappings_to(&mappings);
     machine.budgets.push(mappings);
-    let balloon = Arc::new(Mutex::new(balloon));
+    let balloon = Arc::new(DeviceLock::new(balloon));
     machine.add_virtio(balloon.clone(), &Home::Main)?;
     machine.subscribe(Box::new(TimerRunner::new(Arc::clone(&balloon))), &Home::Main);
     Ok(Some(balloon))

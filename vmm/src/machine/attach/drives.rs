@@ -2,10 +2,10 @@
 //! Disks, each on a thread of its own.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use devices::block::{self, Block, BlockConfig, BlockHandle, Image, ImageError};
-use devices::virtio::SourceRunner;
+use devices::virtio::{DeviceLock, SourceRunner};
 
 use crate::config::{CacheType, DriveConfig, ImageFormat, IoEngine, RateLimiterConfig, drives};
 use crate::host::files::open_disk;
@@ -58,7 +58,7 @@ fn attach_one(machine: &mut Assembly<'_>, wanted: &DriveConfig) -> Result<Drive,
     let handle = device.handle();
     let sources = device.sources().map_err(host)?;
     let home = Home::Thread(format!("block-{id}"));
-    let transport = machine.add_virtio(Arc::new(Mutex::new(device)), &home)?;
+    let transport = machine.add_virtio(Arc::new(DeviceLock::new(device)), &home)?;
     machine.subscribe(Box::new(SourceRunner::new(transport, sources)), &home);
     Ok(Drive { id, handle })
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The entropy device, on a thread of its own.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use devices::entropy::{Entropy, EntropyHandle};
-use devices::virtio::SourceRunner;
+use devices::virtio::{DeviceLock, SourceRunner};
 
 use crate::config::RateLimiterConfig;
 use crate::machine::assembly::{Assembly, Home};
@@ -18,7 +18,7 @@ pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Option<EntropyHandle>
     let handle = device.handle();
     let sources = device.sources().map_err(BuildError::device("entropy"))?;
     let home = Home::Thread("entropy".to_owned());
-    let transport = machine.add_virtio(Arc::new(Mutex::new(device)), &home)?;
+    let transport = machine.add_virtio(Arc::new(DeviceLock::new(device)), &home)?;
     machine.subscribe(Box::new(SourceRunner::new(transport, sources)), &home);
     Ok(Some(handle))
 }

@@ -4,12 +4,12 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use devices::display::vnc::{Patience, View, serve};
 use devices::display::{Frames, Headless, ScanoutId};
 use devices::gpu::{AnonymousMemory, Gpu, GpuParts, GpuSettings, Limits, mode, refresh};
-use devices::virtio::SharedRegion;
+use devices::virtio::{DeviceLock, SharedRegion};
 use mm::budget::Budget;
 use mm::units::Bytes;
 
@@ -22,7 +22,7 @@ use crate::machine::error::BuildError;
 /// The display device and what it shows.
 pub struct Screens {
     /// The device. Viewers and the API's thread lock it too, for a strip of a picture at a time.
-    pub gpu: Arc<Mutex<Gpu>>,
+    pub gpu: Arc<DeviceLock<Gpu>>,
     /// Its frames, for any thread.
     pub frames: Frames,
     /// Where they can be watched, if anywhere.
@@ -62,7 +62,7 @@ pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Option<Screens>, Buil
         mappings,
     };
     let gpu = Gpu::new(settings, parts).map_err(BuildError::device("gpu"))?;
-    let gpu = Arc::new(Mutex::new(gpu));
+    let gpu = Arc::new(DeviceLock::new(gpu));
     machine.add_virtio(gpu.clone(), &Home::Main)?;
     let vnc = match &wanted.vnc_socket {
         Some(path) => {
@@ -97,7 +97,11 @@ impl VncSocket {
     /// # Errors
     ///
     /// Where the socket cannot be made, or the host has no thread left.
-    pub fn open(path: &Path, frames: &Frames, gpu: &Arc<Mutex<Gpu>>) -> Result<Self, VncError> {
+    pub fn open(
+        path: &Path,
+        frames: &Frames,
+        gpu: &Arc<DeviceLock<Gpu>>,
+    ) -> Result<Self, VncError> {
         let scanout = ScanoutId::new(0).ok_or(VncError::NoScanout)?;
         let Listener { socket, file } = Listener::bind(path)?;
         // The device may go before its viewers do.

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Network interfaces, each on a thread of its own.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use devices::net::{Net, NetConfig, NetHandle, Tap};
-use devices::virtio::SourceRunner;
+use devices::virtio::{DeviceLock, SourceRunner};
 
 use crate::config::{NetworkInterfaceConfig, RateLimiterConfig};
 use crate::machine::assembly::{Assembly, Home};
@@ -43,7 +43,7 @@ fn attach_one(
     let handle = device.handle();
     let sources = device.sources().map_err(BuildError::device(section))?;
     let home = Home::Thread(format!("net-{}", wanted.iface_id));
-    let transport = machine.add_virtio(Arc::new(Mutex::new(device)), &home)?;
+    let transport = machine.add_virtio(Arc::new(DeviceLock::new(device)), &home)?;
     machine.subscribe(Box::new(SourceRunner::new(transport, sources)), &home);
     Ok(Interface { id: wanted.iface_id.clone(), handle })
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The socket device, on a thread of its own.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use devices::virtio::SourceRunner;
+use devices::virtio::{DeviceLock, SourceRunner};
 use devices::vsock::{Vsock, VsockConfig, VsockHandle};
 
 use crate::host::sockets::{Listener, SocketFile};
@@ -32,7 +32,7 @@ pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Option<Shared>, Build
     let handle = device.handle();
     let sources = device.sources().map_err(BuildError::device("vsock"))?;
     let home = Home::Thread("vsock".to_owned());
-    let transport = machine.add_virtio(Arc::new(Mutex::new(device)), &home)?;
+    let transport = machine.add_virtio(Arc::new(DeviceLock::new(device)), &home)?;
     machine.subscribe(Box::new(SourceRunner::new(transport, sources)), &home);
     Ok(Some(Shared { handle, _file: file }))
 }

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Work on a device from outside its queues, in rounds between which the device is free for others:
+//! pictures, refreshes, and walks over all backings.
+
+use std::thread;
+use std::time::Duration;
+
+use mm::units::GuestRange;
+
+use super::capture::{Capture, CaptureError};
+use super::device::Gpu;
+use super::resource::BackingPosition;
+use crate::display::{ScanoutId, Snapshot};
+use crate::virtio::{Deadline, DeviceLock, Progress};
+
+/// Time between two rounds, in which a thread that waits for the device gets it: the mutex is not
+/// fair, so without a pause this thread would take it again at once.
+const GAP: Duration = Duration::from_micros(50);
+
+/// Calls `round` with the device and a deadline until it is done; the device is unlocked in between.
+fn in_rounds(gpu: &DeviceLock<Gpu>, mut round: impl FnMut(&mut Gpu, &mut Deadline) -> Progress) {
+    while round(&mut gpu.lock(), &mut Deadline::new()) == Progress::More {
+        thread::sleep(GAP);
+    }
+}
+
+/// The picture that a scanout shows, as it is in guest memory, with its cursor. Locks the device
+/// for a few milliseconds at a time; takes as long as copying the picture.
+///
+/// # Errors
+///
+/// [`CaptureError`] when the scanout shows nothing, or there is no memory for the picture.
+pub fn capture(gpu: &DeviceLock<Gpu>, scanout: ScanoutId) -> Result<Snapshot, CaptureError> {
+    let mut capture = Capture::new(scanout);
+    loop {
+        let picture = gpu.lock().capture(&mut capture, &mut Deadline::new())?;
+        if let Some(picture) = picture {
+            return Ok(picture);
+        }
+        capture.tidy();
+        thread::sleep(GAP);
+    }
+}
+
+/// Gives the display what it lacks of a scanout's picture, for a viewer's first look at a guest
+/// that draws nothing. Locks the device for a few milliseconds at a time.
+pub fn refresh(gpu: &DeviceLock<Gpu>, scanout: ScanoutId) {
+    in_rounds(gpu, |gpu, deadline| gpu.refresh(scanout, deadline));
+}
+
+/// Guest pages that resources are backed by, in no order. Locks the device for a few milliseconds
+/// at a time, so that resources may come and go during the walk.
+pub fn backing_ranges(gpu: &DeviceLock<Gpu>) -> Vec<GuestRange> {
+    let mut at = BackingPosition::default();
+    let mut ranges = Vec::new();
+    in_rounds(gpu, |gpu, deadline| gpu.backing_ranges(&mut at, &mut ranges, deadline));
+    ranges
+}
