@@ -8,6 +8,7 @@
 //! - `machine`: a configuration becomes a machine, a device a file
 //! - `compactor`, `block_view`: guest memory is put in order, and drawn
 //! - `parking`: guest memory is compressed into a pool, and brought back
+//! - `pressure`: memory is taken and given back unasked, as the host and the guest need it
 //! - `config`: what a machine is to be
 //! - `api`, `control`: requests over HTTP; what each does to the machine
 //! - `cli`: the command line, one file a subcommand
@@ -60,5 +61,6 @@ pub mod machine;
 pub mod metrics;
 pub mod mode;
 pub mod parking;
+pub mod pressure;
 pub mod signals;
 pub mod vcpu;

@@ -5,9 +5,9 @@
 //! that the guest touches within the trial are moved straight back and are hot; the others go to the
 //! store. This file only decides; it knows no memory, so it is tested as plain arithmetic.
 //!
-//! Two back-offs bound what is spent on a busy guest: a block that came back is tried again after
-//! twice as many rounds as before, and when most of a round's blocks came back, the next round tries
-//! half as many.
+//! Two back-offs bound what is spent on a busy guest: a block that came back, during its trial or
+//! soon after it was stored, is tried again after twice as many rounds as before; and when most of a
+//! round's blocks came back, the next round tries half as many.
 
 use std::time::Duration;
 
@@ -46,6 +46,17 @@ impl EvictionCosts {
     }
 }
 
+/// What became of a block on trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The guest left it alone: it is stored now.
+    Stored,
+    /// The guest touched it.
+    Wanted,
+    /// It cannot leave, whatever the guest does: pinned, of small pages, not compressible.
+    Unable,
+}
+
 /// How blocks are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probation {
@@ -68,6 +79,17 @@ struct Trial {
     pause: u32,
     /// How long that was after the last failure.
     last_pause: u32,
+    /// The round in which it was stored, until it is back.
+    stored_in: Option<u64>,
+}
+
+impl Trial {
+    /// It came back, or cannot leave: twice the pause of the last time.
+    fn set_back(&mut self, longest: u32) {
+        self.last_pause = self.last_pause.saturating_mul(2).clamp(1, longest.max(1));
+        // The next `choose` takes one off.
+        self.pause = self.last_pause.saturating_add(1);
+    }
 }
 
 /// Chooses blocks to try, and learns from what became of them.
@@ -79,21 +101,43 @@ pub struct ColdTracker {
     cursor: usize,
     /// Blocks to try in the next round.
     width: usize,
+    /// Rounds begun.
+    round: u64,
 }
 
 impl ColdTracker {
     /// For `blocks` blocks, of which nothing is known.
     pub fn new(blocks: usize, policy: Probation) -> Self {
         let width = policy.at_once.max(1);
-        Self { policy, trials: vec![Trial::default(); blocks], cursor: 0, width }
+        Self { policy, trials: vec![Trial::default(); blocks], cursor: 0, width, round: 0 }
+    }
+
+    /// Blocks that the next round will try at most.
+    pub fn width(&self) -> usize {
+        self.width
     }
 
     /// Begins a round: at most `wanted` of the blocks for which `is_in_place` holds, those first
-    /// that were not looked at for longest.
-    pub fn choose(&mut self, wanted: usize, is_in_place: impl Fn(usize) -> bool) -> Vec<usize> {
+    /// that were not looked at for longest. `is_present` is the cheaper question: whether a block is
+    /// not away. A block that is present but was stored has come back.
+    pub fn choose(
+        &mut self,
+        wanted: usize,
+        is_present: impl Fn(usize) -> bool,
+        is_in_place: impl Fn(usize) -> bool,
+    ) -> Vec<usize> {
         let most = wanted.min(self.width);
         let count = self.trials.len();
-        for trial in &mut self.trials {
+        self.round += 1;
+        let longest = self.policy.longest_pause;
+        for (block, trial) in self.trials.iter_mut().enumerate() {
+            if let Some(round) = trial.stored_in.take_if(|_| is_present(block)) {
+                // Away for a short while only: the way out and back was not worth it.
+                match self.round - round <= u64::from(longest) {
+                    true => trial.set_back(longest),
+                    false => *trial = Trial::default(),
+                }
+            }
             trial.pause = trial.pause.saturating_sub(1);
         }
         let mut chosen = Vec::new();
@@ -112,26 +156,23 @@ impl ColdTracker {
         chosen
     }
 
-    /// Ends a round: `returned` says of each block on trial whether the guest touched it.
-    pub fn learn(&mut self, outcome: impl IntoIterator<Item = (usize, bool)>) {
-        let (mut came_back, mut all) = (0, 0);
-        for (block, returned) in outcome {
+    /// Ends a round: what became of each block on trial.
+    pub fn learn(&mut self, outcomes: impl IntoIterator<Item = (usize, Outcome)>) {
+        let (mut wanted, mut tried) = (0, 0);
+        for (block, outcome) in outcomes {
             let trial = &mut self.trials[block];
-            all += 1;
-            if returned {
-                came_back += 1;
-                let next = trial.last_pause.saturating_mul(2).max(1);
-                trial.last_pause = next.min(self.policy.longest_pause);
-                // The next `choose` takes one off.
-                trial.pause = trial.last_pause.saturating_add(1);
-            } else {
-                *trial = Trial::default();
+            match outcome {
+                // The pause is kept: it is doubled if the block comes back soon.
+                Outcome::Stored => trial.stored_in = Some(self.round),
+                Outcome::Wanted | Outcome::Unable => trial.set_back(self.policy.longest_pause),
             }
+            tried += usize::from(outcome != Outcome::Unable);
+            wanted += usize::from(outcome == Outcome::Wanted);
         }
-        if all == 0 {
+        if tried == 0 {
             return;
         }
-        self.width = if came_back * 2 > all {
+        self.width = if wanted * 2 > tried {
             (self.width / 2).max(1)
         } else {
             (self.width * 2).min(self.policy.at_once.max(1))
@@ -153,18 +194,72 @@ mod tests {
         assert_eq!(worthless.break_even(), Duration::from_millis(u64::MAX));
     }
 
+    proptest! {
+        /// A block pays later if it costs more time, if it frees less, or if memory is worth
+        /// less.
+        #[test]
+        fn break_even_grows_with_costs_and_falls_with_gains(
+            evict_us in 1u64..10_000,
+            fill_us in 1u64..10_000,
+            freed_kib in 1u64..2048,
+            bytes_per_us in 1u64..100_000,
+            more in 2u64..10,
+        ) {
+            let costs = EvictionCosts {
+                evict: Duration::from_micros(evict_us),
+                fill: Duration::from_micros(fill_us),
+                freed_bytes: freed_kib << 10,
+                bytes_per_us,
+            };
+            let factor = u32::try_from(more).unwrap();
+            let at = costs.break_even();
+            let dearer = EvictionCosts { evict: costs.evict * factor, ..costs }.break_even();
+            let slower = EvictionCosts { fill: costs.fill * factor, ..costs }.break_even();
+            let richer = EvictionCosts { freed_bytes: costs.freed_bytes * more, ..costs };
+            let stricter = EvictionCosts { bytes_per_us: bytes_per_us * more, ..costs };
+            prop_assert!(dearer >= at && slower >= at);
+            prop_assert!(richer.break_even() <= at);
+            prop_assert!(stricter.break_even() >= at);
+        }
+    }
+
     #[test]
     fn a_guest_that_touches_everything_is_tried_less_and_less() {
         let mut tracker = ColdTracker::new(1000, Probation::default());
         let tried: Vec<usize> = (0..100)
             .map(|_| {
-                let chosen = tracker.choose(usize::MAX, |_| true);
-                tracker.learn(chosen.iter().map(|&block| (block, true)));
+                let chosen = tracker.choose(usize::MAX, |_| true, |_| true);
+                tracker.learn(chosen.iter().map(|&block| (block, Outcome::Wanted)));
                 chosen.len()
             })
             .collect();
         assert_eq!(tried[0], 32);
         assert!(tried[10..].iter().all(|&n| n == 1), "{tried:?}");
+    }
+
+    #[test]
+    fn a_block_that_comes_back_soon_after_each_eviction_is_evicted_less_and_less() {
+        let policy = Probation { at_once: 1, longest_pause: 16 };
+        let mut tracker = ColdTracker::new(1, policy);
+        let stored: Vec<usize> = (0..200)
+            .filter(|_| {
+                // The guest has touched it since the round before.
+                let chosen = tracker.choose(1, |_| true, |_| true);
+                tracker.learn(chosen.iter().map(|&block| (block, Outcome::Stored)));
+                !chosen.is_empty()
+            })
+            .collect();
+        assert!(stored.len() <= 200 / 16 + 5, "{stored:?}");
+        assert!(stored.windows(2).skip(5).all(|two| two[1] - two[0] >= 16), "{stored:?}");
+    }
+
+    #[test]
+    fn blocks_that_cannot_leave_do_not_narrow_the_search() {
+        let mut tracker = ColdTracker::new(64, Probation::default());
+        let first = tracker.choose(32, |_| true, |_| true);
+        tracker.learn(first.into_iter().map(|block| (block, Outcome::Unable)));
+        assert_eq!(tracker.width(), 32);
+        assert_eq!(tracker.choose(32, |_| true, |_| true), (32..64).collect::<Vec<_>>());
     }
 
     proptest! {
@@ -183,7 +278,8 @@ mod tests {
             let mut tries = vec![0u32; hot.len()];
             let rounds = 40 * hot.len();
             for _ in 0..rounds {
-                let chosen = tracker.choose(wanted, |block| in_place[block]);
+                let in_place_now = |block: usize| in_place[block];
+                let chosen = tracker.choose(wanted, in_place_now, in_place_now);
                 prop_assert!(chosen.len() <= at_once.min(wanted));
                 let mut unique = chosen.clone();
                 unique.sort_unstable();
@@ -194,7 +290,11 @@ mod tests {
                     tries[block] += 1;
                     in_place[block] = hot[block];
                 }
-                tracker.learn(chosen.into_iter().map(|block| (block, hot[block])));
+                let outcome = |block: usize| match hot[block] {
+                    true => Outcome::Wanted,
+                    false => Outcome::Stored,
+                };
+                tracker.learn(chosen.into_iter().map(|block| (block, outcome(block))));
             }
             for (block, &hot) in hot.iter().enumerate() {
                 if hot {

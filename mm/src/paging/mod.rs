@@ -68,7 +68,7 @@ use record::{Record, SourceId, State};
 use staging::Outlet;
 use stats::{Counters, Histogram};
 
-pub use cold::{ColdTracker, EvictionCosts, Probation};
+pub use cold::{ColdTracker, EvictionCosts, Outcome, Probation};
 pub use engine::OnLoss;
 pub use park::{LeftBlocks, ParkReport, ParkRequest, Progress, UnparkReport};
 pub use pool::{PagePoolError, PagePoolStats};
@@ -255,14 +255,25 @@ impl Paging {
     }
 
     /// Takes at most `wanted` blocks out, uncompressed, to see whether the guest misses them. Those
-    /// that it touches are moved straight back.
-    pub fn begin_trial(&self, tracker: &mut ColdTracker, wanted: usize) -> OnTrial {
-        self.engine.begin_trial(tracker, wanted)
+    /// that it touches are moved straight back. Blocks with pages of `exclude` stay.
+    pub fn begin_trial(
+        &self,
+        tracker: &mut ColdTracker,
+        wanted: usize,
+        exclude: &RangeSet,
+    ) -> OnTrial {
+        self.engine.begin_trial(tracker, wanted, exclude)
     }
 
-    /// Compresses the blocks that were not missed; `tracker` learns which were.
-    pub fn end_trial(&self, tracker: &mut ColdTracker, trial: OnTrial) -> TrialReport {
-        self.engine.end_trial(tracker, trial)
+    /// Compresses the blocks that were not missed; `tracker` learns which were. After `cancel`, and
+    /// once the store refuses a block, the others are put back.
+    pub fn end_trial(
+        &self,
+        tracker: &mut ColdTracker,
+        trial: OnTrial,
+        cancel: &AtomicBool,
+    ) -> TrialReport {
+        self.engine.end_trial(tracker, trial, cancel)
     }
 
     /// Has `pages` stay in guest memory from now on, and brings them back if they are away. For

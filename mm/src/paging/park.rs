@@ -166,12 +166,17 @@ impl Engine {
     }
 
     fn evict(&self, index: usize, exclude: &RangeSet) -> Result<(), Stay> {
-        let block = self.areas.block(index).checked_range().expect("a block of RAM");
-        if exclude.intersection(block).next().is_some() {
+        if self.is_excluded(index, exclude) {
             return Err(Stay::Pinned);
         }
         let slot = self.take_out(index)?;
         self.pack(index, slot)
+    }
+
+    /// Whether a page of block `index` is in `exclude`.
+    pub(super) fn is_excluded(&self, index: usize, exclude: &RangeSet) -> bool {
+        let block = self.areas.block(index).checked_range().expect("a block of RAM");
+        exclude.intersection(block).next().is_some()
     }
 
     /// Brings everything back, the hot set first.

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Trials: blocks that are out without being compressed, to see whether the guest misses them.
 
-use super::cold::ColdTracker;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::range_set::RangeSet;
+
+use super::cold::{ColdTracker, Outcome};
 use super::engine::Engine;
 use super::evict::Stay;
 use super::record::State;
@@ -13,8 +17,8 @@ use super::record::State;
 pub struct OnTrial {
     /// Blocks and the slots that they lie in.
     out: Vec<(usize, usize)>,
-    /// Blocks that the guest touched before they were out.
-    wanted: Vec<usize>,
+    /// Blocks that did not even get out, and why.
+    stayed: Vec<(usize, Outcome)>,
 }
 
 impl OnTrial {
@@ -43,43 +47,87 @@ pub struct TrialReport {
 }
 
 impl Engine {
-    pub(super) fn begin_trial(&self, tracker: &mut ColdTracker, wanted: usize) -> OnTrial {
-        let chosen = {
-            let in_place =
-                |index| *self.record().state(index) == State::Present && self.is_resident(index);
-            tracker.choose(wanted.min(self.outlet.slots() / 2), in_place)
+    pub(super) fn begin_trial(
+        &self,
+        tracker: &mut ColdTracker,
+        wanted: usize,
+        exclude: &RangeSet,
+    ) -> OnTrial {
+        let present: Vec<bool> = {
+            let record = self.record();
+            (0..self.areas.blocks()).map(|at| *record.state(at) == State::Present).collect()
         };
+        let is_present = |index: usize| present[index];
+        let in_place = |index: usize| present[index] && self.is_resident(index);
+        let chosen = tracker.choose(wanted.min(self.outlet.slots() / 2), is_present, in_place);
         let mut trial = OnTrial::default();
         for index in chosen {
-            match self.take_out(index) {
+            let out = match self.is_excluded(index, exclude) {
+                true => Err(Stay::Pinned),
+                false => self.take_out(index),
+            };
+            match out {
                 Ok(slot) => trial.out.push((index, slot)),
-                Err(Stay::Wanted) => trial.wanted.push(index),
+                Err(Stay::Wanted) => trial.stayed.push((index, Outcome::Wanted)),
+                Err(Stay::Pinned | Stay::NotHuge | Stay::Busy) => {
+                    trial.stayed.push((index, Outcome::Unable));
+                }
                 Err(stay) => tracing::trace!("block {index} is not tried: {stay}"),
             }
         }
         trial
     }
 
-    pub(super) fn end_trial(&self, tracker: &mut ColdTracker, trial: OnTrial) -> TrialReport {
+    pub(super) fn end_trial(
+        &self,
+        tracker: &mut ColdTracker,
+        trial: OnTrial,
+        cancel: &AtomicBool,
+    ) -> TrialReport {
         let mut report = TrialReport::default();
-        let mut outcome: Vec<(usize, bool)> =
-            trial.wanted.iter().map(|&index| (index, true)).collect();
-        report.returned = outcome.len() as u64;
+        let mut outcomes = trial.stayed;
+        for (_, outcome) in &outcomes {
+            match outcome {
+                Outcome::Wanted => report.returned += 1,
+                _ => report.kept += 1,
+            }
+        }
         for (index, slot) in trial.out {
-            let packed = self.pack(index, slot);
-            // A block that does not compress is no more worth trying than one that is hot.
-            outcome.push((index, packed.is_err()));
-            match packed {
-                Ok(()) => report.stored += 1,
-                Err(Stay::Away | Stay::Wanted) => report.returned += 1,
-                Err(Stay::Incompressible) => report.kept += 1,
+            if report.stopped.is_some() || cancel.load(Ordering::Relaxed) {
+                report.stopped.get_or_insert_with(|| "cancelled".into());
+                report.kept += u64::from(self.end_early(index, slot));
+                continue;
+            }
+            match self.pack(index, slot) {
+                Ok(()) => {
+                    report.stored += 1;
+                    outcomes.push((index, Outcome::Stored));
+                }
+                Err(Stay::Away | Stay::Wanted) => {
+                    report.returned += 1;
+                    outcomes.push((index, Outcome::Wanted));
+                }
+                Err(Stay::Incompressible) => {
+                    report.kept += 1;
+                    outcomes.push((index, Outcome::Unable));
+                }
                 Err(stay) => {
                     report.kept += 1;
                     report.stopped.get_or_insert_with(|| stay.to_string());
                 }
             }
         }
-        tracker.learn(outcome);
+        tracker.learn(outcomes);
         report
+    }
+
+    /// Puts block `index` of a trial back in its place; whether it was still out.
+    fn end_early(&self, index: usize, slot: usize) -> bool {
+        if !self.record().begin_packing(index, slot) {
+            return false;
+        }
+        self.put_back(index, slot);
+        self.outlet.give_back(slot);
+        true
     }
 }

@@ -2,7 +2,7 @@
 //! Bringing blocks back.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::blocks::mask::PageMask;
 use crate::store::Page;
@@ -78,6 +78,7 @@ impl Engine {
             };
         };
         drop(record);
+        let began = Instant::now();
         let result = match &before {
             State::Out { slot } => {
                 self.move_back(index, *slot);
@@ -95,6 +96,8 @@ impl Engine {
             }
             other => unreachable!("begin_filling gave {other:?}"),
         };
+        let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        Counters::add(&self.counters.fill_ns, took);
         match result {
             Ok(()) => {
                 self.settle(index, |record| record.filled(index));

@@ -54,6 +54,8 @@ counters! {
     compress_ns,
     /// Bytes compressed.
     compress_bytes,
+    /// Nanoseconds spent bringing blocks back, on all threads.
+    fill_ns,
 }
 
 impl Counters {

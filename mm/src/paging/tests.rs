@@ -513,12 +513,12 @@ fn a_trial_finds_the_blocks_that_are_not_touched() {
     let mut tracker = f.paging.cold_tracker(Probation { at_once: 4, longest_pause: 8 });
     let mut cold = 0;
     for _ in 0..40 {
-        let trial = f.paging.begin_trial(&mut tracker, 4);
+        let trial = f.paging.begin_trial(&mut tracker, 4, &RangeSet::new());
         assert_eq!(f.paging.stats().staged_bytes, trial.len() as u64 * BLOCK_SIZE);
         // The guest uses blocks 0 and 5 all the time.
         assert!(f.holds(3, 1) && f.holds(5 * 512, 1));
         f.paging.settle();
-        let report = f.paging.end_trial(&mut tracker, trial);
+        let report = f.paging.end_trial(&mut tracker, trial, &NEVER);
         assert_eq!((report.kept, report.stopped), (0, None));
         cold += report.stored;
         f.paging.validate().unwrap();

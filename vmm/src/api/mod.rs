@@ -11,7 +11,7 @@
 //! - `body.rs`, `error.rs`: bodies in, errors out
 //! - `handler.rs`: what all handlers share; how they reach the machine
 //! - `instance.rs`, `machine_config.rs`, `boot_source.rs`, `balloon.rs`, `memory.rs`,
-//!   `evacuation.rs`, `compaction.rs`, `paging.rs`, `blocks.rs`, `cma.rs`, `gpu.rs`, `drives.rs`,
+//!   `evacuation.rs`, `compaction.rs`, `paging.rs`, `policy.rs`, `blocks.rs`, `cma.rs`, `gpu.rs`, `drives.rs`,
 //!   `entropy.rs`, `network_interfaces.rs`, `serial.rs`, `vsock.rs`, `logger.rs`, `metrics.rs`: the
 //!   resources; each has its wire types, its actions, its routes and its description
 //! - `resources.rs`: the list of resources: the actions and replies of all
@@ -55,6 +55,7 @@ pub mod memory;
 pub mod metrics;
 pub mod network_interfaces;
 pub mod paging;
+pub mod policy;
 pub mod serial;
 pub mod vsock;
 

@@ -91,6 +91,7 @@ resources! {
     Evacuation: evacuation { EvacuationAction, EvacuationReply },
     Compaction: compaction { CompactionAction, CompactionReply },
     Paging: paging { PagingAction, PagingReply },
+    Policy: policy { PolicyAction, PolicyReply },
     Blocks: blocks { BlocksAction, BlocksReply },
     Cma: cma { CmaAction, CmaReply },
     Gpu: gpu { GpuAction, GpuReply },

@@ -13,6 +13,7 @@
 //! - `target.rs`: which one, and requests to it
 //! - `compaction.rs`: those about the host's side of guest memory
 //! - `parking.rs`: `ballast memory park` and `unpark`
+//! - `policy.rs`: `ballast memory policy`
 //! - `top/`: the same live, on the whole terminal
 //! - `client.rs`: HTTP over its socket
 //! - `check.rs`: `ballast check`
@@ -22,6 +23,7 @@ mod client;
 mod compaction;
 mod firecracker;
 mod parking;
+mod policy;
 mod remote;
 mod run;
 mod target;

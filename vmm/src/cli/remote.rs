@@ -11,6 +11,7 @@ use serde_json::json;
 use super::CliError;
 use super::compaction::{CompactArgs, MapArgs};
 use super::parking::{ParkArgs, UnparkArgs};
+use super::policy::PolicyArgs;
 use super::target::{Target, print_json};
 use super::values::{SizeMib, address, width_and_height};
 use crate::api::gpu::Mode;
@@ -140,6 +141,8 @@ pub(super) enum Memory {
     Park(ParkArgs),
     /// Bring parked memory back
     Unpark(UnparkArgs),
+    /// See or set when memory is taken from the guest unasked, and why it was last
+    Policy(PolicyArgs),
     /// Print how much is parked, what it takes, and what the pager has done, as JSON
     Stats(Target),
     /// Have the guest empty blocks of 2 MiB and give them up
@@ -164,6 +167,7 @@ impl Memory {
             Self::Compact(args) => args.run(out),
             Self::Park(args) => args.run(out),
             Self::Unpark(args) => args.run(out),
+            Self::Policy(args) => args.run(out),
             Self::Stats(target) => {
                 let (paging, pool) = (target.get("/memory/paging")?, target.get("/memory/pool")?);
                 print_json(out, &json!({"paging": paging, "pool": pool}))

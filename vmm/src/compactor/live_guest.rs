@@ -117,6 +117,11 @@ impl LiveGuest {
         }
     }
 
+    /// Calls `act` with the balloon, if there is one.
+    pub(crate) fn with_balloon<R>(&self, act: impl FnOnce(&mut Balloon) -> R) -> Option<R> {
+        self.balloon().map(|mut balloon| act(&mut balloon))
+    }
+
     fn balloon(&self) -> Option<Locked<'_, Balloon>> {
         self.balloon.as_ref().map(|balloon| balloon.lock())
     }

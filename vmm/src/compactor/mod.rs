@@ -9,10 +9,12 @@
 //!  GPU                  └─ report ─▶ the caller     └───────────┘
 //! ```
 //!
-//! Only the caller of a pass waits for it: vCPUs run on, and the event loop hands over.
+//! Only the caller of a pass waits for it: vCPUs run on, and the event loop hands over. Work that no
+//! client asked for (scheduled passes, eviction by the memory policy) makes room for a client's.
 //! May use: `mm::blocks`, `devices::balloon`, `devices::gpu`. Must not use: KVM, the API.
 //!
 //! - `live_guest.rs`: what a pass needs of the devices
+//! - `turn.rs`: whose turn it is on the thread
 //! - `schedule.rs`: when to run one unasked
 //! - `pressure.rs`: the host's signal that memory is short
 //! - `walker.rs`: walks for requests
@@ -20,12 +22,13 @@
 mod live_guest;
 mod pressure;
 mod schedule;
+mod turn;
 mod walker;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -40,6 +43,7 @@ pub use live_guest::{LiveGuest, SharedBalloon};
 use pressure::Pressure;
 pub use schedule::PassSchedule;
 use schedule::{Look, Scheduler};
+use turn::Turn;
 use walker::Walker;
 
 /// How often the schedule is looked at.
@@ -88,11 +92,44 @@ pub struct Progress {
 
 /// The handle on the thread; dropping it cancels what runs and waits for the thread.
 pub struct Compactor {
-    messages: Option<SyncSender<Message>>,
+    messages: Option<Arc<SyncSender<Message>>>,
     shared: Arc<Shared>,
     guest: LiveGuest,
     walker: Walker,
     thread: Option<JoinHandle<()>>,
+}
+
+/// A way to give the thread work that no client asked for. It does not keep the thread alive.
+#[derive(Clone)]
+pub struct BackgroundWork {
+    messages: Weak<SyncSender<Message>>,
+    shared: Arc<Shared>,
+}
+
+impl BackgroundWork {
+    /// Runs `task` if the thread is free. The flag that it gets is also set when a client wants the
+    /// thread.
+    ///
+    /// # Errors
+    ///
+    /// [`CompactorError`]: a pass or a task runs already, or the thread is gone; the task is dropped.
+    pub fn run(&self, task: AloneTask) -> Result<(), CompactorError> {
+        let messages = self.messages.upgrade().ok_or(CompactorError::Stopped)?;
+        if !self.shared.turn.take_for_background() {
+            return Err(CompactorError::Busy);
+        }
+        messages.try_send(Message::Background(task)).map_err(|error| {
+            self.shared.turn.end_of_background();
+            refusal(&error)
+        })
+    }
+}
+
+fn refusal(error: &TrySendError<Message>) -> CompactorError {
+    match error {
+        TrySendError::Full(_) => CompactorError::Busy,
+        TrySendError::Disconnected(_) => CompactorError::Stopped,
+    }
 }
 
 /// Messages to the thread.
@@ -101,6 +138,8 @@ enum Message {
     Job(Job, WhenDone),
     /// Work that must not meet a pass.
     Alone(AloneTask),
+    /// The same, and no client asked for it.
+    Background(AloneTask),
     /// The GPU has a new buffer that could do with huge pages.
     LargeBuffer,
 }
@@ -108,8 +147,7 @@ enum Message {
 /// What the thread and its handle have in common.
 #[derive(Default)]
 struct Shared {
-    busy: AtomicBool,
-    cancel: AtomicBool,
+    turn: Turn,
     gpu_asks: AtomicBool,
     done: AtomicUsize,
     planned: AtomicUsize,
@@ -123,8 +161,9 @@ impl Compactor {
     ///
     /// The thread cannot be started.
     pub fn start(guest: LiveGuest, schedule: Option<PassSchedule>) -> io::Result<Self> {
-        // Room for the one job that `busy` admits, and for one request of the GPU.
-        let (messages, incoming) = mpsc::sync_channel(2);
+        // Room for one job of a client, one of the background, and one request of the GPU.
+        let (messages, incoming) = mpsc::sync_channel(3);
+        let messages = Arc::new(messages);
         let shared = Arc::new(Shared::default());
         let worker = Worker { guest: guest.clone(), shared: Arc::clone(&shared) };
         let thread = std::thread::Builder::new()
@@ -132,7 +171,7 @@ impl Compactor {
             .stack_size(256 << 10)
             .spawn(move || worker.run(&incoming, schedule))?;
         if schedule.is_some() {
-            let (messages, shared) = (messages.clone(), Arc::clone(&shared));
+            let (messages, shared) = (SyncSender::clone(&messages), Arc::clone(&shared));
             guest.on_large_gpu_buffer(Some(Box::new(move || {
                 // One word is enough, until it is heard.
                 if !shared.gpu_asks.swap(true, Ordering::AcqRel)
@@ -166,20 +205,31 @@ impl Compactor {
     }
 
     fn send(&self, message: Message) -> Result<(), CompactorError> {
-        if self.shared.busy.swap(true, Ordering::AcqRel) {
+        let sender = self.messages.as_ref().ok_or(CompactorError::Stopped)?;
+        if !self.shared.turn.take_for_client() {
             return Err(CompactorError::Busy);
         }
-        self.shared.cancel.store(false, Ordering::Release);
-        let sender = self.messages.as_ref().ok_or(CompactorError::Stopped)?;
-        sender.try_send(message).map_err(|error| match error {
-            TrySendError::Full(_) => CompactorError::Busy,
-            TrySendError::Disconnected(_) => CompactorError::Stopped,
+        self.guest.wake();
+        sender.try_send(message).map_err(|error| {
+            self.shared.turn.end_of_client();
+            refusal(&error)
         })
+    }
+
+    /// What passes need of the machine.
+    pub fn guest(&self) -> &LiveGuest {
+        &self.guest
+    }
+
+    /// A way to give the thread work in the background.
+    pub fn background(&self) -> BackgroundWork {
+        let messages = self.messages.as_ref().map(Arc::downgrade).unwrap_or_default();
+        BackgroundWork { messages, shared: Arc::clone(&self.shared) }
     }
 
     /// Asks the present pass to end after the step that it is at.
     pub fn cancel(&self) {
-        self.shared.cancel.store(true, Ordering::Release);
+        self.shared.turn.cancel();
         self.guest.wake();
     }
 
@@ -187,7 +237,7 @@ impl Compactor {
     pub fn progress(&self) -> Progress {
         let load = |count: &AtomicUsize| count.load(Ordering::Relaxed);
         Progress {
-            running: self.shared.busy.load(Ordering::Acquire),
+            running: self.shared.turn.is_taken(),
             done: load(&self.shared.done),
             planned: load(&self.shared.planned),
         }
@@ -252,13 +302,20 @@ impl Worker {
             };
             match (next, &mut scheduler) {
                 (Ok(Message::Job(job, when_done)), _) => {
-                    let result = self.pass(&job);
+                    let result = self.pass(&job, self.shared.turn.client_cancel());
                     self.finish();
+                    self.shared.turn.end_of_client();
                     when_done(result);
                 }
                 (Ok(Message::Alone(task)), _) => {
-                    let when_done = task(&self.guest, &self.shared.cancel);
+                    let when_done = task(&self.guest, self.shared.turn.client_cancel());
                     self.finish();
+                    self.shared.turn.end_of_client();
+                    when_done();
+                }
+                (Ok(Message::Background(task)), _) => {
+                    let when_done = task(&self.guest, self.shared.turn.background_cancel());
+                    self.shared.turn.end_of_background();
                     when_done();
                 }
                 (Ok(Message::LargeBuffer), Some(scheduler)) => {
@@ -279,21 +336,20 @@ impl Worker {
         if self.guest.is_mostly_absent() {
             return;
         }
-        if self.shared.busy.swap(true, Ordering::AcqRel) {
+        if !self.shared.turn.take_for_background() {
             // A job has come meanwhile, which goes first.
             if look == Look::AtTheGpu {
                 scheduler.gpu_asks(Instant::now());
             }
             return;
         }
-        self.shared.cancel.store(false, Ordering::Release);
         let totals = self.guest.map().map(|map| map.totals());
         let job = totals.map(|totals: Totals| match look {
             Look::AtEverything => scheduler.decide(&totals),
             Look::AtTheGpu => scheduler.serve_gpu(&totals),
         });
         match job {
-            Ok(Some(job)) => match self.pass(&job) {
+            Ok(Some(job)) => match self.pass(&job, self.shared.turn.background_cancel()) {
                 Ok(report) => debug!(?report, "scheduled compaction"),
                 Err(error) => warn!("scheduled compaction: {error}"),
             },
@@ -301,9 +357,10 @@ impl Worker {
             Err(error) => warn!("the block map cannot be read: {error}"),
         }
         self.finish();
+        self.shared.turn.end_of_background();
     }
 
-    fn pass(&self, job: &Job) -> Result<PassReport, GuestRamError> {
+    fn pass(&self, job: &Job, cancel: &AtomicBool) -> Result<PassReport, GuestRamError> {
         let shared = &self.shared;
         let mut goals = job.goals.clone();
         if !self.guest.can_evacuate() {
@@ -312,7 +369,7 @@ impl Worker {
             goals.squeeze = false;
         }
         let pass = Pass::new(self.guest.ram(), &self.guest, goals, job.limits);
-        let report = pass.run(&shared.cancel, &mut |done, planned| {
+        let report = pass.run(cancel, &mut |done, planned| {
             shared.done.store(done, Ordering::Relaxed);
             shared.planned.store(planned, Ordering::Relaxed);
         })?;
@@ -323,6 +380,5 @@ impl Worker {
     fn finish(&self) {
         self.shared.done.store(0, Ordering::Relaxed);
         self.shared.planned.store(0, Ordering::Relaxed);
-        self.shared.busy.store(false, Ordering::Release);
     }
 }

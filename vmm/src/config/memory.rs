@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::rules::Check;
-use super::{Faults, HugePages};
+use super::{Faults, HugePages, PolicyConfig};
 
 /// What guest memory is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -29,6 +29,9 @@ pub struct MemoryConfig {
     /// How memory is parked; with it, the machine is prepared for that from the start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paging: Option<PagingConfig>,
+    /// When memory is taken and given back unasked; never if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyConfig>,
 }
 
 impl Default for MemoryConfig {
@@ -39,6 +42,7 @@ impl Default for MemoryConfig {
             host_budget_mib: DEFAULT_HOST_BYTES >> 20,
             compaction: None,
             paging: None,
+            policy: None,
         }
     }
 }

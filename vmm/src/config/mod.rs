@@ -16,6 +16,7 @@
 //! - `rules.rs`: what a rule sees, and the faults that it finds
 //! - `machine_config.rs`: vCPUs and the size of memory (`machine-config`)
 //! - `memory.rs`: what that memory is made of on the host (`memory`, Ballast's own)
+//! - `policy.rs`: when memory is taken and given back unasked (`memory.policy`)
 //! - `boot_source.rs`: kernel, initrd and command line (`boot-source`), and their files
 //! - `balloon.rs`: the balloon (`balloon`)
 //! - `cpu.rs`: CPU features that are off unless asked for (`cpu`, Ballast's own)
@@ -44,6 +45,7 @@ mod memory;
 mod metrics;
 pub mod network_interfaces;
 mod objects;
+mod policy;
 mod rate_limiter;
 mod rules;
 mod vsock;
@@ -76,6 +78,7 @@ pub use memory::{BackingKind, CompactionConfig, MemoryConfig, PageCodec, PagingC
 pub use metrics::MetricsConfig;
 pub use network_interfaces::{MacAddress, NetworkInterfaceConfig, NetworkInterfaceUpdate};
 pub use objects::from_slice;
+pub use policy::{PolicyConfig, PolicyPreset};
 pub use rate_limiter::{RateLimiterConfig, TokenBucket};
 use rules::{Check, Rules};
 pub use rules::{Fault, Faults, HostLimits};
@@ -85,6 +88,7 @@ pub use vsock::VsockConfig;
 const SECTIONS: &[Rules] = &[
     machine_config::rules,
     memory::rules,
+    policy::rules,
     boot_source::rules,
     balloon::rules,
     gpu::rules,

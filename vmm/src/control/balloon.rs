@@ -22,6 +22,7 @@ impl Controller {
             BalloonAction::Set(balloon) => self.configure(|config| config.balloon = Some(balloon)),
             BalloonAction::Update(update) => {
                 let target = Pages(u64::from(update.amount_mib) * PAGES_PER_MIB);
+                self.client_takes_balloon(target);
                 done(self.balloon()?.set_target(target))
             }
             BalloonAction::GetStatistics => self.balloon_statistics(),

@@ -68,6 +68,9 @@ impl Controller {
         if self.config.memory.paging.is_some() {
             self.start_paging()?;
         }
+        if let Some(policy) = self.config.memory.policy {
+            self.apply_policy(policy)?;
+        }
         Ok(())
     }
 }

@@ -104,6 +104,9 @@ impl Controller {
                 "missed_metrics_count": self.metrics.missed_lines,
             }),
         );
+        if let Some(policy) = self.policy_counters() {
+            groups.insert("memory_policy".into(), json!(policy));
+        }
         if let Some(vm) = &self.vm {
             let count = |kind| vm.exit_counts().iter().map(|cpu| cpu.get(kind)).sum::<u64>();
             let vcpu: Map<String, Value> = ExitKind::ALL

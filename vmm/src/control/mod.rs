@@ -8,7 +8,7 @@
 //!
 //! - `instance.rs`: start, pause, stop, the whole configuration
 //! - `machine_config.rs`, `boot_source.rs`, `balloon.rs`, `memory.rs`, `evacuation.rs`,
-//!   `compaction.rs`, `paging.rs`, `blocks.rs`, `cma.rs`, `gpu.rs`, `drives.rs`, `entropy.rs`,
+//!   `compaction.rs`, `paging.rs`, `policy.rs`, `blocks.rs`, `cma.rs`, `gpu.rs`, `drives.rs`, `entropy.rs`,
 //!   `network_interfaces.rs`, `serial.rs`, `vsock.rs`,
 //!   `logger.rs`, `metrics.rs`: one resource each
 
@@ -28,6 +28,7 @@ mod memory;
 mod metrics;
 mod network_interfaces;
 mod paging;
+mod policy;
 mod serial;
 mod vsock;
 
@@ -48,6 +49,7 @@ use crate::host::log::Log;
 use crate::machine::Vm;
 use crate::mode::Mode;
 use crate::parking::Parking;
+use crate::pressure::MemoryPolicy;
 
 use metrics::MetricsWriter;
 
@@ -68,6 +70,8 @@ pub struct Controller {
     id: String,
     config: VmConfig,
     host: HostLimits,
+    // Before the compactor, whose thread it uses.
+    policy: Option<MemoryPolicy>,
     // Before the machine: its thread uses the machine's memory and devices.
     compactor: Option<Compactor>,
     vm: Option<Vm>,
@@ -98,6 +102,7 @@ impl Controller {
             id: identity.id,
             config,
             host: HostLimits::read(),
+            policy: None,
             compactor: None,
             vm: None,
             parking: None,
@@ -135,6 +140,7 @@ impl Controller {
             Action::Evacuation(action) => self.evacuation_action(action, reply),
             Action::Compaction(action) => self.compaction_action(action, reply),
             Action::Paging(action) => self.paging_action(action, reply),
+            Action::Policy(action) => reply.send(self.policy_action(action)),
             Action::Blocks(action) => self.blocks_action(action, reply),
             Action::Cma(action) => self.cma_action(action, reply),
             Action::Gpu(action) => reply.send(self.gpu_action(action)),

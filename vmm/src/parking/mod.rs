@@ -155,6 +155,11 @@ impl Parking {
         lock(&self.shared.last_park).clone()
     }
 
+    /// The pager itself.
+    pub(crate) fn paging(&self) -> &Arc<Paging> {
+        &self.paging
+    }
+
     /// What is where.
     pub fn stats(&self) -> PagingStats {
         self.paging.stats()
@@ -184,7 +189,7 @@ impl Shared {
 
 /// Gives back what is resident in the balloon, since compressing it would be waste; returns what a
 /// device is using, which stays.
-fn release_what_is_free(guest: &LiveGuest) -> RangeSet {
+pub(crate) fn release_what_is_free(guest: &LiveGuest) -> RangeSet {
     let holdings = guest.holdings();
     let map = match guest.map() {
         Ok(map) => map,
@@ -202,7 +207,8 @@ fn release_what_is_free(guest: &LiveGuest) -> RangeSet {
     pages_of(&holdings.gpu)
 }
 
-fn pages_of(set: &PageSet) -> RangeSet {
+/// The pages of `set`, as ranges.
+pub(crate) fn pages_of(set: &PageSet) -> RangeSet {
     set.iter().flat_map(|(block, pages)| pages.ranges_in(block)).collect()
 }
 

@@ -74,6 +74,30 @@ fn a_pass_and_an_eviction_never_meet() {
     go.send(()).unwrap();
 }
 
+/// A client does not wait for work that no client asked for: that is asked to end.
+#[test]
+fn parking_takes_the_place_of_work_in_the_background() {
+    let f = Fixture::new();
+    let (began, is_running) = mpsc::channel();
+    let background = f.compactor.background();
+    background
+        .run(Box::new(move |_, cancel| {
+            began.send(()).unwrap();
+            while !cancel.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+            Box::new(|| ())
+        }))
+        .unwrap();
+    is_running.recv().unwrap();
+    assert_eq!(background.run(Box::new(|_, _| Box::new(|| ()))), Err(CompactorError::Busy));
+    let (tell, told) = mpsc::channel();
+    f.parking.park(&f.compactor, Bytes(0), Box::new(move |done| tell.send(done).unwrap())).unwrap();
+    let done: Finished<ParkReport> = told.recv().unwrap();
+    assert_eq!(done.report.stopped, None);
+    assert!(f.is_intact());
+}
+
 #[test]
 fn the_end_of_the_machine_ends_parking_and_loses_nothing() {
     let Fixture { ram, compactor, parking, _events } = Fixture::new();

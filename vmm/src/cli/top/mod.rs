@@ -5,11 +5,9 @@
 //! nothing of the monitor's process.
 //!
 //! - `snapshot.rs`: what is polled, of the monitor and of the host
-//! - `host.rs`: the host's free memory and its pressure
 //! - `view.rs`: a snapshot drawn
 //! - `map.rs`: the blocks drawn, one cell for one or several
 
-mod host;
 mod map;
 mod snapshot;
 mod view;

@@ -4,15 +4,17 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::host::Host;
 use crate::api::cma::CmaStatus;
 use crate::api::compaction::CompactStatus;
 use crate::api::gpu::GpuStatus;
 use crate::api::memory::MemoryStatus;
+use crate::api::paging::PagingStatus;
+use crate::api::policy::PolicyStatus;
 use crate::block_view::BlockRuns;
 use crate::cli::CliError;
 use crate::cli::client::ClientError;
 use crate::cli::target::Target;
+use crate::pressure::HostMemory;
 
 /// What the monitor and the host say.
 #[derive(Debug, Clone, Default)]
@@ -26,7 +28,9 @@ pub(super) struct Snapshot {
     pub(super) cma: Option<CmaStatus>,
     pub(super) gpu: Option<GpuStatus>,
     pub(super) compaction: Option<CompactStatus>,
-    pub(super) host: Host,
+    pub(super) paging: Option<PagingStatus>,
+    pub(super) policy: Option<PolicyStatus>,
+    pub(super) host: HostMemory,
     /// What the monitor said to the last wish that it refused.
     pub(super) said: Option<String>,
 }
@@ -63,7 +67,9 @@ impl Snapshot {
             cma: part(target, "/memory/cma")?,
             gpu: part(target, "/gpu")?,
             compaction: part(target, "/memory/compact")?,
-            host: Host::read(),
+            paging: part(target, "/memory/paging")?,
+            policy: part(target, "/memory/policy")?,
+            host: HostMemory::read(),
             said: None,
         })
     }

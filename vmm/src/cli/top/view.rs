@@ -10,6 +10,8 @@ use ratatui::widgets::{Block, Gauge, Paragraph, Wrap};
 use super::map::{Map, colour};
 use super::snapshot::Snapshot;
 use crate::api::compaction::CompactStatus;
+use crate::api::paging::PagingStatus;
+use crate::api::policy::PolicyStatus;
 use crate::block_view::BlockKind;
 
 /// Columns of the figures beside the map.
@@ -105,6 +107,7 @@ fn sections(now: &Snapshot) -> Vec<Section> {
                 }
                 None => "huge pages: this kernel does not tell".into(),
             });
+            memory.lines.extend(now.paging.as_ref().and_then(parked));
             memory.bar = m.huge_bytes.map(|huge| (huge, m.resident_bytes));
         }
     }
@@ -146,6 +149,9 @@ fn sections(now: &Snapshot) -> Vec<Section> {
     if let Some(status) = &now.compaction {
         all.push(compaction(status));
     }
+    if let Some(section) = now.policy.as_ref().and_then(policy) {
+        all.push(section);
+    }
     let host = &now.host;
     let mut lines = Vec::new();
     if let (Some(free), Some(available)) = (host.free, host.available) {
@@ -162,6 +168,37 @@ fn sections(now: &Snapshot) -> Vec<Section> {
         bar: host.total.map(|total| (used(total), total)),
     });
     all
+}
+
+/// Parked memory, once there was any.
+fn parked(status: &PagingStatus) -> Option<String> {
+    let active = status.active && (status.absent_bytes > 0 || status.counters.stored > 0);
+    active.then(|| {
+        let (away, pool) = (size(status.absent_bytes), size(status.pool_bytes));
+        format!("{away} parked, in {pool} of the pool")
+    })
+}
+
+/// The policy, unless it is off.
+fn policy(status: &PolicyStatus) -> Option<Section> {
+    status.active.then(|| {
+        let preset = serde_json::json!(status.policy.preset);
+        let title = format!(
+            "policy {}: host {}, guest {}",
+            preset.as_str().unwrap_or_default(),
+            status.host_level,
+            status.guest_state
+        );
+        let mut lines = vec![format!(
+            "evicting costs {} of {} \u{2030} CPU",
+            status.cpu_permille, status.cpu_limit_permille
+        )];
+        if let Some(last) = status.decisions.last() {
+            lines.push(last.what.clone());
+            lines.push(last.reason.clone());
+        }
+        Section { title, lines, bar: None }
+    })
 }
 
 fn compaction(status: &CompactStatus) -> Section {
@@ -201,14 +238,17 @@ mod tests {
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
 
-    use super::super::host::Host;
     use super::super::snapshot::Balloon;
     use super::*;
     use crate::api::cma::{CmaStatus, CmaUse};
     use crate::api::compaction::MemoryTotals;
     use crate::api::gpu::GpuStatus;
     use crate::api::memory::MemoryStatus;
+    use crate::api::paging::PagingCounters;
+    use crate::api::policy::PolicyDecision;
     use crate::block_view::{BlockRun, BlockRuns};
+    use crate::config::{PolicyConfig, PolicyPreset};
+    use crate::pressure::HostMemory;
 
     fn snapshot() -> Snapshot {
         let run = |first, blocks, present, huge| BlockRun {
@@ -251,7 +291,28 @@ mod tests {
             }),
             gpu: Some(GpuStatus::default()),
             compaction: Some(CompactStatus { running: true, done: 3, planned: 12, last: None }),
-            host: Host {
+            paging: Some(PagingStatus {
+                active: true,
+                absent_bytes: 90 << 20,
+                pool_bytes: 30 << 20,
+                counters: PagingCounters { stored: 45, ..Default::default() },
+                ..Default::default()
+            }),
+            policy: Some(PolicyStatus {
+                policy: PolicyConfig { preset: PolicyPreset::Dense, ..Default::default() },
+                active: true,
+                host_level: "tight".into(),
+                guest_state: "easy".into(),
+                cpu_permille: 12,
+                cpu_limit_permille: 100,
+                decisions: vec![PolicyDecision {
+                    what: "balloon to 64 MiB".into(),
+                    reason: "the guest has 80 MiB free".into(),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }),
+            host: HostMemory {
                 total: Some(20 << 30),
                 free: Some(11 << 30),
                 available: Some(12 << 30),
@@ -274,7 +335,7 @@ mod tests {
 
     #[test]
     fn everything_is_on_the_screen() {
-        let text = screen(&snapshot(), 120, 40).join("\n");
+        let text = screen(&snapshot(), 120, 44).join("\n");
         for words in [
             "tv · Running · 2 vCPU",
             "200 MiB of 256 MiB in host memory",
@@ -287,6 +348,11 @@ mod tests {
             "16 MiB in contiguous use",
             "0 resources",
             "3 of 12 steps",
+            "90 MiB parked, in 30 MiB of the pool",
+            "policy dense: host tight, guest easy",
+            "evicting costs 12 of 100",
+            "balloon to 64 MiB",
+            "the guest has 80 MiB free",
             "11 GiB free, 12 GiB available",
             "some 1.5 %, all 0.25 %",
             "one cell is 2 MiB",
@@ -308,7 +374,9 @@ mod tests {
             cma: None,
             gpu: None,
             compaction: None,
-            host: Host::default(),
+            paging: None,
+            policy: None,
+            host: HostMemory::default(),
             said: Some("A compaction pass is running.".into()),
             ..snapshot()
         };
@@ -316,7 +384,7 @@ mod tests {
         assert!(text.contains("not been started"), "{text}");
         assert!(text.contains("this kernel does not tell (PSI)"), "{text}");
         assert!(text.contains("A compaction pass is running."), "{text}");
-        for absent in ["balloon", "CMA", "GPU", "q quit"] {
+        for absent in ["balloon", "CMA", "GPU", "policy", "q quit"] {
             assert!(!text.contains(absent), "{absent} is in\n{text}");
         }
     }

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The control group that this process is in: where it limits memory, that limit and its stalls
+//! count, not the host's (Documentation/admin-guide/cgroup-v2.rst, "Memory Interface Files").
+
+use std::path::{Path, PathBuf};
+
+use super::host::{HostMemory, read_now, stalls};
+
+/// Where version 2 of control groups is mounted.
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// The folders of this process's group and those above it, innermost first.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ControlGroups(Vec<PathBuf>);
+
+impl ControlGroups {
+    /// Finds them; none on a host without version 2.
+    pub(super) fn find() -> Self {
+        let text = read_now(Path::new("/proc/self/cgroup")).unwrap_or_default();
+        let Some(path) = text.lines().find_map(|line| line.strip_prefix("0::/")) else {
+            return Self::default();
+        };
+        let root = Path::new(ROOT);
+        let own = root.join(path);
+        Self(own.ancestors().take_while(|at| at.starts_with(root)).map(Into::into).collect())
+    }
+
+    /// `host`, or what the tightest group leaves of it.
+    pub(super) fn narrow(&self, host: HostMemory) -> HostMemory {
+        self.0.iter().filter_map(|folder| Usage::read(folder)).fold(host, |host, group| {
+            if host.available.is_some_and(|available| available <= group.available()) {
+                return host;
+            }
+            HostMemory {
+                total: Some(group.limit),
+                free: host.free,
+                available: Some(group.available()),
+                some: group.some.or(host.some),
+                full: group.full.or(host.full),
+            }
+        })
+    }
+}
+
+/// A group with a limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Usage {
+    limit: u64,
+    used: u64,
+    /// Page cache that can be dropped at once.
+    cache: u64,
+    some: Option<f64>,
+    full: Option<f64>,
+}
+
+impl Usage {
+    /// The usage of the group in `folder`, if it has a limit.
+    fn read(folder: &Path) -> Option<Self> {
+        let text = |name: &str| read_now(&folder.join(name)).unwrap_or_default();
+        let usage = Self::parse(
+            [&text("memory.max"), &text("memory.high")],
+            &text("memory.current"),
+            &text("memory.stat"),
+        )?;
+        let [some, full] = stalls(&text("memory.pressure"));
+        Some(Self { some, full, ..usage })
+    }
+
+    fn parse(limits: [&str; 2], used: &str, stat: &str) -> Option<Self> {
+        // "max" is no number, and no limit.
+        let limit = limits.iter().filter_map(|text| text.trim().parse::<u64>().ok()).min()?;
+        let cache = stat.lines().find_map(|line| line.strip_prefix("inactive_file "));
+        Some(Self {
+            limit,
+            used: used.trim().parse().ok()?,
+            cache: cache.and_then(|count| count.trim().parse().ok()).unwrap_or(0),
+            ..Self::default()
+        })
+    }
+
+    fn available(&self) -> u64 {
+        self.limit.saturating_sub(self.used.saturating_sub(self.cache))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lower_limit_counts_and_cache_is_available() {
+        let usage =
+            Usage::parse(["1000\n", "800\n"], "700\n", "anon 1\ninactive_file 50\n").unwrap();
+        assert_eq!((usage.limit, usage.available()), (800, 150));
+        assert_eq!(Usage::parse(["max\n", "max\n"], "700\n", ""), None);
+        assert_eq!(Usage::parse(["", ""], "", ""), None);
+        let over = Usage::parse(["max", "100"], "700", "").unwrap();
+        assert_eq!(over.available(), 0);
+    }
+
+    #[test]
+    fn the_tightest_group_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("inner");
+        std::fs::create_dir(&inner).unwrap();
+        let write = |at: &Path, name: &str, text: &str| {
+            std::fs::write(at.join(name), text).unwrap();
+        };
+        write(folder.path(), "memory.max", "1000\n");
+        write(folder.path(), "memory.current", "400\n");
+        write(&inner, "memory.max", "max\n");
+        write(&inner, "memory.high", "500\n");
+        write(&inner, "memory.current", "300\n");
+        write(&inner, "memory.pressure", "some avg10=7.50 avg60=0 avg300=0 total=1\n");
+        let groups = ControlGroups(vec![inner, folder.path().to_owned()]);
+        let host = HostMemory { total: Some(5000), available: Some(450), ..HostMemory::default() };
+        let narrowed = groups.narrow(host);
+        assert_eq!((narrowed.total, narrowed.available), (Some(500), Some(200)));
+        assert_eq!(narrowed.some, Some(7.5));
+        let short = HostMemory { available: Some(100), ..host };
+        assert_eq!(groups.narrow(short), short);
+    }
+}

@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The laws of a policy, for any figures, and how it behaves with a guest and a host that answer it.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::PolicyConfig;
+use crate::pressure::host::HostMemory;
+use crate::pressure::snapshot::{GuestFigures, MemoryUse, PagingUse};
+
+const MIB: u64 = 1 << 20;
+const GUEST: Bytes = Bytes(256 * MIB);
+
+fn limits(preset: PolicyPreset, floor_mib: u64) -> Limits {
+    let config = PolicyConfig {
+        preset,
+        floor_mib: Some(floor_mib),
+        host_reserve_mib: Some(200),
+        ..PolicyConfig::default()
+    };
+    Limits::new(&config, GUEST)
+}
+
+fn preset() -> impl Strategy<Value = PolicyPreset> {
+    prop_oneof![Just(PolicyPreset::Gentle), Just(PolicyPreset::Dense)]
+}
+
+fn pager(absent: Bytes) -> PagingUse {
+    PagingUse {
+        absent,
+        touched_blocks: 0,
+        spent: Duration::ZERO,
+        costs: EvictionCosts::default(),
+        pool: [Bytes(0), Bytes(128 * MIB)],
+        busy: false,
+    }
+}
+
+/// A moment at which the guest is easy and the host has `available`.
+fn moment(round: u64, available_mib: u64) -> Snapshot {
+    let now = Duration::from_secs(round + 1);
+    Snapshot {
+        now,
+        host: HostMemory {
+            total: Some(8192 * MIB),
+            available: Some(available_mib * MIB),
+            ..HostMemory::default()
+        },
+        memory: MemoryUse { total: GUEST, resident: Bytes(250 * MIB) },
+        guest: Some(GuestFigures {
+            at: now,
+            free: Bytes(100 * MIB),
+            available: Bytes(150 * MIB),
+            ..GuestFigures::default()
+        }),
+        balloon: Some(BalloonUse::default()),
+        paging: Some(pager(Bytes(0))),
+    }
+}
+
+fn actions(decisions: &[Decision]) -> Vec<&'static str> {
+    decisions.iter().map(|decision| decision.action.name()).collect()
+}
+
+#[test]
+fn memory_is_taken_in_the_order_of_what_it_costs() {
+    let mut policy = Policy::new(limits(PolicyPreset::Dense, 64), Pages(0));
+    let balloon = BalloonUse { target: Pages(5120), given: Pages(5120), hints: true };
+    let seen = Snapshot { balloon: Some(balloon), ..moment(0, 50) };
+    // The balloon has 20 MiB, and 250 of 256 MiB are resident. Its credit is still small.
+    let first = policy.decide(&seen);
+    assert_eq!(actions(&first), ["discard", "hint", "evict"], "{first:?}");
+    let second = policy.decide(&Snapshot { balloon: Some(balloon), ..moment(1, 50) });
+    assert_eq!(actions(&second), ["balloon", "evict"], "{second:?}");
+    assert!(second[0].reason.contains("the host is short: 50 MiB available"), "{second:?}");
+    assert!(second[0].reason.contains("the guest has 100 MiB free"), "{second:?}");
+}
+
+#[test]
+fn a_gentle_policy_leaves_a_guest_alone_until_the_host_is_tight() {
+    let mut policy = Policy::new(limits(PolicyPreset::Gentle, 64), Pages(0));
+    assert!((0..100).all(|round| policy.decide(&moment(round, 2000)).is_empty()));
+    let tight = policy.decide(&moment(100, 350));
+    assert_eq!(actions(&tight), ["balloon"], "{tight:?}");
+    // Cold memory goes only when the host is short, after the balloon.
+    let full = |round, available| Snapshot {
+        guest: Some(GuestFigures {
+            at: Duration::from_secs(round),
+            available: Bytes(50 * MIB),
+            ..GuestFigures::default()
+        }),
+        ..moment(round, available)
+    };
+    assert!(policy.decide(&full(101, 350)).is_empty());
+    assert_eq!(actions(&policy.decide(&full(102, 100))), ["evict"]);
+}
+
+#[test]
+fn a_dense_policy_evicts_cold_memory_at_all_times() {
+    let mut policy = Policy::new(limits(PolicyPreset::Dense, 64), Pages(0));
+    let decisions = policy.decide(&moment(0, 4000));
+    let [Decision { action: Action::Evict { blocks, trial }, .. }] = decisions[..] else {
+        panic!("{decisions:?}");
+    };
+    assert!(blocks >= 1);
+    assert!((9..12).contains(&trial.as_secs()), "{trial:?}: the break-even");
+    // The same block is worth more time to a host that is short.
+    let decisions = policy.decide(&moment(1, 100));
+    let last = decisions.last().unwrap().action;
+    assert!(
+        matches!(last, Action::Evict { trial, .. } if trial < Duration::from_secs(2)),
+        "{last}"
+    );
+}
+
+#[test]
+fn a_guest_that_hurts_gets_memory_back_and_is_left_alone_for_longer_each_time() {
+    let mut policy = Policy::new(limits(PolicyPreset::Gentle, 64), Pages(0));
+    let balloon = Some(BalloonUse { target: Pages(25600), given: Pages(25600), hints: false });
+    let mut round = 0;
+    let mut stalls = 0;
+    let mut pauses = Vec::new();
+    for _ in 0..3 {
+        round += 1;
+        stalls += 100;
+        let told = moment(round, 300).guest.map(|told| GuestFigures { stalls, ..told });
+        let hurt = policy.decide(&Snapshot { guest: told, balloon, ..moment(round, 300) });
+        if round > 1 {
+            let [Decision { action: Action::SetBalloon(target), reason }] = &hurt[..] else {
+                panic!("{hurt:?}");
+            };
+            assert!(*target < Pages(25600) && reason.contains("allocations"), "{reason}");
+        }
+        let mut pause = 0;
+        loop {
+            round += 1;
+            let guest = moment(round, 300).guest.map(|told| GuestFigures { stalls, ..told });
+            if !policy.decide(&Snapshot { guest, balloon, ..moment(round, 300) }).is_empty() {
+                break;
+            }
+            pause += 1;
+        }
+        pauses.push(pause);
+    }
+    assert!(pauses[1] >= 7 && pauses[2] >= pauses[1] * 2, "{pauses:?}");
+}
+
+#[test]
+fn eviction_backs_off_when_the_guest_wants_blocks_back() {
+    let mut policy = Policy::new(limits(PolicyPreset::Dense, 0), Pages(0));
+    let evicted = (0..1000)
+        .filter(|&round| {
+            // Everything that was taken is touched at once.
+            let paging = PagingUse { touched_blocks: round * 10, ..pager(Bytes(20 * MIB)) };
+            let decisions =
+                policy.decide(&Snapshot { paging: Some(paging), ..moment(round, 4000) });
+            actions(&decisions).contains(&"evict")
+        })
+        .count();
+    assert!(evicted <= 1, "{evicted}");
+}
+
+#[test]
+fn an_awake_guest_gets_everything_back_from_a_comfortable_host() {
+    let mut policy = Policy::new(limits(PolicyPreset::Gentle, 0), Pages(0));
+    let seen = |round: u64, touched_blocks| {
+        let paging = PagingUse { touched_blocks, ..pager(Bytes(100 * MIB)) };
+        Snapshot { paging: Some(paging), ..moment(round, 4000) }
+    };
+    (0..60).for_each(|round| drop(policy.decide(&seen(round, 0))));
+    assert_eq!(actions(&policy.decide(&seen(60, 12))), ["unpark"]);
+    assert!(policy.decide(&seen(61, 12)).is_empty());
+}
+
+#[test]
+fn a_clients_target_stands_until_the_policy_is_set_again() {
+    let mut policy = Policy::new(limits(PolicyPreset::Gentle, 0), Pages(0));
+    assert_eq!(actions(&policy.decide(&moment(0, 300))), ["balloon"]);
+    policy.hold_balloon(Pages(1000));
+    assert!(policy.decide(&moment(1, 300)).is_empty());
+    policy.set_limits(limits(PolicyPreset::Gentle, 0));
+    let decisions = policy.decide(&moment(2, 300));
+    assert_eq!(actions(&decisions), ["balloon"]);
+    // Switched off, it is what the client said last.
+    policy.set_limits(limits(PolicyPreset::Off, 0));
+    let off = policy.decide(&moment(3, 300));
+    assert_eq!(off[0].action, Action::SetBalloon(Pages(1000)));
+}
+
+#[test]
+fn the_ceiling_is_kept_although_the_host_has_plenty() {
+    let ceiling = Limits { ceiling: Some(Bytes(200 * MIB)), ..limits(PolicyPreset::Gentle, 64) };
+    let mut policy = Policy::new(ceiling, Pages(0));
+    let decisions = policy.decide(&moment(0, 4000));
+    assert_eq!(actions(&decisions), ["balloon"]);
+    assert!(decisions[0].reason.contains("250 MiB resident, ceiling 200 MiB"), "{decisions:?}");
+}
+
+prop_compose! {
+    fn any_snapshot()(
+        available in 0u64..4000,
+        some in prop::option::of(0.0f64..30.0),
+        resident in 0u64..256,
+        free in 0u64..200,
+        cache in 0u64..100,
+        has in (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()),
+        target in 0u64..60_000,
+        lag in 0u64..2000,
+        absent in 0u64..100,
+        counters in (0u64..1000, 0u64..1000, 0u64..100),
+    ) -> Snapshot {
+        let balloon = BalloonUse {
+            target: Pages(target),
+            given: Pages(target.saturating_sub(lag)),
+            hints: has.3,
+        };
+        let told = GuestFigures {
+            at: Duration::ZERO,
+            free: Bytes(free * MIB),
+            available: Bytes((free + cache) * MIB),
+            stalls: counters.0,
+            major_faults: counters.1,
+            ..GuestFigures::default()
+        };
+        let paging = PagingUse { touched_blocks: counters.2, ..pager(Bytes(absent * MIB)) };
+        let host = HostMemory { available: Some(available * MIB), some, ..moment(0, 0).host };
+        Snapshot {
+            host,
+            memory: MemoryUse { total: GUEST, resident: Bytes(resident * MIB) },
+            guest: has.0.then_some(told),
+            balloon: has.1.then_some(balloon),
+            paging: has.2.then_some(paging),
+            ..moment(0, 0)
+        }
+    }
+}
+
+/// `seen` at another time, with figures that are new.
+fn at(round: u64, seen: &Snapshot) -> Snapshot {
+    let now = Duration::from_secs(round + 1);
+    Snapshot { now, guest: seen.guest.map(|told| GuestFigures { at: now, ..told }), ..*seen }
+}
+
+proptest! {
+    /// Whatever is seen, in any order: no target leaves the guest less than its floor, none is below
+    /// the client's, and no more blocks are tried than the floor leaves.
+    #[test]
+    fn never_below_the_floor(
+        preset in preset(),
+        floor in 0u64..256,
+        base in 0u64..30_000,
+        seen in prop::collection::vec(any_snapshot(), 1..40),
+    ) {
+        let base = Pages(base);
+        let floor = Bytes(floor * MIB);
+        let mut policy = Policy::new(limits(preset, floor.as_mib()), base);
+        for (round, snapshot) in seen.iter().enumerate() {
+            let now = at(round as u64, snapshot);
+            for decision in policy.decide(&now) {
+                prop_assert!(!decision.reason.is_empty());
+                match decision.action {
+                    Action::SetBalloon(target) => {
+                        prop_assert!(target >= base);
+                        let left = GUEST.saturating_sub(target.bytes());
+                        prop_assert!(left >= floor || target == base, "{target} of floor {floor}");
+                    }
+                    Action::Evict { blocks, .. } => {
+                        let after = now.memory.resident.0.saturating_sub(blocks as u64 * BLOCK_SIZE);
+                        prop_assert!(after >= floor.0, "{blocks} blocks");
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// While nothing changes, the balloon is moved in one direction only.
+    #[test]
+    fn no_swinging_under_constant_input(preset in preset(), floor in 0u64..128, seen in any_snapshot()) {
+        let mut policy = Policy::new(limits(preset, floor), Pages(0));
+        let mut up = 0;
+        let mut down = 0;
+        for round in 0..300 {
+            for decision in policy.decide(&at(round, &seen)) {
+                if let (Action::SetBalloon(target), Some(now)) = (decision.action, seen.balloon) {
+                    up += u32::from(target > now.target);
+                    down += u32::from(target < now.target);
+                }
+            }
+        }
+        prop_assert!(up == 0 || down == 0, "{up} times up, {down} times down");
+    }
+
+    /// A guest that is hurt never has memory taken by the balloon in that round.
+    #[test]
+    fn a_guest_that_hurts_loses_nothing(preset in preset(), seen in any_snapshot()) {
+        let mut policy = Policy::new(limits(preset, 0), Pages(0));
+        policy.decide(&at(0, &seen));
+        let told = seen.guest.map(|told| GuestFigures { kills: told.kills + 1, ..told });
+        let hurt = Snapshot { guest: told, ..seen };
+        for decision in policy.decide(&at(1, &hurt)) {
+            if let (Action::SetBalloon(target), Some(_), Some(balloon)) =
+                (decision.action, told, seen.balloon)
+            {
+                prop_assert!(target <= balloon.target);
+            }
+        }
+    }
+
+    /// With a guest that follows and a host that feels it, the balloon comes to rest.
+    #[test]
+    fn comes_to_rest(
+        preset in preset(),
+        host_mib in 100u64..1200,
+        used_mib in 20u64..200,
+        cache_share in 0u64..100,
+    ) {
+        let mut policy = Policy::new(limits(preset, 48), Pages(0));
+        let cache = (256 - used_mib) * cache_share / 100;
+        let mut balloon = BalloonUse::default();
+        let mut targets = Vec::new();
+        for round in 0..600 {
+            let given = balloon.given.bytes().as_mib();
+            let rest = 256 - used_mib.min(256 - given) - given;
+            let cache = cache.min(rest);
+            let free = rest - cache;
+            let resident = used_mib + cache;
+            let now = Duration::from_secs(round + 1);
+            let seen = Snapshot {
+                memory: MemoryUse { total: GUEST, resident: Bytes(resident * MIB) },
+                guest: Some(GuestFigures {
+                    at: now,
+                    free: Bytes(free * MIB),
+                    available: Bytes(rest * MIB),
+                    ..GuestFigures::default()
+                }),
+                balloon: Some(balloon),
+                paging: None,
+                ..moment(round, (host_mib + 256).saturating_sub(resident))
+            };
+            for decision in policy.decide(&seen) {
+                if let Action::SetBalloon(target) = decision.action {
+                    balloon.target = target;
+                }
+            }
+            balloon.given = balloon.target;
+            targets.push(balloon.target.0);
+        }
+        let late = &targets[400..];
+        let swing = late.iter().max().unwrap() - late.iter().min().unwrap();
+        let step = policy.limits().step.as_pages().0;
+        prop_assert!(swing <= step, "swings by {swing} pages: {late:?}");
+    }
+}

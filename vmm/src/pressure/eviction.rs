@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Carrying out evictions: blocks go on trial, and after a while those that were not missed are
+//! compressed. The work is done on the compactor's thread, so that it never meets a pass, and makes
+//! room for a client's.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use mm::blocks::guest::GuestSide;
+use mm::paging::{
+    ColdTracker, EvictionCosts, OnTrial, Paging, PagingStats, Probation, TrialReport,
+};
+use mm::units::{BLOCK_SIZE, Bytes};
+
+use super::lock;
+use super::snapshot::PagingUse;
+use crate::compactor::{BackgroundWork, CompactorError};
+use crate::parking::pages_of;
+
+/// What is measured is believed after so many blocks.
+const SAMPLE: u64 = 8;
+
+/// What evictions have come to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EvictionCounters {
+    /// Rounds of trials.
+    pub trials: u64,
+    /// Blocks taken out on trial.
+    pub tried: u64,
+    /// Of those, compressed.
+    pub stored: u64,
+    /// Of those, wanted back by the guest.
+    pub returned: u64,
+    /// Of those, not fit to leave: pinned, of small pages, not compressible.
+    pub unfit: u64,
+}
+
+/// Where the present round of trials is.
+#[derive(Default)]
+enum Stage {
+    #[default]
+    Idle,
+    /// The compactor's thread has work of ours.
+    Working,
+    /// Blocks are out.
+    Waiting(OnTrial, Instant),
+}
+
+/// What the pressure thread and the compactor's share.
+struct Shared {
+    paging: Arc<Paging>,
+    tracker: Mutex<ColdTracker>,
+    stage: Mutex<Stage>,
+    counters: Mutex<EvictionCounters>,
+    /// Why storing ended early the last time, if it did.
+    stopped: Mutex<Option<String>>,
+}
+
+/// Evicts cold blocks of one machine.
+pub(super) struct Eviction {
+    shared: Arc<Shared>,
+    work: BackgroundWork,
+}
+
+impl Eviction {
+    pub(super) fn new(paging: Arc<Paging>, work: BackgroundWork) -> Self {
+        let tracker = Mutex::new(paging.cold_tracker(Probation::default()));
+        let (stage, counters, stopped) = Default::default();
+        Self { shared: Arc::new(Shared { paging, tracker, stage, counters, stopped }), work }
+    }
+
+    /// Takes at most `blocks` out on trial for `time`.
+    pub(super) fn begin(&self, blocks: usize, time: Duration) -> Result<(), CompactorError> {
+        let shared = Arc::clone(&self.shared);
+        *lock(&self.shared.stage) = Stage::Working;
+        let started = self.work.run(Box::new(move |guest, _| {
+            let exclude = pages_of(&guest.holdings().gpu);
+            let trial = shared.paging.begin_trial(&mut lock(&shared.tracker), blocks, &exclude);
+            let mut counters = lock(&shared.counters);
+            counters.trials += 1;
+            counters.tried += trial.len() as u64;
+            drop(counters);
+            *lock(&shared.stage) = Stage::Waiting(trial, Instant::now() + time);
+            Box::new(|| ())
+        }));
+        if started.is_err() {
+            *lock(&self.shared.stage) = Stage::Idle;
+        }
+        started
+    }
+
+    /// Ends the round whose time is up, or any round at all.
+    pub(super) fn end_if_due(&self, now: Instant, anyway: bool) {
+        let is_due =
+            |stage: &Stage| matches!(stage, Stage::Waiting(_, until) if anyway || *until <= now);
+        if !is_due(&lock(&self.shared.stage)) {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        // If something else has the thread, the next round tries again: the blocks stay out.
+        let _ = self.work.run(Box::new(move |_, cancel| {
+            let stage = std::mem::replace(&mut *lock(&shared.stage), Stage::Working);
+            if let Stage::Waiting(trial, _) = stage {
+                let report = shared.paging.end_trial(&mut lock(&shared.tracker), trial, cancel);
+                shared.count(&report);
+                shared.paging.compact();
+            }
+            *lock(&shared.stage) = Stage::Idle;
+            Box::new(|| ())
+        }));
+    }
+
+    /// Brings everything back.
+    pub(super) fn unpark(&self) -> Result<(), CompactorError> {
+        let shared = Arc::clone(&self.shared);
+        self.work.run(Box::new(move |_, cancel| {
+            let report = shared.paging.unpark(None, cancel, &|_, _| ());
+            tracing::info!(blocks = report.returned, left = report.left, "unparked");
+            Box::new(|| ())
+        }))
+    }
+
+    /// Whether no round is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(*lock(&self.shared.stage), Stage::Idle)
+    }
+
+    pub(super) fn counters(&self) -> EvictionCounters {
+        *lock(&self.shared.counters)
+    }
+
+    /// Why storing ended early the last time, if it did.
+    pub(super) fn stopped(&self) -> Option<String> {
+        lock(&self.shared.stopped).clone()
+    }
+
+    /// The pager now.
+    pub(super) fn usage(&self) -> PagingUse {
+        let stats = self.shared.paging.stats();
+        let spent = stats.counters.compress_ns.saturating_add(stats.counters.fill_ns);
+        PagingUse {
+            absent: Bytes(stats.absent_bytes.saturating_add(stats.staged_bytes)),
+            touched_blocks: stats.counters.blocks_touched,
+            spent: Duration::from_nanos(spent),
+            costs: measured(&stats),
+            pool: [pool_bytes(&stats), stats.pool.limit_bytes].map(Bytes),
+            busy: !self.is_idle(),
+        }
+    }
+}
+
+impl Shared {
+    fn count(&self, report: &TrialReport) {
+        let mut counters = lock(&self.counters);
+        counters.stored += report.stored;
+        counters.returned += report.returned;
+        counters.unfit += report.kept;
+        *lock(&self.stopped) = report.stopped.clone();
+    }
+}
+
+/// What the pool takes, tables included.
+fn pool_bytes(stats: &PagingStats) -> u64 {
+    stats.pool.store.mem_used_total.saturating_add(stats.pool.metadata_bytes)
+}
+
+/// The cost of a block's way out and back as it was so far.
+fn measured(stats: &PagingStats) -> EvictionCosts {
+    let usual = EvictionCosts::default();
+    let counters = &stats.counters;
+    let each = |ns: u64, blocks: u64, usual: Duration| match blocks {
+        SAMPLE.. => Duration::from_nanos(ns / blocks),
+        _ => usual,
+    };
+    let back = counters.blocks_touched + counters.blocks_prefetched;
+    let away = stats.absent_bytes / BLOCK_SIZE;
+    let freed_bytes = match away {
+        SAMPLE.. => BLOCK_SIZE.saturating_sub(pool_bytes(stats) / away),
+        _ => usual.freed_bytes,
+    };
+    EvictionCosts {
+        evict: each(counters.compress_ns, counters.compress_bytes / BLOCK_SIZE, usual.evict),
+        fill: each(counters.fill_ns, back, usual.fill),
+        freed_bytes,
+        ..usual
+    }
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The processor time that eviction may spend, and how much of what it took comes back.
+
+use std::time::Duration;
+
+use super::limits::Limits;
+use super::snapshot::PagingUse;
+
+/// Time within which a debt is paid off at the latest.
+const MEMORY: Duration = Duration::from_secs(60);
+
+/// An account that earns a share of the time that passes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct EvictionBudget {
+    /// Blocks touched, time spent, and when that was.
+    seen: Option<(u64, Duration, Duration)>,
+    /// Blocks touched in a second of the last round.
+    touches: u64,
+    credit_us: i64,
+}
+
+impl EvictionBudget {
+    /// Blocks that the guest touched in a second of the last round.
+    pub(super) fn touches(&self) -> u64 {
+        self.touches
+    }
+
+    /// Blocks that can be paid for now.
+    pub(super) fn blocks(&self, paging: &PagingUse) -> u64 {
+        let cost = paging.block_cost().as_micros().max(1);
+        let blocks = u128::try_from(self.credit_us).unwrap_or(0) / cost;
+        u64::try_from(blocks).unwrap_or(u64::MAX)
+    }
+
+    /// Takes the counters of a round at `now`.
+    pub(super) fn look(&mut self, paging: &PagingUse, now: Duration, limits: &Limits) {
+        let first = (paging.touched_blocks, paging.spent, now.saturating_sub(limits.interval));
+        let (touched, spent, at) = self.seen.unwrap_or(first);
+        self.seen = Some((paging.touched_blocks, paging.spent, now));
+        let passed = now.saturating_sub(at).max(Duration::from_millis(1));
+        let blocks = paging.touched_blocks.saturating_sub(touched);
+        let per_second = u128::from(blocks) * 1000 / passed.as_millis().max(1);
+        self.touches = u64::try_from(per_second).unwrap_or(u64::MAX);
+        let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+        let share = i64::try_from(limits.cpu_percent).unwrap_or(100);
+        let earned = micros(passed).saturating_mul(share) / 100;
+        let used = micros(paging.spent.saturating_sub(spent));
+        // What is saved up is for one wide trial; a debt is paid off within a minute.
+        let whole = i64::try_from(limits.at_once).unwrap_or(i64::MAX);
+        let most = micros(paging.block_cost()).saturating_mul(whole);
+        let least = -micros(MEMORY).saturating_mul(share) / 100;
+        self.credit_us = self.credit_us.saturating_add(earned).saturating_sub(used);
+        self.credit_us = self.credit_us.clamp(least, most.max(0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mm::paging::EvictionCosts;
+    use mm::units::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::{PolicyConfig, PolicyPreset};
+
+    fn paging(touched_blocks: u64, spent: Duration) -> PagingUse {
+        let costs = EvictionCosts::default();
+        let pool = [Bytes(0), Bytes(1 << 30)];
+        PagingUse { absent: Bytes(0), touched_blocks, spent, costs, pool, busy: false }
+    }
+
+    proptest! {
+        /// Whatever is asked for, no more time is paid for than the share that was earned, and what
+        /// was saved up for one trial.
+        #[test]
+        fn spends_its_share_and_no_more(percent in 1u8..50, wishes in prop::collection::vec(0u64..64, 300)) {
+            let preset = PolicyPreset::Dense;
+            let config = PolicyConfig { preset, cpu_percent: Some(percent), ..Default::default() };
+            let limits = Limits::new(&config, Bytes(256 << 20));
+            let mut budget = EvictionBudget::default();
+            let mut spent = Duration::ZERO;
+            let rounds = wishes.len() as u32;
+            let cost = paging(0, spent).block_cost();
+            for (round, wish) in wishes.into_iter().enumerate() {
+                let now = Duration::from_secs(round as u64 + 1);
+                budget.look(&paging(0, spent), now, &limits);
+                let blocks = wish.min(budget.blocks(&paging(0, spent))).min(limits.at_once as u64);
+                spent += cost * u32::try_from(blocks).unwrap();
+            }
+            let earned = Duration::from_secs(rounds.into()) * percent.into() / 100;
+            let saved = cost * u32::try_from(limits.at_once).unwrap();
+            prop_assert!(spent <= earned + saved, "{spent:?} of {earned:?}");
+        }
+    }
+
+    #[test]
+    fn touches_are_counted_by_the_second() {
+        let limits = Limits::new(&PolicyConfig::default(), Bytes(256 << 20));
+        let mut budget = EvictionBudget::default();
+        budget.look(&paging(100, Duration::ZERO), Duration::from_secs(1), &limits);
+        assert_eq!(budget.touches(), 0);
+        budget.look(&paging(120, Duration::ZERO), Duration::from_secs(3), &limits);
+        assert_eq!(budget.touches(), 10);
+    }
+}

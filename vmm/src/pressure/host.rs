@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The host as its own files tell: free memory, and how long tasks waited for some.
+
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Longest text that is read of one of the kernel's files.
+const MAX_TEXT: u64 = 64 << 10;
+
+/// What the host says. `None` where it does not: another kernel, another mount.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct HostMemory {
+    /// Memory in all, in bytes.
+    pub total: Option<u64>,
+    /// Free, in bytes.
+    pub free: Option<u64>,
+    /// What a new workload could have, in bytes.
+    pub available: Option<u64>,
+    /// Share of the last ten seconds in which some task waited for memory, in per cent
+    /// (Documentation/accounting/psi.rst). `None` where the kernel does not tell: it was built
+    /// without PSI, or booted with `psi=0`.
+    pub some: Option<f64>,
+    /// The same, in which all of them did.
+    pub full: Option<f64>,
+}
+
+impl HostMemory {
+    /// Reads /proc/meminfo and /proc/pressure/memory.
+    pub fn read() -> Self {
+        let text = |path: &str| read_now(Path::new(path)).unwrap_or_default();
+        Self::parse(&text("/proc/meminfo"), &text("/proc/pressure/memory"))
+    }
+
+    fn parse(meminfo: &str, pressure: &str) -> Self {
+        let bytes = |name: &str| {
+            let rest =
+                meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+            rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+        };
+        let [some, full] = stalls(pressure);
+        Self {
+            total: bytes("MemTotal"),
+            free: bytes("MemFree"),
+            available: bytes("MemAvailable"),
+            some,
+            full,
+        }
+    }
+}
+
+/// The shares of the last ten seconds in a file of pressure stall information: `some` and `full`.
+pub(super) fn stalls(pressure: &str) -> [Option<f64>; 2] {
+    ["some", "full"].map(|name| {
+        let rest = pressure.lines().find_map(|line| line.strip_prefix(name))?;
+        let word = rest.split_whitespace().find_map(|word| word.strip_prefix("avg10="))?;
+        word.parse::<f64>().ok().filter(|share| share.is_finite())
+    })
+}
+
+/// Reads one of the kernel's files without ever waiting for it.
+pub(super) fn read_now(path: &Path) -> io::Result<String> {
+    let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let mut text = String::new();
+    file.take(MAX_TEXT).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_the_host() {
+        let host = HostMemory::parse(
+            "MemTotal:       16 kB\nMemFree:         8 kB\nMemAvailable:   12 kB\n",
+            "some avg10=1.50 avg60=0.00 avg300=0.00 total=7\nfull avg10=0.25 avg60=0 total=1\n",
+        );
+        let expected = HostMemory {
+            total: Some(16384),
+            free: Some(8192),
+            available: Some(12288),
+            some: Some(1.5),
+            full: Some(0.25),
+        };
+        assert_eq!(host, expected);
+        assert_eq!(HostMemory::parse("", "some avg10=x"), HostMemory::default());
+        assert_eq!(HostMemory::parse("", "some avg10=NaN"), HostMemory::default());
+    }
+
+    #[test]
+    fn this_host_says_how_much_memory_it_has() {
+        assert!(HostMemory::read().total.is_some_and(|bytes| bytes > 0));
+    }
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a decision is made from, and what it may be: plain values.
+
+use std::fmt;
+use std::time::Duration;
+
+use mm::paging::EvictionCosts;
+use mm::units::{BLOCK_SIZE, Bytes, Pages};
+
+use super::host::HostMemory;
+
+/// A machine and its host at one moment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Snapshot {
+    /// Time since the policy started.
+    pub now: Duration,
+    /// The host, or the control group that this process is in, whichever has less.
+    pub host: HostMemory,
+    /// Where guest memory is.
+    pub memory: MemoryUse,
+    /// The guest's own figures; `None` if it sends none, or none lately.
+    pub guest: Option<GuestFigures>,
+    /// The balloon; `None` without one whose driver is up.
+    pub balloon: Option<BalloonUse>,
+    /// The pager; `None` where memory cannot be parked.
+    pub paging: Option<PagingUse>,
+}
+
+/// Where guest memory is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// All of it.
+    pub total: Bytes,
+    /// In host memory.
+    pub resident: Bytes,
+}
+
+/// What the guest says about itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GuestFigures {
+    /// When it did, since the policy started.
+    pub at: Duration,
+    /// Memory that no one uses.
+    pub free: Bytes,
+    /// Memory that a new workload could have, page cache included.
+    pub available: Bytes,
+    /// Allocations that had to wait for reclaim, since it booted.
+    pub stalls: u64,
+    /// Page faults that read from a disk, since it booted.
+    pub major_faults: u64,
+    /// Bytes swapped in since it booted.
+    pub swapped_in: u64,
+    /// Processes killed for lack of memory since it booted.
+    pub kills: u64,
+}
+
+/// The balloon.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct BalloonUse {
+    /// What the guest was asked for.
+    pub target: Pages,
+    /// What it has given.
+    pub given: Pages,
+    /// Whether the guest can be asked for hints at its free pages.
+    pub hints: bool,
+}
+
+/// The pager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PagingUse {
+    /// Guest memory that is away.
+    pub absent: Bytes,
+    /// Blocks brought back by touches so far.
+    pub touched_blocks: u64,
+    /// Processor time spent on taking out and bringing back so far.
+    pub spent: Duration,
+    /// What a block's way out and back costs and gains, as measured.
+    pub costs: EvictionCosts,
+    /// What the pool takes, and may take.
+    pub pool: [Bytes; 2],
+    /// Whether blocks are on trial, or something else moves memory now.
+    pub busy: bool,
+}
+
+impl PagingUse {
+    /// Processor time for a block's way out and back.
+    pub(super) fn block_cost(&self) -> Duration {
+        self.costs.evict.saturating_add(self.costs.fill)
+    }
+
+    /// Whether the pool has no room for another block or two.
+    pub(super) fn is_full(&self) -> bool {
+        let [used, limit] = self.pool;
+        used.0.saturating_add(2 * BLOCK_SIZE) > limit.0
+    }
+}
+
+/// Something to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Give back what lies in the balloon and is resident all the same.
+    Discard,
+    /// Ask the guest for hints at its free pages, and give those back.
+    Hint,
+    /// Give the balloon a new target.
+    SetBalloon(Pages),
+    /// Take so many blocks out on trial, and compress those that are not missed within the time.
+    Evict {
+        /// Most blocks to try.
+        blocks: usize,
+        /// How long they must not be touched.
+        trial: Duration,
+    },
+    /// Bring parked memory back.
+    Unpark,
+}
+
+impl Action {
+    /// Its name in the API and in metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Discard => "discard",
+            Self::Hint => "hint",
+            Self::SetBalloon(_) => "balloon",
+            Self::Evict { .. } => "evict",
+            Self::Unpark => "unpark",
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Discard => write!(f, "give back resident pages of the balloon"),
+            Self::Hint => write!(f, "ask the guest for its free pages"),
+            Self::SetBalloon(target) => write!(f, "balloon to {} MiB", target.bytes().as_mib()),
+            Self::Evict { blocks, trial } => {
+                write!(f, "try {blocks} blocks for {} ms", trial.as_millis())
+            }
+            Self::Unpark => write!(f, "bring parked memory back"),
+        }
+    }
+}
+
+/// Something to do, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// What.
+    pub action: Action,
+    /// Why, for people.
+    pub reason: String,
+}
