@@ -157,33 +157,36 @@ impl Net {
         deadline: &mut Deadline,
     ) -> Result<Progress, DeviceFailure> {
         if index == 0 {
-            let _ = self.shared.wake.read();
-            self.timer.acknowledge();
-            let limits = self.shared.take_pending();
-            let now = Instant::now();
-            self.rx_limiter.update(limits.rx.0, limits.rx.1, now);
-            self.tx_limiter.update(limits.tx.0, limits.tx.1, now);
+            self.wake_up(active);
         }
-        let mut progress = match Self::role(active, index) {
+        let progress = match Self::role(active, index) {
             Some(Role::Receive(pair)) => self.receive(active, pair, deadline)?,
             Some(Role::Transmit(pair)) => self.transmit(active, pair, deadline)?,
             Some(Role::Control) => self.control(active, deadline)?,
             None => Progress::Done,
         };
-        if index == 0 {
-            // Queues that the rate limit holds back, now that the timer has gone off or the limits
-            // are others.
-            for pair in 0..active.pairs.len() {
-                if active.pairs[pair].rx_at.is_some() && pair > 0 {
-                    progress = progress.or(self.receive(active, pair, deadline)?);
-                }
-                if active.pairs[pair].tx_at.is_some() {
-                    progress = progress.or(self.transmit(active, pair, deadline)?);
-                }
-            }
-        }
         self.set_timer(active);
         Ok(progress)
+    }
+
+    /// The timer or the event may have been the reason of this round: queues that the rate limit
+    /// holds back get a round of their own where it admits them again.
+    fn wake_up(&mut self, active: &Active) {
+        let _ = self.shared.wake.read();
+        self.timer.acknowledge();
+        let limits = self.shared.take_pending();
+        let now = Instant::now();
+        self.rx_limiter.update(limits.rx.0, limits.rx.1, now);
+        self.tx_limiter.update(limits.tx.0, limits.tx.1, now);
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now || !limits.is_empty());
+        for pair in &active.pairs {
+            if due(pair.rx_at) {
+                pair.receiver.kick_self();
+            }
+            if due(pair.tx_at) {
+                pair.transmitter.kick_self();
+            }
+        }
     }
 
     fn receive(

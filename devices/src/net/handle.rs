@@ -61,6 +61,13 @@ pub(super) struct Limits {
     pub(super) tx: (BucketUpdate, BucketUpdate),
 }
 
+impl Limits {
+    /// Whether nothing is to change.
+    pub(super) fn is_empty(&self) -> bool {
+        [self.rx.0, self.rx.1, self.tx.0, self.tx.1] == [BucketUpdate::Keep; 4]
+    }
+}
+
 /// What device and handles share.
 #[derive(Debug)]
 pub(super) struct Shared {

@@ -82,6 +82,11 @@ impl Receiver {
         }
     }
 
+    /// Makes the event loop come back to this queue.
+    pub(super) fn kick_self(&self) {
+        self.queue.kick_self();
+    }
+
     /// Receives frames until there are none, there is no room, or the deadline has passed.
     pub(super) fn run(
         &mut self,

@@ -27,6 +27,11 @@ impl Transmitter {
         Self { queue, iovecs: IoVecs::default(), scratch: Vec::new() }
     }
 
+    /// Makes the event loop come back to this queue.
+    pub(super) fn kick_self(&self) {
+        self.queue.kick_self();
+    }
+
     /// Sends frames until there are none or the deadline has passed.
     pub(super) fn run(
         &mut self,

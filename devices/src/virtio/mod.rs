@@ -193,6 +193,10 @@ pub trait VirtioDevice: Send {
     /// [runs at its notification](Self::runs_at_notify), unless it is to
     /// [finish](Self::finishes_at_notify) there.
     ///
+    /// Only `queue` is notified again. Another queue of the device that has more to do, such as one
+    /// that the rate limit held back, is notified by the device
+    /// ([`DeviceQueue::kick_self`]) and gets a round of its own.
+    ///
     /// A notification may come late: for a queue that is not ready, or after a reset. Neither is
     /// an error.
     ///

@@ -5,8 +5,6 @@ use proptest::prelude::*;
 
 use super::*;
 
-const NO_LARGE: u64 = !(feature::GUEST_TSO4 | feature::GUEST_TSO6);
-
 #[test]
 fn configuration_tells_address_pairs_and_mtu() {
     let rig = Rig::new();

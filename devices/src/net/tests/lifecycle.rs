@@ -40,6 +40,38 @@ fn limits_hold_frames_back_in_both_directions_until_they_are_lifted() {
 }
 
 #[test]
+fn queues_that_were_held_back_are_emptied_though_a_round_ends_early() {
+    let now = Instant::now();
+    let limiter = || RateLimiter::new(None, Some(bucket(2)), now);
+    // Two frames a round.
+    let deadline = || Deadline::of_work(2 * Deadline::COMMAND);
+    let setup =
+        Setup { pairs: 2, rx_limiter: limiter(), tx_limiter: limiter(), ..Setup::default() };
+    let mut rig = Setup { deadline, features: NO_LARGE, ..setup }.start();
+    for pair in 0..2u16 {
+        let at = rig.driver.put(&[0; 72]);
+        for _ in 0..12 {
+            rig.driver.add(2 * pair + 1, &[Descriptor::readable(at, 72)]);
+            let to = rig.driver.alloc(2048);
+            rig.driver.add(2 * pair, &[Descriptor::writable(to, 2048)]);
+            rig.wires[usize::from(pair)].send(&[0; 72]).unwrap();
+        }
+        (0..2).for_each(|direction| rig.driver.notify(2 * pair + direction));
+    }
+    rig.driver.run();
+    let mut used = |queue| std::iter::from_fn(|| rig.driver.used(queue)).count();
+    let held_back: Vec<_> = (0..4).map(&mut used).collect();
+    assert_eq!((held_back[0] + held_back[2], held_back[1] + held_back[3]), (2, 2));
+    let none = (BucketUpdate::Keep, BucketUpdate::Set(bucket(0)));
+    rig.handle.limit(none, none);
+    // What the device's event leads to.
+    rig.tell(0);
+    let mut used = |queue| std::iter::from_fn(|| rig.driver.used(queue)).count();
+    let rest: Vec<_> = (0..4).map(|queue| used(queue) + held_back[queue as usize]).collect();
+    assert_eq!(rest, [12; 4]);
+}
+
+#[test]
 fn bytes_received_are_paid_off_though_their_number_comes_late() {
     let limiter = RateLimiter::new(Some(bucket(500)), None, Instant::now());
     let mut rig = Setup { rx_limiter: limiter, ..Setup::default() }.start();

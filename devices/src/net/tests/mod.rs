@@ -21,12 +21,14 @@ use vm_memory::{Bytes, GuestAddress};
 use super::protocol::{HEADER_LEN, feature};
 use super::*;
 use crate::transport::mock::{Descriptor, MockDriver};
-use crate::virtio::{DeviceLock, GuestMemoryMmap, QueueHost, RateLimiter};
+use crate::virtio::{Deadline, DeviceLock, GuestMemoryMmap, QueueHost, RateLimiter};
 
 const DRIVER: std::ops::Range<u64> = 0x1000..0x80_0000;
 const RAM: usize = 16 << 20;
 const RX: u16 = 0;
 const TX: u16 = 1;
+/// Features without large segments.
+const NO_LARGE: u64 = !(feature::GUEST_TSO4 | feature::GUEST_TSO6);
 
 struct Setup {
     pairs: u16,
@@ -34,6 +36,7 @@ struct Setup {
     rx_limiter: RateLimiter,
     tx_limiter: RateLimiter,
     responder: Option<Box<dyn Responder>>,
+    deadline: fn() -> Deadline,
 }
 
 impl Default for Setup {
@@ -44,6 +47,7 @@ impl Default for Setup {
             rx_limiter: RateLimiter::unlimited(),
             tx_limiter: RateLimiter::unlimited(),
             responder: None,
+            deadline: Deadline::new,
         }
     }
 }
@@ -81,7 +85,8 @@ impl Setup {
         let device = Net::new(config).unwrap();
         let handle = device.handle();
         let device = Arc::new(DeviceLock::new(device));
-        let mut driver = MockDriver::new(Arc::clone(&mem), device.clone(), DRIVER);
+        let memory = Arc::clone(&mem);
+        let mut driver = MockDriver::with_deadline(memory, device.clone(), DRIVER, self.deadline);
         let queues = 2 * self.pairs + u16::from(self.pairs > 1);
         driver.probe(self.features, queues);
         Rig { driver, device, handle, mem, wires }
