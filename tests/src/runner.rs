@@ -264,7 +264,10 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to).map_err(doing())?;
     for entry in fs::read_dir(from).map_err(doing())? {
         let entry = entry.map_err(doing())?;
-        fs::copy(entry.path(), to.join(entry.file_name())).map_err(doing())?;
+        // Sockets and FIFOs have no contents.
+        if entry.file_type().map_err(doing())?.is_file() {
+            fs::copy(entry.path(), to.join(entry.file_name())).map_err(doing())?;
+        }
     }
     Ok(())
 }

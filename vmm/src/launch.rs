@@ -108,7 +108,7 @@ impl Launch {
         let mut events = EventLoop::new()?;
         // Before any other thread: even the log has one.
         let signals = Signals::start(events.handle().exit()).map_err(LaunchError::Host)?;
-        let log = Log::init(self.mode);
+        let log = Log::init(self.mode, &self.id);
         let logger = self.effective_logger();
         log.apply(&logger)?;
         if self.mode == Mode::Firecracker {
@@ -177,6 +177,7 @@ impl Launch {
         }
         terminal::restore();
         let reason = ended?;
+        self.mode.farewell(&reason);
         Self::tell(&reason, &log);
         if let Some(signal) = self.mode.dies_of(&reason) {
             die_of(signal);

@@ -2,6 +2,8 @@
 //! What differs outside the API when the monitor stands in for Firecracker: names, places and
 //! numbers that its clients and supervisors know. `docs/api.md` has the list.
 
+use tracing::{error, info};
+
 use crate::config::LogLevel;
 use crate::exit::ExitReason;
 
@@ -60,6 +62,18 @@ impl Mode {
     /// Whether the socket's file stays when the monitor ends.
     pub fn keeps_socket(self) -> bool {
         self == Self::Firecracker
+    }
+
+    /// Logs Firecracker's last lines, which supervisors look for. A signal leaves it no time for them.
+    pub fn farewell(self, reason: &ExitReason) {
+        if self != Self::Firecracker || self.dies_of(reason).is_some() {
+            return;
+        }
+        info!("Vmm is stopping.");
+        match self.exit_code(reason) {
+            0 => info!("Firecracker exiting successfully. exit_code=0"),
+            code => error!("Firecracker exiting with error. exit_code={code}"),
+        }
     }
 
     /// The exit status for `reason`.

@@ -58,6 +58,12 @@ pub(crate) fn ballast(profile: Profile) -> Result<PathBuf> {
     Ok(cargo_build(profile, &["ballast-vmm"])?.join("ballast"))
 }
 
+/// Builds Ballast as `cargo test` does, for what needs no speed; gives its path.
+pub(crate) fn ballast_for_tests() -> Result<PathBuf> {
+    run::show(cargo().args(["build", "--locked", "--quiet", "-p", "ballast-vmm"]))?;
+    Ok(paths::target().join("debug/ballast"))
+}
+
 /// Builds the agent alone; gives its path.
 pub(crate) fn agent() -> Result<PathBuf> {
     stripped(&cargo_build(Profile::TestRelease, &["guest-agent"])?.join("guest-agent"))

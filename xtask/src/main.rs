@@ -5,6 +5,7 @@
 //! - `test/`      everything that is tested, step by step
 //! - `bench.rs`   Ballast beside its peers
 //! - `hold.rs`     what can hold the monitor up, and what it costs; natively
+//! - `clients.rs`  clients of Firecracker in front of Ballast
 //! - `kernel/`    the guest kernel: sources, patches, configuration, build, cache
 //! - `dist.rs`     the binary that is given away
 //! - `build.rs`    the programs that run in guests and in the outer machine
@@ -21,6 +22,7 @@
 mod apt;
 mod bench;
 mod build;
+mod clients;
 mod cpio;
 mod debian;
 mod dist;
@@ -87,6 +89,8 @@ enum Task {
     Tap(tap::Options),
     /// Run the tests that boot real guests (a part of `test`)
     GuestTests(GuestTestOptions),
+    /// Run clients of Firecracker, as they are published, in front of Ballast (a part of `test`)
+    Clients(clients::Options),
     /// Run a command where KVM works: here, or in the emulated outer machine
     Outer(OuterOptions),
 }
@@ -185,6 +189,11 @@ fn perform(task: Task) -> Result<ExitCode> {
             let limit = Duration::from_secs(3600);
             let status = payload::guest_tests(&options.kernel, arguments, limit)?;
             return Ok(ExitCode::from(status));
+        }
+        Task::Clients(options) => {
+            let outcome = clients::run(&options)?;
+            let passed = outcome.failed == 0;
+            return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Task::Outer(OuterOptions { cpus, memory, limit, command }) => {
             let size = Size { cpus, memory_mib: memory, xsave: false };

@@ -7,6 +7,19 @@ pub(crate) const SAY_AND_RESET: &[u8] = b"\x66\xba\xf8\x03\xb0!\xee\xb0\xfe\xe6\
 /// Writes `x` to the serial port for ever.
 pub(crate) const FLOOD: &[u8] = b"\x66\xba\xf8\x03\xb0x\xee\xeb\xfd";
 
+/// Writes `text` to the serial port; resets by the keyboard controller once a key is pressed.
+pub(crate) fn say_and_wait_for_a_key(text: &[u8]) -> Vec<u8> {
+    // mov dx, 0x3f8
+    let mut code = b"\x66\xba\xf8\x03".to_vec();
+    for &byte in text {
+        // mov al, byte; out dx, al
+        code.extend([0xb0, byte, 0xee]);
+    }
+    // in al, 0x64; test al, 1; jz; then mov al, 0xfe; out 0x64, al; hlt; jmp
+    code.extend(b"\xe4\x64\xa8\x01\x74\xfa\xb0\xfe\xe6\x64\xf4\xeb\xfd");
+    code
+}
+
 /// `code` as an ELF kernel at 2 MiB.
 pub(crate) fn kernel(code: &[u8]) -> Vec<u8> {
     let load = (2u64 << 20).to_le_bytes();

@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -63,7 +64,7 @@ impl ActionSender {
             return Ok(Reply::Done);
         }
         let (reply, replied) = oneshot::channel();
-        let request = Request { action, reply: ReplySender(reply) };
+        let request = Request { action, asked: Instant::now(), reply: ReplySender(reply) };
         self.sender.try_send(request).map_err(|_| Refusal::NoAnswer)?;
         self.wake.write(1).map_err(|_| Refusal::NoAnswer)?;
         replied.await.unwrap_or(Err(Refusal::NoAnswer))
@@ -108,6 +109,8 @@ impl AsRawFd for ActionReceiver {
 pub struct Request {
     /// What to do.
     pub action: Action,
+    /// When it was put into the queue.
+    pub asked: Instant,
     /// Where the reply goes.
     pub reply: ReplySender,
 }

@@ -44,7 +44,7 @@ impl Responder {
         let log = Arc::clone(&seen);
         let thread = std::thread::spawn(move || {
             // Ends with the last machine.
-            while let Some(Asked { action, reply: sender }) = requests.wait() {
+            while let Some(Asked { action, reply: sender, .. }) = requests.wait() {
                 log.lock().unwrap().push(action.clone());
                 sender.send(action.check(phase).and_then(|()| reply(action)));
             }

@@ -30,7 +30,8 @@ pub struct MachineConfig {
     #[serde(default)]
     #[schema(value_type = CpuTemplate)]
     pub cpu_template: NamedTemplate,
-    /// Dirty page tracking for snapshots, which Ballast does not offer: only `false` is taken.
+    /// Prepares for differential snapshots. Without effect: Ballast takes no snapshots, and refuses
+    /// the requests that would. Clients set it in every configuration.
     #[serde(default)]
     pub track_dirty_pages: bool,
     /// What memory is made of, in Firecracker's words; `memory.backing` says more.
@@ -83,7 +84,7 @@ impl MachineConfig {
 
 /// The rules of this section.
 pub(super) fn rules(check: &Check<'_>, faults: &mut Faults) {
-    let MachineConfig { vcpu_count, mem_size_mib, smt, track_dirty_pages, huge_pages, .. } =
+    let MachineConfig { vcpu_count, mem_size_mib, smt, huge_pages, .. } =
         check.config.machine_config;
     if vcpu_count == 0 || vcpu_count > MAX_VCPUS {
         let problem = format!("{vcpu_count} vCPUs: give 1 to {MAX_VCPUS}");
@@ -104,10 +105,6 @@ pub(super) fn rules(check: &Check<'_>, faults: &mut Faults) {
     if huge_pages != HugePages::None && mem_size_mib % 2 != 0 {
         let problem = format!("{mem_size_mib} MiB: huge pages need a multiple of 2 MiB");
         faults.add("machine-config.mem_size_mib", problem);
-    }
-    if track_dirty_pages {
-        let problem = "true: Ballast takes no snapshots and tracks no dirty pages";
-        faults.add("machine-config.track_dirty_pages", problem);
     }
 }
 

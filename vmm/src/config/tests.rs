@@ -247,7 +247,6 @@ fn every_fault_is_named_at_once() {
         machine_config: MachineConfig {
             vcpu_count: 0,
             mem_size_mib: 0,
-            track_dirty_pages: true,
             ..MachineConfig::default()
         },
         gpu: Some(GpuConfig { width_px: 0, height_px: 5000, scanouts: 17, vnc_socket: None }),
@@ -258,7 +257,6 @@ fn every_fault_is_named_at_once() {
         [
             "machine-config.vcpu_count",
             "machine-config.mem_size_mib",
-            "machine-config.track_dirty_pages",
             "boot-source",
             "gpu.width_px",
             "gpu.height_px",

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The machine as a whole: start, pause, stop.
 
+use std::time::Instant;
+
 use tracing::{info, warn};
 
+use super::metrics::Latency;
 use super::{Controller, done, failed};
 use crate::api::instance::{Instance, InstanceAction, InstanceReply};
 use crate::api::{Refusal, Reply};
@@ -11,16 +14,27 @@ use crate::exit::ExitReason;
 use crate::machine;
 
 impl Controller {
-    pub(super) fn instance_action(&mut self, action: InstanceAction) -> Result<Reply, Refusal> {
+    pub(super) fn instance_action(
+        &mut self,
+        action: InstanceAction,
+        asked: Instant,
+    ) -> Result<Reply, Refusal> {
         match action {
             InstanceAction::Get => Ok(InstanceReply::Instance(self.instance()).into()),
             InstanceAction::GetConfig => {
                 Ok(InstanceReply::Config(Box::new(self.current_config())).into())
             }
             InstanceAction::Start => done(self.start()),
-            InstanceAction::Pause => done(self.vm()?.pause()),
+            InstanceAction::Pause => {
+                let started = Instant::now();
+                self.vm()?.pause().map_err(failed)?;
+                self.metrics.latencies.pause = Latency::since(asked, started);
+                Ok(Reply::Done)
+            }
             InstanceAction::Resume => {
+                let started = Instant::now();
                 self.vm()?.resume();
+                self.metrics.latencies.resume = Latency::since(asked, started);
                 Ok(Reply::Done)
             }
             InstanceAction::SendCtrlAltDel => done(self.vm()?.send_ctrl_alt_del()),
@@ -55,9 +69,13 @@ impl Controller {
     pub fn start(&mut self) -> Result<(), Refusal> {
         self.config.validate(&self.host).map_err(Refusal::Invalid)?;
         let mut vm = machine::build(&self.config, &self.events).map_err(failed)?;
-        vm.start(self.mode).map_err(failed)?;
         let machine = &self.config.machine_config;
-        info!(id = self.id, vcpus = machine.vcpu_count, mib = machine.mem_size_mib, "started");
+        // Before the guest's first byte, which may go to the same stream.
+        info!(id = self.id, vcpus = machine.vcpu_count, mib = machine.mem_size_mib, "starting");
+        vm.start(self.mode).map_err(failed)?;
+        if self.mode.keeps_socket() {
+            vm.keep_sockets();
+        }
         self.vm = Some(vm);
         if let Err(error) = self.start_metrics() {
             warn!(%error, "metrics are lost");

@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use mm::budget::Budget;
 use rustix::time::{
@@ -19,7 +20,7 @@ use crate::api::stats::ApiStats;
 use crate::api::{Refusal, Reply};
 use crate::config::MetricsConfig;
 use crate::metrics::{self, MetricsFile, PERIOD};
-use crate::vcpu::ExitKind;
+use crate::vcpu::{ExitKind, ServedTime};
 
 /// The metrics file, the timer of its lines, and the counters that no device keeps.
 pub(super) struct MetricsWriter {
@@ -30,13 +31,47 @@ pub(super) struct MetricsWriter {
     parent_us: Option<u64>,
     startup_us: u64,
     missed_lines: u64,
+    /// How long the last pause and the last resume took.
+    pub(super) latencies: Latencies,
+}
+
+/// How long the last act of each kind took.
+#[derive(Debug, Default)]
+pub(super) struct Latencies {
+    pub(super) pause: Latency,
+    pub(super) resume: Latency,
+}
+
+/// How long an act took, in microseconds, rounded up: 0 is one that did not happen yet.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Latency {
+    /// From the request.
+    asked_us: u64,
+    /// From when the machine's owner took it up.
+    started_us: u64,
+}
+
+impl Latency {
+    /// The act that was asked for and started then, and is done now.
+    pub(super) fn since(asked: Instant, started: Instant) -> Self {
+        let up = |time: Duration| u64::try_from(time.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
+        Self { asked_us: up(asked.elapsed()), started_us: up(started.elapsed()) }
+    }
 }
 
 impl MetricsWriter {
     pub(super) fn new(api: Arc<ApiStats>, parent_us: Option<u64>) -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        Ok(Self { file: None, timer, api, parent_us, startup_us: 0, missed_lines: 0 })
+        Ok(Self {
+            file: None,
+            timer,
+            api,
+            parent_us,
+            startup_us: 0,
+            missed_lines: 0,
+            latencies: Latencies::default(),
+        })
     }
 
     /// The descriptor that is readable when a line is due.
@@ -96,6 +131,16 @@ impl Controller {
             "api_server".into(),
             json!({"process_startup_time_us": self.metrics.startup_us}),
         );
+        let Latencies { pause, resume } = &self.metrics.latencies;
+        groups.insert(
+            "latencies_us".into(),
+            json!({
+                "pause_vm": pause.asked_us,
+                "vmm_pause_vm": pause.started_us,
+                "resume_vm": resume.asked_us,
+                "vmm_resume_vm": resume.started_us,
+            }),
+        );
         let lost = self.log.lost();
         groups.insert(
             "logger".into(),
@@ -109,10 +154,21 @@ impl Controller {
         }
         if let Some(vm) = &self.vm {
             let count = |kind| vm.exit_counts().iter().map(|cpu| cpu.get(kind)).sum::<u64>();
-            let vcpu: Map<String, Value> = ExitKind::ALL
+            let mut vcpu: Map<String, Value> = ExitKind::ALL
                 .iter()
                 .map(|&kind| (kind.name().to_owned(), count(kind).into()))
                 .collect();
+            for kind in ExitKind::SERVED {
+                let served = vm.exit_counts().iter().map(|cpu| cpu.time(kind));
+                let Some(time) = served.reduce(ServedTime::with) else { continue };
+                let us = |ns: u64| ns.div_ceil(1000);
+                let aggregate = json!({
+                    "min_us": us(time.min_ns),
+                    "max_us": us(time.max_ns),
+                    "sum_us": us(time.sum_ns),
+                });
+                vcpu.insert(format!("{}_agg", kind.name()), aggregate);
+            }
             groups.insert("vcpu".into(), vcpu.into());
             if let Some(balloon) = vm.balloon() {
                 groups.insert("balloon".into(), balloon_group(&balloon.lock().counters()));

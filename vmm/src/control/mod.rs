@@ -34,6 +34,7 @@ mod vsock;
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use tracing::error;
@@ -122,17 +123,17 @@ impl Controller {
     }
 
     fn serve(&mut self, request: Request) {
-        let Request { action, reply } = request;
+        let Request { action, asked, reply } = request;
         match action.check(self.phase()) {
-            Ok(()) => self.perform(action, reply),
+            Ok(()) => self.perform(action, asked, reply),
             Err(refusal) => reply.send(Err(refusal)),
         }
     }
 
     /// The list of resources: a line each.
-    fn perform(&mut self, action: Action, reply: ReplySender) {
+    fn perform(&mut self, action: Action, asked: Instant, reply: ReplySender) {
         match action {
-            Action::Instance(action) => reply.send(self.instance_action(action)),
+            Action::Instance(action) => reply.send(self.instance_action(action, asked)),
             Action::Machine(action) => reply.send(self.machine_action(action)),
             Action::Boot(action) => reply.send(self.boot_action(action)),
             Action::Balloon(action) => reply.send(self.balloon_action(action)),

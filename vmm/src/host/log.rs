@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The monitor's log: one line an event, `TIME LEVEL target: message key=value …`, to a
-//! standard stream, a file or a FIFO. Where and how much can change until the machine starts.
+//! The monitor's log: one line an event, `TIME LEVEL target: message key=value …`, or in Firecracker's
+//! form (`log_format.rs`), to a standard stream, a file or a FIFO. Where and how much can change until
+//! the machine starts.
 //!
 //! Lines go through a bounded ring, so that no reader holds up the thread that logs; a place in the
 //! source that repeats itself is throttled in front of it.
@@ -20,6 +21,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, fmt, reload};
 
 use super::files::open_lines;
+use super::log_format::FirecrackerFormat;
 use super::ring::{Descriptor, Lost, Ring};
 use super::throttle::Throttle;
 use crate::config::{LogLevel, LoggerConfig};
@@ -48,21 +50,25 @@ pub struct Log {
 }
 
 impl Log {
-    /// The process's log, where and as much as `mode` has it. Once a process.
-    pub fn init(mode: Mode) -> Self {
-        let (log, subscriber) = Self::build(mode);
+    /// The process's log, where, how and as much as `mode` has it, for a machine named `id`. Once a
+    /// process.
+    pub fn init(mode: Mode, id: &str) -> Self {
+        let (log, subscriber) = Self::build(mode, id);
         // Fails if there is a log already; then that one stays, and this handle changes nothing.
         let _ = subscriber.try_init();
         log
     }
 
-    fn build(mode: Mode) -> (Self, impl SubscriberInitExt + tracing::Subscriber + Send + Sync) {
-        let sink = Arc::new(Sink { ring: Mutex::default(), mode });
+    fn build(
+        mode: Mode,
+        id: &str,
+    ) -> (Self, impl SubscriberInitExt + tracing::Subscriber + Send + Sync) {
+        let sink = Arc::new(Sink { ring: Mutex::default(), mode, id: id.to_owned() });
         let (filter_layer, filter) = reload::Layer::new(targets(mode.log_level(), None));
         let reporter = Arc::clone(&sink);
         let report = move |place: &Metadata<'_>, count| reporter.report_suppressed(place, count);
         let throttle = Throttle::new(Arc::new(report));
-        let (line_layer, lines) = reload::Layer::new(lines(&sink, false));
+        let (line_layer, lines) = reload::Layer::new(lines(&sink, &LoggerConfig::default()));
         let subscriber =
             tracing_subscriber::registry().with(filter_layer).with(throttle).with(line_layer);
         (Self { filter, lines, sink }, subscriber)
@@ -84,7 +90,7 @@ impl Log {
             None => self.sink.mode.log_level(),
         });
         // Both fail only when the subscriber is gone, which lives as long as the process.
-        let _ = self.lines.reload(lines(&self.sink, config.show_log_origin == Some(true)));
+        let _ = self.lines.reload(lines(&self.sink, config));
         let _ = self.filter.reload(targets(level, config.module.as_deref()));
         Ok(())
     }
@@ -117,20 +123,24 @@ fn targets(level: LogLevel, module: Option<&str>) -> Targets {
     }
 }
 
-fn lines(sink: &Arc<Sink>, origin: bool) -> Lines {
-    Box::new(
-        fmt::layer()
-            .with_ansi(false)
-            .with_file(origin)
-            .with_line_number(origin)
-            .with_writer(Arc::clone(sink)),
-    )
+fn lines(sink: &Arc<Sink>, config: &LoggerConfig) -> Lines {
+    let layer = fmt::layer().with_ansi(false).with_writer(Arc::clone(sink));
+    let origin = config.show_log_origin == Some(true);
+    match sink.mode {
+        Mode::Ballast => Box::new(layer.with_file(origin).with_line_number(origin)),
+        Mode::Firecracker => Box::new(layer.event_format(FirecrackerFormat {
+            id: sink.id.clone(),
+            level: config.show_level == Some(true),
+            origin,
+        })),
+    }
 }
 
 /// Where lines go: a file, else a standard stream.
 struct Sink {
     ring: Mutex<Option<Ring>>,
     mode: Mode,
+    id: String,
 }
 
 impl Sink {
@@ -157,9 +167,18 @@ impl Sink {
     fn report_suppressed(&self, place: &Metadata<'_>, count: u64) {
         let mut line = String::new();
         // Writing to a string cannot fail.
-        let _ = SystemTime.format_time(&mut fmt::format::Writer::new(&mut line));
-        let (level, target) = (place.level(), place.target());
-        line.push_str(&format!(" {level:>5} {target}: {count} lines like the next suppressed\n"));
+        match self.mode {
+            Mode::Ballast => {
+                let _ = SystemTime.format_time(&mut fmt::format::Writer::new(&mut line));
+                let (level, target) = (place.level(), place.target());
+                line.push_str(&format!(" {level:>5} {target}: "));
+            }
+            Mode::Firecracker => {
+                let format = FirecrackerFormat { id: self.id.clone(), level: false, origin: false };
+                let _ = format.prefix(&mut line, place);
+            }
+        }
+        line.push_str(&format!("{count} lines like the next suppressed\n"));
         if let Some(ring) = self.ring() {
             ring.push(line.as_bytes());
         }
@@ -185,9 +204,13 @@ mod tests {
 
     /// Runs `work` with a log of its own that goes to a file; returns what is in it then.
     fn logged(config: &LoggerConfig, work: impl FnOnce()) -> String {
+        logged_as(Mode::Ballast, config, work)
+    }
+
+    fn logged_as(mode: Mode, config: &LoggerConfig, work: impl FnOnce()) -> String {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let (log, subscriber) = Log::build(Mode::Ballast);
+        let (log, subscriber) = Log::build(mode, "vm");
         let config = LoggerConfig { log_path: Some(path.clone()), ..config.clone() };
         tracing::subscriber::with_default(subscriber, || {
             log.apply(&config).unwrap();
@@ -234,11 +257,47 @@ mod tests {
 
     #[test]
     fn text_from_a_guest_cannot_forge_a_line() {
-        let text = logged(&LoggerConfig::default(), || {
-            tracing::error!(name = "x\n2026 ERROR forged", "escape \x1b[2J too");
-        });
-        assert_eq!(text.lines().count(), 1, "{text}");
-        assert!(!text.contains('\x1b'), "{text}");
+        for mode in [Mode::Ballast, Mode::Firecracker] {
+            let text = logged_as(mode, &LoggerConfig::default(), || {
+                tracing::error!(name = "x\n2026 ERROR forged", "escape \x1b[2J too");
+            });
+            assert_eq!(text.lines().count(), 1, "{text}");
+            assert!(!text.contains('\x1b'), "{text}");
+        }
+    }
+
+    #[test]
+    fn firecrackers_lines_name_level_and_place_on_request() {
+        for (level, origin) in [(false, false), (true, false), (false, true), (true, true)] {
+            let config = LoggerConfig {
+                show_level: Some(level),
+                show_log_origin: Some(origin),
+                ..LoggerConfig::default()
+            };
+            let line = logged_as(Mode::Firecracker, &config, || tracing::warn!(block = 7, "this"));
+            let (head, message) = line.split_once("] ").unwrap();
+            assert_eq!(message, "this block=7\n");
+            let (time, place) = head.split_once(" [").unwrap();
+            let (date, second) = time.split_once('T').unwrap();
+            assert_eq!(
+                (date.len(), second.len()),
+                ("2026-11-28".len(), "18:46:17.108565123".len())
+            );
+            let thread = std::thread::current();
+            let place = place.strip_prefix(&format!("vm:{}", thread.name().unwrap())).unwrap();
+            let place = match place.strip_prefix(":WARN") {
+                Some(rest) => {
+                    assert!(level, "{line}");
+                    rest
+                }
+                None => {
+                    assert!(!level, "{line}");
+                    place
+                }
+            };
+            assert_eq!(place.contains("log.rs:"), origin, "{line}");
+            assert_eq!(place.is_empty(), !origin, "{line}");
+        }
     }
 
     #[test]
@@ -260,7 +319,7 @@ mod tests {
         let path = dir.path().join("fifo");
         let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600));
         rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).unwrap();
-        let sink = Sink { ring: Mutex::default(), mode: Mode::Ballast };
+        let sink = Sink { ring: Mutex::default(), mode: Mode::Ballast, id: String::new() };
         sink.redirect(open_lines(&path).unwrap().into());
         let line = [b'x'; 1024];
         for _ in 0..1024 {

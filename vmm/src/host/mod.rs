@@ -7,11 +7,13 @@
 //! - `sockets.rs`: Unix sockets that others connect to
 //! - `ring.rs`: bounded output that never makes its writer wait
 //! - `log.rs`: the monitor's log
+//! - `log_format.rs`: its lines in Firecracker's form
 //! - `throttle.rs`: how many lines of one kind the log takes
 //! - `terminal.rs`: standard input in raw mode, and as it was before on every way out
 
 pub mod files;
 pub mod log;
+mod log_format;
 pub mod ring;
 pub mod sockets;
 pub mod terminal;

@@ -68,6 +68,13 @@ impl Vm {
         }
     }
 
+    /// Leaves the sockets of devices where they are when the machine ends, as Firecracker does.
+    pub fn keep_sockets(&mut self) {
+        if let Some(vsock) = &mut self.devices.vsock {
+            vsock.file.keep();
+        }
+    }
+
     /// Lets the vCPUs run, on threads named by `mode`. Does nothing if they were started before.
     ///
     /// # Errors

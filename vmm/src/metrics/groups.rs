@@ -149,6 +149,8 @@ const GROUPS: &[(&str, &[&str])] = &[
         &[
             "activate_fails",
             "cfg_fails",
+            // Of older versions; their clients ask for it.
+            "mac_address_updates",
             "no_rx_avail_buffer",
             "no_tx_avail_buffer",
             "event_fails",

@@ -13,11 +13,12 @@ mod group;
 mod kick;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
-pub use exits::{ExitCounts, ExitKind};
+pub use exits::{ExitCounts, ExitKind, ServedTime};
 pub use group::{PauseError, StartError, VcpuGroup};
 
 use crate::exit::{ExitReason, ExitSignal, ResetSource};
@@ -65,22 +66,28 @@ impl Vcpu {
     /// Runs guest code until there is a command or an end.
     fn run(&mut self) -> Left {
         loop {
-            let kind = match self.fd.run() {
+            let exit = self.fd.run();
+            let started = Instant::now();
+            let kind = match exit {
                 Ok(VcpuExit::IoOut(port, data)) => {
                     self.around.ports.write(port.into(), data);
-                    ExitKind::IoOut
+                    self.counts.served(ExitKind::IoOut, started.elapsed());
+                    continue;
                 }
                 Ok(VcpuExit::IoIn(port, data)) => {
                     self.around.ports.read(port.into(), data);
-                    ExitKind::IoIn
+                    self.counts.served(ExitKind::IoIn, started.elapsed());
+                    continue;
                 }
                 Ok(VcpuExit::MmioWrite(address, data)) => {
                     self.around.mmio.write(address, data);
-                    ExitKind::MmioWrite
+                    self.counts.served(ExitKind::MmioWrite, started.elapsed());
+                    continue;
                 }
                 Ok(VcpuExit::MmioRead(address, data)) => {
                     self.around.mmio.read(address, data);
-                    ExitKind::MmioRead
+                    self.counts.served(ExitKind::MmioRead, started.elapsed());
+                    continue;
                 }
                 Ok(VcpuExit::Intr) => ExitKind::Interrupted,
                 Ok(exit) => {

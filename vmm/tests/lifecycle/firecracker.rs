@@ -21,8 +21,6 @@ const DIFFERENT: &[(&str, &str)] = &[
     ("PUT /boot-source not ELF", "the file is looked at by the PUT, and not first by the start"),
     ("PUT /machine-config 33 cpu", "a machine may have 254 vCPUs"),
     ("PUT /machine-config big mem", "memory beyond the host's is refused by the PUT already"),
-    ("PUT /machine-config track_dirty", "there are no snapshots to track dirty pages for"),
-    ("PATCH /machine-config tdp", "there are no snapshots to track dirty pages for"),
     ("PUT /cpu-config {}", "there are no custom CPU templates"),
     ("PUT /pmem", "there are no persistent memory devices"),
     ("GET /mmds", "there is no metadata service"),
@@ -121,8 +119,12 @@ fn differences_are_documented() {
 }
 
 fn start(monitor: &mut Monitor) {
+    start_with(monitor, Program::Halt);
+}
+
+fn start_with(monitor: &mut Monitor, program: Program) {
     let kernel = monitor.dir.path().join("kernel");
-    std::fs::write(&kernel, Program::Halt.image()).unwrap();
+    std::fs::write(&kernel, program.image()).unwrap();
     let boot = serde_json::json!({"kernel_image_path": kernel});
     assert_eq!(monitor.request("PUT", "/boot-source", &boot.to_string()), 204);
     let machine = r#"{"vcpu_count": 2, "mem_size_mib": 17}"#;
@@ -152,6 +154,10 @@ fn the_process_looks_like_firecracker() {
     monitor.wait_for("the log", |monitor| stdout(monitor).contains("API server started."));
     assert!(stdout(&monitor).contains("Running Firecracker v"), "{}", stdout(&monitor));
     assert!(!stdout(&monitor).contains("WARN"), "{}", stdout(&monitor));
+
+    // TIME [ID:THREAD] message
+    let first = stdout(&monitor).lines().next().unwrap().to_owned();
+    assert!(first.contains(" [anonymous-instance:main] Running Firecracker v"), "{first}");
 
     // Firecracker does not catch SIGTERM, and leaves its socket.
     monitor.signal(libc::SIGTERM);
@@ -201,6 +207,59 @@ fn metrics_lines_have_all_groups_from_the_start() {
     }
     assert_eq!(line["put_api_requests"]["boot_source_count"], 1);
     assert_eq!(line["vcpu"]["exit_io_in_agg"]["max_us"], 0);
+}
+
+#[test]
+fn exits_pauses_and_resumes_are_measured() {
+    if !kvm() {
+        return;
+    }
+    let mut monitor = firecracker(|dir, command| {
+        command.arg("--metrics-path").arg(dir.join("metrics"));
+    });
+    start_with(&mut monitor, Program::Flood);
+    assert_eq!(monitor.request("PATCH", "/vm", r#"{"state": "Paused"}"#), 204);
+    assert_eq!(monitor.request("PATCH", "/vm", r#"{"state": "Resumed"}"#), 204);
+    let path = monitor.dir.path().join("metrics");
+    monitor.wait_for("a line with an exit", |monitor| {
+        let flush = r#"{"action_type": "FlushMetrics"}"#;
+        assert_eq!(monitor.request("PUT", "/actions", flush), 204);
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).any(|line| {
+            let us = |group: &str, name: &str| line[group][name].as_u64().unwrap();
+            let exits = &line["vcpu"]["exit_io_out_agg"];
+            let (min, max, sum) = (&exits["min_us"], &exits["max_us"], &exits["sum_us"]);
+            let measured = [min, max, sum].iter().all(|us| us.as_u64().unwrap() > 0);
+            let ordered = min.as_u64() <= max.as_u64();
+            assert!(ordered, "{exits}");
+            for name in ["pause_vm", "resume_vm"] {
+                let (asked, done) =
+                    (us("latencies_us", name), us("latencies_us", &format!("vmm_{name}")));
+                assert!(asked >= done, "{name}: {asked}, {done}");
+                if asked > 0 {
+                    assert!(done > 0, "{name}");
+                }
+            }
+            measured && us("latencies_us", "pause_vm") > 0 && us("latencies_us", "resume_vm") > 0
+        })
+    });
+}
+
+#[test]
+fn sockets_stay_and_the_log_says_how_it_ended() {
+    if !kvm() {
+        return;
+    }
+    let mut monitor = firecracker(|_, _| ());
+    let vsock = monitor.dir.path().join("v.sock");
+    let body = serde_json::json!({"guest_cid": 3, "uds_path": vsock}).to_string();
+    assert_eq!(monitor.request("PUT", "/vsock", &body), 204);
+    start_with(&mut monitor, Program::SayAndReset);
+    assert_eq!(monitor.end().code(), Some(0));
+    let said = stdout(&monitor);
+    assert!(said.contains("] Vmm is stopping."), "{said}");
+    assert!(said.contains("] Firecracker exiting successfully. exit_code=0"), "{said}");
+    assert!(vsock.exists() && monitor.socket().exists());
 }
 
 #[test]

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use crate::build;
 use crate::error::{IoContext, Result, task_error};
 use crate::payload::{self, KernelChoice};
-use crate::{kernel, paths, run};
+use crate::{clients, kernel, paths, run};
 
 /// All guest tests together; each has a limit of its own.
 const GUEST_LIMIT: Duration = Duration::from_secs(3000);
@@ -57,6 +57,12 @@ impl Count {
     fn add(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
+    }
+}
+
+impl From<clients::Outcome> for Count {
+    fn from(outcome: clients::Outcome) -> Self {
+        Self { passed: outcome.passed, failed: outcome.failed }
     }
 }
 
@@ -123,6 +129,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     step("unit and documentation tests", &mut || {
         cargo_tests(cargo_test().args(["--workspace", "--no-fail-fast"]))
     });
+    step("clients of Firecracker", &mut || clients::native().map(Count::from));
     step("models of what is lock-free", &mut models);
     step("fuzzing, shortly", &mut || fuzz::smoke(options.fuzz_seconds));
     if !options.no_guests {
@@ -131,6 +138,9 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
             whole(kernel::matrix::check(&kernel::Options::default()))
         });
         step("guest tests", &mut || guest_tests(&options.kernel));
+        step("clients of Firecracker, with guests", &mut || {
+            clients::with_guests().map(Count::from)
+        });
     }
 
     for failed in &failed_steps {

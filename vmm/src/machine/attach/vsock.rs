@@ -10,12 +10,13 @@ use crate::host::sockets::{Listener, SocketFile};
 use crate::machine::assembly::{Assembly, Home};
 use crate::machine::error::BuildError;
 
-/// The socket device, as requests reach it, and its socket's file, which goes with it.
+/// The socket device, as requests reach it, and its socket's file.
 #[derive(Debug)]
 pub struct Shared {
     /// The device.
     pub handle: VsockHandle,
-    _file: SocketFile,
+    /// The name of its socket, which goes with the device unless it is kept.
+    pub file: SocketFile,
 }
 
 /// Adds the socket device to `machine`, if one is configured.
@@ -34,5 +35,5 @@ pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Option<Shared>, Build
     let home = Home::Thread("vsock".to_owned());
     let transport = machine.add_virtio(Arc::new(DeviceLock::new(device)), &home)?;
     machine.subscribe(Box::new(SourceRunner::new(transport, sources)), &home);
-    Ok(Some(Shared { handle, _file: file }))
+    Ok(Some(Shared { handle, file }))
 }
