@@ -126,6 +126,12 @@ impl MemoryGroup {
         text.trim().parse().map_err(|_| Error::Check(format!("{}: {text}", path.display())))
     }
 
+    /// Has the kernel take as much of its memory as it can, up to `bytes`: to swap, if there is any.
+    pub fn reclaim(&self, bytes: u64) {
+        // The kernel reports EAGAIN if it was less.
+        let _ = fs::write(self.dir.join("memory.reclaim"), bytes.to_string());
+    }
+
     /// Limits it to `bytes`, or removes the limit.
     pub fn limit(&self, bytes: Option<u64>) -> Result<()> {
         let limit = bytes.map_or_else(|| "max".to_owned(), |bytes| bytes.to_string());

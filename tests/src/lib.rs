@@ -6,6 +6,8 @@
 //! - `payload.rs`   the kernels, initial RAM disks and binaries that guests are started from
 //! - `monitor/`     a monitor process with a guest in it: Ballast, or a peer
 //! - `confine.rs`   a monitor on a host that lacks something
+//! - `swap.rs`      swap on zram
+//! - `userland.rs`  what the programs of an ordinary system are made of, as a disk
 //! - `console.rs`   the guest's serial console: lines, waited for with a limit
 //! - `agent.rs`     the agent in the guest: commands and answers
 //! - `guest.rs`     a running guest: monitor, console and agent in one
@@ -36,5 +38,7 @@ pub mod picture;
 pub mod places;
 pub mod progress;
 pub mod runner;
+pub mod swap;
+pub mod userland;
 
 pub use error::{Error, Result};

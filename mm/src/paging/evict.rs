@@ -13,11 +13,11 @@ use super::source::key;
 use super::staging::PAGES;
 use super::stats::Counters;
 
-/// Pages are compressed in steps of so many: the first few are then from everywhere in the block and
-/// tell whether the rest is worth it. Odd, so that all pages have their turn.
-const STRIDE: usize = 73;
-/// After so many pages a block that does not compress is given up.
-const SAMPLE: usize = 48;
+/// One page in so many is compressed first: they tell whether the rest is worth it.
+const SAMPLE_STEP: usize = 11;
+/// Pages that are compressed between two looks at whether the guest wants the block back. The codec's
+/// worker is held for as long, and a fault may wait for it.
+const BATCH: usize = 32;
 /// A sample that keeps more than so many percent of its size does not compress.
 const WORTHLESS_PERCENT: usize = 90;
 
@@ -172,29 +172,29 @@ impl Engine {
     }
 
     fn pack_pages(&self, index: usize, slot: usize) -> Result<(), Stay> {
-        let first = Self::pages(index).start;
         let resident = if self.huge { PageMask::FULL } else { self.outlet.resident(slot)? };
-        let (mut seen, mut kept) = (0, 0);
-        for nth in 0..PAGES {
-            if self.outlet.is_recalled(slot) {
-                return Err(Stay::Wanted);
-            }
-            let at = nth * STRIDE % PAGES;
-            if !resident.contains(at) {
-                continue;
-            }
+        let mut left: Vec<usize> = (0..PAGES).filter(|&at| resident.contains(at)).collect();
+        let sample: Vec<usize> = left.iter().copied().step_by(SAMPLE_STEP).collect();
+        let kept = self.pack_some(index, slot, &sample)?;
+        if kept * 100 > sample.len() * PAGE_BYTES * WORTHLESS_PERCENT {
+            return Err(Stay::Incompressible);
+        }
+        left.retain(|at| sample.binary_search(at).is_err());
+        left.chunks(BATCH).try_for_each(|pages| self.pack_some(index, slot, pages).map(drop))
+    }
+
+    /// Stores some of the pages of block `index`; returns the bytes that they take.
+    fn pack_some(&self, index: usize, slot: usize, pages: &[usize]) -> Result<usize, Stay> {
+        if self.outlet.is_recalled(slot) {
+            return Err(Stay::Wanted);
+        }
+        let first = Self::pages(index).start;
+        let pages = pages.iter().map(|&at| {
             // SAFETY: this thread holds the slot until the block is packed or put back, and the
             // page is there.
-            let page = unsafe { self.outlet.page(slot, at) };
-            if !is_zero(page) {
-                kept += self.pool.put(key(first + at as u64), page)?;
-            }
-            seen += PAGE_BYTES;
-            if nth == SAMPLE && kept * 100 > seen * WORTHLESS_PERCENT {
-                return Err(Stay::Incompressible);
-            }
-        }
-        Ok(())
+            (key(first + at as u64), unsafe { self.outlet.page(slot, at) })
+        });
+        Ok(self.pool.put(pages.filter(|(_, page)| !is_zero(page)))?)
     }
 }
 

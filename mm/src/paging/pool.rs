@@ -77,10 +77,12 @@ impl PagePool {
         &self.store
     }
 
-    /// Keeps a page; returns the bytes that it takes.
-    pub(super) fn put(&self, key: Key, page: &Page) -> Result<usize, StoreError> {
-        self.store.put(key, page)?;
-        self.store.stored_len(key)
+    /// Keeps pages; returns the bytes that they take.
+    pub(super) fn put<'a>(
+        &self,
+        pages: impl IntoIterator<Item = (Key, &'a Page)>,
+    ) -> Result<usize, StoreError> {
+        self.store.put_batch(pages).map_err(|(error, _)| error)
     }
 
     /// Packs the pages closer and gives what that empties back to the host. Returns the bytes of

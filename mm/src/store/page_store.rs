@@ -122,25 +122,26 @@ impl Store {
     /// [`StoreError::OutOfRange`], [`StoreError::NoRoom`] or [`StoreError::Codec`]; what was
     /// there stays.
     pub fn put(&self, key: Key, page: &Page) -> Result<(), StoreError> {
-        self.put_batch([(key, page)]).map_err(|(error, _)| error)
+        self.put_batch([(key, page)]).map(drop).map_err(|(error, _)| error)
     }
 
     /// Stores pages one after the other, with one look for a codec worker, which is held until the
     /// last: `pages` must not use the store itself. The pages are read where they lie; a caller
     /// that stores guest memory has made them hold still before (write-protected or moved away by
-    /// userfaultfd).
+    /// userfaultfd). Returns the bytes that they take in the store.
     ///
     /// # Errors
     /// As [`put`](Self::put), with the number of pages stored before.
     pub fn put_batch<'a>(
         &self,
         pages: impl IntoIterator<Item = (Key, &'a Page)>,
-    ) -> Result<(), (StoreError, usize)> {
+    ) -> Result<usize, (StoreError, usize)> {
         let mut bench = None;
+        let mut kept = 0;
         for (done, (key, page)) in pages.into_iter().enumerate() {
-            self.put_one(key, page, &mut bench).map_err(|error| (error, done))?;
+            kept += self.put_one(key, page, &mut bench).map_err(|error| (error, done))?.bytes();
         }
-        Ok(())
+        Ok(kept)
     }
 
     /// Reads a page into `to`.
@@ -207,11 +208,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::OutOfRange`].
     pub fn stored_len(&self, key: Key) -> Result<usize, StoreError> {
-        Ok(match self.slot(key)?.kept() {
-            Kept::Nothing | Kept::Same(_) => 0,
-            Kept::Raw(_) => PAGE_BYTES,
-            Kept::Packed(_, len) => len,
-        })
+        Ok(self.slot(key)?.kept().bytes())
     }
 
     /// Packs what is stored into fewer frames; returns how many were given back.
@@ -257,7 +254,7 @@ impl Store {
         key: Key,
         page: &Page,
         cached: &mut Option<Lent<'s>>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Kept, StoreError> {
         // Before any work for a key that does not exist.
         drop(self.slot(key)?);
         let kept = match same_filled(page) {
@@ -267,7 +264,7 @@ impl Store {
         self.counters.add(kept);
         let old = std::mem::replace(&mut *self.slot(key)?, Slot::new(kept)).kept();
         self.release(old);
-        Ok(())
+        Ok(kept)
     }
 
     fn pack<'s>(&'s self, page: &Page, cached: &mut Option<Lent<'s>>) -> Result<Kept, StoreError> {

@@ -2,6 +2,7 @@
 //! What the store keeps under a key, packed into 12 bytes.
 
 use crate::frames::sync::SpinLock;
+use crate::units::PAGE_BYTES;
 use crate::zsmalloc::Handle;
 
 /// What a slot holds.
@@ -14,6 +15,17 @@ pub(super) enum Kept {
     Raw(Handle),
     /// What the codec made of it, and its length in bytes.
     Packed(Handle, usize),
+}
+
+impl Kept {
+    /// Bytes that it takes beside its slot.
+    pub(super) fn bytes(self) -> usize {
+        match self {
+            Self::Nothing | Self::Same(_) => 0,
+            Self::Raw(_) => PAGE_BYTES,
+            Self::Packed(_, len) => len,
+        }
+    }
 }
 
 /// A slot in 12 bytes, so that it takes 16 with its lock.

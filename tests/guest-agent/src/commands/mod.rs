@@ -9,6 +9,7 @@
 //! - `socket.rs`  streams to the host by vsock and TCP
 //! - `busy.rs`    threads that keep using memory and check it
 //! - `gpu.rs`     GPU buffers with a pattern, freed every other, exported
+//! - `load.rs`    memory with the contents of a disk
 //! - `order.rs`   kernel memory in pieces of an order
 //! - `pin.rs`     pages that nothing may move
 //! - `screen.rs`  a client that draws on a scanout
@@ -25,6 +26,7 @@ mod disk;
 mod file;
 mod gpu;
 mod kernel;
+mod load;
 mod memory;
 mod order;
 mod pin;
@@ -47,6 +49,7 @@ pub(crate) struct State {
     files: file::Files,
     busy: busy::Busy,
     gpu: gpu::Sets,
+    load: load::Loads,
     order: order::Blocks,
     pins: pin::Pins,
     program: program::Running,
@@ -105,6 +108,10 @@ pub(crate) fn perform(state: &mut State, words: &str) -> Answer {
         ["text-verify", name] => state.text.verify(name),
         ["text-touch", name, count, seed] => state.text.touch(name, number(count)?, number(seed)?),
         ["text-free", name] => state.text.free(name),
+        ["load-read", name, path, size] => state.load.read(name, path, bytes(size)?),
+        ["load-verify", name, first, count] => {
+            state.load.verify(name, number(first)?, number(count)?)
+        }
         ["touch-start", size] => state.touch.start(bytes(size)?),
         ["touch-stop"] => state.touch.stop(),
         ["zram-fill", index, size] => state.zram.fill(number(index)?, bytes(size)?),
