@@ -72,8 +72,12 @@ impl Parked {
         let layout = MemoryLayout::new(Bytes(GUEST), Bytes(0)).expect("a layout");
         let ram = Arc::new(GuestRam::new(layout, BackingKind::Thp).expect("memory"));
         ram.memory().write_slice(data, GuestAddress(0)).expect("memory");
-        let config =
-            PagingConfig { pool_limit: Bytes(GUEST), codec: Box::new(Lz4), sources: Vec::new() };
+        let config = PagingConfig {
+            pool_limit: Bytes(GUEST),
+            codec: Box::new(Lz4),
+            second_codec: None,
+            sources: Vec::new(),
+        };
         let paging = Paging::start(Arc::clone(&ram), config, Box::new(|_| ()));
         Self { ram, paging: paging.expect("userfaultfd: run as root") }
     }

@@ -18,6 +18,7 @@ use super::areas::Areas;
 use super::hot::HotSet;
 use super::pool::PagePool;
 use super::record::{Record, SourceId, State};
+use super::repack::Ages;
 use super::source::{PageSource, SourceError};
 use super::staging::Outlet;
 use super::stats::{Counters, Histogram};
@@ -47,6 +48,8 @@ pub(super) struct Engine {
     pub(super) record: Mutex<Record>,
     /// Notified when a block is no longer on the way.
     pub(super) settled: Condvar,
+    /// Since when each block has been in the store.
+    pub(super) ages: Ages,
     pub(super) hot: Mutex<HotSet>,
     /// Pages that stay: pinned ones, and others whose owner asked for it.
     pub(super) pinned: Mutex<RangeSet>,

@@ -153,6 +153,7 @@ impl Engine {
             Counters::add(&self.counters.compress_bytes, (PAGES * PAGE_BYTES) as u64);
             if self.record().packed(index, STORE) {
                 self.settled.notify_all();
+                self.ages.stored(index);
                 Counters::add(&self.counters.blocks_stored, 1);
                 self.outlet.give_back(slot);
                 return Ok(());

@@ -24,7 +24,8 @@
 //! Front: `mod` the front door · `park` parking and unparking · `stats` counters.
 //! Mechanism: `engine` what all threads share · `record` where each block is · `pager` the thread
 //! that answers faults · `resolve` bringing back · `evict` taking out and compressing · `absent`
-//! discards by others · `probation` blocks that are out to see whether they are missed. Leaves: `areas` numbering of blocks · `staging` address space on the way ·
+//! discards by others · `probation` blocks that are out to see whether they are missed · `repack` what stays away, compressed once more.
+//! Leaves: `areas` numbering of blocks · `staging` address space on the way ·
 //! `source` where contents come from · `pool` the compressed pages · `hot` what the guest touches
 //! first · `cold` which blocks to try, and what evicting is worth.
 //!
@@ -41,6 +42,7 @@ mod park;
 mod pool;
 mod probation;
 mod record;
+mod repack;
 mod resolve;
 mod source;
 mod staging;
@@ -51,6 +53,7 @@ mod tests;
 use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use crate::backing::BackingError;
 use crate::guest_ram::{AbsentMemory, GuestRam};
@@ -65,6 +68,7 @@ use hot::HotSet;
 use pager::PagerThread;
 use pool::PagePool;
 use record::{Record, SourceId, State};
+use repack::Ages;
 use staging::Outlet;
 use stats::{Counters, Histogram};
 
@@ -73,6 +77,7 @@ pub use engine::OnLoss;
 pub use park::{LeftBlocks, ParkReport, ParkRequest, Progress, UnparkReport};
 pub use pool::{PagePoolError, PagePoolStats};
 pub use probation::{OnTrial, TrialReport};
+pub use repack::RepackReport;
 pub use source::{Content, FileSource, PageSource, SourceError, StoreSource, ZeroSource};
 pub use stats::{Latency, PagingCounters};
 
@@ -110,6 +115,8 @@ pub struct PagingConfig {
     pub pool_limit: Bytes,
     /// How they are compressed.
     pub codec: Box<dyn Codec>,
+    /// How pages that stay away for long are compressed [once more](Paging::repack), if they are.
+    pub second_codec: Option<Box<dyn Codec>>,
     /// Further sources, for blocks that are [attached](Paging::attach) to them.
     pub sources: Vec<Arc<dyn PageSource>>,
 }
@@ -166,7 +173,7 @@ impl Paging {
         let huge = ram.may_be_huge();
         let outlet = Outlet::new(SLOTS, huge, &uffd).map_err(PagingError::Prepare)?;
         let pages = areas.blocks() as u64 * PAGES_PER_BLOCK;
-        let pool = PagePool::new(pages, config.pool_limit, config.codec)?;
+        let pool = PagePool::new(pages, config.pool_limit, config.codec, config.second_codec)?;
         for region in ram.regions() {
             let mapping = region.backing().mapping();
             mapping.dont_fork(mapping.range()).map_err(PagingError::Prepare)?;
@@ -175,6 +182,7 @@ impl Paging {
             region.backing().populate(first)?;
         }
         let store: Arc<dyn PageSource> = Arc::new(StoreSource::new(Arc::clone(pool.store())));
+        let ages = Ages::new(areas.blocks());
         let engine = Arc::new(Engine {
             record: Mutex::new(Record::new(areas.blocks())),
             sources: std::iter::once(store).chain(config.sources).collect(),
@@ -187,6 +195,7 @@ impl Paging {
             max_runs: MAX_RUNS,
             gate: Mutex::new(()),
             settled: Condvar::new(),
+            ages,
             hot: Mutex::new(HotSet::default()),
             pinned: Mutex::new(RangeSet::new()),
             counters: Counters::default(),
@@ -274,6 +283,17 @@ impl Paging {
         cancel: &AtomicBool,
     ) -> TrialReport {
         self.engine.end_trial(tracker, trial, cancel)
+    }
+
+    /// Compresses blocks that have been away for `age` by the second codec, at most `most` of them and
+    /// each once.
+    pub fn repack(&self, most: usize, age: Duration, cancel: &AtomicBool) -> RepackReport {
+        self.engine.repack(most, age, cancel)
+    }
+
+    /// Blocks that [`repack`](Self::repack) would find.
+    pub fn repackable(&self, age: Duration) -> u64 {
+        self.engine.repackable(age).len() as u64
     }
 
     /// Has `pages` stay in guest memory from now on, and brings them back if they are away. For

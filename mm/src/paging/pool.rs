@@ -55,6 +55,7 @@ impl PagePool {
         pages: u64,
         limit: Bytes,
         codec: Box<dyn Codec>,
+        second: Option<Box<dyn Codec>>,
     ) -> Result<Self, PagePoolError> {
         let frames = limit.as_pages().0.max(1);
         let room = limit.saturating_add(Bytes(limit.0 / RESERVE_SHARE)).0;
@@ -68,7 +69,7 @@ impl PagePool {
         let frames = FramePool::new(region, PoolConfig::default())?;
         let zs = ZsConfig { movable: true, limit: Some(frames_limit) };
         let capacity = u32::try_from(pages).unwrap_or(u32::MAX);
-        let store = Store::new(&frames, codec, StoreConfig { capacity, zs })?;
+        let store = Store::with_second(&frames, codec, second, StoreConfig { capacity, zs })?;
         Ok(Self { frames, store: Arc::new(store), limit })
     }
 
@@ -83,6 +84,11 @@ impl PagePool {
         pages: impl IntoIterator<Item = (Key, &'a Page)>,
     ) -> Result<usize, StoreError> {
         self.store.put_batch(pages).map_err(|(error, _)| error)
+    }
+
+    /// Compresses a page by the second codec; returns the bytes gained.
+    pub(super) fn repack(&self, key: Key) -> Result<usize, StoreError> {
+        self.store.repack(key)
     }
 
     /// Packs the pages closer and gives what that empties back to the host. Returns the bytes of

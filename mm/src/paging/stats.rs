@@ -56,6 +56,12 @@ counters! {
     compress_bytes,
     /// Nanoseconds spent bringing blocks back, on all threads.
     fill_ns,
+    /// Blocks compressed once more by the second codec.
+    blocks_repacked,
+    /// Bytes that this made them smaller.
+    repack_saved_bytes,
+    /// Nanoseconds spent on it, on all threads.
+    repack_ns,
 }
 
 impl Counters {

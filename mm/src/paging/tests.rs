@@ -11,7 +11,7 @@ use vm_memory::{Bytes as _, GuestAddress};
 use super::*;
 use crate::backing::BackingKind;
 use crate::layout::MemoryLayout;
-use crate::store::{CodecError, Lz4, Page, Worker};
+use crate::store::{CodecError, Lz4, Page, Worker, Zstd};
 use crate::units::{PAGE_SIZE, Pages, Pfn};
 
 const MIB: u64 = 1 << 20;
@@ -40,7 +40,9 @@ impl Fixture {
     ) -> Self {
         let layout = MemoryLayout::new(Bytes(mib * MIB), Bytes(0)).unwrap();
         let ram = Arc::new(GuestRam::new(layout, kind).unwrap());
-        let config = PagingConfig { pool_limit: Bytes(pool_mib * MIB), codec, sources };
+        let second_codec: Option<Box<dyn Codec>> = Some(Box::new(Zstd { level: 3 }));
+        let pool_limit = Bytes(pool_mib * MIB);
+        let config = PagingConfig { pool_limit, codec, second_codec, sources };
         let losses = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&losses);
         let on_loss = Box::new(move |_: &SourceError| {
@@ -147,6 +149,33 @@ fn parked_memory_is_gone_and_comes_back_by_touch() {
     assert!(after.faults.count <= 16 && after.counters.blocks_touched <= 16, "{after:?}");
     assert_eq!(f.ram.residency().unwrap().huge, Some(Bytes(32 * MIB)));
     f.paging.validate().unwrap();
+}
+
+#[test]
+fn what_stays_away_is_compressed_once_more_and_comes_back_unharmed() {
+    let f = Fixture::new(16, 16);
+    f.fill(1);
+    if !f.has_huge_pages() {
+        return;
+    }
+    f.park();
+    let before = f.paging.stats().pool.store.compr_data_size;
+    assert_eq!(f.paging.repackable(Duration::from_secs(3600)), 0);
+    assert_eq!(f.paging.repackable(Duration::ZERO), 8);
+    let some = f.paging.repack(3, Duration::ZERO, &NEVER);
+    assert_eq!((some.blocks, some.stopped), (3, None));
+    assert!(some.saved > Bytes(0));
+    // A block is repacked once; one that is back is not.
+    assert!(f.holds(7 * PAGES_PER_BLOCK, 1));
+    f.paging.settle();
+    let rest = f.paging.repack(usize::MAX, Duration::ZERO, &NEVER);
+    assert_eq!(rest.blocks, 4);
+    assert_eq!(f.paging.repackable(Duration::ZERO), 0);
+    assert!(f.paging.stats().pool.store.compr_data_size < before);
+    f.check(1);
+    f.paging.validate().unwrap();
+    f.paging.settle();
+    assert_eq!(f.paging.stats().pool.store.mem_used_total, 0);
 }
 
 #[test]
@@ -415,7 +444,12 @@ fn tempfile() -> std::fs::File {
 fn memory_of_other_kinds_is_refused_with_the_reason() {
     let layout = MemoryLayout::new(Bytes(4 * MIB), Bytes(0)).unwrap();
     let ram = Arc::new(GuestRam::new(layout, BackingKind::Memfd).unwrap());
-    let config = PagingConfig { pool_limit: Bytes(MIB), codec: Box::new(Lz4), sources: Vec::new() };
+    let config = PagingConfig {
+        pool_limit: Bytes(MIB),
+        codec: Box::new(Lz4),
+        second_codec: None,
+        sources: Vec::new(),
+    };
     let refused = Paging::start(ram, config, Box::new(|_| ())).err().unwrap();
     assert!(refused.to_string().contains("memfd"), "{refused}");
 }

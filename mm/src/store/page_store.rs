@@ -2,9 +2,10 @@
 //! The store: keys to pages, each kept the cheapest way.
 //!
 //! A key's slot has a lock of its own, held while its page is read, so a page is never read half
-//! replaced. Compression happens outside it. Lock order: codec worker, slot, then zsmalloc's: a
-//! writer that has compressed a page still has its worker when it wants the slot, so a reader
-//! takes a worker before it knows whether it needs one.
+//! replaced. Compression happens outside it, except for [`Store::repack`]. Lock order: a worker of the
+//! first codec, one of the second, slot, then zsmalloc's: a writer that has compressed a page still
+//! has its worker when it wants the slot, so a reader takes a worker before it knows whether it needs
+//! one.
 
 use std::sync::{Arc, OnceLock};
 
@@ -85,6 +86,8 @@ type Chunk = Box<[SpinLock<Slot>]>;
 pub struct Store {
     zs: Arc<ZsPool>,
     workers: Workers,
+    /// Those of the second codec.
+    second: Option<Workers>,
     config: StoreConfig,
     chunks: Box<[OnceLock<Chunk>]>,
     counters: Counters,
@@ -100,10 +103,24 @@ impl Store {
         codec: Box<dyn Codec>,
         config: StoreConfig,
     ) -> Result<Self, StoreError> {
+        Self::with_second(frames, codec, None, config)
+    }
+
+    /// A store with a second codec, slower and denser, for pages that are [repacked](Self::repack).
+    ///
+    /// # Errors
+    /// [`StoreError::Pool`].
+    pub fn with_second(
+        frames: &Arc<FramePool>,
+        codec: Box<dyn Codec>,
+        second: Option<Box<dyn Codec>>,
+        config: StoreConfig,
+    ) -> Result<Self, StoreError> {
         let chunks = (config.capacity as usize).div_ceil(CHUNK);
         Ok(Self {
             zs: ZsPool::new(frames, config.zs)?,
             workers: Workers::new(codec),
+            second: second.map(Workers::new),
             config,
             chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
             counters: Counters::default(),
@@ -174,14 +191,44 @@ impl Store {
     /// As [`get`](Self::get); the page then stays.
     pub fn take(&self, key: Key, to: &mut Page) -> Result<(), StoreError> {
         let mut cached = None;
-        let bench = self.workers.bench(&mut cached)?;
-        let mut slot = self.slot(key)?;
-        let kept = slot.kept();
-        self.restore(key, kept, to, bench)?;
-        *slot = Slot::EMPTY;
-        drop(slot);
+        let kept = self.with_kept(key, &mut cached, |slot, kept, bench| {
+            self.restore(key, kept, to, bench)?;
+            *slot = Slot::EMPTY;
+            Ok(kept)
+        })?;
         self.release(kept);
         Ok(())
+    }
+
+    /// Compresses a page anew by the second codec, if that makes it smaller by an eighth at least;
+    /// returns the bytes gained. A page that is not there, or was repacked before, gains none.
+    ///
+    /// The slot stays locked meanwhile: a reader of this very page waits for tens of microseconds.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put); the page stays as it was.
+    pub fn repack(&self, key: Key) -> Result<usize, StoreError> {
+        let Some(second) = &self.second else { return Ok(0) };
+        let (mut cached, mut cached_second) = (None, None);
+        let bench = self.workers.bench(&mut cached)?;
+        let packer = second.bench(&mut cached_second)?;
+        let mut slot = self.slot(key)?;
+        let old = slot.kept();
+        if !matches!(old, Kept::Packed(..) | Kept::Raw(_)) {
+            return Ok(0);
+        }
+        let mut page: Page = [0; PAGE_BYTES];
+        self.restore(key, old, &mut page, bench)?;
+        let worth = |data: &&[u8]| data.len() * 8 <= old.bytes() * 7;
+        let Some(data) = packer.worker.compress(&page).filter(worth) else { return Ok(0) };
+        let handle = self.zs.alloc(data.len())?;
+        self.fill(handle, data)?;
+        let new = Kept::Repacked(handle, data.len());
+        self.counters.add(new);
+        *slot = Slot::new(new);
+        drop(slot);
+        self.release(old);
+        Ok(old.bytes() - new.bytes())
     }
 
     /// Removes a page; `false` if there was none.
@@ -297,9 +344,30 @@ impl Store {
         to: &mut Page,
         cached: &mut Option<Lent<'s>>,
     ) -> Result<(), StoreError> {
-        let bench = self.workers.bench(cached)?;
-        let slot = self.slot(key)?;
-        self.restore(key, slot.kept(), to, bench)
+        self.with_kept(key, cached, |_, kept, bench| self.restore(key, kept, to, bench))
+    }
+
+    /// Calls `act` with a slot that is locked, what it keeps, and a worker that can restore it.
+    fn with_kept<'s, R>(
+        &'s self,
+        key: Key,
+        cached: &mut Option<Lent<'s>>,
+        act: impl FnOnce(&mut Slot, Kept, &mut Bench) -> Result<R, StoreError>,
+    ) -> Result<R, StoreError> {
+        loop {
+            // Workers come before slots; the page may be repacked in between.
+            let repacked = matches!(self.slot(key)?.kept(), Kept::Repacked(..));
+            let mut cached_second = None;
+            let bench = match &self.second {
+                Some(second) if repacked => second.bench(&mut cached_second)?,
+                _ => self.workers.bench(cached)?,
+            };
+            let mut slot = self.slot(key)?;
+            let kept = slot.kept();
+            if matches!(kept, Kept::Repacked(..)) == repacked {
+                return act(&mut slot, kept, bench);
+            }
+        }
     }
 
     /// Restores a page; the caller holds its slot.
@@ -314,7 +382,7 @@ impl Store {
             Kept::Nothing => return Err(StoreError::Absent(key.0)),
             Kept::Same(word) => to.as_chunks_mut().0.fill(word.to_ne_bytes()),
             Kept::Raw(handle) => self.zs.map(handle)?.read(to),
-            Kept::Packed(handle, len) => {
+            Kept::Packed(handle, len) | Kept::Repacked(handle, len) => {
                 let mapped = self.zs.map(handle)?;
                 worker.decompress(mapped.contiguous(len, spare), to)?;
             }
@@ -325,7 +393,9 @@ impl Store {
     /// Gives back what a slot held.
     fn release(&self, kept: Kept) {
         self.counters.sub(kept);
-        let (Kept::Raw(handle) | Kept::Packed(handle, _)) = kept else { return };
+        let (Kept::Raw(handle) | Kept::Packed(handle, _) | Kept::Repacked(handle, _)) = kept else {
+            return;
+        };
         let freed = self.zs.free(handle);
         debug_assert!(freed.is_ok(), "a handle from a slot of ours: {freed:?}");
     }

@@ -15,6 +15,8 @@ pub(super) enum Kept {
     Raw(Handle),
     /// What the codec made of it, and its length in bytes.
     Packed(Handle, usize),
+    /// What the second codec made of it, and its length in bytes.
+    Repacked(Handle, usize),
 }
 
 impl Kept {
@@ -23,7 +25,7 @@ impl Kept {
         match self {
             Self::Nothing | Self::Same(_) => 0,
             Self::Raw(_) => PAGE_BYTES,
-            Self::Packed(_, len) => len,
+            Self::Packed(_, len) | Self::Repacked(_, len) => len,
         }
     }
 }
@@ -33,7 +35,8 @@ impl Kept {
 pub(super) struct Slot {
     low: u32,
     high: u32,
-    /// 0 nothing, 1 to 4095 bytes packed, [`Slot::RAW`] or [`Slot::SAME`].
+    /// 0 nothing, 1 to 4095 bytes packed, [`Slot::RAW`], that and 1 to 4095 bytes repacked, or
+    /// [`Slot::SAME`].
     form: u16,
 }
 
@@ -51,6 +54,7 @@ impl Slot {
             Kept::Same(word) => (word, Self::SAME),
             Kept::Raw(handle) => (handle.to_bits(), Self::RAW),
             Kept::Packed(handle, len) => (handle.to_bits(), len as u16),
+            Kept::Repacked(handle, len) => (handle.to_bits(), Self::RAW + len as u16),
         };
         Self { low: word as u32, high: (word >> 32) as u32, form }
     }
@@ -61,6 +65,9 @@ impl Slot {
             0 => Kept::Nothing,
             Self::SAME => Kept::Same(word),
             Self::RAW => Kept::Raw(Handle::from_bits(word)),
+            len if len > Self::RAW => {
+                Kept::Repacked(Handle::from_bits(word), (len - Self::RAW).into())
+            }
             len => Kept::Packed(Handle::from_bits(word), len.into()),
         }
     }

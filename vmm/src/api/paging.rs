@@ -192,6 +192,10 @@ pub struct PagingCounters {
     pub compress_ns: u64,
     /// Bytes compressed.
     pub compress_bytes: u64,
+    /// Compressed once more by the second codec.
+    pub repacked: u64,
+    /// Bytes that this made them smaller.
+    pub repack_saved_bytes: u64,
 }
 
 /// The pool of compressed pages (`GET /memory/pool`). In bytes, unless the name says otherwise.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::rules::Check;
-use super::{Faults, HugePages, PolicyConfig};
+use super::{Faults, HugePages, PageCodec, PolicyConfig};
 
 /// What guest memory is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -54,22 +54,17 @@ pub struct PagingConfig {
     /// Most memory that compressed pages may take, in MiB; half of guest memory if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool_mib: Option<u64>,
-    /// How pages are compressed.
+    /// How pages are compressed: `lz4`, or `zstd` with a level as in `zstd:3`.
+    #[schema(value_type = String)]
     pub codec: PageCodec,
+    /// How pages that stay away for a minute are compressed once more, by a memory policy; they are
+    /// not if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub second_codec: Option<PageCodec>,
     /// Threads to compress with; as many as the host has processors if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<u8>,
-}
-
-/// Ways to compress pages.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum PageCodec {
-    /// LZ4: about a third is left, and pages come back fastest.
-    #[default]
-    Lz4,
-    /// Zstandard, level 1: about a quarter is left, at a third of the speed.
-    Zstd,
 }
 
 /// When the host's side of guest memory is compacted unasked.

@@ -16,6 +16,7 @@
 //! - `rules.rs`: what a rule sees, and the faults that it finds
 //! - `machine_config.rs`: vCPUs and the size of memory (`machine-config`)
 //! - `memory.rs`: what that memory is made of on the host (`memory`, Ballast's own)
+//! - `page_codec.rs`: how parked pages are compressed
 //! - `policy.rs`: when memory is taken and given back unasked (`memory.policy`)
 //! - `boot_source.rs`: kernel, initrd and command line (`boot-source`), and their files
 //! - `balloon.rs`: the balloon (`balloon`)
@@ -45,6 +46,7 @@ mod memory;
 mod metrics;
 pub mod network_interfaces;
 mod objects;
+mod page_codec;
 mod policy;
 mod rate_limiter;
 mod rules;
@@ -74,10 +76,11 @@ pub use logger::{LogLevel, LoggerConfig};
 pub use machine_config::{
     CpuTemplate, HugePages, MAX_VCPUS, MachineConfig, MachineUpdate, NamedTemplate,
 };
-pub use memory::{BackingKind, CompactionConfig, MemoryConfig, PageCodec, PagingConfig};
+pub use memory::{BackingKind, CompactionConfig, MemoryConfig, PagingConfig};
 pub use metrics::MetricsConfig;
 pub use network_interfaces::{MacAddress, NetworkInterfaceConfig, NetworkInterfaceUpdate};
 pub use objects::from_slice;
+pub use page_codec::PageCodec;
 pub use policy::{PolicyConfig, PolicyPreset};
 pub use rate_limiter::{RateLimiterConfig, TokenBucket};
 use rules::{Check, Rules};

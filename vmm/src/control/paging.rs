@@ -195,6 +195,8 @@ impl From<&pager::PagingCounters> for PagingCounters {
             lost: counters.blocks_lost,
             compress_ns: counters.compress_ns,
             compress_bytes: counters.compress_bytes,
+            repacked: counters.blocks_repacked,
+            repack_saved_bytes: counters.repack_saved_bytes,
         }
     }
 }

@@ -84,13 +84,20 @@ impl Parking {
         let on_loss = Box::new(move |error: &paging::SourceError| {
             exit.raise(ExitReason::HostError(error.to_string()));
         });
-        let codec: Box<dyn Codec> = match config.codec {
-            PageCodec::Lz4 => Box::new(Lz4),
-            PageCodec::Zstd => Box::new(Zstd { level: 1 }),
+        let codec = |codec: PageCodec| -> Box<dyn Codec> {
+            match codec {
+                PageCodec::Lz4 => Box::new(Lz4),
+                PageCodec::Zstd(level) => Box::new(Zstd { level: level.into() }),
+            }
         };
         let half = Bytes(ram.pages().bytes().0 / 2);
         let pool_limit = config.pool_mib.and_then(Bytes::from_mib).unwrap_or(half);
-        let settings = paging::PagingConfig { pool_limit, codec, sources: Vec::new() };
+        let settings = paging::PagingConfig {
+            pool_limit,
+            codec: codec(config.codec),
+            second_codec: config.second_codec.map(codec),
+            sources: Vec::new(),
+        };
         Ok(Self {
             paging: Arc::new(Paging::start(Arc::clone(ram), settings, on_loss)?),
             threads: config.threads.map(usize::from),

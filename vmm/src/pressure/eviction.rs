@@ -17,6 +17,8 @@ use super::snapshot::PagingUse;
 use crate::compactor::{BackgroundWork, CompactorError};
 use crate::parking::pages_of;
 
+/// Blocks that have been away for so long are compressed once more.
+const LONG: Duration = Duration::from_secs(60);
 /// What is measured is believed after so many blocks.
 const SAMPLE: u64 = 8;
 
@@ -120,6 +122,16 @@ impl Eviction {
         }))
     }
 
+    /// Compresses at most `blocks` once more that have been away for long.
+    pub(super) fn repack(&self, blocks: usize) -> Result<(), CompactorError> {
+        let shared = Arc::clone(&self.shared);
+        self.work.run(Box::new(move |_, cancel| {
+            let report = shared.paging.repack(blocks, LONG, cancel);
+            tracing::debug!(?report, "repacked");
+            Box::new(|| ())
+        }))
+    }
+
     /// Whether no round is under way.
     pub(super) fn is_idle(&self) -> bool {
         matches!(*lock(&self.shared.stage), Stage::Idle)
@@ -137,7 +149,9 @@ impl Eviction {
     /// The pager now.
     pub(super) fn usage(&self) -> PagingUse {
         let stats = self.shared.paging.stats();
-        let spent = stats.counters.compress_ns.saturating_add(stats.counters.fill_ns);
+        let counters = &stats.counters;
+        let spent = counters.compress_ns.saturating_add(counters.fill_ns);
+        let spent = spent.saturating_add(counters.repack_ns);
         PagingUse {
             absent: Bytes(stats.absent_bytes.saturating_add(stats.staged_bytes)),
             touched_blocks: stats.counters.blocks_touched,
@@ -145,6 +159,7 @@ impl Eviction {
             costs: measured(&stats),
             pool: [pool_bytes(&stats), stats.pool.limit_bytes].map(Bytes),
             busy: !self.is_idle(),
+            repackable: self.shared.paging.repackable(LONG),
         }
     }
 }

@@ -66,7 +66,15 @@ mod tests {
     fn paging(touched_blocks: u64, spent: Duration) -> PagingUse {
         let costs = EvictionCosts::default();
         let pool = [Bytes(0), Bytes(1 << 30)];
-        PagingUse { absent: Bytes(0), touched_blocks, spent, costs, pool, busy: false }
+        PagingUse {
+            absent: Bytes(0),
+            touched_blocks,
+            spent,
+            costs,
+            pool,
+            busy: false,
+            repackable: 0,
+        }
     }
 
     proptest! {

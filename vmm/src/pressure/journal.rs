@@ -38,7 +38,7 @@ impl Journal {
         match &result {
             Err(error) => tracing::warn!("memory policy: cannot {action}: {error} ({reason})"),
             // A round of eviction every few seconds is no news.
-            Ok(()) if matches!(action, Action::Evict { .. }) => {
+            Ok(()) if matches!(action, Action::Evict { .. } | Action::Repack(_)) => {
                 tracing::debug!("memory policy: {action}: {reason}");
             }
             Ok(()) => tracing::info!("memory policy: {action}: {reason}"),

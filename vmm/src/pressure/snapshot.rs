@@ -80,6 +80,8 @@ pub(super) struct PagingUse {
     pub pool: [Bytes; 2],
     /// Whether blocks are on trial, or something else moves memory now.
     pub busy: bool,
+    /// Blocks that have been away for long enough to be compressed once more.
+    pub repackable: u64,
 }
 
 impl PagingUse {
@@ -111,6 +113,8 @@ pub enum Action {
         /// How long they must not be touched.
         trial: Duration,
     },
+    /// Compress at most so many blocks once more.
+    Repack(usize),
     /// Bring parked memory back.
     Unpark,
 }
@@ -123,6 +127,7 @@ impl Action {
             Self::Hint => "hint",
             Self::SetBalloon(_) => "balloon",
             Self::Evict { .. } => "evict",
+            Self::Repack(_) => "repack",
             Self::Unpark => "unpark",
         }
     }
@@ -137,6 +142,7 @@ impl fmt::Display for Action {
             Self::Evict { blocks, trial } => {
                 write!(f, "try {blocks} blocks for {} ms", trial.as_millis())
             }
+            Self::Repack(blocks) => write!(f, "compress {blocks} parked blocks once more"),
             Self::Unpark => write!(f, "bring parked memory back"),
         }
     }

@@ -167,6 +167,10 @@ impl Worker {
                 let eviction = self.eviction.as_ref().map_err(Clone::clone)?;
                 eviction.begin(blocks, trial).map_err(|error| error.to_string())
             }
+            Action::Repack(blocks) => {
+                let eviction = self.eviction.as_ref().map_err(Clone::clone)?;
+                eviction.repack(blocks).map_err(|error| error.to_string())
+            }
             Action::Unpark => {
                 let eviction = self.eviction.as_ref().map_err(Clone::clone)?;
                 eviction.unpark().map_err(|error| error.to_string())
@@ -232,7 +236,7 @@ impl Worker {
                     status.target = Some(to);
                 }
                 (Ok(()), Action::Unpark) => counters.unparks += 1,
-                (Ok(()), Action::Evict { .. }) => {}
+                (Ok(()), Action::Evict { .. } | Action::Repack(_)) => {}
             }
             status.journal.note(decision, result);
         }

@@ -39,6 +39,8 @@ const AWAKE: u64 = 8;
 const WORTH_DISCARDING: Bytes = Bytes(4 << 20);
 /// Free memory of the guest worth asking for.
 const WORTH_HINTING: Bytes = Bytes(16 << 20);
+/// A block's second compression takes so many times what its way out and back takes.
+const REPACK_COST: u64 = 6;
 /// A balloon is behind its target if more than this is missing.
 const LAG: Pages = Pages(256);
 /// Shortest and longest trial.
@@ -145,6 +147,7 @@ impl Policy {
             self.relax(now, &mut decisions);
         }
         self.evict(now, &mut decisions);
+        self.repack(now, &mut decisions);
         decisions
     }
 
@@ -352,6 +355,23 @@ impl Policy {
             (level, _) => format!("the host is {}", level.name()),
         };
         decisions.push(Decision { action: Action::Evict { blocks, trial }, reason });
+    }
+
+    /// Compresses once more what has been away for long, when nothing else moves memory.
+    fn repack(&self, now: &Snapshot, decisions: &mut Vec<Decision>) {
+        let Some(paging) = now.paging.filter(|paging| !paging.busy) else { return };
+        let blocks = paging.repackable.min(self.limits.at_once as u64);
+        let blocks = blocks.min(self.budget.blocks(&paging) / REPACK_COST);
+        let moves = |decision: &Decision| {
+            matches!(decision.action, Action::Evict { .. } | Action::Unpark | Action::Discard)
+        };
+        if self.level() < self.limits.evicts_from || decisions.iter().any(moves) {
+            return;
+        }
+        if let Ok(blocks @ 1..) = usize::try_from(blocks) {
+            let reason = format!("{} blocks have been away for a minute", paging.repackable);
+            decisions.push(Decision { action: Action::Repack(blocks), reason });
+        }
     }
 }
 

@@ -33,6 +33,7 @@ fn pager(absent: Bytes) -> PagingUse {
         costs: EvictionCosts::default(),
         pool: [Bytes(0), Bytes(128 * MIB)],
         busy: false,
+        repackable: 0,
     }
 }
 
@@ -158,6 +159,18 @@ fn eviction_backs_off_when_the_guest_wants_blocks_back() {
         })
         .count();
     assert!(evicted <= 1, "{evicted}");
+}
+
+#[test]
+fn what_stays_away_is_compressed_once_more_when_nothing_else_is_to_be_done() {
+    let mut policy = Policy::new(limits(PolicyPreset::Dense, 250), Pages(0));
+    let paging = PagingUse { repackable: 40, ..pager(Bytes(100 * MIB)) };
+    let seen = |round| Snapshot { paging: Some(paging), ..moment(round, 4000) };
+    let rounds: Vec<_> = (0..3).map(|round| policy.decide(&seen(round))).collect();
+    let [.., last] = &rounds[..] else { panic!("{rounds:?}") };
+    assert!(matches!(last[..], [Decision { action: Action::Repack(1..=32), .. }]), "{last:?}");
+    let busy = PagingUse { busy: true, ..paging };
+    assert!(policy.decide(&Snapshot { paging: Some(busy), ..seen(3) }).is_empty());
 }
 
 #[test]

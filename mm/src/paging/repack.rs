@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Blocks that stay away for long are compressed once more, by a codec that is slower and denser.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::units::Bytes;
+
+use super::engine::{Engine, STORE};
+use super::record::State;
+use super::source::key;
+use super::stats::Counters;
+
+/// A block that is not in the store, or was repacked.
+const NONE: u32 = u32::MAX;
+
+/// Since when each block has been in the store, in seconds.
+pub(super) struct Ages {
+    began: Instant,
+    since: Vec<AtomicU32>,
+}
+
+impl Ages {
+    pub(super) fn new(blocks: usize) -> Self {
+        Self { began: Instant::now(), since: (0..blocks).map(|_| AtomicU32::new(NONE)).collect() }
+    }
+
+    fn now(&self) -> u32 {
+        u32::try_from(self.began.elapsed().as_secs()).unwrap_or(NONE - 1)
+    }
+
+    /// Block `index` has come to the store.
+    pub(super) fn stored(&self, index: usize) {
+        self.since[index].store(self.now(), Ordering::Relaxed);
+    }
+
+    /// Block `index` was repacked: that is done once.
+    fn repacked(&self, index: usize) {
+        self.since[index].store(NONE, Ordering::Relaxed);
+    }
+
+    fn is_older(&self, index: usize, age: Duration) -> bool {
+        let since = self.since[index].load(Ordering::Relaxed);
+        since != NONE && u64::from(self.now().saturating_sub(since)) >= age.as_secs()
+    }
+}
+
+/// Result of repacking.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RepackReport {
+    /// Blocks that were compressed once more.
+    pub blocks: u64,
+    /// Bytes that this made them smaller.
+    pub saved: Bytes,
+    /// Why it ended early, if it did.
+    pub stopped: Option<String>,
+}
+
+impl Engine {
+    /// Blocks that have been in the store for `age` and were not repacked.
+    pub(super) fn repackable(&self, age: Duration) -> Vec<usize> {
+        let mut blocks = self
+            .record()
+            .select(|state| matches!(state, State::Absent { source, .. } if *source == STORE));
+        blocks.retain(|&index| self.ages.is_older(index, age));
+        blocks
+    }
+
+    pub(super) fn repack(&self, most: usize, age: Duration, cancel: &AtomicBool) -> RepackReport {
+        let mut report = RepackReport::default();
+        for index in self.repackable(age).into_iter().take(most) {
+            if cancel.load(Ordering::Relaxed) {
+                report.stopped = Some("cancelled".into());
+                break;
+            }
+            let began = Instant::now();
+            // A page that is brought back meanwhile is no longer there, and gains nothing.
+            let saved = Self::pages(index).try_fold(0, |saved, page| {
+                self.pool.repack(key(page)).map(|gained| saved + gained as u64)
+            });
+            let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            Counters::add(&self.counters.repack_ns, took);
+            match saved {
+                Ok(saved) => {
+                    self.ages.repacked(index);
+                    Counters::add(&self.counters.blocks_repacked, 1);
+                    Counters::add(&self.counters.repack_saved_bytes, saved);
+                    report.blocks += 1;
+                    report.saved = report.saved.saturating_add(Bytes(saved));
+                }
+                Err(error) => {
+                    report.stopped = Some(error.to_string());
+                    break;
+                }
+            }
+        }
+        if report.blocks > 0 {
+            self.pool.compact();
+        }
+        report
+    }
+}
