@@ -55,7 +55,17 @@ pub(crate) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
             }
         }
     }
+    figures.extend(beside_swap(&figures));
     Ok(figures)
+}
+
+/// How an answer from the pool compares with one from the host's swap, if both were measured.
+fn beside_swap(figures: &[Figure]) -> Option<Figure> {
+    let value = |name: &str| figures.iter().find(|figure| figure.name == name).map(|f| f.value);
+    let ours = value("park.ballast.lz4.request.by-touch")?;
+    let swap = value("park.firecracker.zram.request.by-touch")?;
+    let name = "park.ballast.lz4.request.by-touch-beside-swap".to_owned();
+    Some(Figure { name, value: ours / swap, unit: "x-zram", goal: Goal::AtMost(1.0) })
 }
 
 /// Figures of one monitor, printed as they come.

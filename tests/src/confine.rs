@@ -36,6 +36,17 @@ pub fn old_kernel(command: &mut Command, errno: i32) -> Result<()> {
         (libc::SYS_madvise, vec![argument(2, SeccompCmpArgLen::Dword, MADV_COLLAPSE)?]),
         (libc::SYS_ioctl, vec![argument(1, SeccompCmpArgLen::Dword, PAGEMAP_SCAN)?]),
     ]);
+    refuse(command, rules, errno)
+}
+
+/// What a kernel without userfaultfd(2) says.
+pub fn without_userfaultfd(command: &mut Command) -> Result<()> {
+    refuse(command, BTreeMap::from([(libc::SYS_userfaultfd, Vec::new())]), libc::ENOSYS)
+}
+
+/// Answers the calls that `rules` name with `errno`.
+fn refuse(command: &mut Command, rules: BTreeMap<i64, Vec<SeccompRule>>, errno: i32) -> Result<()> {
+    let words = |error: &dyn std::fmt::Display| Error::Check(format!("seccomp filter: {error}"));
     let refused = SeccompAction::Errno(errno.unsigned_abs());
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, refused, TargetArch::x86_64)
         .map_err(|error| words(&error))?;
@@ -124,6 +135,21 @@ impl MemoryGroup {
         let path = self.dir.join("memory.current");
         let text = fs::read_to_string(&path).map_err(Error::io(path.display().to_string()))?;
         text.trim().parse().map_err(|_| Error::Check(format!("{}: {text}", path.display())))
+    }
+
+    /// Slows its processes down while it uses more than `bytes`, instead of ending one; or never.
+    pub fn throttle(&self, bytes: Option<u64>) -> Result<()> {
+        let limit = bytes.map_or_else(|| "max".to_owned(), |bytes| bytes.to_string());
+        write(&self.dir.join("memory.high"), &limit)
+    }
+
+    /// How many of its processes were killed for lack of memory.
+    pub fn kills(&self) -> Result<u64> {
+        let path = self.dir.join("memory.events");
+        let text = fs::read_to_string(&path).map_err(Error::io(path.display().to_string()))?;
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        let count = count.and_then(|count| count.trim().parse().ok());
+        count.ok_or_else(|| Error::Check(format!("{}: {text}", path.display())))
     }
 
     /// Has the kernel take as much of its memory as it can, up to `bytes`: to swap, if there is any.

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Blocks on trial, and those that stay away.
+
+use super::*;
+
+#[test]
+fn what_stays_away_is_compressed_once_more_and_comes_back_unharmed() {
+    let f = Fixture::new(16, 16);
+    f.fill(1);
+    if !f.has_huge_pages() {
+        return;
+    }
+    f.park();
+    let before = f.paging.stats().pool.store.compr_data_size;
+    assert_eq!(f.paging.repackable(Duration::from_secs(3600)), 0);
+    assert_eq!(f.paging.repackable(Duration::ZERO), 8);
+    let some = f.paging.repack(3, Duration::ZERO, &NEVER);
+    assert_eq!((some.blocks, some.stopped), (3, None));
+    assert!(some.saved > Bytes(0));
+    // A block is repacked once; one that is back is not.
+    assert!(f.holds(7 * PAGES_PER_BLOCK, 1));
+    f.paging.settle();
+    let rest = f.paging.repack(usize::MAX, Duration::ZERO, &NEVER);
+    assert_eq!(rest.blocks, 4);
+    assert_eq!(f.paging.repackable(Duration::ZERO), 0);
+    assert!(f.paging.stats().pool.store.compr_data_size < before);
+    f.check(1);
+    f.paging.validate().unwrap();
+    f.paging.settle();
+    assert_eq!(f.paging.stats().pool.store.mem_used_total, 0);
+}
+
+#[test]
+fn a_trial_finds_the_blocks_that_are_not_touched() {
+    let f = Fixture::new(16, 16);
+    f.fill(1);
+    if !f.has_huge_pages() {
+        return;
+    }
+    let mut tracker = f.paging.cold_tracker(Probation { at_once: 4, longest_pause: 8 });
+    let mut cold = 0;
+    for _ in 0..40 {
+        let trial = f.paging.begin_trial(&mut tracker, 4, &RangeSet::new());
+        assert_eq!(f.paging.stats().staged_bytes, trial.len() as u64 * BLOCK_SIZE);
+        // The guest uses blocks 0 and 5 all the time.
+        assert!(f.holds(3, 1) && f.holds(5 * 512, 1));
+        f.paging.settle();
+        let report = f.paging.end_trial(&mut tracker, trial, &NEVER);
+        assert_eq!((report.kept, report.stopped), (0, None));
+        cold += report.stored;
+        f.paging.validate().unwrap();
+    }
+    assert_eq!(cold, 6);
+    assert_eq!(f.resident(), 4 * MIB);
+    assert_eq!(f.paging.stats().staged_bytes, 0);
+    f.check(1);
+}
