@@ -5,16 +5,16 @@
 //! monitor puts one behind the other and gives the guest's accesses to the transport.
 //!
 //! ```
-//! use std::sync::{Arc, Mutex};
+//! use std::sync::Arc;
 //!
 //! use devices::entropy::Entropy;
 //! use devices::transport::{MmioTransport, register};
-//! use devices::virtio::{GuestMemoryMmap, RateLimiter};
+//! use devices::virtio::{DeviceLock, GuestMemoryMmap, RateLimiter};
 //! use vm_memory::GuestAddress;
 //! use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 //!
 //! let mem = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)])?);
-//! let device = Arc::new(Mutex::new(Entropy::new(RateLimiter::unlimited())?));
+//! let device = Arc::new(DeviceLock::new(Entropy::new(RateLimiter::unlimited())?));
 //! let transport = MmioTransport::new(mem, device, EventFd::new(EFD_NONBLOCK)?)?;
 //!
 //! // A guest looks what is there: an entropy source (virtio 1.3, 5.4).

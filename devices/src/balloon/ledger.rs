@@ -12,6 +12,8 @@ use mm::blocks::mask::PageMask;
 use mm::blocks::page_set::PageSet;
 use mm::units::{BlockId, GuestRange, PAGES_PER_BLOCK, Pages, Pfn};
 
+use super::runs::append;
+
 /// Words of one block's bitmap.
 const WORDS: usize = (PAGES_PER_BLOCK / 64) as usize;
 
@@ -214,15 +216,25 @@ impl Ledger {
         set
     }
 
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        for region in &mut self.regions {
-            // Fresh zeroes cost the host nothing; written ones would.
-            region.ballooned = vec![0; region.ballooned.len()];
-            region.pending = vec![0; region.pending.len()];
+    /// Forgets everything. The record so far comes back, which takes long to free for much RAM.
+    #[must_use = "drop it where no device's lock is held"]
+    pub fn clear(&mut self) -> Self {
+        // Fresh zeroes cost the host nothing; written ones would.
+        let ram: Vec<GuestRange> = self.regions.iter().map(|region| region.ram).collect();
+        std::mem::replace(self, Self::new(&ram))
+    }
+
+    /// The RAM of all blocks that have a page in the balloon, as runs of blocks, in ascending order.
+    pub fn touched_runs(&self) -> Vec<GuestRange> {
+        let mut runs = Vec::new();
+        for region in &self.regions {
+            let blocks = region.ballooned.chunks_exact(WORDS).zip(region.first_block..);
+            for (_, id) in blocks.filter(|(words, _)| words.iter().any(|word| *word != 0)) {
+                let part = BlockId(id).checked_range().and_then(|b| b.intersection(&region.ram));
+                part.into_iter().for_each(|part| append(&mut runs, part));
+            }
         }
-        self.ballooned = 0;
-        self.pending = 0;
+        runs
     }
 
     /// Recounts everything from the bitmaps; says what does not agree.

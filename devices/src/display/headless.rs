@@ -3,7 +3,7 @@
 //!
 //! A frame costs host memory and a copy per flush, so a scanout has one only while a [`Viewer`] of
 //! it lives: it is made when the first one comes, filled by the device a strip at a time, and freed
-//! when the last one goes. Frames are charged to the budget that the display is given; a scanout
+//! when the last one goes or the size changes, by a viewer's thread. Frames are charged to the budget that the display is given; a scanout
 //! whose frame does not fit shows nothing.
 //!
 //! Locks: one mutex over all scanouts, held while a strip is copied in or out and no longer. A
@@ -27,6 +27,9 @@ struct Screen {
     frame: Option<Frame>,
     cursor: Cursor,
     viewers: Vec<Pending>,
+    /// Frames of no use any more. Freeing one takes milliseconds, so viewers do that, and not the
+    /// device; until then they are charged for.
+    retired: Vec<Frame>,
 }
 
 /// What a viewer has not seen yet.
@@ -50,6 +53,15 @@ impl Screen {
         self.frame.as_ref().filter(|frame| frame.complete()).map(|frame| Area::whole(frame.size()))
     }
 
+    /// What `viewer` has not seen yet; it has seen it from then on.
+    fn news_for(&mut self, viewer: u64) -> Option<Change> {
+        let complete = self.complete();
+        let pending = self.viewers.iter_mut().find(|pending| pending.viewer == viewer)?;
+        let resized = std::mem::take(&mut pending.resized);
+        let damage = if complete { pending.damage.take() } else { None };
+        Some(Change { size: self.size, resized, damage })
+    }
+
     fn touch(&mut self, damage: Area) {
         for pending in &mut self.viewers {
             pending.damage = Some(pending.damage.map_or(damage, |before| before.union(damage)));
@@ -58,7 +70,7 @@ impl Screen {
 
     fn resize(&mut self, size: Option<Size>) {
         self.size = size;
-        self.frame = None;
+        self.retired.extend(self.frame.take());
         for pending in &mut self.viewers {
             (pending.damage, pending.resized) = (None, true);
         }
@@ -253,15 +265,12 @@ impl Viewer {
             .changed
             .wait_timeout_while(screens, patience, |screens| !news(&screens[index]));
         let (mut screens, timeout) = wait.unwrap_or_else(PoisonError::into_inner);
-        if timeout.timed_out() {
-            return None;
-        }
         let screen = &mut screens[index];
-        let complete = screen.complete();
-        let pending = screen.viewers.iter_mut().find(|pending| pending.viewer == self.viewer)?;
-        let resized = std::mem::take(&mut pending.resized);
-        let damage = if complete { pending.damage.take() } else { None };
-        Some(Change { size: screen.size, resized, damage })
+        let retired = std::mem::take(&mut screen.retired);
+        let change = if timeout.timed_out() { None } else { screen.news_for(self.viewer) };
+        drop(screens);
+        drop(retired);
+        change
     }
 
     /// Copies the pixels of `area` as they are now, with the cursor on them, to `out`, without
@@ -283,11 +292,15 @@ impl Viewer {
 
 impl Drop for Viewer {
     fn drop(&mut self) {
-        let screen = &mut self.shared.screens()[self.scanout.index()];
+        let mut screens = self.shared.screens();
+        let screen = &mut screens[self.scanout.index()];
         screen.viewers.retain(|pending| pending.viewer != self.viewer);
         if !screen.watched() {
-            screen.frame = None;
+            screen.retired.extend(screen.frame.take());
         }
+        let retired = std::mem::take(&mut screen.retired);
+        drop(screens);
+        drop(retired);
     }
 }
 
@@ -364,6 +377,25 @@ mod tests {
         let viewer = frames.view(id);
         assert_eq!(viewer.next(NOW).unwrap().damage, None);
         assert_eq!(read(&viewer, area(0, 0, 1, 1)), [0; 4]);
+    }
+
+    #[test]
+    fn a_frame_of_another_size_is_freed_by_a_viewer_and_not_by_the_device() {
+        let (mut display, frames, id, budget) = display();
+        let (large, small) = (Size::new(100, 100), Size::new(50, 50));
+        display.set_size(id, Some(large));
+        let viewer = frames.view(id);
+        flush(&mut display, id, Area::whole(large), &Plain(large, 1));
+        display.set_size(id, Some(small));
+        assert_eq!(budget.used(), large.bytes(), "the device has left it");
+        assert_eq!(viewer.next(NOW).unwrap().size, Some(small));
+        assert_eq!(budget.used(), 0);
+        // And with its last viewer.
+        flush(&mut display, id, Area::whole(small), &Plain(small, 1));
+        display.set_size(id, None);
+        assert_eq!(budget.used(), small.bytes());
+        drop(viewer);
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]

@@ -168,7 +168,8 @@ pub trait VirtioDevice: Send {
 
     /// Frees what [`reset`](Self::reset) has dropped, until `deadline` passes. Called after each
     /// reset until it is [`Progress::Done`], with the lock released in between, before the driver
-    /// sees that the reset is over.
+    /// sees that the reset is over. A round that charges no work waits for the host, as for memory
+    /// that the guest is to have back.
     fn clean_up(&mut self, _deadline: &mut Deadline) -> Progress {
         Progress::Done
     }

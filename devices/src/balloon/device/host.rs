@@ -97,12 +97,14 @@ impl Balloon {
         self.core.pool.ledger.pending()
     }
 
-    /// Pages that the guest is taking out of the balloon and waits for, as the host has no memory
-    /// of that kind at the moment: huge pages of a pool that others have emptied.
+    /// Pages that the guest is taking out of the balloon, or is to have back as its driver has gone,
+    /// and waits for, as the host has no memory of that kind at the moment: huge pages of a pool that
+    /// others have emptied.
     pub fn waiting_for_host(&self) -> Pages {
         let waiting = [&self.deflating, &self.blocks].into_iter().filter(|serving| serving.waits());
         let ranges = waiting.filter_map(Serving::work).flat_map(|work| work.restoring());
-        Pages(ranges.map(|range| range.pages().0).sum())
+        let leaving: u64 = ranges.map(|range| range.pages().0).sum();
+        Pages(leaving + self.core.pool.to_restore().0)
     }
 
     /// The pages of the balloon. Nothing else in guest RAM may be taken for free.

@@ -5,6 +5,7 @@
 
 mod host;
 
+use std::any::Any;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -162,7 +163,6 @@ impl Balloon {
             pool.tick();
         }
         if self.next_retry.take_if(|at| *at <= now).is_some() {
-            pool.retry();
             self.retry_buffers(deadline);
         }
         if self.polling.is_due(now) {
@@ -215,7 +215,7 @@ impl Balloon {
         } else {
             self.next_tick = None;
         }
-        if pool.short() || self.deflating.waits() || self.blocks.waits() {
+        if self.deflating.waits() || self.blocks.waits() {
             self.next_retry.get_or_insert_with(|| Instant::now() + RETRY);
         } else {
             self.next_retry = None;
@@ -447,6 +447,18 @@ impl VirtioDevice for Balloon {
         self.config.poison_val = 0.into();
         self.core.pool.work(&mut self.core.journal, &mut Deadline::new());
         self.end_turn();
+    }
+
+    fn take_remains(&mut self) -> Option<Box<dyn Any + Send>> {
+        self.core.pool.take_remains()
+    }
+
+    /// Brings back the memory that the last driver had given up, where the host has to allocate it
+    /// before the guest may touch it.
+    fn clean_up(&mut self, deadline: &mut Deadline) -> Progress {
+        let Core { pool, journal, .. } = &mut self.core;
+        pool.restore_forgotten(journal, deadline);
+        Progress::more_if(pool.to_restore() > Pages(0))
     }
 
     fn process(&mut self, queue: u16, deadline: &mut Deadline) -> Result<Progress, DeviceFailure> {

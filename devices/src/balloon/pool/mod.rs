@@ -18,10 +18,13 @@
 //! such a driver everything is given back before the inflate request is answered.
 //!
 //! Memory that the host may not be able to bring back (hugetlb) goes back only with a driver that
-//! tells, and is allocated again before the driver may use it.
+//! tells, and is allocated again before the driver may use it; all of it before a reset is over,
+//! since without a driver the guest has all of its memory. Until the host has memory, the vCPU that
+//! resets the device waits: going on would end the guest at its first touch.
 
 mod giving_back;
 
+use std::any::Any;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,8 +69,8 @@ pub(super) struct Pool {
     to_resize: VecDeque<BlockId>,
     /// RAM that the guest may use again, as its driver is gone, where the host must allocate first.
     to_restore: VecDeque<GuestRange>,
-    /// The host had no memory for the first of these.
-    short: bool,
+    /// What the last driver left, to be freed without the lock.
+    remains: Option<Box<dyn Any + Send>>,
     runs: Vec<GuestRange>,
 }
 
@@ -86,7 +89,7 @@ impl Pool {
             touched: BTreeSet::new(),
             to_resize: VecDeque::new(),
             to_restore: VecDeque::new(),
-            short: false,
+            remains: None,
             runs: Vec::new(),
         }
     }
@@ -205,19 +208,25 @@ impl Pool {
 
     /// Whether some of them are due now, or something else is to be done.
     pub(super) fn due(&self) -> bool {
-        !self.due.is_empty()
-            || !self.to_resize.is_empty()
-            || (!self.to_restore.is_empty() && !self.short)
+        !self.due.is_empty() || !self.to_resize.is_empty()
     }
 
-    /// Whether the host lacks memory that the guest may use again: to be tried again later.
-    pub(super) fn short(&self) -> bool {
-        self.short
+    /// Pages that the guest may use again once its reset is over, for which the host has yet to
+    /// allocate memory.
+    pub(super) fn to_restore(&self) -> Pages {
+        Pages(self.to_restore.iter().map(|range| range.pages().0).sum())
     }
 
-    /// Has [`work`](Self::work) try again what the host had no memory for.
-    pub(super) fn retry(&mut self) {
-        self.short = false;
+    /// Allocates such pages until there are none, `deadline` passes or the host has no memory.
+    pub(super) fn restore_forgotten(&mut self, journal: &mut Journal, deadline: &mut Deadline) {
+        let unit = self.unit();
+        while !deadline.passed() && !self.to_restore.is_empty() {
+            let step = take_pages(&mut self.to_restore, unit);
+            if !self.restore(&step, journal, deadline) {
+                step.into_iter().rev().for_each(|range| self.to_restore.push_front(range));
+                return;
+            }
+        }
     }
 
     /// [`PATIENCE`] has passed: blocks that nothing was added to in all of it are due.
@@ -245,14 +254,6 @@ impl Pool {
             self.resize_some(&mut blocks, journal, deadline);
         }
         self.to_resize = blocks;
-        let unit = self.unit();
-        while !self.short && !deadline.passed() && !self.to_restore.is_empty() {
-            let step = take_pages(&mut self.to_restore, unit);
-            if !self.restore(&step, journal, deadline) {
-                step.into_iter().rev().for_each(|range| self.to_restore.push_front(range));
-                self.short = true;
-            }
-        }
     }
 
     /// The driver is gone: what it had given up is the guest's again, and nothing of it may be
@@ -260,17 +261,20 @@ impl Pool {
     pub(super) fn forget(&mut self, leaving: Vec<GuestRange>) {
         if !self.reclaim.refills() {
             self.to_restore.extend(leaving);
-            self.to_restore.extend(self.ledger.ranges().iter());
-            self.short = false;
+            // By blocks: what a block still has stays, and the list is bounded by RAM alone.
+            self.to_restore.extend(self.ledger.touched_runs());
         }
-        self.ledger.clear();
-        self.reported = PageSet::new();
-        self.fresh.clear();
-        self.aging.clear();
-        self.due.clear();
-        self.touched.clear();
+        let lists = [&mut self.fresh, &mut self.aging, &mut self.due, &mut self.touched];
+        let lists = lists.map(std::mem::take);
+        let reported = std::mem::replace(&mut self.reported, PageSet::new());
+        self.remains = Some(Box::new((self.ledger.clear(), reported, lists)));
         let small = self.page_sizes.small_runs();
         self.to_resize = small.iter().flat_map(GuestRange::whole_blocks).collect();
+    }
+
+    /// What the last driver left, if it is not taken yet.
+    pub(super) fn take_remains(&mut self) -> Option<Box<dyn Any + Send>> {
+        self.remains.take()
     }
 
     /// The parts of `range` that are RAM.

@@ -48,6 +48,9 @@ const MAX_ROUNDS_AT_NOTIFY: usize = 256;
 /// Pause between two rounds of a clean-up, in which a thread that waits for the device's lock gets it:
 /// the mutex is not fair.
 const GAP: Duration = Duration::from_micros(50);
+/// Pause between two rounds of a clean-up that waits for the host.
+const HOST_GAP: Duration = Duration::from_millis(10);
+
 /// A notification to register with the hypervisor: a write of `value` (32 bits) at `offset` of the
 /// device's window triggers `event`.
 #[derive(Debug, Clone, Copy)]

@@ -14,7 +14,7 @@ use virtio_bindings::virtio_config::{
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::QueueT;
 
-use super::{GAP, MmioTransport, Registers, note};
+use super::{GAP, HOST_GAP, MmioTransport, Registers, note};
 use crate::virtio::{Activation, DeviceQueue, Interrupt, Progress};
 
 /// The steps of the status machine, each with the bits that must be there before.
@@ -123,8 +123,13 @@ impl MmioTransport {
         drop(device);
         drop(remains);
         // On the thread of the vCPU that waits for its reset: others wait for a round at most.
-        while self.lock().clean_up(&mut (self.deadline)()) == Progress::More {
-            thread::sleep(GAP);
+        loop {
+            let mut deadline = (self.deadline)();
+            if self.lock().clean_up(&mut deadline) == Progress::Done {
+                break;
+            }
+            // A round without work waits for the host.
+            thread::sleep(if deadline.spent() == 0 { HOST_GAP } else { GAP });
         }
         let sizes: Vec<u16> = registers.queues.iter().map(|queue| queue.max_size).collect();
         *registers = Registers::new(sizes);
