@@ -9,6 +9,7 @@ use devices::balloon::{Balloon, BalloonConfig, Discarded, MemoryReclaim};
 use devices::transport::mock::{Descriptor, MockDriver};
 use devices::virtio::DeviceLock;
 use mm::backing::BackingKind;
+use mm::budget::Budget;
 use mm::guest_ram::{GuestRam, GuestRamError};
 use mm::layout::MemoryLayout;
 use mm::units::{BLOCK_SIZE, Bytes, GuestRange, PAGE_SIZE, PAGES_PER_BLOCK, Pages, Pfn};
@@ -46,7 +47,12 @@ impl Rig {
         let ram = Arc::new(GuestRam::new(layout, BackingKind::Thp).expect("guest memory"));
         let reclaim: Box<dyn MemoryReclaim> =
             if real { Box::new(Arc::clone(&ram)) } else { Box::new(Nowhere) };
-        let balloon = Balloon::new(BalloonConfig::default(), reclaim).expect("a balloon");
+        let balloon = Balloon::new(
+            BalloonConfig::default(),
+            reclaim,
+            &Budget::count("balloon-mappings", 1 << 15),
+        )
+        .expect("a balloon");
         let balloon = Arc::new(DeviceLock::new(balloon));
         let mem = Arc::clone(ram.memory());
         let mut driver = MockDriver::new(mem, balloon, PAGE_SIZE..BLOCK_SIZE);

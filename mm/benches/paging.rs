@@ -74,6 +74,7 @@ impl Parked {
         ram.memory().write_slice(data, GuestAddress(0)).expect("memory");
         let config = PagingConfig {
             pool_limit: Bytes(GUEST),
+            max_mappings: 1 << 15,
             codec: Box::new(Lz4),
             second_codec: None,
             sources: Vec::new(),

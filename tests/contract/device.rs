@@ -74,7 +74,12 @@ fn all_with(deadline: fn() -> Deadline) -> [Rig; 6] {
                 free_page_reporting: true,
                 ..BalloonConfig::default()
             };
-            let balloon = Balloon::new(config, Box::new(Arc::clone(ram))).unwrap();
+            let balloon = Balloon::new(
+                config,
+                Box::new(Arc::clone(ram)),
+                &Budget::count("balloon-mappings", 1 << 15),
+            )
+            .unwrap();
             Arc::new(DeviceLock::new(balloon))
         }),
         Rig::new("gpu", deadline, |_| {

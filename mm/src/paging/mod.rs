@@ -83,8 +83,8 @@ pub use stats::{Latency, PagingCounters};
 
 /// Blocks that may be on their way out at once.
 const SLOTS: usize = 64;
-/// Runs of absent blocks: each takes two mappings, of which a process may have 65,530.
-const MAX_RUNS: usize = 16 << 10;
+/// Mappings that a run of absent blocks takes.
+const MAPPINGS_PER_RUN: usize = 2;
 
 /// Why guest memory cannot be paged.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +113,8 @@ pub enum PagingError {
 pub struct PagingConfig {
     /// Most memory that compressed pages may take.
     pub pool_limit: Bytes,
+    /// Most mappings that absent blocks may cost the process.
+    pub max_mappings: usize,
     /// How they are compressed.
     pub codec: Box<dyn Codec>,
     /// How pages that stay away for long are compressed [once more](Paging::repack), if they are.
@@ -192,7 +194,7 @@ impl Paging {
             uffd,
             outlet,
             pool,
-            max_runs: MAX_RUNS,
+            max_runs: config.max_mappings / MAPPINGS_PER_RUN,
             gate: Mutex::new(()),
             settled: Condvar::new(),
             ages,

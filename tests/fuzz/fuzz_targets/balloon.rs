@@ -10,6 +10,7 @@ use devices::balloon::{Balloon, BalloonConfig, Discarded, MemoryReclaim};
 use devices::virtio::{DeviceLock, GuestMemoryMmap};
 use devices::transport::mock::{Descriptor, MockDriver};
 use libfuzzer_sys::fuzz_target;
+use mm::budget::Budget;
 use mm::guest_ram::GuestRamError;
 use mm::units::{BlockId, Bytes, GuestRange, Pages, Pfn};
 use vm_memory::{Bytes as _, GuestAddress};
@@ -109,7 +110,9 @@ fuzz_target!(|ops: Vec<Op>| {
         ..BalloonConfig::default()
     };
     let memory = Box::new(Memory(Arc::clone(&mem)));
-    let balloon = Arc::new(DeviceLock::new(Balloon::new(config, memory).expect("a balloon")));
+    let mappings = Budget::count("balloon-mappings", 64);
+    let balloon = Balloon::new(config, memory, &mappings).expect("a balloon");
+    let balloon = Arc::new(DeviceLock::new(balloon));
     let mut driver = MockDriver::new(Arc::clone(&mem), balloon.clone(), DRIVER);
     driver.probe(u64::MAX, 7);
     let kept = GuestAddress(KEPT << 12);

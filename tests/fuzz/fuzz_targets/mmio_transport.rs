@@ -10,6 +10,7 @@ use devices::balloon::{Balloon, BalloonConfig, Discarded, MemoryReclaim};
 use devices::transport::{MmioTransport, register};
 use devices::virtio::{DeviceLock, Deadline, GuestMemoryMmap, QueueHost};
 use libfuzzer_sys::fuzz_target;
+use mm::budget::Budget;
 use mm::guest_ram::GuestRamError;
 use mm::units::{Bytes, GuestRange, Pages, Pfn};
 use vm_memory::{Bytes as _, GuestAddress};
@@ -94,7 +95,7 @@ fuzz_target!(|input: (bool, Vec<Access>)| {
         free_page_reporting: true,
         ..BalloonConfig::default()
     };
-    let balloon = Balloon::new(config, Box::new(Memory)).expect("a balloon");
+    let balloon = Balloon::new(config, Box::new(Memory), &Budget::count("balloon-mappings", 64)).expect("a balloon");
     let balloon = Arc::new(DeviceLock::new(balloon));
     let irq = EventFd::new(EFD_NONBLOCK).expect("an eventfd");
     let transport = MmioTransport::new(mem.clone(), balloon.clone(), irq).expect("a transport");

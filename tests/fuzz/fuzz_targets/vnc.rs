@@ -217,7 +217,7 @@ fuzz_target!(|input: Input| {
     let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
     let short = Duration::from_millis(500);
     let patience = Patience { handshake: short, message: short, idle: short, strip: short };
-    let view = View { frames: frames.clone(), scanout, refresh: Arc::new(|_| ()), patience };
+    let view = View { frames: frames.clone(), scanout, refresh: Arc::new(|_| ()), patience, places: Budget::count("vnc-clients", 1) };
     std::thread::scope(|scope| {
         // A client that breaks the protocol is dropped: whether it was is not the question.
         scope.spawn(move || {

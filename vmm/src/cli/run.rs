@@ -35,7 +35,7 @@ pub(super) struct RunArgs {
     /// Number of vCPUs
     #[arg(long, value_name = "N")]
     cpus: Option<u8>,
-    /// Memory: SIZE[,backing=thp|small|memfd|hugetlb-2m|hugetlb-1g][,cma=SIZE][,host-budget=SIZE]
+    /// Memory: SIZE[,backing=thp|small|memfd|hugetlb-2m|hugetlb-1g][,cma=SIZE][,host-budget=SIZE][,host-mappings=N]
     #[arg(long, value_name = "SPEC")]
     memory: Option<MemorySpec>,
     /// Balloon: target=SIZE[,deflate-on-oom][,stats=SECONDS][,hinting][,reporting][,no-blocks]
@@ -172,7 +172,8 @@ impl FromStr for MemorySpec {
         if let Some(SizeMib(mib)) = pieces.take("host-budget")? {
             config.host_budget_mib = mib;
         }
-        pieces.finish("backing=KIND, cma=SIZE and host-budget=SIZE")?;
+        config.host_mappings = pieces.take("host-mappings")?;
+        pieces.finish("backing=KIND, cma=SIZE, host-budget=SIZE and host-mappings=N")?;
         Ok(Self { size, config })
     }
 }

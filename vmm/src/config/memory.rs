@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::rules::Check;
-use super::{Faults, HugePages, PageCodec, PolicyConfig};
+use super::{Faults, HostLimits, HugePages, PageCodec, PolicyConfig};
 
 /// What guest memory is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -23,6 +23,10 @@ pub struct MemoryConfig {
     /// Most memory that the guest's display and those who watch it may make the monitor take beside
     /// guest memory, in MiB: pictures, frames, buffers of viewers.
     pub host_budget_mib: u64,
+    /// Most mappings of guest memory that giving it back piecemeal may cost the process, balloon and
+    /// parking together; if absent, all that the host allows a process (`vm.max_map_count`) but 4096.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_mappings: Option<u64>,
     /// Compaction of the host's side in the background; none if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compaction: Option<CompactionConfig>,
@@ -40,10 +44,35 @@ impl Default for MemoryConfig {
             backing: None,
             cma_mib: 0,
             host_budget_mib: DEFAULT_HOST_BYTES >> 20,
+            host_mappings: None,
             compaction: None,
             paging: None,
             policy: None,
         }
+    }
+}
+
+/// Mappings that are left to the monitor itself: code, heap, stacks, images of the display.
+const OWN_MAPPINGS: u64 = 4096;
+/// Fewest mappings for giving memory back: two for each of a few runs.
+const LEAST_MAPPINGS: u64 = 64;
+
+/// How many mappings each way of giving memory back piecemeal may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MappingShares {
+    /// The balloon's, for blocks with holes.
+    pub balloon: u64,
+    /// Parking's, for runs of absent blocks.
+    pub parking: u64,
+}
+
+impl MemoryConfig {
+    /// What [`host_mappings`](Self::host_mappings) says, or `host` allows, in halves: parking may
+    /// be asked for at any time.
+    pub fn mapping_shares(&self, host: &HostLimits) -> MappingShares {
+        let derived = host.mappings.saturating_sub(OWN_MAPPINGS).max(LEAST_MAPPINGS);
+        let half = self.host_mappings.unwrap_or(derived) / 2;
+        MappingShares { balloon: half, parking: half }
     }
 }
 
@@ -108,6 +137,20 @@ pub(super) fn rules(check: &Check<'_>, faults: &mut Faults) {
             let problem =
                 format!("{mib} MiB are more than the host's {} MiB", check.host.memory_mib);
             faults.add("memory.host_budget_mib", problem);
+        }
+        _ => {}
+    }
+    match memory.host_mappings {
+        Some(count) if count < LEAST_MAPPINGS => {
+            let problem = format!("{count}: give {LEAST_MAPPINGS} or more, or leave it out");
+            faults.add("memory.host_mappings", problem);
+        }
+        Some(count) if count > check.host.mappings => {
+            let allowed = check.host.mappings;
+            let problem = format!(
+                "{count} mappings are more than the host's {allowed}: raise vm.max_map_count"
+            );
+            faults.add("memory.host_mappings", problem);
         }
         _ => {}
     }

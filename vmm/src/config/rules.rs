@@ -62,15 +62,24 @@ pub(super) fn device_id(field: &'static str, id: &str, faults: &mut Faults) {
 pub struct HostLimits {
     /// All memory of the host, in MiB.
     pub memory_mib: u64,
+    /// Mappings that a process may have (`vm.max_map_count`).
+    pub mappings: u64,
 }
 
 impl HostLimits {
-    /// Asks the kernel.
+    /// What Linux allows a process unless told otherwise.
+    pub const DEFAULT_MAPPINGS: u64 = 65_530;
+
+    /// Asks the kernel. In a jail without /proc, mappings are Linux's default.
     pub fn read() -> Self {
         let info = rustix::system::sysinfo();
         // The fields are C `unsigned long`s: 64 bits wide on every host that has KVM for us.
         let bytes = u128::from(info.totalram) * u128::from(info.mem_unit);
-        Self { memory_mib: u64::try_from(bytes >> 20).unwrap_or(u64::MAX) }
+        let mappings = std::fs::read_to_string("/proc/sys/vm/max_map_count")
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(Self::DEFAULT_MAPPINGS);
+        Self { memory_mib: u64::try_from(bytes >> 20).unwrap_or(u64::MAX), mappings }
     }
 }
 

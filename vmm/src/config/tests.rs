@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::*;
 
-const HOST: HostLimits = HostLimits { memory_mib: 4096 };
+const HOST: HostLimits = HostLimits { memory_mib: 4096, mappings: HostLimits::DEFAULT_MAPPINGS };
 
 fn elf() -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -375,6 +375,9 @@ fn a_change_is_judged_by_the_rules_of_the_start() {
     assert_eq!(faults(|c| c.memory.cma_mib = 3), ["memory.cma_mib"]);
     assert_eq!(faults(|c| c.memory.host_budget_mib = 0), ["memory.host_budget_mib"]);
     assert_eq!(faults(|c| c.memory.host_budget_mib = u64::MAX), ["memory.host_budget_mib"]);
+    assert_eq!(faults(|c| c.memory.host_mappings = Some(63)), ["memory.host_mappings"]);
+    assert_eq!(faults(|c| c.memory.host_mappings = Some(65_531)), ["memory.host_mappings"]);
+    assert_eq!(faults(|c| c.memory.host_mappings = Some(65_530)), [""; 0]);
     assert_eq!(faults(|c| c.memory.cma_mib = 128), ["memory.cma_mib"]);
     // More than the longest stretch of RAM: 3 GiB below the hole, 1 GiB above.
     let above_the_longest_stretch = |c: &mut VmConfig| {

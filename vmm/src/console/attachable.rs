@@ -72,7 +72,8 @@ impl Peer {
         Self { fd, pending, lost: 0, watched: EventSet::empty(), gone: false }
     }
 
-    fn show(&mut self, bytes: &VecDeque<u8>) {
+    /// Adds output; returns how many bytes of it are lost.
+    fn show(&mut self, bytes: &VecDeque<u8>) -> u64 {
         if self.lost > 0 && self.pending.len() < PENDING / 2 {
             let notice = format!("\r\n[{} bytes of output lost]\r\n", self.lost);
             self.pending.extend(notice.as_bytes());
@@ -82,7 +83,9 @@ impl Peer {
         // While some are lost, all that follow are, so that the notice stands where they were.
         let taken = if self.lost > 0 { 0 } else { taken };
         self.pending.extend(bytes.range(..taken));
-        self.lost += (bytes.len() - taken) as u64;
+        let lost = (bytes.len() - taken) as u64;
+        self.lost += lost;
+        lost
     }
 
     /// Sends what it takes at once.
@@ -128,9 +131,8 @@ impl Attached {
         if lost > 0 {
             bytes.extend(format!("\r\n[{lost} bytes of output lost]\r\n").as_bytes());
         }
-        for peer in &mut self.console.peers {
-            peer.show(&bytes);
-        }
+        let lost = self.console.peers.iter_mut().map(|peer| peer.show(&bytes)).sum();
+        self.console.backlog.note_lost(lost);
         self.scrollback.extend(&bytes);
         let surplus = self.scrollback.len().saturating_sub(SCROLLBACK);
         self.scrollback.drain(..surplus);

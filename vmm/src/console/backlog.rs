@@ -20,7 +20,9 @@ struct Shared {
 #[derive(Default)]
 struct State {
     bytes: VecDeque<u8>,
+    /// Since the last look.
     lost: u64,
+    all_lost: u64,
 }
 
 impl Backlog {
@@ -42,6 +44,16 @@ impl Backlog {
         (std::mem::take(&mut state.bytes), std::mem::take(&mut state.lost))
     }
 
+    /// Notes that clients have lost `bytes` bytes.
+    pub(super) fn note_lost(&self, bytes: u64) {
+        self.lock().all_lost += bytes;
+    }
+
+    /// Bytes that were lost so far, here or by clients.
+    pub(super) fn all_lost(&self) -> u64 {
+        self.lock().all_lost
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -54,7 +66,9 @@ impl Write for Backlog {
         let taken = bytes.len().min(self.0.capacity - state.bytes.len());
         let first = state.bytes.is_empty();
         state.bytes.extend(&bytes[..taken]);
-        state.lost += (bytes.len() - taken) as u64;
+        let lost = (bytes.len() - taken) as u64;
+        state.lost += lost;
+        state.all_lost += lost;
         drop(state);
         if first {
             // Fails only when the counter is full: then the loop is awake already.

@@ -30,7 +30,7 @@ use crate::config::ConsoleConfig;
 use crate::event_loop::Subscriber;
 use crate::exit::ExitSignal;
 use crate::host::files::LimitedFile;
-use crate::host::ring::{self, Descriptor, Ring};
+use crate::host::ring::{self, Descriptor, LostWatch, Ring};
 use crate::host::sockets::{Listener, SocketError};
 use crate::host::terminal::Pty;
 
@@ -73,6 +73,29 @@ pub struct Console {
     pub output: Box<dyn Write + Send>,
     /// What feeds the serial port.
     pub input: ConsoleInput,
+    /// What of the output is lost.
+    pub lost: LostOutput,
+}
+
+/// Looks at how much output no reader has got.
+pub struct LostOutput(Where);
+
+/// Where output waits for its reader.
+enum Where {
+    Nowhere,
+    Ring(LostWatch),
+    Backlog(Backlog),
+}
+
+impl LostOutput {
+    /// Bytes lost so far.
+    pub fn bytes(&self) -> u64 {
+        match &self.0 {
+            Where::Nowhere => 0,
+            Where::Ring(watch) => watch.lost().bytes,
+            Where::Backlog(backlog) => backlog.all_lost(),
+        }
+    }
 }
 
 /// Where a console's input comes from.
@@ -92,37 +115,41 @@ impl Console {
     ///
     /// What the host refused.
     pub fn open(config: &ConsoleConfig) -> Result<Self, ConsoleError> {
-        let ring = |sink| Box::new(Ring::new("console", CAPACITY, sink));
+        let through_ring = |sink, input| {
+            let ring = Ring::new("console", CAPACITY, sink);
+            let lost = LostOutput(Where::Ring(ring.watch()));
+            Self { output: Box::new(ring), input, lost }
+        };
+        let attachable = |backlog: Backlog, input| {
+            let lost = LostOutput(Where::Backlog(backlog.clone()));
+            Self { output: Box::new(backlog), input: ConsoleInput::Attachable(input), lost }
+        };
         match config {
             // A descriptor of its own, past the buffer and the lock of the standard library.
             ConsoleConfig::Tty => {
                 let stdout = rustix::io::dup(io::stdout());
                 let stdout = stdout.map_err(|error| ConsoleError::Stdout(error.into()))?;
-                let output = ring(Box::new(Descriptor(stdout)));
-                Ok(Self { output, input: ConsoleInput::Tty })
+                Ok(through_ring(Box::new(Descriptor(stdout)), ConsoleInput::Tty))
             }
             ConsoleConfig::File(path) => {
                 let failed = |cause| ConsoleError::File { path: path.clone(), cause };
                 let file = LimitedFile::open(path, FILE_LIMIT).map_err(failed)?;
-                Ok(Self { output: ring(Box::new(file)), input: ConsoleInput::None })
+                Ok(through_ring(Box::new(file), ConsoleInput::None))
             }
             ConsoleConfig::Null => {
-                Ok(Self { output: Box::new(io::sink()), input: ConsoleInput::None })
+                let lost = LostOutput(Where::Nowhere);
+                Ok(Self { output: Box::new(io::sink()), input: ConsoleInput::None, lost })
             }
             ConsoleConfig::Pty => {
                 let pty = Pty::open().map_err(ConsoleError::Pty)?;
                 let backlog = Backlog::new(CAPACITY).map_err(ConsoleError::Event)?;
                 ring::say(&format!("ballast: console on {}\n", pty.path.display()));
-                let output = Box::new(backlog.clone());
-                let input = ConsoleInput::Attachable(Attachable::on_pty(pty, backlog));
-                Ok(Self { output, input })
+                Ok(attachable(backlog.clone(), Attachable::on_pty(pty, backlog)))
             }
             ConsoleConfig::Socket(path) => {
                 let listener = Listener::bind(path)?;
                 let backlog = Backlog::new(CAPACITY).map_err(ConsoleError::Event)?;
-                let output = Box::new(backlog.clone());
-                let input = ConsoleInput::Attachable(Attachable::on_socket(listener, backlog));
-                Ok(Self { output, input })
+                Ok(attachable(backlog.clone(), Attachable::on_socket(listener, backlog)))
             }
         }
     }

@@ -200,17 +200,22 @@ impl Controller {
 
     /// How long the monitor was held up, in microseconds, and what it could not say.
     fn monitor_totals(&self) -> Value {
+        let lost_log = self.log.lost();
         let mut turns = Map::new();
         turns.insert("main".into(), self.events.longest_turn().micros().into());
         let mut holds = Map::new();
+        let mut lost_output = 0;
         if let Some(vm) = &self.vm {
+            lost_output = vm.devices().platform.lost_output.bytes();
             turns.extend(vm.longest_turns().map(|(name, us)| (name.to_owned(), us.into())));
             holds.extend(vm.longest_holds().map(|(name, us)| (name, us.into())));
         }
         json!({
             "longest_turn_us": turns,
             "longest_hold_us": holds,
-            "lost_log_lines": self.log.lost().records,
+            "lost_console_bytes": lost_output,
+            "lost_log_bytes": lost_log.bytes,
+            "lost_log_lines": lost_log.records,
             "lost_metrics_bytes": self.metrics.file.as_ref().map_or(0, MetricsFile::lost_bytes),
         })
     }

@@ -74,7 +74,9 @@ impl Controller {
     pub(super) fn start_paging(&mut self) -> Result<(), Refusal> {
         if self.parking.is_none() {
             let config = self.config.memory.paging.unwrap_or_default();
-            let started = Parking::start(self.vm()?.ram(), &config, self.events.exit());
+            let mappings = self.config.memory.mapping_shares(&self.host).parking;
+            let ram = self.vm()?.ram();
+            let started = Parking::start(ram, &config, mappings, self.events.exit());
             self.parking = Some(started.map_err(failed)?);
         }
         Ok(())

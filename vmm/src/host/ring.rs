@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
@@ -97,9 +97,25 @@ impl Ring {
         self.0.0.lock().lost
     }
 
+    /// A way to look at what is lost, for as long as the ring lives.
+    pub fn watch(&self) -> LostWatch {
+        LostWatch(Arc::downgrade(&self.0))
+    }
+
     /// Waits until everything is out, but no longer than `limit`; says whether it is.
     pub fn flush(&self, limit: Duration) -> bool {
         self.0.0.flush(limit)
+    }
+}
+
+/// Looks at what a ring has lost, without keeping it.
+#[derive(Clone)]
+pub struct LostWatch(Weak<Handle>);
+
+impl LostWatch {
+    /// What was dropped so far; nothing once the ring is gone.
+    pub fn lost(&self) -> Lost {
+        self.0.upgrade().map(|handle| handle.0.lock().lost).unwrap_or_default()
     }
 }
 

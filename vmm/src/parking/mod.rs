@@ -70,7 +70,7 @@ pub struct Parking {
 }
 
 impl Parking {
-    /// Starts paging `ram` as configured. If contents are ever lost, the machine ends by `exit`.
+    /// Starts paging `ram` as configured; absent blocks may cost the process `max_mappings`. If contents are ever lost, the machine ends by `exit`.
     ///
     /// # Errors
     ///
@@ -78,6 +78,7 @@ impl Parking {
     pub fn start(
         ram: &Arc<GuestRam>,
         config: &PagingConfig,
+        max_mappings: u64,
         exit: &Arc<ExitSignal>,
     ) -> Result<Self, PagingError> {
         let exit = Arc::clone(exit);
@@ -92,8 +93,10 @@ impl Parking {
         };
         let half = Bytes(ram.pages().bytes().0 / 2);
         let pool_limit = config.pool_mib.and_then(Bytes::from_mib).unwrap_or(half);
+        let max_mappings = usize::try_from(max_mappings).unwrap_or(usize::MAX);
         let settings = paging::PagingConfig {
             pool_limit,
+            max_mappings,
             codec: codec(config.codec),
             second_codec: config.second_codec.map(codec),
             sources: Vec::new(),

@@ -28,7 +28,8 @@ impl Fixture {
         }
         let events = EventLoop::new().unwrap();
         let config = PagingConfig { threads: Some(1), ..PagingConfig::default() };
-        let parking = Parking::start(&ram, &config, events.handle().exit()).expect("run as root");
+        let parking =
+            Parking::start(&ram, &config, 1 << 15, events.handle().exit()).expect("run as root");
         let guest = LiveGuest::new(Arc::clone(&ram), None, None);
         let compactor = Compactor::start(guest, None).unwrap();
         Self { ram, compactor, parking, _events: events }

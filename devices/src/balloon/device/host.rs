@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mm::blocks::page_set::PageSet;
-use mm::budget::Budget;
 use mm::guest_ram::GuestRamError;
 use mm::range_set::RangeSet;
 use mm::units::{BlockId, GuestRange, Pages};
@@ -294,12 +293,6 @@ impl Balloon {
     /// How other threads learn that the balloon's size, its statistics or its driver have changed.
     pub fn changes(&self) -> &Arc<Changes> {
         &self.changes
-    }
-
-    /// Charges the mappings that the balloon costs the process to `budget`. To be called before a
-    /// driver is up; without it the balloon has a budget of its own.
-    pub fn charge_mappings_to(&mut self, budget: &Arc<Budget>) {
-        self.core.pool.charge_mappings_to(budget);
     }
 
     /// The configuration that would make this balloon as it is now.

@@ -37,9 +37,6 @@ use crate::virtio::{
 const NAME: &str = "balloon";
 /// Entries of every queue; one size for all, as a number's role depends on the driver's choice.
 const QUEUE_SIZE: u16 = 256;
-/// Mappings that the balloon may cost the process, unless a budget is given to it: half of what
-/// Linux allows a process by default.
-const MAPPINGS: u64 = 32_000;
 /// How long after the host had no memory for the guest it is asked again.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -107,7 +104,8 @@ impl Active {
 }
 
 impl Balloon {
-    /// A balloon over the memory that `reclaim` gives back.
+    /// A balloon over the memory that `reclaim` gives back. What holes in it cost the process is
+    /// charged to `mappings`, which counts them.
     ///
     /// # Errors
     ///
@@ -115,10 +113,10 @@ impl Balloon {
     pub fn new(
         config: BalloonConfig,
         reclaim: Box<dyn MemoryReclaim>,
+        mappings: &Arc<Budget>,
     ) -> Result<Self, BalloonError> {
         let features = offered(&config);
-        let mappings = Budget::count("balloon-mappings", MAPPINGS);
-        let mut core = Core::new(Pool::new(reclaim, &mappings));
+        let mut core = Core::new(Pool::new(reclaim, mappings));
         core.target.set(config.target)?;
         Ok(Self {
             features,

@@ -94,12 +94,6 @@ impl Pool {
         }
     }
 
-    /// Charges mappings to another budget. To be called while huge pages are allowed everywhere.
-    pub(super) fn charge_mappings_to(&mut self, budget: &Arc<Budget>) {
-        debug_assert!(self.page_sizes.small_runs().is_empty());
-        self.page_sizes = PageSizes::new(budget);
-    }
-
     /// Whether pages may wait to be given back; see the head of this file.
     pub(super) fn set_patient(&mut self, patient: bool) {
         self.patient = patient;

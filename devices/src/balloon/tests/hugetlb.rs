@@ -175,7 +175,7 @@ fn another_guest_can_have_what_the_balloon_was_given() {
         Err(error) => return eprintln!("not run: {error}"),
     };
     let before = available();
-    let balloon = Balloon::new(config(), Box::new(Arc::clone(&ram))).unwrap();
+    let balloon = Balloon::new(config(), Box::new(Arc::clone(&ram)), &many()).unwrap();
     let balloon = Arc::new(DeviceLock::new(balloon));
     let mem = Arc::clone(ram.memory());
     let driver = MockDriver::new(Arc::clone(&mem), balloon.clone(), DRIVER);

@@ -7,9 +7,8 @@ use super::*;
 
 /// A driver of a balloon that may cost so many mappings.
 fn rig(limit: u64) -> (Rig, Arc<Budget>) {
-    let mut rig = Rig::new(config());
     let mappings = Budget::count("test-mappings", limit);
-    rig.balloon().charge_mappings_to(&mappings);
+    let mut rig = Rig::over(config(), Host::default(), &mappings, Deadline::new);
     rig.driver.probe(EVERYTHING, ALL_QUEUES);
     (rig, mappings)
 }

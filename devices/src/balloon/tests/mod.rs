@@ -28,6 +28,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mm::backing::BackingError;
+use mm::budget::Budget;
 use mm::guest_ram::GuestRamError;
 use mm::units::{Bytes, GuestRange, PAGE_SIZE, PAGES_PER_BLOCK, Pages, Pfn};
 use vm_memory::{Bytes as _, GuestAddress};
@@ -143,30 +144,41 @@ fn config() -> BalloonConfig {
     }
 }
 
+/// Mappings enough for any test.
+fn many() -> Arc<Budget> {
+    Budget::count("test-mappings", 1 << 15)
+}
+
 impl Rig {
     /// Everything configured, nothing negotiated.
     fn new(config: BalloonConfig) -> Self {
-        Self::over(config, Host::default(), Deadline::new)
+        Self::over(config, Host::default(), &many(), Deadline::new)
     }
 
     /// With deadlines of the test's.
     fn new_with(config: BalloonConfig, deadline: fn() -> Deadline) -> Self {
-        Self::over(config, Host::default(), deadline)
+        Self::over(config, Host::default(), &many(), deadline)
     }
 
     /// Over huge pages of `unit` pages each, from a pool.
     fn new_pooled(config: BalloonConfig, unit: u64) -> Self {
-        Self::over(config, Host { pooled: Some(unit), ..Host::default() }, Deadline::new)
+        Self::over(config, Host { pooled: Some(unit), ..Host::default() }, &many(), Deadline::new)
     }
 
-    fn over(config: BalloonConfig, host: Host, deadline: fn() -> Deadline) -> Self {
+    fn over(
+        config: BalloonConfig,
+        host: Host,
+        mappings: &Arc<Budget>,
+        deadline: fn() -> Deadline,
+    ) -> Self {
         let ram = RAM.map(|(start, pages)| {
             (GuestAddress(start * PAGE_SIZE), usize::try_from(pages * PAGE_SIZE).unwrap())
         });
         let mem = Arc::new(GuestMemoryMmap::from_ranges(&ram).unwrap());
         let host = Arc::new(Mutex::new(host));
         let memory = Memory { mem: Arc::clone(&mem), host: Arc::clone(&host) };
-        let balloon = Arc::new(DeviceLock::new(Balloon::new(config, Box::new(memory)).unwrap()));
+        let balloon = Balloon::new(config, Box::new(memory), mappings).unwrap();
+        let balloon = Arc::new(DeviceLock::new(balloon));
         let driver = MockDriver::with_deadline(Arc::clone(&mem), balloon.clone(), DRIVER, deadline);
         Self { driver, balloon, mem, host }
     }

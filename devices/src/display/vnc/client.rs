@@ -87,7 +87,7 @@ impl Write for Timed<'_> {
 
 /// Serves one client until it goes.
 pub(super) fn talk(stream: &UnixStream, view: &View) -> io::Result<()> {
-    let View { frames, scanout, refresh, patience } = view;
+    let View { frames, scanout, refresh, patience, .. } = view;
     let _memory = frames.budget().try_charge(CLIENT_BYTES).map_err(io::Error::other)?;
     let mut timed = Timed::new(stream, patience.handshake);
     handshake(&mut timed)?;

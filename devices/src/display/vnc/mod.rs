@@ -31,8 +31,8 @@ use mm::budget::{Budget, Charge};
 
 use super::{Frames, ScanoutId};
 
-/// Clients at a time; further ones are turned away.
-const MAX_CLIENTS: u64 = 4;
+/// Clients at a time, unless told otherwise; further ones are turned away. Each costs two threads.
+pub const MAX_CLIENTS: u64 = 4;
 
 /// Brings a scanout's whole picture to its frame: for a first look at a guest that draws nothing.
 /// Called on a client's thread.
@@ -73,6 +73,8 @@ pub struct View {
     pub refresh: Refresh,
     /// For how long clients are waited for.
     pub patience: Patience,
+    /// Places for clients, which it counts.
+    pub places: Arc<Budget>,
 }
 
 /// Serves `view` to the clients of `listener`, from threads of its own.
@@ -100,13 +102,12 @@ pub fn serve_client(stream: &UnixStream, view: &View) -> io::Result<()> {
 fn accept(listener: &UnixListener, view: &View) {
     const SHORT: Duration = Duration::from_millis(100);
     const LONG: Duration = Duration::from_secs(10);
-    let places = Budget::count("vnc-clients", MAX_CLIENTS);
     let mut pause = SHORT;
     for stream in listener.incoming() {
         match stream {
             Ok(stream) => {
                 pause = SHORT;
-                if let Ok(place) = places.try_charge(1) {
+                if let Ok(place) = view.places.try_charge(1) {
                     start(stream, view.clone(), place);
                 }
             }

@@ -35,7 +35,8 @@ impl Bed {
             count.fetch_add(1, Ordering::SeqCst);
         });
         let listener = UnixListener::bind(dir.join("s")).unwrap();
-        serve(listener, View { frames, scanout: id, refresh, patience }).unwrap();
+        let places = Budget::count("vnc-clients", MAX_CLIENTS);
+        serve(listener, View { frames, scanout: id, refresh, patience, places }).unwrap();
         Self { display, id, budget, refreshes, dir }
     }
 
@@ -128,6 +129,7 @@ fn the_listener_blocks_even_if_it_was_opened_otherwise() {
         scanout: ScanoutId::new(0).unwrap(),
         refresh: Arc::new(|_| {}),
         patience: Patience::default(),
+        places: Budget::count("vnc-clients", 1),
     };
     serve(listener, view).unwrap();
     let flags = rustix::fs::fcntl_getfl(&same).unwrap();

@@ -137,6 +137,7 @@ fn memory_of_other_kinds_is_refused_with_the_reason() {
     let ram = Arc::new(GuestRam::new(layout, BackingKind::Memfd).unwrap());
     let config = PagingConfig {
         pool_limit: Bytes(MIB),
+        max_mappings: 1 << 15,
         codec: Box::new(Lz4),
         second_codec: None,
         sources: Vec::new(),

@@ -9,11 +9,9 @@ use devices::virtio::DeviceLock;
 use mm::budget::Budget;
 use mm::units::Bytes;
 
+use crate::config::HostLimits;
 use crate::machine::assembly::{Assembly, Home};
 use crate::machine::error::BuildError;
-
-/// Mappings that the balloon may cost the process: half of what Linux allows one by default.
-const MAPPINGS: u64 = 32_000;
 
 /// The balloon, as its queues and requests share it.
 pub type Shared = Arc<DeviceLock<Balloon>>;
@@ -31,9 +29,10 @@ pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Option<Shared>, Build
         evacuation: wanted.blocks,
     };
     let reclaim: Box<dyn MemoryReclaim> = Box::new(Arc::clone(&machine.ram));
-    let mut balloon = Balloon::new(settings, reclaim).map_err(BuildError::device("balloon"))?;
-    let mappings = Budget::count("balloon-mappings", MAPPINGS);
-    balloon.charge_mappings_to(&mappings);
+    let shares = machine.config.memory.mapping_shares(&HostLimits::read());
+    let mappings = Budget::count("balloon-mappings", shares.balloon);
+    let balloon = Balloon::new(settings, reclaim, &mappings);
+    let balloon = balloon.map_err(BuildError::device("balloon"))?;
     machine.budgets.push(mappings);
     let balloon = Arc::new(DeviceLock::new(balloon));
     machine.add_virtio(balloon.clone(), &Home::Main)?;

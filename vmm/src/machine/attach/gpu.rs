@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use devices::display::vnc::{Patience, View, serve};
+use devices::display::vnc::{MAX_CLIENTS, Patience, View, serve};
 use devices::display::{Frames, Headless, ScanoutId};
 use devices::gpu::{AnonymousMemory, Gpu, GpuParts, GpuSettings, Limits, mode, refresh};
 use devices::virtio::{DeviceLock, SharedRegion};
@@ -66,7 +66,9 @@ pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Option<Screens>, Buil
     machine.add_virtio(gpu.clone(), &Home::Main)?;
     let vnc = match &wanted.vnc_socket {
         Some(path) => {
-            let socket = VncSocket::open(path, &frames, &gpu);
+            let places = Budget::count("vnc-clients", MAX_CLIENTS);
+            machine.budgets.push(Arc::clone(&places));
+            let socket = VncSocket::open(path, &frames, &gpu, places);
             Some(socket.map_err(BuildError::device("gpu"))?)
         }
         None => None,
@@ -92,7 +94,8 @@ pub enum VncError {
 pub struct VncSocket(SocketFile);
 
 impl VncSocket {
-    /// Serves scanout 0 of `gpu`, whose display gives `frames`, at `path`.
+    /// Serves scanout 0 of `gpu`, whose display gives `frames`, at `path`, to as many clients as
+    /// `places` has room for.
     ///
     /// # Errors
     ///
@@ -101,6 +104,7 @@ impl VncSocket {
         path: &Path,
         frames: &Frames,
         gpu: &Arc<DeviceLock<Gpu>>,
+        places: Arc<Budget>,
     ) -> Result<Self, VncError> {
         let scanout = ScanoutId::new(0).ok_or(VncError::NoScanout)?;
         let Listener { socket, file } = Listener::bind(path)?;
@@ -112,7 +116,8 @@ impl VncSocket {
             }
         };
         let (frames, refresh, patience) = (frames.clone(), Arc::new(refresh), Patience::default());
-        serve(socket, View { frames, scanout, refresh, patience }).map_err(VncError::Thread)?;
+        let view = View { frames, scanout, refresh, patience, places };
+        serve(socket, view).map_err(VncError::Thread)?;
         Ok(Self(file))
     }
 

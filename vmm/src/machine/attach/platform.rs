@@ -6,7 +6,7 @@ use std::sync::Arc;
 use devices::legacy::{KeyboardController, PowerRegisters, PowerRequest, SerialPort};
 
 use crate::arch::layout;
-use crate::console::{Console, ConsoleError};
+use crate::console::{Console, ConsoleError, LostOutput};
 use crate::exit::{ExitReason, ResetSource};
 use crate::kvm::irq;
 use crate::machine::assembly::{Assembly, Home, event};
@@ -16,19 +16,22 @@ use crate::machine::error::BuildError;
 pub struct Platform {
     /// Presses Ctrl-Alt-Del.
     pub keyboard: Arc<KeyboardController>,
+    /// What of the serial port's output is lost.
+    pub lost_output: LostOutput,
 }
 
 /// Adds them to `machine`.
 pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Platform, BuildError> {
-    attach_serial(machine)?;
+    let lost_output = attach_serial(machine)?;
     let keyboard = attach_keyboard(machine)?;
     attach_power(machine)?;
-    Ok(Platform { keyboard })
+    Ok(Platform { keyboard, lost_output })
 }
 
-fn attach_serial(machine: &mut Assembly<'_>) -> Result<(), BuildError> {
+fn attach_serial(machine: &mut Assembly<'_>) -> Result<LostOutput, BuildError> {
     let failed = BuildError::device::<ConsoleError>("console");
-    let Console { output, input } = Console::open(&machine.config.console).map_err(&failed)?;
+    let console = Console::open(&machine.config.console).map_err(&failed)?;
+    let Console { output, input, lost } = console;
     let serial = Arc::new(SerialPort::new(output).map_err(BuildError::Event)?);
     irq::connect(&machine.vm, serial.irq(), layout::IRQ_SERIAL)?;
     machine.add_ports(layout::PORT_SERIAL, layout::PORT_SERIAL_LEN, serial.clone())?;
@@ -36,7 +39,7 @@ fn attach_serial(machine: &mut Assembly<'_>) -> Result<(), BuildError> {
     if let Some(input) = input {
         machine.subscribe(input, &Home::Main);
     }
-    Ok(())
+    Ok(lost)
 }
 
 fn attach_keyboard(machine: &mut Assembly<'_>) -> Result<Arc<KeyboardController>, BuildError> {
