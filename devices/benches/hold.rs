@@ -3,8 +3,8 @@
 //! notification.
 //!
 //! `cargo bench -p ballast-devices --features test-utils --bench hold`; prints lines `figure <name>
-//! <value> <unit> goal <goal> met|short`. It wants a quiet machine: a thread that loses its CPU
-//! holds the lock meanwhile.
+//! <value> <unit> goal <goal> met|short`, by the wall's clock and by CPU time. The wall's wants a
+//! quiet machine: a thread that loses its CPU holds the lock meanwhile.
 
 use devices::display::{Rect, ScanoutId, Size};
 use devices::gpu::mock::{BUFFERS, Driver, Setup, entry, single_pages};
@@ -29,21 +29,33 @@ fn main() {
     if std::env::args().any(|arg| arg == "--test") {
         return;
     }
-    let cases: [Case; 7] = [
+    devices::virtio::count_cpu_time();
+    let cases: [Case; 8] = [
         ("transfer-columns", transfer_columns),
         ("transfer-whole", transfer_whole),
         ("flush-columns", flush_columns),
         ("create-blob-entries", create_blob_entries),
+        ("create-blob-fails", create_blob_fails),
         ("migrate-pieces", migrate_pieces),
         ("free-host-memory", free_host_memory),
         ("cursor-pieces", cursor_pieces),
     ];
     for (name, case) in cases {
-        let holds = (0..ROUNDS).map(|_| case().driver.transport().longest_hold().micros());
+        let holds: Vec<(u64, u64)> = (0..ROUNDS)
+            .map(|_| {
+                let driver = case().driver;
+                let longest = driver.transport().longest_hold();
+                (longest.micros(), longest.cpu_micros())
+            })
+            .collect();
         // The worst of a few: the goal is a bound.
-        let hold = holds.max().unwrap_or(0) as f64 / 1000.0;
-        let met = if hold <= GOAL_MS { "met" } else { "short" };
-        println!("figure hold.gpu.{name} {hold:.3} ms goal <={GOAL_MS} {met}");
+        let wall = holds.iter().map(|(wall, _)| *wall).max().unwrap_or(0);
+        let cpu = holds.iter().map(|(_, cpu)| *cpu).max().unwrap_or(0);
+        for (what, micros) in [("", wall), ("-cpu", cpu)] {
+            let hold = micros as f64 / 1000.0;
+            let met = if hold <= GOAL_MS { "met" } else { "short" };
+            println!("figure hold.gpu.{name}{what} {hold:.3} ms goal <={GOAL_MS} {met}");
+        }
     }
 }
 
@@ -126,6 +138,15 @@ fn create_blob_entries() -> Driver {
     let create = command(code::RESOURCE_CREATE_BLOB, &[c.as_bytes(), entries.as_bytes()]);
     run(&mut d, CONTROL_QUEUE, &[create]);
     assert_eq!(d.unref(1), ok::NODATA);
+    d
+}
+
+/// The last entry is bad: all that was built is freed.
+fn create_blob_fails() -> Driver {
+    let mut d = Driver::new(Setup::default());
+    let mut entries = single_bytes();
+    entries[MANY as usize - 1] = entry(u64::MAX - 4096, 1);
+    assert_ne!(d.create_guest_blob(1, MANY.into(), &entries), ok::NODATA);
     d
 }
 

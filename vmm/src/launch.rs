@@ -63,6 +63,8 @@ pub struct Launch {
     pub api_sock: Option<PathBuf>,
     /// Largest body of an API request, in bytes.
     pub max_payload_bytes: usize,
+    /// Whether holds of locks and turns of event loops count CPU time, for measurements.
+    pub count_cpu_time: bool,
     /// Whether threads are to restrict their system calls; there are no filters yet.
     pub seccomp: bool,
     /// What it is started as.
@@ -104,6 +106,9 @@ impl Launch {
     /// [`LaunchError`]: the configuration or the host does not allow it.
     pub fn run(self) -> Result<u8, LaunchError> {
         self.check_id()?;
+        if self.count_cpu_time {
+            devices::virtio::count_cpu_time();
+        }
         use_one_arena();
         let mut events = EventLoop::new()?;
         // Before any other thread: even the log has one.

@@ -19,9 +19,14 @@ pub fn count_cpu_time() {
     CPU_TIME.store(true, Ordering::Relaxed);
 }
 
+/// Whether holds count CPU time.
+pub fn counts_cpu_time() -> bool {
+    CPU_TIME.load(Ordering::Relaxed)
+}
+
 /// CPU time of this thread so far, if it is counted.
 fn cpu_time() -> Option<Duration> {
-    CPU_TIME.load(Ordering::Relaxed).then(|| {
+    counts_cpu_time().then(|| {
         let time = clock_gettime(ClockId::ThreadCPUTime);
         let secs = Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0));
         secs + Duration::from_nanos(u64::try_from(time.tv_nsec).unwrap_or(0))

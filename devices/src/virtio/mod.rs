@@ -48,7 +48,7 @@ use std::sync::Arc;
 
 pub use config::{read_config_slice, write_config_slice};
 pub use deadline::{Deadline, Progress};
-pub use hold::{Hold, LongestHold, count_cpu_time};
+pub use hold::{Hold, LongestHold, count_cpu_time, counts_cpu_time};
 pub use iovecs::IoVecs;
 pub use lock::{DeviceLock, Locked};
 pub use queues::{Chain, ChainError, DeviceQueue, QueueError, Segment, Segments};

@@ -130,6 +130,7 @@ impl FirecrackerArgs {
             },
             api_sock: (!self.no_api).then_some(self.api_sock),
             max_payload_bytes: self.http_api_max_payload_size,
+            count_cpu_time: false,
             seccomp: !self.no_seccomp,
             metrics: self.metrics_path.map(MetricsConfig::to_file),
             mode: Mode::Firecracker,

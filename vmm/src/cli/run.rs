@@ -79,6 +79,9 @@ pub(super) struct RunArgs {
     /// Write metrics to this file or FIFO, every minute and at the end
     #[arg(long, value_name = "PATH")]
     metrics_file: Option<PathBuf>,
+    /// Count CPU time of holds and turns in metrics too: for measurements, as it costs system calls
+    #[arg(long)]
+    count_cpu_time: bool,
     /// Accepted for scripts; there are no filters of system calls yet
     #[arg(long)]
     no_seccomp: bool,
@@ -146,6 +149,7 @@ impl RunArgs {
             metrics: self.metrics_file.map(MetricsConfig::to_file),
             api_sock: self.api_sock,
             max_payload_bytes: DEFAULT_MAX_PAYLOAD_BYTES,
+            count_cpu_time: self.count_cpu_time,
             seccomp: !self.no_seccomp,
             mode: Mode::Ballast,
             start_time_us: None,

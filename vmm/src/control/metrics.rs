@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use devices::virtio::{LongestHold, counts_cpu_time};
 use mm::budget::Budget;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
@@ -201,23 +202,31 @@ impl Controller {
     /// How long the monitor was held up, in microseconds, and what it could not say.
     fn monitor_totals(&self) -> Value {
         let lost_log = self.log.lost();
-        let mut turns = Map::new();
-        turns.insert("main".into(), self.events.longest_turn().micros().into());
-        let mut holds = Map::new();
+        let mut turns = vec![("main".to_owned(), self.events.longest_turn())];
+        let mut holds = Vec::new();
         let mut lost_output = 0;
         if let Some(vm) = &self.vm {
             lost_output = vm.devices().platform.lost_output.bytes();
-            turns.extend(vm.longest_turns().map(|(name, us)| (name.to_owned(), us.into())));
-            holds.extend(vm.longest_holds().map(|(name, us)| (name, us.into())));
+            turns.extend(vm.longest_turns().map(|(name, turn)| (name.to_owned(), turn)));
+            holds.extend(vm.longest_holds());
         }
-        json!({
-            "longest_turn_us": turns,
-            "longest_hold_us": holds,
+        let figures = |of: &[(String, &LongestHold)], figure: fn(&LongestHold) -> u64| {
+            let figures = of.iter().map(|(name, longest)| (name.clone(), figure(longest).into()));
+            Value::Object(figures.collect())
+        };
+        let mut totals = json!({
+            "longest_turn_us": figures(&turns, LongestHold::micros),
+            "longest_hold_us": figures(&holds, LongestHold::micros),
             "lost_console_bytes": lost_output,
             "lost_log_bytes": lost_log.bytes,
             "lost_log_lines": lost_log.records,
             "lost_metrics_bytes": self.metrics.file.as_ref().map_or(0, MetricsFile::lost_bytes),
-        })
+        });
+        if counts_cpu_time() {
+            totals["longest_turn_cpu_us"] = figures(&turns, LongestHold::cpu_micros);
+            totals["longest_hold_cpu_us"] = figures(&holds, LongestHold::cpu_micros);
+        }
+        totals
     }
 
     pub(super) fn flush_metrics(&mut self) -> Result<(), Refusal> {

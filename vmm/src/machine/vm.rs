@@ -6,7 +6,7 @@ use std::sync::Arc;
 use devices::balloon::Balloon;
 use devices::legacy::KeyboardBusy;
 use devices::transport::MmioTransport;
-use devices::virtio::DeviceLock;
+use devices::virtio::{DeviceLock, LongestHold};
 use kvm_ioctls::VmFd;
 use mm::budget::Budget;
 use mm::guest_ram::GuestRam;
@@ -122,16 +122,16 @@ impl Vm {
         self.devices.platform.keyboard.ctrl_alt_del()
     }
 
-    /// The longest hold of each virtio device's lock, in microseconds, by window and kind.
-    pub fn longest_holds(&self) -> impl Iterator<Item = (String, u64)> {
+    /// The longest hold of each virtio device's lock, by window and kind.
+    pub fn longest_holds(&self) -> impl Iterator<Item = (String, &LongestHold)> {
         self.transports.iter().enumerate().map(|(number, (name, transport))| {
-            (format!("{number}_{name}"), transport.longest_hold().micros())
+            (format!("{number}_{name}"), transport.longest_hold())
         })
     }
 
-    /// The longest turn of each device thread's event loop, in microseconds, by its name.
-    pub fn longest_turns(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.threads.iter().map(|thread| (thread.name(), thread.longest_turn().micros()))
+    /// The longest turn of each device thread's event loop, by its name.
+    pub fn longest_turns(&self) -> impl Iterator<Item = (&str, &LongestHold)> {
+        self.threads.iter().map(|thread| (thread.name(), thread.longest_turn()))
     }
 
     /// What the guest and clients can make the monitor spend.

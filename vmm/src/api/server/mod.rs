@@ -90,7 +90,11 @@ impl Server {
         let (done, stopped) = mpsc::channel();
         let run = move || {
             // Built here: the runtime belongs to this thread alone.
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                // A dozen descriptors at most: no need for the default's kilobytes.
+                .max_io_events_per_tick(64)
+                .build();
             let served =
                 runtime.and_then(|runtime| runtime.block_on(serve(listener, service(), stops)));
             if let Err(error) = served {
