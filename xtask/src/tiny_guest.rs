@@ -95,10 +95,10 @@ impl Script {
         let (second, third) = (TABLES + 0x1000, TABLES + 0x2000);
         put(TABLES, &u64::from(second | 3).to_le_bytes());
         for gib in 0..4 {
-            put(second + 8 * gib, &u64::from(third + 0x1000 * gib | 3).to_le_bytes());
+            put(second + 8 * gib, &u64::from((third + 0x1000 * gib) | 3).to_le_bytes());
         }
         for block in 0..2048u32 {
-            put(third + 8 * block, &(u64::from(block) << 21 | 0x83).to_le_bytes());
+            put(third + 8 * block, &((u64::from(block) << 21) | 0x83).to_le_bytes());
         }
         assert!(4 * self.steps.len() < (DATA - STEPS) as usize - 8, "the script fits");
         for (number, step) in (0..).zip(&self.steps) {

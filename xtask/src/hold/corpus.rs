@@ -99,7 +99,7 @@ impl Queue {
             self.next_descriptor += 1;
             assert!(self.next_descriptor <= DEPTH, "the corpus fits into its queues");
             let next = if last { 0 } else { number + 1 };
-            let words = [*address, 0, *length, u32::from(flags) | next << 16];
+            let words = [*address, 0, *length, u32::from(flags) | (next << 16)];
             script.place(self.descriptors + 16 * number, &words);
         }
         script.place_u16(self.available + 4 + 2 * self.made_available, first);

@@ -52,7 +52,8 @@ impl Fixture {
         let ram = Arc::new(GuestRam::new(layout, kind).unwrap());
         let second_codec: Option<Box<dyn Codec>> = Some(Box::new(Zstd { level: 3 }));
         let pool_limit = Bytes(pool_mib * MIB);
-        let config = PagingConfig { pool_limit, max_mappings: 1 << 15, codec, second_codec, sources };
+        let config =
+            PagingConfig { pool_limit, max_mappings: 1 << 15, codec, second_codec, sources };
         let losses = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&losses);
         let on_loss = Box::new(move |_: &SourceError| {
