@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use tracing::{info, warn};
 
 use crate::api::server::{Server, ServerError, Service};
@@ -18,6 +19,7 @@ use crate::host::log::{Log, LogError};
 use crate::host::ring;
 use crate::host::sockets::Listener;
 use crate::host::terminal;
+use crate::mmds::Mmds;
 use crate::mode::{Mode, die_of};
 use crate::signals::Signals;
 
@@ -65,6 +67,10 @@ pub struct Launch {
     pub max_payload_bytes: usize,
     /// Whether holds of locks and turns of event loops count CPU time, for measurements.
     pub count_cpu_time: bool,
+    /// Metadata for the guest from the start on.
+    pub metadata: Option<Value>,
+    /// Most bytes of metadata; as many as a request's body may have if not given.
+    pub mmds_size_limit: Option<usize>,
     /// Whether threads are to restrict their system calls; there are no filters yet.
     pub seccomp: bool,
     /// What it is started as.
@@ -146,8 +152,12 @@ impl Launch {
             requests,
             log.clone(),
             Arc::clone(&stats),
+            Mmds::new(self.mmds_size_limit.unwrap_or(self.max_payload_bytes)),
         )
         .map_err(LaunchError::Host)?;
+        if let Some(metadata) = self.metadata {
+            controller.set_metadata(metadata).map_err(LaunchError::Start)?;
+        }
         if let Some(metrics) = metrics {
             controller.set_metrics(metrics).map_err(LaunchError::Start)?;
         }

@@ -10,6 +10,7 @@
 //! - `parking`: guest memory is compressed into a pool, and brought back
 //! - `pressure`: memory is taken and given back unasked, as the host and the guest need it
 //! - `config`: what a machine is to be
+//! - `mmds`: the metadata service that the guest reads from
 //! - `api`, `control`: requests over HTTP; what each does to the machine
 //! - `cli`: the command line, one file a subcommand
 //!
@@ -25,6 +26,7 @@
 //! ```no_run
 //! use vmm::config::{HostLimits, VmConfig};
 //! use vmm::event_loop::EventLoop;
+//! use vmm::mmds::{DEFAULT_LIMIT, Mmds};
 //! use vmm::mode::Mode;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -37,7 +39,7 @@
 //! )?;
 //! config.validate(&HostLimits::read())?;
 //! let mut events = EventLoop::new()?;
-//! let mut vm = vmm::machine::build(&config, &events.handle())?;
+//! let mut vm = vmm::machine::build(&config, &events.handle(), &Mmds::new(DEFAULT_LIMIT))?;
 //! vm.start(Mode::Ballast)?;
 //! println!("{:?}", events.run());
 //! # Ok(())
@@ -59,6 +61,7 @@ pub mod kvm;
 pub mod launch;
 pub mod machine;
 pub mod metrics;
+pub mod mmds;
 pub mod mode;
 pub mod parking;
 pub mod pressure;

@@ -326,6 +326,9 @@ impl VirtioDevice for Net {
     fn reset(&mut self) {
         self.active = None;
         self.timer.set(None);
+        if let Some(responder) = &mut self.responder {
+            responder.reset();
+        }
     }
 
     fn process(&mut self, queue: u16, deadline: &mut Deadline) -> Result<Progress, DeviceFailure> {

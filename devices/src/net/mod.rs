@@ -15,7 +15,7 @@
 //! A frame for which the guest has no buffer stays in the TAP's queue, whose length is the host's
 //! to set; a frame that the host does not take is lost, as on any wire.
 //!
-//! May use: `virtio`, the TAP's ioctls.
+//! May use: `virtio`, the TAP's ioctls, smoltcp.
 //!
 //! Threads: the device's own event loop runs its queues; vCPUs read configuration, activate and
 //! reset it; other threads use a [`NetHandle`].
@@ -25,16 +25,21 @@
 //! - `receiver.rs`, `transmitter.rs`: one direction each
 //! - `control.rs`: the control queue
 //! - `responder.rs`: services inside the monitor that answer on this interface
+//! - `tcp_service.rs`: such a service over TCP, with a stack of its own
+//! - `mock.rs`: a guest's TCP, for tests
 //! - `device.rs`: the device
 //! - `handle.rs`: limits changed and counters read from other threads
 
 mod control;
 mod device;
 mod handle;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod mock;
 pub mod protocol;
 mod receiver;
 mod responder;
 mod tap;
+mod tcp_service;
 #[cfg(test)]
 mod tests;
 mod transmitter;
@@ -43,6 +48,7 @@ pub use device::Net;
 pub use handle::{Counters, NetHandle};
 pub use responder::Responder;
 pub use tap::{Tap, TapError};
+pub use tcp_service::{Exchange, MAX_REQUEST, Service, TcpCounters, TcpService};
 
 use crate::virtio::RateLimiter;
 

@@ -18,4 +18,7 @@ pub trait Responder: Send {
 
     /// When it wants to be asked for frames though none were sent: retransmissions.
     fn next_deadline(&mut self, now: Instant) -> Option<Instant>;
+
+    /// The driver has reset the device: connections and frames to the guest are dropped.
+    fn reset(&mut self);
 }

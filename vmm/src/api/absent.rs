@@ -10,8 +10,6 @@ use super::error::ApiError;
 /// Each path, and what it would be about.
 pub(super) const ABSENT: &[(&str, &str)] = &[
     ("/pmem/{id}", "persistent memory devices"),
-    ("/mmds", "a metadata service"),
-    ("/mmds/config", "a metadata service"),
     ("/cpu-config", "CPU templates: the guest sees the host's CPU"),
     ("/hotplug/memory", "memory hotplug: use the balloon"),
     ("/snapshot/create", "snapshots"),

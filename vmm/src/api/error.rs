@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a client is told when something is wrong: always status 400 and `{"fault_message": …}`,
-//! as Firecracker does.
+//! What a client is told when something is wrong: `{"fault_message": …}`, as by Firecracker always
+//! with status 400, except for metadata beyond its limit.
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
@@ -89,7 +89,11 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
+        let status = match self {
+            Self::Refused(Refusal::TooLarge(_)) => StatusCode::PAYLOAD_TOO_LARGE,
+            _ => StatusCode::BAD_REQUEST,
+        };
         let body = FaultMessage { fault_message: self.to_string() };
-        (StatusCode::BAD_REQUEST, Json(body)).into_response()
+        (status, Json(body)).into_response()
     }
 }

@@ -12,7 +12,7 @@
 //! - `handler.rs`: what all handlers share; how they reach the machine
 //! - `instance.rs`, `machine_config.rs`, `boot_source.rs`, `balloon.rs`, `memory.rs`,
 //!   `evacuation.rs`, `compaction.rs`, `paging.rs`, `policy.rs`, `blocks.rs`, `cma.rs`, `gpu.rs`, `drives.rs`,
-//!   `entropy.rs`, `network_interfaces.rs`, `serial.rs`, `vsock.rs`, `logger.rs`, `metrics.rs`: the
+//!   `entropy.rs`, `network_interfaces.rs`, `serial.rs`, `vsock.rs`, `mmds.rs`, `logger.rs`, `metrics.rs`: the
 //!   resources; each has its wire types, its actions, its routes and its description
 //! - `resources.rs`: the list of resources: the actions and replies of all
 //! - `channel.rs`: how actions reach the machine
@@ -53,6 +53,7 @@ pub mod logger;
 pub mod machine_config;
 pub mod memory;
 pub mod metrics;
+pub mod mmds;
 pub mod network_interfaces;
 pub mod paging;
 pub mod policy;

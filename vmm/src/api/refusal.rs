@@ -24,6 +24,9 @@ pub enum Refusal {
     /// The display has no such scanout.
     #[error("There is no scanout {0}.")]
     NoScanout(String),
+    /// It would take more than its limit: status 413.
+    #[error("{0}")]
+    TooLarge(String),
     /// It was tried and failed, or is impossible in the present state.
     #[error("{0}")]
     Failed(String),

@@ -98,6 +98,7 @@ resources! {
     Drives: drives { DriveAction },
     Network: network_interfaces { NetworkAction },
     Vsock: vsock { VsockAction },
+    Mmds: mmds { MmdsAction, MmdsReply },
     Entropy: entropy { EntropyAction },
     Serial: serial { SerialAction },
     Logger: logger { LoggerAction },

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 
 use super::CliError;
+use super::values::read_metadata;
 use crate::api::server::DEFAULT_MAX_PAYLOAD_BYTES;
 use crate::config::{LogLevel, LoggerConfig, MetricsConfig, VmConfig};
 use crate::host::files::open_regular;
@@ -55,6 +56,12 @@ pub(super) struct FirecrackerArgs {
     /// Largest body of a request, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MAX_PAYLOAD_BYTES)]
     http_api_max_payload_size: usize,
+    /// Most bytes of metadata; as many as --http-api-max-payload-size if not given
+    #[arg(long, value_name = "BYTES")]
+    mmds_size_limit: Option<usize>,
+    /// Metadata for the guest, a JSON file
+    #[arg(long, value_name = "PATH")]
+    metadata: Option<PathBuf>,
     /// Accepted; there are no filters of system calls yet
     #[arg(long, conflicts_with = "seccomp_filter")]
     no_seccomp: bool,
@@ -68,12 +75,6 @@ pub(super) struct FirecrackerArgs {
     /// Accepted; there is no boot timer device
     #[arg(long)]
     boot_timer: bool,
-    /// Accepted; there is no metadata service
-    #[arg(long, value_name = "BYTES")]
-    mmds_size_limit: Option<u64>,
-    /// Refused; there is no metadata service
-    #[arg(long, value_name = "PATH")]
-    metadata: Option<PathBuf>,
     /// When the parent started this process, by the monotonic clock; for the metrics
     #[arg(long, value_name = "US")]
     start_time_us: Option<u64>,
@@ -105,9 +106,6 @@ impl FirecrackerArgs {
         if self.describe_snapshot.is_some() {
             return Err(CliError::NotOffered("snapshots: there is no file format to describe"));
         }
-        if self.metadata.is_some() {
-            return Err(CliError::NotOffered("a metadata service: start without --metadata"));
-        }
         let level = self.level.as_deref().map(level).transpose()?;
         if let Some(path) = &self.seccomp_filter {
             open_regular(path).map_err(|cause| CliError::File { path: path.clone(), cause })?;
@@ -116,7 +114,6 @@ impl FirecrackerArgs {
         let ignored = [
             ("--seccomp-filter", self.seccomp_filter.is_some()),
             ("--enable-pci", self.enable_pci),
-            ("--mmds-size-limit", self.mmds_size_limit.is_some()),
         ];
         Ok(Launch {
             id: self.id,
@@ -131,6 +128,8 @@ impl FirecrackerArgs {
             api_sock: (!self.no_api).then_some(self.api_sock),
             max_payload_bytes: self.http_api_max_payload_size,
             count_cpu_time: false,
+            metadata: self.metadata.as_deref().map(read_metadata).transpose()?,
+            mmds_size_limit: self.mmds_size_limit,
             seccomp: !self.no_seccomp,
             metrics: self.metrics_path.map(MetricsConfig::to_file),
             mode: Mode::Firecracker,

@@ -122,6 +122,14 @@ pub enum CliError {
         /// What the host said.
         cause: std::io::Error,
     },
+    /// A file that should be JSON is not.
+    #[error("{}: not JSON: {cause}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where it is wrong.
+        cause: serde_json::Error,
+    },
     /// What a running monitor sent makes no sense.
     #[error("{0}")]
     Reply(String),

@@ -11,12 +11,12 @@ use serde::de::IntoDeserializer;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 
 use super::CliError;
-use super::values::{Pieces, SizeMib, width_and_height};
+use super::values::{Pieces, SizeMib, read_metadata, width_and_height};
 use crate::api::server::DEFAULT_MAX_PAYLOAD_BYTES;
 use crate::config::{
     BackingKind, BalloonConfig, BootSource, CacheType, ConsoleConfig, DriveConfig, GpuConfig,
-    ImageFormat, IoEngine, LogLevel, LoggerConfig, MemoryConfig, MetricsConfig,
-    NetworkInterfaceConfig, VmConfig, VsockConfig, drives, network_interfaces,
+    ImageFormat, IoEngine, LogLevel, LoggerConfig, MemoryConfig, MetricsConfig, MmdsConfig,
+    MmdsVersion, NetworkInterfaceConfig, VmConfig, VsockConfig, drives, network_interfaces,
 };
 use crate::launch::{DEFAULT_ID, Launch};
 use crate::mode::Mode;
@@ -55,6 +55,10 @@ pub(super) struct RunArgs {
     /// Streams between guest and host: cid=N,path=SOCKET
     #[arg(long, value_name = "SPEC")]
     vsock: Option<VsockSpec>,
+    /// Metadata for the guest, a JSON file; without mmds-config in a configuration file, all network
+    /// interfaces serve it, to requests with a token
+    #[arg(long, value_name = "PATH")]
+    mmds_file: Option<PathBuf>,
     /// Give the guest a source of random numbers
     #[arg(long)]
     rng: bool,
@@ -132,6 +136,16 @@ impl RunArgs {
         if let Some(VsockSpec(vsock)) = self.vsock {
             config.vsock = Some(vsock);
         }
+        let metadata = self.mmds_file.as_deref().map(read_metadata).transpose()?;
+        if metadata.is_some() {
+            let interfaces = &config.network_interfaces;
+            config.mmds_config.get_or_insert_with(|| MmdsConfig {
+                version: MmdsVersion::V2,
+                network_interfaces: interfaces.iter().map(|i| i.iface_id.clone()).collect(),
+                ipv4_address: None,
+                imds_compat: false,
+            });
+        }
         if self.rng {
             config.entropy.get_or_insert_default();
         }
@@ -150,6 +164,8 @@ impl RunArgs {
             api_sock: self.api_sock,
             max_payload_bytes: DEFAULT_MAX_PAYLOAD_BYTES,
             count_cpu_time: self.count_cpu_time,
+            metadata,
+            mmds_size_limit: None,
             seccomp: !self.no_seccomp,
             mode: Mode::Ballast,
             start_time_us: None,

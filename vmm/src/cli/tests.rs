@@ -211,7 +211,9 @@ fn mistakes_are_named_in_a_line() {
         ("ballast --snapshot-version", "snapshots"),
         ("ballast --level loud", "loud"),
         ("ballast --seccomp-filter /no/such/file", "/no/such/file"),
-        ("ballast --metadata /m", "metadata"),
+        ("ballast --metadata /no/such/file", "/no/such/file"),
+        ("ballast --metadata /proc/self/cmdline", "not JSON"),
+        ("ballast run --kernel /k --mmds-file /no/such/file", "/no/such/file"),
         ("ballast --api-sock", "--api-sock"),
         ("ballast --api-sock /s stray", "stray"),
     ] {
@@ -243,6 +245,7 @@ fn firecrackers_flags() {
     assert_eq!(launch.config, None);
     assert_eq!(launch.api_sock, Some("/s".into()));
     assert_eq!((launch.id.as_str(), launch.max_payload_bytes), ("i-1", 100));
+    assert_eq!(launch.mmds_size_limit, Some(4));
     let logger = LoggerConfig {
         log_path: Some("/l".into()),
         level: Some(LogLevel::Info),
@@ -252,7 +255,7 @@ fn firecrackers_flags() {
     };
     assert_eq!(launch.logger, logger);
     assert_eq!(launch.metrics, Some(MetricsConfig::to_file("/m".into())));
-    assert_eq!(launch.ignored, ["--seccomp-filter", "--enable-pci", "--mmds-size-limit",]);
+    assert_eq!(launch.ignored, ["--seccomp-filter", "--enable-pci"]);
 }
 
 /// By any name, the same arguments mean the same.

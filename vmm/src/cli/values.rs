@@ -1,7 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Values of arguments: sizes, and lists like `512M,backing=thp,cma=64M`.
+//! Values of arguments: sizes, metadata files, and lists like `512M,backing=thp,cma=64M`.
 
+use std::path::Path;
 use std::str::FromStr;
+
+use serde_json::Value;
+
+use super::CliError;
+use crate::config::from_slice;
+use crate::host::files::read_text;
+
+/// Largest file of metadata that is read, in bytes; `--mmds-size-limit` may allow less.
+const MAX_METADATA_BYTES: usize = 16 << 20;
+
+/// Reads a JSON file of metadata.
+pub(super) fn read_metadata(path: &Path) -> Result<Value, CliError> {
+    let text = read_text(path, MAX_METADATA_BYTES)
+        .map_err(|cause| CliError::File { path: path.to_owned(), cause })?;
+    from_slice(&text).map_err(|cause| CliError::Json { path: path.to_owned(), cause })
+}
 
 /// A size in whole MiB: `64M`, `2G`, `2GiB`, `0`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

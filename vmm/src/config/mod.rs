@@ -26,6 +26,7 @@
 //! - `entropy.rs`: the source of random numbers (`entropy`)
 //! - `network_interfaces.rs`: network interfaces (`network-interfaces`)
 //! - `vsock.rs`: streams between guest and host (`vsock`)
+//! - `mmds.rs`: where the guest reaches the metadata service (`mmds-config`)
 //! - `rate_limiter.rs`: limits that devices share
 //! - `gpu.rs`: the display (`gpu`, Ballast's own)
 //! - `logger.rs`, `metrics.rs`: the monitor's log and counters (`logger`, `metrics`)
@@ -44,6 +45,7 @@ mod logger;
 mod machine_config;
 mod memory;
 mod metrics;
+mod mmds;
 pub mod network_interfaces;
 mod objects;
 mod page_codec;
@@ -78,6 +80,7 @@ pub use machine_config::{
 };
 pub use memory::{BackingKind, CompactionConfig, MemoryConfig, PagingConfig};
 pub use metrics::MetricsConfig;
+pub use mmds::{MmdsConfig, MmdsVersion};
 pub use network_interfaces::{MacAddress, NetworkInterfaceConfig, NetworkInterfaceUpdate};
 pub use objects::from_slice;
 pub use page_codec::PageCodec;
@@ -98,6 +101,7 @@ const SECTIONS: &[Rules] = &[
     drives::rules,
     network_interfaces::rules,
     vsock::rules,
+    mmds::rules,
     console::rules,
 ];
 
@@ -135,9 +139,8 @@ pub struct VmConfig {
     /// Firecracker's persistent memory devices: none here.
     #[schema(value_type = Vec<Object>, max_items = 0)]
     pub pmem: Absent<true>,
-    /// Firecracker's metadata service: not here.
-    #[schema(value_type = Option<Object>)]
-    pub mmds_config: Absent<false>,
+    /// Where the guest reaches the metadata service, if anywhere.
+    pub mmds_config: Option<MmdsConfig>,
     /// Firecracker's custom CPU templates: not here.
     #[schema(value_type = Option<Object>)]
     pub cpu_config: Absent<false>,

@@ -95,7 +95,7 @@ fn what_is_written_can_be_read_back() {
 
 #[test]
 fn devices_that_are_not_there_are_refused_by_name() {
-    for section in ["cpu-config", "mmds-config", "memory-hotplug", "serial"] {
+    for section in ["cpu-config", "memory-hotplug", "serial"] {
         let error = serde_json::from_value::<VmConfig>(json!({ section: {} })).unwrap_err();
         assert!(error.to_string().contains("does not offer"), "{section}: {error}");
     }
@@ -440,4 +440,32 @@ fn templates_are_taken_by_their_old_names_and_deprecated() {
     }
     assert!(!read(json!(null)).unwrap().is_named());
     assert!(read(json!("T3")).is_err());
+}
+
+#[test]
+fn the_metadata_service_needs_interfaces_and_a_link_local_address() {
+    let interface = json!({ "iface_id": "eth0", "host_dev_name": "tap0" });
+    let section = |mmds: serde_json::Value| {
+        let text = json!({ "network-interfaces": [interface], "mmds-config": mmds });
+        let config: VmConfig = serde_json::from_value(text).unwrap();
+        VmConfig { boot_source: bootable(Path::new("/k")).boot_source, ..config }
+    };
+    let faults = |mmds: serde_json::Value| {
+        let config = section(mmds);
+        let faults = config.validate_change(&config, &HOST).err().unwrap_or_default();
+        faults.0.iter().map(|fault| fault.field).collect::<Vec<_>>()
+    };
+    assert_eq!(faults(json!({ "network_interfaces": ["eth0"] })), [""; 0]);
+    for address in ["169.254.1.0", "169.254.254.255", "169.254.169.254"] {
+        let mmds = json!({ "network_interfaces": ["eth0"], "ipv4_address": address });
+        assert_eq!(faults(mmds), [""; 0], "{address}");
+    }
+    for address in ["10.0.0.1", "169.254.0.1", "169.254.255.1", "255.255.255.255"] {
+        let mmds = json!({ "network_interfaces": ["eth0"], "ipv4_address": address });
+        assert_eq!(faults(mmds), ["mmds-config.ipv4_address"], "{address}");
+    }
+    for names in [json!([]), json!(["eth1"]), json!(["eth0", ""])] {
+        let mmds = json!({ "network_interfaces": names });
+        assert_eq!(faults(mmds), ["mmds-config.network_interfaces"], "{names}");
+    }
 }

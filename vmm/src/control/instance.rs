@@ -68,7 +68,7 @@ impl Controller {
     /// configuration stays as it was.
     pub fn start(&mut self) -> Result<(), Refusal> {
         self.config.validate(&self.host).map_err(Refusal::Invalid)?;
-        let mut vm = machine::build(&self.config, &self.events).map_err(failed)?;
+        let mut vm = machine::build(&self.config, &self.events, &self.mmds).map_err(failed)?;
         let machine = &self.config.machine_config;
         // Before the guest's first byte, which may go to the same stream.
         info!(id = self.id, vcpus = machine.vcpu_count, mib = machine.mem_size_mib, "starting");

@@ -153,6 +153,7 @@ impl Controller {
         if let Some(policy) = self.policy_counters() {
             groups.insert("memory_policy".into(), json!(policy));
         }
+        groups.insert("mmds".into(), self.mmds_totals());
         if let Some(vm) = &self.vm {
             let count = |kind| vm.exit_counts().iter().map(|cpu| cpu.get(kind)).sum::<u64>();
             let mut vcpu: Map<String, Value> = ExitKind::ALL
@@ -197,6 +198,14 @@ impl Controller {
             }
         }
         metrics::completed(groups).into()
+    }
+
+    /// The metadata service on all interfaces.
+    fn mmds_totals(&self) -> Value {
+        let mut group = json!(**self.mmds.tcp_counters());
+        group["rx_invalid_token"] = json!(self.mmds.token_counters().rx_invalid_token);
+        group["rx_no_token"] = json!(self.mmds.token_counters().rx_no_token);
+        group
     }
 
     /// How long the monitor was held up, in microseconds, and what it could not say.

@@ -9,7 +9,7 @@
 //! - `instance.rs`: start, pause, stop, the whole configuration
 //! - `machine_config.rs`, `boot_source.rs`, `balloon.rs`, `memory.rs`, `evacuation.rs`,
 //!   `compaction.rs`, `paging.rs`, `policy.rs`, `blocks.rs`, `cma.rs`, `gpu.rs`, `drives.rs`, `entropy.rs`,
-//!   `network_interfaces.rs`, `serial.rs`, `vsock.rs`,
+//!   `network_interfaces.rs`, `serial.rs`, `vsock.rs`, `mmds.rs`,
 //!   `logger.rs`, `metrics.rs`: one resource each
 
 mod balloon;
@@ -26,6 +26,7 @@ mod logger;
 mod machine_config;
 mod memory;
 mod metrics;
+mod mmds;
 mod network_interfaces;
 mod paging;
 mod policy;
@@ -48,6 +49,7 @@ use crate::event_loop::LoopHandle;
 use crate::exit::ExitReason;
 use crate::host::log::Log;
 use crate::machine::Vm;
+use crate::mmds::Mmds;
 use crate::mode::Mode;
 use crate::parking::Parking;
 use crate::pressure::MemoryPolicy;
@@ -82,6 +84,7 @@ pub struct Controller {
     requests: ActionReceiver,
     log: Log,
     metrics: MetricsWriter,
+    mmds: Mmds,
 }
 
 impl Controller {
@@ -97,6 +100,7 @@ impl Controller {
         requests: ActionReceiver,
         log: Log,
         api_stats: Arc<ApiStats>,
+        mmds: Mmds,
     ) -> std::io::Result<Self> {
         Ok(Self {
             mode: identity.mode,
@@ -111,6 +115,7 @@ impl Controller {
             requests,
             log,
             metrics: MetricsWriter::new(api_stats, identity.start_time_us)?,
+            mmds,
         })
     }
 
@@ -148,6 +153,7 @@ impl Controller {
             Action::Drives(action) => reply.send(self.drive_action(action)),
             Action::Network(action) => reply.send(self.network_action(action)),
             Action::Vsock(action) => reply.send(self.vsock_action(action)),
+            Action::Mmds(action) => reply.send(self.mmds_action(action)),
             Action::Entropy(action) => reply.send(self.entropy_action(action)),
             Action::Serial(action) => reply.send(self.serial_action(action)),
             Action::Logger(action) => reply.send(self.logger_action(action)),

@@ -29,6 +29,7 @@ use crate::config::VmConfig;
 use crate::event_loop::Subscriber;
 use crate::exit::ExitSignal;
 use crate::kvm::irq::{self, Lines};
+use crate::mmds::Mmds;
 
 /// Which thread serves a device's queues.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub struct Assembly<'a> {
     pub vm: Arc<VmFd>,
     /// Guest memory.
     pub ram: Arc<GuestRam>,
+    /// The metadata that interfaces serve.
+    pub mmds: &'a Mmds,
     /// Where a device announces the machine's end.
     pub exit: Arc<ExitSignal>,
     pub(super) ports: Bus,
@@ -70,9 +73,11 @@ impl<'a> Assembly<'a> {
         vm: Arc<VmFd>,
         ram: Arc<GuestRam>,
         exit: Arc<ExitSignal>,
+        mmds: &'a Mmds,
     ) -> Self {
         Self {
             config,
+            mmds,
             vm,
             ram,
             exit,

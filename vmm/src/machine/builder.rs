@@ -21,15 +21,17 @@ use crate::arch::layout;
 use crate::config::{BackingKind, VmConfig};
 use crate::event_loop::{LoopHandle, Subscriber};
 use crate::kvm::{self, memory};
+use crate::mmds::Mmds;
 use crate::vcpu::Surroundings;
 
 /// Builds the machine that `config` describes. Its devices join the event loop behind `events` in
 /// the last step, so that a failure leaves nothing behind there; its vCPUs wait for [`Vm::start`].
+/// Interfaces on which the guest reaches the metadata service serve `mmds`.
 ///
 /// # Errors
 ///
 /// The first thing that failed, in one line for the user.
-pub fn build(config: &VmConfig, events: &LoopHandle) -> Result<Vm, BuildError> {
+pub fn build(config: &VmConfig, events: &LoopHandle, mmds: &Mmds) -> Result<Vm, BuildError> {
     // 1. RAM, laid out around the hole below 4 GiB. Nothing of it is allocated yet.
     let ram = Arc::new(reserve_ram(config)?);
 
@@ -43,7 +45,7 @@ pub fn build(config: &VmConfig, events: &LoopHandle) -> Result<Vm, BuildError> {
 
     // 3. Devices, on the buses that vCPUs look them up on.
     let exit = Arc::clone(events.exit());
-    let mut machine = Assembly::new(config, Arc::clone(&vm), Arc::clone(&ram), exit);
+    let mut machine = Assembly::new(config, Arc::clone(&vm), Arc::clone(&ram), exit, mmds);
     let devices = attach::all(&mut machine)?;
 
     // 4. Kernel and initrd, and what the kernel gets with them.

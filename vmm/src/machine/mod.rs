@@ -5,7 +5,7 @@
 //!  VmConfig ─▶ builder ─▶ attach/*: device, bus, thread ─▶ boot files ─▶ vCPUs ─▶ Vm
 //! ```
 //!
-//! May use: `kvm`, `arch`, `vcpu`, `config`, `host`, `devices` and `mm`. Knows no API.
+//! May use: `kvm`, `arch`, `vcpu`, `config`, `host`, `mmds`, `devices` and `mm`. Knows no API.
 //!
 //! - `builder.rs`: the numbered steps from a configuration to a [`Vm`]
 //! - `error.rs`: why there is no machine

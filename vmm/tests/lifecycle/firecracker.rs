@@ -23,8 +23,6 @@ const DIFFERENT: &[(&str, &str)] = &[
     ("PUT /machine-config big mem", "memory beyond the host's is refused by the PUT already"),
     ("PUT /cpu-config {}", "there are no custom CPU templates"),
     ("PUT /pmem", "there are no persistent memory devices"),
-    ("GET /mmds", "there is no metadata service"),
-    ("PUT /mmds", "there is no metadata service"),
 ];
 
 /// A monitor in Firecracker's place, in a folder of its own.

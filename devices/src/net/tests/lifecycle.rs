@@ -141,6 +141,10 @@ impl Responder for Echo {
     fn next_deadline(&mut self, _now: Instant) -> Option<Instant> {
         None
     }
+
+    fn reset(&mut self) {
+        self.0.clear();
+    }
 }
 
 #[test]

@@ -5,10 +5,12 @@
 //! - `frames.rs`: frames in both directions, whole and unharmed
 //! - `hostile.rs`: what a guest must not do, and hosts that go away
 //! - `lifecycle.rs`: limits, queue pairs, the responder, resets
+//! - `service.rs`: a TCP service on the interface
 
 mod frames;
 mod hostile;
 mod lifecycle;
+mod service;
 
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;

@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
-use devices::net::{Net, NetConfig, NetHandle, Tap};
+use devices::net::{Net, NetConfig, NetHandle, Responder, Tap, TcpService};
 use devices::virtio::{DeviceLock, SourceRunner};
 
-use crate::config::{NetworkInterfaceConfig, RateLimiterConfig};
+use crate::config::{MmdsConfig, MmdsVersion, NetworkInterfaceConfig, RateLimiterConfig};
 use crate::machine::assembly::{Assembly, Home};
 use crate::machine::error::BuildError;
+use crate::mmds;
 
 /// A network interface, as requests reach it.
 #[derive(Debug, Clone)]
@@ -37,7 +38,7 @@ fn attach_one(
         mtu: wanted.mtu,
         rx_limiter: RateLimiterConfig::build(wanted.rx_rate_limiter),
         tx_limiter: RateLimiterConfig::build(wanted.tx_rate_limiter),
-        responder: None,
+        responder: metadata(machine, &wanted.iface_id).map_err(BuildError::device(section))?,
     };
     let device = Net::new(config).map_err(BuildError::device(section))?;
     let handle = device.handle();
@@ -46,4 +47,23 @@ fn attach_one(
     let transport = machine.add_virtio(Arc::new(DeviceLock::new(device)), &home)?;
     machine.subscribe(Box::new(SourceRunner::new(transport, sources)), &home);
     Ok(Interface { id: wanted.iface_id.clone(), handle })
+}
+
+/// The metadata service, if the guest reaches it on interface `id`.
+fn metadata(machine: &Assembly<'_>, id: &str) -> std::io::Result<Option<Box<dyn Responder>>> {
+    let config = machine.config.mmds_config.as_ref();
+    let serves = |config: &&MmdsConfig| config.network_interfaces.iter().any(|name| name == id);
+    let Some(config) = config.filter(serves) else { return Ok(None) };
+    let rules = mmds::MmdsRules {
+        tokens_required: config.version == MmdsVersion::V2,
+        always_plain: config.imds_compat,
+    };
+    let service = TcpService::new(
+        config.ipv4_address.unwrap_or(mmds::ADDRESS),
+        mmds::PORT,
+        mmds::MAC,
+        machine.mmds.service(rules),
+        Arc::clone(machine.mmds.tcp_counters()),
+    )?;
+    Ok(Some(Box::new(service)))
 }

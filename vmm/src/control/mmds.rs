@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Actions on the metadata service.
+
+use serde_json::Value;
+
+use super::{Controller, failed};
+use crate::api::mmds::{MmdsAction, MmdsReply};
+use crate::api::{Refusal, Reply};
+use crate::mmds::StoreError;
+
+impl Controller {
+    pub(super) fn mmds_action(&mut self, action: MmdsAction) -> Result<Reply, Refusal> {
+        match action {
+            MmdsAction::Get => Ok(MmdsReply(self.mmds.store().get()).into()),
+            MmdsAction::Put(document) => self.set_metadata(document).map(|()| Reply::Done),
+            MmdsAction::Patch(patch) => {
+                self.mmds.store().patch(&patch).map(|()| Reply::Done).map_err(refusal)
+            }
+            MmdsAction::Configure(mmds) => self.configure(|config| config.mmds_config = Some(mmds)),
+        }
+    }
+
+    /// Sets the metadata.
+    ///
+    /// # Errors
+    ///
+    /// It is larger than the limit.
+    pub fn set_metadata(&mut self, document: Value) -> Result<(), Refusal> {
+        self.mmds.store().put(document).map_err(refusal)
+    }
+}
+
+fn refusal(error: StoreError) -> Refusal {
+    match error {
+        StoreError::TooLarge { .. } => Refusal::TooLarge(error.to_string()),
+        other => failed(other),
+    }
+}
