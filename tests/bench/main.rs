@@ -5,8 +5,10 @@
 //! - `boot.rs`     start-up time, the monitor's own memory, the balloon's rates
 //! - `balloon.rs`  what comes back to the host, from a fragmented guest too
 //! - `compact.rs`  what a compaction pass makes of a guest that was cut to pieces
+//! - `io_limits.rs` what the same load reaches with no guest in between
 //! - `park.rs`     what a parked guest costs, and how it comes back
 //! - `gpu.rs`      GPU buffers: fragmentation, and pages that move
+//! - `io.rs`       disks, network, vsock and the start of Debian, beside fio and iperf3 without a guest
 //! - `guest.rs`    what the guest's kernel can still have beside balloon and buffers
 
 mod balloon;
@@ -14,6 +16,8 @@ mod boot;
 mod compact;
 mod gpu;
 mod guest;
+mod io;
+mod io_limits;
 mod park;
 
 use std::path::PathBuf;
@@ -49,6 +53,7 @@ enum Bench {
     Compact,
     Gpu,
     Guest,
+    Io,
     Park,
 }
 
@@ -112,6 +117,7 @@ fn run(options: &Options) -> Result<()> {
         Bench::Compact => compact::measure(&bed)?,
         Bench::Gpu => gpu::measure(&bed)?,
         Bench::Guest => guest::measure(&bed)?,
+        Bench::Io => io::measure(&bed)?,
         Bench::Park => park::measure(&bed)?,
     };
     for figure in &figures {

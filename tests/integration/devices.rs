@@ -10,6 +10,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use harness::confine::own_network;
 use harness::guest::Guest;
 use harness::monitor::Spec;
 use harness::runner::Context;
@@ -18,14 +19,14 @@ use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
 
-fn image(context: &Context, name: &str, mib: u64) -> Result<PathBuf> {
+pub(crate) fn image(context: &Context, name: &str, mib: u64) -> Result<PathBuf> {
     let path = context.logs.join(name);
     let file = File::create(&path).map_err(Error::io("creating an image"))?;
     file.set_len(mib * MIB).map_err(Error::io("sizing an image"))?;
     Ok(path)
 }
 
-fn drive(id: &str, path: &Path, more: &Value) -> Value {
+pub(crate) fn drive(id: &str, path: &Path, more: &Value) -> Value {
     let mut drive = json!({ "drive_id": id, "is_root_device": false, "path_on_host": path });
     if let (Some(drive), Some(more)) = (drive.as_object_mut(), more.as_object()) {
         drive.extend(more.clone());
@@ -33,7 +34,7 @@ fn drive(id: &str, path: &Path, more: &Value) -> Value {
     drive
 }
 
-fn with(context: &Context, sections: Value) -> Spec {
+pub(crate) fn with(context: &Context, sections: Value) -> Spec {
     let mut spec = Spec { cpus: 2, ..Spec::new(&context.payload, 256) };
     if let Value::Object(sections) = sections {
         spec.more.extend(sections);
@@ -117,13 +118,7 @@ pub(crate) fn vsock(context: &Context) -> Result<()> {
     let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
 
     // From the guest to a program here, which sends everything back.
-    let service =
-        UnixListener::bind(path.with_file_name("v.sock_900")).map_err(Error::io("listening"))?;
-    std::thread::spawn(move || {
-        for stream in service.incoming().flatten() {
-            std::thread::spawn(move || io::copy(&mut &stream, &mut &stream));
-        }
-    });
+    echo_unix(&path.with_file_name("v.sock_900"))?;
     for round in 0..3 {
         let figures = guest.agent.figures(&format!("vsock-send 900 8M {round}"))?;
         check_eq!((figures["pages"], figures["damaged"]), (2048, 0));
@@ -171,12 +166,7 @@ pub(crate) fn network(context: &Context) -> Result<()> {
     let ip = context.payload.path("ip");
     run(Command::new(&ip).args(["addr", "add", "10.99.0.1/24", "dev", "btap0"]))?;
     run(Command::new(&ip).args(["link", "set", "btap0", "up"]))?;
-    let service = TcpListener::bind("10.99.0.1:7000").map_err(Error::io("listening"))?;
-    std::thread::spawn(move || {
-        for stream in service.incoming().flatten() {
-            std::thread::spawn(move || io::copy(&mut &stream, &mut &stream));
-        }
-    });
+    echo_tcp("10.99.0.1:7000")?;
     for round in 0..3 {
         let figures = guest.agent.figures(&format!("tcp-send 10.99.0.1:7000 8M {round}"))?;
         check_eq!((figures["pages"], figures["damaged"]), (2048, 0));
@@ -197,7 +187,77 @@ pub(crate) fn network(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn run(command: &mut Command) -> Result<()> {
+/// The same drivers in Debian's kernel, all devices in one guest, through a balloon that moves.
+pub(crate) fn debians_kernel_uses_them_all(context: &Context) -> Result<()> {
+    own_network()?;
+    let path = image(context, "ext4", 96)?;
+    run(Command::new(context.payload.path("mke2fs")).args(["-q", "-t", "ext4", "-F"]).arg(&path))?;
+    let dir = tempfile::tempdir().map_err(Error::io("creating a folder"))?;
+    let socket = dir.path().join("v.sock");
+    let spec = with(
+        context,
+        json!({
+            "drives": [drive("data", &path, &json!({ "cache_type": "Writeback", "queues": 2 }))],
+            "network-interfaces": [{ "iface_id": "eth0", "host_dev_name": "btap0" }],
+            "vsock": { "guest_cid": 3, "uds_path": socket },
+            "entropy": {},
+        }),
+    );
+    let stock = Spec::debian_devices(&context.payload, 256);
+    let spec = Spec { kernel: stock.kernel, initrd: stock.initrd, ..spec };
+    let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
+    let ip = context.payload.path("ip");
+    run(Command::new(&ip).args(["addr", "add", "10.99.0.1/24", "dev", "btap0"]))?;
+    run(Command::new(&ip).args(["link", "set", "btap0", "up"]))?;
+    // This kernel configures no interface by itself.
+    guest.agent.command("run /usr/bin/ip addr add 10.99.0.2/24 dev eth0")?;
+    guest.agent.command("run /usr/bin/ip link set eth0 up")?;
+    echo_tcp("10.99.0.1:7000")?;
+    echo_unix(&socket.with_file_name("v.sock_900"))?;
+    guest.agent.command("disk-mount /dev/vda ext4 /mnt")?;
+    for round in 0..2u64 {
+        guest.agent.command(&format!("disk-write /mnt/file{round} 16M {round}"))?;
+        guest.balloon_to(if round == 0 { 96 } else { 0 })?;
+        for command in [
+            format!("disk-verify /mnt/file{round} 16M {round}"),
+            format!("tcp-send 10.99.0.1:7000 8M {round}"),
+            format!("vsock-send 900 8M {round}"),
+        ] {
+            let figures = guest.agent.figures(&command)?;
+            check!(figures["pages"] > 0 && figures["damaged"] == 0, "{command}: {figures:?}");
+        }
+    }
+    let random = guest.agent.command("read /sys/class/misc/hw_random/rng_current")?;
+    check!(random.join("").starts_with("virtio_rng"), "{random:?}");
+    guest.agent.command("disk-unmount /mnt")?;
+    check_eq!(guest.power_off()?.code(), Some(0));
+    run(Command::new(context.payload.path("e2fsck")).args(["-f", "-n"]).arg(&path))
+}
+
+/// Sends back what comes to a TCP address.
+fn echo_tcp(address: &str) -> Result<()> {
+    let service = TcpListener::bind(address).map_err(Error::io("listening"))?;
+    std::thread::spawn(move || {
+        for stream in service.incoming().flatten() {
+            std::thread::spawn(move || io::copy(&mut &stream, &mut &stream));
+        }
+    });
+    Ok(())
+}
+
+/// Sends back what comes to a Unix socket.
+fn echo_unix(path: &Path) -> Result<()> {
+    let service = UnixListener::bind(path).map_err(Error::io("listening"))?;
+    std::thread::spawn(move || {
+        for stream in service.incoming().flatten() {
+            std::thread::spawn(move || io::copy(&mut &stream, &mut &stream));
+        }
+    });
+    Ok(())
+}
+
+/// Runs a program of the host; it has to succeed.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     let output = command.output().map_err(Error::io(&format!("{command:?}")))?;
     check!(
         output.status.success(),

@@ -11,7 +11,9 @@
 //! - `framework.rs`    Linux's movable pages at work in our guest: balloon, zram, CMA
 //! - `gpu.rs`          GPU buffers that move: their bytes, fragmentation, CMA
 //! - `gpu_stress.rs`   the same with everything at once
+//! - `debian.rs`       Debian as a person uses it, by `resources/debian.json`
 //! - `devices.rs`      disks, network, vsock and random numbers
+//! - `failing_disks.rs` images that are full, cut off, deleted or broken; a monitor that is killed
 //! - `display.rs`      Debian's console and a client of its own on a scanout
 //! - `paging.rs`       parked memory: given up, brought back, in the middle of everything else
 //! - `pause.rs`        pause and resume under load
@@ -24,9 +26,11 @@ mod boot;
 mod command_line;
 mod compaction;
 mod contiguous;
+mod debian;
 mod devices;
 mod display;
 mod evacuation;
+mod failing_disks;
 mod framework;
 mod free_pages;
 mod gpu;
@@ -63,6 +67,10 @@ const TESTS: &[Test] = &[
     test!(devices::file_system_under_the_balloon, 600),
     test!(devices::vsock, 400),
     test!(devices::network, 400),
+    test!(devices::debians_kernel_uses_them_all, 400),
+    test!(failing_disks::the_guest_sees_errors_and_goes_on, 400),
+    test!(failing_disks::flushed_data_survives_a_killed_monitor, 400),
+    test!(debian::a_person_can_work_in_it, 900),
     test!(balloon::half_of_memory_and_back, 300),
     test!(balloon::statistics_agree_with_the_guest, 240),
     test!(balloon::deflates_rather_than_running_out_of_memory, 300),

@@ -15,7 +15,32 @@ const TAIL: usize = 25;
 #[derive(Debug, Default)]
 struct Shared {
     lines: Vec<Line>,
+    /// What stands behind the last line's end: a prompt, or a line on its way.
+    rest: String,
     ended: bool,
+}
+
+impl Shared {
+    /// Takes what was read; `bytes` are those of a line that is not whole yet.
+    fn take(&mut self, read: &[u8], bytes: &mut Vec<u8>, ended: bool) {
+        for piece in read.split_inclusive(|byte| *byte == b'\n') {
+            bytes.extend_from_slice(piece);
+            if bytes.ends_with(b"\n") {
+                self.push(bytes);
+            }
+        }
+        if ended && !bytes.is_empty() {
+            self.push(bytes);
+        }
+        self.rest = String::from_utf8_lossy(bytes).into();
+        self.ended = ended;
+    }
+
+    fn push(&mut self, bytes: &mut Vec<u8>) {
+        let text = String::from_utf8_lossy(bytes).trim_end_matches(['\r', '\n']).into();
+        self.lines.push(Line { at: Instant::now(), text });
+        bytes.clear();
+    }
 }
 
 /// A line of the console.
@@ -43,16 +68,18 @@ impl Console {
         std::thread::spawn(move || {
             let mut source = BufReader::new(source);
             let mut bytes = Vec::new();
-            while source.read_until(b'\n', &mut bytes).is_ok_and(|read| read > 0) {
+            loop {
+                let piece = source.fill_buf().unwrap_or_default();
                 // A log that cannot be written must not end the test.
-                let _ = log.write_all(&bytes);
-                let text = String::from_utf8_lossy(&bytes).trim_end_matches(['\r', '\n']).into();
-                reader.lock().lines.push(Line { at: Instant::now(), text });
+                let _ = log.write_all(piece);
+                let (read, ended) = (piece.len(), piece.is_empty());
+                reader.lock().take(piece, &mut bytes, ended);
                 reader.shared.1.notify_all();
-                bytes.clear();
+                if ended {
+                    return;
+                }
+                source.consume(read);
             }
-            reader.lock().ended = true;
-            reader.shared.1.notify_all();
         });
         Ok(console)
     }
@@ -71,6 +98,25 @@ impl Console {
     pub fn wait_for(&self, position: usize, text: &str, limit: Duration) -> Result<Line> {
         let wanted = |line: &Line| line.text.contains(text).then(|| line.clone());
         self.wait_map(position, &format!("the line {text:?}"), limit, wanted)
+    }
+
+    /// Waits for `text` behind the last line's end, as a prompt is.
+    pub fn wait_for_prompt(&self, text: &str, limit: Duration) -> Result<()> {
+        let what = format!("the prompt {text:?}");
+        let deadline = Instant::now() + limit;
+        let mut shared = self.lock();
+        while !shared.rest.contains(text) {
+            let tail = format!("{}    {}\n", tail(&shared.lines), shared.rest);
+            if shared.ended {
+                return Err(Error::Ended { what, tail });
+            }
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                return Err(Error::Timeout { what, limit, tail });
+            };
+            let waited = self.shared.1.wait_timeout(shared, left);
+            shared = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(())
     }
 
     /// Waits for a line that `pick` makes something of; each line is shown to it once, in order.
@@ -134,8 +180,12 @@ mod tests {
             console.wait_for(2, "one", Duration::from_millis(1)),
             Err(Error::Timeout { .. })
         ));
+        writer.write_all(b"log").unwrap();
+        writer.write_all(b"in: ").unwrap();
+        console.wait_for_prompt("login: ", limit).unwrap();
         drop(writer);
         assert!(matches!(console.wait_for(0, "three", limit), Err(Error::Ended { .. })));
-        assert_eq!(std::fs::read_to_string(log.path()).unwrap(), "one\r\ntwo\n");
+        assert_eq!(console.wait_for(0, "login", limit).unwrap().text, "login: ");
+        assert_eq!(std::fs::read_to_string(log.path()).unwrap(), "one\r\ntwo\nlogin: ");
     }
 }

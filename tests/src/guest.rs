@@ -37,7 +37,7 @@ const BLOCK: u64 = 2 << 20;
 const EVACUATED_AT_ONCE: u64 = 32;
 
 /// What the kernel says, on its console, when something is wrong with it.
-const COMPLAINTS: [&str; 12] = [
+pub(crate) const COMPLAINTS: [&str; 12] = [
     "WARNING:",
     "BUG:",
     "Oops",

@@ -162,6 +162,24 @@ pub fn kvm_exits() -> Result<u64> {
     text.trim().parse().map_err(|_| Error::Check(format!("{path} is not a number: {text}")))
 }
 
+/// CPU time that all threads of process `pid` took, less what its guest ran: the monitor's work, and
+/// the kernel's for it. It is counted in hundredths of a second.
+pub fn cpu_outside_guest(pid: u32) -> Result<Duration> {
+    let path = format!("/proc/{pid}/stat");
+    let text = read(&path)?;
+    parse_cpu_outside_guest(&text).ok_or_else(|| Error::Check(format!("{path}: {text}")))
+}
+
+/// Of proc_pid_stat(5): utime (14) and stime (15) less guest_time (43), which is part of the first.
+fn parse_cpu_outside_guest(text: &str) -> Option<Duration> {
+    // The name may have spaces and brackets; the field behind it is the third.
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+    let ticks = (field(14)? + field(15)?).saturating_sub(field(43)?);
+    // USER_HZ is 100 on x86.
+    Some(Duration::from_millis(ticks * 10))
+}
+
 /// Processes whose executable has this name.
 pub fn processes_named(name: &str) -> Result<Vec<u32>> {
     let entries = fs::read_dir("/proc").map_err(Error::io("reading /proc"))?;
@@ -188,6 +206,14 @@ mod tests {
         let parsed = parse_meminfo("MemFree:     2048 kB\nHugePages_Total:       3\n");
         assert_eq!(parsed["MemFree"], 2 << 20);
         assert_eq!(parsed["HugePages_Total"], 3);
+    }
+
+    #[test]
+    fn cpu_time_leaves_out_what_the_guest_ran() {
+        let mut fields = vec!["0"; 52];
+        (fields[2], fields[13], fields[14], fields[42]) = ("S", "500", "70", "450");
+        let text = format!("7 (a ) b) {}", fields[2..].join(" "));
+        assert_eq!(parse_cpu_outside_guest(&text), Some(Duration::from_millis(1200)));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! - `userland.rs`  what the programs of an ordinary system are made of, as a disk
 //! - `console.rs`   the guest's serial console: lines, waited for with a limit
 //! - `agent.rs`     the agent in the guest: commands and answers
+//! - `debian.rs`    a guest that runs Debian, with a root shell on vsock
 //! - `guest.rs`     a running guest: monitor, console and agent in one
 //! - `api.rs`       HTTP over a Unix socket
 //! - `host.rs`      the host's meminfo, buddyinfo and a process's mappings
@@ -26,6 +27,7 @@ pub mod agent;
 pub mod api;
 pub mod confine;
 pub mod console;
+pub mod debian;
 mod error;
 pub mod figures;
 pub mod fragments;

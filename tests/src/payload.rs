@@ -74,6 +74,12 @@ impl Payload {
         self.path("debian-display-initrd")
     }
 
+    /// The same, with the modules of disks, network, vsock and random numbers, and `ip`.
+    #[must_use]
+    pub fn debian_devices_initrd(&self) -> PathBuf {
+        self.path("debian-devices-initrd")
+    }
+
     /// A Debian root file system, only to be read: tests boot copies of it.
     #[must_use]
     pub fn debian_image(&self) -> PathBuf {

@@ -15,7 +15,7 @@ use crate::error::{Error, IoContext, Result, task_error};
 use crate::kernel::Kernel;
 use crate::outer::Size;
 use crate::payload::{KernelChoice, Payload};
-use crate::{hold, paths, run};
+use crate::{debian, hold, paths, run};
 
 /// Debian's QEMU, the peer that is always there.
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
@@ -23,6 +23,8 @@ const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 const OUTER: Size = Size { cpus: 2, memory_mib: 8192, xsave: true };
 /// For a pass, which takes a while, one that loses no guests: what is measured is memory.
 const OUTER_OF_ONE: Size = Size { cpus: 1, memory_mib: 8192, xsave: true };
+/// What `bench io` measures the limits with.
+const IO_TOOLS: [(&str, &str); 3] = [("fio", "fio"), ("iperf3", "iperf3"), ("ip", "iproute2")];
 const LIMIT: Duration = Duration::from_secs(3 * 3600);
 
 /// What can be measured.
@@ -39,6 +41,8 @@ enum Bench {
     Gpu,
     /// What the guest's kernel can still have beside a balloon and GPU buffers, and Debian's
     Guest,
+    /// Disks, network, vsock and the start of Debian, beside fio and iperf3 without a guest
+    Io,
     /// Memory of a guest that is parked: what it costs, how fast it leaves and comes back, natively and
     /// in a guest
     Park,
@@ -58,6 +62,7 @@ impl Bench {
             Self::Compact => Some("compact"),
             Self::Gpu => Some("gpu"),
             Self::Guest => Some("guest"),
+            Self::Io => Some("io"),
             Self::Park => Some("park"),
             Self::Mm | Self::Hold => None,
         }
@@ -67,14 +72,14 @@ impl Bench {
     fn outer(self) -> Size {
         match self {
             Self::Compact | Self::Guest | Self::Park => OUTER_OF_ONE,
-            Self::Boot | Self::Balloon | Self::Gpu | Self::Mm | Self::Hold => OUTER,
+            Self::Boot | Self::Balloon | Self::Gpu | Self::Io | Self::Mm | Self::Hold => OUTER,
         }
     }
 
     /// What cargo runs, of those that have a part without guests.
     fn cargo_arguments(self) -> &'static [&'static str] {
         match self {
-            Self::Boot | Self::Balloon | Self::Guest => &[],
+            Self::Boot | Self::Balloon | Self::Guest | Self::Io => &[],
             Self::Compact => &["-p", "ballast-mm", "--bench", "blocks"],
             Self::Gpu => &["-p", "ballast-devices", "--features", "test-utils", "--bench", "gpu"],
             Self::Hold => &[
@@ -213,6 +218,12 @@ fn with_guests(bench: &str, options: &Options, figures: &mut Vec<Value>) -> Resu
     let mut payload = Payload::assemble(options.profile(), &options.kernel)?;
     if let (Bench::Balloon, Some(dir)) = (options.bench, &options.stock_kernel) {
         payload.add_file("vmlinux-stock", Kernel { dir: dir.clone() }.vmlinux());
+    }
+    if options.bench == Bench::Io {
+        payload.add_image()?;
+        for (name, package) in IO_TOOLS {
+            payload.add_program(name, &debian::program(name, package)?)?;
+        }
     }
     let mut arguments: Vec<OsString> = vec![bench.into()];
     let mut add = |kind: &str, path: &Path| -> Result<()> {

@@ -32,6 +32,18 @@ pub(crate) fn unpack(package: &str, cache: &Path, tree: &Path) -> Result<()> {
     run::quiet(Command::new("dpkg").arg("-x").arg(&archive).arg(tree))
 }
 
+/// Where the program `name` of `package` is on this machine.
+pub(crate) fn program(name: &str, package: &str) -> Result<PathBuf> {
+    apt::ensure(name, &[package])?;
+    let folders = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+    let found = folders.iter().map(|folder| Path::new(folder).join(name)).find(|at| at.is_file());
+    match found {
+        // The file itself: in the payload a link would lead nowhere.
+        Some(path) => path.canonicalize().doing("resolving", path),
+        None => task_error(format!("{name} is missing: apt-get install {package}")),
+    }
+}
+
 /// The shared libraries of a binary, and its interpreter; none of a static one. Those in the
 /// folder `first`, if given, come before this machine's own.
 pub(crate) fn libraries(binary: &Path, first: Option<&Path>) -> Vec<PathBuf> {

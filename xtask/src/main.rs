@@ -95,6 +95,10 @@ enum Task {
     Outer(OuterOptions),
 }
 
+/// What starts `resources/debian-rootless.json`, which needs no interface of the host.
+const DEBIAN_GUEST: &str = "cargo xtask rootfs debian && \
+    cargo run --release -p ballast-vmm -- run --config resources/debian-rootless.json";
+
 #[derive(Debug, clap::Args)]
 struct RootfsOptions {
     #[command(subcommand)]
@@ -156,7 +160,12 @@ fn perform(task: Task) -> Result<ExitCode> {
             let payload = Payload::assemble(Profile::TestRelease, &kernel)?;
             let limit = Duration::from_secs(900);
             let size = Size { cpus: 1, memory_mib: 4096, xsave: false };
-            return Ok(ExitCode::from(payload.run("guest-demo", &[], size, limit)?));
+            let status = payload.run("guest-demo", &[], size, limit)?;
+            if status == 0 {
+                println!("\nA Debian guest to work in, where KVM works (docs/running.md):");
+                println!("{DEBIAN_GUEST}");
+            }
+            return Ok(ExitCode::from(status));
         }
         Task::Test(options) => {
             return Ok(if test::run(&options)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
@@ -179,7 +188,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Rootfs(RootfsOptions { kind: None }) => {
             let stock = testbed::prepare()?;
             let disks = rootfs::guest_disks(&build::agent()?, &stock, &testbed::modetest()?)?;
-            for disk in [disks.stock, disks.stock_display, disks.ours] {
+            for disk in [disks.stock, disks.stock_devices, disks.stock_display, disks.ours] {
                 println!("{}", disk.display());
             }
         }

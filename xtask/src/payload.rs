@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::build::{self, Profile, Programs};
-use crate::error::{Error, IoContext, Result, task_error};
+use crate::error::{Error, IoContext, Result};
 use crate::kernel::{self, Kernel};
 use crate::outer::{self, Item, Job, Place, Size};
 use crate::{apt, debian, image, paths, rootfs, testbed};
@@ -48,17 +48,6 @@ impl KernelChoice {
 const TOOLS: [(&str, &str); 4] =
     [("mke2fs", "e2fsprogs"), ("e2fsck", "e2fsprogs"), ("ip", "iproute2"), ("iperf3", "iperf3")];
 
-/// Where program `name` is.
-fn tool(name: &str, package: &str) -> Result<PathBuf> {
-    let folders = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
-    let found = folders.iter().map(|folder| Path::new(folder).join(name)).find(|at| at.is_file());
-    match found {
-        // The file itself: in the payload a link would lead nowhere.
-        Some(path) => path.canonicalize().doing("resolving", path),
-        None => task_error(format!("{name} is missing: apt-get install {package}")),
-    }
-}
-
 /// Runs the guest tests with `arguments`; gives their exit status.
 pub(crate) fn guest_tests(
     kernel: &KernelChoice,
@@ -69,7 +58,7 @@ pub(crate) fn guest_tests(
     payload.add_image()?;
     apt::ensure("the guest tests", &TOOLS.map(|(_, package)| package))?;
     for (name, package) in TOOLS {
-        payload.add_program(name, &tool(name, package)?)?;
+        payload.add_program(name, &debian::program(name, package)?)?;
     }
     if kernel.debug {
         // Instrumented code in an emulated machine.
@@ -104,6 +93,7 @@ impl Payload {
             ("initrd", disks.ours),
             ("debian-vmlinuz", stock.image),
             ("debian-initrd", disks.stock),
+            ("debian-devices-initrd", disks.stock_devices),
             ("debian-display-initrd", disks.stock_display),
         ]
         .into_iter()

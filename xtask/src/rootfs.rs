@@ -13,6 +13,17 @@ use crate::testbed::{GuestProgram, Module, StockKernel};
 /// Modules without which Debian's kernel sees nothing of a virtio-mmio guest.
 const STOCK_GUEST_MODULES: [&str; 3] = ["virtio_mmio", "virtio_balloon", "zram"];
 
+/// Those without which it sees neither disks nor network, vsock or random numbers.
+const DEVICE_MODULES: [&str; 6] = [
+    "virtio_blk",
+    // ext4 asks for it by the name of the algorithm.
+    "crc32c_generic",
+    "ext4",
+    "virtio_net",
+    "vmw_vsock_virtio_transport",
+    "virtio_rng",
+];
+
 /// Those without which it sees nothing of a display.
 const DISPLAY_MODULES: [&str; 1] = ["virtio_gpu"];
 
@@ -23,6 +34,8 @@ pub(crate) struct GuestDisks {
     pub(crate) ours: PathBuf,
     /// For Debian's.
     pub(crate) stock: PathBuf,
+    /// For Debian's, with disks, network, vsock and random numbers.
+    pub(crate) stock_devices: PathBuf,
     /// For Debian's, with a display and a program that draws on it.
     pub(crate) stock_display: PathBuf,
 }
@@ -38,10 +51,16 @@ pub(crate) fn guest_disks(
     let disks = GuestDisks {
         ours: dir.join("initrd"),
         stock: dir.join("initrd-stock"),
+        stock_devices: dir.join("initrd-stock-devices"),
         stock_display: dir.join("initrd-stock-display"),
     };
     write(&disks.ours, agent, &[], |_| Ok(()))?;
     write(&disks.stock, agent, &stock.modules(&STOCK_GUEST_MODULES)?, |_| Ok(()))?;
+    let modules = [&STOCK_GUEST_MODULES[..], &DEVICE_MODULES].concat();
+    let ip = GuestProgram::installed("ip", "iproute2")?;
+    write(&disks.stock_devices, agent, &stock.modules(&modules)?, |disk| {
+        ip.files.iter().try_for_each(|(path, from)| disk.file(path, 0o755, from))
+    })?;
     let modules = [&STOCK_GUEST_MODULES[..], &DISPLAY_MODULES].concat();
     write(&disks.stock_display, agent, &stock.modules(&modules)?, |disk| {
         drawing.files.iter().try_for_each(|(path, from)| disk.file(path, 0o755, from))

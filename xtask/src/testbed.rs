@@ -28,6 +28,19 @@ pub(crate) struct GuestProgram {
     pub(crate) files: Vec<(String, PathBuf)>,
 }
 
+impl GuestProgram {
+    /// A program of this machine, at `/usr/bin` in the guest, with its libraries.
+    pub(crate) fn installed(name: &str, package: &str) -> Result<Self> {
+        let binary = debian::program(name, package)?;
+        let mut files = vec![(format!("usr/bin/{name}"), binary.clone())];
+        for library in debian::libraries(&binary, None) {
+            let inside = library.to_string_lossy().trim_start_matches('/').to_owned();
+            files.push((inside, library));
+        }
+        Ok(Self { files })
+    }
+}
+
 /// Gives `/usr/bin/modetest`, from the cache where it is there already.
 pub(crate) fn modetest() -> Result<GuestProgram> {
     let cache = paths::cache()?.join("testbed");

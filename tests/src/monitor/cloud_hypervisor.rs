@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Cloud Hypervisor.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
@@ -17,8 +18,7 @@ pub(super) fn command(program: &Path, spec: &Spec, dir: &Path) -> Command {
         .arg(format!("path={}", dir.join("api.sock").display()))
         .arg("--kernel")
         .arg(&spec.kernel)
-        .arg("--initramfs")
-        .arg(&spec.initrd)
+        .args(spec.initrd.iter().flat_map(|path| [OsStr::new("--initramfs"), path.as_os_str()]))
         .args(["--cmdline", &spec.cmdline()])
         .args(["--cpus", &format!("boot={}", spec.cpus)])
         .args(["--memory", &format!("size={}M,thp=on", spec.memory_mib)])

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! QEMU's microvm machine, as lean as its documentation knows how to make it.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -35,9 +36,11 @@ pub(super) fn command(program: &Path, spec: &Spec, dir: &Path) -> Command {
         .args(["-smp", &spec.cpus.to_string(), "-m", &format!("{}M", spec.memory_mib)])
         .arg("-kernel")
         .arg(&spec.kernel)
-        .arg("-initrd")
-        .arg(&spec.initrd)
-        .args(["-append", &spec.cmdline()])
+        .args(spec.initrd.iter().flat_map(|path| [OsStr::new("-initrd"), path.as_os_str()]))
+        .args(["-append", &format!("{}{}", spec.cmdline(), root(spec))])
+        // Devices of virtio 1, as the other monitors' are.
+        .args(["-global", "virtio-mmio.force-legacy=false"])
+        .args(devices(spec))
         .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
         .arg("-qmp")
         .arg(format!("unix:{},server=on,wait=off", dir.join(SOCKET).display()));
@@ -50,6 +53,45 @@ pub(super) fn command(program: &Path, spec: &Spec, dir: &Path) -> Command {
         ));
     }
     command
+}
+
+/// The entries of a section that Firecracker's form has as a list.
+fn entries<'a>(spec: &'a Spec, section: &str) -> impl Iterator<Item = &'a Value> {
+    spec.more.get(section).and_then(Value::as_array).into_iter().flatten()
+}
+
+/// What Firecracker and Ballast add to the command line for a root device.
+fn root(spec: &Spec) -> String {
+    let root = entries(spec, "drives").find(|drive| drive["is_root_device"] == json!(true));
+    root.map_or_else(String::new, |drive| {
+        let read_only = drive["is_read_only"] == json!(true);
+        format!(" root=/dev/vda {}", if read_only { "ro" } else { "rw" })
+    })
+}
+
+/// Disks and network interfaces, from the sections for them in Firecracker's form.
+fn devices(spec: &Spec) -> Vec<String> {
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut words = Vec::new();
+    for drive in entries(spec, "drives") {
+        let (id, path) = (word(&drive["drive_id"]), word(&drive["path_on_host"]));
+        let aio = if drive["io_engine"] == "Sync" { "threads" } else { "io_uring" };
+        let read_only = if drive["is_read_only"] == json!(true) { "on" } else { "off" };
+        words.extend(["-object".into(), format!("iothread,id=thread-{id}"), "-drive".into()]);
+        words.push(format!(
+            "if=none,id={id},file={path},format=raw,cache=writeback,aio={aio},readonly={read_only}"
+        ));
+        words.push("-device".into());
+        words.push(format!("virtio-blk-device,drive={id},iothread=thread-{id}"));
+    }
+    for interface in entries(spec, "network-interfaces") {
+        let (id, tap) = (word(&interface["iface_id"]), word(&interface["host_dev_name"]));
+        words.push("-netdev".into());
+        words.push(format!("tap,id={id},ifname={tap},script=no,downscript=no"));
+        words.push("-device".into());
+        words.push(format!("virtio-net-device,netdev={id},mac={}", word(&interface["guest_mac"])));
+    }
+    words
 }
 
 /// QEMU takes the size that the guest keeps.

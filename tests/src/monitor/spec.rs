@@ -13,8 +13,8 @@ use crate::payload::Payload;
 pub struct Spec {
     /// Kernel image.
     pub kernel: PathBuf,
-    /// Initial RAM disk.
-    pub initrd: PathBuf,
+    /// Initial RAM disk, if there is one.
+    pub initrd: Option<PathBuf>,
     /// Words of the command line beyond the console and what the monitor itself needs.
     pub boot_args: String,
     /// Whether the command line says how to reboot; if not, the kernel decides.
@@ -25,7 +25,8 @@ pub struct Spec {
     pub memory_mib: u64,
     /// The balloon, if there is to be one.
     pub balloon: Option<Balloon>,
-    /// More sections of Ballast's configuration file, for what peers do not have.
+    /// More sections of Ballast's configuration file. Firecracker gets them as they are; of `drives`
+    /// and `network-interfaces` QEMU gets what it needs.
     pub more: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -52,7 +53,7 @@ impl Spec {
     pub fn new(payload: &Payload, memory_mib: u64) -> Self {
         Self {
             kernel: payload.vmlinux(),
-            initrd: payload.initrd(),
+            initrd: Some(payload.initrd()),
             boot_args: String::new(),
             says_how_to_reboot: true,
             cpus: 1,
@@ -67,7 +68,7 @@ impl Spec {
     pub fn debian(payload: &Payload, memory_mib: u64) -> Self {
         Self {
             kernel: payload.debian_kernel(),
-            initrd: payload.debian_initrd(),
+            initrd: Some(payload.debian_initrd()),
             ..Self::new(payload, memory_mib)
         }
     }
@@ -75,7 +76,13 @@ impl Spec {
     /// Debian's kernel with what it needs for a display, too.
     #[must_use]
     pub fn debian_display(payload: &Payload, memory_mib: u64) -> Self {
-        Self { initrd: payload.debian_display_initrd(), ..Self::debian(payload, memory_mib) }
+        Self { initrd: Some(payload.debian_display_initrd()), ..Self::debian(payload, memory_mib) }
+    }
+
+    /// Debian's kernel with the modules of disks, network, vsock and random numbers.
+    #[must_use]
+    pub fn debian_devices(payload: &Payload, memory_mib: u64) -> Self {
+        Self { initrd: Some(payload.debian_devices_initrd()), ..Self::debian(payload, memory_mib) }
     }
 
     /// With a display of that size, in pixels, and so many scanouts.

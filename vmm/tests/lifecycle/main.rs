@@ -5,6 +5,7 @@
 //! - `guest.rs`: the guests
 //! - `monitor.rs`: a monitor under test
 //! - `ends.rs`: every way to end it, with any behaviour of its guest and its readers
+//! - `many.rs`: many of them with devices, side by side and one after another
 //! - `consoles.rs`: files, FIFOs, pseudo-terminals and sockets as the console
 //! - `firecracker.rs`: in Firecracker's place: status codes, log, names, exit codes, metrics
 //! - `terminals.rs`: foreground, background and raw mode
@@ -16,5 +17,6 @@ mod consoles;
 mod ends;
 mod firecracker;
 mod guest;
+mod many;
 mod monitor;
 mod terminals;

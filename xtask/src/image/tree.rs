@@ -41,7 +41,7 @@ const PASSWORD: &str = "ballast";
 const ENABLED: [&str; 4] =
     ["guest-shell.socket", "ssh-vsock.socket", "ssh.socket", "getty@tty1.service"];
 /// Units that a guest has no use for: they take time or memory, or ask questions at the console.
-const MASKED: [&str; 7] = [
+const MASKED: [&str; 9] = [
     "apt-daily.timer",
     "apt-daily-upgrade.timer",
     "dpkg-db-backup.timer",
@@ -49,6 +49,10 @@ const MASKED: [&str; 7] = [
     "e2scrub_reap.service",
     "fstrim.timer",
     "systemd-firstboot.service",
+    // Logins on tty2 to tty6, which a display without a keyboard cannot switch to.
+    "getty-static.service",
+    // The kernel has no modules.
+    "modprobe@.service",
 ];
 
 /// The packages of a variant.

@@ -7,6 +7,7 @@
 //! - `file.rs`    the same in a tmpfs file: fragments memory in units of a page
 //! - `disk.rs`    file systems on disks, files with a pattern on them
 //! - `socket.rs`  streams to the host by vsock and TCP
+//! - `traffic.rs` requests to disks and streams to the host, for measuring
 //! - `busy.rs`    threads that keep using memory and check it
 //! - `gpu.rs`     GPU buffers with a pattern, freed every other, exported
 //! - `load.rs`    memory with the contents of a disk
@@ -36,6 +37,7 @@ mod screen;
 mod socket;
 mod text;
 mod touch;
+mod traffic;
 mod zram;
 
 use std::fmt::Display;
@@ -127,6 +129,18 @@ pub(crate) fn perform(state: &mut State, words: &str) -> Answer {
             socket::send_vsock(number(port)?, bytes(size)?, number(seed)?)
         }
         ["tcp-send", address, size, seed] => socket::send_tcp(address, bytes(size)?, number(seed)?),
+        ["traffic-disk", device, direction, order, size, depth, span, milliseconds] => {
+            traffic::disk(
+                device,
+                (direction, order),
+                (bytes(size)?, number(depth)?, bytes(span)?),
+                number(milliseconds)?,
+            )
+        }
+        ["traffic-stream", target, direction, size] => {
+            traffic::stream(target, direction, bytes(size)?)
+        }
+        ["traffic-turns", target, count] => traffic::round_trips(target, number(count)?),
         ["repeat-start", name, writes @ ..] => state.repeat.start(name, writes),
         ["repeat-stop", name] => state.repeat.stop(name),
         ["program-start", program, arguments @ ..] => state.program.start(program, arguments),

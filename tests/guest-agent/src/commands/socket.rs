@@ -38,14 +38,19 @@ pub(crate) fn echo_vsock(port: usize) -> Answer {
 
 /// `vsock-send PORT SIZE SEED`: sends a pattern to the host and expects it back.
 pub(crate) fn send_vsock(port: usize, bytes: usize, seed: usize) -> Answer {
+    let stream = connect_vsock(port)?;
+    exchange(&stream, &stream, bytes, seed)
+}
+
+/// A stream to a port of the host.
+pub(super) fn connect_vsock(port: usize) -> Result<File, String> {
     let socket = vsock().map_err(|e| reason("socket")(&e))?;
     let address = address(libc::VMADDR_CID_HOST, port)?;
     // SAFETY: the address lives during the call and has the length given.
     let connected =
         unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length(&address)) };
     check(connected).map_err(|e| reason("connect")(&e))?;
-    let stream = File::from(socket);
-    exchange(&stream, &stream, bytes, seed)
+    Ok(File::from(socket))
 }
 
 /// `tcp-send ADDRESS SIZE SEED`: the same by TCP.

@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Disks, network and vsock under load, what they cost the host, and how long Debian takes to a login.
+//! Everything lies in memory, so what is compared is the way there.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use harness::debian::{LOGIN_READY, copy_image};
+use harness::figures::{Figure, Goal, median};
+use harness::guest::{EXIT_LIMIT, Guest};
+use harness::monitor::{Balloon, Kind, Monitor, Program, Spec};
+use harness::{Error, Result, host};
+use serde_json::json;
+
+use crate::{Bed, io_limits, patiently};
+
+/// The disk, all of which has data, and the part of it that requests go to, in MiB.
+const DISK_MIB: u64 = 256;
+/// How long each kind of request is made.
+const DISK_MS: u64 = 1500;
+/// Bytes of each stream, and round trips.
+const STREAM_MIB: u64 = 96;
+const ROUND_TRIPS: u64 = 2000;
+/// For one command of the agent.
+const COMMAND_LIMIT: Duration = Duration::from_secs(180);
+/// Where the guest finds the host, and by which interface.
+const HOST: &str = "10.98.0.1";
+const TAP: &str = "bench0";
+const TCP_PORT: u16 = 7001;
+const VSOCK_PORT: u32 = 901;
+
+/// A kind of disk request: name, direction, order, bytes, depth.
+pub(crate) type Pattern = (&'static str, &'static str, &'static str, u64, u64);
+
+/// What is asked of a disk.
+pub(crate) const PATTERNS: [Pattern; 8] = [
+    ("read-128k-1", "read", "sequential", 128 << 10, 1),
+    ("read-128k-32", "read", "sequential", 128 << 10, 32),
+    ("write-128k-1", "write", "sequential", 128 << 10, 1),
+    ("write-128k-32", "write", "sequential", 128 << 10, 32),
+    ("read-4k-1", "read", "random", 4 << 10, 1),
+    ("read-4k-32", "read", "random", 4 << 10, 32),
+    ("write-4k-1", "write", "random", 4 << 10, 1),
+    ("write-4k-32", "write", "random", 4 << 10, 32),
+];
+
+/// Disks by the engine that the monitor is to use, with their device in the guest.
+const ENGINES: [(&str, &str); 2] = [("Async", "/dev/vda"), ("Sync", "/dev/vdb")];
+
+/// Which way is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Better {
+    More,
+    Less,
+}
+
+/// One value of one round.
+#[derive(Debug, Clone)]
+pub(crate) struct Sample {
+    pub(crate) name: String,
+    pub(crate) value: f64,
+    pub(crate) unit: &'static str,
+    pub(crate) better: Better,
+}
+
+/// Measures every monitor, round by round, and the limits once a round.
+pub(crate) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
+    let mut all: Vec<(Option<Kind>, Vec<Sample>)> = Vec::new();
+    let dir = tempfile::tempdir_in("/dev/shm").map_err(Error::io("creating a folder"))?;
+    let image = dir.path().join("rootfs.ext4");
+    copy_image(&bed.payload, &image)?;
+    for round in 1..=bed.rounds {
+        println!("round {round}/{}", bed.rounds);
+        keep(&mut all, None, io_limits::measure(bed)?);
+        for program in &bed.programs {
+            let mut values = patiently(|| devices(bed, program))?;
+            values.push(patiently(|| debian(bed, program, &image))?);
+            for value in &values {
+                println!(
+                    "  {}.{} {:.3} {}",
+                    program.kind.name(),
+                    value.name,
+                    value.value,
+                    value.unit
+                );
+            }
+            keep(&mut all, Some(program.kind), values);
+        }
+    }
+    Ok(figures(&all))
+}
+
+fn keep(all: &mut Vec<(Option<Kind>, Vec<Sample>)>, kind: Option<Kind>, values: Vec<Sample>) {
+    match all.iter_mut().find(|(known, _)| *known == kind) {
+        Some((_, known)) => known.extend(values),
+        None => all.push((kind, values)),
+    }
+}
+
+/// Load on the devices of one guest.
+fn devices(bed: &Bed, program: &Program) -> Result<Vec<Sample>> {
+    let dir = tempfile::tempdir_in("/dev/shm").map_err(Error::io("creating a folder"))?;
+    let socket = dir.path().join("vsock");
+    let mut drives = Vec::new();
+    for (engine, _) in ENGINES {
+        let path = dir.path().join(engine);
+        filled(&path)?;
+        drives.push(json!({
+            "drive_id": engine, "path_on_host": path, "is_root_device": false,
+            "cache_type": "Writeback", "io_engine": engine,
+        }));
+    }
+    let mut spec = Spec::new(&bed.payload, 512);
+    spec.balloon = None;
+    spec.boot_args = format!("quiet ip=10.98.0.2::{HOST}:255.255.255.0::eth0:off");
+    let interface = json!({
+        "iface_id": "eth0", "host_dev_name": TAP, "guest_mac": "06:00:0a:62:00:02"
+    });
+    spec.more.insert("drives".into(), json!(drives));
+    spec.more.insert("network-interfaces".into(), json!([interface]));
+    // QEMU would need the host's vhost-vsock.
+    let vsock = program.kind != Kind::Qemu;
+    if vsock {
+        spec.more.insert("vsock".into(), json!({ "guest_cid": 3, "uds_path": socket }));
+    }
+    let monitor = Monitor::start(program, &spec, &bed.logs)?;
+    // The monitor has made the interface by the time its guest runs.
+    let mut guest = Guest::attach(monitor, spec)?;
+    let ip = bed.payload.path("ip");
+    done(Command::new(&ip).args(["addr", "add", &format!("{HOST}/24"), "dev", TAP]))?;
+    done(Command::new(&ip).args(["link", "set", TAP, "up"]))?;
+
+    let mut values = Vec::new();
+    for (engine, device) in ENGINES {
+        disk(&mut guest, engine, device, &mut values)?;
+    }
+    let listener = TcpListener::bind((HOST, TCP_PORT)).map_err(Error::io("listening"))?;
+    // The service ends with the process; the next guest's is another.
+    std::thread::spawn(move || listener.incoming().flatten().for_each(serve_in_thread));
+    streams(&mut guest, "tcp", &format!("tcp:{HOST}:{TCP_PORT}"), &mut values)?;
+    if vsock {
+        let mut path = socket.clone().into_os_string();
+        path.push(format!("_{VSOCK_PORT}"));
+        let listener = UnixListener::bind(path).map_err(Error::io("listening"))?;
+        std::thread::spawn(move || listener.incoming().flatten().for_each(serve_in_thread));
+        streams(&mut guest, "vsock", &format!("vsock:{VSOCK_PORT}"), &mut values)?;
+    }
+    guest.agent.farewell("poweroff")?;
+    // A monitor that stays after its guest has gone is ended by us; that is not measured.
+    let _ = guest.monitor.wait_exit(EXIT_LIMIT / 6);
+    Ok(values)
+}
+
+/// All kinds of requests to one disk.
+fn disk(guest: &mut Guest, engine: &str, device: &str, values: &mut Vec<Sample>) -> Result<()> {
+    let engine = engine.to_lowercase();
+    for (name, direction, order, size, depth) in PATTERNS {
+        let cost = Cost::begin(guest)?;
+        let command = format!(
+            "traffic-disk {device} {direction} {order} {size} {depth} {DISK_MIB}M {DISK_MS}"
+        );
+        let figures = guest.agent.figures_within(&command, COMMAND_LIMIT)?;
+        let requests = figures["requests"] as f64;
+        let seconds = figures["us"] as f64 / 1e6;
+        let gib = requests * size as f64 / f64::from(1 << 30);
+        let mut add = |what: &str, value, unit, better| {
+            let name = format!("{engine}.{name}{what}");
+            values.push(Sample { name, value, unit, better });
+        };
+        if size > 4096 {
+            add("", gib * 1024.0 / seconds, "MiB/s", Better::More);
+        } else {
+            add("", requests / seconds, "IOPS", Better::More);
+        }
+        cost.end(guest, gib, requests, &mut add)?;
+    }
+    Ok(())
+}
+
+/// Both directions and round trips.
+fn streams(guest: &mut Guest, kind: &str, target: &str, values: &mut Vec<Sample>) -> Result<()> {
+    for direction in ["send", "receive"] {
+        let cost = Cost::begin(guest)?;
+        let command = format!("traffic-stream {target} {direction} {STREAM_MIB}M");
+        let figures = guest.agent.figures_within(&command, COMMAND_LIMIT)?;
+        let gib = figures["bytes"] as f64 / f64::from(1 << 30);
+        let mut add = |what: &str, value, unit, better| {
+            let name = format!("{kind}.{direction}{what}");
+            values.push(Sample { name, value, unit, better });
+        };
+        add("", gib * 1024.0 / (figures["us"] as f64 / 1e6), "MiB/s", Better::More);
+        cost.end(guest, gib, 0.0, &mut add)?;
+    }
+    let command = format!("traffic-turns {target} {ROUND_TRIPS}");
+    let figures = guest.agent.figures_within(&command, COMMAND_LIMIT)?;
+    let value = figures["us"] as f64 / ROUND_TRIPS as f64;
+    values.push(Sample {
+        name: format!("{kind}.round-trip"),
+        value,
+        unit: "us",
+        better: Better::Less,
+    });
+    Ok(())
+}
+
+/// What load costs the host.
+struct Cost {
+    cpu: Duration,
+    exits: Option<u64>,
+}
+
+impl Cost {
+    fn begin(guest: &Guest) -> Result<Self> {
+        // The counter is in debugfs, which a host need not have mounted.
+        let exits = host::kvm_exits().ok();
+        Ok(Self { cpu: host::cpu_outside_guest(guest.monitor.pid())?, exits })
+    }
+
+    /// `requests` is 0 where there are none to divide by.
+    fn end(
+        self,
+        guest: &Guest,
+        gib: f64,
+        requests: f64,
+        add: &mut impl FnMut(&str, f64, &'static str, Better),
+    ) -> Result<()> {
+        let cpu = host::cpu_outside_guest(guest.monitor.pid())?.saturating_sub(self.cpu);
+        add(".cpu", cpu.as_secs_f64() / gib, "s/GiB", Better::Less);
+        if let (Some(before), Ok(after), true) = (self.exits, host::kvm_exits(), requests > 0.0) {
+            add(
+                ".exits",
+                after.saturating_sub(before) as f64 / requests,
+                "a-request",
+                Better::Less,
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The other side of the agent's `traffic-stream` and `traffic-turns`: the first byte says what is wanted.
+fn serve_in_thread(stream: impl Read + Write + Send + 'static) {
+    // A guest that goes away ends its stream; what was measured is the guest's to say.
+    std::thread::spawn(move || serve(stream));
+}
+
+fn serve(mut stream: impl Read + Write) -> std::io::Result<()> {
+    let mut piece = vec![0u8; 128 << 10];
+    stream.read_exact(&mut piece[..1])?;
+    match piece[0] {
+        b'S' => {
+            while stream.read(&mut piece)? > 0 {}
+            stream.write_all(b"x")
+        }
+        b'R' => loop {
+            stream.write_all(&piece)?;
+        },
+        _ => loop {
+            stream.read_exact(&mut piece[..1])?;
+            stream.write_all(&piece[..1])?;
+        },
+    }
+}
+
+/// From the monitor's start to the login of Debian, whose root file system is only read.
+fn debian(bed: &Bed, program: &Program, image: &Path) -> Result<Sample> {
+    let root = json!({
+        "drive_id": "rootfs", "path_on_host": image, "is_root_device": true,
+        "is_read_only": true,
+    });
+    let mut spec = Spec::new(&bed.payload, 512);
+    spec.initrd = None;
+    spec.balloon = Some(Balloon::default());
+    spec.boot_args = "quiet init=/usr/sbin/overlay-init".into();
+    spec.more.insert("drives".into(), json!([root]));
+    let monitor = Monitor::start(program, &spec, &bed.logs)?;
+    let ready = monitor.console().wait_for(0, LOGIN_READY, Duration::from_secs(300))?;
+    let value = (ready.at - monitor.started()).as_secs_f64();
+    Ok(Sample { name: "debian.login".into(), value, unit: "s", better: Better::Less })
+}
+
+/// A file with data in every page.
+pub(crate) fn filled(path: &Path) -> Result<()> {
+    let doing = || Error::io(format!("writing {}", path.display()));
+    let mut file = File::create(path).map_err(doing())?;
+    let piece = vec![0x5au8; 1 << 20];
+    for _ in 0..DISK_MIB {
+        file.write_all(&piece).map_err(doing())?;
+    }
+    Ok(())
+}
+
+/// Runs a program of the host; it has to succeed. Gives its output.
+pub(crate) fn done(command: &mut Command) -> Result<Vec<u8>> {
+    let output = command.output().map_err(Error::io(format!("{command:?}")))?;
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    harness::check!(output.status.success(), "{command:?}: {}{errors}", output.status);
+    Ok(output.stdout)
+}
+
+/// Medians; Ballast's goal in each row is the best of its peers in it.
+fn figures(all: &[(Option<Kind>, Vec<Sample>)]) -> Vec<Figure> {
+    let mut figures = Vec::new();
+    for (kind, values) in all {
+        let mut names: Vec<&str> = Vec::new();
+        for value in values {
+            if !names.contains(&value.name.as_str()) {
+                names.push(&value.name);
+            }
+        }
+        for name in names {
+            let Some((value, unit, better)) = middle(values, name) else { continue };
+            let peers = all.iter().filter(|(other, _)| {
+                *kind == Some(Kind::Ballast) && other.is_some() && *other != Some(Kind::Ballast)
+            });
+            let theirs = peers.filter_map(|(_, values)| middle(values, name)).map(|(v, ..)| v);
+            let goal = match better {
+                Better::More => theirs.reduce(f64::max).map_or(Goal::None, Goal::AtLeast),
+                Better::Less => theirs.reduce(f64::min).map_or(Goal::None, Goal::AtMost),
+            };
+            let who = kind.map_or("limit", Kind::name);
+            figures.push(Figure { name: format!("io.{who}.{name}"), value, unit, goal });
+        }
+    }
+    figures
+}
+
+/// The median of all rounds.
+fn middle(values: &[Sample], name: &str) -> Option<(f64, &'static str, Better)> {
+    let of_name: Vec<&Sample> = values.iter().filter(|value| value.name == name).collect();
+    let first = of_name.first()?;
+    let numbers: Vec<f64> = of_name.iter().map(|value| value.value).collect();
+    Some((median(&numbers), first.unit, first.better))
+}
