@@ -83,6 +83,7 @@ impl Engine {
             State::Out { slot } => {
                 self.move_back(index, *slot);
                 self.outlet.give_back(*slot);
+                Counters::add(&self.counters.blocks_returned, 1);
                 Ok(())
             }
             State::Absent { source, dropped } => {

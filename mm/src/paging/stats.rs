@@ -38,6 +38,8 @@ counters! {
     blocks_busy,
     /// Blocks brought back because they were touched.
     blocks_touched,
+    /// Blocks on trial that were moved back because they were touched, or wanted by unpark.
+    blocks_returned,
     /// Blocks brought back unasked, by unpark or ahead of the guest.
     blocks_prefetched,
     /// Blocks that came back in small pages.

@@ -154,7 +154,8 @@ impl Eviction {
         let spent = spent.saturating_add(counters.repack_ns);
         PagingUse {
             absent: Bytes(stats.absent_bytes.saturating_add(stats.staged_bytes)),
-            touched_blocks: stats.counters.blocks_touched,
+            // Blocks that come back from a trial are what trials are for.
+            touched_blocks: counters.blocks_touched.saturating_sub(counters.blocks_returned),
             spent: Duration::from_nanos(spent),
             costs: measured(&stats),
             pool: [pool_bytes(&stats), stats.pool.limit_bytes].map(Bytes),
@@ -188,6 +189,7 @@ fn measured(stats: &PagingStats) -> EvictionCosts {
         _ => usual,
     };
     let back = counters.blocks_touched + counters.blocks_prefetched;
+    let back = back.saturating_sub(counters.blocks_returned);
     let away = stats.absent_bytes / BLOCK_SIZE;
     let freed_bytes = match away {
         SAMPLE.. => BLOCK_SIZE.saturating_sub(pool_bytes(stats) / away),

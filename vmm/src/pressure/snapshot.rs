@@ -70,7 +70,7 @@ pub(super) struct BalloonUse {
 pub(super) struct PagingUse {
     /// Guest memory that is away.
     pub absent: Bytes,
-    /// Blocks brought back by touches so far.
+    /// Blocks brought back from the pool by touches so far.
     pub touched_blocks: u64,
     /// Processor time spent on taking out and bringing back so far.
     pub spent: Duration,
