@@ -21,28 +21,11 @@ use crate::host::sockets::Listener;
 use crate::host::terminal;
 use crate::mmds::Mmds;
 use crate::mode::{Mode, die_of};
+use crate::own_memory;
 use crate::signals::Signals;
 
 /// Name of a machine without a name, Firecracker's default.
 pub const DEFAULT_ID: &str = "anonymous-instance";
-
-/// Has all threads allocate from one arena: each further one would keep memory of its own, and no
-/// thread here allocates often enough to wait for another.
-fn use_one_arena() {
-    // SAFETY: sets a parameter of the allocator; the process has one thread so far.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1);
-    }
-}
-
-/// Gives memory that start-up has freed back to the host: reading arguments and a configuration
-/// takes more than the monitor needs from then on.
-fn give_back_free_memory() {
-    // SAFETY: has no preconditions; it releases only pages that hold no allocation.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
 
 /// Version of Ballast.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -115,7 +98,7 @@ impl Launch {
         if self.count_cpu_time {
             devices::virtio::count_cpu_time();
         }
-        use_one_arena();
+        own_memory::use_one_arena();
         let mut events = EventLoop::new()?;
         // Before any other thread: even the log has one.
         let signals = Signals::start(events.handle().exit()).map_err(LaunchError::Host)?;
@@ -174,7 +157,7 @@ impl Launch {
             info!("API server started.");
         }
         let started = if starts { controller.start() } else { Ok(()) };
-        give_back_free_memory();
+        own_memory::give_back_start_up();
         let ended = match started {
             Ok(()) => {
                 events.add(Box::new(controller));

@@ -17,7 +17,7 @@
 //! Files beside them: `launch` is one monitor's life, `event_loop` what its main thread does,
 //! `exit` why it ends, `signals` the thread that makes it end; `console` is the host's side of the
 //! serial port, `metrics` the metrics file, `mode` what differs where the monitor stands in for
-//! Firecracker.
+//! Firecracker, `own_memory` what start-up leaves and gives back.
 //!
 //! # Example
 //!
@@ -63,6 +63,7 @@ pub mod machine;
 pub mod metrics;
 pub mod mmds;
 pub mod mode;
+mod own_memory;
 pub mod parking;
 pub mod pressure;
 pub mod signals;

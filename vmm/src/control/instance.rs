@@ -12,6 +12,7 @@ use crate::api::{Refusal, Reply};
 use crate::config::VmConfig;
 use crate::exit::ExitReason;
 use crate::machine;
+use crate::own_memory;
 
 impl Controller {
     pub(super) fn instance_action(
@@ -24,7 +25,11 @@ impl Controller {
             InstanceAction::GetConfig => {
                 Ok(InstanceReply::Config(Box::new(self.current_config())).into())
             }
-            InstanceAction::Start => done(self.start()),
+            InstanceAction::Start => {
+                let started = self.start();
+                own_memory::give_back_start_up();
+                done(started)
+            }
             InstanceAction::Pause => {
                 let started = Instant::now();
                 self.vm()?.pause().map_err(failed)?;
