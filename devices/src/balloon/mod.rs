@@ -22,9 +22,9 @@
 //! - `block_queue.rs`: the queue of blocks; `migrations.rs`: which of both are halves of a migration
 //! - `free_pages.rs`: the queues of reports and of hints; `hinting.rs`: which hints count
 //! - `polling.rs`: the statistics queue; `stats.rs`: the figures
-//! - `evacuation.rs`: the evacuation queue; `requests.rs`: requests and replies
+//! - `evacuation.rs`: the evacuation queue; `requests/`: requests and replies
 //! - `serving.rs`, `work.rs`: what a buffer takes, cut by deadlines
-//! - `pool/`: when pages are given back, and how; `runs.rs`: lists of them; `ledger.rs`: which are in the balloon;
+//! - `pool/`: when pages are given back, and how; `runs.rs`: lists of them; `ledger/`: which are in the balloon;
 //!   `page_sizes.rs`: where huge pages are forbidden; `reclaim.rs`: the memory behind it
 //! - `timer.rs`: delayed work; `changes.rs`: how other threads are notified
 

@@ -10,7 +10,7 @@
 //!
 //! - `geometry.rs`: [`Extent`], [`Size`], [`Area`] and the unchecked [`Rect`]
 //! - `frame.rs`: [`Frame`], pixels that were copied out, and how a cursor is put on them
-//! - `headless.rs`: [`Headless`], a display whose frames viewers read
+//! - `headless/`: [`Headless`], a display whose frames viewers read
 //! - `png.rs`: a frame as a PNG file
 //! - `vnc/`: a live view on a Unix socket
 

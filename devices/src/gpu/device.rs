@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The device as a transport sees it: two queues, a configuration space, display events.
 
-use std::io::Read;
 use std::sync::Arc;
 
 use mm::budget::Budget;
@@ -12,15 +11,15 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
+use super::buffer::{SegmentReader, reply};
 use super::capture::{Capture, CaptureError};
-use super::edid::{MAX_EXTENT, MIN_EXTENT};
 use super::engine::{Engine, Guest, Step};
-use super::fence::answer_header;
 use super::large::WantsBlocks;
+use super::mode::ModeError;
 use super::ops::Job;
 use super::protocol::{Body, Command, EVENT_DISPLAY, Header, SHM_ID_HOST_VISIBLE, code, feature};
 use super::resource::BackingPosition;
-use super::response::{Fault, Response, encode};
+use super::response::{Fault, Response};
 use super::{GpuParts, GpuSettings, GpuStats};
 use crate::display::{ScanoutId, Size, Snapshot};
 use crate::virtio::{
@@ -43,34 +42,6 @@ const EVENTS_CLEAR: u64 = 4;
 
 /// Name in the log.
 const NAME: &str = "gpu";
-
-/// A mode that no scanout can have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ModeError {
-    /// The device has fewer scanouts.
-    #[error("there is no scanout {0}")]
-    NoScanout(u32),
-    /// EDID has twelve bits for each extent, and Linux refuses less than 32 pixels.
-    #[error("{width} by {height} pixels: give {MIN_EXTENT} to {MAX_EXTENT} for each")]
-    Extent {
-        /// Pixels in a row.
-        width: u32,
-        /// Rows.
-        height: u32,
-    },
-}
-
-/// The size of a mode that a person asks for.
-///
-/// # Errors
-///
-/// [`ModeError::Extent`] when a scanout cannot have it.
-pub fn mode(width: u32, height: u32) -> Result<Size, ModeError> {
-    let good = |extent| (MIN_EXTENT..=MAX_EXTENT).contains(&extent);
-    Size::checked(width, height)
-        .filter(|_| good(width) && good(height))
-        .ok_or(ModeError::Extent { width, height })
-}
 
 /// The driver's side while the device is active.
 struct Session {
@@ -117,7 +88,7 @@ impl Gpu {
     ///
     /// [`ModeError`] when the settings name a mode that no scanout can have.
     pub fn new(settings: GpuSettings, parts: GpuParts) -> Result<Self, ModeError> {
-        mode(settings.mode.width.into(), settings.mode.height.into())?;
+        super::mode::mode(settings.mode.width.into(), settings.mode.height.into())?;
         Ok(Self {
             session: None,
             events: 0,
@@ -143,7 +114,7 @@ impl Gpu {
     /// [`ModeError`] when there is no such scanout, or it cannot have that mode.
     pub fn set_mode(&mut self, scanout: u32, mode: Option<Size>) -> Result<(), ModeError> {
         if let Some(mode) = mode {
-            self::mode(mode.width.into(), mode.height.into())?;
+            super::mode::mode(mode.width.into(), mode.height.into())?;
         }
         let changed = self.engine.set_mode(scanout, mode);
         if changed.map_err(|_| ModeError::NoScanout(scanout))? {
@@ -293,7 +264,7 @@ impl Gpu {
         queue: u16,
         buffer: &Segments,
     ) -> (Header, Result<Command, Fault>) {
-        let mut reader = SegmentReader { buffer, mem, at: 0 };
+        let mut reader = SegmentReader::new(buffer, mem);
         let mut body = Body::new(&mut reader, buffer.readable_len());
         let header: Header = match body.take() {
             Ok(header) => header,
@@ -351,43 +322,6 @@ impl Gpu {
 
 fn is_cursor_command(kind: u32) -> bool {
     matches!(kind, code::UPDATE_CURSOR | code::MOVE_CURSOR)
-}
-
-/// Writes the answer; an error in its place when there is too little room for it.
-///
-/// Linux leaves no room at all behind a cursor command.
-fn reply(
-    mem: &GuestMemoryMmap,
-    buffer: &Segments,
-    request: &Header,
-    answer: Result<Response, Fault>,
-) -> u32 {
-    let room = buffer.writable_len();
-    let header = answer_header(request);
-    let mut bytes = encode(header, &answer);
-    if bytes.len() as u64 > room {
-        bytes = encode(header, &Err(Fault::NoRoom));
-    }
-    if bytes.len() as u64 > room {
-        return 0;
-    }
-    // An answer has a kilobyte or so.
-    buffer.write(mem, 0, &bytes) as u32
-}
-
-/// The readable bytes of a buffer, one after another.
-struct SegmentReader<'a> {
-    buffer: &'a Segments,
-    mem: &'a GuestMemoryMmap,
-    at: u64,
-}
-
-impl Read for SegmentReader<'_> {
-    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        let got = self.buffer.read(self.mem, self.at, out);
-        self.at += got as u64;
-        Ok(got)
-    }
 }
 
 impl VirtioDevice for Gpu {

@@ -31,17 +31,19 @@
 //!
 //! May use: `mm`, `crate::virtio`, `crate::display`; no KVM, no HTTP.
 //!
-//! - `protocol.rs`, `response.rs`: wire structures; decoding, encoding, errors by cause
+//! - `protocol/`, `response.rs`: wire structures; decoding, encoding, errors by cause
 //! - `device.rs`: [`Gpu`], the queues and the configuration space
-//! - `engine.rs`, `ops/`: the parts of the device, the one dispatch, and the commands it leads to
+//! - `buffer.rs`: the bytes of a command, and its answer
+//! - `engine/`, `ops/`: the parts of the device, the one dispatch, and the commands it leads to
 //! - `resource.rs`, `backing.rs`, `host_memory.rs`, `window.rs`: what a guest made, and where it is
 //! - `migrate.rs`: pages of a backing that move
-//! - `scanouts.rs`, `scanout.rs`, `edid.rs`, `format.rs`: modes, surfaces and pixels
+//! - `scanouts.rs`, `scanout.rs`, `mode.rs`, `edid.rs`, `format.rs`: modes, surfaces and pixels
 //! - `capture.rs`, `rounds.rs`: pictures; these and walks in rounds, for other threads
 //! - `fence.rs`, `uuid.rs`, `stats.rs`, `large.rs`: fences, UUIDs, counters, notes of large buffers
-//! - `mock.rs` (feature `test-utils`): the guest's side, for tests, benches and fuzzing
+//! - `mock/` (feature `test-utils`): the guest's side, for tests, benches and fuzzing
 
 mod backing;
+mod buffer;
 mod capture;
 mod device;
 mod edid;
@@ -53,6 +55,7 @@ mod large;
 mod migrate;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod mock;
+mod mode;
 mod ops;
 pub mod protocol;
 mod resource;
@@ -69,7 +72,7 @@ mod window;
 use std::sync::Arc;
 
 pub use capture::{Capture, CaptureError};
-pub use device::{CONTROL_QUEUE, CURSOR_QUEUE, Gpu, ModeError, mode};
+pub use device::{CONTROL_QUEUE, CURSOR_QUEUE, Gpu};
 pub use edid::{MAX_EXTENT, MIN_EXTENT};
 pub use format::PixelFormat;
 pub use host_memory::{
@@ -78,6 +81,7 @@ pub use host_memory::{
 pub use large::WantsBlocks;
 use mm::budget::Budget;
 use mm::units::GuestRange;
+pub use mode::{ModeError, mode};
 pub use response::{error, ok};
 pub use rounds::{backing_ranges, capture, refresh};
 pub use scanout::MAX_SCANOUT_EXTENT;

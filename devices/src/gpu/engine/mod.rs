@@ -3,31 +3,36 @@
 //!
 //! Each part owns its state; a command is given the parts that it needs. Short commands are
 //! answered at once, long ones become a [`Job`] that goes on until it is done.
+//!
+//! - `validate.rs` (feature `test-utils`): a recount of everything
+
+#[cfg(any(test, feature = "test-utils"))]
+mod validate;
 
 use mm::budget::Budget;
 use mm::units::GuestRange;
 use std::sync::Arc;
 
-use super::backing::CmaRegions;
-use super::host_memory::HostPool;
-use super::large::{LargeBackings, WantsBlocks};
-use super::migrate::{Batch, Migration};
-use super::ops::{Build, Disposal, Flushing, Job, TransferJob, blob, cursor, flush, image};
-use super::protocol::{Command, CreateBlob, Entries, ResourceId, UpdateCursor, blob_mem, feature};
-use super::resource::{BackingPosition, Resources};
-use super::response::{Fault, Response};
-use super::scanout::{Surface, View};
-use super::scanouts::Scanouts;
-use super::stats::{Counters, GpuStats};
-use super::uuid::Uuids;
-use super::window::Window;
-use super::{GpuParts, GpuSettings};
 use crate::display::{Cursor, Frame, FrameError, ScanoutId, Size};
+use crate::gpu::backing::CmaRegions;
+use crate::gpu::host_memory::HostPool;
+use crate::gpu::large::{LargeBackings, WantsBlocks};
+use crate::gpu::migrate::{Batch, Migration};
+use crate::gpu::ops::{Build, Disposal, Flushing, Job, TransferJob, blob, cursor, flush, image};
+use crate::gpu::protocol::{Command, CreateBlob, Entries, ResourceId, UpdateCursor, blob_mem};
+use crate::gpu::resource::{BackingPosition, Resources};
+use crate::gpu::response::{Fault, Response};
+use crate::gpu::scanout::{Surface, View};
+use crate::gpu::scanouts::Scanouts;
+use crate::gpu::stats::{Counters, GpuStats};
+use crate::gpu::uuid::Uuids;
+use crate::gpu::window::Window;
+use crate::gpu::{GpuParts, GpuSettings};
 use crate::virtio::{Deadline, GuestMemoryMmap, Progress, Segments};
 
 /// What the driver's side is for one command.
 #[derive(Clone, Copy)]
-pub(super) struct Guest<'a> {
+pub(in crate::gpu) struct Guest<'a> {
     /// Guest RAM.
     pub mem: &'a GuestMemoryMmap,
     /// Features that both sides agreed on.
@@ -37,7 +42,7 @@ pub(super) struct Guest<'a> {
 }
 
 /// How far a command has come.
-pub(super) enum Step {
+pub(in crate::gpu) enum Step {
     /// It is done.
     Done(Response),
     /// It goes on.
@@ -45,7 +50,7 @@ pub(super) enum Step {
 }
 
 /// State of the device; commands of the control queue run on it one at a time.
-pub(super) struct Engine {
+pub(in crate::gpu) struct Engine {
     max_entries: u32,
     cma: CmaRegions,
     resources: Resources,
@@ -60,7 +65,7 @@ pub(super) struct Engine {
 
 impl Engine {
     /// A device with nothing in it, whose scanouts are plugged in.
-    pub(super) fn new(settings: GpuSettings, parts: GpuParts) -> Self {
+    pub(in crate::gpu) fn new(settings: GpuSettings, parts: GpuParts) -> Self {
         let limits = settings.limits;
         let budget = parts.budget;
         Self {
@@ -78,28 +83,28 @@ impl Engine {
     }
 
     /// Most entries that one command may have.
-    pub(super) fn max_entries(&self) -> u32 {
+    pub(in crate::gpu) fn max_entries(&self) -> u32 {
         self.max_entries
     }
 
     /// The scanouts, to look at.
-    pub(super) fn scanouts(&self) -> &Scanouts {
+    pub(in crate::gpu) fn scanouts(&self) -> &Scanouts {
         &self.scanouts
     }
 
     /// Has `tell` called for large backings.
-    pub(super) fn on_large_backing(&mut self, tell: Option<WantsBlocks>) {
+    pub(in crate::gpu) fn on_large_backing(&mut self, tell: Option<WantsBlocks>) {
         self.large.set(tell);
     }
 
     /// Begins one command; every way to fail leaves the state as it was.
-    pub(super) fn begin(
+    pub(in crate::gpu) fn begin(
         &mut self,
         guest: Guest<'_>,
         command: Command,
         deadline: &mut Deadline,
     ) -> Result<Step, Fault> {
-        if guest.features & needed_feature(&command) != needed_feature(&command) {
+        if guest.features & command.needed_features() != command.needed_features() {
             return Err(Fault::NotOffered);
         }
         let Self { resources, scanouts, host, window, .. } = self;
@@ -175,7 +180,7 @@ impl Engine {
 
     /// Goes on with `job` until it is done or `deadline` passes; what is left of it comes back in the
     /// latter case, and its answer in the former.
-    pub(super) fn go_on(
+    pub(in crate::gpu) fn go_on(
         &mut self,
         guest: Guest<'_>,
         job: Job,
@@ -243,14 +248,14 @@ impl Engine {
 
     /// Gives up a command that a deadline has cut, as its driver waits for no answer. What takes time
     /// to free is left for [`Engine::clean_up`].
-    pub(super) fn abandon(&mut self, job: Job) {
+    pub(in crate::gpu) fn abandon(&mut self, job: Job) {
         if let Job::Build(build) = job {
             self.disposal.add_backed(build.abandon());
         }
     }
 
     /// Notes that a command was answered.
-    pub(super) fn count_answer(&mut self, failed: bool) {
+    pub(in crate::gpu) fn count_answer(&mut self, failed: bool) {
         self.counters.commands += 1;
         self.counters.errors += u64::from(failed);
     }
@@ -310,23 +315,23 @@ impl Engine {
 
     /// Drops everything of the guest's making; scanouts keep their modes. What takes time is left
     /// for [`Engine::clean_up`].
-    pub(super) fn reset(&mut self) {
+    pub(in crate::gpu) fn reset(&mut self) {
         self.scanouts.reset();
         self.disposal.add_all(self.resources.take_all());
     }
 
     /// Frees what a reset or a command has dropped, until `deadline` passes.
-    pub(super) fn clean_up(&mut self, deadline: &mut Deadline) -> Progress {
+    pub(in crate::gpu) fn clean_up(&mut self, deadline: &mut Deadline) -> Progress {
         self.disposal.run(&mut self.window, deadline)
     }
 
     /// Announces another mode for a scanout, or unplugs it; true when that is a change.
-    pub(super) fn set_mode(&mut self, raw: u32, mode: Option<Size>) -> Result<bool, Fault> {
+    pub(in crate::gpu) fn set_mode(&mut self, raw: u32, mode: Option<Size>) -> Result<bool, Fault> {
         self.scanouts.set_mode(raw, mode)
     }
 
     /// Gives the display what it lacks of a scanout's picture, as it is at this moment.
-    pub(super) fn refresh(
+    pub(in crate::gpu) fn refresh(
         &mut self,
         mem: &GuestMemoryMmap,
         id: ScanoutId,
@@ -339,7 +344,7 @@ impl Engine {
 
     /// Fills `frame` with what a scanout shows, which must still be `surface`, until `deadline`
     /// passes.
-    pub(super) fn capture(
+    pub(in crate::gpu) fn capture(
         &self,
         mem: &GuestMemoryMmap,
         surface: Surface,
@@ -351,22 +356,22 @@ impl Engine {
     }
 
     /// A frame for a picture of `size`, charged to the device's budget.
-    pub(super) fn frame(&self, size: Size) -> Result<Frame, FrameError> {
+    pub(in crate::gpu) fn frame(&self, size: Size) -> Result<Frame, FrameError> {
         Frame::new(size, self.host.budget())
     }
 
     /// The device's budget for host memory.
-    pub(super) fn budget(&self) -> &Arc<Budget> {
+    pub(in crate::gpu) fn budget(&self) -> &Arc<Budget> {
         self.host.budget()
     }
 
     /// The cursor of a scanout.
-    pub(super) fn cursor(&self, id: ScanoutId) -> Cursor {
+    pub(in crate::gpu) fn cursor(&self, id: ScanoutId) -> Cursor {
         self.scanouts.cursor(id)
     }
 
     /// What the device holds and has counted.
-    pub(super) fn stats(&self) -> GpuStats {
+    pub(in crate::gpu) fn stats(&self) -> GpuStats {
         let mut stats = GpuStats {
             host_bytes: self.host.used(),
             mapped_bytes: self.window.mapped_bytes(),
@@ -378,7 +383,7 @@ impl Engine {
     }
 
     /// Guest pages that resources are backed by, a round at a time.
-    pub(super) fn backing_ranges(
+    pub(in crate::gpu) fn backing_ranges(
         &self,
         at: &mut BackingPosition,
         ranges: &mut Vec<GuestRange>,
@@ -386,57 +391,9 @@ impl Engine {
     ) -> Progress {
         self.resources.backing_ranges(at, ranges, deadline)
     }
-
-    /// Recounts everything; panics where a count is off.
-    #[cfg(any(test, feature = "test-utils"))]
-    pub(super) fn validate(&self) {
-        use super::resource::Kind;
-
-        self.resources.validate(&self.cma);
-        let (mut held, mut mapped) = (0, 0);
-        for (_, resource) in self.resources.iter() {
-            match &resource.kind {
-                Kind::Image(image) => held += image.pixels.as_ref().map_or(0, |p| p.len()),
-                Kind::HostBlob(blob) => {
-                    held += blob.memory.len();
-                    mapped += blob.mapped.map_or(0, |_| blob.memory.len());
-                }
-                Kind::GuestBlob(_) => {}
-            }
-        }
-        // Between two rounds of an UNREF there is more than resources have.
-        assert!(self.host.used() >= held, "host memory of all resources");
-        assert!(self.window.mapped_bytes() >= mapped, "mappings of all resources");
-        if self.disposal.is_empty() {
-            assert_eq!(self.host.used(), held, "host memory of all resources");
-            assert_eq!(self.window.mapped_bytes(), mapped, "mappings of all resources");
-        }
-        for surface in self.scanouts.surfaces() {
-            let resource = self.resources.get(surface.resource);
-            assert!(
-                resource.is_ok_and(|r| surface.layout.fits(r.size())),
-                "a scanout shows a resource that is gone or too small"
-            );
-        }
-    }
 }
 
 /// Where a cursor command puts the image's corner.
 fn position(c: &UpdateCursor) -> (i32, i32) {
     (c.x.get().cast_signed(), c.y.get().cast_signed())
-}
-
-/// The feature without which the command is not offered; none for most.
-fn needed_feature(command: &Command) -> u64 {
-    match command {
-        Command::GetEdid { .. } => feature::EDID,
-        Command::AssignUuid(_) => feature::RESOURCE_UUID,
-        Command::CreateBlob(..)
-        | Command::SetScanoutBlob(_)
-        | Command::MapBlob(_)
-        | Command::UnmapBlob(_) => feature::RESOURCE_BLOB,
-        Command::MigrateBacking(..) => feature::MIGRATE,
-        Command::MigratePages(..) => feature::MIGRATE | feature::MIGRATE_PAGES,
-        _ => 0,
-    }
 }

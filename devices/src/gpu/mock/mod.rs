@@ -1,28 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The guest's side of the protocol, for tests, benches and fuzzing: a driver that sends one
 //! command after another, right and wrong ones alike, over the driver that all devices share.
+//!
+//! - `window.rs`: a host-visible window that is only a record
 
-use std::collections::BTreeMap;
-use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+mod window;
+
+use std::sync::Arc;
 
 use mm::budget::Budget;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vm_memory::{Bytes, GuestAddress};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::protocol::{
+use crate::display::{Frame, Frames, Headless, Rect, ScanoutId, Size};
+use crate::gpu::protocol::{
     Create2d, CreateBlob, Flush, Header, MapBlob, MemEntry, MigrateEntry, MigratePage, SetScanout,
     SetScanoutBlob, Transfer, UpdateCursor, WireRect, blob_flag, blob_mem, code,
 };
-use super::{
-    AnonymousMemory, CONTROL_QUEUE, CURSOR_QUEUE, Gpu, GpuParts, GpuSettings, HostRegion,
-    HostWindow, Limits, PixelFormat,
+use crate::gpu::{
+    AnonymousMemory, CONTROL_QUEUE, CURSOR_QUEUE, Gpu, GpuParts, GpuSettings, Limits, PixelFormat,
 };
-use crate::display::{Frame, Frames, Headless, Rect, ScanoutId, Size};
 use crate::transport::mock::{Descriptor, MockDriver};
 use crate::transport::register;
 use crate::virtio::{Deadline, DeviceLock, GuestMemoryMmap, Locked, SharedRegion, VirtioDevice};
+
+pub use window::FakeWindow;
 
 /// Bytes of RAM of the driver's guest, from address 0.
 pub const RAM: u64 = 64 << 20;
@@ -35,41 +38,6 @@ pub const MAPPINGS: u64 = 64;
 
 /// Bytes of one readable descriptor; longer commands are split.
 const PIECE: usize = 128 << 10;
-
-/// A window that is only a record of what was mapped; it panics where the contract is broken.
-#[derive(Clone, Default)]
-pub struct FakeWindow(Arc<Mutex<BTreeMap<u64, Arc<dyn HostRegion>>>>);
-
-impl FakeWindow {
-    /// What is mapped at `offset`.
-    pub fn at(&self, offset: u64) -> Option<Arc<dyn HostRegion>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&offset).cloned()
-    }
-}
-
-impl HostWindow for FakeWindow {
-    fn size(&self) -> u64 {
-        WINDOW
-    }
-
-    fn map(&mut self, offset: u64, memory: Arc<dyn HostRegion>) -> io::Result<()> {
-        let mut mapped = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let len = |memory: &Arc<dyn HostRegion>| memory.bytes().len() as u64;
-        let end = offset + len(&memory);
-        assert!(offset.is_multiple_of(4096) && end <= WINDOW, "{offset:#x} leaves the window");
-        for (start, other) in mapped.iter() {
-            assert!(end <= *start || start + len(other) <= offset, "{offset:#x} is taken");
-        }
-        mapped.insert(offset, memory);
-        Ok(())
-    }
-
-    fn unmap(&mut self, offset: u64) -> io::Result<()> {
-        let mut mapped = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        assert!(mapped.remove(&offset).is_some(), "nothing is mapped at {offset:#x}");
-        Ok(())
-    }
-}
 
 /// What the device answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,7 +67,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             limits: Limits::default(),
-            host_bytes: super::DEFAULT_HOST_BYTES,
+            host_bytes: crate::gpu::DEFAULT_HOST_BYTES,
             deadline: Deadline::new,
         }
     }
@@ -191,7 +159,7 @@ impl Driver {
 
     /// The picture of a scanout as a person sees it; none when there is none.
     pub fn picture(&self, scanout: ScanoutId) -> Option<Frame> {
-        super::capture(&self.gpu, scanout).ok().map(|snapshot| snapshot.composed())
+        crate::gpu::capture(&self.gpu, scanout).ok().map(|snapshot| snapshot.composed())
     }
 
     /// Writes guest memory.

@@ -7,24 +7,20 @@
 //!
 //! All of it is sized by guest RAM, never by what a guest says, and is zeroed memory that costs the
 //! host nothing before it is used.
+//!
+//! - `region.rs`: the marks of one stretch of RAM
+
+mod region;
 
 use mm::blocks::mask::PageMask;
 use mm::blocks::page_set::PageSet;
 use mm::units::{BlockId, GuestRange, PAGES_PER_BLOCK, Pages, Pfn};
 
-use super::runs::append;
+use crate::balloon::runs::append;
+use region::{Region, runs_of};
 
 /// Words of one block's bitmap.
 const WORDS: usize = (PAGES_PER_BLOCK / 64) as usize;
-
-/// One stretch of RAM and the marks of its blocks.
-#[derive(Debug)]
-struct Region {
-    ram: GuestRange,
-    first_block: u64,
-    ballooned: Vec<u64>,
-    pending: Vec<u64>,
-}
 
 /// The record of the balloon.
 #[derive(Debug)]
@@ -282,204 +278,10 @@ impl Ledger {
     }
 }
 
-impl Region {
-    fn new(ram: GuestRange) -> Self {
-        let first_block = ram.start().block().0;
-        let blocks = (ram.end().0.div_ceil(PAGES_PER_BLOCK) - first_block) as usize;
-        Self {
-            ram,
-            first_block,
-            ballooned: vec![0; blocks * WORDS],
-            pending: vec![0; blocks * WORDS],
-        }
-    }
-
-    /// Whether the region has a bit for `pfn`: the blocks at its ends may reach beyond RAM.
-    fn holds(&self, pfn: Pfn) -> bool {
-        let first = self.first_block * PAGES_PER_BLOCK;
-        pfn.0 >= first && (pfn.0 - first) / 64 < self.ballooned.len() as u64
-    }
-
-    fn block_words(&self, block: BlockId) -> std::ops::Range<usize> {
-        let at = (block.0 - self.first_block) as usize * WORDS;
-        at..at + WORDS
-    }
-
-    /// The words that hold `range`, each with the bits that are meant.
-    fn words(&self, range: GuestRange) -> impl Iterator<Item = (usize, u64)> + use<> {
-        let base = self.first_block * PAGES_PER_BLOCK;
-        let (start, end) = (range.start().0 - base, range.end().0 - base);
-        (start / 64..end.div_ceil(64)).map(move |word| {
-            let low = start.max(word * 64) - word * 64;
-            let high = end.min(word * 64 + 64) - word * 64;
-            let mask = (u64::MAX << low) & (u64::MAX >> (64 - high));
-            (word as usize, mask)
-        })
-    }
-
-    fn count(&self, bits: &[u64], range: GuestRange) -> u64 {
-        self.words(range).map(|(word, mask)| u64::from((bits[word] & mask).count_ones())).sum()
-    }
-}
-
 /// The first page of a block; of one beyond the address space, a page that is no RAM.
 fn first_page(block: BlockId) -> Pfn {
     Pfn(block.0.saturating_mul(PAGES_PER_BLOCK))
 }
 
-/// Calls `run` for each run of set bits, the first of which stands for page `start`.
-fn runs_of(bits: &[u64], start: Pfn, mut run: impl FnMut(GuestRange)) {
-    let mut open: Option<u64> = None;
-    let mut close = |open: &mut Option<u64>, end: u64| {
-        if let Some(from) = open.take()
-            && let Some(range) = GuestRange::from_bounds(Pfn(from), Pfn(end))
-        {
-            run(range);
-        }
-    };
-    let mut at = start.0;
-    for word in bits {
-        match *word {
-            0 => close(&mut open, at),
-            u64::MAX => {
-                open.get_or_insert(at);
-            }
-            word => {
-                for bit in 0..64 {
-                    if word & (1 << bit) != 0 {
-                        open.get_or_insert(at + bit);
-                    } else {
-                        close(&mut open, at + bit);
-                    }
-                }
-            }
-        }
-        at += 64;
-    }
-    close(&mut open, at);
-}
-
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn range(start: u64, pages: u64) -> GuestRange {
-        GuestRange::new(Pfn(start), Pages(pages)).unwrap()
-    }
-
-    /// RAM of three whole blocks and a ragged one, a hole, then one more.
-    fn ledger() -> Ledger {
-        Ledger::new(&[range(0, 3 * 512 + 100), range(8 * 512, 512)])
-    }
-
-    fn taken(ledger: &mut Ledger, block: u64) -> Vec<(u64, u64)> {
-        let mut runs = Vec::new();
-        ledger.take_pending(BlockId(block), |run| runs.push((run.start().0, run.pages().0)));
-        runs
-    }
-
-    #[test]
-    fn a_block_that_fills_up_is_given_back_as_one() {
-        let mut ledger = ledger();
-        assert_eq!(ledger.inflate(range(512, 200)), Pages(200));
-        assert_eq!(taken(&mut ledger, 1), [(512, 200)]);
-        assert_eq!(ledger.fill(BlockId(1)), Fill::Partial);
-        assert_eq!(ledger.inflate(range(600, 424)), Pages(312));
-        assert_eq!(ledger.fill(BlockId(1)), Fill::Full);
-        assert_eq!(taken(&mut ledger, 1), [(512, 512)]);
-        assert_eq!(taken(&mut ledger, 1), []);
-        ledger.validate().unwrap();
-    }
-
-    #[test]
-    fn a_ragged_block_is_never_full() {
-        let mut ledger = ledger();
-        assert_eq!(ledger.inflate(range(3 * 512, 100)), Pages(100));
-        assert_eq!(ledger.fill(BlockId(3)), Fill::Partial);
-        assert_eq!(taken(&mut ledger, 3), [(3 * 512, 100)]);
-        ledger.validate().unwrap();
-    }
-
-    #[test]
-    fn what_is_deflated_is_not_pending() {
-        let mut ledger = ledger();
-        ledger.inflate(range(10, 4));
-        assert_eq!(ledger.deflate(range(11, 2)), Pages(2));
-        assert_eq!(taken(&mut ledger, 0), [(10, 1), (13, 1)]);
-        assert_eq!(ledger.pending(), Pages(0));
-        assert_eq!(ledger.ballooned(), Pages(2));
-    }
-
-    #[test]
-    fn blocks_that_do_not_exist_are_empty() {
-        let mut ledger = ledger();
-        for block in [4, 7, 9, u64::MAX] {
-            assert_eq!(ledger.fill(BlockId(block)), Fill::Empty);
-            assert_eq!(taken(&mut ledger, block), []);
-        }
-    }
-
-    proptest! {
-        /// The ledger is two sets of page numbers, and the fast counters agree with them.
-        #[test]
-        fn behaves_as_sets(
-            ops in prop::collection::vec((0u8..3, 0u64..1636, 1u64..700), 1..40),
-        ) {
-            let mut ledger = ledger();
-            let (mut ballooned, mut pending) = (BTreeSet::new(), BTreeSet::new());
-            for (op, start, len) in ops {
-                let pages = start..(start + len).min(1636);
-                let run = range(start, pages.end - start);
-                match op {
-                    0 => {
-                        let before = ballooned.len();
-                        for page in pages {
-                            if ballooned.insert(page) {
-                                pending.insert(page);
-                            }
-                        }
-                        prop_assert_eq!(
-                            ledger.inflate(run).0 as usize, ballooned.len() - before
-                        );
-                    }
-                    1 => {
-                        let before = ballooned.len();
-                        ballooned.retain(|page| !pages.contains(page));
-                        pending.retain(|page| !pages.contains(page));
-                        prop_assert_eq!(
-                            ledger.deflate(run).0 as usize, before - ballooned.len()
-                        );
-                    }
-                    _ => {
-                        let block = start / 512;
-                        let of_block = block * 512..block * 512 + 512;
-                        let full = of_block.clone().all(|page| ballooned.contains(&page));
-                        let expected: BTreeSet<u64> = if full && pending.range(of_block.clone()).next().is_some() {
-                            of_block.clone().collect()
-                        } else {
-                            pending.range(of_block.clone()).copied().collect()
-                        };
-                        let got: BTreeSet<u64> = taken(&mut ledger, block)
-                            .into_iter()
-                            .flat_map(|(start, len)| start..start + len)
-                            .collect();
-                        prop_assert_eq!(got, expected);
-                        pending.retain(|page| !of_block.contains(page));
-                    }
-                }
-                prop_assert_eq!(ledger.ballooned().0 as usize, ballooned.len());
-                prop_assert_eq!(ledger.pending().0 as usize, pending.len());
-                prop_assert_eq!(ledger.count(run).0 as usize,
-                    ballooned.range(run.start().0..run.end().0).count());
-                prop_assert_eq!(ledger.validate(), Ok(()));
-            }
-            let pages: Vec<u64> =
-                ledger.ranges().iter().flat_map(|run| run.start().0..run.end().0).collect();
-            prop_assert!(pages.iter().eq(ballooned.iter()));
-        }
-    }
-}
+mod tests;

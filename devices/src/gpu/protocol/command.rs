@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Commands as values.
+
+use std::io::Read;
+
+use super::wire::{
+    Create2d, CreateBlob, Flush, MapBlob, MigrateEntry, MigratePage, ResourceId, SetScanout,
+    SetScanoutBlob, Transfer, UpdateCursor,
+};
+use super::{Body, code, feature};
+
+/// A list of [`MemEntry`] that the guest has sent and the device has not read yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entries {
+    /// Offset of the first in the readable bytes of the buffer.
+    pub at: u64,
+    /// How many there are; so many were sent.
+    pub count: u32,
+}
+
+/// Why bytes are no command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The command ends before its structure does, or counts entries that are not there.
+    #[error("the command is shorter than it says")]
+    Malformed,
+    /// More entries than a resource may have.
+    #[error("more entries than a resource may have")]
+    TooManyEntries,
+    /// More pages than one command may move.
+    #[error("more pages than one command may move")]
+    TooManyMoves,
+}
+
+/// A decoded command.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "each variant is the standard's command of that name")]
+pub enum Command {
+    GetDisplayInfo,
+    Create2d(Create2d),
+    Unref(ResourceId),
+    SetScanout(SetScanout),
+    Flush(Flush),
+    TransferToHost2d(Transfer),
+    AttachBacking(ResourceId, Entries),
+    DetachBacking(ResourceId),
+    GetEdid {
+        scanout: u32,
+    },
+    AssignUuid(ResourceId),
+    CreateBlob(CreateBlob, Entries),
+    SetScanoutBlob(SetScanoutBlob),
+    MapBlob(MapBlob),
+    UnmapBlob(ResourceId),
+    /// Ballast's own, with feature MIGRATE.
+    MigrateBacking(ResourceId, Vec<MigrateEntry>),
+    /// Ballast's own, with feature MIGRATE_PAGES.
+    MigratePages(Vec<MigratePage>),
+    UpdateCursor(UpdateCursor),
+    MoveCursor(UpdateCursor),
+    /// A capability set: there are none.
+    Capset,
+    /// A command on a rendering context: there are none.
+    Context,
+    /// Anything else, rendering contexts included.
+    Unsupported(u32),
+}
+
+impl Command {
+    /// Decodes what follows a header of kind `kind`. No more than `max_entries` backing entries
+    /// are taken.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`] when the bytes end too early or name too many entries.
+    pub fn decode(
+        kind: u32,
+        body: &mut Body<impl Read>,
+        max_entries: u32,
+    ) -> Result<Self, DecodeError> {
+        Ok(match kind {
+            code::GET_DISPLAY_INFO => Self::GetDisplayInfo,
+            code::RESOURCE_CREATE_2D => Self::Create2d(body.take()?),
+            code::RESOURCE_UNREF => Self::Unref(body.id()?),
+            code::SET_SCANOUT => Self::SetScanout(body.take()?),
+            code::RESOURCE_FLUSH => Self::Flush(body.take()?),
+            code::TRANSFER_TO_HOST_2D => Self::TransferToHost2d(body.take()?),
+            code::RESOURCE_ATTACH_BACKING => body.attach(max_entries)?,
+            code::RESOURCE_DETACH_BACKING => Self::DetachBacking(body.id()?),
+            code::GET_CAPSET_INFO | code::GET_CAPSET => Self::Capset,
+            code::GET_EDID => Self::GetEdid { scanout: body.id()? },
+            code::RESOURCE_ASSIGN_UUID => Self::AssignUuid(body.id()?),
+            code::RESOURCE_CREATE_BLOB => body.blob(max_entries)?,
+            code::SET_SCANOUT_BLOB => Self::SetScanoutBlob(body.take()?),
+            code::RESOURCE_MAP_BLOB => Self::MapBlob(body.take()?),
+            code::RESOURCE_UNMAP_BLOB => Self::UnmapBlob(body.id()?),
+            code::RESOURCE_MIGRATE_BACKING => body.migrate()?,
+            code::MIGRATE_PAGES => body.migrate_pages()?,
+            code::UPDATE_CURSOR => Self::UpdateCursor(body.take()?),
+            code::MOVE_CURSOR => Self::MoveCursor(body.take()?),
+            code::CTX_DESTROY
+            | code::CTX_ATTACH_RESOURCE
+            | code::CTX_DETACH_RESOURCE
+            | code::TRANSFER_TO_HOST_3D
+            | code::TRANSFER_FROM_HOST_3D
+            | code::SUBMIT_3D => Self::Context,
+            other => Self::Unsupported(other),
+        })
+    }
+
+    /// The features without which the command is not offered; none for most.
+    pub fn needed_features(&self) -> u64 {
+        match self {
+            Self::GetEdid { .. } => feature::EDID,
+            Self::AssignUuid(_) => feature::RESOURCE_UUID,
+            Self::CreateBlob(..)
+            | Self::SetScanoutBlob(_)
+            | Self::MapBlob(_)
+            | Self::UnmapBlob(_) => feature::RESOURCE_BLOB,
+            Self::MigrateBacking(..) => feature::MIGRATE,
+            Self::MigratePages(..) => feature::MIGRATE | feature::MIGRATE_PAGES,
+            _ => 0,
+        }
+    }
+}
