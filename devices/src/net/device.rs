@@ -223,12 +223,12 @@ impl Net {
         let end = pair.transmitter.run(tap, responder, limiter, counters, deadline);
         let end = end.map_err(failure)?;
         pair.tx_at = throttled(end);
-        let mut progress = end.progress();
-        if self.responder.is_some() {
-            // It may have an answer at once.
-            progress = progress.or(self.receive(active, 0, deadline)?);
+        let answers = self.responder.as_ref().is_some_and(|responder| responder.has_frames());
+        if answers && self.receive(active, 0, deadline)? == Progress::More {
+            // Only the queue of this round is processed again by itself.
+            active.pairs[0].receiver.kick_self();
         }
-        Ok(progress)
+        Ok(end.progress())
     }
 
     fn control(

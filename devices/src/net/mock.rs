@@ -13,6 +13,7 @@ use smoltcp::time as net_time;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
 
 use super::responder::Responder;
+use crate::virtio::Deadline;
 
 /// Bytes that a connection of the client sends or receives ahead.
 const BUFFER: usize = 64 << 10;
@@ -94,16 +95,17 @@ impl MockClient {
         let since = now.saturating_duration_since(self.start).as_micros();
         let clock = net_time::Instant::from_micros(i64::try_from(since).expect("a short time"));
         let mut count = 0;
+        let mut deadline = Deadline::never();
         loop {
             self.interface.poll(clock, &mut self.wire, &mut self.sockets);
             let before = count;
             while let Some(frame) = self.wire.sent.pop_front() {
                 count += 1;
                 assert!(service.wants(&frame), "a frame of the client's for another host");
-                service.take(&frame, now);
+                service.take(&frame, now, &mut deadline);
             }
             let mut frame = Vec::new();
-            while service.give(&mut frame, now) {
+            while service.give(&mut frame, now, &mut deadline) {
                 count += 1;
                 self.frames += 1;
                 if self.lose_every == 0 || !self.frames.is_multiple_of(self.lose_every) {

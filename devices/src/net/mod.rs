@@ -25,7 +25,7 @@
 //! - `receiver.rs`, `transmitter.rs`: one direction each
 //! - `control.rs`: the control queue
 //! - `responder.rs`: services inside the monitor that answer on this interface
-//! - `tcp_service.rs`: such a service over TCP, with a stack of its own
+//! - `tcp_service/`: such a service over TCP, with a stack of its own
 //! - `mock.rs`: a guest's TCP, for tests
 //! - `device.rs`: the device
 //! - `handle.rs`: limits changed and counters read from other threads

@@ -108,7 +108,7 @@ impl Receiver {
                 break End::Idle;
             }
             if let Some(responder) = responder.as_deref_mut()
-                && responder.give(&mut frame, Instant::now())
+                && responder.give(&mut frame, Instant::now(), deadline)
             {
                 self.deliver(&frame, counters)?;
                 continue;

@@ -78,7 +78,7 @@ impl Transmitter {
             deadline.charge(len as u64);
             let taken = responder
                 .as_deref_mut()
-                .is_some_and(|responder| self.offer(responder, &buffer, len));
+                .is_some_and(|responder| self.offer(responder, &buffer, len, deadline));
             if !taken {
                 self.send(tap, &buffer, len, counters);
             }
@@ -89,7 +89,13 @@ impl Transmitter {
     }
 
     /// Gives the frame to the responder, if it is for it.
-    fn offer(&mut self, responder: &mut Box<dyn Responder>, buffer: &Segments, len: usize) -> bool {
+    fn offer(
+        &mut self,
+        responder: &mut Box<dyn Responder>,
+        buffer: &Segments,
+        len: usize,
+        deadline: &mut Deadline,
+    ) -> bool {
         let frame = len - HEADER_LEN;
         self.scratch.resize(frame.min(START), 0);
         buffer.read(self.queue.mem(), HEADER_LEN as u64, &mut self.scratch);
@@ -100,7 +106,7 @@ impl Transmitter {
         buffer.read(self.queue.mem(), HEADER_LEN as u64, &mut self.scratch);
         // Looked at once more: the guest may have changed it meanwhile.
         if responder.wants(&self.scratch) {
-            responder.take(&self.scratch, Instant::now());
+            responder.take(&self.scratch, Instant::now(), deadline);
         }
         true
     }

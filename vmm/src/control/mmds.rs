@@ -12,11 +12,24 @@ impl Controller {
     pub(super) fn mmds_action(&mut self, action: MmdsAction) -> Result<Reply, Refusal> {
         match action {
             MmdsAction::Get => Ok(MmdsReply(self.mmds.store().get()).into()),
-            MmdsAction::Put(document) => self.set_metadata(document).map(|()| Reply::Done),
+            MmdsAction::Put(document) => {
+                self.check_offered()?;
+                self.set_metadata(document).map(|()| Reply::Done)
+            }
             MmdsAction::Patch(patch) => {
+                self.check_offered()?;
                 self.mmds.store().patch(&patch).map(|()| Reply::Done).map_err(refusal)
             }
             MmdsAction::Configure(mmds) => self.configure(|config| config.mmds_config = Some(mmds)),
+        }
+    }
+
+    /// Metadata for a guest that was started without the service would never be seen.
+    fn check_offered(&self) -> Result<(), Refusal> {
+        let unseen = self.vm.is_some() && self.config.mmds_config.is_none();
+        match unseen {
+            true => Err(failed("The guest was started without /mmds/config: it has no metadata.")),
+            false => Ok(()),
         }
     }
 

@@ -205,6 +205,8 @@ impl Service for Http {
             || request
                 .header(&["Connection"])
                 .is_some_and(|(_, how)| how.eq_ignore_ascii_case("close"));
+        // The reply to HEAD, which is refused, would have to come without a body.
+        let close = close || !matches!(request.method, "GET" | "PUT");
         let response = self.respond(&request, now);
         Exchange::Reply { consumed, bytes: response.bytes(close), close }
     }
@@ -348,7 +350,11 @@ mod tests {
             panic!("no reply");
         };
         assert_eq!((consumed, close), (two.len() - 5, false));
-        for last in ["GET /a HTTP/1.0\r\n\r\n", "GET /a HTTP/1.1\r\nConnection: Close\r\n\r\n"] {
+        for last in [
+            "GET /a HTTP/1.0\r\n\r\n",
+            "HEAD /a HTTP/1.1\r\n\r\n",
+            "GET /a HTTP/1.1\r\nConnection: Close\r\n\r\n",
+        ] {
             let reply = http.answer(last.as_bytes(), false, now);
             assert!(matches!(reply, Exchange::Reply { close: true, .. }), "{last}");
         }

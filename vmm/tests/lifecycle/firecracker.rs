@@ -261,6 +261,21 @@ fn sockets_stay_and_the_log_says_how_it_ended() {
 }
 
 #[test]
+fn metadata_of_a_guest_that_cannot_see_them_are_refused() {
+    if !kvm() {
+        return;
+    }
+    let mut monitor = firecracker(|_, _| ());
+    assert_eq!(monitor.request("PUT", "/mmds", r#"{"a": "b"}"#), 204);
+    start(&mut monitor);
+    assert_eq!(monitor.request("GET", "/mmds", ""), 200);
+    assert_eq!(monitor.request("PUT", "/mmds", r#"{"a": "b"}"#), 400);
+    assert_eq!(monitor.request("PATCH", "/mmds", r#"{"a": "b"}"#), 400);
+    let config = r#"{"network_interfaces": ["eth0"]}"#;
+    assert_eq!(monitor.request("PUT", "/mmds/config", config), 400, "not after the start");
+}
+
+#[test]
 fn mistakes_end_with_firecrackers_codes() {
     for (arguments, code) in [
         (&["--nonsense"][..], 153),

@@ -124,11 +124,11 @@ impl Responder for Echo {
         start.first() == Some(&0x77)
     }
 
-    fn take(&mut self, frame: &[u8], _now: Instant) {
+    fn take(&mut self, frame: &[u8], _now: Instant, _deadline: &mut Deadline) {
         self.0.push(frame.iter().rev().copied().collect());
     }
 
-    fn give(&mut self, frame: &mut Vec<u8>, _now: Instant) -> bool {
+    fn give(&mut self, frame: &mut Vec<u8>, _now: Instant, _deadline: &mut Deadline) -> bool {
         match self.0.pop() {
             Some(answer) => {
                 *frame = answer;
@@ -136,6 +136,10 @@ impl Responder for Echo {
             }
             None => false,
         }
+    }
+
+    fn has_frames(&self) -> bool {
+        !self.0.is_empty()
     }
 
     fn next_deadline(&mut self, _now: Instant) -> Option<Instant> {
@@ -160,6 +164,23 @@ fn the_responder_has_its_frames_and_the_wire_the_others() {
     assert_eq!(rig.left(0), None);
     assert_eq!(rig.driver.used(RX).unwrap().1, 16);
     assert_eq!(rig.bytes(at, 16), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 3, 2, 1, 0x77]);
+}
+
+#[test]
+fn answers_that_a_round_had_no_time_for_follow() {
+    // Two frames a round.
+    let deadline = || Deadline::of_work(2 * Deadline::COMMAND);
+    let responder = Some(Box::new(Echo(Vec::new())) as Box<dyn Responder>);
+    let mut rig = Setup { responder, deadline, features: NO_LARGE, ..Setup::default() }.start();
+    let at = rig.driver.put(&[[0; HEADER_LEN].as_slice(), &[0x77; 60]].concat());
+    for _ in 0..12 {
+        rig.post(2048, 1);
+        rig.driver.add(TX, &[Descriptor::readable(at, 72)]);
+    }
+    rig.driver.notify(TX);
+    rig.driver.run();
+    assert_eq!(std::iter::from_fn(|| rig.driver.used(TX)).count(), 12);
+    assert_eq!(std::iter::from_fn(|| rig.driver.used(RX)).count(), 12);
 }
 
 #[test]
