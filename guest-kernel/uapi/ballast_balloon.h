@@ -71,12 +71,12 @@ struct virtio_balloon_evac_resp {
 
 #define VIRTIO_BALLOON_EVAC_B_VACATED	0	/* in the balloon, by a request on the block queue that
 						 * the device has answered before */
-#define VIRTIO_BALLOON_EVAC_B_BUSY	1	/* something stands in the way; nothing is given up */
+#define VIRTIO_BALLOON_EVAC_B_BUSY	1	/* holds pages that cannot move; nothing is given up */
 #define VIRTIO_BALLOON_EVAC_B_NOT_RAM	2	/* no memory that the driver could move */
 
 /* Tags of statistics, with CMA_STATS; away from where the standard's go on. All in bytes. */
 #define VIRTIO_BALLOON_S_CMA_TOTAL	0xb000	/* size of all CMA regions */
-#define VIRTIO_BALLOON_S_CMA_FREE	0xb001	/* what nobody uses of it */
+#define VIRTIO_BALLOON_S_CMA_FREE	0xb001	/* free pages of it */
 #define VIRTIO_BALLOON_S_CMA_ALLOCATED	0xb002	/* what devices have of it */
 
 #endif /* BALLAST_BALLOON_H */

@@ -77,6 +77,8 @@ enum Task {
     Kernel(kernel::Options),
     /// Compile the files that the kernel patches touch in other configurations, with more warnings
     KernelMatrix(kernel::Options),
+    /// Run the KUnit tests of the kernel patches, in QEMU
+    KernelUnitTests(kernel::Options),
     /// Write the kernel patches as mails, signed off by a person
     KernelSeries(kernel::send::Options),
     /// Prepare the outer machine: install QEMU, unpack Debian's kernel into the cache
@@ -178,6 +180,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Dist(options) => println!("{}", dist::dist(&options)?.display()),
         Task::KernelSeries(options) => kernel::send::write(&options)?,
         Task::KernelMatrix(options) => kernel::matrix::check(&options)?,
+        Task::KernelUnitTests(options) => kernel::unit_tests::run(&options)?,
         Task::Testbed => {
             println!("{}", testbed::prepare()?.image.display());
         }

@@ -16,12 +16,10 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// Reads `base.config`, and `debug.config` as well for a debug kernel.
-    pub(crate) fn read(folder: &Path, debug: bool) -> Result<Self> {
-        let mut fragments = vec![folder.join("base.config")];
-        if debug {
-            fragments.push(folder.join("debug.config"));
-        }
+    /// Reads `base.config`, and the fragments called `more` that are laid over it.
+    pub(crate) fn read(folder: &Path, more: &[&str]) -> Result<Self> {
+        let fragments: Vec<PathBuf> =
+            ["base.config"].iter().chain(more).map(|name| folder.join(name)).collect();
         let mut text = String::new();
         for fragment in &fragments {
             text += &fs::read_to_string(fragment).doing("reading", fragment)?;

@@ -8,6 +8,7 @@
 //! - `build.rs`   make, with progress, and the cache entry
 //! - `matrix.rs`  the touched files in configurations that no test here runs
 //! - `send.rs`    the series as a person would send it
+//! - `unit_tests.rs`  the series' KUnit tests, in QEMU
 
 mod build;
 mod config;
@@ -15,6 +16,7 @@ pub(crate) mod matrix;
 pub(crate) mod send;
 mod series;
 mod source;
+pub(crate) mod unit_tests;
 
 use std::path::PathBuf;
 
@@ -36,9 +38,20 @@ pub(crate) struct Options {
     /// Add guest-kernel/configs/debug.config (KASAN, lockdep and their like)
     #[arg(long)]
     pub(crate) debug: bool,
+    /// Add guest-kernel/configs/kunit.config: the kernel runs unit tests when it boots
+    #[arg(long, conflicts_with_all = ["stock", "debug"])]
+    pub(crate) kunit: bool,
     /// A Linux 6.12 source tree, instead of Debian's linux-source-6.12
     #[arg(long, value_name = "TREE", env = "BALLAST_KERNEL_SOURCE")]
     pub(crate) source: Option<PathBuf>,
+}
+
+impl Options {
+    /// The fragments over `base.config`.
+    fn fragments(&self) -> Vec<&'static str> {
+        let all = [(self.debug, "debug.config"), (self.kunit, "kunit.config")];
+        all.into_iter().filter(|(wanted, _)| *wanted).map(|(_, name)| name).collect()
+    }
 }
 
 /// A kernel in the cache.
@@ -64,7 +77,7 @@ pub(crate) fn kernel(options: &Options) -> Result<Kernel> {
     let source = Source::find(options.source.as_deref())?;
     let folder = paths::workspace().join("guest-kernel");
     let series = if options.stock { Series::empty() } else { Series::read(&folder)? };
-    let config = config::Wanted::read(&folder.join("configs"), options.debug)?;
+    let config = config::Wanted::read(&folder.join("configs"), &options.fragments())?;
 
     let mut hash = Sha256::new();
     for part in [source.identity(), &series.identity(), &config.identity()] {
@@ -73,6 +86,7 @@ pub(crate) fn kernel(options: &Options) -> Result<Kernel> {
     }
     let digest: String = hash.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect();
     let variant = match (options.stock, options.debug) {
+        (false, false) if options.kunit => "ballast-kunit",
         (false, false) => "ballast",
         (true, false) => "stock",
         (false, true) => "ballast-debug",

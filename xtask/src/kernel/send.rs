@@ -93,15 +93,23 @@ fn cover_letter(letter: &str, signer: &str, tag: &str) -> String {
 fn sign(patch: &str, signer: &str, tag: &str) -> Option<String> {
     let from = format!("From: {PLACEHOLDER}\n");
     let signed_off = format!("Signed-off-by: {PLACEHOLDER}\n");
-    if !patch.contains(&from) || !patch.contains(&signed_off) || !patch.contains("[PATCH]") {
+    if !patch.contains(&from) || !patch.contains(&signed_off) {
         return None;
     }
-    Some(
-        patch
-            .replacen(&from, &format!("From: {signer}\n"), 1)
-            .replacen(&signed_off, &format!("Signed-off-by: {signer}\n"), 1)
-            .replacen("[PATCH]", tag, 1),
-    )
+    let patch = patch.replacen(&from, &format!("From: {signer}\n"), 1).replacen(
+        &signed_off,
+        &format!("Signed-off-by: {signer}\n"),
+        1,
+    );
+    // A patch that asks for comments says so, as git format-patch --rfc writes it.
+    for (prefix, marked) in [("[PATCH]", "["), ("[RFC PATCH]", "[RFC ")] {
+        let subject = format!("Subject: {prefix}");
+        if patch.contains(&subject) {
+            let tag = tag.replacen('[', marked, 1);
+            return Some(patch.replacen(&subject, &format!("Subject: {tag}"), 1));
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -123,7 +131,16 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_of_somebody_else_is_not_signed() {
+    fn a_request_for_comments_stays_one() {
+        let patch = format!(
+            "From: {PLACEHOLDER}\nSubject: [RFC PATCH] mm: x\n\nSigned-off-by: {PLACEHOLDER}\n"
+        );
+        let signed = sign(&patch, SIGNER, &tag(2, 3, 36)).unwrap();
+        assert!(signed.contains("Subject: [RFC PATCH v2 03/36] mm: x\n"), "{signed}");
+    }
+
+    #[test]
+    fn a_patch_of_another_sender_is_not_signed() {
         assert_eq!(sign("From: Jo Doe <jo@example.org>\n", SIGNER, "[PATCH 1/1]"), None);
     }
 

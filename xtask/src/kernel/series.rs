@@ -48,9 +48,9 @@ impl Series {
         self.0.iter().map(|patch| patch.path.as_path())
     }
 
-    /// What makes this series different from another one.
+    /// What makes this series different from another one: its changes, whatever their messages say.
     pub(crate) fn identity(&self) -> String {
-        self.0.iter().map(|patch| patch.text.as_str()).collect()
+        self.0.iter().map(|patch| changes(&patch.text)).collect()
     }
 
     /// Applies every patch to `tree`, whose version is `version`.
@@ -90,6 +90,11 @@ impl Series {
     }
 }
 
+/// A patch without the mail around it.
+fn changes(patch: &str) -> &str {
+    patch.find("\ndiff --git ").map_or(patch, |start| &patch[start + 1..])
+}
+
 fn patch_names(series: &str) -> impl Iterator<Item = &str> {
     series
         .lines()
@@ -105,6 +110,13 @@ mod tests {
     fn series_skips_comments_and_blank_lines() {
         let names: Vec<_> = patch_names("# head\n\n 0001-a.patch \n0002-b.patch # why\n").collect();
         assert_eq!(names, ["0001-a.patch", "0002-b.patch"]);
+    }
+
+    #[test]
+    fn a_message_is_no_part_of_what_a_patch_changes() {
+        let diff = "diff --git a/f b/f\n--- a/f\n+++ b/f\n@@ -1 +1 @@\n-one\n+two\n";
+        assert_eq!(changes(&format!("Subject: x\n\nText.\n---\n f | 2 +-\n\n{diff}")), diff);
+        assert_eq!(changes(diff), diff);
     }
 
     #[test]
