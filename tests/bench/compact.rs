@@ -89,8 +89,10 @@ fn one(bed: &Bed, program: &Program) -> Result<Vec<Figure>> {
     if ours {
         picture(bed, program, &guest, "before")?;
         guest.agent.command(&format!("touch-start {TOUCHED_MIB}M"))?;
+        let before = Work::so_far(&mut guest)?;
         let report = pass(&mut guest)?;
         println!("  {report}");
+        println!("  {}", Work::so_far(&mut guest)?.since(&before));
         let free = free_in_guest(&guest)?;
         let (rss, huge) = resident(&guest)?;
         let during = touches(&mut guest)?;
@@ -141,6 +143,33 @@ fn touches(guest: &mut Guest) -> Result<f64> {
     match figures.get("p99_ns") {
         Some(nanos) if !damaged => Ok(*nanos as f64),
         _ => Err(Error::Check(format!("touched memory: {figures:?}"))),
+    }
+}
+
+/// What the pass costs besides time: pages that the guest migrates, faults of the host.
+struct Work(Vec<(&'static str, u64)>);
+
+impl Work {
+    const GUEST: [&'static str; 5] = [
+        "pgmigrate_success",
+        "pgmigrate_fail",
+        "balloon_migrate",
+        "movable_migrate_gpu",
+        "compact_stall",
+    ];
+
+    fn so_far(guest: &mut Guest) -> Result<Self> {
+        let counts = guest.agent.vmstat(Self::GUEST)?;
+        let mut work: Vec<_> = Self::GUEST.into_iter().zip(counts).collect();
+        work.push(("host_faults", host::minor_faults(guest.monitor.pid())?));
+        work.push(("host_exits", host::kvm_exits()?));
+        Ok(Self(work))
+    }
+
+    fn since(&self, before: &Self) -> String {
+        let changes = self.0.iter().zip(&before.0);
+        let words = changes.map(|((name, now), (_, then))| format!("{name} {}", now - then));
+        words.collect::<Vec<_>>().join(", ")
     }
 }
 

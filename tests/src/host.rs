@@ -172,12 +172,23 @@ pub fn cpu_outside_guest(pid: u32) -> Result<Duration> {
 
 /// Of proc_pid_stat(5): utime (14) and stime (15) less guest_time (43), which is part of the first.
 fn parse_cpu_outside_guest(text: &str) -> Option<Duration> {
-    // The name may have spaces and brackets; the field behind it is the third.
-    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
-    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+    let field = |number| stat_field(text, number);
     let ticks = (field(14)? + field(15)?).saturating_sub(field(43)?);
     // USER_HZ is 100 on x86.
     Some(Duration::from_millis(ticks * 10))
+}
+
+/// Page faults of all threads of process `pid` that needed no I/O.
+pub fn minor_faults(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/stat");
+    let text = read(&path)?;
+    stat_field(&text, 10).ok_or_else(|| Error::Check(format!("{path}: {text}")))
+}
+
+/// A numeric field of proc_pid_stat(5), by its number there.
+fn stat_field(text: &str, number: usize) -> Option<u64> {
+    // The name may have spaces and brackets; the field behind it is the third.
+    text.rsplit_once(')')?.1.split_whitespace().nth(number.checked_sub(3)?)?.parse().ok()
 }
 
 /// Processes whose executable has this name.
