@@ -15,6 +15,9 @@ use crate::throttle::Throttle;
 /// The console could not take input.
 pub type SerialError = serial::Error<io::Error>;
 
+/// Offset of the register with the bit for loop-back mode.
+const MODEM_CONTROL: u16 = 4;
+
 struct Irq(EventFd);
 
 impl Trigger for Irq {
@@ -106,6 +109,10 @@ impl SerialPort {
 
     /// A vCPU writes at `offset`. What the output does not take is lost.
     pub fn write(&self, offset: u16, data: &[u8]) {
+        if offset == MODEM_CONTROL {
+            // It may leave loop-back mode, in which no input is taken. Fails as `InputDrained` does.
+            let _ = self.drained.write(1);
+        }
         if let (Ok(offset), &[byte]) = (u8::try_from(offset), data) {
             let mut state = self.state();
             let State { uart, log } = &mut *state;
@@ -189,6 +196,17 @@ mod tests {
             assert_eq!(byte[0], 7);
         }
         assert!(serial.drained().read().is_ok());
+    }
+
+    #[test]
+    fn input_goes_on_after_loop_back_mode() {
+        let serial = SerialPort::new(Box::new(io::sink())).unwrap();
+        serial.write(MODEM_CONTROL, &[1 << 4]);
+        let _ = serial.drained().read();
+        assert_eq!(serial.input(b"x").unwrap(), 0, "it talks to itself");
+        serial.write(MODEM_CONTROL, &[0]);
+        assert!(serial.drained().read().is_ok(), "who feeds it hears that it takes input again");
+        assert_eq!(serial.input(b"x").unwrap(), 1);
     }
 
     #[test]

@@ -92,7 +92,8 @@ fn configuration_file(text: &[u8]) {
     assert_eq!(again, config);
     // Files that a fuzzer names are none of its business.
     config.boot_source = None;
-    let judged: Result<(), Faults> = config.validate(&HostLimits { memory_mib: 1 << 20, mappings: HostLimits::DEFAULT_MAPPINGS });
+    let judged: Result<(), Faults> = config
+        .validate(&HostLimits { memory_mib: 1 << 20, mappings: HostLimits::DEFAULT_MAPPINGS });
     assert!(judged.is_err(), "there is no kernel");
 }
 

@@ -3,12 +3,12 @@
 //! not given up must keep its contents, and the record of the balloon must agree with itself.
 #![no_main]
 
-use std::sync::{Arc};
+use std::sync::Arc;
 
 use arbitrary::Arbitrary;
 use devices::balloon::{Balloon, BalloonConfig, Discarded, MemoryReclaim};
-use devices::virtio::{DeviceLock, GuestMemoryMmap};
 use devices::transport::mock::{Descriptor, MockDriver};
+use devices::virtio::{DeviceLock, GuestMemoryMmap};
 use libfuzzer_sys::fuzz_target;
 use mm::budget::Budget;
 use mm::guest_ram::GuestRamError;

@@ -36,29 +36,102 @@ impl From<&Area> for Rect {
 
 #[derive(Debug, Arbitrary)]
 enum Step {
-    Raw { cursor: bool, bytes: Vec<u8>, room: u16 },
-    Create2d { id: u8, format: u8, width: u8, height: u8 },
-    Create2dOf { id: u8, width: u32, height: u32 },
+    Raw {
+        cursor: bool,
+        bytes: Vec<u8>,
+        room: u16,
+    },
+    Create2d {
+        id: u8,
+        format: u8,
+        width: u8,
+        height: u8,
+    },
+    Create2dOf {
+        id: u8,
+        width: u32,
+        height: u32,
+    },
     /// Many commands to a notification.
-    Burst { cursor: bool, commands: Vec<Vec<u8>> },
+    Burst {
+        cursor: bool,
+        commands: Vec<Vec<u8>>,
+    },
     /// Commands of which only a few rounds are run, and a reset.
-    CutOff { commands: Vec<Vec<u8>>, turns: u8 },
-    Attach { id: u8, entries: Vec<(u16, u16)> },
-    GuestBlob { id: u8, size: u32, entries: Vec<(u16, u16)> },
-    HostBlob { id: u8, size: u32, mappable: bool },
-    Map { id: u8, offset: u32 },
-    On { id: u8, command: u8 },
-    Transfer { id: u8, rect: Area, offset: u32 },
-    SetScanout { scanout: u8, id: u8, rect: Area },
-    SetScanoutBlob { scanout: u8, id: u8, width: u8, height: u8 },
-    Flush { id: u8, rect: Area },
-    Migrate { id: u8, moves: Vec<(u8, u16)> },
-    Cursor { scanout: u8, id: u8, x: i32, y: i32 },
-    Draw { at: u32, bytes: Vec<u8> },
-    Mode { scanout: u8, mode: Option<(u16, u16)> },
-    Look { scanout: u8 },
-    Watch { scanout: u8, watch: bool },
-    Start { features: u64 },
+    CutOff {
+        commands: Vec<Vec<u8>>,
+        turns: u8,
+    },
+    Attach {
+        id: u8,
+        entries: Vec<(u16, u16)>,
+    },
+    GuestBlob {
+        id: u8,
+        size: u32,
+        entries: Vec<(u16, u16)>,
+    },
+    HostBlob {
+        id: u8,
+        size: u32,
+        mappable: bool,
+    },
+    Map {
+        id: u8,
+        offset: u32,
+    },
+    On {
+        id: u8,
+        command: u8,
+    },
+    Transfer {
+        id: u8,
+        rect: Area,
+        offset: u32,
+    },
+    SetScanout {
+        scanout: u8,
+        id: u8,
+        rect: Area,
+    },
+    SetScanoutBlob {
+        scanout: u8,
+        id: u8,
+        width: u8,
+        height: u8,
+    },
+    Flush {
+        id: u8,
+        rect: Area,
+    },
+    Migrate {
+        id: u8,
+        moves: Vec<(u8, u16)>,
+    },
+    Cursor {
+        scanout: u8,
+        id: u8,
+        x: i32,
+        y: i32,
+    },
+    Draw {
+        at: u32,
+        bytes: Vec<u8>,
+    },
+    Mode {
+        scanout: u8,
+        mode: Option<(u16, u16)>,
+    },
+    Look {
+        scanout: u8,
+    },
+    Watch {
+        scanout: u8,
+        watch: bool,
+    },
+    Start {
+        features: u64,
+    },
 }
 
 /// Entries from page numbers and lengths, some of them not RAM and not whole pages.

@@ -3,12 +3,12 @@
 //! behind it, in guest memory of any contents.
 #![no_main]
 
-use std::sync::{Arc};
+use std::sync::Arc;
 
 use arbitrary::Arbitrary;
 use devices::balloon::{Balloon, BalloonConfig, Discarded, MemoryReclaim};
 use devices::transport::{MmioTransport, register};
-use devices::virtio::{DeviceLock, Deadline, GuestMemoryMmap, QueueHost};
+use devices::virtio::{Deadline, DeviceLock, GuestMemoryMmap, QueueHost};
 use libfuzzer_sys::fuzz_target;
 use mm::budget::Budget;
 use mm::guest_ram::GuestRamError;
@@ -95,7 +95,8 @@ fuzz_target!(|input: (bool, Vec<Access>)| {
         free_page_reporting: true,
         ..BalloonConfig::default()
     };
-    let balloon = Balloon::new(config, Box::new(Memory), &Budget::count("balloon-mappings", 64)).expect("a balloon");
+    let balloon = Balloon::new(config, Box::new(Memory), &Budget::count("balloon-mappings", 64))
+        .expect("a balloon");
     let balloon = Arc::new(DeviceLock::new(balloon));
     let irq = EventFd::new(EFD_NONBLOCK).expect("an eventfd");
     let transport = MmioTransport::new(mem.clone(), balloon.clone(), irq).expect("a transport");
@@ -144,7 +145,8 @@ fuzz_target!(|input: (bool, Vec<Access>)| {
             }
             Access::Chains { queue, table, available, addr, len, flags, count } => {
                 let (table, available) = (u64::from(table) * 16, u64::from(available) * 2);
-                let entry = [&addr.to_le_bytes()[..], &len.to_le_bytes(), &flags.to_le_bytes(), &[0; 2]];
+                let entry =
+                    [&addr.to_le_bytes()[..], &len.to_le_bytes(), &flags.to_le_bytes(), &[0; 2]];
                 let _ = mem.write_slice(&entry.concat(), GuestAddress(table));
                 // All heads are descriptor 0.
                 let _ = mem.write_slice(&[0; 256], GuestAddress(available + 4));

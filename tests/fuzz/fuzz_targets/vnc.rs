@@ -30,13 +30,24 @@ const FORMATS: [(usize, [u8; 16]); 3] = [
 #[derive(Debug, Arbitrary)]
 enum Step {
     Format(u8),
-    Encodings { resize: bool, others: Vec<u32> },
+    Encodings {
+        resize: bool,
+        others: Vec<u32>,
+    },
     /// Asks for everything, and reads the update.
     Update,
     Input([u8; 7]),
     CutText(Vec<u8>),
-    Flush { x: u8, y: u8, width: u8, height: u8 },
-    Show { width: u8, height: u8 },
+    Flush {
+        x: u8,
+        y: u8,
+        width: u8,
+        height: u8,
+    },
+    Show {
+        width: u8,
+        height: u8,
+    },
     Dark,
     /// Anything; nothing that comes after it can be understood.
     Raw(Vec<u8>),
@@ -217,7 +228,13 @@ fuzz_target!(|input: Input| {
     let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
     let short = Duration::from_millis(500);
     let patience = Patience { handshake: short, message: short, idle: short, strip: short };
-    let view = View { frames: frames.clone(), scanout, refresh: Arc::new(|_| ()), patience, places: Budget::count("vnc-clients", 1) };
+    let view = View {
+        frames: frames.clone(),
+        scanout,
+        refresh: Arc::new(|_| ()),
+        patience,
+        places: Budget::count("vnc-clients", 1),
+    };
     std::thread::scope(|scope| {
         // A client that breaks the protocol is dropped: whether it was is not the question.
         scope.spawn(move || {

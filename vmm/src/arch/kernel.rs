@@ -54,6 +54,19 @@ pub enum KernelError {
         /// What the loader said.
         source: loader::Error,
     },
+    /// Its headers lead the CPU, or it unpacks itself, to where no kernel can be.
+    #[error(
+        "kernel {} is to be entered at {rip:#x} and to end at {end:#x}: that is not in memory from \
+         1 MiB to its end, or to 3 GiB", path.display()
+    )]
+    Outside {
+        /// The file.
+        path: PathBuf,
+        /// First instruction.
+        rip: u64,
+        /// First address that it leaves free while it starts.
+        end: u64,
+    },
     /// It would run out of memory before its first line of output.
     #[error(
         "kernel {} needs {needed_mib} MiB of memory to start, and the guest has {has_mib}: give it \
@@ -108,6 +121,13 @@ pub struct LoadedKernel {
     end: u64,
 }
 
+impl LoadedKernel {
+    /// First address that it leaves free while it starts.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+}
+
 /// An initrd in guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadedInitrd {
@@ -141,7 +161,9 @@ pub fn load_kernel<M: GuestMemoryBackend>(
         Err(KernelError::TooLittleMemory { path: path.to_owned(), needed_mib, has_mib })
     };
     // Before loading: the loaders only say that they cannot.
-    check(format.as_ref().map_or(Ok(0), |format| needed(&file, format)).map_err(read_error)?)?;
+    let needed =
+        format.as_ref().map_or(Ok(0), |format| needed(&file, format)).map_err(read_error)?;
+    check(needed)?;
     let kernel = match format {
         None => return Err(KernelError::NotAKernel(path.to_owned())),
         Some(Format::Elf) => {
@@ -151,7 +173,8 @@ pub fn load_kernel<M: GuestMemoryBackend>(
                 PvhBootCapability::PvhEntryPresent(rip) => Entry::Pvh { rip },
                 _ => Entry::Linux64 { rip: loaded.kernel_load, header: None },
             };
-            LoadedKernel { entry, end: loaded.kernel_end }
+            // The loader's end leaves out what a segment has more in the file than in memory.
+            LoadedKernel { entry, end: loaded.kernel_end.max(needed) }
         }
         Some(Format::BzImage) => {
             let loaded =
@@ -168,6 +191,11 @@ pub fn load_kernel<M: GuestMemoryBackend>(
         }
     };
     check(kernel.end)?;
+    let (Entry::Pvh { rip } | Entry::Linux64 { rip, .. }) = kernel.entry;
+    let ram = layout::HIGH_RAM.0..ram_end;
+    if !ram.contains(&rip.0) || kernel.end > ram_end {
+        return Err(KernelError::Outside { path: path.to_owned(), rip: rip.0, end: kernel.end });
+    }
     Ok(kernel)
 }
 
@@ -247,7 +275,8 @@ fn needed(file: &File, format: &Format) -> io::Result<u64> {
 }
 
 /// End of the highest segment that is loaded (ELF-64: `e_phoff`, `e_phentsize`, `e_phnum`, then
-/// `p_type`, `p_paddr` and `p_memsz` of each).
+/// `p_type`, `p_paddr`, `p_filesz` and `p_memsz` of each). The larger size counts: the loader copies
+/// all bytes of the file.
 fn elf_end(file: &File) -> io::Result<u64> {
     const PT_LOAD: u64 = 1;
     let mut head = [0; 64];
@@ -258,7 +287,8 @@ fn elf_end(file: &File) -> io::Result<u64> {
         let mut segment = [0; 56];
         read_or_zero(file, &mut segment, at.saturating_add(number * size))?;
         if little_endian(&segment[..4]) == PT_LOAD {
-            let (start, len) = (little_endian(&segment[24..32]), little_endian(&segment[40..48]));
+            let start = little_endian(&segment[24..32]);
+            let len = little_endian(&segment[32..40]).max(little_endian(&segment[40..48]));
             end = end.max(start.saturating_add(len));
         }
     }
@@ -356,6 +386,41 @@ mod tests {
         assert!(matches!(error, KernelError::Load { .. }), "{error}");
         let missing = load_kernel(&mem, &memory_map(&mem), Path::new("/nonexistent")).unwrap_err();
         assert!(missing.to_string().starts_with("cannot read kernel /nonexistent: "));
+    }
+
+    #[test]
+    fn the_end_is_that_of_the_highest_segment() {
+        let mem = memory();
+        // The first segment of the table lies above the second, and holds more than it says.
+        let mut image = elf(6 << 20, b"");
+        image[56] = 2; // e_phnum
+        let table = image.len() as u64;
+        image[32..40].copy_from_slice(&table.to_le_bytes()); // e_phoff
+        for (at, in_file, in_memory) in [(6u64 << 20, 5000u64, 10u64), (2 << 20, 10, 10)] {
+            let mut segment = [0; 56];
+            segment[0] = 1;
+            segment[24..32].copy_from_slice(&at.to_le_bytes());
+            segment[32..40].copy_from_slice(&in_file.to_le_bytes());
+            segment[40..48].copy_from_slice(&in_memory.to_le_bytes());
+            image.extend_from_slice(&segment);
+        }
+        image.resize(8192, 0);
+        let kernel = load_kernel(&mem, &memory_map(&mem), file_of(&image).path()).unwrap();
+        assert_eq!(kernel.end(), (6 << 20) + 5000);
+    }
+
+    #[test]
+    fn an_entry_outside_memory_is_refused() {
+        let mem = memory();
+        for (at, entry) in
+            [(2 << 20, 0), (2 << 20, 0x6000), (2 << 20, 16 << 20), (2 << 20, 1 << 40)]
+        {
+            let mut image = elf(at, b"kernel");
+            image[24..32].copy_from_slice(&u64::to_le_bytes(entry));
+            let error = load_kernel(&mem, &memory_map(&mem), file_of(&image).path()).unwrap_err();
+            let refused = matches!(error, KernelError::Outside { .. } | KernelError::Load { .. });
+            assert!(refused, "{entry:#x}: {error}");
+        }
     }
 
     #[test]

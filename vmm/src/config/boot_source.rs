@@ -89,11 +89,26 @@ fn command_line_rules(cmdline: &str, config: &VmConfig, faults: &mut Faults) {
 /// that is told to read no ACPI tables, each virtio device, and where the root file system is.
 fn added(cmdline: &str, config: &VmConfig) -> usize {
     let cma = if config.memory.cma_mib > 0 { " cma=0123456789012@0x0123456789ab".len() } else { 0 };
-    let acpi_off = cmdline.split_whitespace().any(|option| option == "acpi=off");
-    let devices =
-        if acpi_off { MAX_DEVICES * " virtio_mmio.device=4K@0xd0000000:23".len() } else { 0 };
+    let devices = match without_acpi(cmdline) {
+        Some(_) => MAX_DEVICES * " virtio_mmio.device=4K@0xd0000000:23".len(),
+        None => 0,
+    };
     let root = drives::root_argument(&config.drives).map_or(0, |root| root.len() + 1);
     cma + devices + root
+}
+
+/// Options by which a kernel does without ACPI's interrupts, or without the controllers that ACPI
+/// tells of. With ACPI's tables such a kernel finds no interrupt line at all: the platform is
+/// hardware-reduced, which promises that there is no older controller. Without them it finds what
+/// the MP table lists, and the PICs.
+const WITHOUT_ACPI: [&str; 4] = ["acpi=off", "acpi=noirq", "noapic", "nolapic"];
+
+/// The first option of `cmdline` that takes ACPI away. What follows `--` is for init.
+pub fn without_acpi(cmdline: &str) -> Option<&'static str> {
+    cmdline
+        .split_whitespace()
+        .take_while(|word| *word != "--")
+        .find_map(|word| WITHOUT_ACPI.into_iter().find(|option| *option == word))
 }
 
 fn file_rules(boot: &BootSource, faults: &mut Faults) {

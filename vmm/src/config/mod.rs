@@ -68,7 +68,7 @@ const MAX_FILE_BYTES: usize = 4 << 20;
 
 pub use absent::Absent;
 pub use balloon::{BalloonConfig, BalloonStatsUpdate, BalloonUpdate};
-pub use boot_source::{BootSource, CMDLINE_MAX, DEFAULT_BOOT_ARGS, ImageKind};
+pub use boot_source::{BootSource, CMDLINE_MAX, DEFAULT_BOOT_ARGS, ImageKind, without_acpi};
 pub use console::ConsoleConfig;
 pub use cpu::CpuConfig;
 pub use drives::{CacheType, DriveConfig, DriveUpdate, ImageFormat, IoEngine};

@@ -32,8 +32,7 @@ impl Check<'_> {
     }
 }
 
-/// Longest path of a Unix socket, in bytes: `sun_path` less the terminating zero (unix(7)).
-pub(super) const MAX_SOCKET_PATH: usize = 107;
+pub(super) use crate::host::sockets::MAX_PATH as MAX_SOCKET_PATH;
 
 /// Checks the path of a Unix socket that is to be made.
 pub(super) fn socket_path(field: &'static str, path: &Path, faults: &mut Faults) {

@@ -420,8 +420,10 @@ fn a_command_line_must_fit_with_what_the_machine_adds() {
     assert!(fits(2047, "", 0));
     assert!(!fits(2048, "", 0));
     assert!(!fits(2047, "", 64));
-    assert!(!fits(2047, "acpi=off ", 0));
-    assert!(fits(1200, "acpi=off ", 64));
+    for option in ["acpi=off ", "acpi=noirq ", "noapic ", "nolapic "] {
+        assert!(!fits(2047, option, 0), "{option}");
+        assert!(fits(1200, option, 64), "{option}");
+    }
     let mut config = bootable(kernel.path());
     config.boot_source.as_mut().unwrap().boot_args = Some("a\nb".into());
     assert_eq!(fields(&config), ["boot-source.boot_args"]);

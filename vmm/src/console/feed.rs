@@ -7,45 +7,46 @@ use devices::legacy::SerialPort;
 use vmm_sys_util::eventfd::EventFd;
 
 /// Bytes read but not yet taken by the guest.
-pub(super) struct Feed {
+pub struct Feed {
     serial: Arc<SerialPort>,
     waiting: Vec<u8>,
 }
 
 impl Feed {
     /// Bytes to read from a source at a time.
-    pub(super) const CHUNK: usize = 256;
+    pub const CHUNK: usize = 256;
 
-    pub(super) fn new(serial: Arc<SerialPort>) -> Self {
+    /// Nothing yet, for `serial`.
+    pub fn new(serial: Arc<SerialPort>) -> Self {
         Self { serial, waiting: Vec::new() }
     }
 
     /// Whether a source may be read: nothing is read that the guest has no room for.
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
     /// Adds what was read.
-    pub(super) fn add(&mut self, bytes: &[u8]) {
+    pub fn add(&mut self, bytes: &[u8]) {
         self.waiting.extend_from_slice(bytes);
     }
 
     /// The bytes that wait, to be appended to.
-    pub(super) fn waiting(&mut self) -> &mut Vec<u8> {
+    pub fn waiting(&mut self) -> &mut Vec<u8> {
         &mut self.waiting
     }
 
     /// Readable after the guest has read all that it had.
-    pub(super) fn drained(&self) -> &EventFd {
+    pub fn drained(&self) -> &EventFd {
         self.serial.drained()
     }
 
     /// Gives the guest what it has room for.
-    pub(super) fn pump(&mut self) {
+    pub fn pump(&mut self) {
         let count = self.serial.room().min(self.waiting.len());
         match self.serial.input(&self.waiting[..count]) {
             Ok(taken) => drop(self.waiting.drain(..taken)),
-            // In loop-back mode the port is deaf.
+            // Its interrupt cannot be raised, and so the guest would not look.
             Err(_) => self.waiting.clear(),
         }
     }

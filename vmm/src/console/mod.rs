@@ -25,6 +25,7 @@ use devices::legacy::SerialPort;
 
 pub use self::attachable::Attachable;
 use self::backlog::Backlog;
+pub use self::feed::Feed;
 use self::tty::TtyInput;
 use crate::config::ConsoleConfig;
 use crate::event_loop::Subscriber;

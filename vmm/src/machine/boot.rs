@@ -14,13 +14,7 @@ use crate::arch::handover::{self, Handover};
 use crate::arch::kernel::{self, Entry, LoadedKernel};
 use crate::arch::memory_map::memory_map;
 use crate::arch::{layout, mptable};
-use crate::config::{VmConfig, drives};
-
-/// Options by which a kernel does without ACPI's interrupts, or without the controllers that ACPI
-/// tells of. With ACPI's tables such a kernel finds no interrupt line at all: the platform is
-/// hardware-reduced, which promises that there is no older controller. Without them it finds what
-/// the MP table lists, and the PICs.
-const WITHOUT_ACPI: [&str; 4] = ["acpi=off", "acpi=noirq", "noapic", "nolapic"];
+use crate::config::{VmConfig, drives, without_acpi};
 
 /// What stands where firmware would begin: guests jump there to reset the machine. Writes to the
 /// reset register, then halts.
@@ -83,14 +77,6 @@ pub(super) fn load(
     Ok(kernel)
 }
 
-/// The first option of `cmdline` that takes ACPI away. What follows `--` is for init.
-fn without_acpi(cmdline: &str) -> Option<&'static str> {
-    cmdline
-        .split_whitespace()
-        .take_while(|word| *word != "--")
-        .find_map(|word| WITHOUT_ACPI.into_iter().find(|option| *option == word))
-}
-
 /// The user's command line and what the machine adds: the root device, where contiguous memory is to be reserved,
 /// and the devices, for a kernel that reads no ACPI tables.
 fn command_line(
@@ -146,13 +132,6 @@ mod tests {
         let line = command_line("quiet -- single", Some("root=/dev/vda rw"), &layout, &[]).unwrap();
         let line = line.as_cstring().unwrap().into_string().unwrap();
         assert_eq!(line, "quiet root=/dev/vda rw -- single");
-    }
-
-    #[test]
-    fn options_that_take_acpi_away_are_found_before_the_dashes() {
-        assert_eq!(without_acpi("quiet noapic"), Some("noapic"));
-        assert_eq!(without_acpi("quiet -- noapic"), None);
-        assert_eq!(without_acpi("noapictimer acpi=strict"), None);
     }
 
     #[test]
