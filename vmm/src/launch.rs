@@ -101,7 +101,8 @@ impl Launch {
         own_memory::use_one_arena();
         let mut events = EventLoop::new()?;
         // Before any other thread: even the log has one.
-        let signals = Signals::start(events.handle().exit()).map_err(LaunchError::Host)?;
+        let signals =
+            Signals::start(self.mode, events.handle().exit()).map_err(LaunchError::Host)?;
         let log = Log::init(self.mode, &self.id);
         let logger = self.effective_logger();
         log.apply(&logger)?;

@@ -26,6 +26,7 @@ use vmm_sys_util::signal::{block_signal, create_sigset};
 use crate::exit::{ExitReason, ExitSignal};
 use crate::host::sockets::SocketFile;
 use crate::host::{ring, terminal};
+use crate::mode::{Mode, die_of};
 
 /// What ends the monitor, by name.
 const ENDING: [(libc::c_int, &str); 4] = [
@@ -47,6 +48,7 @@ const STACK: usize = 128 << 10;
 
 /// What the thread and its handle share.
 struct Shared {
+    mode: Mode,
     exit: Arc<ExitSignal>,
     /// Written when the end is raised, and when the main thread has finished.
     wake: EventFd,
@@ -59,7 +61,7 @@ struct Shared {
 pub struct Signals(Arc<Shared>);
 
 impl Signals {
-    /// Starts the thread. Call it before any other thread is started: all inherit which signals
+    /// Starts the thread, for a monitor started as `mode`. Call it before any other thread is started: all inherit which signals
     /// are left to this one.
     ///
     /// SIGHUP, SIGINT and SIGQUIT that were ignored when the process started (`nohup`, `&` in a
@@ -68,11 +70,12 @@ impl Signals {
     /// # Errors
     ///
     /// Where the host has no descriptor or thread left.
-    pub fn start(exit: &Arc<ExitSignal>) -> io::Result<Self> {
+    pub fn start(mode: Mode, exit: &Arc<ExitSignal>) -> io::Result<Self> {
         let fd = take_signals()?;
         let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         exit.also_wake(wake.try_clone()?);
-        let shared = Arc::new(Shared { exit: Arc::clone(exit), wake, files: Mutex::default() });
+        let shared =
+            Arc::new(Shared { mode, exit: Arc::clone(exit), wake, files: Mutex::default() });
         let on_thread = Arc::clone(&shared);
         let run = move || on_thread.run(fd);
         Builder::new().name("signals".into()).stack_size(STACK).spawn(run)?;
@@ -167,8 +170,11 @@ impl Shared {
             files.iter().for_each(|file| file.remove());
         }
         ring::say(&format!("ballast: {reason} ({why})\n"));
+        if let Some(signal) = self.mode.dies_of(reason) {
+            die_of(signal);
+        }
         // SAFETY: ends the process; no destructor has to run, as the kernel frees all it holds.
-        unsafe { libc::_exit(reason.code().into()) }
+        unsafe { libc::_exit(self.mode.exit_code(reason).into()) }
     }
 }
 

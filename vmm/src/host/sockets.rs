@@ -20,6 +20,9 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 64;
 
+/// Longest path of a socket, in bytes: `sun_path` less the terminating zero (unix(7)).
+pub const MAX_PATH: usize = 107;
+
 /// How often the folder's lock is tried, and how long between two tries.
 const LOCK_TRIES: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
@@ -30,6 +33,14 @@ pub enum SocketError {
     /// An empty path would make a socket without a name.
     #[error("an empty path: give the path of a socket")]
     NoPath,
+    /// It does not fit in an address.
+    #[error("{}: {len} bytes: a socket's path has at most {MAX_PATH}; choose a shorter one", path.display())]
+    TooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its length in bytes.
+        len: usize,
+    },
     /// Another process answers there.
     #[error("{}: in use by a running instance; choose another path", .0.display())]
     InUse(PathBuf),
@@ -80,6 +91,10 @@ impl Listener {
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
         if path.as_os_str().is_empty() {
             return Err(SocketError::NoPath);
+        }
+        let len = path.as_os_str().len();
+        if len > MAX_PATH {
+            return Err(SocketError::TooLong { path: path.to_owned(), len });
         }
         let failed = |cause| SocketError::Host { path: path.to_owned(), cause };
         let bound = match bind(path) {
@@ -267,6 +282,6 @@ mod tests {
         assert!(matches!(Listener::bind(&file), Err(SocketError::NotASocket(_))));
         assert_eq!(std::fs::read(&file).unwrap(), b"x");
         let long = dir.path().join("x".repeat(200));
-        assert!(matches!(Listener::bind(&long), Err(SocketError::Host { .. })));
+        assert!(matches!(Listener::bind(&long), Err(SocketError::TooLong { .. })));
     }
 }

@@ -67,6 +67,63 @@ fn a_guest_that_spins_is_paused_and_stopped() {
     assert_eq!(monitor.end().code(), Some(0));
 }
 
+/// Keeps one thread of the monitor from running, and no other: as a thread would be that waits for
+/// ever. What ends the process ends this too.
+fn hold_main_thread(monitor: &Monitor) {
+    let pid = i32::try_from(monitor.child.id()).unwrap();
+    let null = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: traces a child of ours; neither request reads or writes memory of this process.
+    let seized = unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, null, null) };
+    assert_eq!(seized, 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: as above.
+    let interrupted = unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, pid, null, null) };
+    assert_eq!(interrupted, 0, "{}", std::io::Error::last_os_error());
+    let mut status = 0;
+    // SAFETY: the status is a variable of this function.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, libc::WUNTRACED) }, pid);
+    assert!(libc::WIFSTOPPED(status), "{status:#x}");
+}
+
+#[test]
+fn a_main_thread_that_hangs_does_not_outlive_a_signal() {
+    if !kvm() {
+        return;
+    }
+    let mut monitor = Monitor::run(Program::Spin, |_, _| {});
+    assert_eq!(monitor.request("GET", "/", ""), 200);
+    hold_main_thread(&monitor);
+    monitor.signal(libc::SIGTERM);
+    assert_eq!(monitor.end().code(), Some(0));
+    let said = monitor.stderr();
+    assert!(said.contains("stopped by SIGTERM (the monitor did not end in order"), "{said}");
+    assert!(!monitor.socket().exists());
+}
+
+#[test]
+fn a_second_signal_does_not_wait_for_a_main_thread_that_hangs() {
+    if !kvm() {
+        return;
+    }
+    let mut monitor = Monitor::run(Program::Halt, |_, command| {
+        let socket = command.get_args().last().unwrap().to_owned();
+        *command = std::process::Command::new(env!("CARGO_BIN_EXE_ballast"));
+        command.arg("--api-sock").arg(socket);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    });
+    assert_eq!(monitor.request("GET", "/", ""), 200);
+    hold_main_thread(&monitor);
+    let mut ended = None;
+    monitor.wait_for("its end", |monitor| {
+        // One signal of a kind waits at a time: the next is sent once it has been taken.
+        if ended.is_none() {
+            monitor.signal(libc::SIGTERM);
+        }
+        ended = monitor.child.try_wait().unwrap();
+        ended.is_some()
+    });
+    assert_eq!(ended.unwrap().signal(), Some(libc::SIGTERM), "in Firecracker's place");
+}
+
 #[test]
 fn a_stop_needs_no_start() {
     let mut monitor = Monitor::run(Program::Halt, |dir, command| {

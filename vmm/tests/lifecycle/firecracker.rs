@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -241,6 +242,57 @@ fn exits_pauses_and_resumes_are_measured() {
             measured && us("latencies_us", "pause_vm") > 0 && us("latencies_us", "resume_vm") > 0
         })
     });
+}
+
+/// A line of metrics is longer than a pipe takes at once.
+#[test]
+fn lines_through_a_fifo_that_is_nearly_full_stay_whole() {
+    if !kvm() {
+        return;
+    }
+    let mut fifo = None;
+    let mut monitor = firecracker(|dir, command| {
+        let path = dir.join("metrics");
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600));
+        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).unwrap();
+        let nonblocking = libc::O_NONBLOCK;
+        let options = File::options().read(true).write(true).custom_flags(nonblocking).open(&path);
+        fifo = Some(options.unwrap());
+        command.arg("--metrics-path").arg(path);
+    });
+    let mut fifo = fifo.unwrap();
+    // All but a little is taken by others.
+    let filler = [&[b'.'; 255][..], b"\n"].concat();
+    while fifo.write(&filler).is_ok_and(|count| count == filler.len()) {}
+    let mut seen = vec![0; 3 * 256];
+    fifo.read_exact(&mut seen).unwrap();
+    start(&mut monitor);
+    let flush = r#"{"action_type": "FlushMetrics"}"#;
+    // Until the ring in front of it is full too, and lines are lost.
+    let mut answers = Vec::new();
+    while answers.last() != Some(&400) {
+        answers.push(monitor.request("PUT", "/actions", flush));
+    }
+    let written = 1 + answers.iter().filter(|status| **status == 204).count();
+    let mut buffer = [0; 1000];
+    monitor.wait_for("all lines", |_| {
+        while let Ok(count @ 1..) = fifo.read(&mut buffer) {
+            seen.extend_from_slice(&buffer[..count]);
+        }
+        seen.iter().filter(|byte| **byte == b'{').count() > 0
+            && seen.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"{")).count()
+                >= written
+            && seen.ends_with(b"\n")
+    });
+    let mut lines = 0;
+    for line in seen.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        if line != &filler[..255] {
+            assert!(line.len() > 4096, "{} bytes", line.len());
+            serde_json::from_slice::<Value>(line).expect("a whole line");
+            lines += 1;
+        }
+    }
+    assert_eq!(lines, written, "a line is there as a whole, or not at all");
 }
 
 #[test]
