@@ -71,9 +71,6 @@ pub(crate) struct Sample {
 /// Measures every monitor, round by round, and the limits once a round.
 pub(crate) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
     let mut all: Vec<(Option<Kind>, Vec<Sample>)> = Vec::new();
-    // One service for all guests: it outlives their interfaces.
-    let listener = TcpListener::bind(("0.0.0.0", TCP_PORT)).map_err(Error::io("listening"))?;
-    std::thread::spawn(move || listener.incoming().flatten().for_each(serve_in_thread));
     let dir = tempfile::tempdir_in("/dev/shm").map_err(Error::io("creating a folder"))?;
     let image = dir.path().join("rootfs.ext4");
     copy_image(&bed.payload, &image)?;
@@ -142,6 +139,9 @@ fn devices(bed: &Bed, program: &Program) -> Result<Vec<Sample>> {
     for (engine, device) in ENGINES {
         disk(&mut guest, engine, device, &mut values)?;
     }
+    let listener = TcpListener::bind((HOST, TCP_PORT)).map_err(Error::io("listening"))?;
+    // The service ends with the process; the next guest's is another.
+    std::thread::spawn(move || listener.incoming().flatten().for_each(serve_in_thread));
     streams(&mut guest, "tcp", &format!("tcp:{HOST}:{TCP_PORT}"), &mut values)?;
     if vsock {
         let mut path = socket.clone().into_os_string();

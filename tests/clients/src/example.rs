@@ -14,8 +14,10 @@ use serde_json::{Value, json};
 use crate::machine::{MEMORY_MIB, Machine, Shape, VCPUS, output_file};
 
 pub(crate) fn start_up_configuration(context: &Context) -> Result<()> {
-    let machine = Machine::new(context, Shape::Devices)?;
-    symlink(&machine.kernel, machine.dir.join("vmlinux.bin")).map_err(Error::io("a link"))?;
+    let mut machine = Machine::new(context, Shape::Devices)?;
+    machine.guest.network = false;
+    let kernel = machine.kernel.canonicalize().map_err(Error::io("resolving the kernel"))?;
+    symlink(kernel, machine.dir.join("vmlinux.bin")).map_err(Error::io("a link"))?;
     let configuration = json!({
         "boot-source": {
             "kernel_image_path": "vmlinux.bin",

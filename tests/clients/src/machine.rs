@@ -64,16 +64,20 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn new(context: &Context, shape: Shape) -> Result<Self> {
+        clear(&context.logs)?;
         let payload = &context.payload;
         let description =
             fs::read(payload.path("guest.json")).map_err(Error::io("reading guest.json"))?;
         let guest = serde_json::from_slice(&description).map_err(failed("guest.json"))?;
         let root = context.logs.join("rootfs.ext4");
         fs::copy(payload.path("rootfs.ext4"), &root).map_err(Error::io("copying the root disk"))?;
+        // Where it is started from memory: one client gives it half a second.
+        let monitor = context.logs.join("firecracker");
+        fs::copy(payload.path("firecracker"), &monitor).map_err(Error::io("copying Ballast"))?;
         Ok(Self {
             guest,
             shape,
-            monitor: payload.path("firecracker"),
+            monitor,
             kernel: payload.vmlinux(),
             initrd: payload.initrd(),
             root,
@@ -169,6 +173,20 @@ impl Machine {
         println!("vsock: the guest refuses port {CLOSED_PORT}");
         Ok(())
     }
+}
+
+/// Removes what an earlier attempt left in `dir`, but for the test's own output.
+fn clear(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).map_err(Error::io("reading the test's folder"))? {
+        let path = entry.map_err(Error::io("reading the test's folder"))?.path();
+        let removed = match path.file_name() {
+            Some(name) if name == "output" => Ok(()),
+            _ if path.is_dir() => fs::remove_dir_all(&path),
+            _ => fs::remove_file(&path),
+        };
+        removed.map_err(Error::io(format!("removing {}", path.display())))?;
+    }
+    Ok(())
 }
 
 /// A file that a monitor writes its standard output to.

@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::system::{RebootCommand, finit_module, reboot};
@@ -37,13 +38,18 @@ pub(crate) fn mount_basics() -> io::Result<()> {
     Ok(())
 }
 
-/// Mounts a file system without a device, creating its folder.
+/// Mounts a file system without a device, creating its folder. One that the kernel has mounted
+/// itself (devtmpfs, on a root that is no RAM disk) is left as it is.
 pub(crate) fn mount_new(kind: &str, at: &Path) -> io::Result<()> {
     fs::create_dir_all(at)?;
     // A memory file system is limited by the memory there is, not to half of it.
     let data: Option<&CStr> = (kind == "tmpfs").then_some(c"size=100%");
-    mount(kind, at, kind, MountFlags::empty(), data)
-        .map_err(|e| io::Error::other(format!("mounting {kind} at {}: {e}", at.display())))
+    match mount(kind, at, kind, MountFlags::empty(), data) {
+        Err(Errno::BUSY) => Ok(()),
+        done => {
+            done.map_err(|e| io::Error::other(format!("mounting {kind} at {}: {e}", at.display())))
+        }
+    }
 }
 
 /// Mounts what is of use for watching the kernel, where the kernel has it.
