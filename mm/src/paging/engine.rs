@@ -6,6 +6,7 @@
 //! lock here: a fault on it may need them all.
 
 use std::io;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub(super) struct Engine {
     pub(super) sources: Vec<Arc<dyn PageSource>>,
     /// Most runs of registered blocks.
     pub(super) max_runs: usize,
+    /// Blocks come back ahead of the guest.
+    pub(super) reads_ahead: AtomicBool,
     /// Held while a block is taken out, and by those who split, collapse or discard blocks: the
     /// kernel must not be asked to move what another thread is breaking up.
     pub(super) gate: Mutex<()>,

@@ -51,7 +51,7 @@ mod stats;
 mod tests;
 
 use std::io;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -195,6 +195,7 @@ impl Paging {
             outlet,
             pool,
             max_runs: config.max_mappings / MAPPINGS_PER_RUN,
+            reads_ahead: AtomicBool::new(true),
             gate: Mutex::new(()),
             settled: Condvar::new(),
             ages,
@@ -313,6 +314,12 @@ impl Paging {
     /// Lets `pages` leave again.
     pub fn unpin(&self, pages: GuestRange) {
         lock(&self.engine.pinned).remove(pages);
+    }
+
+    /// Whether blocks that the guest will want next come back ahead of it, as they do at first. That takes
+    /// host memory early.
+    pub fn read_ahead(&self, on: bool) {
+        self.engine.reads_ahead.store(on, Ordering::Relaxed);
     }
 
     /// Waits until no block is being brought back. A thread may have its page before the record of

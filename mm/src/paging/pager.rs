@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -167,9 +168,8 @@ impl Pager {
             Fill::Done => {
                 engine.latency.record(began.elapsed());
                 Counters::add(&engine.counters.blocks_touched, 1);
-                let mut hot = lock(&engine.hot);
-                self.ahead.extend(hot.touched(index, READ_AHEAD));
-                drop(hot);
+                let most = if engine.reads_ahead.load(Ordering::Relaxed) { READ_AHEAD } else { 0 };
+                self.ahead.extend(lock(&engine.hot).touched(index, most));
                 // While no fault is pending: the next block then needs no page zeroed first.
                 if let Err(error) = self.inlet.prepare() {
                     tracing::debug!("no staging memory ahead of the next fault: {error}");

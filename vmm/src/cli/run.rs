@@ -6,17 +6,16 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
-use serde::Deserialize;
-use serde::de::IntoDeserializer;
 use serde::de::value::{Error as ValueError, StrDeserializer};
+use serde::de::{DeserializeOwned, IntoDeserializer};
 
 use super::CliError;
 use super::values::{Pieces, SizeMib, read_metadata, width_and_height};
 use crate::api::server::DEFAULT_MAX_PAYLOAD_BYTES;
 use crate::config::{
-    BackingKind, BalloonConfig, BootSource, CacheType, ConsoleConfig, DriveConfig, GpuConfig,
-    ImageFormat, IoEngine, LogLevel, LoggerConfig, MemoryConfig, MetricsConfig, MmdsConfig,
-    MmdsVersion, NetworkInterfaceConfig, VmConfig, VsockConfig, drives, network_interfaces,
+    BalloonConfig, BootSource, CacheType, ConsoleConfig, DriveConfig, GpuConfig, ImageFormat,
+    IoEngine, LogLevel, LoggerConfig, MemoryConfig, MetricsConfig, MmdsConfig, MmdsVersion,
+    NetworkInterfaceConfig, PolicyConfig, VmConfig, VsockConfig, drives, network_interfaces,
 };
 use crate::launch::{DEFAULT_ID, Launch};
 use crate::mode::Mode;
@@ -35,7 +34,7 @@ pub(super) struct RunArgs {
     /// Number of vCPUs
     #[arg(long, value_name = "N")]
     cpus: Option<u8>,
-    /// Memory: SIZE[,backing=thp|small|memfd|hugetlb-2m|hugetlb-1g][,cma=SIZE][,host-budget=SIZE][,host-mappings=N]
+    /// Memory: SIZE[,backing=thp|small|memfd|hugetlb-2m|hugetlb-1g][,cma=SIZE][,host-budget=SIZE][,host-mappings=N][,policy=gentle|dense]
     #[arg(long, value_name = "SPEC")]
     memory: Option<MemorySpec>,
     /// Balloon: target=SIZE[,deflate-on-oom][,stats=SECONDS][,hinting][,reporting][,no-blocks]
@@ -186,27 +185,32 @@ impl FromStr for MemorySpec {
     fn from_str(text: &str) -> Result<Self, String> {
         let mut pieces = Pieces::parse(text)?;
         let size = pieces.take_first()?.parse()?;
-        let backing = pieces.take("backing")?.map(|Backing(kind)| kind);
+        let backing = pieces.take("backing")?.map(|Named(kind)| kind);
         let SizeMib(cma_mib) = pieces.take("cma")?.unwrap_or(SizeMib(0));
         let mut config = MemoryConfig { backing, cma_mib, ..MemoryConfig::default() };
         if let Some(SizeMib(mib)) = pieces.take("host-budget")? {
             config.host_budget_mib = mib;
         }
         config.host_mappings = pieces.take("host-mappings")?;
-        pieces.finish("backing=KIND, cma=SIZE, host-budget=SIZE and host-mappings=N")?;
+        if let Some(Named(preset)) = pieces.take("policy")? {
+            config.policy = Some(PolicyConfig { preset, ..PolicyConfig::default() });
+        }
+        pieces.finish(
+            "backing=KIND, cma=SIZE, host-budget=SIZE, host-mappings=N and policy=PRESET",
+        )?;
         Ok(Self { size, config })
     }
 }
 
-struct Backing(BackingKind);
+/// A value that is written as in the JSON form.
+struct Named<T>(T);
 
-impl FromStr for Backing {
+impl<T: DeserializeOwned> FromStr for Named<T> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // The names are those of the JSON form.
         let name: StrDeserializer<'_, ValueError> = text.into_deserializer();
-        BackingKind::deserialize(name).map(Self).map_err(|error| error.to_string())
+        T::deserialize(name).map(Self).map_err(|error| error.to_string())
     }
 }
 

@@ -35,7 +35,7 @@ fn clap_finds_no_fault_with_itself() {
 #[test]
 fn run_with_everything() {
     let line = "ballast run --kernel /k --initrd /i --cmdline quiet --cpus 4 \
-        --memory 2G,backing=hugetlb-2m,cma=64M \
+        --memory 2G,backing=hugetlb-2m,cma=64M,policy=dense \
         --balloon target=512M,deflate-on-oom,stats=5,hinting,reporting,no-blocks \
         --gpu 1280x720,scanouts=2,vnc=/v --rng \
         --vsock cid=7,path=/v.sock --net tap=tap0,mac=06:00:00:00:00:01,mtu=1400 --net tap=tap1,id=lan,queues=2 \
@@ -57,6 +57,7 @@ fn run_with_everything() {
         memory: MemoryConfig {
             backing: Some(BackingKind::Hugetlb2M),
             cma_mib: 64,
+            policy: Some(PolicyConfig { preset: PolicyPreset::Dense, ..PolicyConfig::default() }),
             ..MemoryConfig::default()
         },
         balloon: Some(BalloonConfig {
@@ -186,6 +187,7 @@ fn mistakes_are_named_in_a_line() {
         ("ballast run --kernel /k --memory 99999999999999T", "too large"),
         ("ballast run --kernel /k --memory backing=thp", "value first"),
         ("ballast run --kernel /k --memory 1G,backing=gold", "gold"),
+        ("ballast run --kernel /k --memory 1G,policy=greedy", "greedy"),
         ("ballast run --kernel /k --memory 1G,backing", "backing=…"),
         ("ballast run --kernel /k --memory 1G,cma=1M,cma=2M", "twice"),
         ("ballast run --kernel /k --memory 1G,,", "empty"),

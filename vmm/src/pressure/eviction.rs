@@ -132,6 +132,11 @@ impl Eviction {
         }))
     }
 
+    /// Whether blocks that the guest will want next come back ahead of it.
+    pub(super) fn read_ahead(&self, on: bool) {
+        self.shared.paging.read_ahead(on);
+    }
+
     /// Whether no round is under way.
     pub(super) fn is_idle(&self) -> bool {
         matches!(*lock(&self.shared.stage), Stage::Idle)

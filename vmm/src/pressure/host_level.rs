@@ -87,7 +87,10 @@ pub(super) fn reserve(host: &HostMemory, limits: &Limits) -> Bytes {
 fn judge(host: &HostMemory, limits: &Limits, percent: u64, stall_share: f64) -> HostLevel {
     let reserve = reserve(host, limits).0 / 100 * percent;
     let available = host.available.unwrap_or(u64::MAX);
-    let stalled = host.some.unwrap_or(0.0);
+    // A host with plenty stalls too: where it makes room for huge pages, and in control groups with
+    // limits of their own.
+    let counts = available / 4 < reserve || host.available.is_none();
+    let stalled = host.some.filter(|_| counts).unwrap_or(0.0);
     let [tight, short] = limits.stall_percent.map(|limit| limit * stall_share);
     if available < reserve || stalled >= short {
         HostLevel::Short
@@ -134,6 +137,8 @@ mod tests {
     fn stalls_count_where_the_kernel_tells_them() {
         let (limits, mut judge) = (limits(), HostJudge::default());
         judge.look(&host(1000, 20.0), &limits);
+        assert_eq!(judge.level(), HostLevel::Comfortable, "ten times the reserve");
+        judge.look(&host(390, 20.0), &limits);
         assert_eq!(judge.level(), HostLevel::Short);
         let silent = HostMemory { some: None, ..host(1000, 0.0) };
         (0..SETTLED).for_each(|_| judge.look(&silent, &limits));

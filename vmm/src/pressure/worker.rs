@@ -12,7 +12,7 @@ use super::decide::Policy;
 use super::eviction::Eviction;
 use super::guest_state::GuestState;
 use super::host::HostMemory;
-use super::host_level;
+use super::host_level::{self, HostLevel};
 use super::limits::Limits;
 use super::snapshot::{Action, BalloonUse, Decision, GuestFigures, MemoryUse, Snapshot};
 use super::{Machine, PolicyStatus, Shared, lock};
@@ -103,6 +103,9 @@ impl Worker {
         }
         let Some(now) = self.look() else { return };
         let decisions = self.policy.decide(&now);
+        if let Ok(eviction) = &self.eviction {
+            eviction.read_ahead(off || self.policy.level() < HostLevel::Short);
+        }
         let results: Vec<(Decision, Result<(), String>)> = decisions
             .into_iter()
             .map(|decision| {

@@ -43,10 +43,12 @@ const WORTH_HINTING: Bytes = Bytes(16 << 20);
 const REPACK_COST: u64 = 6;
 /// A balloon is behind its target if more than this is missing.
 const LAG: Pages = Pages(256);
-/// Shortest trial, and longest by the host's level: a host that is short cannot wait.
-const SHORTEST_TRIAL: Duration = Duration::from_secs(1);
-const LONGEST_TRIAL: [Duration; 3] =
-    [Duration::from_secs(30), Duration::from_secs(10), Duration::from_secs(2)];
+/// Shortest and longest trials by the host's level: a host that is short cannot wait.
+const TRIALS: [[Duration; 2]; 3] = [
+    [Duration::from_secs(1), Duration::from_secs(30)],
+    [Duration::from_secs(1), Duration::from_secs(10)],
+    [Duration::from_millis(250), Duration::from_secs(1)],
+];
 
 /// The part of a policy that decides.
 #[derive(Debug, Clone)]
@@ -343,14 +345,14 @@ impl Policy {
         let Ok(blocks @ 1..) = usize::try_from(most) else { return };
         // A block left alone for as long as pays for its way out and back is expected to be left
         // alone as long again. Memory that is short is worth more time.
-        let (worth, longest) = match self.level() {
-            HostLevel::Comfortable => (1, LONGEST_TRIAL[0]),
-            HostLevel::Tight => (2, LONGEST_TRIAL[1]),
-            HostLevel::Short => (8, LONGEST_TRIAL[2]),
+        let (worth, [shortest, longest]) = match self.level() {
+            HostLevel::Comfortable => (1, TRIALS[0]),
+            HostLevel::Tight => (2, TRIALS[1]),
+            HostLevel::Short => (8, TRIALS[2]),
         };
         let bytes_per_us = paging.costs.bytes_per_us / worth;
         let pays = EvictionCosts { bytes_per_us, ..paging.costs }.break_even();
-        let trial = pays.clamp(SHORTEST_TRIAL, longest);
+        let trial = pays.clamp(shortest, longest);
         let reason = match (self.level(), over) {
             (HostLevel::Comfortable, false) => "cold memory is compressed at all times".to_owned(),
             (HostLevel::Comfortable, true) => format!("{} resident", mib(now.memory.resident.0)),
