@@ -16,6 +16,7 @@
 //! - `failing_disks.rs` images that are full, cut off, deleted or broken; a monitor that is killed
 //! - `display.rs`      Debian's console and a client of its own on a scanout
 //! - `paging.rs`       parked memory: given up, brought back, in the middle of everything else
+//! - `policy.rs`       the memory policy: a client's balloon, and hosts that lack something
 //! - `pause.rs`        pause and resume under load
 //! - `api.rs`          the HTTP API: Firecracker's way to start, and clients that misbehave
 //! - `command_line.rs` flags and files that are not what they should be
@@ -37,6 +38,7 @@ mod gpu;
 mod gpu_stress;
 mod paging;
 mod pause;
+mod policy;
 
 use std::process::ExitCode;
 
@@ -121,6 +123,9 @@ const TESTS: &[Test] = &[
     test!(paging::memory_of_small_pages, 300),
     test!(paging::parking_that_cannot_be, 300),
     test!(paging::memory_of_other_kinds, 240),
+    test!(policy::the_clients_balloon_wins, 400),
+    test!(policy::a_host_without_userfaultfd, 240),
+    test!(policy::a_host_that_is_short_when_memory_is_wanted, 300),
     test!(pause::under_load, 240),
     test!(api::starts_like_firecracker, 240),
     test!(api::rejects_invalid_requests, 240),
