@@ -72,8 +72,9 @@ impl Vsock {
         Ok(vec![Source { fd: self.muxer.events().try_clone_to_owned()?, queue: RECEIVE }])
     }
 
-    #[cfg(test)]
-    pub(super) fn held(&self) -> (usize, usize, usize) {
+    /// Connections, watched sockets, and packets that wait for the guest.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub fn held(&self) -> (usize, usize, usize) {
         self.muxer.held()
     }
 

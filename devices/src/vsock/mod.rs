@@ -28,6 +28,7 @@
 //! - `connection.rs`: one stream
 //! - `muxer.rs`: all streams, and the host's events
 //! - `device.rs`: the device
+//! - `sockets.rs`: the host's sockets and news of them
 //! - `handle.rs`: counters for other threads
 
 mod connection;
@@ -37,6 +38,7 @@ mod greeting;
 mod handle;
 mod muxer;
 pub mod protocol;
+mod sockets;
 #[cfg(test)]
 mod tests;
 

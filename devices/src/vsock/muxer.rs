@@ -4,31 +4,23 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-
-use rustix::event::{Timespec, epoll};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::connection::{Connection, Fate, Next};
 use super::credit::Credit;
 use super::greeting::{self, Progress as Greeting};
 use super::handle::Counters;
 use super::protocol::{HOST_CID, Header, Op, TYPE_STREAM};
+use super::sockets::{HostSockets, SocketNews};
 use super::{MAX_BUFFERED, MAX_CONNECTIONS, VsockConfig};
 use crate::virtio::{Deadline, GuestMemoryMmap, IoVecs, Progress, Segments};
 
-/// Events of sockets that are taken at a time.
-const EVENTS: usize = 64;
 /// Resets that may wait for a buffer of the guest's.
 const MAX_RESETS: usize = 256;
 /// First port on the host's side of connections to the guest.
 const FIRST_PORT: u32 = 1 << 30;
-/// The listening socket among the events.
-const LISTENER: u64 = 0;
 
 /// The two ports of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,13 +40,12 @@ enum Owner {
 #[derive(Debug)]
 pub(super) struct Muxer {
     guest_cid: u64,
-    listener: UnixListener,
-    path: PathBuf,
-    epoll: OwnedFd,
+    sockets: HostSockets,
+    /// News of sockets; kept for its memory.
+    news: Vec<SocketNews>,
     connections: HashMap<Ports, (u64, Connection)>,
     /// Sockets by the number that their events carry.
     owners: HashMap<u64, Owner>,
-    next_id: u64,
     next_port: u32,
     /// Connections with something for the guest, each once.
     ready: VecDeque<Ports>,
@@ -62,41 +53,32 @@ pub(super) struct Muxer {
     resets: VecDeque<Ports>,
     /// Bytes that connections hold for host programs.
     buffered: usize,
-    /// Connections may wait in the listening socket.
-    accepting: bool,
     counters: Arc<Counters>,
 }
 
 impl Muxer {
     pub(super) fn new(config: VsockConfig, counters: Arc<Counters>) -> io::Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let data = epoll::EventData::new_u64(LISTENER);
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        epoll::add(&epoll, &config.listener, data, flags)?;
         Ok(Self {
             guest_cid: config.guest_cid,
-            listener: config.listener,
-            path: config.path,
-            epoll,
+            sockets: HostSockets::new(config.listener, config.path)?,
+            news: Vec::new(),
             connections: HashMap::new(),
             owners: HashMap::new(),
-            next_id: LISTENER + 1,
             next_port: FIRST_PORT,
             ready: VecDeque::new(),
             resets: VecDeque::new(),
             buffered: 0,
-            accepting: true,
             counters,
         })
     }
 
     /// Readable when a socket has news.
     pub(super) fn events(&self) -> BorrowedFd<'_> {
-        self.epoll.as_fd()
+        self.sockets.events()
     }
 
     /// Connections and greetings at present.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "test-utils"))]
     pub(super) fn held(&self) -> (usize, usize, usize) {
         (self.connections.len(), self.owners.len(), self.ready.len() + self.resets.len())
     }
@@ -110,7 +92,7 @@ impl Muxer {
         self.ready.clear();
         self.resets.clear();
         self.buffered = 0;
-        self.accepting = true;
+        self.sockets.look_again();
     }
 
     /// Whether there is anything for the guest.
@@ -127,34 +109,26 @@ impl Muxer {
 
     /// Takes the news of all sockets.
     pub(super) fn poll_host(&mut self, deadline: &mut Deadline) -> Progress {
-        let mut events = [epoll::Event {
-            flags: epoll::EventFlags::empty(),
-            data: epoll::EventData::new_u64(0),
-        }; EVENTS];
-        loop {
-            if self.accepting && self.accept(deadline) == Progress::More {
-                return Progress::More;
+        let mut news = std::mem::take(&mut self.news);
+        let progress = loop {
+            if self.accept(deadline) == Progress::More || deadline.passed() {
+                break Progress::More;
             }
-            if deadline.passed() {
-                return Progress::More;
-            }
-            let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-            let count = match epoll::wait(&self.epoll, &mut events[..], Some(&at_once)) {
-                Ok(count) => count,
-                Err(rustix::io::Errno::INTR) => continue,
+            match self.sockets.poll(&mut news) {
+                Ok(true) => {}
+                Ok(false) => break Progress::Done,
                 Err(_) => {
                     Counters::add(&self.counters.muxer_event_fails, 1);
-                    return Progress::Done;
+                    break Progress::Done;
                 }
-            };
-            for event in &events[..count] {
+            }
+            for news in &news {
                 deadline.charge(Deadline::COMMAND);
-                self.on_event(event.data.u64(), event.flags);
+                self.on_news(*news);
             }
-            if count == 0 {
-                return Progress::Done;
-            }
-        }
+        };
+        self.news = news;
+        progress
     }
 
     fn accept(&mut self, deadline: &mut Deadline) -> Progress {
@@ -162,15 +136,14 @@ impl Muxer {
             if deadline.passed() {
                 return Progress::More;
             }
-            deadline.charge(Deadline::COMMAND);
-            match self.listener.accept() {
-                Ok((stream, _)) => self.greet(stream),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    self.accepting = false;
-                    if error.kind() != io::ErrorKind::WouldBlock {
-                        Counters::add(&self.counters.muxer_event_fails, 1);
-                    }
+            match self.sockets.accept() {
+                Ok(Some(stream)) => {
+                    deadline.charge(Deadline::COMMAND);
+                    self.greet(stream);
+                }
+                Ok(None) => return Progress::Done,
+                Err(_) => {
+                    Counters::add(&self.counters.muxer_event_fails, 1);
                     return Progress::Done;
                 }
             }
@@ -183,7 +156,7 @@ impl Muxer {
             return;
         }
         // Its line may be there already: the first event says so.
-        if let Ok(id) = self.watch(&stream) {
+        if let Ok(id) = self.sockets.watch(&stream) {
             self.owners.insert(id, Owner::Greeting(stream));
         }
     }
@@ -209,22 +182,8 @@ impl Muxer {
         self.connections.len() + self.owners.values().filter(greeting).count()
     }
 
-    fn watch(&mut self, stream: &UnixStream) -> io::Result<u64> {
-        let id = self.next_id;
-        self.next_id += 1;
-        let flags = epoll::EventFlags::IN
-            | epoll::EventFlags::OUT
-            | epoll::EventFlags::RDHUP
-            | epoll::EventFlags::ET;
-        epoll::add(&self.epoll, stream, epoll::EventData::new_u64(id), flags)?;
-        Ok(id)
-    }
-
-    fn on_event(&mut self, id: u64, flags: epoll::EventFlags) {
-        if id == LISTENER {
-            self.accepting = true;
-            return;
-        }
+    fn on_news(&mut self, news: SocketNews) {
+        let SocketNews { id, readable, writable, gone } = news;
         match self.owners.get(&id) {
             Some(Owner::Greeting(stream)) => match greeting::advance(stream) {
                 Greeting::Waits => {}
@@ -235,10 +194,6 @@ impl Muxer {
             },
             Some(Owner::Connection(ports)) => {
                 let ports = *ports;
-                let has = |flag| flags.intersects(flag);
-                let gone = has(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
-                let readable = gone || has(epoll::EventFlags::IN | epoll::EventFlags::RDHUP);
-                let writable = has(epoll::EventFlags::OUT);
                 self.with(ports, |connection| connection.on_socket(readable, writable, gone));
             }
             None => {}
@@ -384,7 +339,7 @@ impl Muxer {
     /// The guest wants a host program: the one at the socket's path with the port behind it.
     fn connect_host(&mut self, ports: Ports, header: &Header) {
         let stream = match self.make_room() {
-            true => self.dial(ports.host).and_then(|stream| Ok((self.watch(&stream)?, stream))),
+            true => self.dial(ports.host),
             false => Err(io::ErrorKind::QuotaExceeded.into()),
         };
         let Ok((id, stream)) = stream else { return self.refuse(ports, Op::Request) };
@@ -393,17 +348,9 @@ impl Muxer {
         self.insert(ports, id, Connection::from_guest(stream, credit));
     }
 
-    fn dial(&self, port: u32) -> io::Result<UnixStream> {
-        let mut path = self.path.as_os_str().as_bytes().to_vec();
-        path.extend(format!("_{port}").bytes());
-        // Longer than a socket's path can be: there is no such program.
-        let address = SocketAddrUnix::new(path)?;
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        // Done at once, or refused: Unix sockets do not connect in the background (connect(2)).
-        rustix::net::connect(&socket, &address)?;
-        Ok(socket.into())
+    fn dial(&mut self, port: u32) -> io::Result<(u64, UnixStream)> {
+        let stream = self.sockets.dial(port)?;
+        Ok((self.sockets.watch(&stream)?, stream))
     }
 
     // To the guest.
