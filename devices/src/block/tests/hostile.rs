@@ -124,3 +124,20 @@ fn an_image_that_was_cut_off_gives_errors_and_no_more() {
         assert_eq!(rig.read(0, 512).0, OK, "{disk:?}");
     }
 }
+
+#[test]
+fn a_disk_without_sectors_answers_every_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("empty");
+    create(Disk::Ring, &path, 0);
+    for engine in [Disk::Calls, Disk::Ring] {
+        let mut rig = Rig::new(engine);
+        rig.handle.replace(open(&path, false)).unwrap();
+        rig.driver.transport().process_queue(0);
+        assert_eq!(rig.read(0, 512).0, IOERR, "{engine:?}");
+        assert_eq!(rig.write(0, &[1; 512]), IOERR, "{engine:?}");
+        assert_eq!(rig.range(DISCARD, 0, 8, 0), IOERR, "{engine:?}");
+        assert_eq!(rig.send(FLUSH, 0, &[]), OK, "{engine:?}");
+        drop(rig);
+    }
+}

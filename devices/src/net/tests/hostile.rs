@@ -77,3 +77,25 @@ fn names_that_no_interface_can_have_are_refused() {
         assert!(matches!(Tap::open(name, 1), Err(TapError::Name(_))), "{name:?}");
     }
 }
+
+#[test]
+fn a_tap_that_is_taken_or_made_otherwise_is_refused_with_advice() {
+    let name = format!("bt{}", std::process::id());
+    let first = match Tap::open(&name, 1) {
+        Ok(first) => first,
+        Err(error @ (TapError::Open(_) | TapError::Attach { .. })) => {
+            eprintln!("skipped, as this host makes no TAP: {error}");
+            return;
+        }
+        Err(error) => panic!("{error}"),
+    };
+    let taken = Tap::open(&name, 1).unwrap_err().to_string();
+    assert!(taken.contains(&name) && taken.contains("another process uses it"), "{taken}");
+    let other = Tap::open(&name, 2).unwrap_err().to_string();
+    assert!(other.contains("multi_queue") || other.contains("another process"), "{other}");
+    // It goes with its last user.
+    drop(first);
+    assert_eq!(Tap::open(&name, 2).unwrap().len(), 2);
+    let loopback = Tap::open("lo", 1).unwrap_err().to_string();
+    assert!(loopback.contains("it is no TAP"), "{loopback}");
+}
