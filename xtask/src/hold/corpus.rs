@@ -34,8 +34,9 @@ const GPU_BLOBS: u32 = 1 << 3;
 /// the vCPU.
 const GPU_MIGRATE: u32 = 1 << (56 - 32);
 
-/// Depth of every queue here.
+/// Depth of every queue here but the cursor's, which is at most so deep.
 const DEPTH: u32 = 256;
+const CURSOR_DEPTH: u32 = 64;
 /// Most entries of a backing.
 const ENTRIES: u32 = 1 << 18;
 /// Where buffers of resources are.
@@ -51,6 +52,7 @@ const GPU: u32 = 1;
 struct Queue {
     device: u32,
     index: u32,
+    depth: u32,
     descriptors: u32,
     available: u32,
     used: u32,
@@ -59,11 +61,20 @@ struct Queue {
 }
 
 impl Queue {
-    fn new(script: &mut Script, device: u32, index: u32) -> Self {
-        let descriptors = script.reserve(16 * DEPTH);
-        let available = script.reserve(4 + 2 * DEPTH);
-        let used = script.reserve(4 + 8 * DEPTH);
-        Self { device, index, descriptors, available, used, next_descriptor: 0, made_available: 0 }
+    fn new(script: &mut Script, device: u32, index: u32, depth: u32) -> Self {
+        let descriptors = script.reserve(16 * depth);
+        let available = script.reserve(4 + 2 * depth);
+        let used = script.reserve(4 + 8 * depth);
+        Self {
+            device,
+            index,
+            depth,
+            descriptors,
+            available,
+            used,
+            next_descriptor: 0,
+            made_available: 0,
+        }
     }
 
     fn register(&self, register: u32) -> u32 {
@@ -75,7 +86,7 @@ impl Queue {
         script.write(self.available, 0);
         script.write(self.used, 0);
         script.write(self.register(register::QUEUE_SEL), self.index);
-        script.write(self.register(register::QUEUE_NUM), DEPTH);
+        script.write(self.register(register::QUEUE_NUM), self.depth);
         for (register, address) in [
             (register::QUEUE_DESC, self.descriptors),
             (register::QUEUE_DRIVER, self.available),
@@ -97,7 +108,7 @@ impl Queue {
             let flags = if last { 0 } else { NEXT } | if *writable { WRITE } else { 0 };
             let number = self.next_descriptor;
             self.next_descriptor += 1;
-            assert!(self.next_descriptor <= DEPTH, "the corpus fits into its queues");
+            assert!(self.next_descriptor <= self.depth, "the corpus fits into its queues");
             let next = if last { 0 } else { number + 1 };
             let words = [*address, 0, *length, u32::from(flags) | (next << 16)];
             script.place(self.descriptors + 16 * number, &words);
@@ -144,7 +155,7 @@ fn start(script: &mut Script, device: u32, features: [u32; 2], queues: &[&Queue]
 
 /// Pages in and out, every other page first, so that no two are neighbours.
 fn balloon(script: &mut Script, features: u32) {
-    let mut queues = [0, 1].map(|index| Queue::new(script, BALLOON, index));
+    let mut queues = [0, 1].map(|index| Queue::new(script, BALLOON, index, DEPTH));
     let order = BALLOON_PAGES.step_by(2).chain(BALLOON_PAGES.skip(1).step_by(2));
     let pages: Vec<u32> = order.collect();
     for buffer in pages.chunks(1024) {
@@ -173,6 +184,8 @@ mod code {
 
 /// Extents of the tallest image.
 const TALL: (u32, u32) = (64, 65_535);
+/// Rows of it on a scanout, of which a picture is taken.
+const SHOWN: u32 = 8192;
 /// Extents of one with much host memory: 100 MiB.
 const LARGE: (u32, u32) = (4096, 6400);
 /// B8G8R8X8.
@@ -207,7 +220,8 @@ fn command(
 }
 
 fn gpu(script: &mut Script, features: [u32; 2]) {
-    let (control, mut cursor) = (Queue::new(script, GPU, 0), Queue::new(script, GPU, 1));
+    let control = Queue::new(script, GPU, 0, DEPTH);
+    let mut cursor = Queue::new(script, GPU, 1, CURSOR_DEPTH);
     let answer = script.reserve(64);
     let mut gpu = Gpu { control, answer };
     let mut send = |script: &mut Script, code, body: &[u32], entries: &[(u32, u32)]| {
@@ -221,7 +235,7 @@ fn gpu(script: &mut Script, features: [u32; 2]) {
     let falling = (script.data(&falling), 16 * pages);
     send(script, code::CREATE_2D, &[1, FORMAT, TALL.0, TALL.1], &[]);
     send(script, code::ATTACH_BACKING, &[1, pages], &[falling]);
-    send(script, code::SET_SCANOUT, &[0, 0, TALL.0, TALL.1, 0, 1], &[]);
+    send(script, code::SET_SCANOUT, &[0, 0, TALL.0, SHOWN, 0, 1], &[]);
     for column in 0..8 {
         send(script, code::TRANSFER, &[column, 0, 1, TALL.1, 0, 0, 1, 0], &[]);
     }

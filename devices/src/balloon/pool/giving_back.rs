@@ -7,7 +7,7 @@ use mm::backing::Discarded;
 use mm::guest_ram::GuestRamError;
 use mm::units::{BlockId, Bytes, GuestRange, PAGES_PER_BLOCK, Pages, Pfn};
 
-use super::{BATCH, Pool};
+use super::{BATCH, Pool, RUNS};
 use crate::balloon::counters::{Counters, GivenBack, Origin};
 use crate::balloon::journal::Journal;
 use crate::balloon::ledger::Fill;
@@ -82,7 +82,8 @@ impl Pool {
     }
 
     /// Gives back what is pending in the first of `blocks` (ascending), as many as `deadline` has
-    /// work left for, and one at least.
+    /// work left for, and one at least. Scattered pages end the step early: each run is a system
+    /// call, and some hosts take much longer for one than others.
     pub(in crate::balloon) fn discard_some(
         &mut self,
         blocks: &mut VecDeque<BlockId>,
@@ -94,7 +95,7 @@ impl Pool {
         let before = self.ledger.pending().0;
         let (mut cost, mut count) = (0, 0);
         while count < BATCH
-            && (count == 0 || cost < deadline.left())
+            && (count == 0 || (cost < deadline.left() && runs.len() < RUNS))
             && let Some(block) = blocks.pop_front()
         {
             count += 1;

@@ -46,6 +46,8 @@ pub(super) use giving_back::step;
 pub(super) const PATIENCE: Duration = Duration::from_millis(50);
 /// Most blocks that are worked on between two looks at the deadline.
 const BATCH: usize = 64;
+/// Runs of pages after which the deadline is looked at; one block may have more.
+const RUNS: usize = 128;
 
 /// The balloon's pages, and the memory behind them.
 pub(super) struct Pool {
