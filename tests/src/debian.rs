@@ -24,7 +24,7 @@ pub const LOGIN_READY: &str = "GNU/Linux 12 debian ttyS0";
 /// From the monitor's start to there.
 const LOGIN_LIMIT: Duration = Duration::from_secs(240);
 /// For one prompt to follow another.
-const PROMPT_LIMIT: Duration = Duration::from_secs(60);
+const PROMPT_LIMIT: Duration = Duration::from_secs(120);
 /// For a script of the shell, unless the caller knows better.
 const SCRIPT_LIMIT: Duration = Duration::from_secs(120);
 /// vsock port of the shell (`guest-shell.socket` of the image).
