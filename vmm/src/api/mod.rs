@@ -24,7 +24,7 @@
 //! # Adding a resource
 //!
 //! 1. `config/NAME.rs`: the section and its rules; a field of [`VmConfig`](crate::config::VmConfig)
-//!    and a line in `config::SECTIONS`.
+//!    and a line in `VmConfig::check`.
 //! 2. `api/NAME.rs`: wire types, `NameAction` with its `legal_in`, `NameReply` if there is anything
 //!    to report, handlers, `routes()` and `Description`; a `mod` line below and a line in
 //!    `resources.rs`. `boot_source.rs` is the smallest example, `balloon.rs` a typical one.

@@ -4,8 +4,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Faults;
-use super::rules::Check;
+use super::rules::{Check, Faults};
 
 /// The balloon, as it is before the guest boots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -35,10 +34,9 @@ fn yes() -> bool {
     true
 }
 
-/// The rules of this section.
-pub(super) fn rules(check: &Check<'_>, faults: &mut Faults) {
-    let Some(balloon) = &check.config.balloon else { return };
-    let size_mib = check.config.machine_config.mem_size_mib;
+/// The rules of this section, for a guest of `size_mib`.
+pub(super) fn rules(check: &Check<'_, Option<BalloonConfig>>, size_mib: u64, faults: &mut Faults) {
+    let Some(balloon) = check.section else { return };
     if u64::from(balloon.amount_mib) > size_mib {
         let problem = format!("{} MiB: the guest has {size_mib} MiB", balloon.amount_mib);
         faults.add("balloon.amount_mib", problem);

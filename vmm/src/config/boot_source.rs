@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::rules::Check;
-use super::{Faults, VmConfig, drives};
+use super::drives::{DriveConfig, root_argument};
+use super::memory::MemoryConfig;
+use super::rules::{Check, Faults};
 use crate::host::files::open_regular;
 
 /// Kernel command line where none is given: the console on the serial port, reset through the
@@ -56,25 +57,31 @@ impl BootSource {
     }
 }
 
-/// The rules of this section.
-pub(super) fn rules(check: &Check<'_>, faults: &mut Faults) {
-    let Some(boot) = &check.config.boot_source else {
+/// The rules of this section, for a machine with this memory and these disks.
+pub(super) fn rules(
+    check: &Check<'_, Option<BootSource>>,
+    memory: &MemoryConfig,
+    drives: &[DriveConfig],
+    faults: &mut Faults,
+) {
+    let Some(boot) = check.section else {
         if check.starts() {
             faults.add("boot-source", "missing: there is no kernel to start");
         }
         return;
     };
-    command_line_rules(boot.cmdline(), check.config, faults);
-    if check.looks_at_files(|config| &config.boot_source) {
+    let cmdline = boot.cmdline();
+    command_line_rules(cmdline, added(cmdline, memory, drives), faults);
+    if check.opens_files() {
         file_rules(boot, faults);
     }
 }
 
-fn command_line_rules(cmdline: &str, config: &VmConfig, faults: &mut Faults) {
+fn command_line_rules(cmdline: &str, added: usize, faults: &mut Faults) {
     if !cmdline.trim().bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         faults.add("boot-source.boot_args", "contains a character that is not printable ASCII");
     }
-    let limit = CMDLINE_MAX - 1 - added(cmdline, config);
+    let limit = CMDLINE_MAX - 1 - added;
     let len = cmdline.trim().len();
     if len > limit {
         let problem = format!(
@@ -87,13 +94,13 @@ fn command_line_rules(cmdline: &str, config: &VmConfig, faults: &mut Faults) {
 
 /// Most bytes that the machine adds to the command line: the contiguous region and, for a kernel
 /// that is told to read no ACPI tables, each virtio device, and where the root file system is.
-fn added(cmdline: &str, config: &VmConfig) -> usize {
-    let cma = if config.memory.cma_mib > 0 { " cma=0123456789012@0x0123456789ab".len() } else { 0 };
+fn added(cmdline: &str, memory: &MemoryConfig, drives: &[DriveConfig]) -> usize {
+    let cma = if memory.cma_mib > 0 { " cma=0123456789012@0x0123456789ab".len() } else { 0 };
     let devices = match without_acpi(cmdline) {
         Some(_) => MAX_DEVICES * " virtio_mmio.device=4K@0xd0000000:23".len(),
         None => 0,
     };
-    let root = drives::root_argument(&config.drives).map_or(0, |root| root.len() + 1);
+    let root = root_argument(drives).map_or(0, |root| root.len() + 1);
     cma + devices + root
 }
 

@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Faults;
-use super::rules::{Check, socket_path};
+use super::rules::{Check, Faults, socket_path};
 
 /// Where the guest's serial console goes: `"tty"`, `"pty"`, `{"socket": PATH}`,
 /// `{"file": PATH}` or `"null"`.
@@ -31,13 +30,13 @@ pub enum ConsoleConfig {
 }
 
 /// The rules of this section.
-pub(super) fn rules(check: &Check<'_>, faults: &mut Faults) {
-    if let ConsoleConfig::File(path) = &check.config.console
+pub(super) fn rules(check: &Check<'_, ConsoleConfig>, faults: &mut Faults) {
+    if let ConsoleConfig::File(path) = check.section
         && path.as_os_str().is_empty()
     {
         faults.add("console.file", "empty: give the path of a file");
     }
-    if let ConsoleConfig::Socket(path) = &check.config.console {
+    if let ConsoleConfig::Socket(path) = check.section {
         socket_path("console.socket", path, faults);
     }
 }

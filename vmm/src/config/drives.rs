@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::rate_limiter::RateLimiterConfig;
-use super::rules::{Check, device_id};
-use super::{Faults, VmConfig};
+use super::rules::{Check, Faults, device_id};
 use crate::host::files::open_disk;
 
 /// One disk.
@@ -136,8 +135,8 @@ pub fn root_argument(drives: &[DriveConfig]) -> Option<String> {
 }
 
 /// The rules of this section.
-pub(super) fn rules(check: &Check<'_>, faults: &mut Faults) {
-    let drives = &check.config.drives;
+pub(super) fn rules(check: &Check<'_, Vec<DriveConfig>>, faults: &mut Faults) {
+    let drives = check.section;
     for (at, drive) in drives.iter().enumerate() {
         device_id("drives.drive_id", &drive.drive_id, faults);
         if drives[..at].iter().any(|other| other.drive_id == drive.drive_id) {
@@ -161,7 +160,7 @@ pub(super) fn rules(check: &Check<'_>, faults: &mut Faults) {
     }
 }
 
-fn image_rules(check: &Check<'_>, drive: &DriveConfig, faults: &mut Faults) {
+fn image_rules(check: &Check<'_, Vec<DriveConfig>>, drive: &DriveConfig, faults: &mut Faults) {
     if drive.socket.is_some() {
         faults.add("drives.socket", "vhost-user disks are not offered: give path_on_host");
         return;
@@ -178,7 +177,9 @@ fn image_rules(check: &Check<'_>, drive: &DriveConfig, faults: &mut Faults) {
 }
 
 /// Whether the image of disk `id` is to be looked at: at the start, and when that disk changes.
-fn looks_at(check: &Check<'_>, id: &str) -> bool {
-    let find = |config: &VmConfig| config.drives.iter().find(|drive| drive.drive_id == id).cloned();
-    check.before.is_none_or(|before| find(before) != find(check.config))
+fn looks_at(check: &Check<'_, Vec<DriveConfig>>, id: &str) -> bool {
+    fn find<'a>(drives: &'a [DriveConfig], id: &str) -> Option<&'a DriveConfig> {
+        drives.iter().find(|drive| drive.drive_id == id)
+    }
+    check.before.is_none_or(|before| find(before, id) != find(check.section, id))
 }

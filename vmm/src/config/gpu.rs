@@ -7,8 +7,7 @@ use devices::gpu::{MAX_EXTENT, MIN_EXTENT};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Faults;
-use super::rules::{Check, socket_path};
+use super::rules::{Check, Faults, socket_path};
 
 /// The display device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -33,8 +32,8 @@ const fn one() -> u32 {
 }
 
 /// The rules of this section.
-pub(super) fn rules(check: &Check<'_>, faults: &mut Faults) {
-    let Some(gpu) = &check.config.gpu else { return };
+pub(super) fn rules(check: &Check<'_, Option<GpuConfig>>, faults: &mut Faults) {
+    let Some(gpu) = check.section else { return };
     for (field, side) in [("gpu.width_px", gpu.width_px), ("gpu.height_px", gpu.height_px)] {
         if !(MIN_EXTENT..=MAX_EXTENT).contains(&side) {
             faults.add(field, format!("{side}: give {MIN_EXTENT} to {MAX_EXTENT}"));

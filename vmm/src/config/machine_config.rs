@@ -6,8 +6,7 @@ use mm::units::BLOCK_SIZE;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::ToSchema;
 
-use super::Faults;
-use super::rules::Check;
+use super::rules::{Check, Faults};
 
 /// Most vCPUs that a machine can have: xAPIC identifiers end at 254, 255 is the broadcast.
 pub const MAX_VCPUS: u8 = 254;
@@ -82,10 +81,13 @@ impl MachineConfig {
     }
 }
 
-/// The rules of this section.
-pub(super) fn rules(check: &Check<'_>, faults: &mut Faults) {
-    let MachineConfig { vcpu_count, mem_size_mib, smt, huge_pages, .. } =
-        check.config.machine_config;
+/// The rules of this section; `layout` says why memory cannot be laid out.
+pub(super) fn rules(
+    check: &Check<'_, MachineConfig>,
+    layout: Option<&LayoutError>,
+    faults: &mut Faults,
+) {
+    let MachineConfig { vcpu_count, mem_size_mib, smt, huge_pages, .. } = *check.section;
     if vcpu_count == 0 || vcpu_count > MAX_VCPUS {
         let problem = format!("{vcpu_count} vCPUs: give 1 to {MAX_VCPUS}");
         faults.add("machine-config.vcpu_count", problem);
@@ -99,7 +101,7 @@ pub(super) fn rules(check: &Check<'_>, faults: &mut Faults) {
     } else if mem_size_mib > check.host.memory_mib {
         let problem = format!("{mem_size_mib} MiB: this host has {} MiB", check.host.memory_mib);
         faults.add("machine-config.mem_size_mib", problem);
-    } else if let Err(error @ LayoutError::TooLarge(_)) = check.config.layout() {
+    } else if let Some(error @ LayoutError::TooLarge(_)) = layout {
         faults.add("machine-config.mem_size_mib", error.to_string());
     }
     if huge_pages != HugePages::None && mem_size_mib % 2 != 0 {

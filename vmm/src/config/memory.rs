@@ -6,8 +6,10 @@ use mm::layout::LayoutError;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::rules::Check;
-use super::{Faults, HostLimits, HugePages, PageCodec, PolicyConfig};
+use super::machine_config::{HugePages, MachineConfig};
+use super::page_codec::PageCodec;
+use super::policy::PolicyConfig;
+use super::rules::{Check, Faults, HostLimits};
 
 /// What guest memory is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -36,6 +38,17 @@ pub struct MemoryConfig {
     /// When memory is taken and given back unasked; never if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<PolicyConfig>,
+}
+
+impl MemoryConfig {
+    /// What guest memory is made of: this section's word, else Firecracker's `huge_pages`, else
+    /// transparent huge pages.
+    pub(super) fn backing_beside(&self, huge_pages: HugePages) -> BackingKind {
+        self.backing.unwrap_or(match huge_pages {
+            HugePages::None | HugePages::Transparent => BackingKind::Thp,
+            HugePages::Huge2M => BackingKind::Hugetlb2M,
+        })
+    }
 }
 
 impl Default for MemoryConfig {
@@ -119,16 +132,22 @@ impl Default for CompactionConfig {
     }
 }
 
-/// The rules of this section.
-pub(super) fn rules(check: &Check<'_>, faults: &mut Faults) {
-    let (whole, memory) = (check.config, &check.config.memory);
-    let size_mib = whole.machine_config.mem_size_mib;
-    let block_mib = whole.backing().block_mib();
-    if !size_mib.is_multiple_of(block_mib) && whole.machine_config.huge_pages == HugePages::None {
+/// The rules of this section; `layout` says why memory cannot be laid out.
+pub(super) fn rules(
+    check: &Check<'_, MemoryConfig>,
+    machine: &MachineConfig,
+    layout: Option<&LayoutError>,
+    faults: &mut Faults,
+) {
+    let memory = check.section;
+    let size_mib = machine.mem_size_mib;
+    let backing = memory.backing_beside(machine.huge_pages);
+    let block_mib = backing.block_mib();
+    if !size_mib.is_multiple_of(block_mib) && machine.huge_pages == HugePages::None {
         let problem = format!("memory of {size_mib} MiB is not a multiple of {block_mib} MiB");
         faults.add("memory.backing", problem);
     }
-    if let Err(error @ LayoutError::Cma { .. }) = whole.layout() {
+    if let Some(error @ LayoutError::Cma { .. }) = layout {
         faults.add("memory.cma_mib", error.to_string());
     }
     match memory.host_budget_mib {
@@ -163,9 +182,9 @@ pub(super) fn rules(check: &Check<'_>, faults: &mut Faults) {
         }
     }
     if let Some(paging) = memory.paging {
-        paging_rules(paging, check, faults);
+        paging_rules(paging, backing, check.host, faults);
     }
-    let contradicts = match (whole.machine_config.huge_pages, memory.backing) {
+    let contradicts = match (machine.huge_pages, memory.backing) {
         (HugePages::None, _) | (_, None) => false,
         (HugePages::Transparent, Some(backing)) => backing != BackingKind::Thp,
         (HugePages::Huge2M, Some(backing)) => backing != BackingKind::Hugetlb2M,
@@ -175,8 +194,13 @@ pub(super) fn rules(check: &Check<'_>, faults: &mut Faults) {
     }
 }
 
-fn paging_rules(paging: PagingConfig, check: &Check<'_>, faults: &mut Faults) {
-    if !matches!(check.config.backing(), BackingKind::Thp | BackingKind::Small) {
+fn paging_rules(
+    paging: PagingConfig,
+    backing: BackingKind,
+    host: &HostLimits,
+    faults: &mut Faults,
+) {
+    if !matches!(backing, BackingKind::Thp | BackingKind::Small) {
         faults.add("memory.paging", "only memory of backing thp or small can be parked");
     }
     if paging.threads == Some(0) {
@@ -184,9 +208,8 @@ fn paging_rules(paging: PagingConfig, check: &Check<'_>, faults: &mut Faults) {
     }
     match paging.pool_mib {
         Some(0) => faults.add("memory.paging.pool_mib", "0: give the size of the pool in MiB"),
-        Some(mib) if mib > check.host.memory_mib => {
-            let problem =
-                format!("{mib} MiB are more than the host's {} MiB", check.host.memory_mib);
+        Some(mib) if mib > host.memory_mib => {
+            let problem = format!("{mib} MiB are more than the host's {} MiB", host.memory_mib);
             faults.add("memory.paging.pool_mib", problem);
         }
         _ => {}

@@ -6,8 +6,8 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Faults;
-use super::rules::Check;
+use super::network_interfaces::NetworkInterfaceConfig;
+use super::rules::{Check, Faults};
 
 /// Whether the guest needs tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -37,14 +37,18 @@ pub struct MmdsConfig {
     pub imds_compat: bool,
 }
 
-/// The rules of this section.
-pub(super) fn rules(check: &Check<'_>, faults: &mut Faults) {
-    let Some(mmds) = &check.config.mmds_config else { return };
+/// The rules of this section, for a machine with these interfaces.
+pub(super) fn rules(
+    check: &Check<'_, Option<MmdsConfig>>,
+    interfaces: &[NetworkInterfaceConfig],
+    faults: &mut Faults,
+) {
+    let Some(mmds) = check.section else { return };
     if mmds.network_interfaces.is_empty() {
         faults.add("mmds-config.network_interfaces", "empty: name at least one interface");
     }
     for name in &mmds.network_interfaces {
-        let mut known = check.config.network_interfaces.iter();
+        let mut known = interfaces.iter();
         if !known.any(|interface| interface.iface_id == *name) {
             let problem = format!("there is no network interface `{name}`");
             faults.add("mmds-config.network_interfaces", problem);

@@ -6,8 +6,8 @@
 //! beside it. Unknown fields are refused, every number carries its unit in its name, and
 //! [`VmConfig::validate`] names every fault at once. Nothing here touches KVM.
 //!
-//! One set of rules about values: each section's file has a function `rules`, listed in
-//! `SECTIONS`. A PUT asks all of them about what the configuration would be then, and the start
+//! One set of rules about values: each section's file has a function `rules`, called by
+//! `VmConfig::check`. A PUT asks all of them about what the configuration would be then, and the start
 //! asks them again; so what a PUT accepts, the start accepts.
 //!
 //! May use: constants and plain data of `devices` and `mm` (extents, layouts). Must not use: `api`,
@@ -86,24 +86,9 @@ pub use objects::from_slice;
 pub use page_codec::PageCodec;
 pub use policy::{PolicyConfig, PolicyPreset};
 pub use rate_limiter::{RateLimiterConfig, TokenBucket};
-use rules::{Check, Rules};
+use rules::Check;
 pub use rules::{Fault, Faults, HostLimits};
 pub use vsock::VsockConfig;
-
-/// The rules of all sections, in the order in which faults are reported.
-const SECTIONS: &[Rules] = &[
-    machine_config::rules,
-    memory::rules,
-    policy::rules,
-    boot_source::rules,
-    balloon::rules,
-    gpu::rules,
-    drives::rules,
-    network_interfaces::rules,
-    vsock::rules,
-    mmds::rules,
-    console::rules,
-];
 
 /// A whole machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -168,10 +153,7 @@ impl VmConfig {
     /// What guest memory is made of: the `memory` section's word, else Firecracker's
     /// `huge_pages`, else transparent huge pages.
     pub fn backing(&self) -> BackingKind {
-        self.memory.backing.unwrap_or(match self.machine_config.huge_pages {
-            HugePages::None | HugePages::Transparent => BackingKind::Thp,
-            HugePages::Huge2M => BackingKind::Hugetlb2M,
-        })
+        self.memory.backing_beside(self.machine_config.huge_pages)
     }
 
     /// Guest memory, laid out.
@@ -191,7 +173,7 @@ impl VmConfig {
     ///
     /// All faults at once.
     pub fn validate(&self, host: &HostLimits) -> Result<(), Faults> {
-        self.check(&Check { config: self, host, before: None })
+        self.check(None, host)
     }
 
     /// Checks all rules for a configuration that was `before` and may still grow.
@@ -200,15 +182,43 @@ impl VmConfig {
     ///
     /// All faults at once.
     pub fn validate_change(&self, before: &Self, host: &HostLimits) -> Result<(), Faults> {
-        self.check(&Check { config: self, host, before: Some(before) })
+        self.check(Some(before), host)
     }
 
-    fn check(&self, check: &Check<'_>) -> Result<(), Faults> {
-        let mut faults = Faults::default();
-        for rules in SECTIONS {
-            rules(check, &mut faults);
-        }
-        faults.into_result()
+    /// The rules of all sections, in the order in which faults are reported.
+    fn check(&self, before: Option<&Self>, host: &HostLimits) -> Result<(), Faults> {
+        let change = Change { config: self, before, host };
+        let machine = &self.machine_config;
+        let layout = self.layout().err();
+        let layout = layout.as_ref();
+        let mut found = Faults::default();
+        let faults = &mut found;
+        machine_config::rules(&change.of(|c| &c.machine_config), layout, faults);
+        memory::rules(&change.of(|c| &c.memory), machine, layout, faults);
+        policy::rules(&change.of(|c| &c.memory.policy), machine.mem_size_mib, faults);
+        boot_source::rules(&change.of(|c| &c.boot_source), &self.memory, &self.drives, faults);
+        balloon::rules(&change.of(|c| &c.balloon), machine.mem_size_mib, faults);
+        gpu::rules(&change.of(|c| &c.gpu), faults);
+        drives::rules(&change.of(|c| &c.drives), faults);
+        network_interfaces::rules(&change.of(|c| &c.network_interfaces), faults);
+        vsock::rules(&change.of(|c| &c.vsock), faults);
+        mmds::rules(&change.of(|c| &c.mmds_config), &self.network_interfaces, faults);
+        console::rules(&change.of(|c| &c.console), faults);
+        found.into_result()
+    }
+}
+
+/// A configuration to be judged, and what it was before.
+struct Change<'a> {
+    config: &'a VmConfig,
+    before: Option<&'a VmConfig>,
+    host: &'a HostLimits,
+}
+
+impl<'a> Change<'a> {
+    /// The part of it that the rules of one section see.
+    fn of<S>(&self, section: fn(&VmConfig) -> &S) -> Check<'a, S> {
+        Check { section: section(self.config), before: self.before.map(section), host: self.host }
     }
 }
 

@@ -8,9 +8,8 @@ use devices::net::MAX_PAIRS;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Faults;
 use super::rate_limiter::RateLimiterConfig;
-use super::rules::{Check, device_id};
+use super::rules::{Check, Faults, device_id};
 
 /// Smallest MTU: what IPv4 asks of every link (RFC 791).
 const MIN_MTU: u16 = 68;
@@ -119,8 +118,8 @@ pub fn set(interfaces: &mut Vec<NetworkInterfaceConfig>, interface: NetworkInter
 }
 
 /// The rules of this section.
-pub(super) fn rules(check: &Check<'_>, faults: &mut Faults) {
-    let interfaces = &check.config.network_interfaces;
+pub(super) fn rules(check: &Check<'_, Vec<NetworkInterfaceConfig>>, faults: &mut Faults) {
+    let interfaces = check.section;
     for (at, interface) in interfaces.iter().enumerate() {
         let before = &interfaces[..at];
         device_id("network-interfaces.iface_id", &interface.iface_id, faults);

@@ -4,8 +4,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Faults;
-use super::rules::Check;
+use super::rules::{Check, Faults};
 
 /// How the host's memory is shared out without an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -61,10 +60,10 @@ pub enum PolicyPreset {
     Dense,
 }
 
-/// The rules of this section.
-pub(super) fn rules(check: &Check<'_>, faults: &mut Faults) {
-    let Some(policy) = &check.config.memory.policy else { return };
-    let (size_mib, host_mib) = (check.config.machine_config.mem_size_mib, check.host.memory_mib);
+/// The rules of this section, for a guest of `size_mib`.
+pub(super) fn rules(check: &Check<'_, Option<PolicyConfig>>, size_mib: u64, faults: &mut Faults) {
+    let Some(policy) = check.section else { return };
+    let host_mib = check.host.memory_mib;
     if let Some(floor) = policy.floor_mib.filter(|&floor| floor > size_mib) {
         let problem = format!("{floor} MiB: the guest has {size_mib} MiB");
         faults.add("memory.policy.floor_mib", problem);

@@ -4,31 +4,26 @@
 use std::fmt;
 use std::path::Path;
 
-use super::VmConfig;
-
-/// The rules of one section: adds what is wrong to the faults.
-pub(super) type Rules = fn(&Check<'_>, &mut Faults);
-
-/// What a rule sees.
-pub(super) struct Check<'a> {
-    /// The configuration to judge.
-    pub(super) config: &'a VmConfig,
+/// What the rules of one section see. What they need of other sections they are given beside it.
+pub(super) struct Check<'a, S> {
+    /// The section to judge.
+    pub(super) section: &'a S,
     /// Limits of this host.
     pub(super) host: &'a HostLimits,
-    /// The configuration before a change; `None` when a machine is to be started.
-    pub(super) before: Option<&'a VmConfig>,
+    /// The section before a change; `None` when a machine is to be started.
+    pub(super) before: Option<&'a S>,
 }
 
-impl Check<'_> {
+impl<S: PartialEq> Check<'_, S> {
     /// Whether a machine is to be started, so that nothing may be missing.
     pub(super) fn starts(&self) -> bool {
         self.before.is_none()
     }
 
-    /// Whether files that `section` names are to be looked at: at the start, and when the section
+    /// Whether files that the section names are to be opened: at the start, and when the section
     /// changes.
-    pub(super) fn looks_at_files<T: PartialEq>(&self, section: fn(&VmConfig) -> &T) -> bool {
-        self.before.is_none_or(|before| section(before) != section(self.config))
+    pub(super) fn opens_files(&self) -> bool {
+        self.before != Some(self.section)
     }
 }
 

@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Faults;
-use super::rules::{Check, socket_path};
+use super::rules::{Check, Faults, socket_path};
 
 /// Smallest address of a guest: 0 to 2 mean any, this host and the host (vsock(7)).
 const MIN_CID: u64 = 3;
@@ -32,8 +31,8 @@ pub struct VsockConfig {
 }
 
 /// The rules of this section.
-pub(super) fn rules(check: &Check<'_>, faults: &mut Faults) {
-    let Some(vsock) = &check.config.vsock else { return };
+pub(super) fn rules(check: &Check<'_, Option<VsockConfig>>, faults: &mut Faults) {
+    let Some(vsock) = check.section else { return };
     if !(MIN_CID..=MAX_CID).contains(&vsock.guest_cid) {
         let problem = format!("{}: give {MIN_CID} to {MAX_CID}", vsock.guest_cid);
         faults.add("vsock.guest_cid", problem);
