@@ -142,9 +142,6 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         step("guest kernel patches: configurations", &mut || {
             whole(kernel::matrix::check(&kernel::Options::default()))
         });
-        step("guest kernel patches: unit tests", &mut || {
-            whole(kernel::unit_tests::run(&kernel::Options::default()))
-        });
         step("guest tests", &mut || guest_tests(&options.kernel));
         step("clients of Firecracker, with guests", &mut || {
             clients::with_guests().map(Count::from)
