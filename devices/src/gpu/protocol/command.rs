@@ -9,7 +9,7 @@ use super::wire::{
 };
 use super::{Body, code, feature};
 
-/// A list of [`MemEntry`] that the guest has sent and the device has not read yet.
+/// A list of [`MemEntry`](super::MemEntry) that the guest has sent and the device has not read yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entries {
     /// Offset of the first in the readable bytes of the buffer.

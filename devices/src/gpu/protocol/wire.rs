@@ -12,13 +12,13 @@ use crate::display::Rect;
 pub struct Header {
     /// Command or response code.
     pub kind: U32,
-    /// [`header_flag`]s.
+    /// [`header_flag`](super::header_flag)s.
     pub flags: U32,
-    /// Fence, with [`header_flag::FENCE`].
+    /// Fence, with [`FENCE`](super::header_flag::FENCE).
     pub fence_id: U64,
     /// Rendering context.
     pub ctx_id: U32,
-    /// Timeline, with [`header_flag::RING_IDX`].
+    /// Timeline, with [`RING_IDX`](super::header_flag::RING_IDX).
     pub ring_idx: u8,
     /// Zero.
     pub padding: [u8; 3],
