@@ -247,7 +247,8 @@ fn segments(file: &[u8]) -> Vec<(u64, &[u8])> {
         .filter(|&at| number(at, 4) == u64::from(LOAD))
         .map(|at| {
             let (from, len) = (number(at + 8, 8) as usize, number(at + 32, 8) as usize);
-            (number(at + 24, 8), &file[from..from + len])
+            // One without bytes may begin anywhere.
+            (number(at + 24, 8), if len == 0 { &[][..] } else { &file[from..from + len] })
         })
         .collect()
 }

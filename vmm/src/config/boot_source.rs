@@ -81,7 +81,7 @@ fn command_line_rules(cmdline: &str, added: usize, faults: &mut Faults) {
     if !cmdline.trim().bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         faults.add("boot-source.boot_args", "contains a character that is not printable ASCII");
     }
-    let limit = CMDLINE_MAX - 1 - added;
+    let limit = (CMDLINE_MAX - 1).saturating_sub(added);
     let len = cmdline.trim().len();
     if len > limit {
         let problem = format!(
@@ -155,5 +155,18 @@ fn starts_with<const N: usize>(file: &File, offset: u64, magic: &[u8; N]) -> io:
         Ok(()) => Ok(&found == magic),
         Err(short) if short.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
         Err(cause) => Err(cause),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn additions_beyond_the_limit_leave_no_room() {
+        let mut faults = Faults(Vec::new());
+        command_line_rules("quiet", CMDLINE_MAX + 1, &mut faults);
+        assert_eq!(faults.0.len(), 1, "{faults}");
+        assert!(faults.to_string().contains("give at most 0"), "{faults}");
     }
 }
