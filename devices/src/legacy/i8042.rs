@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_reads() {
+    fn output_that_is_never_read_is_bounded() {
         let (controller, _) = controller();
         while controller.ctrl_alt_del().is_ok() {}
         for _ in 0..1000 {

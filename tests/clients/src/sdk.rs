@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! firecracker-rs-sdk: HTTP/1.0 requests over one connection that stays open. It waits for more after
-//! an answer whose length is a multiple of 64, whoever gives it; the machine's name keeps lengths off.
+//! an answer whose length is a multiple of 64, from any server; the machine's name avoids such lengths.
 
 use std::fs;
 

@@ -296,7 +296,7 @@ fn clients_find_the_version() {
 }
 
 #[test]
-fn a_socket_that_nobody_serves_is_named() {
+fn a_socket_without_a_server_is_named() {
     use crate::cli::client::{ClientError, request};
     let error = request(Path::new("/no/such/socket"), http::Method::GET, "/", None).unwrap_err();
     assert!(matches!(error, ClientError::Connect { .. }));

@@ -55,7 +55,7 @@ fn the_guest_reaches_a_host_program_by_its_port() {
 }
 
 #[test]
-fn a_port_that_nobody_serves_is_refused() {
+fn a_port_without_a_listener_is_refused() {
     let mut rig = Rig::new();
     rig.op(Op::Request, 78, 4000);
     rig.expect(Op::Reset);
