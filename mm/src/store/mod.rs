@@ -9,13 +9,16 @@
 //!
 //! - `page_store.rs` the front door, [`Store`]
 //! - `workers.rs` codec workers, one for each processor · `stat.rs` statistics
+//! - `slot_table.rs` slots by key · `error.rs` [`StoreError`]
 //! - `slot.rs` what is kept under a key · `codec.rs` the trait [`Codec`], LZ4 and Zstandard
 //!
 //! `tests.rs` against a model, with threads, and with bad input.
 
 mod codec;
+mod error;
 mod page_store;
 mod slot;
+mod slot_table;
 mod stat;
 mod workers;
 
@@ -23,5 +26,7 @@ mod workers;
 mod tests;
 
 pub use codec::{Codec, CodecError, Lz4, Worker, Zstd};
-pub use page_store::{Key, Page, Store, StoreConfig, StoreError};
+pub use error::StoreError;
+pub use page_store::{Page, Store, StoreConfig};
+pub use slot_table::Key;
 pub use stat::MmStat;

@@ -7,48 +7,20 @@
 //! has its worker when it wants the slot, so a reader takes a worker before it knows whether it needs
 //! one.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use super::codec::{Codec, CodecError};
+use super::codec::Codec;
+use super::error::StoreError;
 use super::slot::{Kept, Slot};
+use super::slot_table::{Key, SlotTable};
 use super::stat::{Counters, MmStat};
 use super::workers::{Bench, Lent, Workers};
-use crate::frames::sync::{SpinGuard, SpinLock};
-use crate::frames::{FramePool, PoolError};
+use crate::frames::FramePool;
 use crate::units::PAGE_BYTES;
-use crate::zsmalloc::{Handle, MAX_SIZE, Mapped, ZsConfig, ZsError, ZsPool};
+use crate::zsmalloc::{Handle, MAX_SIZE, Mapped, ZsConfig, ZsPool};
 
 /// A page's bytes.
 pub type Page = [u8; PAGE_BYTES];
-
-/// Names a page in a store: 0 up to the store's capacity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(pub u32);
-
-/// Why a request failed.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The key is not below the store's capacity.
-    #[error("key {key} is out of range: the store has {capacity} keys")]
-    OutOfRange {
-        /// The key.
-        key: u32,
-        /// Number of keys of the store.
-        capacity: u32,
-    },
-    /// Nothing is stored under the key.
-    #[error("nothing is stored under key {0}")]
-    Absent(u32),
-    /// There is no room for the page.
-    #[error(transparent)]
-    NoRoom(#[from] ZsError),
-    /// The codec failed.
-    #[error(transparent)]
-    Codec(#[from] CodecError),
-    /// The frame pool takes no more owners.
-    #[error(transparent)]
-    Pool(#[from] PoolError),
-}
 
 /// What a store is made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,11 +30,6 @@ pub struct StoreConfig {
     /// How pages are kept.
     pub zs: ZsConfig,
 }
-
-/// Slots allocated at a time.
-const CHUNK: usize = 4096;
-
-type Chunk = Box<[SpinLock<Slot>]>;
 
 /// A store of compressed pages.
 ///
@@ -89,7 +56,7 @@ pub struct Store {
     /// Those of the second codec.
     second: Option<Workers>,
     config: StoreConfig,
-    chunks: Box<[OnceLock<Chunk>]>,
+    table: SlotTable,
     counters: Counters,
 }
 
@@ -116,13 +83,12 @@ impl Store {
         second: Option<Box<dyn Codec>>,
         config: StoreConfig,
     ) -> Result<Self, StoreError> {
-        let chunks = (config.capacity as usize).div_ceil(CHUNK);
         Ok(Self {
             zs: ZsPool::new(frames, config.zs)?,
             workers: Workers::new(codec),
             second: second.map(Workers::new),
             config,
-            chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
+            table: SlotTable::new(config.capacity),
             counters: Counters::default(),
         })
     }
@@ -212,7 +178,7 @@ impl Store {
         let (mut cached, mut cached_second) = (None, None);
         let bench = self.workers.bench(&mut cached)?;
         let packer = second.bench(&mut cached_second)?;
-        let mut slot = self.slot(key)?;
+        let mut slot = self.table.slot(key)?;
         let old = slot.kept();
         if !matches!(old, Kept::Packed(..) | Kept::Raw(_)) {
             return Ok(0);
@@ -236,7 +202,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::OutOfRange`].
     pub fn remove(&self, key: Key) -> Result<bool, StoreError> {
-        let kept = std::mem::replace(&mut *self.slot(key)?, Slot::EMPTY).kept();
+        let kept = std::mem::replace(&mut *self.table.slot(key)?, Slot::EMPTY).kept();
         self.release(kept);
         Ok(kept != Kept::Nothing)
     }
@@ -246,7 +212,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::OutOfRange`].
     pub fn contains(&self, key: Key) -> Result<bool, StoreError> {
-        Ok(self.slot(key)?.kept() != Kept::Nothing)
+        Ok(self.table.slot(key)?.kept() != Kept::Nothing)
     }
 
     /// Bytes that the page under `key` takes in the store: none for a page of one repeated word, or
@@ -255,7 +221,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::OutOfRange`].
     pub fn stored_len(&self, key: Key) -> Result<usize, StoreError> {
-        Ok(self.slot(key)?.kept().bytes())
+        Ok(self.table.slot(key)?.kept().bytes())
     }
 
     /// Packs what is stored into fewer frames; returns how many were given back.
@@ -282,18 +248,7 @@ impl Store {
     /// Bytes of the key table and of zsmalloc's tables.
     #[must_use]
     pub fn metadata_bytes(&self) -> u64 {
-        let chunks = self.chunks.iter().filter(|c| c.get().is_some()).count();
-        (chunks * CHUNK * size_of::<SpinLock<Slot>>()) as u64 + self.zs.stats().metadata_bytes
-    }
-
-    fn slot(&self, key: Key) -> Result<SpinGuard<'_, Slot>, StoreError> {
-        let capacity = self.config.capacity;
-        if key.0 >= capacity {
-            return Err(StoreError::OutOfRange { key: key.0, capacity });
-        }
-        let index = key.0 as usize;
-        let make = || (0..CHUNK).map(|_| SpinLock::new(Slot::EMPTY)).collect();
-        Ok(self.chunks[index / CHUNK].get_or_init(make)[index % CHUNK].lock())
+        self.table.bytes() as u64 + self.zs.stats().metadata_bytes
     }
 
     fn put_one<'s>(
@@ -303,13 +258,13 @@ impl Store {
         cached: &mut Option<Lent<'s>>,
     ) -> Result<Kept, StoreError> {
         // Before any work for a key that does not exist.
-        drop(self.slot(key)?);
+        drop(self.table.slot(key)?);
         let kept = match same_filled(page) {
             Some(word) => Kept::Same(word),
             None => self.pack(page, cached)?,
         };
         self.counters.add(kept);
-        let old = std::mem::replace(&mut *self.slot(key)?, Slot::new(kept)).kept();
+        let old = std::mem::replace(&mut *self.table.slot(key)?, Slot::new(kept)).kept();
         self.release(old);
         Ok(kept)
     }
@@ -356,13 +311,13 @@ impl Store {
     ) -> Result<R, StoreError> {
         loop {
             // Workers come before slots; the page may be repacked in between.
-            let repacked = matches!(self.slot(key)?.kept(), Kept::Repacked(..));
+            let repacked = matches!(self.table.slot(key)?.kept(), Kept::Repacked(..));
             let mut cached_second = None;
             let bench = match &self.second {
                 Some(second) if repacked => second.bench(&mut cached_second)?,
                 _ => self.workers.bench(cached)?,
             };
-            let mut slot = self.slot(key)?;
+            let mut slot = self.table.slot(key)?;
             let kept = slot.kept();
             if matches!(kept, Kept::Repacked(..)) == repacked {
                 return act(&mut slot, kept, bench);

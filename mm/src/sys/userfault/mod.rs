@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! userfaultfd(2): faults on absent memory of this process, answered by this process.
 //!
-//! The numbers and structures are those of include/uapi/linux/userfaultfd.h; what the calls do is
-//! in Documentation/admin-guide/mm/userfaultfd.rst. UFFDIO_MOVE is of Linux 6.8, UFFDIO_POISON of
-//! 6.6.
+//! What the calls do is in Documentation/admin-guide/mm/userfaultfd.rst. UFFDIO_MOVE is of Linux 6.8,
+//! UFFDIO_POISON of 6.6.
+//!
+//! - `abi.rs`: numbers and structures of include/uapi/linux/userfaultfd.h
+
+mod abi;
 
 use std::fs::OpenOptions;
 use std::io;
@@ -13,86 +16,10 @@ use rustix::io::Errno;
 use rustix::mm::UserfaultfdFlags;
 
 use crate::units::{HostRange, PAGE_BYTES};
-
-const UFFD_API: u64 = 0xaa;
-const UFFDIO_API: libc::Ioctl = 0xc018_aa3f_u32 as libc::Ioctl;
-const UFFDIO_REGISTER: libc::Ioctl = 0xc020_aa00_u32 as libc::Ioctl;
-const UFFDIO_UNREGISTER: libc::Ioctl = 0x8010_aa01_u32 as libc::Ioctl;
-const UFFDIO_WAKE: libc::Ioctl = 0x8010_aa02_u32 as libc::Ioctl;
-const UFFDIO_COPY: libc::Ioctl = 0xc028_aa03_u32 as libc::Ioctl;
-const UFFDIO_ZEROPAGE: libc::Ioctl = 0xc020_aa04_u32 as libc::Ioctl;
-const UFFDIO_MOVE: libc::Ioctl = 0xc028_aa05_u32 as libc::Ioctl;
-const UFFDIO_POISON: libc::Ioctl = 0xc020_aa08_u32 as libc::Ioctl;
-/// `_IO(0xAA, 0x00)` on /dev/userfaultfd: a new descriptor, with the flags as argument.
-const USERFAULTFD_IOC_NEW: libc::Ioctl = 0xaa00;
-
-const REGISTER_MODE_MISSING: u64 = 1;
-const MOVE_MODE_ALLOW_SRC_HOLES: u64 = 1 << 1;
-const FEATURE_POISON: u64 = 1 << 14;
-const FEATURE_MOVE: u64 = 1 << 16;
-const EVENT_PAGEFAULT: u8 = 0x12;
-const PAGEFAULT_FLAG_WRITE: u64 = 1;
+use abi::*;
 
 /// Events read in one call.
 const EVENTS: usize = 64;
-
-#[repr(C)]
-struct Api {
-    api: u64,
-    features: u64,
-    ioctls: u64,
-}
-
-#[repr(C)]
-struct Range {
-    start: u64,
-    len: u64,
-}
-
-#[repr(C)]
-struct Register {
-    range: Range,
-    mode: u64,
-    ioctls: u64,
-}
-
-/// `struct uffdio_copy` and `struct uffdio_move` have the same shape.
-#[repr(C)]
-struct Transfer {
-    dst: u64,
-    src: u64,
-    len: u64,
-    mode: u64,
-    done: i64,
-}
-
-/// `struct uffdio_zeropage` and `struct uffdio_poison` have the same shape.
-#[repr(C)]
-struct Fill {
-    range: Range,
-    mode: u64,
-    done: i64,
-}
-
-/// `struct uffd_msg`, as far as it concerns page faults.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Message {
-    event: u8,
-    reserved: [u8; 7],
-    flags: u64,
-    address: u64,
-    thread: u64,
-}
-
-const _: () = assert!(size_of::<Message>() == 32);
-const _: () = assert!(size_of::<Transfer>() == 40 && size_of::<Fill>() == 32);
-
-impl From<HostRange> for Range {
-    fn from(range: HostRange) -> Self {
-        Self { start: range.addr() as u64, len: range.len() as u64 }
-    }
-}
 
 /// Why there is no userfaultfd.
 #[derive(Debug, thiserror::Error)]
