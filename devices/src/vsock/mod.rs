@@ -26,7 +26,8 @@
 //! - `credit.rs`: how much may be sent, on either side
 //! - `greeting.rs`: host programs that have not yet said which port they want
 //! - `connection.rs`: one stream
-//! - `muxer.rs`: all streams, and the host's events
+//! - `stream_table.rs`: all streams
+//! - `muxer.rs`: what packets of the guest and events of the host do to them
 //! - `device.rs`: the device
 //! - `sockets.rs`: the host's sockets and news of them
 //! - `handle.rs`: counters for other threads
@@ -39,6 +40,7 @@ mod handle;
 mod muxer;
 pub mod protocol;
 mod sockets;
+mod stream_table;
 #[cfg(test)]
 mod tests;
 

@@ -70,7 +70,7 @@ impl Block {
             Ok(_) => return self.bad_buffer(active, at, head, &"a request without a status byte"),
             Err(error) => return self.bad_buffer(active, at, head, &error),
         };
-        let request = match request::parse(&active.mem, &buffer, self.limits) {
+        let request = match request::parse(&active.mem, &buffer, self.disk.limits) {
             Ok(request) => request,
             Err(status) => {
                 Counters::add(&self.shared.counters.invalid_reqs_count, 1);
@@ -80,7 +80,7 @@ impl Block {
         };
         if request.operation == Operation::GetId {
             let len = usize::try_from(request.len).unwrap_or(ID_LEN).min(ID_LEN);
-            buffer.write(&active.mem, 0, &self.id[..len]);
+            buffer.write(&active.mem, 0, &self.disk.id[..len]);
             active.answer(at, head, &buffer, Status::Ok).map_err(failure)?;
             return Ok(Admission::Taken);
         }
@@ -89,7 +89,7 @@ impl Block {
         }
         let queue = active.queues[at].index();
         let mut transfer = Transfer::new(queue, head, buffer, request);
-        transfer.durable = self.cache == CacheType::Writeback
+        transfer.durable = self.disk.cache == CacheType::Writeback
             && active.features & feature::FLUSH == 0
             && request.operation != Operation::Flush
             && !matches!(request.operation, Operation::Read { .. });

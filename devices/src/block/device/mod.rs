@@ -2,9 +2,11 @@
 //! The block device: rounds that take requests from a queue, keep their pieces going, and answer.
 //!
 //! - `active.rs`: what a driver has set up
+//! - `disk.rs`: what the requests go to
 //! - `intake.rs`: requests taken from a queue
 
 mod active;
+mod disk;
 mod intake;
 
 use std::collections::VecDeque;
@@ -17,12 +19,12 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use zerocopy::IntoBytes;
 
-use crate::block::engine::{self, Action, Engine, Started};
+use crate::block::engine::{Action, Started};
 use crate::block::handle::{Counters, Pending, Shared};
-use crate::block::protocol::{Config, DEVICE_TYPE, ID_LEN, SECTOR, Status, feature};
-use crate::block::request::{Limits, MAX_RANGE_SECTORS, Operation, Request};
+use crate::block::protocol::{Config, DEVICE_TYPE, SECTOR, Status, feature};
+use crate::block::request::{Operation, Request};
 use crate::block::transfer::{Next, Transfers};
-use crate::block::{BlockConfig, BlockHandle, CacheType, Image, IoEngine, MAX_QUEUES};
+use crate::block::{BlockConfig, BlockHandle, Image, MAX_QUEUES};
 use crate::throttle::Throttle;
 use crate::timer::Timer;
 use crate::virtio::{
@@ -31,6 +33,7 @@ use crate::virtio::{
 };
 
 use active::Active;
+use disk::Disk;
 
 const NAME: &str = "block";
 /// Entries of every queue, and so most descriptors of a request.
@@ -44,11 +47,7 @@ pub struct Block {
     active: Option<Active>,
 
     // The disk.
-    engine: Box<dyn Engine>,
-    engine_wanted: IoEngine,
-    limits: Limits,
-    cache: CacheType,
-    id: [u8; ID_LEN],
+    disk: Disk,
 
     // Requests.
     limiter: RateLimiter,
@@ -70,32 +69,20 @@ impl Block {
     ///
     /// The host gives no event or timer.
     pub fn new(config: BlockConfig) -> std::io::Result<Self> {
-        let BlockConfig { image, cache, engine: engine_wanted, limiter, queues } = config;
+        let BlockConfig { image, cache, engine, limiter, queues } = config;
         let queues = queues.clamp(1, MAX_QUEUES);
-        let offer = |wanted: bool, bits: u64| if wanted { bits } else { 0 };
         let features = 1 << VIRTIO_F_VERSION_1
             | 1 << VIRTIO_RING_F_EVENT_IDX
             | 1 << VIRTIO_RING_F_INDIRECT_DESC
-            | feature::SEG_MAX
-            | offer(cache == CacheType::Writeback, feature::FLUSH)
-            | offer(image.read_only(), feature::RO)
-            | offer(!image.read_only(), feature::DISCARD | feature::WRITE_ZEROES)
-            | offer(queues > 1, feature::MQ);
-        let wake = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
+            | if queues > 1 { feature::MQ } else { 0 };
+        let shared = Arc::new(Shared::new(&image, EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?));
         let slots = queues * QUEUE_SIZE;
-        let limits = Limits { sectors: image.sectors(), read_only: image.read_only() };
-        let id = image.id();
-        let shared = Arc::new(Shared::new(&image, wake));
-        let engine = engine::open(image, engine_wanted, shared.wake.as_raw_fd(), slots);
+        let disk = Disk::open(image, cache, engine, shared.wake.as_raw_fd(), slots);
         Ok(Self {
-            features,
+            features: features | disk.features(),
             queue_sizes: vec![QUEUE_SIZE; queues.into()],
             active: None,
-            engine,
-            engine_wanted,
-            limits,
-            cache,
-            id,
+            disk,
             limiter,
             timer: Timer::new()?,
             transfers: Transfers::new(slots),
@@ -130,7 +117,7 @@ impl Block {
         index: u16,
         deadline: &mut Deadline,
     ) -> Result<Progress, DeviceFailure> {
-        self.engine.notify(false);
+        self.disk.engine.notify(false);
         if index == 0 {
             self.wake_up(active);
         }
@@ -139,16 +126,16 @@ impl Block {
             self.reap(active)?;
             let more = self.start_pieces(active, deadline)? == Progress::More
                 || self.take_requests(active, index, deadline)? == Progress::More;
-            let all_submitted = self.engine.submit().map_err(failure)?;
+            let all_submitted = self.disk.engine.submit().map_err(failure)?;
             if more || !all_submitted {
                 progress = Progress::More;
             }
             // What the host had at hand has ended already.
-            self.engine.notify(true);
+            self.disk.engine.notify(true);
             if self.under_way == 0 || !self.reap(active)? || progress == Progress::More {
                 break;
             }
-            self.engine.notify(false);
+            self.disk.engine.notify(false);
         }
         active.tell().map_err(failure)?;
         Ok(Progress::more_if(progress == Progress::More || !self.runnable.is_empty()))
@@ -184,22 +171,18 @@ impl Block {
             }
             block.runnable.push_back(token);
         });
-        self.limits = Limits { sectors: image.sectors(), ..self.limits };
-        self.id = image.id();
-        let wake = self.shared.wake.as_raw_fd();
-        let slots = QUEUE_SIZE * u16::try_from(self.queue_sizes.len()).unwrap_or(1);
-        self.engine = engine::open(image, self.engine_wanted, wake, slots);
+        self.disk.replace(image, self.shared.wake.as_raw_fd());
     }
 
     /// Waits until no piece is under way.
     fn settle(&mut self, mut ended: impl FnMut(&mut Self, u16, std::io::Result<u64>)) {
         while self.under_way > 0 {
-            while let Some((token, result)) = self.engine.reap() {
+            while let Some((token, result)) = self.disk.engine.reap() {
                 self.under_way -= 1;
                 ended(self, token, result);
             }
             if self.under_way > 0
-                && let Err(error) = self.engine.wait()
+                && let Err(error) = self.disk.engine.wait()
             {
                 self.abandon(&error);
                 return;
@@ -210,8 +193,8 @@ impl Block {
     /// The host does not say when pieces end: their memory is never freed.
     fn abandon(&mut self, error: &std::io::Error) {
         tracing::error!(%error, "io_uring failed: requests under way are given up");
-        let slots = QUEUE_SIZE * u16::try_from(self.queue_sizes.len()).unwrap_or(1);
-        std::mem::forget(std::mem::replace(&mut self.transfers, Transfers::new(slots)));
+        let empty = Transfers::new(self.disk.slots);
+        std::mem::forget(std::mem::replace(&mut self.transfers, empty));
         self.runnable.clear();
         self.under_way = 0;
     }
@@ -219,7 +202,7 @@ impl Block {
     /// Takes the results of pieces that have ended; whether there were any.
     fn reap(&mut self, active: &mut Active) -> Result<bool, DeviceFailure> {
         let mut any = false;
-        while let Some((token, result)) = self.engine.reap() {
+        while let Some((token, result)) = self.disk.engine.reap() {
             self.under_way -= 1;
             any = true;
             self.ended(active, token, result)?;
@@ -255,13 +238,13 @@ impl Block {
         active: &mut Active,
         deadline: &mut Deadline,
     ) -> Result<Progress, DeviceFailure> {
-        let size = self.limits.sectors * SECTOR;
+        let size = self.disk.limits.sectors * SECTOR;
         while let Some(token) = self.runnable.pop_front() {
             if deadline.passed() {
                 self.runnable.push_front(token);
                 return Ok(Progress::More);
             }
-            let limit = self.engine.piece_limit();
+            let limit = self.disk.engine.piece_limit();
             let Some(transfer) = self.transfers.get_mut(token) else { continue };
             let (action, offset, len) = match transfer.prepare(&active.mem, limit, size) {
                 Next::Piece { action, offset, len } => (action, offset, len),
@@ -274,11 +257,11 @@ impl Block {
                     continue;
                 }
             };
-            deadline.charge(cost(action, len, self.engine.works_at_once()));
+            deadline.charge(cost(action, len, self.disk.engine.works_at_once()));
             let piece = transfer.piece(action, offset, len);
             // SAFETY: the transfer stays in its slot, untouched, until `reap` has named its token,
             // and so do the vectors in it; `reset` and `drop` wait for that, or leak it.
-            match unsafe { self.engine.start(token, piece) } {
+            match unsafe { self.disk.engine.start(token, piece) } {
                 Started::UnderWay => self.under_way += 1,
                 Started::Done(result) => self.ended(active, token, result)?,
             }
@@ -340,18 +323,11 @@ impl VirtioDevice for Block {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let writable = !self.limits.read_only;
         let config = Config {
             capacity: self.shared.sectors().into(),
             seg_max: u32::from(QUEUE_SIZE - 2).into(),
-            num_queues: u16::try_from(self.queue_sizes.len()).unwrap_or(1).into(),
-            max_discard_sectors: if writable { MAX_RANGE_SECTORS } else { 0 }.into(),
-            max_discard_seg: u32::from(writable).into(),
-            discard_sector_alignment: 8.into(),
-            max_write_zeroes_sectors: if writable { MAX_RANGE_SECTORS } else { 0 }.into(),
-            max_write_zeroes_seg: u32::from(writable).into(),
-            write_zeroes_may_unmap: u8::from(writable),
-            ..Config::default()
+            num_queues: (self.disk.slots / QUEUE_SIZE).into(),
+            ..self.disk.config()
         };
         read_config_slice(config.as_bytes(), offset, data);
     }
@@ -386,8 +362,7 @@ impl VirtioDevice for Block {
         self.settle(|_, _, _| ());
         self.active = None;
         self.runnable.clear();
-        self.transfers =
-            Transfers::new(QUEUE_SIZE * u16::try_from(self.queue_sizes.len()).unwrap_or(1));
+        self.transfers = Transfers::new(self.disk.slots);
         self.timer.set(None);
     }
 

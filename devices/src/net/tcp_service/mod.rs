@@ -14,9 +14,11 @@
 //! [`PATIENCE`] is reset, and one that is idle makes room for a new one where all are in use.
 //!
 //! - `connection.rs`: requests and answers of one connection
+//! - `frame.rs`: the fields of a frame that are looked at before the stack sees it
 //! - `wire.rs`: frames between the guest and smoltcp
 
 mod connection;
+mod frame;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -36,6 +38,7 @@ use super::responder::Responder;
 use crate::virtio::Deadline;
 pub use connection::MAX_REQUEST;
 use connection::ServiceConnection;
+use frame::Sender;
 use wire::Wire;
 
 /// Connections at a time, as in Firecracker.
@@ -48,16 +51,6 @@ const GRACE: Duration = Duration::from_secs(1);
 const LEARN: Duration = Duration::from_secs(30);
 /// Shortest time between two rounds that no frame causes.
 const PAUSE: Duration = Duration::from_millis(1);
-
-const ETHERTYPE: std::ops::Range<usize> = 12..14;
-const ARP: [u8; 2] = [0x08, 0x06];
-const IPV4: [u8; 2] = [0x08, 0x00];
-/// Sender in a frame with an IPv4 packet: Ethernet address and address.
-const SENDER: (std::ops::Range<usize>, std::ops::Range<usize>) = (6..12, 26..30);
-/// Target protocol address in a frame with an ARP packet (RFC 826).
-const ARP_TARGET: std::ops::Range<usize> = 38..42;
-/// Destination address in a frame with an IPv4 packet (RFC 791).
-const IPV4_DESTINATION: std::ops::Range<usize> = 30..34;
 
 /// What a service makes of the bytes received so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,9 +101,6 @@ pub struct TcpCounters {
 fn count(counter: &AtomicU64, more: usize) {
     counter.fetch_add(more as u64, Ordering::Relaxed);
 }
-
-/// Ethernet address and address of a guest.
-type Sender = ([u8; 6], [u8; 4]);
 
 /// A TCP service on one interface; see the module.
 pub struct TcpService {
@@ -202,25 +192,15 @@ impl TcpService {
     /// may come by way of a router that the guest believes in; then it never asks for the service's
     /// Ethernet address, and the stack would have to ask for the guest's before each answer.
     fn learn(&mut self, frame: &[u8], now: Instant, deadline: &mut Deadline) {
-        let (mac, address) = SENDER;
-        let sender = frame.get(mac).zip(frame.get(address));
-        let sender = sender.and_then(|(mac, ip)| Some((mac.try_into().ok()?, ip.try_into().ok()?)));
-        let Some(sender): Option<Sender> = sender else { return };
+        let Some(sender) = Sender::of(frame) else { return };
         let known = |(known, at): (Sender, Instant)| {
             known == sender && now.saturating_duration_since(at) < LEARN
         };
         if self.sender.is_some_and(known) {
             return;
         }
-        // An ARP reply, which the stack does not answer.
-        let mut reply = Vec::with_capacity(ARP_TARGET.end);
-        for part in [&self.mac.0[..], &sender.0, &ARP, &[0, 1], &IPV4, &[6, 4, 0, 2]] {
-            reply.extend_from_slice(part);
-        }
-        for part in [&sender.0[..], &sender.1, &self.mac.0, &self.address.octets()] {
-            reply.extend_from_slice(part);
-        }
-        if self.wire.receive(reply) {
+        // The stack does not answer a reply.
+        if self.wire.receive(sender.arp_reply(self.mac.0, self.address)) {
             self.poll(now, deadline);
             self.sender = Some((sender, now));
         }
@@ -339,18 +319,13 @@ impl TcpService {
 
 impl Responder for TcpService {
     fn wants(&self, start: &[u8]) -> bool {
-        let target = match start.get(ETHERTYPE) {
-            Some(kind) if kind == ARP => start.get(ARP_TARGET),
-            Some(kind) if kind == IPV4 => start.get(IPV4_DESTINATION),
-            _ => None,
-        };
-        target == Some(&self.address.octets()[..])
+        frame::target(start) == Some(self.address)
     }
 
     fn take(&mut self, frame: &[u8], now: Instant, deadline: &mut Deadline) {
         count(&self.counters.rx_accepted, 1);
         let mut frame = frame.to_vec();
-        if frame.get(ETHERTYPE) == Some(&IPV4[..]) {
+        if frame::is_ipv4(&frame) {
             frame[..6].copy_from_slice(&self.mac.0);
             self.learn(&frame, now, deadline);
         } else {

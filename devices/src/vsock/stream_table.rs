@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! All streams of a guest: which there are, whose socket is whose, and which have something for the
+//! guest.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use super::MAX_CONNECTIONS;
+use super::connection::{Connection, Fate, Next};
+use super::handle::Counters;
+use super::protocol::Op;
+use crate::virtio::IoVecs;
+
+/// Resets that may wait for a buffer of the guest's.
+const MAX_RESETS: usize = 256;
+/// First port on the host's side of connections to the guest.
+const FIRST_PORT: u32 = 1 << 30;
+
+/// The two ports of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Ports {
+    pub(super) host: u32,
+    pub(super) guest: u32,
+}
+
+/// What an event of a socket belongs to.
+#[derive(Debug)]
+pub(super) enum Owner {
+    Greeting(UnixStream),
+    Connection(Ports),
+}
+
+/// A packet for the guest, without its data.
+#[derive(Debug)]
+pub(super) struct Packet {
+    pub(super) ports: Ports,
+    pub(super) op: Op,
+    pub(super) flags: u32,
+    /// Bytes of data behind the header.
+    pub(super) len: usize,
+    /// Space in the connection's buffer, and bytes taken out of it (5.10.6.3).
+    pub(super) told: (u32, u32),
+}
+
+impl Packet {
+    pub(super) const fn reset(ports: Ports) -> Self {
+        Self { ports, op: Op::Reset, flags: 0, len: 0, told: (0, 0) }
+    }
+}
+
+/// All streams of a guest.
+#[derive(Debug)]
+pub(super) struct StreamTable {
+    connections: HashMap<Ports, (u64, Connection)>,
+    /// Sockets by the number that their events carry.
+    owners: HashMap<u64, Owner>,
+    next_port: u32,
+    /// Connections with something for the guest, each once.
+    ready: VecDeque<Ports>,
+    /// Resets for connections that are not there.
+    resets: VecDeque<Ports>,
+    /// Bytes that connections hold for host programs.
+    buffered: usize,
+    counters: Arc<Counters>,
+}
+
+impl StreamTable {
+    pub(super) fn new(counters: Arc<Counters>) -> Self {
+        Self {
+            connections: HashMap::new(),
+            owners: HashMap::new(),
+            next_port: FIRST_PORT,
+            ready: VecDeque::new(),
+            resets: VecDeque::new(),
+            buffered: 0,
+            counters,
+        }
+    }
+
+    /// Connections, sockets, and streams with something for the guest.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(super) fn held(&self) -> (usize, usize, usize) {
+        (self.connections.len(), self.owners.len(), self.ready.len() + self.resets.len())
+    }
+
+    /// Ends everything, and tells nobody.
+    pub(super) fn clear(&mut self) {
+        let ended = self.connections.len() as u64;
+        Counters::add(&self.counters.conns_removed, ended);
+        self.connections.clear();
+        self.owners.clear();
+        self.ready.clear();
+        self.resets.clear();
+        self.buffered = 0;
+    }
+
+    /// Whether there is anything for the guest.
+    pub(super) fn has_packets(&self) -> bool {
+        !self.ready.is_empty() || !self.resets.is_empty()
+    }
+
+    pub(super) fn has_room_for_resets(&self) -> bool {
+        self.resets.len() < MAX_RESETS
+    }
+
+    /// Bytes that connections hold for host programs.
+    pub(super) fn buffered(&self) -> usize {
+        self.buffered
+    }
+
+    /// Whether one more connection is allowed. A record whose program has gone makes way.
+    pub(super) fn make_room(&mut self) -> bool {
+        if self.count() < MAX_CONNECTIONS {
+            return true;
+        }
+        let lingers = self.connections.iter().find(|(_, (_, connection))| connection.lingers());
+        match lingers.map(|(ports, _)| *ports) {
+            Some(ports) if self.has_room_for_resets() => {
+                self.kill(ports);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn count(&self) -> usize {
+        let greeting = |owner: &&Owner| matches!(owner, Owner::Greeting(_));
+        // Every connection has an owner entry while its socket lives; records have none.
+        self.connections.len() + self.owners.values().filter(greeting).count()
+    }
+
+    /// What the events with number `id` are about.
+    pub(super) fn owner(&self, id: u64) -> Option<&Owner> {
+        self.owners.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, ports: Ports) -> Option<&mut Connection> {
+        self.connections.get_mut(&ports).map(|(_, connection)| connection)
+    }
+
+    /// Keeps a host program that has not yet said which port it wants.
+    pub(super) fn greet(&mut self, id: u64, stream: UnixStream) {
+        self.owners.insert(id, Owner::Greeting(stream));
+    }
+
+    /// Forgets a host program that has not become a connection; gives its socket.
+    pub(super) fn end_greeting(&mut self, id: u64) -> Option<UnixStream> {
+        match self.owners.remove(&id) {
+            Some(Owner::Greeting(stream)) => Some(stream),
+            _ => None,
+        }
+    }
+
+    /// A host program wants port `port` of the guest.
+    pub(super) fn connect_guest(&mut self, id: u64, port: u32) {
+        let Some(stream) = self.end_greeting(id) else { return };
+        let ports = Ports { host: self.free_port(), guest: port };
+        self.insert(ports, id, Connection::to_guest(stream));
+    }
+
+    fn free_port(&mut self) -> u32 {
+        loop {
+            let port = self.next_port;
+            self.next_port = if port == u32::MAX >> 1 { FIRST_PORT } else { port + 1 };
+            // There are more ports than connections.
+            if !self.connections.keys().any(|ports| ports.host == port) {
+                return port;
+            }
+        }
+    }
+
+    /// Adds a connection whose socket has events with number `id`.
+    pub(super) fn insert(&mut self, ports: Ports, id: u64, connection: Connection) {
+        Counters::add(&self.counters.conns_added, 1);
+        self.owners.insert(id, Owner::Connection(ports));
+        self.connections.insert(ports, (id, connection));
+        self.list(ports);
+    }
+
+    /// Lets `act` work on a connection, and does what follows.
+    pub(super) fn with(&mut self, ports: Ports, act: impl FnOnce(&mut Connection) -> Fate) {
+        let Some((_, connection)) = self.connections.get_mut(&ports) else { return };
+        let before = connection.buffered();
+        let fate = act(connection);
+        self.buffered = self.buffered - before + connection.buffered();
+        match fate {
+            Fate::Lives => self.list(ports),
+            Fate::Reset => self.kill(ports),
+        }
+    }
+
+    /// Notes that a connection may have something for the guest.
+    pub(super) fn list(&mut self, ports: Ports) {
+        if let Some((_, connection)) = self.connections.get_mut(&ports)
+            && !connection.listed
+            && connection.next() != Next::Nothing
+        {
+            connection.listed = true;
+            self.ready.push_back(ports);
+        }
+    }
+
+    /// Ends a connection, and has the guest told.
+    pub(super) fn kill(&mut self, ports: Ports) {
+        Counters::add(&self.counters.conns_killed, 1);
+        self.remove(ports);
+        self.resets.push_back(ports);
+    }
+
+    /// Ends a connection that the guest knows to be over.
+    pub(super) fn remove(&mut self, ports: Ports) {
+        let Some((id, connection)) = self.connections.remove(&ports) else { return };
+        Counters::add(&self.counters.conns_removed, 1);
+        self.owners.remove(&id);
+        self.buffered -= connection.buffered();
+        if connection.listed {
+            self.ready.retain(|other| *other != ports);
+        }
+    }
+
+    /// Answers a packet for a connection that is not there, unless it is a reset itself.
+    pub(super) fn refuse(&mut self, ports: Ports, op: Op) {
+        if self.connections.contains_key(&ports) {
+            return self.kill(ports);
+        }
+        if op != Op::Reset {
+            self.resets.push_back(ports);
+        }
+    }
+
+    /// The next connection whose end the guest must be told.
+    pub(super) fn next_reset(&mut self) -> Option<Ports> {
+        self.resets.pop_front()
+    }
+
+    /// The next packet of a connection. Before data are read, `gather` makes `vectors` the part of
+    /// the guest's buffer that they go to: so many bytes at the most.
+    pub(super) fn next_packet(
+        &mut self,
+        vectors: &mut IoVecs,
+        mut gather: impl FnMut(&mut IoVecs, usize),
+    ) -> Option<Packet> {
+        while let Some(ports) = self.ready.pop_front() {
+            let Some((_, connection)) = self.connections.get_mut(&ports) else { continue };
+            connection.listed = false;
+            let (op, flags, len) = match connection.next() {
+                Next::Nothing => continue,
+                Next::Packet(op, flags) => {
+                    connection.sent(op);
+                    (op, flags, 0)
+                }
+                Next::Data(room) => {
+                    gather(vectors, usize::try_from(room).unwrap_or(usize::MAX));
+                    let held = connection.buffered();
+                    let read = connection.read(vectors);
+                    self.buffered = self.buffered - held + connection.buffered();
+                    match read {
+                        Ok(0) => {
+                            // Nothing there, or no more: then a shutdown is due.
+                            self.list(ports);
+                            continue;
+                        }
+                        Ok(len) => (Op::Rw, 0, len),
+                        Err(_) => {
+                            Counters::add(&self.counters.rx_read_fails, 1);
+                            self.list(ports);
+                            continue;
+                        }
+                    }
+                }
+            };
+            if len > 0 {
+                connection.sent(Op::Rw);
+            }
+            let told = connection.credit.tell();
+            self.list(ports);
+            return Some(Packet { ports, op, flags, len, told });
+        }
+        None
+    }
+}
