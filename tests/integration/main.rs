@@ -6,10 +6,12 @@
 //! - `balloon.rs`      memory given back and taken again, statistics, out of memory
 //! - `evacuation.rs`   whole blocks from a fragmented guest, and evacuated on request
 //! - `free_pages.rs`   memory that goes back without a balloon: reporting, hinting
-//! - `compaction.rs` the host's side put in order, under guests that go on; hosts that lack something
-//! - `contiguous.rs`  contiguous memory for the guest's devices: what it is made of, who uses it
+//! - `compaction.rs`   the host's side put in order, under guests that go on
+//! - `compaction_hosts.rs` the same on hosts that lack something, and with every kind of memory
+//! - `contiguous.rs`   contiguous memory for the guest's devices: what it is made of, who uses it
 //! - `framework.rs`    Linux's movable pages at work in our guest: balloon, zram, CMA
-//! - `gpu.rs`          GPU buffers that move: their bytes, fragmentation, CMA
+//! - `gpu.rs`          GPU buffers that move: their bytes, fragmentation
+//! - `gpu_cma.rs`      GPU buffers in the CMA region
 //! - `gpu_stress.rs`   the same with everything at once
 //! - `debian.rs`       Debian as a person uses it, by `resources/debian.json`
 //! - `devices.rs`      disks, network, vsock and random numbers
@@ -26,6 +28,7 @@ mod balloon;
 mod boot;
 mod command_line;
 mod compaction;
+mod compaction_hosts;
 mod contiguous;
 mod debian;
 mod devices;
@@ -35,6 +38,7 @@ mod failing_disks;
 mod framework;
 mod free_pages;
 mod gpu;
+mod gpu_cma;
 mod gpu_stress;
 mod paging;
 mod pause;
@@ -97,24 +101,24 @@ const TESTS: &[Test] = &[
     test!(compaction::data_stays_intact_through_passes, 420),
     test!(compaction::recognises_guests_that_reset_or_hang, 240),
     test!(compaction::rejects_invalid_passes, 240),
-    test!(compaction::hosts_without_huge_pages, 300),
-    test!(compaction::works_on_kernels_without_newer_calls, 240),
-    test!(compaction::every_kind_of_memory, 300),
-    test!(compaction::a_gigantic_page, 240),
+    test!(compaction_hosts::hosts_without_huge_pages, 300),
+    test!(compaction_hosts::works_on_kernels_without_newer_calls, 240),
+    test!(compaction_hosts::every_kind_of_memory, 300),
+    test!(compaction_hosts::a_gigantic_page, 240),
     test!(contiguous::backs_the_region_on_request, 240),
     test!(contiguous::reports_how_the_region_is_used, 240),
     test!(contiguous::pictures_are_made_huge_at_once, 300),
     test!(contiguous::requests_succeed_while_blocks_are_evacuated, 420),
     test!(contiguous::balloon_leaves_ordinary_memory_to_the_kernel, 300),
-    test!(compaction::a_limit_on_memory, 240),
+    test!(compaction_hosts::a_limit_on_memory, 240),
     test!(gpu::buffers_move_while_in_use, 420),
     test!(gpu::exported_buffers_stay, 240),
-    test!(gpu::exported_buffers_leave_cma, 240),
-    test!(gpu::buffers_are_charged_to_a_control_group, 240),
+    test!(gpu_cma::exported_buffers_leave_cma, 240),
+    test!(gpu_cma::buffers_are_charged_to_a_control_group, 240),
     test!(gpu::freed_buffers_leave_whole_blocks, 300),
     test!(gpu::without_patches_memory_is_fragmented, 420),
-    test!(gpu::cma_is_filled_before_memory_runs_out, 300),
-    test!(gpu::contiguous_memory_over_gpu_pages, 300),
+    test!(gpu_cma::cma_is_filled_before_memory_runs_out, 300),
+    test!(gpu_cma::contiguous_memory_over_gpu_pages, 300),
     test!(gpu_stress::everything_at_once, 600),
     test!(display::shows_debians_console_and_modetest, 420),
     test!(paging::a_parked_guest_gives_its_memory_to_the_host, 300),

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The configuration from outside: what is read, what is refused, and by which name.
+//!
+//! - `json.rs`: the forms of a configuration file
+//! - `machine.rs`: vCPUs, memory, balloon and display
+//! - `boot.rs`: kernel, initrd and command line
+//! - `devices.rs`: disks, network interfaces, sockets and the metadata service
+
+mod boot;
+mod devices;
+mod json;
+mod machine;
+
+use std::io::Write;
+
+use serde_json::json;
+
+use super::*;
+
+const HOST: HostLimits = HostLimits { memory_mib: 4096, mappings: HostLimits::DEFAULT_MAPPINGS };
+
+fn elf() -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"\x7fELF\x02\x01\x01").unwrap();
+    file
+}
+
+fn bootable(kernel: &Path) -> VmConfig {
+    let boot =
+        BootSource { kernel_image_path: kernel.to_owned(), initrd_path: None, boot_args: None };
+    VmConfig { boot_source: Some(boot), ..VmConfig::default() }
+}
+
+fn fields(config: &VmConfig) -> Vec<&'static str> {
+    match config.validate(&HOST) {
+        Ok(()) => Vec::new(),
+        Err(faults) => faults.0.iter().map(|fault| fault.field).collect(),
+    }
+}
