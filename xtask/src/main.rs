@@ -69,7 +69,7 @@ enum Task {
     },
     /// Run all tests; ends with a line `N passed, N failed`
     Test(test::Options),
-    /// Check formatting, lists of files, licences and dependencies: a part of `test`, in seconds
+    /// Check formatting, lists and lengths of files, licences and dependencies: a part of `test`, in seconds
     Lint,
     /// Measure Ballast beside its peers
     Bench(bench::Options),

@@ -6,8 +6,9 @@
 //! - `dependencies.rs` dependencies that are not used
 //! - `headers.rs`      the SPDX line of each source file
 //! - `folders.rs`      the list of files in each folder's head comment
+//! - `lengths.rs`      files that are too long
 //! - `circles.rs`      files that use each other in a circle
-//! - `imports.rs`      which file uses which
+//! - `imports/`        which file uses which
 //! - `patches.rs`      numbers of kernel patches in documents
 //! - `sources.rs`      the files that these checks read
 //! - `fuzz.rs`         each fuzz target for a short while
@@ -20,6 +21,7 @@ mod folders;
 mod fuzz;
 mod headers;
 mod imports;
+mod lengths;
 mod licences;
 mod patches;
 mod sources;
@@ -74,10 +76,11 @@ impl From<clients::Outcome> for Count {
 type Check = (&'static str, fn() -> Result<()>);
 
 /// Checks of sources that need no build: seconds, all together.
-const SOURCE_CHECKS: [Check; 7] = [
+const SOURCE_CHECKS: [Check; 8] = [
     ("formatting", || run::show(build::cargo().args(["fmt", "--all", "--check"]))),
     ("licence headers", headers::check),
     ("lists of files", folders::check),
+    ("lengths of files", lengths::check),
     ("circles between files", circles::check),
     ("patch numbers in documents", patches::check),
     ("licences of dependencies", licences::check),
