@@ -44,12 +44,17 @@ impl Timer {
         }
     }
 
-    /// Makes the descriptor unreadable until the timer goes off again.
+    /// Makes the descriptor unreadable until the timer goes off again. Without a system call unless
+    /// it was due: rounds of processing that have another reason ask, too.
     pub(crate) fn acknowledge(&mut self) {
-        self.deadline = None;
+        if self.deadline.is_none_or(|deadline| deadline > Instant::now()) {
+            return;
+        }
         let mut count = [0; 8];
-        // EAGAIN: it was set again meanwhile.
-        let _ = rustix::io::read(&self.fd, &mut count);
+        // EAGAIN: it is just about to go off, and stays set until then or until it is set anew.
+        if rustix::io::read(&self.fd, &mut count).is_ok() {
+            self.deadline = None;
+        }
     }
 }
 
@@ -62,5 +67,38 @@ impl AsFd for Timer {
 impl AsRawFd for Timer {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    use super::*;
+
+    fn readable(timer: &Timer, seconds: i64) -> bool {
+        let mut fds = [PollFd::new(timer, PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec { tv_sec: seconds, tv_nsec: 0 })).unwrap() > 0
+    }
+
+    #[test]
+    fn goes_off_once_and_is_quiet_when_acknowledged() {
+        let mut timer = Timer::new().unwrap();
+        timer.set(Some(Instant::now()));
+        assert!(readable(&timer, 60));
+        timer.acknowledge();
+        assert!(!readable(&timer, 0));
+        timer.set(Some(Instant::now()));
+        assert!(readable(&timer, 60), "set again, it goes off again");
+    }
+
+    #[test]
+    fn an_acknowledgement_before_its_time_leaves_it_set() {
+        let mut timer = Timer::new().unwrap();
+        let soon = Instant::now() + Duration::from_millis(50);
+        timer.set(Some(soon));
+        timer.acknowledge();
+        timer.set(Some(soon));
+        assert!(readable(&timer, 60));
     }
 }

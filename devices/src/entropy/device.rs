@@ -3,7 +3,6 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Instant;
 
 use rustix::rand::{GetRandomFlags, getrandom};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -120,7 +119,7 @@ impl Entropy {
                 queue.push(head, 0)?;
                 continue;
             }
-            if let Err(at) = self.limiter.admit(len as u64, 1, Instant::now()) {
+            if let Err(at) = self.limiter.admit_now(len as u64, 1) {
                 Counters::add(&self.counters.rate_limiter_throttled, 1);
                 queue.undo_pop();
                 self.timer.set(Some(at));

@@ -172,7 +172,7 @@ impl Net {
     /// The timer or the event may have been the reason of this round: queues that the rate limit
     /// holds back get a round of their own where it admits them again.
     fn wake_up(&mut self, active: &Active) {
-        let _ = self.shared.wake.read();
+        // Watched edge-triggered: the event need not be read.
         self.timer.acknowledge();
         let limits = self.shared.take_pending();
         let now = Instant::now();

@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
 use std::time::Instant;
 
 use vm_memory::{Bytes, GuestAddress};
@@ -26,6 +25,8 @@ struct Posted {
     head: u16,
     segments: Vec<Segment>,
     len: usize,
+    /// How many of the receiver's vectors are its.
+    vectors: usize,
 }
 
 /// Why a round of receiving ended.
@@ -56,9 +57,10 @@ pub(super) struct Receiver {
     posted: VecDeque<Posted>,
     /// Bytes in `posted`.
     room: usize,
-    /// Room in one place, to gather the vectors from.
-    segments: Vec<Segment>,
+    /// All of `posted`. What one frame leaves over is there for the next, not gathered anew.
     iovecs: IoVecs,
+    /// Buffers that a frame fills; kept for its memory.
+    filled: Vec<(u16, u32)>,
 }
 
 impl Receiver {
@@ -77,8 +79,8 @@ impl Receiver {
             wanted,
             posted: VecDeque::new(),
             room: 0,
-            segments: Vec::new(),
             iovecs: IoVecs::default(),
+            filled: Vec::new(),
         }
     }
 
@@ -113,13 +115,11 @@ impl Receiver {
                 self.deliver(&frame, counters)?;
                 continue;
             }
-            let now = Instant::now();
             // The size is known only afterwards: the rest is paid off then.
-            if let Err(at) = limiter.admit(1, 1, now) {
+            if let Err(at) = limiter.admit_now(1, 1) {
                 Counters::add(&counters.rx_rate_limiter_throttled, 1);
                 break End::Throttled(at);
             }
-            self.gather();
             match tap.read(&self.iovecs) {
                 Ok(len) => {
                     limiter.charge(len.saturating_sub(1) as u64, 0);
@@ -144,7 +144,7 @@ impl Receiver {
 
     /// Takes buffers from the queue until the longest frame fits; false if the guest has none.
     fn have_room(&mut self, counters: &Counters) -> Result<bool, QueueError> {
-        let mut asked = false;
+        let (mut asked, mut scattered) = (false, false);
         while self.room < self.wanted {
             let Some(chain) = self.queue.pop()? else {
                 if asked {
@@ -158,8 +158,17 @@ impl Receiver {
             let head = chain.head_index();
             match Self::usable(Segments::collect(chain, self.queue.size())) {
                 Some((segments, len)) => {
+                    let before = self.iovecs.count();
+                    if self.iovecs.append(self.queue.mem(), &segments, 0, len) < len {
+                        // More vectors than one call takes: what is there has to do.
+                        self.iovecs.truncate(before);
+                        self.queue.undo_pop();
+                        scattered = true;
+                        break;
+                    }
                     self.room += len;
-                    self.posted.push_back(Posted { head, segments, len });
+                    let vectors = self.iovecs.count() - before;
+                    self.posted.push_back(Posted { head, segments, len, vectors });
                 }
                 None => {
                     Counters::add(&counters.event_fails, 1);
@@ -168,7 +177,7 @@ impl Receiver {
             }
         }
         // A guest whose whole queue is smaller than the longest frame must not starve.
-        let all_given = self.posted.len() >= usize::from(self.queue.size());
+        let all_given = scattered || self.posted.len() >= usize::from(self.queue.size());
         Ok(self.room >= self.wanted || (all_given && self.room >= HEADER_LEN + PLAIN_FRAME))
     }
 
@@ -179,30 +188,18 @@ impl Receiver {
         (len > HEADER_LEN as u64).then_some((writable, usize::try_from(len).ok()?))
     }
 
-    /// Makes the vectors for the next frame.
-    fn gather(&mut self) {
-        self.segments.clear();
-        let buffers = if self.mergeable { self.posted.len() } else { 1 };
-        for posted in self.posted.iter().take(buffers) {
-            self.segments.extend_from_slice(&posted.segments);
-        }
-        self.iovecs.gather(self.queue.mem(), &self.segments, 0, MAX_FRAME);
-    }
-
     /// A frame of the responder's, without a header.
     fn deliver(&mut self, frame: &[u8], counters: &Counters) -> Result<(), QueueError> {
-        self.gather();
         let len = HEADER_LEN + frame.len();
-        if len > self.iovecs.len() {
+        if len > self.room {
             Counters::add(&counters.rx_fails, 1);
             return Ok(());
         }
-        let mem = Arc::clone(self.queue.mem());
-        let buffer =
-            Segments { readable: Vec::new(), writable: std::mem::take(&mut self.segments) };
-        buffer.write(&mem, 0, &[0; HEADER_LEN]);
-        buffer.write(&mem, HEADER_LEN as u64, frame);
-        self.segments = buffer.writable;
+        let segments = self.posted.iter().flat_map(|posted| &posted.segments);
+        let buffer = Segments { readable: Vec::new(), writable: segments.copied().collect() };
+        let mem = self.queue.mem();
+        buffer.write(mem, 0, &[0; HEADER_LEN]);
+        buffer.write(mem, HEADER_LEN as u64, frame);
         self.used(len, counters)
     }
 
@@ -210,28 +207,28 @@ impl Receiver {
     fn used(&mut self, len: usize, counters: &Counters) -> Result<(), QueueError> {
         Counters::add(&counters.rx_packets_count, 1);
         Counters::add(&counters.rx_bytes_count, len as u64);
-        let mut count = 0;
-        let mut covered = 0;
+        let mut left = len;
+        let mut vectors = 0;
+        self.filled.clear();
         for posted in &self.posted {
-            if covered >= len && count > 0 {
+            if left == 0 && !self.filled.is_empty() {
                 break;
             }
-            covered += posted.len;
-            count += 1;
-        }
-        let mem = Arc::clone(self.queue.mem());
-        if let Some(first) = self.posted.front() {
-            let buffers = if self.mergeable { u16::try_from(count).unwrap_or(1) } else { 1 };
-            write_num_buffers(&mem, &first.segments, buffers);
-        }
-        let mut left = len;
-        for posted in self.posted.drain(..count) {
             let written = left.min(posted.len);
             left -= written;
             self.room -= posted.len;
-            self.queue.push(posted.head, u32::try_from(written).unwrap_or(0))?;
+            vectors += posted.vectors;
+            self.filled.push((posted.head, u32::try_from(written).unwrap_or(0)));
         }
-        Ok(())
+        let buffers =
+            if self.mergeable { u16::try_from(self.filled.len()).unwrap_or(1) } else { 1 };
+        if let Some(first) = self.posted.front() {
+            write_num_buffers(self.queue.mem(), &first.segments, buffers);
+        }
+        self.posted.drain(..self.filled.len());
+        self.iovecs.drop_front(vectors);
+        // All at once (5.1.6.4): a driver that finds some of a frame's buffers takes it for broken.
+        self.queue.push_all(&self.filled)
     }
 }
 

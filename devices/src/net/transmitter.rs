@@ -18,13 +18,16 @@ const START: usize = 60;
 #[derive(Debug)]
 pub(super) struct Transmitter {
     queue: DeviceQueue,
+    /// The frame's descriptors; kept for its memory, as are the next two.
+    buffer: Segments,
     iovecs: IoVecs,
     scratch: Vec<u8>,
 }
 
 impl Transmitter {
     pub(super) fn new(queue: DeviceQueue) -> Self {
-        Self { queue, iovecs: IoVecs::default(), scratch: Vec::new() }
+        let (buffer, iovecs) = (Segments::default(), IoVecs::default());
+        Self { queue, buffer, iovecs, scratch: Vec::new() }
     }
 
     /// Makes the event loop come back to this queue.
@@ -57,12 +60,12 @@ impl Transmitter {
             sent = sent.saturating_add(1);
             deadline.charge(Deadline::COMMAND);
             let head = chain.head_index();
-            let Ok(buffer) = Segments::collect(chain, self.queue.size()) else {
+            if self.buffer.refill(chain, self.queue.size()).is_err() {
                 Counters::add(&counters.event_fails, 1);
                 self.queue.push(head, 0)?;
                 continue;
-            };
-            let len = match usize::try_from(buffer.readable_len()) {
+            }
+            let len = match usize::try_from(self.buffer.readable_len()) {
                 Ok(len) if len > HEADER_LEN && len <= MAX_FRAME => len,
                 _ => {
                     Counters::add(&counters.tx_malformed_frames, 1);
@@ -70,7 +73,7 @@ impl Transmitter {
                     continue;
                 }
             };
-            if let Err(at) = limiter.admit(len as u64, 1, Instant::now()) {
+            if let Err(at) = limiter.admit_now(len as u64, 1) {
                 Counters::add(&counters.tx_rate_limiter_throttled, 1);
                 self.queue.undo_pop();
                 break End::Throttled(at);
@@ -78,9 +81,9 @@ impl Transmitter {
             deadline.charge(len as u64);
             let taken = responder
                 .as_deref_mut()
-                .is_some_and(|responder| self.offer(responder, &buffer, len, deadline));
+                .is_some_and(|responder| self.offer(responder, len, deadline));
             if !taken {
-                self.send(tap, &buffer, len, counters);
+                self.send(tap, len, counters);
             }
             self.queue.push(head, 0)?;
         };
@@ -92,18 +95,17 @@ impl Transmitter {
     fn offer(
         &mut self,
         responder: &mut Box<dyn Responder>,
-        buffer: &Segments,
         len: usize,
         deadline: &mut Deadline,
     ) -> bool {
         let frame = len - HEADER_LEN;
         self.scratch.resize(frame.min(START), 0);
-        buffer.read(self.queue.mem(), HEADER_LEN as u64, &mut self.scratch);
+        self.buffer.read(self.queue.mem(), HEADER_LEN as u64, &mut self.scratch);
         if !responder.wants(&self.scratch) {
             return false;
         }
         self.scratch.resize(frame, 0);
-        buffer.read(self.queue.mem(), HEADER_LEN as u64, &mut self.scratch);
+        self.buffer.read(self.queue.mem(), HEADER_LEN as u64, &mut self.scratch);
         // Looked at once more: the guest may have changed it meanwhile.
         if responder.wants(&self.scratch) {
             responder.take(&self.scratch, Instant::now(), deadline);
@@ -111,8 +113,8 @@ impl Transmitter {
         true
     }
 
-    fn send(&mut self, tap: &Tap, buffer: &Segments, len: usize, counters: &Counters) {
-        if self.iovecs.gather(self.queue.mem(), &buffer.readable, 0, MAX_FRAME) < len {
+    fn send(&mut self, tap: &Tap, len: usize, counters: &Counters) {
+        if self.iovecs.gather(self.queue.mem(), &self.buffer.readable, 0, MAX_FRAME) < len {
             Counters::add(&counters.tx_malformed_frames, 1);
             return;
         }

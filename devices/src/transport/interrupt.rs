@@ -4,6 +4,11 @@
 //! A guest reads and acknowledges the interrupt status with its interrupts off; that must never
 //! wait for a device that is busy giving memory back. So these are atomics, and the mutex of the
 //! device is not involved.
+//!
+//! An acknowledgement of used buffers alone may stay with the hypervisor, which saves each interrupt
+//! an exit to the monitor; then their bit stays set. To a driver that is the same as one more
+//! interrupt for buffers that it has seen: it looks at its rings and finds nothing. A changed
+//! configuration is always told apart.
 
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,7 +19,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::virtio::Interrupt;
 
 /// Bit of the interrupt status: used buffers (virtio 1.3, 4.2.2).
-const USED_BUFFER: u32 = 1;
+pub(super) const USED_BUFFER: u32 = 1;
 /// Bit of the interrupt status: configuration change.
 const CONFIG_CHANGE: u32 = 2;
 

@@ -103,6 +103,17 @@ impl MockDriver {
         &self.transport
     }
 
+    /// Guest RAM.
+    pub fn mem(&self) -> &Arc<GuestMemoryMmap> {
+        &self.mem
+    }
+
+    /// Where the available ring and the used ring of `queue` are.
+    pub fn rings(&self, queue: u16) -> (GuestAddress, GuestAddress) {
+        let ring = &self.queues[usize::from(queue)];
+        (GuestAddress(ring.available), GuestAddress(ring.used))
+    }
+
     /// Features that were agreed on.
     pub fn features(&self) -> u64 {
         self.features

@@ -12,13 +12,17 @@ use super::{GuestMemoryMmap, Segment};
 const MAX_VECTORS: usize = 1024;
 
 /// Pieces of guest memory by their addresses in this process, and the memory they lie in, which
-/// stays mapped for as long as this value lives.
+/// stays mapped for as long as this value lives. They may be taken off the front one by one while
+/// others are added, so that buffers that wait need not be looked up for each call.
 ///
 /// The guest may change their contents at any time: they are for system calls only and must never
 /// become a Rust slice.
 #[derive(Debug, Default)]
 pub struct IoVecs {
     vectors: Vec<libc::iovec>,
+    /// How many of them are not in use any more.
+    first: usize,
+    /// Bytes in the others.
     len: usize,
     mem: Option<Arc<GuestMemoryMmap>>,
 }
@@ -39,32 +43,73 @@ impl IoVecs {
         limit: usize,
     ) -> usize {
         self.clear();
-        for (addr, len) in super::queues::pieces(segments, offset, limit) {
+        self.append(mem, segments, offset, limit)
+    }
+
+    /// As [`gather`](Self::gather), behind what is here; returns the bytes added. All must be of the
+    /// same memory.
+    pub fn append(
+        &mut self,
+        mem: &Arc<GuestMemoryMmap>,
+        segments: &[Segment],
+        offset: u64,
+        limit: usize,
+    ) -> usize {
+        if !self.mem.as_ref().is_some_and(|held| Arc::ptr_eq(held, mem)) {
+            self.clear();
+            self.mem = Some(Arc::clone(mem));
+        }
+        let before = self.len;
+        for (addr, len) in super::segments::pieces(segments, offset, limit) {
             for slice in mem.get_slices(addr, len) {
-                let Ok(slice) = slice else { return self.len };
-                if self.vectors.len() == MAX_VECTORS {
-                    return self.len;
+                let Ok(slice) = slice else { return self.len - before };
+                if self.count() == MAX_VECTORS {
+                    return self.len - before;
                 }
                 let base = slice.ptr_guard_mut().as_ptr().cast();
                 self.vectors.push(libc::iovec { iov_base: base, iov_len: slice.len() });
                 self.len += slice.len();
             }
         }
-        if !self.mem.as_ref().is_some_and(|held| Arc::ptr_eq(held, mem)) {
-            self.mem = Some(Arc::clone(mem));
+        self.len - before
+    }
+
+    /// Forgets the first `count` vectors.
+    pub fn drop_front(&mut self, count: usize) {
+        let count = count.min(self.count());
+        let gone = &self.as_slice()[..count];
+        self.len -= gone.iter().map(|vector| vector.iov_len).sum::<usize>();
+        self.first += count;
+        // Moved now and then only, so that each vector is moved about once.
+        if self.first >= self.count() {
+            self.vectors.drain(..self.first);
+            self.first = 0;
         }
-        self.len
+    }
+
+    /// Forgets all but the first `count` vectors.
+    pub fn truncate(&mut self, count: usize) {
+        let count = count.min(self.count());
+        let gone = &self.as_slice()[count..];
+        self.len -= gone.iter().map(|vector| vector.iov_len).sum::<usize>();
+        self.vectors.truncate(self.first + count);
     }
 
     /// Forgets the pieces, but not the room for them.
     pub fn clear(&mut self) {
         self.vectors.clear();
+        self.first = 0;
         self.len = 0;
     }
 
     /// The vectors, for a system call.
     pub fn as_slice(&self) -> &[libc::iovec] {
-        &self.vectors
+        self.vectors.get(self.first..).unwrap_or_default()
+    }
+
+    /// How many vectors there are.
+    pub fn count(&self) -> usize {
+        self.vectors.len() - self.first
     }
 
     /// Bytes in all pieces together.
@@ -118,13 +163,37 @@ mod tests {
             let read = unsafe { libc::readv(fd, iovecs.as_slice().as_ptr(), count) };
             let read = usize::try_from(read).unwrap_or(0);
             let mut position = 0;
-            for (addr, len) in super::super::queues::pieces(&segments, offset, limit) {
+            for (addr, len) in super::super::segments::pieces(&segments, offset, limit) {
                 for i in 0..len.min(read.saturating_sub(position)) {
                     let byte: u8 = mem.read_obj(GuestAddress(addr.0 + i as u64)).unwrap();
                     prop_assert_eq!(byte, 1);
                 }
                 position += len;
             }
+        }
+    }
+
+    proptest! {
+        /// Taken off the front and added behind, what is left is what a list would hold.
+        #[test]
+        fn pieces_are_added_behind_and_taken_off_the_front(
+            steps in prop::collection::vec((1u32..500, 0usize..4), 1..100),
+        ) {
+            let mem = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap());
+            let mut iovecs = IoVecs::default();
+            let mut model: Vec<usize> = Vec::new();
+            for (len, off) in steps {
+                let segment = Segment { addr: GuestAddress(0), len };
+                prop_assert_eq!(iovecs.append(&mem, &[segment], 0, usize::MAX), len as usize);
+                model.push(len as usize);
+                iovecs.drop_front(off);
+                model.drain(..off.min(model.len()));
+                let lens: Vec<usize> = iovecs.as_slice().iter().map(|v| v.iov_len).collect();
+                prop_assert_eq!(&lens, &model);
+                prop_assert_eq!(iovecs.len(), model.iter().sum::<usize>());
+            }
+            iovecs.truncate(1);
+            prop_assert_eq!(iovecs.len(), model.first().copied().unwrap_or(0));
         }
     }
 

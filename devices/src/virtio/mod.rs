@@ -28,9 +28,10 @@
 //! - `hold.rs`: [`LongestHold`], for metrics of locks and loops
 //! - `iovecs.rs`: [`IoVecs`], guest memory for system calls that take vectors
 //! - `lock.rs`: [`DeviceLock`], the mutex of a device, which records how long it is held
-//! - `queues.rs`: [`DeviceQueue`], one queue from the device's side; checked descriptor chains
+//! - `queues.rs`: [`DeviceQueue`], one queue from the device's side
 //! - `rate_limiter.rs`: [`RateLimiter`], token buckets for bytes and requests
 //! - `runner.rs`: [`Runner`], the event-loop side of a device: queue events to `process`
+//! - `segments.rs`: [`Segments`], the checked contents of a descriptor chain
 //! - `sources.rs`: [`SourceRunner`], what a device waits for on the host's side
 
 mod config;
@@ -41,6 +42,7 @@ mod lock;
 mod queues;
 mod rate_limiter;
 mod runner;
+mod segments;
 mod sources;
 
 use std::any::Any;
@@ -51,9 +53,10 @@ pub use deadline::{Deadline, Progress};
 pub use hold::{Hold, LongestHold, count_cpu_time, counts_cpu_time};
 pub use iovecs::IoVecs;
 pub use lock::{DeviceLock, Locked};
-pub use queues::{Chain, ChainError, DeviceQueue, QueueError, Segment, Segments};
+pub use queues::{Chain, DeviceQueue, QueueError};
 pub use rate_limiter::{Bucket, BucketUpdate, RateLimiter};
 pub use runner::{QueueHost, Runner};
+pub use segments::{ChainError, Segment, Segments};
 pub use sources::{Source, SourceRunner};
 use vm_memory::GuestAddress;
 

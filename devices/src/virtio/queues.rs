@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! One queue as its device uses it, and descriptor chains checked before use.
-//!
-//! Everything read here was written by the guest. A chain may loop, may be longer than the standard
-//! allows, may end in the middle or name memory that is not RAM: [`Segments`] tells a device what
-//! is really there, or why it must leave the buffer alone.
+//! One queue as its device uses it: buffers taken from the driver and given back.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 
+use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemory as _, Permissions};
+use vm_memory::{Address, Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{GuestMemoryMmap, Interrupt};
@@ -25,171 +22,6 @@ pub struct QueueError {
     pub queue: u16,
     /// What is wrong with it.
     pub source: virtio_queue::Error,
-}
-
-/// A buffer that a device must not use; the queue itself is sound.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ChainError {
-    /// More descriptors than the queue has, so a loop or an oversized indirect table
-    /// (virtio 1.3, 2.7.5.3.1).
-    #[error("descriptor chain longer than the {limit} entries of the queue")]
-    TooLong {
-        /// Descriptors that a chain of this queue may have.
-        limit: u16,
-    },
-    /// The last descriptor names a next one that does not exist.
-    #[error("descriptor chain is cut off after {descriptors} entries")]
-    CutOff {
-        /// Descriptors that could be read.
-        descriptors: usize,
-    },
-    /// A device-readable descriptor follows a device-writable one (virtio 1.3, 2.7.4.2).
-    #[error("readable descriptor after a writable one")]
-    OutOfOrder,
-    /// A descriptor reaches outside guest RAM.
-    #[error("{len} bytes at {addr:#x} are not guest RAM")]
-    OutsideRam {
-        /// First guest-physical address.
-        addr: u64,
-        /// Length in bytes.
-        len: u32,
-    },
-}
-
-/// A run of guest memory that one descriptor names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Segment {
-    /// Where it begins.
-    pub addr: GuestAddress,
-    /// Its length in bytes.
-    pub len: u32,
-}
-
-/// The checked contents of one descriptor chain.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Segments {
-    /// What the device reads, in order.
-    pub readable: Vec<Segment>,
-    /// What the device writes, in order.
-    pub writable: Vec<Segment>,
-}
-
-impl Segments {
-    /// Walks `chain`, at most `limit` descriptors, and checks each against the memory's bounds.
-    ///
-    /// # Errors
-    ///
-    /// [`ChainError`]: the chain is too long, out of order, or a buffer of it is not in guest RAM.
-    pub fn collect(chain: Chain, limit: u16) -> Result<Self, ChainError> {
-        let segments = Self::collect_unplaced(chain.clone(), limit)?;
-        let mem = chain.memory();
-        for segment in &segments.readable {
-            segment.check(mem, Permissions::Read)?;
-        }
-        for segment in &segments.writable {
-            segment.check(mem, Permissions::Write)?;
-        }
-        Ok(segments)
-    }
-
-    /// As [`collect`](Self::collect), for devices that look at every address themselves: free page
-    /// reports are ranges to give back, and not memory to be read or written.
-    ///
-    /// # Errors
-    ///
-    /// [`ChainError`]: the chain is too long, or out of order.
-    pub fn collect_unplaced(chain: Chain, limit: u16) -> Result<Self, ChainError> {
-        let mut segments = Self::default();
-        let mut seen = 0;
-        let mut more = true;
-        for descriptor in chain {
-            if seen == usize::from(limit) {
-                return Err(ChainError::TooLong { limit });
-            }
-            seen += 1;
-            more = descriptor.has_next();
-            let segment = Segment { addr: descriptor.addr(), len: descriptor.len() };
-            if descriptor.is_write_only() {
-                segments.writable.push(segment);
-            } else if segments.writable.is_empty() {
-                segments.readable.push(segment);
-            } else {
-                return Err(ChainError::OutOfOrder);
-            }
-        }
-        match more {
-            false => Ok(segments),
-            // virtio-queue stops by itself after as many descriptors as the table has.
-            true if seen == usize::from(limit) => Err(ChainError::TooLong { limit }),
-            true => Err(ChainError::CutOff { descriptors: seen }),
-        }
-    }
-
-    /// Bytes that the device may read.
-    pub fn readable_len(&self) -> u64 {
-        self.readable.iter().map(|segment| u64::from(segment.len)).sum()
-    }
-
-    /// Bytes that the device may write.
-    pub fn writable_len(&self) -> u64 {
-        self.writable.iter().map(|segment| u64::from(segment.len)).sum()
-    }
-
-    /// Copies readable bytes from `offset` on into `data`; returns how many there were.
-    ///
-    /// The caller sizes `data` by a limit of its own, never by a length of the guest's.
-    pub fn read(&self, mem: &GuestMemoryMmap, offset: u64, data: &mut [u8]) -> usize {
-        let mut filled = 0;
-        for (at, len) in pieces(&self.readable, offset, data.len()) {
-            let to = &mut data[filled..filled + len];
-            if mem.read_slice(to, at).is_err() {
-                break;
-            }
-            filled += len;
-        }
-        filled
-    }
-
-    /// Copies `data` to the writable bytes from `offset` on; returns how many there was room for.
-    pub fn write(&self, mem: &GuestMemoryMmap, offset: u64, data: &[u8]) -> usize {
-        let mut written = 0;
-        for (at, len) in pieces(&self.writable, offset, data.len()) {
-            if mem.write_slice(&data[written..written + len], at).is_err() {
-                break;
-            }
-            written += len;
-        }
-        written
-    }
-}
-
-impl Segment {
-    fn check(&self, mem: &GuestMemoryMmap, access: Permissions) -> Result<(), ChainError> {
-        let outside = ChainError::OutsideRam { addr: self.addr.0, len: self.len };
-        let len = usize::try_from(self.len).map_err(|_| outside)?;
-        if mem.check_range(self.addr, len, access) { Ok(()) } else { Err(outside) }
-    }
-}
-
-/// The contiguous pieces of `segments` that make up `len` bytes from `offset` on.
-pub(super) fn pieces(
-    segments: &[Segment],
-    offset: u64,
-    len: usize,
-) -> impl Iterator<Item = (GuestAddress, usize)> {
-    let mut skip = offset;
-    let mut left = len;
-    segments.iter().filter_map(move |segment| {
-        let size = u64::from(segment.len);
-        if left == 0 || skip >= size {
-            skip = skip.saturating_sub(size);
-            return None;
-        }
-        let start = std::mem::take(&mut skip);
-        let piece = usize::try_from(size - start).unwrap_or(usize::MAX).min(left);
-        left -= piece;
-        Some((GuestAddress(segment.addr.0.checked_add(start)?), piece))
-    })
 }
 
 /// One queue from the device's side: its rings, its number, and the way back to the driver.
@@ -211,6 +43,8 @@ pub struct DeviceQueue {
     interrupt: InterruptHandle,
     kick: EventFd,
     running: Arc<AtomicBool>,
+    /// Buffers given back since the driver was last considered for an interrupt.
+    unsignalled: u16,
 }
 
 struct InterruptHandle(Arc<dyn Interrupt>);
@@ -234,7 +68,8 @@ impl DeviceQueue {
         kick: EventFd,
         running: Arc<AtomicBool>,
     ) -> Self {
-        Self { index, queue, mem, interrupt: InterruptHandle(interrupt), kick, running }
+        let interrupt = InterruptHandle(interrupt);
+        Self { index, queue, mem, interrupt, kick, running, unsignalled: 0 }
     }
 
     /// Number of the queue, as the driver counts.
@@ -287,11 +122,44 @@ impl DeviceQueue {
     ///
     /// [`QueueError`]: the used ring cannot be written.
     pub fn push(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
-        if !self.ready() {
+        self.push_all(&[(head, written)])
+    }
+
+    /// [`push`](Self::push) of several buffers, which the driver finds all at once: those of one
+    /// packet, for example.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError`]: the used ring cannot be written.
+    pub fn push_all(&mut self, buffers: &[(u16, u32)]) -> Result<(), QueueError> {
+        if !self.ready() || buffers.is_empty() {
             return Ok(());
         }
-        let result = self.queue.add_used(&*self.mem, head, written);
-        result.map_err(|source| self.error(source))
+        self.write_used(buffers).map_err(|source| self.error(source))
+    }
+
+    /// Used ring (virtio 1.3, 2.7.8): flags, index, then an element of head and length a buffer.
+    fn write_used(&mut self, buffers: &[(u16, u32)]) -> Result<(), virtio_queue::Error> {
+        let ring = GuestAddress(self.queue.used_ring());
+        let at = |offset| ring.checked_add(offset).ok_or(virtio_queue::Error::AddressOverflow);
+        let mut next = self.queue.next_used();
+        for (head, written) in buffers {
+            if *head >= self.queue.size() {
+                return Err(virtio_queue::Error::InvalidDescriptorIndex);
+            }
+            let slot = u64::from(next % self.queue.size());
+            let element = [u32::from(*head).to_le(), written.to_le()];
+            self.mem
+                .write_obj(element, at(4 + 8 * slot)?)
+                .map_err(virtio_queue::Error::GuestMemory)?;
+            next = next.wrapping_add(1);
+        }
+        let stored = self.mem.store(next.to_le(), at(2)?, Ordering::Release);
+        stored.map_err(virtio_queue::Error::GuestMemory)?;
+        self.unsignalled =
+            self.unsignalled.saturating_add(next.wrapping_sub(self.queue.next_used()));
+        self.queue.set_next_used(next);
+        Ok(())
     }
 
     /// Interrupts the driver if it wants to know of the buffers given back since the last call.
@@ -300,16 +168,36 @@ impl DeviceQueue {
     ///
     /// [`QueueError`]: the rings cannot be read, or the interrupt cannot be raised.
     pub fn signal(&mut self) -> Result<(), QueueError> {
-        if !self.ready() {
+        if !self.ready() || self.unsignalled == 0 {
             return Ok(());
         }
-        let needed = self.queue.needs_notification(&*self.mem);
-        if needed.map_err(|source| self.error(source))?
+        if self.wants_interrupt().map_err(|source| self.error(source))?
             && let Err(error) = self.interrupt.0.signal_used_queue(self.index)
         {
             tracing::warn!(queue = self.index, %error, "cannot interrupt the driver");
         }
+        self.unsignalled = 0;
         Ok(())
+    }
+
+    /// Whether the driver wants an interrupt for the buffers given back last (virtio 1.3, 2.7.7).
+    fn wants_interrupt(&self) -> Result<bool, virtio_queue::Error> {
+        // The index of the used ring is visible before the driver's wish is read.
+        fence(Ordering::SeqCst);
+        let ring = GuestAddress(self.queue.avail_ring());
+        let at = |offset| ring.checked_add(offset).ok_or(virtio_queue::Error::AddressOverflow);
+        let read = |at| {
+            let value = self.mem.load::<u16>(at, Ordering::Relaxed).map(u16::from_le);
+            value.map_err(virtio_queue::Error::GuestMemory)
+        };
+        if !self.queue.event_idx_enabled() {
+            let no_interrupt = u16::try_from(VRING_AVAIL_F_NO_INTERRUPT).unwrap_or(1);
+            return Ok(read(ring)? & no_interrupt == 0);
+        }
+        // The driver names the buffer behind which it wants one: is it among the last?
+        let event = read(at(4 + 2 * u64::from(self.queue.size()))?)?;
+        let behind = self.queue.next_used().wrapping_sub(event).wrapping_sub(1);
+        Ok(behind < self.unsignalled)
     }
 
     /// Asks to be notified of the next buffer. Where more have come meanwhile, the queue notifies

@@ -20,6 +20,7 @@ use bitflags::bitflags;
 
 use super::credit::Credit;
 use super::protocol::{Op, shutdown};
+use super::sockets::SocketNews;
 use crate::virtio::IoVecs;
 
 bitflags! {
@@ -64,6 +65,9 @@ pub(super) struct Connection {
     /// Bytes from the guest that the socket did not take at once.
     buffer: VecDeque<u8>,
     readable: bool,
+    /// Behind what can be read may be an end of which there is no further event: it is read until
+    /// the socket says that there is nothing.
+    to_the_end: bool,
     /// It may be read, but the guest had no room for more.
     starved: bool,
     /// The socket has no peer.
@@ -82,8 +86,8 @@ pub(super) struct Connection {
 impl Connection {
     /// A stream that the host's program has asked for.
     pub(super) fn to_guest(stream: UnixStream) -> Self {
-        // The event of bytes behind the greeting was taken with the greeting.
-        Self { readable: true, ..Self::new(stream, Due::REQUEST) }
+        // The event of bytes behind the greeting, or of an end, was taken with the greeting.
+        Self { readable: true, to_the_end: true, ..Self::new(stream, Due::REQUEST) }
     }
 
     /// A stream that the guest has asked for, with its credit.
@@ -99,6 +103,7 @@ impl Connection {
             credit: Credit::default(),
             buffer: VecDeque::new(),
             readable: false,
+            to_the_end: false,
             starved: false,
             hung_up: false,
             due,
@@ -119,14 +124,15 @@ impl Connection {
         self.stream.is_none() && self.due.is_empty()
     }
 
-    /// The socket has news: it may be read, it may be written, it has hung up.
-    pub(super) fn on_socket(&mut self, readable: bool, writable: bool, hung_up: bool) -> Fate {
-        self.readable |= readable;
-        self.hung_up |= hung_up;
-        if hung_up && !self.established {
+    /// The socket has news.
+    pub(super) fn on_socket(&mut self, news: &SocketNews) -> Fate {
+        self.readable |= news.readable;
+        self.to_the_end |= news.ends;
+        self.hung_up |= news.gone;
+        if news.gone && !self.established {
             return Fate::Reset;
         }
-        if writable { self.flush() } else { Fate::Lives }
+        if news.writable { self.flush() } else { Fate::Lives }
     }
 
     /// The guest has accepted; `greeting` goes to the host's program first.
@@ -299,18 +305,20 @@ impl Connection {
         let Some(stream) = &self.stream else { return Ok(0) };
         loop {
             match receive(stream, vectors) {
-                Ok(0) => {
+                Ok((0, _)) => {
                     self.readable = false;
                     self.host_ends();
                     return Ok(0);
                 }
-                Ok(len) => {
+                Ok((len, emptied)) => {
+                    // What comes later is an event of its own.
+                    self.readable &= !emptied || self.to_the_end;
                     self.credit.send(u32::try_from(len).unwrap_or(u32::MAX));
                     return Ok(len);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.readable = false;
+                    (self.readable, self.to_the_end) = (false, false);
                     return Ok(0);
                 }
                 Err(error) => {
@@ -357,12 +365,18 @@ fn send_slices(stream: &UnixStream, slices: &[IoSlice<'_>]) -> io::Result<usize>
     Ok(rustix::net::sendmsg(stream, slices, &mut control, flags)?)
 }
 
-/// Receives into guest memory.
-fn receive(stream: &UnixStream, vectors: &IoVecs) -> io::Result<usize> {
+/// Receives into guest memory: the bytes, and whether the socket has no more at present.
+fn receive(stream: &UnixStream, vectors: &IoVecs) -> io::Result<(usize, bool)> {
+    let room = vectors.len();
     let vectors = vectors.as_slice();
-    let count = libc::c_int::try_from(vectors.len()).map_err(io::Error::other)?;
+    // SAFETY: `msghdr` is a C structure, for which zeroes are a valid value.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = vectors.as_ptr().cast_mut();
+    message.msg_iovlen = vectors.len();
     // SAFETY: the vectors are guest memory, mapped and writable for as long as `vectors` lives, to
     // which Rust has no reference.
-    let result = unsafe { libc::readv(stream.as_raw_fd(), vectors.as_ptr(), count) };
-    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+    let result = unsafe { libc::recvmsg(stream.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+    let len = usize::try_from(result).map_err(|_| io::Error::last_os_error())?;
+    // A program that passes descriptors along, which are dropped here, ends a read early.
+    Ok((len, len < room && message.msg_flags & libc::MSG_CTRUNC == 0))
 }

@@ -7,6 +7,7 @@ use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use zerocopy::FromBytes;
 
+use super::buffers::Buffers;
 use super::credit::BUFFER;
 use super::handle::Counters;
 use super::muxer::Muxer;
@@ -28,6 +29,8 @@ pub struct Vsock {
     guest_cid: u64,
     muxer: Muxer,
     active: Option<Active>,
+    /// Descriptors of one packet of the guest's, and its data; kept for their memory.
+    packet: Segments,
     vectors: IoVecs,
     counters: Arc<Counters>,
 }
@@ -35,7 +38,7 @@ pub struct Vsock {
 /// What a driver has set up; gone with a reset. The event queue is never used: nothing ever moves the guest
 /// to another host under its connections.
 struct Active {
-    receive: DeviceQueue,
+    receive: Buffers,
     transmit: DeviceQueue,
     /// Packets of the guest wait until answers have gone out.
     held_back: bool,
@@ -53,6 +56,7 @@ impl Vsock {
             guest_cid: config.guest_cid,
             muxer: Muxer::new(config, Arc::clone(&counters))?,
             active: None,
+            packet: Segments::default(),
             vectors: IoVecs::default(),
             counters,
         })
@@ -122,15 +126,14 @@ impl Vsock {
             deadline.charge(Deadline::COMMAND);
             let head = chain.head_index();
             let mut raw = [0; Header::LEN];
-            let buffer = Segments::collect(chain, queue.size()).ok();
-            let buffer = buffer.filter(|buffer| buffer.read(queue.mem(), 0, &mut raw) == raw.len());
-            match (buffer, Header::read_from_bytes(&raw)) {
-                (Some(buffer), Ok(header)) => {
+            let whole = self.packet.refill(chain, queue.size()).is_ok()
+                && self.packet.read(queue.mem(), 0, &mut raw) == raw.len();
+            match Header::read_from_bytes(&raw) {
+                Ok(header) if whole => {
                     Counters::add(&self.counters.tx_packets_count, 1);
                     // What it says may be a lie; no more than the credit is ever copied.
                     deadline.charge(header.len.get().min(BUFFER).into());
-                    let mem = Arc::clone(queue.mem());
-                    self.muxer.take(&mem, &buffer, &header);
+                    self.muxer.take(queue.mem(), &self.packet, &header, &mut self.vectors);
                 }
                 _ => Counters::add(&self.counters.tx_queue_event_fails, 1),
             }
@@ -143,37 +146,20 @@ impl Vsock {
     /// Gives packets to the guest for as long as there are both packets and buffers.
     fn receive(
         &mut self,
-        queue: &mut DeviceQueue,
+        buffers: &mut Buffers,
         deadline: &mut Deadline,
     ) -> Result<Progress, QueueError> {
-        let mem = Arc::clone(queue.mem());
         while self.muxer.has_packets() {
             if deadline.passed() {
                 return Ok(Progress::More);
             }
-            let Some(chain) = queue.pop()? else {
-                // Asked for once more: a buffer may have come before the driver saw that it is to
-                // notify.
-                queue.rearm()?;
-                return Ok(Progress::Done);
-            };
             deadline.charge(Deadline::COMMAND);
-            let head = chain.head_index();
-            let buffer = match Segments::collect(chain, queue.size()) {
-                Ok(buffer) if buffer.writable_len() > Header::LEN as u64 => buffer,
-                _ => {
-                    Counters::add(&self.counters.rx_queue_event_fails, 1);
-                    queue.push(head, 0)?;
-                    continue;
-                }
-            };
-            match self.muxer.give(&mem, &buffer, &mut self.vectors) {
-                Some(len) => {
-                    deadline.charge(len as u64);
-                    queue.push(head, u32::try_from(len).unwrap_or(0))?;
-                }
-                None => queue.undo_pop(),
+            let taken = buffers.take()?;
+            Counters::add(&self.counters.rx_queue_event_fails, taken.unusable);
+            if !taken.any {
+                return Ok(Progress::Done);
             }
+            deadline.charge(self.muxer.give(buffers)? as u64);
         }
         Ok(Progress::Done)
     }
@@ -205,6 +191,7 @@ impl VirtioDevice for Vsock {
         let mut queues = activation.queues.into_iter();
         match (queues.next(), queues.next()) {
             (Some(receive), Some(transmit)) if receive.ready() && transmit.ready() => {
+                let receive = Buffers::new(receive);
                 self.active = Some(Active { receive, transmit, held_back: false });
                 Ok(())
             }

@@ -8,7 +8,8 @@
 //!
 //! ```text
 //! transmit queue ─▶ muxer ─▶ connection ─▶ Unix socket      guest memory ─▶ socket: one call
-//! receive queue  ◀─ muxer ◀─ connection ◀─ Unix socket      socket ─▶ guest memory: one call
+//! receive queue  ◀─ muxer ◀─ connection ◀─ Unix socket      socket ─▶ guest memory: one call for
+//!                                                           as many packets as it has data for
 //! ```
 //!
 //! Credit (5.10.6.3): the guest may send as much as the connection's buffer has room for, and is
@@ -25,6 +26,7 @@
 //! - `protocol.rs`: the wire
 //! - `credit.rs`: how much may be sent, on either side
 //! - `greeting.rs`: host programs that have not yet said which port they want
+//! - `buffers.rs`: buffers of the guest's that wait for packets
 //! - `connection.rs`: one stream
 //! - `stream_table.rs`: all streams
 //! - `muxer.rs`: what packets of the guest and events of the host do to them
@@ -32,6 +34,7 @@
 //! - `sockets.rs`: the host's sockets and news of them
 //! - `handle.rs`: counters for other threads
 
+mod buffers;
 mod connection;
 mod credit;
 mod device;

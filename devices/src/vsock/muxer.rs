@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
+use super::buffers::Buffers;
 use super::connection::{Connection, Fate};
 use super::credit::Credit;
 use super::greeting::{self, Progress as Greeting};
@@ -15,7 +16,7 @@ use super::protocol::{HOST_CID, Header, Op, TYPE_STREAM};
 use super::sockets::{HostSockets, SocketNews};
 use super::stream_table::{Owner, Packet, Ports, StreamTable};
 use super::{MAX_BUFFERED, VsockConfig};
-use crate::virtio::{Deadline, GuestMemoryMmap, IoVecs, Progress, Segments};
+use crate::virtio::{Deadline, GuestMemoryMmap, IoVecs, Progress, QueueError, Segments};
 
 /// All streams of a guest.
 #[derive(Debug)]
@@ -71,13 +72,17 @@ impl Muxer {
     /// Takes the news of all sockets.
     pub(super) fn poll_host(&mut self, deadline: &mut Deadline) -> Progress {
         let mut news = std::mem::take(&mut self.news);
+        let mut more = true;
         let progress = loop {
-            if self.accept(deadline) == Progress::More || deadline.passed() {
+            // Whoever has just connected has often sent its line, too.
+            if self.accept(deadline, &mut more) == Progress::More || deadline.passed() {
                 break Progress::More;
             }
+            if !more {
+                break Progress::Done;
+            }
             match self.sockets.poll(&mut news) {
-                Ok(true) => {}
-                Ok(false) => break Progress::Done,
+                Ok(left) => more = left,
                 Err(_) => {
                     Counters::add(&self.counters.muxer_event_fails, 1);
                     break Progress::Done;
@@ -92,13 +97,15 @@ impl Muxer {
         progress
     }
 
-    fn accept(&mut self, deadline: &mut Deadline) -> Progress {
+    /// Sets `any` if a program has connected.
+    fn accept(&mut self, deadline: &mut Deadline, any: &mut bool) -> Progress {
         loop {
             if deadline.passed() {
                 return Progress::More;
             }
             match self.sockets.accept() {
                 Ok(Some(stream)) => {
+                    *any = true;
                     deadline.charge(Deadline::COMMAND);
                     self.greet(stream);
                 }
@@ -123,7 +130,7 @@ impl Muxer {
     }
 
     fn on_news(&mut self, news: SocketNews) {
-        let SocketNews { id, readable, writable, gone } = news;
+        let id = news.id;
         match self.streams.owner(id) {
             Some(Owner::Greeting(stream)) => match greeting::advance(stream) {
                 Greeting::Waits => {}
@@ -132,8 +139,7 @@ impl Muxer {
             },
             Some(Owner::Connection(ports)) => {
                 let ports = *ports;
-                self.streams
-                    .with(ports, |connection| connection.on_socket(readable, writable, gone));
+                self.streams.with(ports, |connection| connection.on_socket(&news));
             }
             None => {}
         }
@@ -141,8 +147,14 @@ impl Muxer {
 
     // The guest's side.
 
-    /// Takes one packet of the guest: `buffer` is header and data.
-    pub(super) fn take(&mut self, mem: &Arc<GuestMemoryMmap>, buffer: &Segments, header: &Header) {
+    /// Takes one packet of the guest: `buffer` is header and data. `vectors` is for use on the way.
+    pub(super) fn take(
+        &mut self,
+        mem: &Arc<GuestMemoryMmap>,
+        buffer: &Segments,
+        header: &Header,
+        vectors: &mut IoVecs,
+    ) {
         let (op, len) = (Op::from(header.op.get()), header.len.get());
         let ports = Ports { host: header.dst_port.get(), guest: header.src_port.get() };
         if header.src_cid.get() != self.guest_cid {
@@ -165,7 +177,7 @@ impl Muxer {
                 let greeting = format!("OK {}\n", ports.host);
                 self.streams.with(ports, |connection| connection.accepted(greeting.as_bytes()));
             }
-            Op::Rw => self.write(mem, buffer, ports, len),
+            Op::Rw => self.write((mem, buffer), ports, len, vectors),
             Op::Shutdown => {
                 self.streams.with(ports, |connection| connection.guest_ends(header.flags.get()));
             }
@@ -179,18 +191,23 @@ impl Muxer {
         }
     }
 
-    fn write(&mut self, mem: &Arc<GuestMemoryMmap>, buffer: &Segments, ports: Ports, len: u32) {
+    fn write(
+        &mut self,
+        (mem, buffer): (&Arc<GuestMemoryMmap>, &Segments),
+        ports: Ports,
+        len: u32,
+        vectors: &mut IoVecs,
+    ) {
         Counters::add(&self.counters.tx_bytes_count, len.into());
         let Ok(len) = usize::try_from(len) else { return self.streams.kill(ports) };
         if self.streams.buffered() + len > MAX_BUFFERED {
             return self.streams.kill(ports);
         }
-        let mut vectors = IoVecs::default();
         if vectors.gather(mem, &buffer.readable, Header::LEN as u64, len) < len {
             return self.streams.kill(ports);
         }
         self.streams.with(ports, |connection| {
-            connection.write(&vectors, |offset, bytes| {
+            connection.write(vectors, |offset, bytes| {
                 bytes.resize(len - offset, 0);
                 buffer.read(mem, (Header::LEN + offset) as u64, bytes);
             })
@@ -216,43 +233,28 @@ impl Muxer {
 
     // To the guest.
 
-    /// Writes the next packet for the guest into `buffer`; its length, or nothing if there is none.
-    pub(super) fn give(
-        &mut self,
-        mem: &Arc<GuestMemoryMmap>,
-        buffer: &Segments,
-        vectors: &mut IoVecs,
-    ) -> Option<usize> {
-        if let Some(ports) = self.streams.next_reset() {
-            let header = self.header(&Packet::reset(ports));
-            return Some(self.put(mem, buffer, &header, 0));
-        }
-        let packet = self.streams.next_packet(vectors, |vectors, room| {
-            vectors.gather(mem, &buffer.writable, Header::LEN as u64, room);
-        })?;
-        let header = self.header(&packet);
-        Some(self.put(mem, buffer, &header, packet.len))
-    }
-
-    fn header(&self, packet: &Packet) -> Header {
-        let Packet { ports, op, flags, len, told } = *packet;
-        Header {
+    /// Gives the guest the next packet, or all packets that one read of a socket makes, if there is
+    /// any; the bytes given.
+    pub(super) fn give(&mut self, buffers: &mut Buffers) -> Result<usize, QueueError> {
+        let reset = self.streams.next_reset().map(Packet::reset);
+        let Some(packet) = reset.or_else(|| self.streams.next_packet(buffers)) else {
+            return Ok(0);
+        };
+        let Packet { ports, op, flags, len, told } = packet;
+        let packets = buffers.give(len, |len| Header {
             src_cid: HOST_CID.into(),
             dst_cid: self.guest_cid.into(),
             src_port: ports.host.into(),
             dst_port: ports.guest.into(),
-            len: u32::try_from(len).unwrap_or(0).into(),
+            len: len.into(),
             kind: TYPE_STREAM.into(),
             op: u16::from(op).into(),
             flags: flags.into(),
             buf_alloc: told.0.into(),
             fwd_cnt: told.1.into(),
-        }
-    }
-
-    fn put(&self, mem: &GuestMemoryMmap, buffer: &Segments, header: &Header, len: usize) -> usize {
-        Counters::add(&self.counters.rx_packets_count, 1);
+        })?;
+        Counters::add(&self.counters.rx_packets_count, packets as u64);
         Counters::add(&self.counters.rx_bytes_count, len as u64);
-        buffer.write(mem, 0, zerocopy::IntoBytes::as_bytes(header)) + len
+        Ok(len)
     }
 }

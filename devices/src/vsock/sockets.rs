@@ -25,6 +25,8 @@ pub(super) struct SocketNews {
     pub(super) readable: bool,
     /// There may be room to write.
     pub(super) writable: bool,
+    /// What can be read has an end.
+    pub(super) ends: bool,
     /// The program has closed it.
     pub(super) gone: bool,
 }
@@ -88,7 +90,8 @@ impl HostSockets {
         Ok(id)
     }
 
-    /// Puts news of sockets into `news`, in place of what is there; false if there were no events.
+    /// Puts news of sockets into `news`, in place of what is there; true if there may be more, of
+    /// which no event will tell.
     pub(super) fn poll(&mut self, news: &mut Vec<SocketNews>) -> io::Result<bool> {
         news.clear();
         let mut events = [epoll::Event {
@@ -109,11 +112,12 @@ impl HostSockets {
                 continue;
             }
             let gone = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
-            let ends = flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::RDHUP);
+            let ends = gone || flags.intersects(epoll::EventFlags::RDHUP);
+            let readable = ends || flags.intersects(epoll::EventFlags::IN);
             let writable = flags.intersects(epoll::EventFlags::OUT);
-            news.push(SocketNews { id, readable: gone || ends, writable, gone });
+            news.push(SocketNews { id, readable, writable, ends, gone });
         }
-        Ok(count > 0)
+        Ok(count == EVENTS)
     }
 
     /// Connects to the program that serves `port` of the host: the one at the socket's path with

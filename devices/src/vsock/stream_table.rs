@@ -7,10 +7,10 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use super::MAX_CONNECTIONS;
+use super::buffers::Buffers;
 use super::connection::{Connection, Fate, Next};
 use super::handle::Counters;
 use super::protocol::Op;
-use crate::virtio::IoVecs;
 
 /// Resets that may wait for a buffer of the guest's.
 const MAX_RESETS: usize = 256;
@@ -37,7 +37,7 @@ pub(super) struct Packet {
     pub(super) ports: Ports,
     pub(super) op: Op,
     pub(super) flags: u32,
-    /// Bytes of data behind the header.
+    /// Bytes of data; where one buffer cannot hold them, each has a header of its own.
     pub(super) len: usize,
     /// Space in the connection's buffer, and bytes taken out of it (5.10.6.3).
     pub(super) told: (u32, u32),
@@ -234,26 +234,19 @@ impl StreamTable {
         self.resets.pop_front()
     }
 
-    /// The next packet of a connection. Before data are read, `gather` makes `vectors` the part of
-    /// the guest's buffer that they go to: so many bytes at the most.
-    pub(super) fn next_packet(
-        &mut self,
-        vectors: &mut IoVecs,
-        mut gather: impl FnMut(&mut IoVecs, usize),
-    ) -> Option<Packet> {
+    /// The next packet of a connection; its data, which may be more than one buffer holds, are in
+    /// `buffers`.
+    pub(super) fn next_packet(&mut self, buffers: &mut Buffers) -> Option<Packet> {
         while let Some(ports) = self.ready.pop_front() {
             let Some((_, connection)) = self.connections.get_mut(&ports) else { continue };
             connection.listed = false;
             let (op, flags, len) = match connection.next() {
                 Next::Nothing => continue,
-                Next::Packet(op, flags) => {
-                    connection.sent(op);
-                    (op, flags, 0)
-                }
+                Next::Packet(op, flags) => (op, flags, 0),
                 Next::Data(room) => {
-                    gather(vectors, usize::try_from(room).unwrap_or(usize::MAX));
+                    let room = buffers.room(usize::try_from(room).unwrap_or(usize::MAX));
                     let held = connection.buffered();
-                    let read = connection.read(vectors);
+                    let read = connection.read(room);
                     self.buffered = self.buffered - held + connection.buffered();
                     match read {
                         Ok(0) => {
@@ -270,9 +263,7 @@ impl StreamTable {
                     }
                 }
             };
-            if len > 0 {
-                connection.sent(Op::Rw);
-            }
+            connection.sent(op);
             let told = connection.credit.tell();
             self.list(ports);
             return Some(Packet { ports, op, flags, len, told });

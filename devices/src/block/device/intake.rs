@@ -84,7 +84,7 @@ impl Block {
             active.answer(at, head, &buffer, Status::Ok).map_err(failure)?;
             return Ok(Admission::Taken);
         }
-        if let Err(until) = self.limiter.admit(limited_bytes(&request), 1, Instant::now()) {
+        if let Err(until) = self.limiter.admit_now(limited_bytes(&request), 1) {
             return Ok(Admission::Wait(until));
         }
         let queue = active.queues[at].index();

@@ -143,7 +143,7 @@ impl Block {
 
     /// The event or the timer may have been the reason of this round.
     fn wake_up(&mut self, active: &mut Active) {
-        let _ = self.shared.wake.read();
+        // Watched edge-triggered: the event need not be read.
         let pending = self.shared.take_pending();
         self.apply(pending, Some(active));
         self.timer.acknowledge();

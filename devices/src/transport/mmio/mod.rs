@@ -33,7 +33,7 @@ use virtio_bindings::virtio_config::{
 };
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::interrupt::MmioInterrupt;
+use super::interrupt::{MmioInterrupt, USED_BUFFER};
 use super::setup::QueueSetup;
 use crate::virtio::{
     Deadline, GuestMemoryMmap, Locked, LongestHold, Progress, QueueHost, SharedDevice, VirtioDevice,
@@ -51,15 +51,15 @@ const GAP: Duration = Duration::from_micros(50);
 /// Pause between two rounds of a clean-up that waits for the host.
 const HOST_GAP: Duration = Duration::from_millis(10);
 
-/// A notification to register with the hypervisor: a write of `value` (32 bits) at `offset` of the
+/// A write that the hypervisor need not pass on: one of `value` (32 bits) at `offset` of the
 /// device's window triggers `event`.
 #[derive(Debug, Clone, Copy)]
 pub struct Notifier<'a> {
     /// Offset within the device's window.
     pub offset: u64,
-    /// What the driver writes: the number of the queue.
+    /// What the driver writes: the number of the queue, or the interrupt's reasons.
     pub value: u32,
-    /// Wakes the event loop.
+    /// Wakes the event loop, if it is for a queue.
     pub event: &'a EventFd,
 }
 
@@ -71,6 +71,8 @@ pub struct MmioTransport {
     features: u64,
     interrupt: Arc<MmioInterrupt>,
     kicks: Vec<EventFd>,
+    /// Acknowledgements of used buffers that the hypervisor has kept; nobody waits for them.
+    acknowledged: EventFd,
     /// Queues that may have to run in the vCPU that notifies them.
     at_notify: Vec<bool>,
     /// Queues with more to do, which the event loop comes back to.
@@ -134,6 +136,7 @@ impl MmioTransport {
             interrupt: Arc::new(MmioInterrupt::new(irq)),
             resumed: kicks.iter().map(|_| AtomicBool::new(false)).collect(),
             kicks,
+            acknowledged: EventFd::new(EFD_NONBLOCK)?,
             at_notify,
             registers: Mutex::new(Registers::new(sizes)),
             deadline: Deadline::new,
@@ -212,15 +215,15 @@ impl MmioTransport {
         &self.interrupt
     }
 
-    /// Notifications to register as ioeventfds. The others, and those never registered, come
-    /// through [`write`](Self::write).
+    /// Writes to register as ioeventfds: notifications, and the acknowledgement of used buffers,
+    /// which every interrupt ends with and nothing has to be done about ([`MmioInterrupt`]). The
+    /// others, and those never registered, come through [`write`](Self::write).
     pub fn notifiers(&self) -> impl Iterator<Item = Notifier<'_>> {
         let queues = (0..).zip(&self.kicks).zip(&self.at_notify);
-        queues.filter(|(_, at_notify)| !**at_notify).map(|((value, event), _)| Notifier {
-            offset: register::QUEUE_NOTIFY,
-            value,
-            event,
-        })
+        let queues = queues.filter(|(_, at_notify)| !**at_notify);
+        let notify = queues.map(|((value, event), _)| (register::QUEUE_NOTIFY, value, event));
+        let acknowledge = (register::INTERRUPT_ACK, USED_BUFFER, &self.acknowledged);
+        notify.chain([acknowledge]).map(|(offset, value, event)| Notifier { offset, value, event })
     }
 
     /// A vCPU reads at `offset` of the window. Registers are 32 bits wide; anything else reads 0.

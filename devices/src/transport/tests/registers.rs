@@ -206,11 +206,28 @@ fn interrupt_registers_need_no_lock() {
     rig.driver.notify(0);
 }
 
+/// The hypervisor keeps an acknowledgement of used buffers alone: what else happens is still seen.
+#[test]
+fn acknowledgements_may_stay_with_the_hypervisor() {
+    let mut rig = Rig::new();
+    rig.driver.probe(VERSION_1, 2);
+    let interrupt = rig.device.lock().interrupt.clone().unwrap();
+    interrupt.signal_used_queue(0).unwrap();
+    assert_eq!((rig.driver.interrupts(), rig.driver.read(reg::INTERRUPT_STATUS)), (1, 1));
+    // Acknowledged, and used buffers again: an interrupt each, though the bit was never clear.
+    interrupt.signal_used_queue(0).unwrap();
+    assert_eq!((rig.driver.interrupts(), rig.driver.read(reg::INTERRUPT_STATUS)), (1, 1));
+    interrupt.signal_config_change().unwrap();
+    assert_eq!((rig.driver.interrupts(), rig.driver.acknowledge()), (1, 3));
+    assert_eq!(rig.driver.read(reg::INTERRUPT_STATUS), 0, "acknowledged with the other one");
+}
+
 #[test]
 fn notifications_wake_the_event_loop_or_run_in_the_vcpu() {
     let mut rig = Rig::over(Recorder { at_notify: Some(1), ..Recorder::default() });
-    let registered: Vec<u32> = rig.driver.transport().notifiers().map(|n| n.value).collect();
-    assert_eq!(registered, [0]);
+    let registered: Vec<_> =
+        rig.driver.transport().notifiers().map(|n| (n.offset, n.value)).collect();
+    assert_eq!(registered, [(reg::QUEUE_NOTIFY, 0), (reg::INTERRUPT_ACK, 1)]);
     rig.driver.probe(VERSION_1, 2);
     rig.first_look();
     rig.driver.notify(1);

@@ -89,6 +89,29 @@ fn an_end_of_the_guest_leaves_no_event_behind() {
     }
 }
 
+/// A read that ends early, and one that is as long as the guest has room, leave nothing behind.
+#[test]
+fn all_that_a_program_has_sent_arrives_by_one_event() {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+    let mut rig = Rig::new();
+    let (mut program, _) = rig.connected(5);
+    program.write_all(&pattern(1, 30_000)).unwrap();
+    // A descriptor passed along ends the read that finds it.
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let passed = std::io::stdin();
+    let passed = [std::os::fd::AsFd::as_fd(&passed)];
+    assert!(control.push(SendAncillaryMessage::ScmRights(&passed)));
+    let slice = [std::io::IoSlice::new(b"with a descriptor")];
+    sendmsg(&program, &slice, &mut control, SendFlags::empty()).unwrap();
+    program.write_all(b"the end").unwrap();
+    rig.host_event();
+    let all: Vec<u8> = std::iter::from_fn(|| rig.packet()).flat_map(|packet| packet.data).collect();
+    let sent = [&pattern(1, 30_000)[..], b"with a descriptor", b"the end"].concat();
+    assert!(all == sent, "{} of {} bytes", all.len(), sent.len());
+}
+
 #[test]
 fn each_direction_ends_by_itself() {
     let mut rig = Rig::new();

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Descriptor chains, checked before use.
+//!
+//! Everything read here was written by the guest. A chain may loop, may be longer than the standard
+//! allows, may end in the middle or name memory that is not RAM: [`Segments`] tells a device what
+//! is really there, or why it must leave the buffer alone.
+
+use vm_memory::{Bytes, GuestAddress, GuestMemory as _, Permissions};
+
+use super::{Chain, GuestMemoryMmap};
+
+/// A buffer that a device must not use; the queue itself is sound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ChainError {
+    /// More descriptors than the queue has, so a loop or an oversized indirect table
+    /// (virtio 1.3, 2.7.5.3.1).
+    #[error("descriptor chain longer than the {limit} entries of the queue")]
+    TooLong {
+        /// Descriptors that a chain of this queue may have.
+        limit: u16,
+    },
+    /// The last descriptor names a next one that does not exist.
+    #[error("descriptor chain is cut off after {descriptors} entries")]
+    CutOff {
+        /// Descriptors that could be read.
+        descriptors: usize,
+    },
+    /// A device-readable descriptor follows a device-writable one (virtio 1.3, 2.7.4.2).
+    #[error("readable descriptor after a writable one")]
+    OutOfOrder,
+    /// A descriptor reaches outside guest RAM.
+    #[error("{len} bytes at {addr:#x} are not guest RAM")]
+    OutsideRam {
+        /// First guest-physical address.
+        addr: u64,
+        /// Length in bytes.
+        len: u32,
+    },
+}
+
+/// A run of guest memory that one descriptor names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// Where it begins.
+    pub addr: GuestAddress,
+    /// Its length in bytes.
+    pub len: u32,
+}
+
+/// The checked contents of one descriptor chain.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Segments {
+    /// What the device reads, in order.
+    pub readable: Vec<Segment>,
+    /// What the device writes, in order.
+    pub writable: Vec<Segment>,
+}
+
+impl Segments {
+    /// Walks `chain`, at most `limit` descriptors, and checks each against the memory's bounds.
+    ///
+    /// # Errors
+    ///
+    /// [`ChainError`]: the chain is too long, out of order, or a buffer of it is not in guest RAM.
+    pub fn collect(chain: Chain, limit: u16) -> Result<Self, ChainError> {
+        let mut segments = Self::default();
+        segments.refill(chain, limit)?;
+        Ok(segments)
+    }
+
+    /// As [`collect`](Self::collect), in place of what is here: for queues with many small buffers,
+    /// which should cost no allocation each.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`collect`](Self::collect).
+    pub fn refill(&mut self, mut chain: Chain, limit: u16) -> Result<(), ChainError> {
+        self.walk(&mut chain, limit)?;
+        let mem = chain.memory();
+        for segment in &self.readable {
+            segment.check(mem, Permissions::Read)?;
+        }
+        for segment in &self.writable {
+            segment.check(mem, Permissions::Write)?;
+        }
+        Ok(())
+    }
+
+    /// As [`collect`](Self::collect), for devices that look at every address themselves: free page
+    /// reports are ranges to give back, and not memory to be read or written.
+    ///
+    /// # Errors
+    ///
+    /// [`ChainError`]: the chain is too long, or out of order.
+    pub fn collect_unplaced(mut chain: Chain, limit: u16) -> Result<Self, ChainError> {
+        let mut segments = Self::default();
+        segments.walk(&mut chain, limit)?;
+        Ok(segments)
+    }
+
+    fn walk(&mut self, chain: &mut Chain, limit: u16) -> Result<(), ChainError> {
+        self.readable.clear();
+        self.writable.clear();
+        let mut seen = 0;
+        let mut more = true;
+        for descriptor in chain {
+            if seen == usize::from(limit) {
+                return Err(ChainError::TooLong { limit });
+            }
+            seen += 1;
+            more = descriptor.has_next();
+            let segment = Segment { addr: descriptor.addr(), len: descriptor.len() };
+            if descriptor.is_write_only() {
+                self.writable.push(segment);
+            } else if self.writable.is_empty() {
+                self.readable.push(segment);
+            } else {
+                return Err(ChainError::OutOfOrder);
+            }
+        }
+        match more {
+            false => Ok(()),
+            // virtio-queue stops by itself after as many descriptors as the table has.
+            true if seen == usize::from(limit) => Err(ChainError::TooLong { limit }),
+            true => Err(ChainError::CutOff { descriptors: seen }),
+        }
+    }
+
+    /// Bytes that the device may read.
+    pub fn readable_len(&self) -> u64 {
+        self.readable.iter().map(|segment| u64::from(segment.len)).sum()
+    }
+
+    /// Bytes that the device may write.
+    pub fn writable_len(&self) -> u64 {
+        self.writable.iter().map(|segment| u64::from(segment.len)).sum()
+    }
+
+    /// Copies readable bytes from `offset` on into `data`; returns how many there were.
+    ///
+    /// The caller sizes `data` by a limit of its own, never by a length of the guest's.
+    pub fn read(&self, mem: &GuestMemoryMmap, offset: u64, data: &mut [u8]) -> usize {
+        let mut filled = 0;
+        for (at, len) in pieces(&self.readable, offset, data.len()) {
+            let to = &mut data[filled..filled + len];
+            if mem.read_slice(to, at).is_err() {
+                break;
+            }
+            filled += len;
+        }
+        filled
+    }
+
+    /// Copies `data` to the writable bytes from `offset` on; returns how many there was room for.
+    pub fn write(&self, mem: &GuestMemoryMmap, offset: u64, data: &[u8]) -> usize {
+        let mut written = 0;
+        for (at, len) in pieces(&self.writable, offset, data.len()) {
+            if mem.write_slice(&data[written..written + len], at).is_err() {
+                break;
+            }
+            written += len;
+        }
+        written
+    }
+}
+
+impl Segment {
+    fn check(&self, mem: &GuestMemoryMmap, access: Permissions) -> Result<(), ChainError> {
+        let outside = ChainError::OutsideRam { addr: self.addr.0, len: self.len };
+        let len = usize::try_from(self.len).map_err(|_| outside)?;
+        if mem.check_range(self.addr, len, access) { Ok(()) } else { Err(outside) }
+    }
+}
+
+/// The contiguous pieces of `segments` that make up `len` bytes from `offset` on.
+pub(super) fn pieces(
+    segments: &[Segment],
+    offset: u64,
+    len: usize,
+) -> impl Iterator<Item = (GuestAddress, usize)> {
+    let mut skip = offset;
+    let mut left = len;
+    segments.iter().filter_map(move |segment| {
+        let size = u64::from(segment.len);
+        if left == 0 || skip >= size {
+            skip = skip.saturating_sub(size);
+            return None;
+        }
+        let start = std::mem::take(&mut skip);
+        let piece = usize::try_from(size - start).unwrap_or(usize::MAX).min(left);
+        left -= piece;
+        Some((GuestAddress(segment.addr.0.checked_add(start)?), piece))
+    })
+}
