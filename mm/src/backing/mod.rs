@@ -6,50 +6,21 @@
 //! * [`anonymous`]: private memory, of transparent huge pages or of small ones
 //! * [`memfd`]: a file in memory, shared with helper processes
 //! * [`hugetlbfs`]: huge pages that the administrator set aside
+//! * `kind`: makes the one that is asked for
 
 use std::fmt;
 use std::io;
 
-use crate::sys::mapping::{HugePageSize, Mapping};
+use crate::sys::mapping::Mapping;
 use crate::sys::pagemap::{MappedAs, Pagemap};
 pub use crate::sys::refusal::Refusal;
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, Bytes, HostRange};
+pub use kind::BackingKind;
 
 pub mod anonymous;
 pub mod hugetlbfs;
+mod kind;
 pub mod memfd;
-
-/// The kinds of backing that a user may choose from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum BackingKind {
-    /// Private memory, huge pages where the host has them (THP).
-    #[default]
-    Thp,
-    /// Private memory, small pages only.
-    Small,
-    /// A file in memory that other processes can map, as vhost-user devices do.
-    Memfd,
-    /// Huge pages of 2 MiB from the host's pool.
-    Hugetlb2M,
-    /// Huge pages of 1 GiB from the host's pool.
-    Hugetlb1G,
-}
-
-impl BackingKind {
-    /// Reserves `len` bytes of this kind, aligned to 2 MiB or to the size of its huge pages.
-    ///
-    /// # Errors
-    /// [`BackingError`], with the host's error.
-    pub fn reserve(self, len: Bytes) -> Result<Box<dyn Backing>, BackingError> {
-        Ok(match self {
-            Self::Thp => Box::new(anonymous::Anonymous::new(len, true)?),
-            Self::Small => Box::new(anonymous::Anonymous::new(len, false)?),
-            Self::Memfd => Box::new(memfd::Memfd::new(len)?),
-            Self::Hugetlb2M => Box::new(hugetlbfs::Hugetlb::new(len, HugePageSize::TwoMib)?),
-            Self::Hugetlb1G => Box::new(hugetlbfs::Hugetlb::new(len, HugePageSize::OneGib)?),
-        })
-    }
-}
 
 /// Why the host did not do as asked.
 #[derive(Debug, thiserror::Error)]

@@ -15,11 +15,11 @@ use crate::range_set::RangeSet;
 use crate::sys::userfault::{Stopped, Userfault};
 use crate::units::{BLOCK_BYTES, HostRange, PAGES_PER_BLOCK};
 
+use super::ages::Ages;
 use super::areas::Areas;
 use super::hot::HotSet;
 use super::pool::PagePool;
 use super::record::{Record, SourceId, State};
-use super::repack::Ages;
 use super::source::{PageSource, SourceError};
 use super::staging::Outlet;
 use super::stats::{Counters, Histogram};

@@ -25,13 +25,14 @@
 //! Mechanism: `engine` what all threads share · `record` where each block is · `pager` the thread
 //! that answers faults · `resolve` bringing back · `evict` taking out and compressing · `absent`
 //! discards by others · `probation` blocks that are out to see whether they are missed · `repack` what stays away, compressed once more.
-//! Leaves: `areas` numbering of blocks · `staging` address space on the way ·
+//! Leaves: `areas` numbering of blocks · `ages` how long each has been in the store · `staging` address space on the way ·
 //! `source` where contents come from · `pool` the compressed pages · `hot` what the guest touches
 //! first · `cold` which blocks to try, and what evicting is worth.
 //!
 //! `unsafe` is in `staging` (references to pages on the way) and around UFFDIO_MOVE.
 
 mod absent;
+mod ages;
 mod areas;
 mod cold;
 mod engine;
@@ -62,13 +63,13 @@ use crate::store::Codec;
 use crate::sys::userfault::{Userfault, UserfaultError};
 use crate::units::{BLOCK_SIZE, BlockId, Bytes, GuestRange, PAGES_PER_BLOCK};
 
+use ages::Ages;
 use areas::Areas;
 use engine::{Engine, lock};
 use hot::HotSet;
 use pager::PagerThread;
 use pool::PagePool;
 use record::{Record, SourceId, State};
-use repack::Ages;
 use staging::Outlet;
 use stats::{Counters, Histogram};
 
