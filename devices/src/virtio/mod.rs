@@ -28,6 +28,7 @@
 //! - `hold.rs`: [`LongestHold`], for metrics of locks and loops
 //! - `iovecs.rs`: [`IoVecs`], guest memory for system calls that take vectors
 //! - `lock.rs`: [`DeviceLock`], the mutex of a device, which records how long it is held
+//! - `notify.rs`: [`Interrupt`], how a device reaches its driver
 //! - `queues.rs`: [`DeviceQueue`], one queue from the device's side
 //! - `rate_limiter.rs`: [`RateLimiter`], token buckets for bytes and requests
 //! - `runner.rs`: [`Runner`], the event-loop side of a device: queue events to `process`
@@ -39,6 +40,7 @@ mod deadline;
 mod hold;
 mod iovecs;
 mod lock;
+mod notify;
 mod queues;
 mod rate_limiter;
 mod runner;
@@ -53,6 +55,7 @@ pub use deadline::{Deadline, Progress};
 pub use hold::{Hold, LongestHold, count_cpu_time, counts_cpu_time};
 pub use iovecs::IoVecs;
 pub use lock::{DeviceLock, Locked};
+pub use notify::Interrupt;
 pub use queues::{Chain, DeviceQueue, QueueError};
 pub use rate_limiter::{Bucket, BucketUpdate, RateLimiter};
 pub use runner::{QueueHost, Runner};
@@ -65,23 +68,6 @@ pub use mm::guest_ram::GuestMemoryMmap;
 
 /// A device as its transport, the event loop and the control thread share it.
 pub type SharedDevice = Arc<DeviceLock<dyn VirtioDevice>>;
-
-/// How a device tells its driver that something happened; given to it at activation.
-pub trait Interrupt: Send + Sync {
-    /// Used buffers were added to queue `queue` (virtio 1.3, 2.3).
-    fn signal_used_queue(&self, queue: u16) -> std::io::Result<()>;
-
-    /// The device-specific configuration changed (virtio 1.3, 2.3).
-    ///
-    /// The transport raises the configuration generation before it interrupts.
-    fn signal_config_change(&self) -> std::io::Result<()>;
-
-    /// The device cannot go on: sets DEVICE_NEEDS_RESET and tells the driver (virtio 1.3, 2.1.2).
-    ///
-    /// For failures found outside `process`, such as in a thread of the device's own; `process`
-    /// just returns its error.
-    fn signal_needs_reset(&self) -> std::io::Result<()>;
-}
 
 /// Everything a device is given when its driver sets DRIVER_OK.
 pub struct Activation {

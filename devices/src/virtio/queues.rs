@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
+use mm::guest_ram::GuestMemoryMmap;
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Address, Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{GuestMemoryMmap, Interrupt};
+use super::notify::Interrupt;
 
 /// One buffer of the driver's, as a chain of descriptors.
 pub type Chain = DescriptorChain<Arc<GuestMemoryMmap>>;

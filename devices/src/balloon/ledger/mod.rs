@@ -17,10 +17,7 @@ use mm::blocks::page_set::PageSet;
 use mm::units::{BlockId, GuestRange, PAGES_PER_BLOCK, Pages, Pfn};
 
 use crate::balloon::runs::append;
-use region::{Region, runs_of};
-
-/// Words of one block's bitmap.
-const WORDS: usize = (PAGES_PER_BLOCK / 64) as usize;
+use region::{Region, WORDS, runs_of};
 
 /// The record of the balloon.
 #[derive(Debug)]

@@ -3,7 +3,8 @@
 
 use mm::units::{BlockId, GuestRange, PAGES_PER_BLOCK, Pfn};
 
-use super::WORDS;
+/// Words of one block's bitmap.
+pub(super) const WORDS: usize = (PAGES_PER_BLOCK / 64) as usize;
 
 /// One stretch of RAM and the marks of its blocks.
 #[derive(Debug)]

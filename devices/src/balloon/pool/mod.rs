@@ -217,9 +217,9 @@ impl Pool {
     pub(super) fn restore_forgotten(&mut self, journal: &mut Journal, deadline: &mut Deadline) {
         let unit = self.unit();
         while !deadline.passed() && !self.to_restore.is_empty() {
-            let step = take_pages(&mut self.to_restore, unit);
-            if !self.restore(&step, journal, deadline) {
-                step.into_iter().rev().for_each(|range| self.to_restore.push_front(range));
+            let ranges = take_pages(&mut self.to_restore, unit);
+            if !self.restore(&ranges, journal, deadline) {
+                ranges.into_iter().rev().for_each(|range| self.to_restore.push_front(range));
                 return;
             }
         }

@@ -4,17 +4,17 @@
 //! - `ring.rs`: io_uring: any number of pieces under way
 //! - `calls.rs`: system calls: each piece is done when `start` returns
 //! - `qcow2.rs`: qcow2 images, by imago; as with system calls
+//! - `open.rs`: which of them an image gets
 
 mod calls;
+mod open;
 mod qcow2;
 mod ring;
 
 use std::io;
-use std::os::fd::RawFd;
 
-use super::IoEngine;
-use super::image::{Contents, Image};
 use crate::virtio::IoVecs;
+pub(super) use open::open;
 
 /// What is to be done with one piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,23 +92,6 @@ pub(super) trait Engine: Send {
     fn works_at_once(&self) -> bool {
         true
     }
-}
-
-/// The engine for `image`; completions write to the event `wake`.
-pub(super) fn open(image: Image, wanted: IoEngine, wake: RawFd, slots: u16) -> Box<dyn Engine> {
-    let file = match image.contents {
-        Contents::Raw(file) => file,
-        Contents::Qcow2(access) => return Box::new(qcow2::Qcow2Engine::new(*access)),
-    };
-    if wanted == IoEngine::Async {
-        match ring::Ring::new(std::sync::Arc::clone(&file), wake, slots) {
-            Ok(ring) => return Box::new(ring),
-            Err(error) => {
-                tracing::warn!(%error, "io_uring cannot be used here: disk I/O by system calls");
-            }
-        }
-    }
-    Box::new(calls::Calls::new(file))
 }
 
 /// fallocate(2) modes for an action, none for those that are no fallocate.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::messages::{ClientMessage, handshake, read_message, server_init, update_header};
 use super::pixel_format::PixelFormat;
-use super::{Patience, View};
+use super::view::{Patience, View};
 use crate::display::headless::{Change, Viewer};
 use crate::display::{Area, Size};
 

@@ -13,6 +13,7 @@
 //! nothing, or does not take what it asked for is dropped, and its place is free again
 //! ([`Patience`]). The guest's picture is only asked for once the handshake is done.
 //!
+//! - `view.rs`: what clients are shown, and for how long they are waited for
 //! - `client.rs`: one client's conversation
 //! - `messages.rs`: the messages on the wire
 //! - `pixel_format.rs`: pixels as a client wants them
@@ -20,62 +21,19 @@
 mod client;
 mod messages;
 mod pixel_format;
+mod view;
 
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use mm::budget::{Budget, Charge};
+use mm::budget::Charge;
 
-use super::{Frames, ScanoutId};
+pub use view::{Patience, Refresh, View};
 
 /// Clients at a time, unless told otherwise; further ones are turned away. Each costs two threads.
 pub const MAX_CLIENTS: u64 = 4;
-
-/// Brings a scanout's whole picture to its frame: for a first look at a guest that draws nothing.
-/// Called on a client's thread.
-pub type Refresh = Arc<dyn Fn(ScanoutId) + Send + Sync>;
-
-/// For how long a client is waited for.
-#[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// From the connection to the end of its handshake.
-    pub handshake: Duration,
-    /// From the first byte of a message to its last.
-    pub message: Duration,
-    /// From one message to the next while it has asked for nothing.
-    pub idle: Duration,
-    /// To take one strip of pixels, 256 KiB.
-    pub strip: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            handshake: Duration::from_secs(10),
-            message: Duration::from_secs(10),
-            idle: Duration::from_secs(120),
-            strip: Duration::from_secs(30),
-        }
-    }
-}
-
-/// What is shown to clients, and how.
-#[derive(Clone)]
-pub struct View {
-    /// Frames of the display.
-    pub frames: Frames,
-    /// Which scanout.
-    pub scanout: ScanoutId,
-    /// How its picture is brought up to date.
-    pub refresh: Refresh,
-    /// For how long clients are waited for.
-    pub patience: Patience,
-    /// Places for clients, which it counts.
-    pub places: Arc<Budget>,
-}
 
 /// Serves `view` to the clients of `listener`, from threads of its own.
 ///

@@ -3,11 +3,14 @@
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use mm::budget::Budget;
 
 use super::*;
 use crate::display::testing::Plain;
-use crate::display::{Area, Display, Headless, Rect, Size};
+use crate::display::{Area, Display, Headless, Rect, ScanoutId, Size};
 use crate::virtio::Deadline;
 
 const SMALL: Size = Size::new(20, 10);

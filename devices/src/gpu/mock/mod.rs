@@ -25,14 +25,12 @@ use crate::transport::mock::{Descriptor, MockDriver};
 use crate::transport::register;
 use crate::virtio::{Deadline, DeviceLock, GuestMemoryMmap, Locked, SharedRegion, VirtioDevice};
 
-pub use window::FakeWindow;
+pub use window::{FakeWindow, WINDOW};
 
 /// Bytes of RAM of the driver's guest, from address 0.
 pub const RAM: u64 = 64 << 20;
 /// Below it are rings and commands; buffers of resources belong above.
 pub const BUFFERS: u64 = 8 << 20;
-/// Bytes of the host-visible window.
-pub const WINDOW: u64 = 1 << 20;
 /// Mappings of the window at a time.
 pub const MAPPINGS: u64 = 64;
 

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::WINDOW;
 use crate::gpu::{HostRegion, HostWindow};
+
+/// Bytes of the host-visible window.
+pub const WINDOW: u64 = 1 << 20;
 
 /// A window that is only a record of what was mapped; it panics where the contract is broken.
 #[derive(Clone, Default)]

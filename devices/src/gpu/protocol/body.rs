@@ -5,8 +5,31 @@ use std::io::Read;
 
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-use super::wire::{CreateBlob, IdAnd, MemEntry};
-use super::{Command, DecodeError, Entries, MAX_MIGRATE_ENTRIES};
+use super::MAX_MIGRATE_ENTRIES;
+use super::wire::{IdAnd, MemEntry};
+
+/// A list of [`MemEntry`](super::MemEntry) that the guest has sent and the device has not read yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entries {
+    /// Offset of the first in the readable bytes of the buffer.
+    pub at: u64,
+    /// How many there are; so many were sent.
+    pub count: u32,
+}
+
+/// Why bytes are no command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The command ends before its structure does, or counts entries that are not there.
+    #[error("the command is shorter than it says")]
+    Malformed,
+    /// More entries than a resource may have.
+    #[error("more entries than a resource may have")]
+    TooManyEntries,
+    /// More pages than one command may move.
+    #[error("more pages than one command may move")]
+    TooManyMoves,
+}
 
 /// What of a command's readable bytes is not decoded yet.
 pub struct Body<R> {
@@ -44,17 +67,8 @@ impl<R: Read> Body<R> {
         self.take::<IdAnd>().map(|pair| pair.id.get())
     }
 
-    pub(super) fn attach(&mut self, max_entries: u32) -> Result<Command, DecodeError> {
-        let IdAnd { id, other: count } = self.take()?;
-        Ok(Command::AttachBacking(id.get(), self.entries(count.get(), max_entries)?))
-    }
-
-    pub(super) fn blob(&mut self, max_entries: u32) -> Result<Command, DecodeError> {
-        let blob: CreateBlob = self.take()?;
-        Ok(Command::CreateBlob(blob, self.entries(blob.nr_entries.get(), max_entries)?))
-    }
-
-    fn entries(&self, count: u32, max: u32) -> Result<Entries, DecodeError> {
+    /// A list of `count` entries, of which no more than `max` are taken.
+    pub(super) fn entries(&self, count: u32, max: u32) -> Result<Entries, DecodeError> {
         self.check_count::<MemEntry>(count)?;
         if count > max {
             return Err(DecodeError::TooManyEntries);
@@ -62,17 +76,8 @@ impl<R: Read> Body<R> {
         Ok(Entries { at: self.taken, count })
     }
 
-    pub(super) fn migrate(&mut self) -> Result<Command, DecodeError> {
-        let IdAnd { id, other: count } = self.take()?;
-        Ok(Command::MigrateBacking(id.get(), self.moves(count.get())?))
-    }
-
-    pub(super) fn migrate_pages(&mut self) -> Result<Command, DecodeError> {
-        let IdAnd { id: count, other: _ } = self.take()?;
-        Ok(Command::MigratePages(self.moves(count.get())?))
-    }
-
-    fn moves<E: FromBytes + IntoBytes + Clone>(
+    /// `count` structures, one for each page that is to move.
+    pub(super) fn moves<E: FromBytes + IntoBytes + Clone>(
         &mut self,
         count: u32,
     ) -> Result<Vec<E>, DecodeError> {

@@ -3,34 +3,12 @@
 
 use std::io::Read;
 
+use super::body::{Body, DecodeError, Entries};
 use super::wire::{
-    Create2d, CreateBlob, Flush, MapBlob, MigrateEntry, MigratePage, ResourceId, SetScanout,
+    Create2d, CreateBlob, Flush, IdAnd, MapBlob, MigrateEntry, MigratePage, ResourceId, SetScanout,
     SetScanoutBlob, Transfer, UpdateCursor,
 };
-use super::{Body, code, feature};
-
-/// A list of [`MemEntry`](super::MemEntry) that the guest has sent and the device has not read yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entries {
-    /// Offset of the first in the readable bytes of the buffer.
-    pub at: u64,
-    /// How many there are; so many were sent.
-    pub count: u32,
-}
-
-/// Why bytes are no command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum DecodeError {
-    /// The command ends before its structure does, or counts entries that are not there.
-    #[error("the command is shorter than it says")]
-    Malformed,
-    /// More entries than a resource may have.
-    #[error("more entries than a resource may have")]
-    TooManyEntries,
-    /// More pages than one command may move.
-    #[error("more pages than one command may move")]
-    TooManyMoves,
-}
+use super::{code, feature};
 
 /// A decoded command.
 #[derive(Debug, Clone)]
@@ -85,17 +63,17 @@ impl Command {
             code::SET_SCANOUT => Self::SetScanout(body.take()?),
             code::RESOURCE_FLUSH => Self::Flush(body.take()?),
             code::TRANSFER_TO_HOST_2D => Self::TransferToHost2d(body.take()?),
-            code::RESOURCE_ATTACH_BACKING => body.attach(max_entries)?,
+            code::RESOURCE_ATTACH_BACKING => Self::attach(body, max_entries)?,
             code::RESOURCE_DETACH_BACKING => Self::DetachBacking(body.id()?),
             code::GET_CAPSET_INFO | code::GET_CAPSET => Self::Capset,
             code::GET_EDID => Self::GetEdid { scanout: body.id()? },
             code::RESOURCE_ASSIGN_UUID => Self::AssignUuid(body.id()?),
-            code::RESOURCE_CREATE_BLOB => body.blob(max_entries)?,
+            code::RESOURCE_CREATE_BLOB => Self::blob(body, max_entries)?,
             code::SET_SCANOUT_BLOB => Self::SetScanoutBlob(body.take()?),
             code::RESOURCE_MAP_BLOB => Self::MapBlob(body.take()?),
             code::RESOURCE_UNMAP_BLOB => Self::UnmapBlob(body.id()?),
-            code::RESOURCE_MIGRATE_BACKING => body.migrate()?,
-            code::MIGRATE_PAGES => body.migrate_pages()?,
+            code::RESOURCE_MIGRATE_BACKING => Self::migrate(body)?,
+            code::MIGRATE_PAGES => Self::migrate_pages(body)?,
             code::UPDATE_CURSOR => Self::UpdateCursor(body.take()?),
             code::MOVE_CURSOR => Self::MoveCursor(body.take()?),
             code::CTX_DESTROY
@@ -106,6 +84,26 @@ impl Command {
             | code::SUBMIT_3D => Self::Context,
             other => Self::Unsupported(other),
         })
+    }
+
+    fn attach(body: &mut Body<impl Read>, max_entries: u32) -> Result<Self, DecodeError> {
+        let IdAnd { id, other: count } = body.take()?;
+        Ok(Self::AttachBacking(id.get(), body.entries(count.get(), max_entries)?))
+    }
+
+    fn blob(body: &mut Body<impl Read>, max_entries: u32) -> Result<Self, DecodeError> {
+        let blob: CreateBlob = body.take()?;
+        Ok(Self::CreateBlob(blob, body.entries(blob.nr_entries.get(), max_entries)?))
+    }
+
+    fn migrate(body: &mut Body<impl Read>) -> Result<Self, DecodeError> {
+        let IdAnd { id, other: count } = body.take()?;
+        Ok(Self::MigrateBacking(id.get(), body.moves(count.get())?))
+    }
+
+    fn migrate_pages(body: &mut Body<impl Read>) -> Result<Self, DecodeError> {
+        let IdAnd { id: count, other: _ } = body.take()?;
+        Ok(Self::MigratePages(body.moves(count.get())?))
     }
 
     /// The features without which the command is not offered; none for most.

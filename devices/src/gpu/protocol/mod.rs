@@ -14,8 +14,8 @@ mod command;
 mod tests;
 mod wire;
 
-pub use body::Body;
-pub use command::{Command, DecodeError, Entries};
+pub use body::{Body, DecodeError, Entries};
+pub use command::Command;
 pub use wire::*;
 
 /// Most scanouts that a device can have.

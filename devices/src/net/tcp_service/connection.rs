@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 
-use super::{Exchange, PATIENCE, Service};
+use super::exchange::{Exchange, Service};
 use crate::virtio::Deadline;
 
+/// Time after which a connection on which nothing moves is reset.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest request, in bytes.
 pub const MAX_REQUEST: usize = 8 << 10;
 /// Bytes of an answer that the guest has not acknowledged, at most.

@@ -13,11 +13,13 @@
 //! Frames beyond that are lost, as on any wire. A connection on which nothing moves for
 //! [`PATIENCE`] is reset, and one that is idle makes room for a new one where all are in use.
 //!
+//! - `exchange.rs`: what a protocol above TCP is to this module
 //! - `connection.rs`: requests and answers of one connection
 //! - `frame.rs`: the fields of a frame that are looked at before the stack sees it
 //! - `wire.rs`: frames between the guest and smoltcp
 
 mod connection;
+mod exchange;
 mod frame;
 #[cfg(test)]
 mod tests;
@@ -37,43 +39,19 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
 use super::responder::Responder;
 use crate::virtio::Deadline;
 pub use connection::MAX_REQUEST;
-use connection::ServiceConnection;
+use connection::{PATIENCE, ServiceConnection};
+pub use exchange::{Exchange, Service};
 use frame::Sender;
 use wire::Wire;
 
 /// Connections at a time, as in Firecracker.
 const CONNECTIONS: usize = 30;
-/// Time after which a connection on which nothing moves is reset.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Time after which an idle connection may make room for a new one.
 const GRACE: Duration = Duration::from_secs(1);
 /// Time after which the guest's Ethernet address is looked at again; smoltcp forgets it after 60.
 const LEARN: Duration = Duration::from_secs(30);
 /// Shortest time between two rounds that no frame causes.
 const PAUSE: Duration = Duration::from_millis(1);
-
-/// What a service makes of the bytes received so far.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Exchange {
-    /// The request is not complete yet.
-    Incomplete,
-    /// The first `consumed` bytes are a request, and this is the answer.
-    Reply {
-        /// Bytes of the request.
-        consumed: usize,
-        /// What to send.
-        bytes: Vec<u8>,
-        /// Whether the connection ends after it.
-        close: bool,
-    },
-}
-
-/// The protocol spoken on each connection. It has no state of its own per connection.
-pub trait Service: Send {
-    /// Answers the request at the beginning of `received`; `full` if no more bytes can arrive
-    /// before some are consumed.
-    fn answer(&mut self, received: &[u8], full: bool, now: Instant) -> Exchange;
-}
 
 /// What has happened, in the words of Firecracker's `mmds` metrics.
 #[derive(Debug, Default, serde::Serialize)]
