@@ -12,7 +12,7 @@ use mm::sys::pagemap::Pagemap;
 use mm::sys::userfault::Userfault;
 use rustix::io::Errno;
 
-use super::CliError;
+use super::error::CliError;
 use crate::kvm;
 
 /// Prints every finding; an error if machines cannot run here.

@@ -9,8 +9,8 @@ use clap::Args;
 use http::Method;
 use serde::de::DeserializeOwned;
 
-use super::CliError;
 use super::client::ClientError;
+use super::error::CliError;
 use super::target::Target;
 use super::values::{SizeMib, address};
 use crate::api::compaction::{Compact, CompactReport, CompactStatus, Scope};

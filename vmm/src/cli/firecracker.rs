@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
-use super::CliError;
+use super::error::CliError;
 use super::values::read_metadata;
 use crate::api::server::DEFAULT_MAX_PAYLOAD_BYTES;
 use crate::config::{LogLevel, LoggerConfig, MetricsConfig, VmConfig};

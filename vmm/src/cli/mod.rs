@@ -17,10 +17,13 @@
 //! - `top/`: the same live, on the whole terminal
 //! - `client.rs`: HTTP over its socket
 //! - `check.rs`: `ballast check`
+//! - `error.rs`: what ends `ballast`, and with which status
+//! - `version.rs`: what `--version` prints
 
 mod check;
 mod client;
 mod compaction;
+mod error;
 mod firecracker;
 mod parking;
 mod policy;
@@ -29,22 +32,21 @@ mod run;
 mod target;
 mod top;
 mod values;
+mod version;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::api::{self, FIRECRACKER_API_VERSION};
-use crate::launch::{Launch, LaunchError};
-use crate::mode::firecracker_exit;
+use crate::api;
+use crate::launch::Launch;
+pub use error::CliError;
 use firecracker::FirecrackerArgs;
 use run::RunArgs;
-
-/// Version of Ballast.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+use version::version_text;
 
 /// Runs a virtual machine whose memory can be moved and given back, or speaks to one that runs.
 #[derive(Debug, Parser)]
@@ -91,65 +93,6 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-}
-
-/// Everything that ends `ballast` with status 1.
-#[derive(Debug, thiserror::Error)]
-pub enum CliError {
-    /// The arguments cannot be parsed.
-    #[error("{0}")]
-    Usage(String),
-    /// `--level` names no level.
-    #[error("--level {0}: give Off, Error, Warning, Info, Debug or Trace")]
-    Level(String),
-    /// A flag of Firecracker's for something that Ballast does not have.
-    #[error("Ballast does not offer {0}")]
-    NotOffered(&'static str),
-    /// The configuration file is of no use.
-    #[error(transparent)]
-    Config(#[from] crate::config::ConfigError),
-    /// The machine cannot be run.
-    #[error(transparent)]
-    Launch(#[from] LaunchError),
-    /// A running monitor could not be asked, or refused.
-    #[error(transparent)]
-    Client(#[from] client::ClientError),
-    /// A file cannot be written.
-    #[error("{}: {cause}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the host said.
-        cause: std::io::Error,
-    },
-    /// A file that should be JSON is not.
-    #[error("{}: not JSON: {cause}", path.display())]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// Where it is wrong.
-        cause: serde_json::Error,
-    },
-    /// What a running monitor sent makes no sense.
-    #[error("{0}")]
-    Reply(String),
-    /// Standard output is gone.
-    #[error("standard output: {0}")]
-    Output(#[from] std::io::Error),
-    /// This host cannot run machines; what is missing has been said.
-    #[error("this host cannot run machines")]
-    NotAble,
-}
-
-impl CliError {
-    /// The exit status: 1, or Firecracker's code in its place.
-    fn status(&self, speaks_firecracker: bool) -> u8 {
-        match self {
-            Self::Usage(_) if speaks_firecracker => firecracker_exit::ARGUMENTS,
-            Self::Level(_) => firecracker_exit::BAD_CONFIGURATION,
-            _ => firecracker_exit::GENERIC,
-        }
-    }
 }
 
 /// Does what `args` ask for; the status to exit with.
@@ -261,11 +204,6 @@ fn one_line(error: &clap::Error) -> String {
     let words: Vec<&str> = first.split_whitespace().collect();
     let line = words.join(" ");
     format!("{}; `--help` lists all of them", line.strip_prefix("error: ").unwrap_or(&line))
-}
-
-/// The first line is what clients of Firecracker look for.
-fn version_text() -> String {
-    format!("Firecracker v{FIRECRACKER_API_VERSION}\nBallast v{VERSION} (speaks the API above)\n")
 }
 
 #[cfg(test)]

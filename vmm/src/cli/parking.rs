@@ -9,8 +9,8 @@ use clap::Args;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::CliError;
 use super::compaction::{bar_of, read};
+use super::error::CliError;
 use super::target::Target;
 use super::values::SizeMib;
 use crate::api::paging::{PagingStatus, Park, ParkReport, Unpark, UnparkReport};

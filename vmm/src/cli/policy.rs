@@ -6,8 +6,8 @@ use std::io::Write;
 use clap::Args;
 use serde_json::json;
 
-use super::CliError;
 use super::compaction::read;
+use super::error::CliError;
 use super::target::Target;
 use super::values::SizeMib;
 use crate::api::policy::PolicyStatus;

@@ -8,8 +8,8 @@ use std::str::FromStr;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::CliError;
 use super::compaction::{CompactArgs, MapArgs};
+use super::error::CliError;
 use super::parking::{ParkArgs, UnparkArgs};
 use super::policy::PolicyArgs;
 use super::target::{Target, print_json};

@@ -9,7 +9,7 @@ use clap::Args;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 use serde::de::{DeserializeOwned, IntoDeserializer};
 
-use super::CliError;
+use super::error::CliError;
 use super::values::{Pieces, SizeMib, read_metadata, width_and_height};
 use crate::api::server::DEFAULT_MAX_PAYLOAD_BYTES;
 use crate::config::{

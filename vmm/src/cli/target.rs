@@ -9,7 +9,8 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::client::{get_bytes, request};
-use super::{CliError, version_text};
+use super::error::CliError;
+use super::version::version_text;
 
 /// Which monitor.
 #[derive(Debug, Args)]

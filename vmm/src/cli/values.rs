@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde_json::Value;
 
-use super::CliError;
+use super::error::CliError;
 use crate::config::from_slice;
 use crate::host::files::read_text;
 

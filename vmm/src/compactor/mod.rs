@@ -13,12 +13,14 @@
 //! client asked for (scheduled passes, eviction by the memory policy) makes room for a client's.
 //! May use: `mm::blocks`, `devices::balloon`, `devices::gpu`. Must not use: KVM, the API.
 //!
+//! - `job.rs`: what the thread is asked to do
 //! - `live_guest.rs`: what a pass needs of the devices
 //! - `turn.rs`: whose turn it is on the thread
 //! - `schedule.rs`: when to run one unasked
 //! - `pressure.rs`: the host's signal that memory is short
 //! - `walker.rs`: walks for requests
 
+mod job;
 mod live_guest;
 mod pressure;
 mod schedule;
@@ -34,11 +36,11 @@ use std::time::{Duration, Instant};
 
 use mm::blocks::map::Totals;
 use mm::blocks::pass::Pass;
-use mm::blocks::policy::{Goals, PassLimits};
 use mm::blocks::report::PassReport;
 use mm::guest_ram::GuestRamError;
 use tracing::{debug, warn};
 
+pub use job::{AloneTask, CompactorError, Job, WhenDone};
 pub use live_guest::{LiveGuest, SharedBalloon};
 use pressure::Pressure;
 pub use schedule::PassSchedule;
@@ -48,36 +50,6 @@ use walker::Walker;
 
 /// How often the schedule is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// What a pass is asked for.
-#[derive(Debug, Clone)]
-pub struct Job {
-    /// What it is for; whether the guest can evacuate is found out when it runs.
-    pub goals: Goals,
-    /// What it may spend.
-    pub limits: PassLimits,
-}
-
-/// Called on the compactor's thread when a job is done.
-pub type WhenDone = Box<dyn FnOnce(Result<PassReport, GuestRamError>) + Send>;
-
-/// Work on guest memory that must not meet a pass. Its arguments are the guest, and a flag that asks it
-/// to end. What it returns is called when the next may begin.
-pub type AloneTask = Box<dyn FnOnce(&LiveGuest, &AtomicBool) -> Box<dyn FnOnce()> + Send>;
-
-/// Why a job was not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum CompactorError {
-    /// Two passes at once would undo each other's plans.
-    #[error("A compaction pass or parking is running; wait for it or cancel it.")]
-    Busy,
-    /// As many requests as may wait for a walk do so already.
-    #[error("Too many requests for the state of memory are waiting; try again later.")]
-    TooManyWalks,
-    /// The machine is being taken down.
-    #[error("The compactor has stopped.")]
-    Stopped,
-}
 
 /// How far the present pass is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

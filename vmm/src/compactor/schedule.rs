@@ -7,7 +7,7 @@ use mm::blocks::map::Totals;
 use mm::blocks::policy::{Goals, PassLimits};
 use mm::units::Bytes;
 
-use super::Job;
+use super::job::Job;
 use super::pressure::Pressure;
 
 /// When passes run unasked.

@@ -8,7 +8,8 @@ use std::thread::JoinHandle;
 
 use tracing::warn;
 
-use super::{CompactorError, LiveGuest};
+use super::job::CompactorError;
+use super::live_guest::LiveGuest;
 
 /// Requests that may wait at the same time.
 const WAITING: usize = 16;

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
-use super::metrics::Latency;
 use super::{Controller, done, failed};
 use crate::api::instance::{Instance, InstanceAction, InstanceReply};
 use crate::api::{Refusal, Reply};
@@ -33,13 +32,13 @@ impl Controller {
             InstanceAction::Pause => {
                 let started = Instant::now();
                 self.vm()?.pause().map_err(failed)?;
-                self.metrics.latencies.pause = Latency::since(asked, started);
+                self.metrics.note_pause(asked, started);
                 Ok(Reply::Done)
             }
             InstanceAction::Resume => {
                 let started = Instant::now();
                 self.vm()?.resume();
-                self.metrics.latencies.resume = Latency::since(asked, started);
+                self.metrics.note_resume(asked, started);
                 Ok(Reply::Done)
             }
             InstanceAction::SendCtrlAltDel => done(self.vm()?.send_ctrl_alt_del()),

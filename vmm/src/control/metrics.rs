@@ -1,85 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Actions on counters, and the lines of the metrics file.
-
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+//! Actions on counters; all counters, collected.
 
 use devices::virtio::{LongestHold, counts_cpu_time};
 use mm::budget::Budget;
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
-};
 use serde_json::{Map, Value, json};
 use tracing::warn;
 
 use super::{Controller, failed};
 use crate::api::metrics::{MetricsAction, MetricsReply};
-use crate::api::stats::ApiStats;
 use crate::api::{Refusal, Reply};
 use crate::config::MetricsConfig;
-use crate::metrics::{self, MetricsFile, PERIOD};
+use crate::metrics;
 use crate::vcpu::{ExitKind, ServedTime};
-
-/// The metrics file, the timer of its lines, and the counters that no device keeps.
-pub(super) struct MetricsWriter {
-    file: Option<MetricsFile>,
-    timer: OwnedFd,
-    api: Arc<ApiStats>,
-    /// When the parent started this process, and how long it took from there to the guest's start.
-    parent_us: Option<u64>,
-    startup_us: u64,
-    missed_lines: u64,
-    /// How long the last pause and the last resume took.
-    pub(super) latencies: Latencies,
-}
-
-/// How long the last act of each kind took.
-#[derive(Debug, Default)]
-pub(super) struct Latencies {
-    pub(super) pause: Latency,
-    pub(super) resume: Latency,
-}
-
-/// How long an act took, in microseconds, rounded up: 0 is one that did not happen yet.
-#[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Latency {
-    /// From the request.
-    asked_us: u64,
-    /// From when the machine's owner took it up.
-    started_us: u64,
-}
-
-impl Latency {
-    /// The act that was asked for and started then, and is done now.
-    pub(super) fn since(asked: Instant, started: Instant) -> Self {
-        let up = |time: Duration| u64::try_from(time.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
-        Self { asked_us: up(asked.elapsed()), started_us: up(started.elapsed()) }
-    }
-}
-
-impl MetricsWriter {
-    pub(super) fn new(api: Arc<ApiStats>, parent_us: Option<u64>) -> io::Result<Self> {
-        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        Ok(Self {
-            file: None,
-            timer,
-            api,
-            parent_us,
-            startup_us: 0,
-            missed_lines: 0,
-            latencies: Latencies::default(),
-        })
-    }
-
-    /// The descriptor that is readable when a line is due.
-    pub(super) fn timer(&self) -> RawFd {
-        self.timer.as_raw_fd()
-    }
-}
 
 impl Controller {
     pub(super) fn metrics_action(&mut self, action: MetricsAction) -> Result<Reply, Refusal> {
@@ -95,10 +27,10 @@ impl Controller {
     ///
     /// The file is set already, or cannot be opened.
     pub fn set_metrics(&mut self, config: MetricsConfig) -> Result<(), Refusal> {
-        if self.metrics.file.is_some() {
+        if self.metrics.has_file() {
             return Err(Refusal::Failed("The metrics file is set already.".into()));
         }
-        self.metrics.file = Some(MetricsFile::open(config.clone(), &self.id).map_err(failed)?);
+        self.metrics.open(config.clone(), &self.id).map_err(failed)?;
         self.config.metrics = Some(config);
         Ok(())
     }
@@ -106,48 +38,24 @@ impl Controller {
     /// The first line, and the timer of the others: when the machine has started, as in
     /// Firecracker.
     pub(super) fn start_metrics(&mut self) -> Result<(), Refusal> {
-        let micros =
-            |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        let now_us = micros(std::time::Duration::try_from(now).unwrap_or_default());
-        self.metrics.startup_us =
-            self.metrics.parent_us.map_or(0, |then| now_us.saturating_sub(then));
-        if self.metrics.file.is_none() {
+        self.metrics.note_start();
+        if !self.metrics.has_file() {
             return Ok(());
         }
         self.flush_metrics()?;
-        let seconds = i64::try_from(PERIOD.as_secs()).unwrap_or(i64::MAX);
-        let period = Timespec { tv_sec: seconds, tv_nsec: 0 };
-        let every = Itimerspec { it_interval: period, it_value: period };
-        timerfd_settime(&self.metrics.timer, TimerfdTimerFlags::empty(), &every).map_err(failed)?;
-        Ok(())
+        self.metrics.start_timer().map_err(failed)
     }
 
     /// All counters since the start, by group.
     fn totals(&self) -> Value {
-        let mut groups = self.metrics.api.groups();
-        groups.insert("api".into(), json!(*self.metrics.api));
+        let mut groups = self.metrics.groups();
         groups.insert("monitor".into(), self.monitor_totals());
-        groups.insert(
-            "api_server".into(),
-            json!({"process_startup_time_us": self.metrics.startup_us}),
-        );
-        let Latencies { pause, resume } = &self.metrics.latencies;
-        groups.insert(
-            "latencies_us".into(),
-            json!({
-                "pause_vm": pause.asked_us,
-                "vmm_pause_vm": pause.started_us,
-                "resume_vm": resume.asked_us,
-                "vmm_resume_vm": resume.started_us,
-            }),
-        );
         let lost = self.log.lost();
         groups.insert(
             "logger".into(),
             json!({
                 "missed_log_count": lost.records,
-                "missed_metrics_count": self.metrics.missed_lines,
+                "missed_metrics_count": self.metrics.missed_lines(),
             }),
         );
         if let Some(policy) = self.policy_counters() {
@@ -229,7 +137,7 @@ impl Controller {
             "lost_console_bytes": lost_output,
             "lost_log_bytes": lost_log.bytes,
             "lost_log_lines": lost_log.records,
-            "lost_metrics_bytes": self.metrics.file.as_ref().map_or(0, MetricsFile::lost_bytes),
+            "lost_metrics_bytes": self.metrics.lost_bytes(),
         });
         if counts_cpu_time() {
             totals["longest_turn_cpu_us"] = figures(&turns, LongestHold::cpu_micros);
@@ -239,25 +147,23 @@ impl Controller {
     }
 
     pub(super) fn flush_metrics(&mut self) -> Result<(), Refusal> {
+        if !self.metrics.has_file() {
+            return Ok(());
+        }
         let totals = self.totals();
-        // As in Firecracker, without a file there is nothing to do, and that is no error.
-        let Some(file) = &mut self.metrics.file else { return Ok(()) };
-        file.write(totals).map_err(|error| {
-            self.metrics.missed_lines += 1;
-            failed(error)
-        })
+        self.metrics.write(totals).map_err(failed)
     }
 
     pub(super) fn on_metrics_timer(&mut self) {
-        // An error means that the timer was read before: no line is due.
-        let due = rustix::io::read(&self.metrics.timer, &mut [0; 8]).is_ok();
-        if due && let Err(error) = self.flush_metrics() {
+        if self.metrics.take_due()
+            && let Err(error) = self.flush_metrics()
+        {
             warn!(%error, "metrics are lost");
         }
     }
 
     pub(super) fn write_last_metrics(&mut self) {
-        if self.metrics.file.is_some()
+        if self.metrics.has_file()
             && let Err(error) = self.flush_metrics()
         {
             warn!(%error, "the last metrics are lost");

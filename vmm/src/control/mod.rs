@@ -11,6 +11,7 @@
 //!   `compaction.rs`, `paging.rs`, `policy.rs`, `blocks.rs`, `cma.rs`, `gpu.rs`, `drives.rs`, `entropy.rs`,
 //!   `network_interfaces.rs`, `serial.rs`, `vsock.rs`, `mmds.rs`,
 //!   `logger.rs`, `metrics.rs`: one resource each
+//! - `metrics_writer.rs`: the lines of the metrics file
 
 mod balloon;
 mod blocks;
@@ -26,6 +27,7 @@ mod logger;
 mod machine_config;
 mod memory;
 mod metrics;
+mod metrics_writer;
 mod mmds;
 mod network_interfaces;
 mod paging;
@@ -54,7 +56,7 @@ use crate::mode::Mode;
 use crate::parking::Parking;
 use crate::pressure::MemoryPolicy;
 
-use metrics::MetricsWriter;
+use metrics_writer::MetricsWriter;
 
 /// What the monitor was started as.
 #[derive(Debug, Clone, Default)]

@@ -48,7 +48,7 @@ impl Controller {
         let target = self.balloon().map(|balloon| balloon.target_pages()).unwrap_or_default();
         let compactor = self.compactor()?;
         let (guest, work) = (compactor.guest().clone(), compactor.background());
-        let machine = pressure::Machine { guest, target, paging, work };
+        let machine = pressure::PolicyMachine { guest, target, paging, work };
         self.policy = Some(MemoryPolicy::start(machine, limits).map_err(failed)?);
         Ok(())
     }

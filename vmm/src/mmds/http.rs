@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use devices::net::{Exchange, Service};
 
+use super::state::Mmds;
 use super::store::{StoreError, as_text};
 use super::token::TokenError;
-use super::{Mmds, MmdsRules};
 
 /// Headers of a request that are read at most.
 const MAX_HEADERS: usize = 32;
@@ -20,6 +20,15 @@ const TOKEN: &[&str] = &["X-metadata-token", "X-aws-ec2-metadata-token"];
 /// Headers with the time to live of a new token, in seconds.
 const TOKEN_TTL: &[&str] =
     &["X-metadata-token-ttl-seconds", "X-aws-ec2-metadata-token-ttl-seconds"];
+
+/// Which requests of the guest need a token, and the form of replies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MmdsRules {
+    /// A GET without a valid token is refused (version 2).
+    pub tokens_required: bool,
+    /// Plain text whatever the guest accepts, as EC2 replies.
+    pub always_plain: bool,
+}
 
 /// The service on one interface.
 pub struct Http {
@@ -81,7 +90,8 @@ impl GuestReply {
 }
 
 impl Http {
-    pub(super) fn new(mmds: Mmds, rules: MmdsRules) -> Self {
+    /// The service on an interface with these `rules`, to be put behind TCP.
+    pub fn new(mmds: Mmds, rules: MmdsRules) -> Self {
         Self { mmds, rules }
     }
 

@@ -24,9 +24,9 @@ impl Guest {
         let mmds = Mmds::new(DEFAULT_LIMIT);
         let document = json!({"latest": {"meta-data": {"ami-id": "ami-1", "size": 3}}});
         mmds.store().put(document).unwrap();
-        let http = mmds.service(MmdsRules { tokens_required, always_plain: false });
+        let http = Http::new(mmds.clone(), MmdsRules { tokens_required, always_plain: false });
         let counters = Arc::clone(mmds.tcp_counters());
-        let service = TcpService::new(ADDRESS, PORT, MAC, http, counters).unwrap();
+        let service = TcpService::new(ADDRESS, PORT, MAC, Box::new(http), counters).unwrap();
         let now = Instant::now();
         let client = MockClient::new(Ipv4Addr::new(172, 16, 0, 2), (ADDRESS, PORT), now);
         Self { mmds, service, client, now }
@@ -94,9 +94,10 @@ fn version_2_is_read_with_a_token_until_it_expires() {
 fn a_token_is_valid_on_every_interface() {
     let mut guest = Guest::new(true);
     let header = format!("X-aws-ec2-metadata-token: {}\r\n", guest.token(60));
-    let http = guest.mmds.service(MmdsRules { tokens_required: true, always_plain: false });
+    let http =
+        Http::new(guest.mmds.clone(), MmdsRules { tokens_required: true, always_plain: false });
     let counters = Arc::clone(guest.mmds.tcp_counters());
-    guest.service = TcpService::new(ADDRESS, PORT, MAC, http, counters).unwrap();
+    guest.service = TcpService::new(ADDRESS, PORT, MAC, Box::new(http), counters).unwrap();
     assert_eq!(guest.get("/latest/meta-data/ami-id", &header), ok("ami-1"));
 }
 

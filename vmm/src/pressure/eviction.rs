@@ -12,8 +12,9 @@ use mm::paging::{
 };
 use mm::units::{BLOCK_SIZE, Bytes};
 
-use super::lock;
+use super::orders::lock;
 use super::snapshot::PagingUse;
+use super::status::EvictionCounters;
 use crate::compactor::{BackgroundWork, CompactorError};
 use crate::parking::pages_of;
 
@@ -21,21 +22,6 @@ use crate::parking::pages_of;
 const LONG: Duration = Duration::from_secs(60);
 /// What is measured is believed after so many blocks.
 const SAMPLE: u64 = 8;
-
-/// What evictions have come to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct EvictionCounters {
-    /// Rounds of trials.
-    pub trials: u64,
-    /// Blocks taken out on trial.
-    pub tried: u64,
-    /// Of those, compressed.
-    pub stored: u64,
-    /// Of those, wanted back by the guest.
-    pub returned: u64,
-    /// Of those, not fit to leave: pinned, of small pages, not compressible.
-    pub unfit: u64,
-}
 
 /// Where the present round of trials is.
 #[derive(Default)]

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The policy at work on memory without a guest: everything is cold.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mm::backing::BackingKind;
 use mm::guest_ram::GuestRam;
 use mm::layout::MemoryLayout;
+use mm::units::Bytes;
 use vm_memory::{Bytes as _, GuestAddress};
 
 use super::*;
-use crate::compactor::Compactor;
+use crate::compactor::{Compactor, LiveGuest};
 use crate::config::{PagingConfig, PolicyConfig, PolicyPreset};
 use crate::event_loop::EventLoop;
 use crate::parking::Parking;
@@ -53,7 +54,8 @@ impl Fixture {
         let guest = LiveGuest::new(Arc::clone(&ram), None, None);
         let compactor = Compactor::start(guest.clone(), None).unwrap();
         let paging = Ok(Arc::clone(parking.paging()));
-        let machine = Machine { guest, target: Pages(0), paging, work: compactor.background() };
+        let machine =
+            PolicyMachine { guest, target: Pages(0), paging, work: compactor.background() };
         let policy = MemoryPolicy::start(machine, limits(preset)).unwrap();
         Self { ram, policy, compactor, parking, _events: events }
     }

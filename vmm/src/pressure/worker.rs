@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use devices::balloon::Statistics;
+use mm::paging::Paging;
 use mm::units::{Bytes, Pages};
 
 use super::control_group::ControlGroups;
@@ -12,16 +13,30 @@ use super::decide::Policy;
 use super::eviction::Eviction;
 use super::guest_state::GuestState;
 use super::host::HostMemory;
-use super::host_level::{self, HostLevel};
+use super::host_judge::reserve;
+use super::host_level::HostLevel;
 use super::limits::Limits;
+use super::orders::{PolicyShared, lock};
 use super::snapshot::{Action, BalloonUse, Decision, GuestFigures, MemoryUse, Snapshot};
-use super::{Machine, PolicyStatus, Shared, lock};
+use super::status::PolicyStatus;
 use crate::compactor::{BackgroundWork, LiveGuest};
 use crate::config::PolicyPreset;
 use crate::parking::release_what_is_free;
 
 /// Figures of the guest older than this, and than three rounds, say nothing.
 const FRESH: Duration = Duration::from_secs(5);
+
+/// What a policy works with.
+pub struct PolicyMachine {
+    /// Memory and balloon.
+    pub guest: LiveGuest,
+    /// The balloon's target as the client set it.
+    pub target: Pages,
+    /// The pager, or why there is none.
+    pub paging: Result<Arc<Paging>, String>,
+    /// A way to the compactor's thread.
+    pub work: BackgroundWork,
+}
 
 /// The thread's own state.
 pub(super) struct Worker {
@@ -33,12 +48,12 @@ pub(super) struct Worker {
     started: Instant,
     /// Processor time that the pager had spent before.
     spent_before: Duration,
-    shared: Arc<Shared>,
+    shared: Arc<PolicyShared>,
 }
 
 impl Worker {
-    pub(super) fn new(machine: Machine, limits: Limits, shared: Arc<Shared>) -> Self {
-        let Machine { guest, target, paging, work } = machine;
+    pub(super) fn new(machine: PolicyMachine, limits: Limits, shared: Arc<PolicyShared>) -> Self {
+        let PolicyMachine { guest, target, paging, work } = machine;
         let eviction = paging.map(|paging| Eviction::new(paging, work.clone()));
         let spent_before =
             eviction.as_ref().map_or(Duration::ZERO, |eviction| eviction.usage().spent);
@@ -206,7 +221,7 @@ impl Worker {
         status.balloon_held = self.policy.is_balloon_held();
         status.target = now.balloon.map(|balloon| balloon.target);
         status.host = now.host;
-        status.host_reserve = host_level::reserve(&now.host, self.policy.limits());
+        status.host_reserve = reserve(&now.host, self.policy.limits());
         status.level = self.policy.level();
         status.guest = self.policy.guest();
         status.figures = now.guest;

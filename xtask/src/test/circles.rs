@@ -1,52 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Files that use each other in a circle: only those that the section "Circles between files" of
-//! docs/architecture.md lists, each with its reason.
-//!
-//! A row of that table names the files of one circle, with their whole paths, in its first column.
+//! Files that use each other in a circle: there are none.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 
 use super::imports::{self, Arrows};
 use super::sources;
-use crate::error::{IoContext, Result, task_error};
-use crate::paths;
+use crate::error::{Result, task_error};
 
 /// Where each crate has its sources.
 const CRATES: [&str; 3] = ["mm/src/", "devices/src/", "vmm/src/"];
-const DOCUMENT: &str = "docs/architecture.md";
-const SECTION: &str = "## Circles between files";
 
-/// Compares the circles of all crates with the list.
+/// Looks for circles in all crates.
 pub(crate) fn check() -> Result<()> {
     let files = sources::read(&[".rs"])?;
-    let path = paths::workspace().join(DOCUMENT);
-    let listed = listed(&fs::read_to_string(&path).doing("reading", &path)?);
     let mut faults = Vec::new();
-    let mut found = BTreeSet::new();
     for root in CRATES {
         let arrows = imports::arrows(&files, root)?;
-        for circle in circles(&arrows) {
-            if !listed.contains(&circle) {
-                faults.push(describe(&circle, &arrows));
-            }
-            found.insert(circle);
-        }
-    }
-    for circle in listed.difference(&found) {
-        faults.push(format!("{DOCUMENT} lists a circle that is not there: {}", names(circle)));
+        faults.extend(circles(&arrows).iter().map(|circle| describe(circle, &arrows)));
     }
     if faults.is_empty() { Ok(()) } else { task_error(faults.join("\n  ")) }
 }
 
 type Circle = BTreeSet<String>;
 
-fn names(circle: &Circle) -> String {
-    circle.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
-}
-
 fn describe(circle: &Circle, arrows: &Arrows) -> String {
-    let mut lines = vec![format!("files use each other in a circle: {}", names(circle))];
+    let names: Vec<_> = circle.iter().map(String::as_str).collect();
+    let mut lines = vec![format!("files use each other in a circle: {}", names.join(", "))];
     for from in circle {
         for (to, taken) in arrows.get(from).into_iter().flatten() {
             if circle.contains(to) {
@@ -56,18 +35,6 @@ fn describe(circle: &Circle, arrows: &Arrows) -> String {
         }
     }
     lines.join("\n")
-}
-
-/// The rows of the table: the paths between backquotes in each first column.
-fn listed(document: &str) -> BTreeSet<Circle> {
-    let section = document.split(SECTION).nth(1).unwrap_or_default();
-    let section = section.split("\n## ").next().unwrap_or_default();
-    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
-    rows.map(|row| {
-        let column = row.split(" |").next().unwrap_or_default();
-        column.split('`').filter(|part| part.contains(".rs")).map(str::to_owned).collect()
-    })
-    .collect()
 }
 
 /// The sets of files that reach each other (Tarjan's strongly connected components), without those
@@ -130,7 +97,7 @@ impl<'a> Search<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::{circles, listed};
+    use super::circles;
     use crate::test::imports::Arrows;
 
     fn arrows(pairs: &[(&str, &str)]) -> Arrows {
@@ -148,12 +115,5 @@ mod tests {
         let found: Vec<Vec<_>> = found.into_iter().map(|c| c.into_iter().collect()).collect();
         assert_eq!(found, [vec!["d", "e"], vec!["a", "b", "c"]]);
         assert!(circles(&arrows(&[("a", "b"), ("b", "c"), ("a", "c")])).is_empty());
-    }
-
-    #[test]
-    fn reads_the_table() {
-        let text = "## Circles between files\n| files | why |\n| --- | --- |\n| `a/b.rs`, `a/c.rs` | `x.rs` |\n## Next\n| `d.rs` | |\n";
-        let found: Vec<_> = listed(text).into_iter().collect();
-        assert_eq!(found, [["a/b.rs".to_owned(), "a/c.rs".to_owned()].into()]);
     }
 }

@@ -34,11 +34,9 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use crate::host::sockets::{Listener, SocketError, SocketFile};
+pub use places::MAX_CONNECTIONS;
 use places::Places;
 pub use service::Service;
-
-/// Connections served at a time.
-pub const MAX_CONNECTIONS: usize = 10;
 
 /// Largest body taken unless told otherwise, in bytes.
 pub const DEFAULT_MAX_PAYLOAD_BYTES: usize = 51200;

@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::MAX_CONNECTIONS;
+/// Connections served at a time.
+pub const MAX_CONNECTIONS: usize = 10;
 
 /// An idle connection keeps its place for this long, even if others wait for one.
 const KEEPS_PLACE: Duration = Duration::from_secs(60);

@@ -10,8 +10,16 @@ use acpi_tables::aml::{
 
 use devices::legacy::power::SLEEP_TYPE_S5;
 
-use super::MmioWindow;
 use crate::arch::layout;
+
+/// A virtio-mmio window and its interrupt line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MmioWindow {
+    /// First byte; below 4 GiB.
+    pub base: u32,
+    /// Interrupt line.
+    pub gsi: u32,
+}
 
 /// The hardware id by which Linux's virtio-mmio driver knows its device.
 const VIRTIO_MMIO_ID: &str = "LNRO0005";

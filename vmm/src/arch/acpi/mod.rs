@@ -21,6 +21,7 @@ use devices::legacy::power;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
 use super::layout;
+pub use dsdt::MmioWindow;
 
 /// Ours, in every table.
 const OEM_ID: [u8; 6] = *b"BALAST";
@@ -39,15 +40,6 @@ const BOOT_8042: u16 = 1 << 1;
 const BOOT_NO_VGA: u16 = 1 << 2;
 const BOOT_NO_ASPM: u16 = 1 << 4;
 const BOOT_NO_RTC: u16 = 1 << 5;
-
-/// A virtio-mmio window and its interrupt line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MmioWindow {
-    /// First byte; below 4 GiB.
-    pub base: u32,
-    /// Interrupt line.
-    pub gsi: u32,
-}
 
 /// The machine, as far as its tables tell of it.
 #[derive(Clone, Copy, Debug)]

@@ -20,7 +20,7 @@ use http::Method;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use serde_json::json;
 
-use super::CliError;
+use super::error::CliError;
 use super::target::Target;
 use snapshot::Snapshot;
 

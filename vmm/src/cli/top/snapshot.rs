@@ -11,8 +11,8 @@ use crate::api::memory::MemoryStatus;
 use crate::api::paging::PagingStatus;
 use crate::api::policy::PolicyStatus;
 use crate::block_view::BlockRuns;
-use crate::cli::CliError;
 use crate::cli::client::ClientError;
+use crate::cli::error::CliError;
 use crate::cli::target::Target;
 use crate::pressure::HostMemory;
 

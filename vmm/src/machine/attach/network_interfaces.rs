@@ -9,7 +9,7 @@ use devices::virtio::{DeviceLock, SourceRunner};
 use crate::config::{MmdsConfig, MmdsVersion, NetworkInterfaceConfig, RateLimiterConfig};
 use crate::machine::assembly::{Assembly, Home};
 use crate::machine::error::BuildError;
-use crate::mmds;
+use crate::mmds::{self, Http, MmdsRules};
 
 /// A network interface, as requests reach it.
 #[derive(Debug, Clone)]
@@ -54,7 +54,7 @@ fn metadata(machine: &Assembly<'_>, id: &str) -> std::io::Result<Option<Box<dyn 
     let config = machine.config.mmds_config.as_ref();
     let serves = |config: &&MmdsConfig| config.network_interfaces.iter().any(|name| name == id);
     let Some(config) = config.filter(serves) else { return Ok(None) };
-    let rules = mmds::MmdsRules {
+    let rules = MmdsRules {
         tokens_required: config.version == MmdsVersion::V2,
         always_plain: config.imds_compat,
     };
@@ -62,7 +62,7 @@ fn metadata(machine: &Assembly<'_>, id: &str) -> std::io::Result<Option<Box<dyn 
         config.ipv4_address.unwrap_or(mmds::ADDRESS),
         mmds::PORT,
         mmds::MAC,
-        machine.mmds.service(rules),
+        Box::new(Http::new(machine.mmds.clone(), rules)),
         Arc::clone(machine.mmds.tcp_counters()),
     )?;
     Ok(Some(Box::new(service)))

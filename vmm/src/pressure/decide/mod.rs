@@ -23,7 +23,8 @@ use crate::config::PolicyPreset;
 use crate::pressure::back_off::BackOff;
 use crate::pressure::eviction_budget::EvictionBudget;
 use crate::pressure::guest_state::{GuestJudge, GuestState};
-use crate::pressure::host_level::{HostJudge, HostLevel, reserve};
+use crate::pressure::host_judge::{HostJudge, reserve};
+use crate::pressure::host_level::HostLevel;
 use crate::pressure::limits::Limits;
 use crate::pressure::snapshot::{Action, BalloonUse, Decision, Snapshot};
 

@@ -68,6 +68,16 @@ mod tests {
     }
 
     #[test]
+    fn tells_variables_from_modules_of_their_name() {
+        let found = of(&[
+            ("p/src/lib.rs", "mod a; mod b; fn f(a: u8) -> u8 { b::X + a }"),
+            ("p/src/a.rs", ""),
+            ("p/src/b.rs", "pub const X: u8 = 1;"),
+        ]);
+        assert_eq!(found, ["lib.rs b.rs"]);
+    }
+
+    #[test]
     fn leaves_out_tests_and_declarations() {
         let found = of(&[
             ("p/src/lib.rs", "mod a; #[cfg(test)] mod b;"),

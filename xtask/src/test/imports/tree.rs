@@ -89,6 +89,9 @@ impl Tree {
             });
             let globs = contents.globs.iter().map(|path| (path, self.resolve(at, path, 0)));
             let paths = contents.paths.iter().map(|path| (path, self.resolve(at, path, 0)));
+            // A name alone is never a module, but a variable that is called like one.
+            let paths = paths
+                .filter(|(path, found)| path.len() > 1 || !matches!(found, Some(Found::Module(_))));
             let named =
                 globs.chain(paths).filter_map(|(path, found)| Some((path, found?.module())));
             for (path, target) in imports.chain(named) {
