@@ -44,17 +44,24 @@ impl Timer {
         }
     }
 
-    /// Makes the descriptor unreadable until the timer goes off again. Without a system call unless
-    /// it was due: rounds of processing that have another reason ask, too.
-    pub(crate) fn acknowledge(&mut self) {
+    /// Expires at `at` or, if it is set to an earlier time, then.
+    pub(crate) fn set_by(&mut self, at: Instant) {
+        self.set(Some(self.deadline.map_or(at, |deadline| deadline.min(at))));
+    }
+
+    /// Makes the descriptor unreadable until the timer goes off again; whether it had gone off.
+    /// Without a system call unless it was due: rounds of processing that have another reason ask, too.
+    pub(crate) fn acknowledge(&mut self) -> bool {
         if self.deadline.is_none_or(|deadline| deadline > Instant::now()) {
-            return;
+            return false;
         }
         let mut count = [0; 8];
         // EAGAIN: it is just about to go off, and stays set until then or until it is set anew.
-        if rustix::io::read(&self.fd, &mut count).is_ok() {
+        let gone_off = rustix::io::read(&self.fd, &mut count).is_ok();
+        if gone_off {
             self.deadline = None;
         }
+        gone_off
     }
 }
 

@@ -31,7 +31,6 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(180);
 /// Where the guest finds the host, and by which interface.
 const HOST: &str = "10.98.0.1";
 const TAP: &str = "bench0";
-const TCP_PORT: u16 = 7001;
 const VSOCK_PORT: u32 = 901;
 
 /// A kind of disk request: name, direction, order, bytes, depth.
@@ -139,10 +138,11 @@ fn devices(bed: &Bed, program: &Program) -> Result<Vec<Sample>> {
     for (engine, device) in ENGINES {
         disk(&mut guest, engine, device, &mut values)?;
     }
-    let listener = TcpListener::bind((HOST, TCP_PORT)).map_err(Error::io("listening"))?;
-    // The service ends with the process; the next guest's is another.
+    // A port of its own: the services of guests before this one end with the process only.
+    let listener = TcpListener::bind((HOST, 0)).map_err(Error::io("listening"))?;
+    let port = listener.local_addr().map_err(Error::io("listening"))?.port();
     std::thread::spawn(move || listener.incoming().flatten().for_each(serve_in_thread));
-    streams(&mut guest, "tcp", &format!("tcp:{HOST}:{TCP_PORT}"), &mut values)?;
+    streams(&mut guest, "tcp", &format!("tcp:{HOST}:{port}"), &mut values)?;
     if vsock {
         let mut path = socket.clone().into_os_string();
         path.push(format!("_{VSOCK_PORT}"));
@@ -168,16 +168,13 @@ fn disk(guest: &mut Guest, engine: &str, device: &str, values: &mut Vec<Sample>)
         let requests = figures["requests"] as f64;
         let seconds = figures["us"] as f64 / 1e6;
         let gib = requests * size as f64 / f64::from(1 << 30);
-        let mut add = |what: &str, value, unit, better| {
-            let name = format!("{engine}.{name}{what}");
-            values.push(Sample { name, value, unit, better });
+        let name = format!("{engine}.{name}");
+        let (value, unit) = match size > 4096 {
+            true => (gib * 1024.0 / seconds, "MiB/s"),
+            false => (requests / seconds, "IOPS"),
         };
-        if size > 4096 {
-            add("", gib * 1024.0 / seconds, "MiB/s", Better::More);
-        } else {
-            add("", requests / seconds, "IOPS", Better::More);
-        }
-        cost.end(guest, gib, requests, &mut add)?;
+        values.push(Sample { name: name.clone(), value, unit, better: Better::More });
+        cost.end(guest, &name, (gib, Some(requests)), values)?;
     }
     Ok(())
 }
@@ -189,58 +186,66 @@ fn streams(guest: &mut Guest, kind: &str, target: &str, values: &mut Vec<Sample>
         let command = format!("traffic-stream {target} {direction} {STREAM_MIB}M");
         let figures = guest.agent.figures_within(&command, COMMAND_LIMIT)?;
         let gib = figures["bytes"] as f64 / f64::from(1 << 30);
-        let mut add = |what: &str, value, unit, better| {
-            let name = format!("{kind}.{direction}{what}");
-            values.push(Sample { name, value, unit, better });
-        };
-        add("", gib * 1024.0 / (figures["us"] as f64 / 1e6), "MiB/s", Better::More);
-        cost.end(guest, gib, 0.0, &mut add)?;
+        let name = format!("{kind}.{direction}");
+        let value = gib * 1024.0 / (figures["us"] as f64 / 1e6);
+        values.push(Sample { name: name.clone(), value, unit: "MiB/s", better: Better::More });
+        cost.end(guest, &name, (gib, None), values)?;
     }
+    let cost = Cost::begin(guest)?;
     let command = format!("traffic-turns {target} {ROUND_TRIPS}");
     let figures = guest.agent.figures_within(&command, COMMAND_LIMIT)?;
     let value = figures["us"] as f64 / ROUND_TRIPS as f64;
-    values.push(Sample {
-        name: format!("{kind}.round-trip"),
-        value,
-        unit: "us",
-        better: Better::Less,
-    });
+    let name = format!("{kind}.round-trip");
+    values.push(Sample { name: name.clone(), value, unit: "us", better: Better::Less });
+    cost.exits(&name, ROUND_TRIPS as f64, values);
     Ok(())
 }
 
 /// What load costs the host.
 struct Cost {
     cpu: Duration,
-    exits: Option<u64>,
+    /// All exits of the guest, and those to the monitor.
+    exits: Option<(u64, u64)>,
 }
 
 impl Cost {
     fn begin(guest: &Guest) -> Result<Self> {
         // The counter is in debugfs, which a host need not have mounted.
-        let exits = host::kvm_exits().ok();
+        let exits = exits();
         Ok(Self { cpu: host::cpu_outside_guest(guest.monitor.pid())?, exits })
     }
 
-    /// `requests` is 0 where there are none to divide by.
+    /// CPU time a GiB, and exits a request where there are requests to divide by.
     fn end(
         self,
         guest: &Guest,
-        gib: f64,
-        requests: f64,
-        add: &mut impl FnMut(&str, f64, &'static str, Better),
+        name: &str,
+        (gib, requests): (f64, Option<f64>),
+        values: &mut Vec<Sample>,
     ) -> Result<()> {
         let cpu = host::cpu_outside_guest(guest.monitor.pid())?.saturating_sub(self.cpu);
-        add(".cpu", cpu.as_secs_f64() / gib, "s/GiB", Better::Less);
-        if let (Some(before), Ok(after), true) = (self.exits, host::kvm_exits(), requests > 0.0) {
-            add(
-                ".exits",
-                after.saturating_sub(before) as f64 / requests,
-                "a-request",
-                Better::Less,
-            );
+        let value = cpu.as_secs_f64() / gib;
+        let cpu = format!("{name}.cpu");
+        values.push(Sample { name: cpu, value, unit: "s/GiB", better: Better::Less });
+        if let Some(requests) = requests {
+            self.exits(name, requests, values);
         }
         Ok(())
     }
+
+    fn exits(&self, name: &str, requests: f64, values: &mut Vec<Sample>) {
+        let (Some(before), Some(after)) = (self.exits, exits()) else { return };
+        let counts = [("exits", before.0, after.0), ("monitor-exits", before.1, after.1)];
+        for (what, before, after) in counts {
+            let value = after.saturating_sub(before) as f64 / requests;
+            let name = format!("{name}.{what}");
+            values.push(Sample { name, value, unit: "a-request", better: Better::Less });
+        }
+    }
+}
+
+fn exits() -> Option<(u64, u64)> {
+    host::kvm_exits().ok().zip(host::monitor_exits().ok())
 }
 
 /// The other side of the agent's `traffic-stream` and `traffic-turns`: the first byte says what is wanted.

@@ -157,8 +157,17 @@ fn parse_smaps(text: &str, at_least: u64) -> (Mappings, Mappings) {
 
 /// Exits of all vCPUs of this machine since KVM was loaded.
 pub fn kvm_exits() -> Result<u64> {
-    let path = "/sys/kernel/debug/kvm/exits";
-    let text = read(path)?;
+    kvm_count("exits")
+}
+
+/// Exits to monitors for a register or a port, of all guests: those that KVM could not serve itself.
+pub fn monitor_exits() -> Result<u64> {
+    Ok(kvm_count("mmio_exits")? + kvm_count("io_exits")?)
+}
+
+fn kvm_count(name: &str) -> Result<u64> {
+    let path = format!("/sys/kernel/debug/kvm/{name}");
+    let text = read(&path)?;
     text.trim().parse().map_err(|_| Error::Check(format!("{path} is not a number: {text}")))
 }
 

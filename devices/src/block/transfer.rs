@@ -25,6 +25,13 @@ pub(super) struct Transfer {
     memory: IoVecs,
 }
 
+/// What every transfer needs memory for; used again, as allocating it costs as much as the rest.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    pub(super) buffer: Segments,
+    memory: IoVecs,
+}
+
 /// What a transfer does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
@@ -37,8 +44,8 @@ pub(super) enum Next {
 }
 
 impl Transfer {
-    pub(super) fn new(queue: u16, head: u16, buffer: Segments, request: Request) -> Self {
-        let memory = IoVecs::default();
+    pub(super) fn new(queue: u16, head: u16, parts: Parts, request: Request) -> Self {
+        let Parts { buffer, memory } = parts;
         Self { queue, head, buffer, request, durable: false, done: 0, flushed: false, memory }
     }
 
@@ -100,13 +107,17 @@ impl Transfer {
 pub(super) struct Transfers {
     slots: Vec<Option<Transfer>>,
     free: Vec<u16>,
+    spare: Vec<Parts>,
 }
+
+/// Most parts that are kept: what a queue with many small requests under way needs.
+const MAX_SPARE: usize = 64;
 
 impl Transfers {
     /// Room for `slots` transfers.
     pub(super) fn new(slots: u16) -> Self {
         let empty = std::iter::repeat_with(|| None).take(slots.into());
-        Self { slots: empty.collect(), free: (0..slots).rev().collect() }
+        Self { slots: empty.collect(), free: (0..slots).rev().collect(), spare: Vec::new() }
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -122,6 +133,18 @@ impl Transfers {
 
     pub(super) fn get_mut(&mut self, token: u16) -> Option<&mut Transfer> {
         self.slots.get_mut(usize::from(token))?.as_mut()
+    }
+
+    /// Parts for one more transfer.
+    pub(super) fn spare(&mut self) -> Parts {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    /// Keeps the parts of a transfer that is over.
+    pub(super) fn keep(&mut self, transfer: Transfer) {
+        if self.spare.len() < MAX_SPARE {
+            self.spare.push(Parts { buffer: transfer.buffer, memory: transfer.memory });
+        }
     }
 
     pub(super) fn remove(&mut self, token: u16) -> Option<Transfer> {

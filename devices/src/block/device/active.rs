@@ -12,8 +12,8 @@ pub(super) struct Active {
     pub(super) features: u64,
     pub(super) interrupt: Arc<dyn Interrupt>,
     pub(super) queues: Vec<DeviceQueue>,
-    /// Queues with requests that wait for the rate limit or for room.
-    pub(super) waiting: Vec<bool>,
+    /// What the requests at the head of each queue wait for, if they do.
+    pub(super) waiting: Vec<Option<Waiting>>,
     /// Queues with answers that the driver was not notified of.
     pub(super) answered: Vec<bool>,
 }
@@ -44,12 +44,21 @@ impl Active {
         Ok(())
     }
 
-    /// Has the event loop look at the queues that waited.
-    pub(super) fn wake_waiting(&mut self) {
+    /// Has the event loop look at the queues that waited for this.
+    pub(super) fn wake(&mut self, what: Waiting) {
         for (queue, waiting) in self.queues.iter().zip(&mut self.waiting) {
-            if std::mem::take(waiting) {
+            if waiting.take_if(|waiting| *waiting == what).is_some() {
                 queue.kick_self();
             }
         }
     }
+}
+
+/// Why a queue's next request is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waiting {
+    /// The rate limit does not admit it yet.
+    Limit,
+    /// As many are under way as the device can have.
+    Room,
 }

@@ -3,14 +3,14 @@
 
 use std::time::Instant;
 
-use super::active::Active;
+use super::active::{Active, Waiting};
 use super::{Block, QUEUE_SIZE, failure};
 use crate::block::CacheType;
 use crate::block::handle::Counters;
 use crate::block::protocol::{ID_LEN, Status, feature};
 use crate::block::request::{self, Operation, Request};
 use crate::block::transfer::Transfer;
-use crate::virtio::{Chain, Deadline, DeviceFailure, Progress, Segments};
+use crate::virtio::{Chain, Deadline, DeviceFailure, Progress};
 
 impl Block {
     /// Takes requests from queue `index`, and starts them.
@@ -31,7 +31,7 @@ impl Block {
                 return Ok(Progress::More);
             }
             if self.transfers.is_full() {
-                active.waiting[at] = true;
+                active.waiting[at] = Some(Waiting::Room);
                 return Ok(Progress::Done);
             }
             let queue = &mut active.queues[at];
@@ -47,8 +47,8 @@ impl Block {
             if let Admission::Wait(until) = self.take_request(active, at, chain)? {
                 Counters::add(&self.shared.counters.rate_limiter_throttled_events, 1);
                 active.queues[at].undo_pop();
-                active.waiting[at] = true;
-                self.timer.set(Some(until));
+                active.waiting[at] = Some(Waiting::Limit);
+                self.timer.set_by(until);
                 return Ok(Progress::Done);
             }
             if self.start_pieces(active, deadline)? == Progress::More {
@@ -65,30 +65,32 @@ impl Block {
         chain: Chain,
     ) -> Result<Admission, DeviceFailure> {
         let head = chain.head_index();
-        let buffer = match Segments::collect(chain, QUEUE_SIZE) {
-            Ok(buffer) if buffer.writable_len() > 0 => buffer,
-            Ok(_) => return self.bad_buffer(active, at, head, &"a request without a status byte"),
+        let mut parts = self.transfers.spare();
+        match parts.buffer.refill(chain, QUEUE_SIZE) {
+            Ok(()) if parts.buffer.writable_len() > 0 => {}
+            Ok(()) => return self.bad_buffer(active, at, head, &"a request without a status byte"),
             Err(error) => return self.bad_buffer(active, at, head, &error),
-        };
-        let request = match request::parse(&active.mem, &buffer, self.disk.limits) {
+        }
+        let buffer = &parts.buffer;
+        let request = match request::parse(&active.mem, buffer, self.disk.limits) {
             Ok(request) => request,
             Err(status) => {
                 Counters::add(&self.shared.counters.invalid_reqs_count, 1);
-                active.answer(at, head, &buffer, status).map_err(failure)?;
+                active.answer(at, head, buffer, status).map_err(failure)?;
                 return Ok(Admission::Taken);
             }
         };
         if request.operation == Operation::GetId {
             let len = usize::try_from(request.len).unwrap_or(ID_LEN).min(ID_LEN);
             buffer.write(&active.mem, 0, &self.disk.id[..len]);
-            active.answer(at, head, &buffer, Status::Ok).map_err(failure)?;
+            active.answer(at, head, buffer, Status::Ok).map_err(failure)?;
             return Ok(Admission::Taken);
         }
         if let Err(until) = self.limiter.admit_now(limited_bytes(&request), 1) {
             return Ok(Admission::Wait(until));
         }
         let queue = active.queues[at].index();
-        let mut transfer = Transfer::new(queue, head, buffer, request);
+        let mut transfer = Transfer::new(queue, head, parts, request);
         transfer.durable = self.disk.cache == CacheType::Writeback
             && active.features & feature::FLUSH == 0
             && request.operation != Operation::Flush

@@ -28,11 +28,11 @@ use crate::block::{BlockConfig, BlockHandle, Image, MAX_QUEUES};
 use crate::throttle::Throttle;
 use crate::timer::Timer;
 use crate::virtio::{
-    Activation, Deadline, DeviceFailure, DeviceQueue, Progress, RateLimiter, Source, VirtioDevice,
-    read_config_slice,
+    Activation, BucketUpdate, Deadline, DeviceFailure, DeviceQueue, Progress, RateLimiter, Source,
+    VirtioDevice, read_config_slice,
 };
 
-use active::Active;
+use active::{Active, Waiting};
 use disk::Disk;
 
 const NAME: &str = "block";
@@ -145,9 +145,12 @@ impl Block {
     fn wake_up(&mut self, active: &mut Active) {
         // Watched edge-triggered: the event need not be read.
         let pending = self.shared.take_pending();
+        let limited_anew = [pending.bytes, pending.ops] != [BucketUpdate::Keep; 2];
         self.apply(pending, Some(active));
-        self.timer.acknowledge();
-        active.wake_waiting();
+        // Only then: a queue woken for nothing would wake itself again and again.
+        if self.timer.acknowledge() || limited_anew {
+            active.wake(Waiting::Limit);
+        }
     }
 
     /// Changes what was asked for through a handle.
@@ -280,9 +283,11 @@ impl Block {
         if status == Status::Ok {
             self.count(&transfer.request);
         }
-        active.wake_waiting();
+        active.wake(Waiting::Room);
         let at = usize::from(transfer.queue);
-        active.answer(at, transfer.head, &transfer.buffer, status).map_err(failure)
+        active.answer(at, transfer.head, &transfer.buffer, status).map_err(failure)?;
+        self.transfers.keep(transfer);
+        Ok(())
     }
 
     fn count(&self, request: &Request) {
@@ -351,7 +356,7 @@ impl VirtioDevice for Block {
             features,
             interrupt,
             queues,
-            waiting: vec![false; count],
+            waiting: vec![None; count],
             answered: vec![false; count],
         });
         Ok(())

@@ -46,7 +46,13 @@ impl Ring {
             .build(slots.min(SUBMISSIONS).into())?;
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe)?;
-        let needed = [opcode::Readv::CODE, opcode::Writev::CODE, opcode::Fsync::CODE];
+        let needed = [
+            opcode::Read::CODE,
+            opcode::Write::CODE,
+            opcode::Readv::CODE,
+            opcode::Writev::CODE,
+            opcode::Fsync::CODE,
+        ];
         if needed.iter().any(|code| !probe.is_supported(*code)) {
             return Err(io::ErrorKind::Unsupported.into());
         }
@@ -56,21 +62,35 @@ impl Ring {
     }
 
     fn entry(&self, piece: &Piece<'_>) -> squeue::Entry {
-        let fd = Fd(self.file.as_raw_fd());
+        // Not a file registered with the ring: that would keep a killed monitor's image locked until
+        // the ring, too, is gone.
+        let image = Fd(self.file.as_raw_fd());
+        let offset = piece.offset;
         let vectors = piece.memory.as_slice();
         // As many as `IoVecs` takes, which is far from the limit of the type.
         let count = u32::try_from(vectors.len()).unwrap_or(0);
-        match (piece.action, fallocate_mode(piece.action)) {
-            (Action::Read, _) => {
-                opcode::Readv::new(fd, vectors.as_ptr(), count).offset(piece.offset).build()
+        // One vector costs the kernel no list to copy. A piece is far below 4 GiB.
+        let one = match vectors {
+            [one] => u32::try_from(one.iov_len).ok().map(|len| (one.iov_base.cast::<u8>(), len)),
+            _ => None,
+        };
+        match (piece.action, one, fallocate_mode(piece.action)) {
+            (Action::Read, Some((base, len)), _) => {
+                opcode::Read::new(image, base, len).offset(offset).build()
             }
-            (Action::Write, _) => {
-                opcode::Writev::new(fd, vectors.as_ptr(), count).offset(piece.offset).build()
+            (Action::Write, Some((base, len)), _) => {
+                opcode::Write::new(image, base, len).offset(offset).build()
             }
-            (_, Some(mode)) => {
-                opcode::Fallocate::new(fd, piece.len).offset(piece.offset).mode(mode).build()
+            (Action::Read, None, _) => {
+                opcode::Readv::new(image, vectors.as_ptr(), count).offset(offset).build()
             }
-            _ => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
+            (Action::Write, None, _) => {
+                opcode::Writev::new(image, vectors.as_ptr(), count).offset(offset).build()
+            }
+            (_, _, Some(mode)) => {
+                opcode::Fallocate::new(image, piece.len).offset(offset).mode(mode).build()
+            }
+            _ => opcode::Fsync::new(image).flags(FsyncFlags::DATASYNC).build(),
         }
     }
 

@@ -145,6 +145,9 @@ fn the_rate_limit_puts_requests_off_until_it_is_lifted() {
         rig.driver.run();
         assert_eq!(rig.driver.used(0), None);
         assert_eq!(count(&rig.handle.counters().rate_limiter_throttled_events), 1);
+        // Events meanwhile lead to a round each, not to one after the other.
+        rig.driver.notify(0);
+        assert_eq!(rig.driver.run(), 1);
         let none = BucketUpdate::Set(Bucket { size: 0, ..bucket });
         rig.handle.limit(none, none);
         assert_eq!(rig.wait(0), (head, 513));
