@@ -16,7 +16,7 @@ pub enum Error {
         source: io::Error,
     },
     /// Something was waited for in vain.
-    #[error("waited {} s for {what} in vain; the last of the console:\n{tail}", limit.as_secs())]
+    #[error("timed out after {} s waiting for {what}; end of the console:\n{tail}", limit.as_secs())]
     Timeout {
         /// What did not come.
         what: String,
@@ -26,7 +26,7 @@ pub enum Error {
         tail: String,
     },
     /// The monitor ended although the test needs it.
-    #[error("the monitor ended while waiting for {what}; the last of the console:\n{tail}")]
+    #[error("the monitor ended while waiting for {what}; end of the console:\n{tail}")]
     Ended {
         /// What did not come.
         what: String,

@@ -41,7 +41,7 @@ pub(super) fn handle(
         }
         Err(status) => {
             core.journal.counters.block_refusals += 1;
-            core.journal.warn(format_args!("block request refused: {status:?}"));
+            core.journal.warn(format_args!("block request rejected: {status:?}"));
             (status, Work::default())
         }
     };

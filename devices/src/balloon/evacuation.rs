@@ -69,7 +69,7 @@ impl Evacuation {
             };
             too_late |= self.take_reply(&mem, &buffer, &mut core.journal, deadline);
             if buffer.writable_len() < size_of::<EvacuationRequest>() as u64 {
-                core.journal.bad_buffer("no room for an evacuation request");
+                core.journal.bad_buffer("buffer too small for an evacuation request");
                 queue.push(head, 0)?;
             } else if let Some((older, _)) = self.buffer.replace((head, buffer)) {
                 queue.push(older, 0)?;
@@ -94,7 +94,7 @@ impl Evacuation {
         let mut raw = [0; size_of::<EvacuationAnswer>()];
         let got = buffer.read(mem, 0, &mut raw);
         let Ok(reply) = EvacuationAnswer::read_from_bytes(&raw[..got]) else {
-            journal.bad_buffer("evacuation reply is cut off");
+            journal.bad_buffer("truncated evacuation reply");
             return false;
         };
         if reply.id.get() == 0 {

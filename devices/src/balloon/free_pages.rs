@@ -43,7 +43,7 @@ pub(super) fn hint(
         0 => false,
         4 => hinting.guest_command(u32::from_le_bytes(command)),
         _ => {
-            core.journal.bad_buffer("command id cut off");
+            core.journal.bad_buffer("truncated command ID");
             return (Work::default(), false);
         }
     };

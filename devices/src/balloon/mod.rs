@@ -117,7 +117,7 @@ pub enum BalloonError {
         ram: Pages,
     },
     /// The balloon was made without the feature.
-    #[error("the balloon was configured without {0}")]
+    #[error("the balloon is configured without {0}")]
     NotConfigured(&'static str),
     /// The guest's driver has not accepted the feature, or there is none.
     #[error("the guest's balloon driver does not support {0}, or is not running")]
@@ -126,6 +126,6 @@ pub enum BalloonError {
     #[error("statistics polling cannot be turned on or off after the balloon was configured")]
     StatsOnOff,
     /// The host refused a resource.
-    #[error("cannot make the balloon: {0}")]
+    #[error("cannot create the balloon: {0}")]
     Host(#[from] std::io::Error),
 }

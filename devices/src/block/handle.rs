@@ -64,7 +64,7 @@ pub enum ReplaceError {
     #[error(transparent)]
     Image(#[from] ImageError),
     /// A qcow2 image stays for as long as its disk.
-    #[error("the disk's image is not raw and cannot be replaced while the guest runs")]
+    #[error("cannot replace a disk image that is not raw while the guest runs")]
     NotRaw,
 }
 

@@ -99,7 +99,7 @@ impl Image {
     pub(super) fn locked_raw(file: Arc<File>, read_only: bool) -> Result<Self, ImageError> {
         let bytes = size(&file)?;
         if !bytes.is_multiple_of(SECTOR) {
-            tracing::warn!(bytes, "the end of the image is no whole sector and cannot be used");
+            tracing::warn!(bytes, "ignoring the last partial sector of the image");
         }
         let (id, place) = (id(&file)?, Place::of(&file)?);
         Ok(Self { contents: Contents::Raw(file), bytes, read_only, id, place })
@@ -200,7 +200,7 @@ fn lock(file: &File, read_only: bool) -> Result<(), ImageError> {
         Some(libc::EAGAIN | libc::EACCES) => Err(ImageError::Locked { read_only }),
         // File systems without locks (some of FUSE): there is nothing to hold on to.
         Some(libc::ENOLCK | libc::ENOSYS | libc::EOPNOTSUPP | libc::EINVAL) => {
-            tracing::warn!(%error, "the image cannot be locked against a second writer");
+            tracing::warn!(%error, "cannot lock the image against a second writer");
             Ok(())
         }
         _ => Err(error.into()),

@@ -15,7 +15,7 @@ pub enum FrameError {
     #[error(transparent)]
     Budget(#[from] BudgetError),
     /// The host has no memory for it.
-    #[error("the host has no memory for a picture of {0} bytes")]
+    #[error("cannot allocate {0} bytes of host memory for a picture")]
     OutOfMemory(u64),
 }
 

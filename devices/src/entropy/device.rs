@@ -115,7 +115,7 @@ impl Entropy {
             };
             let len = usize::try_from(buffer.writable_len()).unwrap_or(MAX_BYTES).min(MAX_BYTES);
             if len == 0 {
-                self.bad_buffer(&"a buffer without room");
+                self.bad_buffer(&"empty request buffer");
                 queue.push(head, 0)?;
                 continue;
             }

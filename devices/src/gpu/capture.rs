@@ -13,7 +13,7 @@ const ATTEMPTS: u32 = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CaptureError {
     /// The scanout shows nothing.
-    #[error("the scanout shows nothing")]
+    #[error("the scanout is disabled or has no resource")]
     Dark,
     /// The guest changes what the scanout shows all the time.
     #[error("the guest changed what the scanout shows {ATTEMPTS} times during the capture")]

@@ -122,7 +122,7 @@ impl Gpu {
             if let Some(session) = &self.session
                 && let Err(error) = session.interrupt.signal_config_change()
             {
-                tracing::warn!(%error, "cannot tell the driver of a new mode");
+                tracing::warn!(%error, "cannot notify the driver of a new mode");
             }
         }
         Ok(())
@@ -142,7 +142,8 @@ impl Gpu {
     ///
     /// # Errors
     ///
-    /// [`CaptureError`] when the scanout shows nothing, or there is no memory for the picture.
+    /// [`CaptureError`] when the scanout is disabled or has no resource, or there is no memory for
+    /// the picture.
     pub fn capture(
         &self,
         capture: &mut Capture,
@@ -208,7 +209,7 @@ impl Gpu {
             Ok(buffer) => buffer,
             Err(error) => {
                 // There is no place for an answer.
-                tracing::warn!(%error, "the GPU driver gave a bad buffer");
+                tracing::warn!(%error, "bad buffer from the GPU driver");
                 return Outcome::Answered(head, 0);
             }
         };

@@ -23,7 +23,7 @@ pub enum OutOfHostMemory {
     #[error(transparent)]
     Budget(#[from] BudgetError),
     /// The host refused.
-    #[error("the host has no memory for {0} more bytes")]
+    #[error("cannot allocate {0} more bytes of host memory")]
     Host(u64),
 }
 
@@ -191,13 +191,13 @@ pub trait HostWindow: Send {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WindowError {
     /// The device has no window.
-    #[error("there is no host-visible window")]
+    #[error("the device has no host-visible window")]
     None,
     /// The offset is not a multiple of the page size.
     #[error("the offset is not a multiple of the page size")]
     Unaligned,
     /// Not, or not wholly, in the window.
-    #[error("the range leaves the window")]
+    #[error("the range exceeds the window")]
     Outside,
     /// Something is mapped there.
     #[error("the range overlaps a mapping")]

@@ -8,10 +8,13 @@ use crate::display::Size;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ModeError {
     /// The device has fewer scanouts.
-    #[error("there is no scanout {0}")]
+    #[error("unknown scanout {0}")]
     NoScanout(u32),
     /// EDID has twelve bits for each extent, and Linux refuses less than 32 pixels.
-    #[error("{width} by {height} pixels: give {MIN_EXTENT} to {MAX_EXTENT} for each")]
+    #[error(
+        "invalid mode {width}x{height}: width and height must be {MIN_EXTENT} to {MAX_EXTENT} \
+         pixels"
+    )]
     Extent {
         /// Pixels in a row.
         width: u32,

@@ -17,13 +17,13 @@ pub(super) enum Fault {
     #[error(transparent)]
     Decode(#[from] DecodeError),
     /// There is too little room for the answer.
-    #[error("the buffer has too little room for the answer")]
+    #[error("the response buffer is too small")]
     NoRoom,
     /// Not offered, or its feature was not negotiated.
-    #[error("the command is not offered")]
+    #[error("the command is not supported")]
     NotOffered,
     /// The device has as many resources as it may have.
-    #[error("the limit of resources is reached")]
+    #[error("the limit on resources is reached")]
     Limit,
     /// No more host memory for this device.
     #[error(transparent)]
@@ -32,16 +32,16 @@ pub(super) enum Fault {
     #[error("no such scanout")]
     NoScanout,
     /// No such resource, or one that exists already where a new one is asked for.
-    #[error("resource number 0, unknown, or in use")]
+    #[error("the resource ID is 0, unknown, or in use")]
     ResourceId,
     /// There are no rendering contexts.
     #[error("no such context")]
     NoContext,
     /// The resource is of a kind that the command does not go with.
-    #[error("the command does not go with that kind of resource")]
+    #[error("the command does not apply to this kind of resource")]
     WrongKind,
     /// Attached or mapped already, or not at all.
-    #[error("the resource is not in the state that the command needs")]
+    #[error("the resource is in the wrong state for the command")]
     WrongState,
     /// A rectangle, size, format, stride, offset or flag that is out of range.
     #[error("a parameter is out of range")]

@@ -29,7 +29,8 @@ fn in_rounds(gpu: &DeviceLock<Gpu>, mut round: impl FnMut(&mut Gpu, &mut Deadlin
 ///
 /// # Errors
 ///
-/// [`CaptureError`] when the scanout shows nothing, or there is no memory for the picture.
+/// [`CaptureError`] when the scanout is disabled or has no resource, or there is no memory for the
+/// picture.
 pub fn capture(gpu: &DeviceLock<Gpu>, scanout: ScanoutId) -> Result<Snapshot, CaptureError> {
     let mut capture = Capture::new(scanout);
     loop {

@@ -16,13 +16,13 @@ const DEVICE: &str = "/dev/net/tun";
 #[derive(Debug, thiserror::Error)]
 pub enum TapError {
     /// The kernel has no TAP driver, or the process may not use it.
-    #[error("cannot open {DEVICE}: {0}; load the module `tun`, or give access to the device")]
+    #[error("cannot open {DEVICE}: {0}; load the module `tun` or grant access to the device")]
     Open(io::Error),
     /// A name that no interface can have.
-    #[error("`{0}` cannot be the name of an interface: give 1 to 15 bytes without `/`")]
+    #[error("invalid interface name `{0}`: give 1 to 15 bytes without `/`")]
     Name(String),
     /// The interface cannot be attached.
-    #[error("cannot attach to {name}: {cause}{}", advice(cause))]
+    #[error("cannot attach to TAP {name}: {cause}{}", advice(cause))]
     Attach {
         /// The interface.
         name: String,
@@ -36,7 +36,9 @@ fn advice(cause: &io::Error) -> &'static str {
     match cause.raw_os_error() {
         Some(libc::EBUSY) => "; another process uses it",
         Some(libc::EPERM) => "; create it with `ip tuntap add NAME mode tap user USER`",
-        Some(libc::EINVAL) => "; it is no TAP, or was created with other flags (`multi_queue`)",
+        Some(libc::EINVAL) => {
+            "; it is not a TAP, or was created with different flags (`multi_queue`)"
+        }
         _ => "",
     }
 }

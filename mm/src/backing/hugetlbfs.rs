@@ -182,9 +182,7 @@ impl Backing for Hugetlb {
     }
 
     fn can_page(&self) -> Result<(), &'static str> {
-        Err(
-            "its huge pages are set aside and would not be free for anything else (hugetlbfs); use thp or small",
-        )
+        Err("hugetlbfs pages stay reserved and would not be free for other uses; use thp or small")
     }
 
     fn allow_huge(&self, _range: HostRange, _allow: bool) -> Result<(), BackingError> {

@@ -88,7 +88,7 @@ impl Backing for Memfd {
     }
 
     fn can_page(&self) -> Result<(), &'static str> {
-        Err("its pages belong to a file that other processes may map (memfd); use thp or small")
+        Err("memfd pages belong to a file that other processes may map; use thp or small")
     }
 
     fn allow_huge(&self, range: HostRange, allow: bool) -> Result<(), BackingError> {

@@ -36,7 +36,7 @@ pub enum BackingError {
     /// The host has set aside too few huge pages.
     #[error(
         "cannot reserve {len} in huge pages of {page}: {source}; see HugePages_Free in \
-         /proc/meminfo, and set more aside with /sys/kernel/mm/hugepages/*/nr_hugepages"
+         /proc/meminfo, and reserve more with /sys/kernel/mm/hugepages/*/nr_hugepages"
     )]
     NoHugePages {
         /// Length of the stretch.

@@ -43,6 +43,6 @@ pub enum PoolError {
     #[error("invalid CMA area {0:?}: want whole 2 MiB blocks inside the region, without overlap")]
     CmaArea(FrameRange),
     /// 65535 owners have been registered.
-    #[error("the pool has 65535 owners and takes no more")]
+    #[error("the pool already has 65535 owners, the maximum")]
     TooManyOwners,
 }

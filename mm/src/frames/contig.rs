@@ -30,16 +30,16 @@ pub enum ContigError {
     #[error("{0:?} cannot be moved")]
     Unmovable(FrameId),
     /// A frame in the range stayed busy.
-    #[error("{0:?} stays busy")]
+    #[error("{0:?} is still busy after all retries")]
     Busy(FrameId),
     /// There is too little free memory to move the range's frames into.
     #[error("too little free memory to move the range's frames to")]
     NoRoom,
     /// No range could be emptied.
-    #[error("cannot empty any run of {0} frames")]
+    #[error("cannot free any run of {0} contiguous frames")]
     NotFound(u32),
     /// There is no such CMA area.
-    #[error("there is no CMA area {0}")]
+    #[error("unknown CMA area {0}")]
     NoArea(usize),
     /// Called inside a migration callback.
     #[error("cannot allocate contiguous memory from a migration callback")]

@@ -57,7 +57,7 @@ impl Gfp {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AllocError {
     /// Too little is free.
-    #[error("out of memory: {free} frames free, order {order} wanted")]
+    #[error("out of memory: {free} frames free, order {order} requested")]
     NoMemory {
         /// Order asked for.
         order: Order,
@@ -65,7 +65,7 @@ pub enum AllocError {
         free: u32,
     },
     /// Enough is free, but not in one piece, and it could not be brought together.
-    #[error("fragmented: {free} frames free, but no unit of order {order}")]
+    #[error("fragmented: {free} frames free, but none of order {order}")]
     Fragmented {
         /// Order asked for.
         order: Order,

@@ -60,7 +60,7 @@ pub enum MigrateError {
     #[error("the frame cannot be moved")]
     Busy,
     /// The frame is not what its owner expected.
-    #[error("the owner does not know the frame")]
+    #[error("the frame does not belong to this owner")]
     Unknown,
 }
 

@@ -20,7 +20,7 @@ use crate::units::PAGE_BYTES;
 pub enum OwnerError {
     /// The frame is not in the pool, not movable, or another owner's: a foreign handle or a
     /// double free.
-    #[error("{0:?} is not this owner's")]
+    #[error("{0:?} does not belong to this owner")]
     NotOwned(FrameId),
     /// Only single frames can be movable.
     #[error("only single frames can be movable")]

@@ -31,7 +31,7 @@ pub enum GuestRamError {
     #[error("cannot describe guest memory: {0}")]
     Collection(#[from] vm_memory::GuestRegionCollectionError),
     /// Some of the pages are not RAM.
-    #[error("guest pages {0} are not all RAM")]
+    #[error("guest pages {0} are not all in RAM")]
     NotRam(GuestRange),
 }
 

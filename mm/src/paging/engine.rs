@@ -103,7 +103,7 @@ impl Engine {
         match self.uffd.unregister(range) {
             Ok(()) => record.set_registered(index, false),
             Err(error) => {
-                tracing::debug!("a block stays registered: {error}");
+                tracing::debug!("cannot unregister a block: {error}");
                 self.wake(range);
             }
         }
@@ -111,7 +111,7 @@ impl Engine {
 
     pub(super) fn wake(&self, range: HostRange) {
         if let Err(error) = self.uffd.wake(range) {
-            tracing::error!("threads that wait for guest memory cannot be woken: {error}");
+            tracing::error!("cannot wake threads waiting for guest memory: {error}");
         }
     }
 
@@ -153,11 +153,11 @@ impl Engine {
             let Err(stopped) = (unsafe { self.transfer(place, staged) }) else { return };
             if stopped.is_present() {
                 // Only what the slot has not got can be there: nothing is overwritten.
-                tracing::error!("guest memory was filled while it was away: {stopped}");
+                tracing::error!("guest memory was populated while it was parked: {stopped}");
                 return;
             }
             if !std::mem::replace(&mut told, true) {
-                tracing::warn!("a block cannot be moved back now, trying again: {stopped}");
+                tracing::warn!("cannot move a block back, will retry: {stopped}");
             }
             Counters::add(&self.counters.fill_retries, 1);
             std::thread::sleep(Duration::from_millis(1));

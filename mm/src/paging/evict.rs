@@ -25,28 +25,28 @@ const WORTHLESS_PERCENT: usize = 90;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Stay {
     /// It is away, or on the way.
-    #[error("it is not in place")]
+    #[error("not present")]
     Away,
     /// Nothing of it is in host memory.
-    #[error("nothing of it is resident")]
+    #[error("not resident")]
     Empty,
     /// Part of it must not be moved.
-    #[error("part of it is pinned")]
+    #[error("partly pinned")]
     Pinned,
     /// It is made of small pages, and could not be collapsed.
-    #[error("it is not a huge page")]
+    #[error("not a huge page")]
     NotHuge,
     /// A page of it is in use by the kernel, or shared.
-    #[error("a page of it is busy")]
+    #[error("a page is busy")]
     Busy,
     /// The guest touched it at once.
-    #[error("the guest uses it")]
+    #[error("in use by the guest")]
     Wanted,
     /// It does not compress.
-    #[error("it does not compress")]
+    #[error("not compressible")]
     Incompressible,
     /// All staging slots are in use.
-    #[error("no staging slot is free")]
+    #[error("no free staging slot")]
     NoSlot,
     /// The budget of mappings is spent.
     #[error("too many mappings")]
@@ -102,7 +102,7 @@ impl Engine {
             return Err(Stay::Away);
         }
         self.register(&mut record, index).map_err(|error| {
-            tracing::debug!("block {index} cannot be registered: {error}");
+            tracing::debug!("cannot register block {index}: {error}");
             record.returned(index);
             Stay::Mappings
         })

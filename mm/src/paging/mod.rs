@@ -97,7 +97,7 @@ pub enum PagingError {
     #[error("guest memory of this kind cannot be parked: {0}")]
     Backing(&'static str),
     /// The pool of compressed pages cannot be made.
-    #[error("cannot make the page pool: {0}")]
+    #[error("cannot create the page pool: {0}")]
     Pool(#[from] PagePoolError),
     /// Guest memory does not take the advice.
     #[error("cannot prepare guest memory: {0}")]
@@ -106,7 +106,7 @@ pub enum PagingError {
     #[error(transparent)]
     Ram(#[from] BackingError),
     /// Blocks that are to be read from a file are in use.
-    #[error("guest memory is in use already: a source can only be attached before the first touch")]
+    #[error("guest memory is already in use: attach the source before the first access")]
     InUse,
 }
 

@@ -61,13 +61,13 @@ impl PagerThread {
 impl Drop for PagerThread {
     fn drop(&mut self) {
         if let Err(error) = rustix::io::write(&self.stop, &1u64.to_ne_bytes()) {
-            tracing::error!("the pager cannot be stopped: {error}");
+            tracing::error!("cannot stop the pager: {error}");
             return;
         }
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the pager had panicked");
+            tracing::error!("the pager thread panicked");
         }
     }
 }
@@ -172,7 +172,9 @@ impl Pager {
                 self.ahead.extend(lock(&engine.hot).touched(index, most));
                 // While no fault is pending: the next block then needs no page zeroed first.
                 if let Err(error) = self.inlet.prepare() {
-                    tracing::debug!("no staging memory ahead of the next fault: {error}");
+                    tracing::debug!(
+                        "cannot allocate staging memory ahead of the next fault: {error}"
+                    );
                 }
             }
             Fill::Present => answer_present(engine, index, fault),
@@ -229,7 +231,7 @@ fn answer_present(engine: &Engine, index: usize, fault: Fault) {
     let still = record.is_registered(index);
     drop(record);
     if still && let Err(stopped) = engine.uffd.zero(page(fault)) {
-        tracing::debug!("page {:#x} was filled: {stopped}", fault.page);
+        tracing::debug!("page {:#x} was already populated: {stopped}", fault.page);
     }
     engine.wake(page(fault));
 }
@@ -247,10 +249,10 @@ fn answer_stray(engine: &Engine, fault: Fault) {
     tracing::error!(
         "a fault at {:#x}, {}",
         fault.page,
-        if engine.outlet.contains(fault.page) { "in staging" } else { "which is not ours" }
+        if engine.outlet.contains(fault.page) { "in staging" } else { "outside registered memory" }
     );
     if let Err(stopped) = engine.uffd.zero(page(fault)) {
-        tracing::debug!("page {:#x} was filled: {stopped}", fault.page);
+        tracing::debug!("page {:#x} was already populated: {stopped}", fault.page);
     }
     engine.wake(page(fault));
 }

@@ -258,7 +258,7 @@ impl Engine {
                     work();
                 });
                 if let Err(error) = spawned {
-                    tracing::debug!("goes on with fewer threads: {error}");
+                    tracing::debug!("parking with fewer threads: {error}");
                     break;
                 }
             }

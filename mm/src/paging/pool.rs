@@ -96,7 +96,7 @@ impl PagePool {
     pub(super) fn compact(&self) -> u64 {
         let emptied = self.store.compact() * PAGE_SIZE;
         if let Err(error) = self.frames.trim(Order::ZERO) {
-            tracing::warn!("free memory of the page pool stays with the monitor: {error}");
+            tracing::warn!("cannot return free memory of the page pool to the host: {error}");
         }
         emptied
     }

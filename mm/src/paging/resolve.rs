@@ -105,7 +105,7 @@ impl Engine {
                 Fill::Done
             }
             Err(Failure::Now(error)) => {
-                tracing::debug!("block {index} cannot be brought back now: {error}");
+                tracing::debug!("cannot bring block {index} back now: {error}");
                 Counters::add(&self.counters.fill_retries, 1);
                 self.record().not_filled(index, before);
                 self.settled.notify_all();
@@ -151,7 +151,7 @@ impl Engine {
         // one to guest memory.
         match unsafe { self.transfer(place, from) } {
             Err(stopped) if stopped.is_present() => {
-                tracing::warn!("part of an absent block was filled: {stopped}");
+                tracing::warn!("part of an absent block was already populated: {stopped}");
                 let kept = dropped.copied().unwrap_or_default();
                 self.copy_missing(place, from, &kept)?;
                 inlet.release();
@@ -185,7 +185,7 @@ impl Engine {
         tracing::error!("guest memory is lost: {error}");
         Counters::add(&self.counters.blocks_lost, 1);
         if let Err(stopped) = self.uffd.poison(self.areas.host(index)) {
-            tracing::error!("threads that wait for lost memory cannot be told: {stopped}");
+            tracing::error!("cannot signal threads waiting for lost memory: {stopped}");
         }
         self.record().lost(index);
         self.settled.notify_all();

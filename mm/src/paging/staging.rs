@@ -74,7 +74,7 @@ impl Outlet {
     pub(super) fn give_back(&self, slot: usize) {
         if let Err(error) = self.mapping.discard(self.range(slot)) {
             // It stays out of use, since a block can only be moved to where nothing is.
-            tracing::error!("a staging slot is lost: {error}");
+            tracing::error!("lost a staging slot: {error}");
             return;
         }
         self.free.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
@@ -92,7 +92,7 @@ impl Outlet {
                 }
                 self.give_back(slot);
             }
-            Err(error) => tracing::error!("a staging slot is lost: {error}"),
+            Err(error) => tracing::error!("lost a staging slot: {error}"),
         }
     }
 
@@ -177,7 +177,7 @@ impl Inlet {
     pub(super) fn release(&mut self) {
         for mapping in [&self.whole, &self.parts] {
             if let Err(error) = mapping.discard(mapping.range()) {
-                tracing::warn!("staging memory stays with the monitor: {error}");
+                tracing::warn!("cannot return staging memory to the host: {error}");
             }
         }
         self.ready = false;

@@ -22,6 +22,6 @@ pub enum ZsError {
     #[error("the handle does not belong to this pool")]
     Foreign,
     /// The object was freed.
-    #[error("the object was freed already")]
+    #[error("the object is already freed")]
     Freed,
 }

@@ -3,7 +3,7 @@
 //!
 //! The oracle: the stream stays in step. Whatever the client says, everything that it is sent is a
 //! handshake, then whole updates whose rectangles lie in the desktop of that moment, each with as
-//! many pixels as it names; and all memory is given back when the client is gone.
+//! many pixels as it names; and all memory is given back when the client closed the connection.
 
 #![no_main]
 

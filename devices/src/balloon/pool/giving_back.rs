@@ -172,7 +172,7 @@ impl Pool {
                     journal.warn(format_args!("the guest waits for {range}: {error}"));
                     return false;
                 }
-                Err(error) => journal.warn(format_args!("cannot restore {range}: {error}")),
+                Err(error) => journal.warn(format_args!("cannot populate {range}: {error}")),
             }
         }
         true

@@ -71,13 +71,13 @@ pub type EvacuationDone = Box<dyn FnOnce(EvacuationReport) + Send>;
 /// Why a reply is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(in crate::balloon) enum InvalidReply {
-    #[error("it is for request {given}, and {expected:?} is outstanding")]
+    #[error("reply to request {given}, but the outstanding request is {expected:?}")]
     WrongRequest { given: u64, expected: Option<u64> },
-    #[error("it has {given} outcomes for {asked} blocks")]
+    #[error("{given} outcomes for {asked} blocks")]
     Outcomes { given: usize, asked: u32 },
-    #[error("it counts {evacuated} blocks evacuated and {busy} busy, but lists other numbers")]
+    #[error("the counts ({evacuated} evacuated, {busy} busy) do not match the listed outcomes")]
     Counts { evacuated: u32, busy: u32 },
-    #[error("{block} is said to be evacuated and did not go into the balloon")]
+    #[error("{block} is reported as evacuated but is not in the balloon")]
     NotEvacuated { block: BlockId },
     #[error("unknown outcome {outcome} of {block}")]
     UnknownOutcome { block: BlockId, outcome: u8 },

@@ -81,7 +81,9 @@ impl Screen {
         let size = self.size.filter(|_| self.watched())?;
         if self.frame.is_none() {
             self.frame = Frame::new(size, budget)
-                .inspect_err(|error| tracing::debug!(%error, "no frame for a viewer"))
+                .inspect_err(
+                    |error| tracing::debug!(%error, "cannot allocate a frame for a viewer"),
+                )
                 .ok();
         }
         self.frame.as_mut()

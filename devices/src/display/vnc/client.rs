@@ -131,7 +131,7 @@ fn read_wishes(stream: &UnixStream, shared: &Shared, patience: &Patience) -> io:
     Ok(())
 }
 
-/// The first byte of the next message; `None` when the client is gone.
+/// The first byte of the next message; `None` when the client closed the connection.
 ///
 /// A client that has asked for an update may be silent until it gets one, which it does when the
 /// guest draws. One that has asked for nothing is idle.

@@ -79,7 +79,7 @@ pub(super) fn handshake(stream: &mut (impl Read + Write)) -> io::Result<()> {
     } else {
         stream.write_all(&[1, SECURITY_NONE])?;
         if read::<1>(stream)? != [SECURITY_NONE] {
-            return Err(bad("the viewer chose a security type that was not offered"));
+            return Err(bad("the viewer chose an unsupported security type"));
         }
     }
     if version == Version::V3_8 {
@@ -152,7 +152,7 @@ pub(super) fn read_message(kind: u8, stream: &mut impl Read) -> io::Result<Clien
             let [_, _, _, length @ ..] = read::<7>(stream)?;
             let length = u32::from_be_bytes(length);
             if length > MAX_CUT_TEXT {
-                return Err(bad("too much clipboard"));
+                return Err(bad("clipboard message too long"));
             }
             let skipped = io::copy(&mut stream.take(length.into()), &mut io::sink())?;
             if skipped < u64::from(length) {

@@ -70,7 +70,7 @@ fn accept(listener: &UnixListener, view: &View) {
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "a VNC client could not connect");
+                tracing::warn!(%error, "VNC handshake failed");
                 // Most likely there are no descriptors left: wait longer each time.
                 thread::sleep(pause);
                 pause = (pause * 2).min(LONG);
@@ -84,14 +84,14 @@ fn accept(listener: &UnixListener, view: &View) {
 fn start(stream: UnixStream, view: View, place: Charge) {
     let run = move || {
         if let Err(error) = client::talk(&stream, &view) {
-            tracing::debug!(%error, "a VNC client is gone");
+            tracing::debug!(%error, "VNC client disconnected");
         }
         // The client sees the end before another one is let in.
         drop(stream);
         drop(place);
     };
     if let Err(error) = thread::Builder::new().name("vnc-client".into()).spawn(run) {
-        tracing::warn!(%error, "cannot make a thread for a VNC client");
+        tracing::warn!(%error, "cannot start a thread for a VNC client");
     }
 }
 

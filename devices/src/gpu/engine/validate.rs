@@ -30,7 +30,7 @@ impl Engine {
             let resource = self.resources.get(surface.resource);
             assert!(
                 resource.is_ok_and(|r| surface.layout.fits(r.size())),
-                "a scanout shows a resource that is gone or too small"
+                "a scanout refers to a resource that is missing or too small"
             );
         }
     }

@@ -74,7 +74,7 @@ impl MmioTransport {
         let mut registers = self.registers();
         let step = VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK;
         if self.interrupt.status() & step != VIRTIO_CONFIG_S_DRIVER {
-            return note("features written outside their negotiation");
+            return note("features written outside negotiation");
         }
         let value = u64::from(value);
         match registers.driver_features_sel {
@@ -89,11 +89,11 @@ impl MmioTransport {
     fn set_up_queue(&self, change: impl FnOnce(&mut QueueSetup)) {
         let mut registers = self.registers();
         if !self.setting_up() {
-            return note("queue written outside its setup");
+            return note("queue register written outside queue setup");
         }
         match registers.selected() {
             Some(queue) if !queue.ready() => change(queue),
-            _ => note("register of a queue that is ready or not there"),
+            _ => note("write to a register of a queue that is ready or does not exist"),
         }
     }
 
@@ -116,7 +116,7 @@ impl MmioTransport {
         self.set_up_queue(|queue| fault = queue.enable(&self.mem).err());
         if let Some(fault) = fault {
             let queue = self.registers().queue_sel;
-            tracing::warn!(queue, "queue refused: {fault}");
+            tracing::warn!(queue, "queue rejected: {fault}");
         }
     }
 }

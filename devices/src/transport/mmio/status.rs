@@ -41,7 +41,7 @@ impl MmioTransport {
         let value = (value & 0xff & !VIRTIO_CONFIG_S_NEEDS_RESET) | before;
         if value & VIRTIO_CONFIG_S_FAILED & !before != 0 {
             self.interrupt.add_status(VIRTIO_CONFIG_S_FAILED);
-            note("the driver gave its device up");
+            note("the driver set FAILED");
         }
         for (bit, needed) in STEPS {
             if value & bit == 0 || self.interrupt.status() & bit != 0 {
