@@ -51,16 +51,16 @@ impl fmt::Display for ExitReason {
         match self {
             Self::PowerOff => write!(f, "guest powered off"),
             Self::Reset(ResetSource::KeyboardController) => {
-                write!(f, "guest reset itself by the keyboard controller")
+                write!(f, "guest reset through the keyboard controller")
             }
             Self::Reset(ResetSource::AcpiRegister) => {
-                write!(f, "guest reset itself by the ACPI reset register")
+                write!(f, "guest reset through the ACPI reset register")
             }
             Self::Reset(ResetSource::TripleFault) => {
-                write!(f, "guest reset itself by triple fault")
+                write!(f, "guest reset through a triple fault")
             }
             Self::Reset(ResetSource::ResetVector) => {
-                write!(f, "guest reset itself by a jump to the reset vector")
+                write!(f, "guest reset through a jump to the reset vector")
             }
             Self::Stopped(by) => write!(f, "stopped by {by}"),
             Self::GuestCrashed(cause) => write!(f, "guest crashed: {cause}"),

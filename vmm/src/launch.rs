@@ -206,9 +206,9 @@ impl Launch {
     /// Says why it ended: to the log, and in one line on standard error.
     fn tell(reason: &ExitReason, log: &Log) {
         if reason.code() == 0 {
-            info!(%reason, "the machine has ended");
+            info!(%reason, "the machine has stopped");
         } else {
-            tracing::error!(%reason, "the machine has ended");
+            tracing::error!(%reason, "the machine has stopped");
         }
         log.flush(LAST_WORDS);
         ring::say(&format!("ballast: {reason}\n"));

@@ -145,7 +145,7 @@ impl Shared {
             let Some(reason) = self.exit.reason() else { continue };
             let end = *deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
             if Instant::now() >= end {
-                self.end_hard(reason, "the monitor did not end in order within 1.5 s");
+                self.end_hard(reason, "orderly shutdown did not finish within 1.5 s");
             }
         }
     }
@@ -158,7 +158,7 @@ impl Shared {
         };
         self.exit.raise(ExitReason::Stopped((*name).into()));
         if ending && let Some(reason) = self.exit.reason() {
-            self.end_hard(reason, "a second signal did not wait for the end in order");
+            self.end_hard(reason, "second signal: exiting without an orderly shutdown");
         }
     }
 

@@ -17,7 +17,7 @@ pub enum StoreError {
         capacity: u32,
     },
     /// Nothing is stored under the key.
-    #[error("nothing is stored under key {0}")]
+    #[error("no page is stored under key {0}")]
     Absent(u32),
     /// There is no room for the page.
     #[error(transparent)]

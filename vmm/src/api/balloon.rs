@@ -61,11 +61,11 @@ pub enum BalloonReply {
     Hinting(HintingStatus),
 }
 
-/// How to hint (`PATCH /balloon/hinting/start`).
+/// Options of a hinting run (`PATCH /balloon/hinting/start`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HintingStart {
-    /// Whether the guest gets its hinted pages back as soon as it has named all of them.
+    /// Whether the guest gets its hinted pages back as soon as it has hinted all of them.
     pub acknowledge_on_stop: bool,
 }
 
@@ -75,19 +75,19 @@ impl Default for HintingStart {
     }
 }
 
-/// How far hinting is (`GET /balloon/hinting/status`): command identifiers of virtio 1.3, 5.5.6.
+/// Progress of hinting (`GET /balloon/hinting/status`): command identifiers of virtio 1.3, 5.5.6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HintingStatus {
-    /// The last command that the host gave.
+    /// The last command ID that the host sent.
     pub host_cmd: u32,
-    /// The last command that the guest took up, if any.
+    /// The last command ID that the guest acknowledged, if any.
     pub guest_cmd: Option<u32>,
 }
 
-/// What device and guest know of the balloon (`GET /balloon/statistics`).
+/// The device's and the guest's balloon statistics (`GET /balloon/statistics`).
 ///
-/// What the guest never told is left out. Names are Firecracker's, and the guest's values are in
-/// the guest's units (bytes for memory, counts for events: virtio 1.3, 5.5.6.3).
+/// Values that the guest has not reported are omitted. Names are Firecracker's; the guest's values
+/// are in the guest's units (bytes for memory, counts for events: virtio 1.3, 5.5.6.3).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BalloonStats {
     /// Pages of 4 KiB that the balloon should hold.
@@ -101,12 +101,12 @@ pub struct BalloonStats {
     /// Pages that the guest is taking back and waits for, as the host's pool of huge pages is empty.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub waiting_for_host_pages: u32,
-    /// What the guest told last.
+    /// The guest's last report.
     #[serde(flatten)]
     pub guest: GuestStats,
 }
 
-/// Statistics as the guest gives them; each is absent until the guest has sent it.
+/// Statistics from the guest; each is absent until the guest reports it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct GuestStats {
@@ -128,19 +128,19 @@ pub struct GuestStats {
     /// All memory, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total_memory: Option<u64>,
-    /// Memory that programs could get without swapping, in bytes.
+    /// Memory available to programs without swapping, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub available_memory: Option<u64>,
     /// Page cache, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_caches: Option<u64>,
-    /// Huge pages of hugetlbfs allocated.
+    /// Successful hugetlbfs page allocations.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hugetlb_allocations: Option<u64>,
-    /// Huge pages of hugetlbfs that could not be had.
+    /// Failed hugetlbfs page allocations.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hugetlb_failures: Option<u64>,
-    /// Processes killed for lack of memory.
+    /// Processes killed by the OOM killer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oom_kill: Option<u64>,
     /// Allocations that had to wait for reclaim.
@@ -149,22 +149,22 @@ pub struct GuestStats {
     /// Memory scanned in the background, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub async_scan: Option<u64>,
-    /// Memory scanned by those who wait, in bytes.
+    /// Memory scanned directly by allocating tasks, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direct_scan: Option<u64>,
     /// Memory reclaimed in the background, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub async_reclaim: Option<u64>,
-    /// Memory reclaimed by those who wait, in bytes.
+    /// Memory reclaimed directly by allocating tasks, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direct_reclaim: Option<u64>,
-    /// All CMA regions, in bytes. Ballast's own, as are the next two.
+    /// All CMA regions, in bytes. Ballast extension, like the next two.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cma_total: Option<u64>,
-    /// Unused bytes of them.
+    /// Free CMA memory, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cma_free: Option<u64>,
-    /// What is in contiguous use by devices, in bytes.
+    /// CMA memory allocated to devices, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cma_allocated: Option<u64>,
 }
@@ -200,14 +200,14 @@ pub(super) fn routes() -> Router<Asker<BalloonAction, BalloonReply>> {
 ))]
 pub(super) struct Description;
 
-/// The balloon as configured, with its present target.
+/// The balloon's configuration and current target.
 #[utoipa::path(get, path = "/balloon", tag = "balloon",
     responses((status = 200, body = BalloonConfig), (status = 400, body = FaultMessage)))]
 pub(super) async fn get_balloon(State(machine): Machine) -> HandlerResult {
     reported!(machine, BalloonAction::Get, BalloonReply::Config)
 }
 
-/// Gives the machine a balloon. Before the start only.
+/// Configures the balloon. Before the start only.
 #[utoipa::path(put, path = "/balloon", tag = "balloon", request_body = BalloonConfig,
     responses((status = 204), (status = 400, body = FaultMessage)))]
 pub(super) async fn put_balloon(
@@ -217,7 +217,7 @@ pub(super) async fn put_balloon(
     done(&machine, BalloonAction::Set(body)).await
 }
 
-/// Gives the balloon a new target. After the start only.
+/// Sets the balloon's target. After the start only.
 #[utoipa::path(patch, path = "/balloon", tag = "balloon", request_body = BalloonUpdate,
     responses((status = 204), (status = 400, body = FaultMessage)))]
 pub(super) async fn patch_balloon(
@@ -227,14 +227,14 @@ pub(super) async fn patch_balloon(
     done(&machine, BalloonAction::Update(body)).await
 }
 
-/// What device and guest know of the balloon. After the start only.
+/// The device's and the guest's balloon statistics. After the start only.
 #[utoipa::path(get, path = "/balloon/statistics", tag = "balloon",
     responses((status = 200, body = BalloonStats), (status = 400, body = FaultMessage)))]
 pub(super) async fn get_statistics(State(machine): Machine) -> HandlerResult {
     reported!(machine, BalloonAction::GetStatistics, BalloonReply::Statistics)
 }
 
-/// Changes how often the guest is asked for statistics. After the start only.
+/// Changes the polling interval for statistics. After the start only.
 #[utoipa::path(patch, path = "/balloon/statistics", tag = "balloon",
     request_body = BalloonStatsUpdate,
     responses((status = 204), (status = 400, body = FaultMessage)))]
@@ -245,7 +245,7 @@ pub(super) async fn patch_statistics(
     done(&machine, BalloonAction::UpdateStatistics(body)).await
 }
 
-/// Asks the guest for its free pages. The body may be left out.
+/// Starts a hinting run. The body is optional.
 #[utoipa::path(patch, path = "/balloon/hinting/start", tag = "balloon",
     request_body = Option<HintingStart>,
     responses((status = 204), (status = 400, body = FaultMessage)))]
@@ -256,14 +256,14 @@ pub(super) async fn start_hinting(
     done(&machine, BalloonAction::StartHinting(body)).await
 }
 
-/// How far that is.
+/// Progress of the hinting run.
 #[utoipa::path(get, path = "/balloon/hinting/status", tag = "balloon",
     responses((status = 200, body = HintingStatus), (status = 400, body = FaultMessage)))]
 pub(super) async fn get_hinting(State(machine): Machine) -> HandlerResult {
     reported!(machine, BalloonAction::GetHinting, BalloonReply::Hinting)
 }
 
-/// Ends it, and gives the guest its pages back. A body is ignored.
+/// Stops the hinting run and returns the pages to the guest. A body is ignored.
 #[utoipa::path(patch, path = "/balloon/hinting/stop", tag = "balloon",
     responses((status = 204), (status = 400, body = FaultMessage)))]
 pub(super) async fn stop_hinting(State(machine): Machine) -> HandlerResult {

@@ -46,8 +46,8 @@ pub(super) fn routes() -> Router<Asker<BlocksAction, BlocksReply>> {
 #[openapi(paths(get_blocks))]
 pub(super) struct Description;
 
-/// What every block of guest memory is made of: JSON, or the compact form for those who accept
-/// `application/octet-stream`.
+/// The state of every block of guest memory, as JSON, or in a compact form with `Accept:
+/// application/octet-stream`.
 #[utoipa::path(get, path = "/memory/blocks", tag = "memory",
     responses((status = 200, body = BlockRuns), (status = 400, body = FaultMessage)))]
 pub(super) async fn get_blocks(State(machine): Machine, headers: HeaderMap) -> HandlerResult {

@@ -57,7 +57,7 @@ impl ActionSender {
     ///
     /// # Errors
     ///
-    /// The machine refused, too many actions are waiting already, or the machine has ended.
+    /// The machine refused, too many actions are waiting already, or the machine has stopped.
     pub async fn ask(&self, action: Action) -> Result<Reply, Refusal> {
         if let (Action::Instance(InstanceAction::Stop), Some(exit)) = (&action, &self.exit) {
             exit.raise(ExitReason::Stopped("a request".into()));

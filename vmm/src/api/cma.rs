@@ -37,27 +37,27 @@ pub struct CmaStatus {
     pub start: u64,
     /// Its size in bytes.
     pub size_bytes: u64,
-    /// What of it is in the host's memory and so on, in bytes.
+    /// Its host-side state, in bytes.
     #[serde(flatten)]
     pub totals: MemoryTotals,
-    /// What the guest says of it; absent where the guest does not, or says what cannot be.
+    /// The guest's figures; absent if the guest reports none or reports invalid ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<CmaUse>,
 }
 
-/// How the guest uses what it keeps for contiguous allocations, in bytes, as it told last with the
-/// balloon's statistics. Nothing of it can be verified.
+/// The guest's last report about its CMA memory, in bytes, from the balloon's statistics. These
+/// figures are not verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CmaUse {
-    /// All its regions, this one and others that its command line may name.
+    /// All CMA regions of the guest, including those named on its command line.
     pub total_bytes: u64,
     /// Unused.
     pub free_bytes: u64,
-    /// Lent to pages that can be moved out of the way.
+    /// In use by movable pages.
     pub lent_bytes: u64,
-    /// In contiguous use by devices.
+    /// Allocated to devices as contiguous memory.
     pub contiguous_bytes: u64,
-    /// How long ago it told, in milliseconds.
+    /// Age of the report, in milliseconds.
     pub age_ms: u64,
 }
 
@@ -73,7 +73,7 @@ pub(super) fn routes() -> Router<Asker<CmaAction, CmaReply>> {
 #[openapi(paths(get_cma))]
 pub(super) struct Description;
 
-/// The CMA region: what the host sees of it, and what the guest says.
+/// The CMA region: the host's view and the guest's report.
 #[utoipa::path(get, path = "/memory/cma", tag = "memory",
     responses((status = 200, body = CmaStatus), (status = 400, body = FaultMessage)))]
 pub(super) async fn get_cma(State(machine): Machine) -> HandlerResult {

@@ -44,7 +44,7 @@ pub enum CompactionReply {
     Status(Box<CompactStatus>),
 }
 
-/// Where a pass works.
+/// Scope of a pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
@@ -69,17 +69,17 @@ pub struct Compact {
     /// With scope `range`: number of blocks of 2 MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blocks: Option<u64>,
-    /// Whether to answer only when the pass is over, with its report.
+    /// Whether to respond only after the pass, with its report.
     pub wait: bool,
-    /// Whether the guest may be asked to empty blocks, and to lend free memory for a while.
+    /// Whether to ask the guest to evacuate blocks and to lend free memory during the pass.
     pub evacuate: bool,
-    /// With scope `range` or `cma`: make every block there huge and present, for contiguous use that
-    /// is to come; blocks with pages in the balloon are left as they are.
+    /// With scope `range` or `cma`: make every block huge and present, ready for contiguous
+    /// allocation. Blocks with ballooned pages are skipped.
     pub back: bool,
-    /// MiB that may be copied; as many as it takes if absent.
+    /// Limit on copied memory, in MiB; unlimited if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget_mib: Option<u64>,
-    /// Milliseconds that may be spent; as many as it takes if absent.
+    /// Time limit, in milliseconds; unlimited if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget_ms: Option<u64>,
 }
@@ -99,33 +99,33 @@ impl Default for Compact {
     }
 }
 
-/// Guest memory in sums. All in bytes.
+/// Totals of guest memory, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MemoryTotals {
     /// In the host's memory.
     pub resident_bytes: u64,
-    /// Of that, in huge pages.
+    /// Resident in huge pages.
     pub huge_bytes: u64,
     /// In the balloon.
     pub ballooned_bytes: u64,
     /// Backing of GPU resources.
     pub gpu_bytes: u64,
-    /// Resident although ballooned.
+    /// In the balloon but still resident.
     pub wasted_bytes: u64,
 }
 
-/// How the steps of one kind went.
+/// Results of the steps of one kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StepCounts {
     /// Carried out.
     pub done: u64,
-    /// Left out, as the guest had made them worthless.
+    /// Skipped: the guest's activity had made them useless.
     pub moot: u64,
-    /// Tried in vain: pages were busy.
+    /// Failed: pages were busy.
     pub busy: u64,
-    /// Refused: the host had no huge page.
+    /// Failed: the host had no free huge page.
     pub refused: u64,
-    /// Bytes given back, or made huge.
+    /// Bytes discarded or made huge.
     pub bytes: u64,
 }
 
@@ -148,23 +148,23 @@ pub struct CompactReport {
     pub before: MemoryTotals,
     /// Guest memory after.
     pub after: MemoryTotals,
-    /// Pages held for nothing, given back.
+    /// Wasted pages, discarded.
     pub discard: StepCounts,
     /// Blocks made huge.
     pub collapse: StepCounts,
-    /// Blocks that the guest emptied.
+    /// Blocks that the guest evacuated.
     pub evacuate: StepCounts,
-    /// Blocks made huge and present for contiguous use.
+    /// Blocks made huge and present for contiguous allocation.
     pub back: StepCounts,
-    /// Blocks that the guest made of its free memory, lent, and has back.
+    /// Whole free blocks that the guest lent for the pass and got back.
     pub gather: StepCounts,
     /// Steps planned.
     pub planned: u64,
-    /// Steps worth doing that the budget had no room for.
+    /// Useful steps that did not fit in the budget.
     pub left_out: u64,
-    /// How long it took, in microseconds.
+    /// Duration, in microseconds.
     pub took_us: u64,
-    /// How long each stage took, in order.
+    /// Duration of each stage, in order.
     #[serde(default)]
     pub stages: Vec<StageReport>,
     /// Why it ended.
@@ -183,33 +183,33 @@ pub enum PassStage {
     EvacuateSync,
     /// The guest evacuated full blocks into the gaps of others.
     Squeeze,
-    /// The host discarded what it held for nothing, and made blocks huge.
+    /// The host discarded wasted pages and made blocks huge.
     Host,
 }
 
-/// How long one stage of a pass took.
+/// Duration of one stage of a pass.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StageReport {
     /// Which.
     pub stage: PassStage,
-    /// How often it was planned.
+    /// Number of planning rounds.
     pub rounds: u32,
-    /// How long it took, in microseconds.
+    /// Duration, in microseconds.
     pub took_us: u64,
-    /// Of that, until the guest had taken back what it had lent.
+    /// Time within it until the guest had taken back the memory it lent, in microseconds.
     pub settling_us: u64,
 }
 
-/// How far compaction is (`GET /memory/compact`).
+/// Progress of compaction (`GET /memory/compact`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CompactStatus {
     /// Whether a pass runs.
     pub running: bool,
-    /// Steps that it has taken.
+    /// Steps done.
     pub done: u64,
-    /// Steps that it has planned.
+    /// Steps planned.
     pub planned: u64,
-    /// What the last pass that ended did.
+    /// Report of the last finished pass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<CompactReport>,
 }
@@ -226,7 +226,7 @@ pub(super) fn routes() -> Router<Asker<CompactionAction, CompactionReply>> {
 #[openapi(paths(put_compact, get_compact, delete_compact))]
 pub(super) struct Description;
 
-/// Runs a pass over guest memory. With `wait`, answers when it is over, with its report.
+/// Runs a compaction pass over guest memory. With `wait`, responds after the pass with its report.
 #[utoipa::path(put, path = "/memory/compact", tag = "memory", request_body = Compact,
     responses((status = 200, body = CompactReport), (status = 204, description = "The pass has started"),
               (status = 400, body = FaultMessage)))]
@@ -241,14 +241,14 @@ pub(super) async fn put_compact(
     }
 }
 
-/// How far the present pass is, and what the last one did.
+/// Progress of the running pass, and the report of the last one.
 #[utoipa::path(get, path = "/memory/compact", tag = "memory",
     responses((status = 200, body = CompactStatus), (status = 400, body = FaultMessage)))]
 pub(super) async fn get_compact(State(machine): Machine) -> HandlerResult {
     reported!(machine, CompactionAction::Get, CompactionReply::Status)
 }
 
-/// Ends the present pass after the step that it is at.
+/// Cancels the running pass after its current step.
 #[utoipa::path(delete, path = "/memory/compact", tag = "memory",
     responses((status = 204), (status = 400, body = FaultMessage)))]
 pub(super) async fn delete_compact(State(machine): Machine) -> HandlerResult {

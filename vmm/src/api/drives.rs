@@ -44,7 +44,7 @@ pub(super) fn routes() -> Router<Asker<DriveAction>> {
 #[openapi(paths(put_drive, patch_drive, delete_drive))]
 pub(super) struct Description;
 
-/// Gives the machine a disk. Before the start only.
+/// Adds or replaces a disk. Before the start only.
 #[utoipa::path(put, path = "/drives/{id}", tag = "drives", request_body = DriveConfig,
     params(("id" = String, Path, description = "The same as `drive_id`")),
     responses((status = 204), (status = 400, body = FaultMessage)))]
@@ -57,8 +57,7 @@ pub(super) async fn put_drive(
     done(&machine, DriveAction::Set(body)).await
 }
 
-/// Gives a disk another image or other limits. After the start only; the guest is told of a new
-/// size.
+/// Changes a disk's image or limits. After the start only; the guest is notified of a new size.
 #[utoipa::path(patch, path = "/drives/{id}", tag = "drives", request_body = DriveUpdate,
     params(("id" = String, Path, description = "The same as `drive_id`")),
     responses((status = 204), (status = 400, body = FaultMessage)))]
@@ -71,7 +70,7 @@ pub(super) async fn patch_drive(
     done(&machine, DriveAction::Update(body)).await
 }
 
-/// Takes a disk away: not without PCI, which this machine does not have.
+/// Removes a disk: not supported, as it needs PCI.
 #[utoipa::path(delete, path = "/drives/{id}", tag = "drives",
     params(("id" = String, Path, description = "Name of the disk")),
     responses((status = 400, body = FaultMessage)))]

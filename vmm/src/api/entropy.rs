@@ -37,7 +37,7 @@ pub(super) fn routes() -> Router<Asker<EntropyAction>> {
 #[openapi(paths(put_entropy))]
 pub(super) struct Description;
 
-/// Gives the machine an entropy device. Before the start only.
+/// Adds an entropy device. Before the start only.
 #[utoipa::path(put, path = "/entropy", tag = "entropy", request_body = EntropyConfig,
     responses((status = 204), (status = 400, body = FaultMessage)))]
 pub(super) async fn put_entropy(

@@ -13,7 +13,7 @@ use super::refusal::Refusal;
 /// Body of every error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FaultMessage {
-    /// What is wrong, in a sentence.
+    /// Description of the error.
     pub fault_message: String,
 }
 

@@ -40,12 +40,12 @@ pub struct Evacuate {
     pub blocks: u32,
 }
 
-/// How an evacuation went, as the guest tells it.
+/// Result of an evacuation, as reported by the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Evacuation {
-    /// Blocks that were emptied and given up.
+    /// Blocks that were evacuated and given up.
     pub evacuated: u32,
-    /// Blocks that something could not be moved out of.
+    /// Blocks with pages that could not be moved.
     pub busy: u32,
     /// Pages moved that belong to programs or the page cache.
     pub migrated_lru: u64,
@@ -55,11 +55,11 @@ pub struct Evacuation {
     pub migrated_zsmalloc: u64,
     /// Pages of GPU buffers moved.
     pub migrated_gpu: u64,
-    /// What became of each block, in order.
+    /// Result for each block, in order.
     pub per_block: Vec<BlockOutcome>,
 }
 
-/// What became of one block.
+/// Result for one block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BlockOutcome {
@@ -85,7 +85,7 @@ pub(super) fn routes() -> Router<Asker<EvacuationAction, EvacuationReply>> {
 #[openapi(paths(put_evacuate))]
 pub(super) struct Description;
 
-/// Has the guest empty blocks and give them up; answers when the guest has.
+/// Asks the guest to evacuate blocks and give them up; responds when the guest has finished.
 #[utoipa::path(put, path = "/memory/evacuate", tag = "memory", request_body = Evacuate,
     responses((status = 200, body = Evacuation), (status = 400, body = FaultMessage)))]
 pub(super) async fn put_evacuate(

@@ -97,26 +97,26 @@ pub struct GpuStatus {
     pub guest_blobs: Resources,
     /// Blobs in host memory.
     pub host_blobs: Resources,
-    /// Guest memory that resources are backed by, in bytes.
+    /// Guest memory that backs resources, in bytes.
     pub backing_bytes: u64,
-    /// Pieces that it is in.
+    /// Number of contiguous runs in it.
     pub backing_runs: u64,
     /// Pages of it in the CMA region.
     pub cma_pages: u64,
-    /// Host memory taken, in bytes.
+    /// Host memory in use, in bytes.
     pub host_bytes: u64,
     /// Host memory mapped into the guest, in bytes.
     pub mapped_bytes: u64,
-    /// What has happened since the start.
+    /// Counters since the start.
     pub counters: GpuCounters,
 }
 
 /// One scanout.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ScanoutStatus {
-    /// The mode that the guest is offered; `null` when unplugged.
+    /// The mode offered to the guest; `null` if unplugged.
     pub mode: Option<Mode>,
-    /// Size of the picture that it shows; `null` while it shows none.
+    /// Size of the displayed picture; `null` if none is displayed.
     pub shows: Option<Mode>,
 }
 
@@ -125,28 +125,28 @@ pub struct ScanoutStatus {
 pub struct Resources {
     /// How many.
     pub count: u64,
-    /// Their sizes added up, in bytes.
+    /// Their total size, in bytes.
     pub bytes: u64,
 }
 
-/// What the display has done since the start.
+/// Counters of the display since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GpuCounters {
     /// Commands answered.
     pub commands: u64,
-    /// Of these, with an error.
+    /// Commands that failed.
     pub errors: u64,
     /// Transfers to the host.
     pub transfers: u64,
-    /// Bytes that they copied.
+    /// Bytes copied by transfers.
     pub transfer_bytes: u64,
     /// Flushes.
     pub flushes: u64,
     /// Migrations of backing pages.
     pub migrations: u64,
-    /// Of these, refused.
+    /// Migrations that were rejected.
     pub migrations_failed: u64,
-    /// Pages that moved.
+    /// Pages migrated.
     pub migrated_pages: u64,
 }
 
@@ -160,11 +160,11 @@ pub struct Mode {
     pub height_px: u32,
 }
 
-/// What to change of a scanout (`PATCH /gpu/scanouts/{n}`).
+/// Changes to a scanout (`PATCH /gpu/scanouts/{n}`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScanoutUpdate {
-    /// The mode to offer the guest; `null` unplugs the scanout. It must be there.
+    /// The mode to offer the guest; `null` unplugs the scanout. Required.
     #[serde(deserialize_with = "Option::deserialize")]
     #[schema(required)]
     pub mode: Option<Mode>,
@@ -191,14 +191,14 @@ pub(super) async fn get_gpu(State(machine): Machine) -> HandlerResult {
     reported!(machine, GpuAction::Get, GpuReply::Status)
 }
 
-/// Gives the machine a display. Before the start only.
+/// Configures the display. Before the start only.
 #[utoipa::path(put, path = "/gpu", tag = "gpu", request_body = GpuConfig,
     responses((status = 204), (status = 400, body = FaultMessage)))]
 pub(super) async fn put_gpu(State(machine): Machine, Body(body): Body<GpuConfig>) -> HandlerResult {
     done(&machine, GpuAction::Set(body)).await
 }
 
-/// What a scanout shows, with the cursor, as a PNG. After the start only.
+/// The picture on a scanout, with the cursor, as PNG. After the start only.
 #[utoipa::path(get, path = "/gpu/scanouts/{n}", tag = "gpu",
     params(("n" = u32, Path, description = "Number of the scanout, from 0")),
     responses((status = 200, content_type = "image/png", body = Vec<u8>),
@@ -214,7 +214,7 @@ pub(super) async fn get_scanout(State(machine): Machine, Path(n): Path<String>) 
     Ok(([(CONTENT_TYPE, "image/png")], Bytes::from_owner(png)).into_response())
 }
 
-/// Changes a scanout's mode, or unplugs it; the guest hears of it. After the start only.
+/// Changes a scanout's mode or unplugs it, and notifies the guest. After the start only.
 #[utoipa::path(patch, path = "/gpu/scanouts/{n}", tag = "gpu", request_body = ScanoutUpdate,
     params(("n" = u32, Path, description = "Number of the scanout, from 0")),
     responses((status = 204), (status = 400, body = FaultMessage)))]

@@ -60,12 +60,12 @@ pub enum InstanceReply {
     Config(Box<VmConfig>),
 }
 
-/// Who this is (`GET /`).
+/// The instance (`GET /`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Instance {
     /// `Ballast`.
     pub app_name: String,
-    /// What `--id` gave.
+    /// The value of `--id`.
     pub id: String,
     /// Phase of the machine's life.
     pub state: Phase,
@@ -90,7 +90,7 @@ pub(super) fn routes() -> Router<Asker<InstanceAction, InstanceReply>> {
 #[openapi(paths(get_instance, get_version, put_action, patch_vm, get_config))]
 pub(super) struct Description;
 
-/// Who this is and in which phase its machine is.
+/// The instance and the phase of its machine.
 #[utoipa::path(get, path = "/", tag = "instance",
     responses((status = 200, body = Instance)))]
 pub(super) async fn get_instance(State(machine): Machine) -> HandlerResult {
@@ -122,7 +122,7 @@ pub(super) async fn get_version() -> HandlerResult {
     Ok(Json(Versions::default()).into_response())
 }
 
-/// Something to do once (`PUT /actions`).
+/// A one-time action (`PUT /actions`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct InstanceActionInfo {
@@ -143,7 +143,7 @@ pub(super) enum ActionType {
     InstanceStop,
 }
 
-/// Starts the machine, or does something else once.
+/// Starts the machine, or performs another one-time action.
 #[utoipa::path(put, path = "/actions", tag = "instance", request_body = InstanceActionInfo,
     responses((status = 204), (status = 400, body = FaultMessage)))]
 pub(super) async fn put_action(

@@ -37,7 +37,7 @@ pub(super) fn routes() -> Router<Asker<LoggerAction>> {
 #[openapi(paths(put_logger))]
 pub(super) struct Description;
 
-/// Opens the log. Before the start only.
+/// Configures the log. Before the start only.
 #[utoipa::path(put, path = "/logger", tag = "logger", request_body = LoggerConfig,
     responses((status = 204), (status = 400, body = FaultMessage)))]
 pub(super) async fn put_logger(

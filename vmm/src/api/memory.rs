@@ -36,20 +36,20 @@ impl MemoryAction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryReply(pub MemoryStatus);
 
-/// What guest memory is made of now (`GET /memory`).
+/// State of guest memory (`GET /memory`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MemoryStatus {
     /// Kind of host memory.
     pub backing: BackingKind,
-    /// Size of the contiguous region (CMA).
+    /// Size of the CMA region.
     pub cma_bytes: u64,
     /// Size of guest memory.
     pub total_bytes: u64,
-    /// Of that, what is present on the host.
+    /// Resident guest memory.
     pub resident_bytes: u64,
-    /// Of that, what is mapped by huge pages; `null` where the kernel cannot tell.
+    /// Resident memory that is mapped by huge pages; `null` if the kernel cannot report it.
     pub huge_bytes: Option<u64>,
-    /// What the balloon holds, by the device's own record.
+    /// Memory in the balloon, by the device's record.
     pub ballooned_bytes: u64,
 }
 
@@ -65,14 +65,14 @@ pub(super) fn routes() -> Router<Asker<MemoryAction, MemoryReply>> {
 #[openapi(paths(get_memory, put_memory))]
 pub(super) struct Description;
 
-/// What guest memory is made of now. After the start only.
+/// State of guest memory. After the start only.
 #[utoipa::path(get, path = "/memory", tag = "memory",
     responses((status = 200, body = MemoryStatus), (status = 400, body = FaultMessage)))]
 pub(super) async fn get_memory(State(machine): Machine) -> HandlerResult {
     reported!(machine, MemoryAction::Get, MemoryReply)
 }
 
-/// Sets what guest memory is made of. Before the start only.
+/// Configures guest memory. Before the start only.
 #[utoipa::path(put, path = "/memory", tag = "memory", request_body = MemoryConfig,
     responses((status = 204), (status = 400, body = FaultMessage)))]
 pub(super) async fn put_memory(

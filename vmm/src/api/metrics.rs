@@ -46,14 +46,14 @@ pub(super) fn routes() -> Router<Asker<MetricsAction, MetricsReply>> {
 #[openapi(paths(get_metrics, put_metrics))]
 pub(super) struct Description;
 
-/// All counters since the start. Ballast's own.
+/// All counters since the start. Ballast extension.
 #[utoipa::path(get, path = "/metrics", tag = "metrics",
     responses((status = 200, body = Object)))]
 pub(super) async fn get_metrics(State(machine): Machine) -> HandlerResult {
     reported!(machine, MetricsAction::Get, MetricsReply)
 }
 
-/// Opens the metrics file. Before the start only, and once.
+/// Configures the metrics file. Once only, before the start.
 #[utoipa::path(put, path = "/metrics", tag = "metrics", request_body = MetricsConfig,
     responses((status = 204), (status = 400, body = FaultMessage)))]
 pub(super) async fn put_metrics(

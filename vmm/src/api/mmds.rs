@@ -54,7 +54,7 @@ pub(super) fn routes() -> Router<Asker<MmdsAction, MmdsReply>> {
 #[openapi(paths(get_mmds, put_mmds, patch_mmds, put_mmds_config))]
 pub(super) struct Description;
 
-/// Reads the metadata; `{}` if it was never set.
+/// Returns the metadata; `{}` if it is not set.
 #[utoipa::path(get, path = "/mmds", tag = "mmds",
     responses((status = 200, body = Value), (status = 400, body = FaultMessage)))]
 pub(super) async fn get_mmds(State(machine): Machine) -> HandlerResult {
@@ -80,7 +80,7 @@ pub(super) async fn patch_mmds(State(machine): Machine, Body(patch): Body<Value>
     done(&machine, MmdsAction::Patch(patch)).await
 }
 
-/// Says on which interfaces the guest reaches the service. Before the start only.
+/// Configures the metadata service. Before the start only.
 #[utoipa::path(put, path = "/mmds/config", tag = "mmds", request_body = MmdsConfig,
     responses((status = 204), (status = 400, body = FaultMessage)))]
 pub(super) async fn put_mmds_config(

@@ -47,7 +47,7 @@ pub(super) fn routes() -> Router<Asker<NetworkAction>> {
 #[openapi(paths(put_interface, patch_interface, delete_interface))]
 pub(super) struct Description;
 
-/// Gives the machine a network card. Before the start only.
+/// Adds or replaces a network interface. Before the start only.
 #[utoipa::path(put, path = "/network-interfaces/{id}", tag = "network", request_body = NetworkInterfaceConfig,
     params(("id" = String, Path, description = "The same as `iface_id`")),
     responses((status = 204), (status = 400, body = FaultMessage)))]
@@ -60,7 +60,7 @@ pub(super) async fn put_interface(
     done(&machine, NetworkAction::Set(body)).await
 }
 
-/// Gives a network card other limits. After the start only.
+/// Changes a network interface's limits. After the start only.
 #[utoipa::path(patch, path = "/network-interfaces/{id}", tag = "network", request_body = NetworkInterfaceUpdate,
     params(("id" = String, Path, description = "The same as `iface_id`")),
     responses((status = 204), (status = 400, body = FaultMessage)))]
@@ -73,9 +73,9 @@ pub(super) async fn patch_interface(
     done(&machine, NetworkAction::Update(body)).await
 }
 
-/// Takes a network card away: not without PCI, which this machine does not have.
+/// Removes a network interface: not supported, as it needs PCI.
 #[utoipa::path(delete, path = "/network-interfaces/{id}", tag = "network",
-    params(("id" = String, Path, description = "Name of the network card")),
+    params(("id" = String, Path, description = "Name of the network interface")),
     responses((status = 400, body = FaultMessage)))]
 pub(super) async fn delete_interface(
     State(machine): Machine,

@@ -10,8 +10,8 @@ use super::resources;
 #[derive(OpenApi)]
 #[openapi(info(
     title = "Ballast",
-    description = "Firecracker's API, and what Ballast adds. HTTP/1.1 on a Unix socket. \
-        Every error is status 400 with a `fault_message`.",
+    description = "Firecracker's API with Ballast's extensions. HTTP/1.1 on a Unix socket. Every \
+                   error is status 400 with a `fault_message`.",
     license(name = "Apache-2.0 OR BSD-3-Clause"),
 ))]
 struct Description;

@@ -49,15 +49,15 @@ pub enum PagingReply {
     Pool(Box<PoolStatus>),
 }
 
-/// Parking (`PUT /memory/park`).
+/// A park operation (`PUT /memory/park`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Park {
-    /// MiB of resident guest memory to leave in place: what the guest is known to touch first.
+    /// Resident guest memory to keep in place, in MiB; the hot set is kept first.
     pub floor_mib: u64,
-    /// Whether to pause the vCPUs before. They stay paused until they are resumed.
+    /// Whether to pause the vCPUs first. They stay paused until resumed.
     pub pause: bool,
-    /// Whether to answer only when it is over, with its report.
+    /// Whether to respond only after it has finished, with its report.
     pub wait: bool,
 }
 
@@ -67,11 +67,11 @@ impl Default for Park {
     }
 }
 
-/// Bringing back (`PUT /memory/unpark`).
+/// An unpark operation (`PUT /memory/unpark`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Unpark {
-    /// Whether to answer only when it is over, with its report.
+    /// Whether to respond only after it has finished, with its report.
     pub wait: bool,
 }
 
@@ -81,10 +81,10 @@ impl Default for Unpark {
     }
 }
 
-/// What parking came to. All in blocks of 2 MiB, unless the name says otherwise.
+/// Report of a park operation, in 2 MiB blocks unless the name states another unit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ParkReport {
-    /// Went to the pool.
+    /// Moved to the pool.
     pub parked: u64,
     /// Kept for `floor_mib`.
     pub kept: u64,
@@ -94,33 +94,33 @@ pub struct ParkReport {
     pub left_small: u64,
     /// Left: in use by the host's kernel.
     pub left_busy: u64,
-    /// Left: touched by the guest meanwhile.
+    /// Left: accessed by the guest during the operation.
     pub left_wanted: u64,
-    /// Left: do not compress.
+    /// Left: not compressible.
     pub left_incompressible: u64,
-    /// Bytes of the pool that packing it closer emptied.
+    /// Bytes freed by compacting the pool.
     pub compacted_bytes: u64,
-    /// How long it took, in microseconds.
+    /// Duration, in microseconds.
     pub took_us: u64,
-    /// Why it ended early, if it did.
+    /// Reason for stopping early, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<String>,
 }
 
-/// What bringing back came to. In blocks of 2 MiB.
+/// Report of an unpark operation, in 2 MiB blocks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UnparkReport {
-    /// Are back.
+    /// Blocks brought back.
     pub returned: u64,
-    /// Could not be brought back now, for want of host memory: they come when they are touched.
+    /// Still parked for lack of host memory; brought back on access.
     pub left: u64,
-    /// Whose contents are lost.
+    /// Blocks whose contents are lost.
     pub lost: u64,
-    /// How long it took, in microseconds.
+    /// Duration, in microseconds.
     pub took_us: u64,
 }
 
-/// What runs.
+/// The running operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PagingOperation {
@@ -130,61 +130,61 @@ pub enum PagingOperation {
     Unpark,
 }
 
-/// Where guest memory is (`GET /memory/paging`).
+/// State of parking (`GET /memory/paging`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PagingStatus {
-    /// Whether memory of this machine has been parked or is prepared for it.
+    /// Whether the machine is prepared for parking.
     pub active: bool,
-    /// What runs now.
+    /// The running operation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<PagingOperation>,
-    /// Blocks that it has done.
+    /// Blocks done.
     pub done: u64,
-    /// Blocks that it is to do.
+    /// Blocks planned.
     pub planned: u64,
-    /// Guest memory that is in the pool, uncompressed.
+    /// Guest memory in the pool, as its uncompressed size.
     pub absent_bytes: u64,
-    /// Guest memory on its way there.
+    /// Guest memory in staging, on its way into the pool.
     pub staged_bytes: u64,
-    /// What the pool takes of the host's memory for it, tables included.
+    /// Host memory used by the pool, including tables.
     pub pool_bytes: u64,
-    /// Blocks that the guest is known to touch first when it wakes up.
+    /// Blocks known to be accessed first when the guest wakes up.
     pub hot_blocks: u64,
-    /// Faults on absent memory, as the kernel reported them.
+    /// Faults on absent memory reported by the kernel.
     pub faults: u64,
-    /// Time from reading a fault to having its block in place, in nanoseconds: half took no longer.
+    /// Median time from reading a fault to its block being in place, in nanoseconds.
     pub fault_p50_ns: u64,
-    /// … and all but one in a hundred.
+    /// 99th percentile of the same.
     pub fault_p99_ns: u64,
     /// Counters since the first parking.
     pub counters: PagingCounters,
-    /// What the last parking came to.
+    /// Report of the last park operation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_park: Option<ParkReport>,
 }
 
-/// Counters of the pager. In blocks of 2 MiB, unless the name says otherwise.
+/// Counters of the pager, in 2 MiB blocks unless the name states another unit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PagingCounters {
     /// Taken out of guest memory.
     pub out: u64,
     /// Compressed and stored.
     pub stored: u64,
-    /// Moved back before they were stored, as the guest touched them.
+    /// Moved back before they were stored: the guest accessed them.
     pub recalled: u64,
-    /// Moved back, as they did not compress.
+    /// Moved back: not compressible.
     pub incompressible: u64,
-    /// Could not be taken out, as the host's kernel used a page.
+    /// Not parked: the host kernel was using a page.
     pub busy: u64,
-    /// Brought back by a touch.
+    /// Brought back on access.
     pub touched: u64,
-    /// Brought back unasked.
+    /// Brought back ahead of access.
     pub prefetched: u64,
-    /// Brought back in small pages, as parts of them had been given up meanwhile.
+    /// Brought back in small pages, as the guest had given up parts of them.
     pub landed_small: u64,
-    /// Given up by the guest while they were away.
+    /// Given up by the guest while parked.
     pub dropped: u64,
-    /// Times that a block could not be brought back at once.
+    /// Number of times that bringing a block back had to be retried.
     pub retries: u64,
     /// Lost.
     pub lost: u64,
@@ -192,36 +192,36 @@ pub struct PagingCounters {
     pub compress_ns: u64,
     /// Bytes compressed.
     pub compress_bytes: u64,
-    /// Compressed once more by the second codec.
+    /// Recompressed with the second codec.
     pub repacked: u64,
-    /// Bytes that this made them smaller.
+    /// Bytes saved by recompression.
     pub repack_saved_bytes: u64,
 }
 
-/// The pool of compressed pages (`GET /memory/pool`). In bytes, unless the name says otherwise.
+/// The pool of compressed pages (`GET /memory/pool`), in bytes unless the name states another unit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PoolStatus {
-    /// Most that compressed pages may take.
+    /// Limit on the pool.
     pub limit_bytes: u64,
-    /// What they take.
+    /// Memory used by compressed pages.
     pub used_bytes: u64,
-    /// Most that they took at any time.
+    /// Highest `used_bytes`.
     pub used_max_bytes: u64,
-    /// What they were before compression, zero pages not counted.
+    /// Uncompressed size, without zero pages.
     pub original_bytes: u64,
-    /// What they are after compression, without what packing them wastes.
+    /// Compressed size, without packing overhead.
     pub compressed_bytes: u64,
-    /// Tables beside them.
+    /// Size of the pool's tables.
     pub metadata_bytes: u64,
     /// Pages of one repeated word.
     pub same_pages: u64,
-    /// Pages that are kept as they are.
+    /// Pages stored uncompressed.
     pub raw_pages: u64,
-    /// Frames of 4 KiB that packing closer has emptied so far.
+    /// 4 KiB frames freed by compaction of the pool.
     pub frames_compacted: u64,
-    /// Frames of 4 KiB that were moved to make room so far.
+    /// 4 KiB frames moved to make room.
     pub frames_moved: u64,
-    /// Share of free memory in pieces of less than 2 MiB, per mille.
+    /// Share of free memory in runs smaller than 2 MiB, per mille.
     pub fragmentation_permille: u32,
 }
 
@@ -241,7 +241,7 @@ pub(super) fn routes() -> Router<Asker<PagingAction, PagingReply>> {
 #[openapi(paths(put_park, delete_park, put_unpark, get_paging, get_pool))]
 pub(super) struct Description;
 
-/// Puts guest memory, compressed, into the monitor's pool; the guest has it back when it touches it.
+/// Parks guest memory, compressed, in the monitor's pool; the guest gets it back on access.
 #[utoipa::path(put, path = "/memory/park", tag = "memory", request_body = Park,
     responses((status = 200, body = ParkReport), (status = 204, description = "Parking has started"),
               (status = 400, body = FaultMessage)))]
@@ -253,7 +253,7 @@ pub(super) async fn put_park(State(machine): Machine, Body(body): Body<Park>) ->
     }
 }
 
-/// Ends the parking or bringing back that runs; what is done stays so.
+/// Cancels the running park or unpark operation; finished blocks are not undone.
 #[utoipa::path(delete, path = "/memory/park", tag = "memory",
     responses((status = 204), (status = 400, body = FaultMessage)))]
 pub(super) async fn delete_park(State(machine): Machine) -> HandlerResult {
@@ -262,7 +262,7 @@ pub(super) async fn delete_park(State(machine): Machine) -> HandlerResult {
 
 /// Brings all parked memory back.
 #[utoipa::path(put, path = "/memory/unpark", tag = "memory", request_body = Unpark,
-    responses((status = 200, body = UnparkReport), (status = 204, description = "It has started"),
+    responses((status = 200, body = UnparkReport), (status = 204, description = "The operation has started"),
               (status = 400, body = FaultMessage)))]
 pub(super) async fn put_unpark(State(machine): Machine, Body(body): Body<Unpark>) -> HandlerResult {
     match machine.ask(PagingAction::Unpark(body)).await? {
@@ -272,14 +272,14 @@ pub(super) async fn put_unpark(State(machine): Machine, Body(body): Body<Unpark>
     }
 }
 
-/// How much of guest memory is parked, and what the pager has done.
+/// Amount of parked memory and the pager's counters.
 #[utoipa::path(get, path = "/memory/paging", tag = "memory",
     responses((status = 200, body = PagingStatus), (status = 400, body = FaultMessage)))]
 pub(super) async fn get_paging(State(machine): Machine) -> HandlerResult {
     reported!(machine, PagingAction::Get, PagingReply::Status)
 }
 
-/// The pool that parked memory lies in.
+/// The pool of parked memory.
 #[utoipa::path(get, path = "/memory/pool", tag = "memory",
     responses((status = 200, body = PoolStatus), (status = 400, body = FaultMessage)))]
 pub(super) async fn get_pool(State(machine): Machine) -> HandlerResult {

@@ -33,102 +33,102 @@ impl PolicyAction {
 #[derive(Debug, Clone, PartialEq)]
 pub struct PolicyReply(pub Box<PolicyStatus>);
 
-/// What the policy sees and has done (`GET /memory/policy`).
+/// State of the memory policy (`GET /memory/policy`).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PolicyStatus {
-    /// As it was set.
+    /// The policy as configured.
     pub policy: PolicyConfig,
-    /// Whether it is at work: the machine was started with a policy other than `off`, or has got one.
+    /// Whether a policy other than `off` is set.
     pub active: bool,
-    /// Who sets the balloon's target: `policy`, `client` after a `PATCH /balloon`, or `none` if the
+    /// Owner of the balloon's target: `policy`, `client` after a `PATCH /balloon`, or `none` if the
     /// guest has no balloon.
     pub balloon_owner: String,
     /// The balloon's target, in bytes.
     pub balloon_target_bytes: u64,
     /// `comfortable`, `tight` or `short`.
     pub host_level: String,
-    /// Memory that the host, or the control group of the monitor, has available, in bytes; `null` if
-    /// it does not say.
+    /// Memory available to the host or to the monitor's control group, in bytes; `null` if unknown.
     pub host_available_bytes: Option<u64>,
-    /// Below this the host is short, and below twice of it tight.
+    /// The host is short of memory below this, and tight below twice this.
     pub host_reserve_bytes: u64,
-    /// Share of the last ten seconds in which some task of the host waited for memory, in per cent;
-    /// `null` if its kernel does not tell (PSI).
+    /// Share of the last ten seconds in which some host task stalled on memory, in percent; `null`
+    /// if the kernel has no PSI.
     pub host_stall_percent: Option<f64>,
     /// `unknown`, `easy`, `tense` or `hurt`.
     pub guest_state: String,
-    /// Memory that the guest says it has available, in bytes; `null` without statistics.
+    /// Memory that the guest reports as available, in bytes; `null` without statistics.
     pub guest_available_bytes: Option<u64>,
-    /// Guest memory in host memory.
+    /// Resident guest memory.
     pub resident_bytes: u64,
-    /// Guest memory that is parked or on trial.
+    /// Guest memory that is parked or on probation.
     pub absent_bytes: u64,
-    /// What stays in host memory.
+    /// Guest memory that always stays resident.
     pub floor_bytes: u64,
-    /// Why cold memory is not evicted, if it cannot be.
+    /// Why cold memory cannot be evicted, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_eviction: Option<String>,
-    /// Rounds for which the balloon is not made larger, since the guest was hurt.
+    /// Rounds without inflation left, because the guest was short of memory.
     pub balloon_pause_rounds: u32,
-    /// Rounds for which nothing is evicted, since the guest wanted blocks back.
+    /// Rounds without eviction left, because the guest accessed evicted blocks.
     pub eviction_pause_rounds: u32,
-    /// Processor time spent on eviction and bringing back since the policy started, in microseconds.
+    /// CPU time spent on eviction and on bringing blocks back since the policy started, in
+    /// microseconds.
     pub cpu_us: u64,
-    /// The same as a share of one processor, per mille.
+    /// The same as a share of one CPU, per mille.
     pub cpu_permille: u64,
-    /// The share that it may have, per mille.
+    /// Limit on that share, per mille.
     pub cpu_limit_permille: u64,
-    /// What was done since the policy started.
+    /// Counters since the policy started.
     pub counters: PolicyCounters,
     /// The last decisions, the oldest first.
     pub decisions: Vec<PolicyDecision>,
 }
 
-/// What a policy has done since it started.
+/// Counters of the policy since it started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PolicyCounters {
     /// Rounds.
     pub rounds: u64,
-    /// Rounds in which the guest was hurt.
+    /// Rounds in which the guest was short of memory.
     pub guest_hurt: u64,
-    /// Times that the balloon was made larger.
+    /// Number of times that the policy inflated the balloon.
     pub balloon_raised: u64,
-    /// Times that it was made smaller.
+    /// Number of times that the policy deflated the balloon.
     pub balloon_lowered: u64,
-    /// Requests for hints at free pages.
+    /// Requests for free page hints.
     pub hints: u64,
-    /// Searches for resident pages of the balloon.
+    /// Scans for ballooned pages that are still resident.
     pub discards: u64,
-    /// Times that parked memory was brought back.
+    /// Number of times that parked memory was brought back.
     pub unparks: u64,
     /// Decisions that could not be carried out.
     pub failures: u64,
-    /// Rounds of trials.
+    /// Rounds of probation.
     pub trials: u64,
-    /// Blocks of 2 MiB on trial so far.
+    /// 2 MiB blocks put on probation.
     pub blocks_tried: u64,
-    /// Of those, compressed.
+    /// Blocks on probation that were then compressed.
     pub blocks_evicted: u64,
-    /// Of those, wanted back by the guest.
+    /// Blocks on probation that the guest accessed.
     pub blocks_returned: u64,
-    /// Of those, pinned, in small pages, or not compressible.
+    /// Blocks on probation that were pinned, in small pages, or not compressible.
     pub blocks_unfit: u64,
 }
 
-/// Something that the policy did.
+/// A decision of the policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PolicyDecision {
     /// Its number, from 1.
     pub number: u64,
-    /// When, in milliseconds since 1970.
+    /// Time of the decision, in milliseconds since 1970.
     pub time_ms: u64,
     /// `discard`, `hint`, `balloon`, `evict` or `unpark`.
     pub action: String,
-    /// The same in words, with its amounts.
+    /// Description of the decision, with amounts.
     pub what: String,
     /// Why.
     pub reason: String,
-    /// Why it could not be carried out, if so.
+    /// Error, if the decision failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
 }
@@ -145,15 +145,15 @@ pub(super) fn routes() -> Router<Asker<PolicyAction, PolicyReply>> {
 #[openapi(paths(get_policy, put_policy))]
 pub(super) struct Description;
 
-/// What the memory policy sees, and its last decisions with their reasons.
+/// State of the memory policy, and its last decisions with reasons.
 #[utoipa::path(get, path = "/memory/policy", tag = "memory",
     responses((status = 200, body = PolicyStatus), (status = 400, body = FaultMessage)))]
 pub(super) async fn get_policy(State(machine): Machine) -> HandlerResult {
     reported!(machine, PolicyAction::Get, PolicyReply)
 }
 
-/// Sets the memory policy, before the start or after. The balloon is the policy's from then on, until
-/// a client sets its target.
+/// Sets the memory policy, before or after the start. The policy then sets the balloon's target,
+/// until a client does.
 #[utoipa::path(put, path = "/memory/policy", tag = "memory", request_body = PolicyConfig,
     responses((status = 204), (status = 400, body = FaultMessage)))]
 pub(super) async fn put_policy(

@@ -22,7 +22,7 @@ pub enum Refusal {
     #[error("The microVM has no {0} device.")]
     NoDevice(&'static str),
     /// The display has no such scanout.
-    #[error("There is no scanout {0}.")]
+    #[error("Unknown scanout {0}.")]
     NoScanout(String),
     /// It would take more than its limit: status 413.
     #[error("{0}")]

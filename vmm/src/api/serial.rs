@@ -36,7 +36,7 @@ pub struct SerialOutput {
     /// A file or FIFO; standard output if left out.
     #[schema(value_type = Option<String>)]
     pub serial_out_path: Option<PathBuf>,
-    /// Taken and not used: the output file has a limit of its own.
+    /// Accepted without effect: the output file has a fixed size limit.
     pub rate_limiter: Option<RateLimiterConfig>,
 }
 
@@ -52,7 +52,7 @@ pub(super) fn routes() -> Router<Asker<SerialAction>> {
 #[openapi(paths(put_serial))]
 pub(super) struct Description;
 
-/// Sets where the serial console's output goes. Before the start only.
+/// Sets the output of the serial console. Before the start only.
 #[utoipa::path(put, path = "/serial", tag = "machine", request_body = SerialOutput,
     responses((status = 204), (status = 400, body = FaultMessage)))]
 pub(super) async fn put_serial(

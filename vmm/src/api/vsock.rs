@@ -38,7 +38,7 @@ pub(super) fn routes() -> Router<Asker<VsockAction>> {
 #[openapi(paths(put_vsock))]
 pub(super) struct Description;
 
-/// Gives the machine a socket device. Before the start only.
+/// Adds a vsock device. Before the start only.
 #[utoipa::path(put, path = "/vsock", tag = "vsock", request_body = VsockConfig,
     responses((status = 204), (status = 400, body = FaultMessage)))]
 pub(super) async fn put_vsock(

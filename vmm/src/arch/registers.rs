@@ -26,7 +26,7 @@ pub enum RegisterError {
         source: kvm_ioctls::Error,
     },
     /// KVM knows none of our MSRs past this one.
-    #[error("KVM does not let MSR {0:#x} be set")]
+    #[error("KVM cannot set MSR {0:#x}")]
     Msr(u32),
 }
 

@@ -79,7 +79,7 @@ impl BlockKind {
             Self::Sparse => "small pages, sparse",
             Self::Holed => "partly ballooned",
             Self::Ballooned => "ballooned",
-            Self::Wasted => "held for nothing",
+            Self::Wasted => "wasted",
             Self::Reported => "reported free",
             Self::Absent => "absent",
         }

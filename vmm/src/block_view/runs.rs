@@ -16,16 +16,16 @@ const RUN_BYTES: usize = 24;
 pub struct BlockRuns {
     /// Bytes in a block: 2 MiB.
     pub block_bytes: u64,
-    /// The runs. Between two of them there may be a hole that is no RAM.
+    /// The runs, in ascending order. A gap between two runs is not RAM.
     pub runs: Vec<BlockRun>,
 }
 
-/// Blocks that follow each other and are alike. Counts are of 4 KiB pages in each of them.
+/// A run of consecutive blocks with the same state. Counts are 4 KiB pages in each block.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BlockRun {
     /// Number of the first block: its guest-physical address divided by 2 MiB.
     pub first: u64,
-    /// How many blocks.
+    /// Number of blocks.
     pub blocks: u32,
     /// Pages in the host's memory.
     pub present: u16,
@@ -38,7 +38,7 @@ pub struct BlockRun {
     /// Pages that back GPU resources.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub gpu: u16,
-    /// Pages present although ballooned.
+    /// Pages that are in the balloon but still resident.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub wasted: u16,
     /// Mapped as huge pages.
@@ -53,10 +53,10 @@ pub struct BlockRun {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RunsError {
     /// They do not begin as one.
-    #[error("not a block map, or one of a version that this program does not know")]
+    #[error("not a block map, or a block map of an unknown version")]
     Magic,
     /// They end in the middle of a run.
-    #[error("the block map is cut off")]
+    #[error("the block map is truncated")]
     Short,
 }
 
@@ -132,7 +132,7 @@ impl BlockRun {
     fn from_bytes(bytes: &[u8; RUN_BYTES]) -> Self {
         let u16_at = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
         let flags = u16_at(22);
-        let first = bytes.first_chunk().expect("a run is longer than its first field");
+        let first = bytes.first_chunk().expect("a run exceeds the map's block count");
         Self {
             first: u64::from_le_bytes(*first),
             blocks: u32::from(u16_at(8)) | u32::from(u16_at(10)) << 16,

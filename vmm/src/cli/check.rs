@@ -73,7 +73,7 @@ fn read(path: &str) -> String {
 
 fn kvm_device() -> Finding {
     match kvm::open() {
-        Ok(_) => finding(Verdict::Fine, "KVM", "/dev/kvm can be used, with all that is needed"),
+        Ok(_) => finding(Verdict::Fine, "KVM", "/dev/kvm works and has every required capability"),
         Err(error) => finding(Verdict::Fails, "KVM", error.to_string()),
     }
 }
@@ -85,7 +85,7 @@ fn cpu() -> Finding {
         finding(
             Verdict::Lacks,
             "CPU",
-            "shows neither vmx nor svm: a /dev/kvm here is a software emulation, on which stock \
+            "has neither vmx nor svm: a /dev/kvm here is a software emulation, on which stock \
              Linux guests may die with KVM_EXIT_INTERNAL_ERROR; use a host with hardware \
              virtualization, or an emulated machine that has it (qemu -cpu EPYC,+svm,+npt)",
         )
@@ -100,7 +100,7 @@ fn transparent_huge_pages(enabled: &str) -> Finding {
         .find_map(|word| word.strip_prefix('[').and_then(|word| word.strip_suffix(']')));
     match chosen {
         Some(mode @ ("always" | "madvise")) => {
-            finding(Verdict::Fine, what, format!("transparent, {mode}: guests get them"))
+            finding(Verdict::Fine, what, format!("transparent, {mode}: used for guest memory"))
         }
         Some(mode) => finding(
             Verdict::Lacks,
@@ -113,7 +113,7 @@ fn transparent_huge_pages(enabled: &str) -> Finding {
         None => finding(
             Verdict::Lacks,
             what,
-            "the kernel has no transparent ones (CONFIG_TRANSPARENT_HUGEPAGE)",
+            "the kernel lacks transparent huge pages (CONFIG_TRANSPARENT_HUGEPAGE)",
         ),
     }
 }
@@ -139,7 +139,7 @@ fn hugetlb(size: &str, folder: &str) -> Finding {
         _ => finding(
             Verdict::Lacks,
             what,
-            format!("pages of {size} are not there: the CPU or the kernel has none"),
+            format!("pages of {size} are not supported by the CPU or the kernel"),
         ),
     }
 }
@@ -154,12 +154,12 @@ fn pagemap_scan() -> Finding {
             Ok(pagemap.can_scan())
         });
     match tried {
-        Ok(true) => finding(Verdict::Fine, what, "works: block maps cost little"),
+        Ok(true) => finding(Verdict::Fine, what, "works: block maps are cheap"),
         Ok(false) => finding(
             Verdict::Lacks,
             what,
-            "is not in this kernel (Linux 6.7): block maps are read page by page, and cannot tell \
-             huge pages from small ones",
+            "not in this kernel (needs Linux 6.7): block maps are read page by page and do not \
+             show huge pages",
         ),
         Err(error) => finding(Verdict::Lacks, what, format!("/proc/self/pagemap: {error}")),
     }
@@ -192,14 +192,14 @@ fn collapse() -> Finding {
             finding(
                 Verdict::Fine,
                 what,
-                "is there, but the host has no huge page free just now \
-                 (echo 1 > /proc/sys/vm/compact_memory)",
+                "works, but the host has no free huge page now (echo 1 > \
+                 /proc/sys/vm/compact_memory)",
             )
         }
         Err(error) => finding(
             Verdict::Lacks,
             what,
-            format!("does not work (Linux 6.1, with transparent huge pages): {error}"),
+            format!("does not work (needs Linux 6.1 with transparent huge pages): {error}"),
         ),
     }
 }

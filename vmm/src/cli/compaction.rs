@@ -26,26 +26,26 @@ pub(super) struct CompactArgs {
     /// Only the CMA region
     #[arg(long, conflicts_with_all = ["start", "blocks"])]
     cma: bool,
-    /// Only from this guest-physical address on, a multiple of 2 MiB
+    /// First guest-physical address of the range, a multiple of 2 MiB
     #[arg(long, value_parser = address, requires = "blocks")]
     start: Option<u64>,
-    /// Only so many blocks of 2 MiB
+    /// Number of 2 MiB blocks in the range
     #[arg(long, requires = "start")]
     blocks: Option<u64>,
-    /// Copy no more than this
+    /// Copy at most this many MiB
     #[arg(long, value_name = "SIZE")]
     budget: Option<SizeMib>,
-    /// Take no longer than so many milliseconds
+    /// Take at most this many milliseconds
     #[arg(long, value_name = "MS")]
     budget_ms: Option<u64>,
-    /// Leave the guest alone: ask it to empty no blocks
+    /// Do not ask the guest to evacuate blocks
     #[arg(long)]
     no_evacuate: bool,
-    /// Make every block there huge and present, for contiguous use that is to come; needs --cma, or
-    /// --start and --blocks
+    /// Make every block in the range huge and present, ready for contiguous allocation; needs
+    /// --cma, or --start and --blocks
     #[arg(long)]
     back: bool,
-    /// End the pass that runs, instead of starting one
+    /// Cancel the running pass instead of starting one
     #[arg(long)]
     cancel: bool,
     #[command(flatten)]
@@ -124,7 +124,7 @@ fn summary(report: &CompactReport) -> String {
     let percent = |part: u64, of: u64| part.saturating_mul(100).checked_div(of).unwrap_or(100);
     let line = |name: &str, t: &crate::api::compaction::MemoryTotals| {
         format!(
-            "{name:<8} {:>7} MiB resident, {:>3} % of it in huge pages, {} MiB held for nothing\n",
+            "{name:<8} {:>7} MiB resident, {:>3} % of it in huge pages, {} MiB wasted\n",
             mib(t.resident_bytes),
             percent(t.huge_bytes, t.resident_bytes),
             mib(t.wasted_bytes),
@@ -195,7 +195,7 @@ impl MapArgs {
 
 pub(super) fn read<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, CliError> {
     let broken = |error: serde_json::Error| {
-        ClientError::Refused(format!("the monitor's answer makes no sense here: {error}"))
+        ClientError::Refused(format!("unexpected response from the monitor: {error}"))
     };
     Ok(serde_json::from_value(value).map_err(broken)?)
 }

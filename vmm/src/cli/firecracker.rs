@@ -29,7 +29,7 @@ pub(super) struct FirecrackerArgs {
     /// Name of this machine: letters, digits and hyphens
     #[arg(long, value_name = "ID", default_value = DEFAULT_ID)]
     id: String,
-    /// Configuration file: the machine starts at once
+    /// Configuration file; the machine starts immediately
     #[arg(long, value_name = "PATH")]
     config_file: Option<PathBuf>,
     /// Serve no API
@@ -38,44 +38,44 @@ pub(super) struct FirecrackerArgs {
     /// Log to this file or FIFO
     #[arg(long, value_name = "PATH")]
     log_path: Option<PathBuf>,
-    /// How much is logged
+    /// Log level
     #[arg(long, value_name = "LEVEL")]
     level: Option<String>,
-    /// Only log what comes from this module
+    /// Log only messages from this module
     #[arg(long, value_name = "PATH")]
     module: Option<String>,
-    /// Name the level in each line
+    /// Include the level in each log line
     #[arg(long)]
     show_level: bool,
-    /// Name the place in the source in each line
+    /// Include the source location in each log line
     #[arg(long)]
     show_log_origin: bool,
     /// Write metrics to this file or FIFO
     #[arg(long, value_name = "PATH")]
     metrics_path: Option<PathBuf>,
-    /// Largest body of a request, in bytes
+    /// Maximum size of a request body, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MAX_PAYLOAD_BYTES)]
     http_api_max_payload_size: usize,
-    /// Most bytes of metadata; as many as --http-api-max-payload-size if not given
+    /// Maximum size of the metadata, in bytes; defaults to --http-api-max-payload-size
     #[arg(long, value_name = "BYTES")]
     mmds_size_limit: Option<usize>,
     /// Metadata for the guest, a JSON file
     #[arg(long, value_name = "PATH")]
     metadata: Option<PathBuf>,
-    /// Accepted; there are no filters of system calls yet
+    /// Accepted without effect: there are no seccomp filters yet
     #[arg(long, conflicts_with = "seccomp_filter")]
     no_seccomp: bool,
 
-    /// Accepted; there are no filters of system calls yet
+    /// Accepted without effect: there are no seccomp filters yet
     #[arg(long, value_name = "PATH")]
     seccomp_filter: Option<PathBuf>,
-    /// Accepted; devices are on virtio-mmio
+    /// Accepted without effect: devices use virtio-mmio
     #[arg(long)]
     enable_pci: bool,
-    /// Accepted; there is no boot timer device
+    /// Accepted without effect: there is no boot timer device
     #[arg(long)]
     boot_timer: bool,
-    /// When the parent started this process, by the monotonic clock; for the metrics
+    /// Start time of this process on the monotonic clock, for the metrics
     #[arg(long, value_name = "US")]
     start_time_us: Option<u64>,
     /// Accepted
@@ -84,10 +84,10 @@ pub(super) struct FirecrackerArgs {
     /// Accepted
     #[arg(long, value_name = "US")]
     parent_cpu_time_us: Option<u64>,
-    /// Refused; there are no snapshots
+    /// Rejected: snapshots are not supported
     #[arg(long)]
     snapshot_version: bool,
-    /// Refused; there are no snapshots
+    /// Rejected: snapshots are not supported
     #[arg(long, value_name = "PATH")]
     describe_snapshot: Option<PathBuf>,
 }

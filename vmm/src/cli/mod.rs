@@ -63,32 +63,32 @@ struct Cli {
 enum Command {
     /// Start a virtual machine
     Run(Box<RunArgs>),
-    /// See or change the balloon of a running machine
+    /// Show or change the balloon of a running machine
     #[command(subcommand)]
     Balloon(remote::Balloon),
-    /// See or change what the memory of a running machine is made of
+    /// Show or change the host memory behind a running machine
     #[command(subcommand)]
     Memory(remote::Memory),
-    /// See or change the display of a running machine
+    /// Show or change the display of a running machine
     #[command(subcommand)]
     Gpu(remote::Gpu),
-    /// Watch memory, balloon, GPU and the host's pressure, live
+    /// Watch memory, balloon, GPU and host memory pressure live
     Top(top::TopArgs),
-    /// Let all vCPUs stand still
+    /// Pause all vCPUs
     Pause(target::Target),
-    /// Let all vCPUs run again
+    /// Resume all vCPUs
     Resume(target::Target),
-    /// Press Ctrl+Alt+Del, or end the machine at once
+    /// Press Ctrl+Alt+Del, or stop the machine immediately
     Shutdown(remote::Shutdown),
-    /// Print all counters of a running monitor, as JSON
+    /// Print all counters of a running monitor as JSON
     Metrics(target::Target),
-    /// Print the version, of a running monitor too if a socket is given
+    /// Print the version, and that of a running monitor if a socket is given
     Version(target::MaybeTarget),
-    /// Say whether this host can run machines, and what to do if not
+    /// Check whether this host can run machines, and print what to change if not
     Check,
     /// Print the OpenAPI description of the API
     Openapi,
-    /// Print completions for a shell
+    /// Print shell completions
     Completions {
         /// The shell
         shell: clap_complete::Shell,
@@ -197,7 +197,7 @@ fn parsed<T>(result: clap::error::Result<T>, out: &mut impl Write) -> Result<Opt
 fn one_line(error: &clap::Error) -> String {
     use clap::error::ErrorKind;
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "say what to do: `ballast --help` lists it".to_owned();
+        return "no subcommand given: see `ballast --help`".to_owned();
     }
     let text = error.render().to_string();
     let first = text.split("\n\n").next().unwrap_or_default();

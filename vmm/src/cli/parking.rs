@@ -21,13 +21,13 @@ const REDRAW: Duration = Duration::from_millis(100);
 /// `ballast memory park`.
 #[derive(Debug, Args)]
 pub(super) struct ParkArgs {
-    /// Leave so much resident memory in place
+    /// Keep this much memory resident
     #[arg(long, value_name = "SIZE")]
     floor: Option<SizeMib>,
-    /// Pause the vCPUs before; `ballast resume` lets them run again
+    /// Pause the vCPUs first; `ballast resume` resumes them
     #[arg(long)]
     pause: bool,
-    /// End the parking that runs, instead of starting one
+    /// Cancel the running park operation instead of starting one
     #[arg(long, conflicts_with_all = ["floor", "pause"])]
     cancel: bool,
     #[command(flatten)]
@@ -102,7 +102,7 @@ fn parked(report: &ParkReport, status: &PagingStatus) -> String {
         mib(status.pool_bytes),
     );
     let reasons = [
-        ("kept for the floor", report.kept),
+        ("kept by the floor", report.kept),
         ("in use by a device", report.left_pinned),
         ("in small pages", report.left_small),
         ("busy", report.left_busy),
@@ -122,7 +122,7 @@ fn unparked(report: &UnparkReport) -> String {
     let mut text =
         format!("{} blocks brought back in {} ms\n", report.returned, report.took_us / 1000);
     if report.left > 0 {
-        text += &format!("{} blocks left: the host is short of memory\n", report.left);
+        text += &format!("{} blocks still parked: the host is short of memory\n", report.left);
     }
     if report.lost > 0 {
         text += &format!("{} blocks are LOST; see the monitor's log\n", report.lost);

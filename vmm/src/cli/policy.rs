@@ -19,18 +19,18 @@ const SHOWN: usize = 10;
 /// `ballast memory policy`.
 #[derive(Debug, Args)]
 pub(super) struct PolicyArgs {
-    /// Follow this policy from now on; without it, print what the present one sees and did
+    /// Set this policy; without it, print the state and decisions of the current policy
     preset: Option<PolicyPreset>,
-    /// Guest memory that always stays in host memory
+    /// Guest memory that always stays resident
     #[arg(long, value_name = "SIZE", requires = "preset")]
     floor: Option<SizeMib>,
-    /// Take what the guest has above this, even while the host has plenty
+    /// Reclaim guest memory above this size even when the host has plenty
     #[arg(long, value_name = "SIZE", requires = "preset")]
     ceiling: Option<SizeMib>,
-    /// The host is short with less than this available
+    /// The host is short of memory when less than this is available
     #[arg(long, value_name = "SIZE", requires = "preset")]
     host_reserve: Option<SizeMib>,
-    /// Most processor time for eviction, in per cent of one processor
+    /// CPU limit for eviction, in percent of one CPU
     #[arg(long, value_name = "N", requires = "preset")]
     cpu_percent: Option<u8>,
     /// Time between two decisions, in milliseconds
@@ -69,8 +69,8 @@ fn text(status: &PolicyStatus) -> String {
         return text;
     }
     let stalls = match status.host_stall_percent {
-        Some(percent) => format!("tasks waited {percent} % of the last ten seconds"),
-        None => "its kernel does not tell stalls (PSI)".into(),
+        Some(percent) => format!("tasks stalled on memory for {percent} % of the last ten seconds"),
+        None => "memory stalls unknown: the kernel has no PSI".into(),
     };
     text += &format!(
         "host: {}, {} available, reserve {} MiB; {stalls}\n",
@@ -138,7 +138,7 @@ mod tests {
         let text = text(&status);
         assert!(text.contains("\"preset\":\"dense\""), "{text}");
         assert!(text.contains("host: short, 100 MiB available"), "{text}");
-        assert!(text.contains("does not tell stalls (PSI)"), "{text}");
+        assert!(text.contains("the kernel has no PSI"), "{text}");
         assert!(text.contains("guest: easy, unknown available"), "{text}");
         assert!(!text.contains("    10  ") && text.contains("    11  balloon to 11 MiB"), "{text}");
         assert!(text.ends_with("(failed: no driver)\n"), "{text}");

@@ -21,7 +21,7 @@ use crate::api::gpu::Mode;
 pub(super) struct Shutdown {
     #[command(flatten)]
     target: Target,
-    /// Do not ask the guest: end the machine at once
+    /// Stop the machine immediately, without asking the guest
     #[arg(long)]
     now: bool,
 }
@@ -46,7 +46,7 @@ pub(super) enum Balloon {
     },
     /// Print target and settings
     Show(Target),
-    /// Print what device and guest know, as JSON
+    /// Print statistics of the device and of the guest, as JSON
     Stats(Target),
 }
 
@@ -68,7 +68,7 @@ impl Balloon {
 pub(super) enum Gpu {
     /// Print scanouts, resources and counters, as JSON
     Show(Target),
-    /// Save what a scanout shows as a PNG file
+    /// Save the picture on a scanout as a PNG file
     Screenshot {
         /// The file; `-` is standard output
         file: PathBuf,
@@ -129,23 +129,23 @@ impl FromStr for ModeOrOff {
 /// `ballast memory …`.
 #[derive(Debug, Subcommand)]
 pub(super) enum Memory {
-    /// Print what guest memory is made of on the host
+    /// Print how guest memory is backed on the host
     Show(Target),
     /// Print how the CMA region is used and backed
     Cma(Target),
-    /// Show every block of 2 MiB: on the terminal, or as a picture
+    /// Show the state of every 2 MiB block, on the terminal or as a picture
     Map(MapArgs),
-    /// Give back what is held for nothing, and make the rest of huge pages
+    /// Run a compaction pass: discard unused memory and make the rest huge pages
     Compact(CompactArgs),
-    /// Compress the guest's memory into the monitor's pool; the guest has it back when it touches it
+    /// Compress guest memory into the monitor's pool; the guest gets it back on access
     Park(ParkArgs),
     /// Bring parked memory back
     Unpark(UnparkArgs),
-    /// See or set when memory is taken from the guest unasked, and why it was last
+    /// Show or set the memory policy, with its last decisions
     Policy(PolicyArgs),
-    /// Print how much is parked, what it takes, and what the pager has done, as JSON
+    /// Print how much memory is parked, the pool's size and the pager's counters, as JSON
     Stats(Target),
-    /// Have the guest empty blocks of 2 MiB and give them up
+    /// Ask the guest to evacuate 2 MiB blocks
     Evacuate {
         /// Guest-physical address of the first block, in hexadecimal with 0x or in decimal
         #[arg(value_parser = address)]

@@ -51,29 +51,29 @@ pub(super) struct RunArgs {
     /// times
     #[arg(long, value_name = "SPEC")]
     net: Vec<NetSpec>,
-    /// Streams between guest and host: cid=N,path=SOCKET
+    /// Vsock device: cid=N,path=SOCKET
     #[arg(long, value_name = "SPEC")]
     vsock: Option<VsockSpec>,
-    /// Metadata for the guest, a JSON file; without mmds-config in a configuration file, all network
-    /// interfaces serve it, to requests with a token
+    /// Metadata for the guest, a JSON file; unless a configuration file has mmds-config, all
+    /// network interfaces serve it to requests with a token
     #[arg(long, value_name = "PATH")]
     mmds_file: Option<PathBuf>,
-    /// Give the guest a source of random numbers
+    /// Add a virtio entropy device
     #[arg(long)]
     rng: bool,
-    /// Where the serial console goes: tty, pty, socket=PATH, file=PATH or null
+    /// Serial console: tty, pty, socket=PATH, file=PATH or null
     #[arg(long, value_name = "SPEC")]
     console: Option<ConsoleSpec>,
     /// Serve the API on this Unix socket
     #[arg(long, value_name = "PATH")]
     api_sock: Option<PathBuf>,
-    /// Configuration file; flags stand above it
+    /// Configuration file; flags override it
     #[arg(long, value_name = "PATH")]
     config: Option<PathBuf>,
-    /// Name of this machine, in the API and in metrics
+    /// Name of this machine in the API and in metrics
     #[arg(long, value_name = "NAME", default_value = DEFAULT_ID)]
     id: String,
-    /// How much is logged
+    /// Log level
     #[arg(long, value_name = "LEVEL", ignore_case = true)]
     log_level: Option<LogLevel>,
     /// Log to this file or FIFO instead of standard error
@@ -82,10 +82,11 @@ pub(super) struct RunArgs {
     /// Write metrics to this file or FIFO, every minute and at the end
     #[arg(long, value_name = "PATH")]
     metrics_file: Option<PathBuf>,
-    /// Count CPU time of holds and turns in metrics too: for measurements, as it costs system calls
+    /// Add the CPU time of lock holds and event-loop turns to the metrics; for measurements, as it
+    /// costs system calls
     #[arg(long)]
     count_cpu_time: bool,
-    /// Accepted for scripts; there are no filters of system calls yet
+    /// Accepted for scripts without effect: there are no seccomp filters yet
     #[arg(long)]
     no_seccomp: bool,
 }
@@ -361,7 +362,7 @@ impl FromStr for ConsoleSpec {
             Some(("socket", path)) if !path.is_empty() => ConsoleConfig::Socket(path.into()),
             _ => {
                 let valid = "tty, pty, socket=PATH, file=PATH or null";
-                return Err(format!("`{text}` is no console: give {valid}"));
+                return Err(format!("invalid console `{text}`: give {valid}"));
             }
         }))
     }

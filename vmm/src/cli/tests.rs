@@ -191,7 +191,7 @@ fn mistakes_are_named_in_a_line() {
         ("ballast run --kernel /k --memory 1G,backing", "backing=…"),
         ("ballast run --kernel /k --memory 1G,cma=1M,cma=2M", "twice"),
         ("ballast run --kernel /k --memory 1G,,", "empty"),
-        ("ballast run --kernel /k --memory 1G,size=1", "`size` is unknown"),
+        ("ballast run --kernel /k --memory 1G,size=1", "unknown key `size`"),
         ("ballast run --kernel /k --balloon target=1G,hinting=yes", "takes no value"),
         ("ballast run --kernel /k --balloon target=9999T", "too large"),
         ("ballast run --kernel /k --balloon stats=-1", "stats"),

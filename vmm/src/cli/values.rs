@@ -32,7 +32,7 @@ impl FromStr for SizeMib {
         if text == "0" {
             return Ok(Self(0));
         }
-        let wrong = || format!("`{text}` is no size: give a number and a unit, as in 512M or 2G");
+        let wrong = || format!("invalid size `{text}`: give a number and a unit, as in 512M or 2G");
         let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);
         let number: u64 = number.parse().map_err(|_| wrong())?;
@@ -58,7 +58,7 @@ impl SizeMib {
 pub(super) fn width_and_height(text: &str) -> Result<(u32, u32), String> {
     text.split_once('x')
         .and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)))
-        .ok_or_else(|| format!("`{text}` is no WIDTHxHEIGHT, as in 1280x720"))
+        .ok_or_else(|| format!("invalid mode `{text}`: give WIDTHxHEIGHT, as in 1280x720"))
 }
 
 /// `VALUE,key=value,flag`, taken apart. Keys are taken out one by one; [`finish`](Self::finish)
@@ -77,7 +77,7 @@ impl<'a> Pieces<'a> {
                 None => (piece, None),
             };
             if key.is_empty() {
-                return Err(format!("`{text}` has an empty part"));
+                return Err(format!("`{text}` has an empty element"));
             }
             if pairs.iter().any(|&(other, _)| other == key) {
                 return Err(format!("`{key}` is given twice"));
@@ -91,7 +91,7 @@ impl<'a> Pieces<'a> {
     pub(super) fn take_first(&mut self) -> Result<&'a str, String> {
         match self.pairs.remove(0) {
             (value, None) => Ok(value),
-            (key, Some(_)) => Err(format!("`{key}=` comes too early: give the value first")),
+            (key, Some(_)) => Err(format!("`{key}=` must follow the value: give the value first")),
         }
     }
 
@@ -127,7 +127,7 @@ impl<'a> Pieces<'a> {
     pub(super) fn finish(self, known: &str) -> Result<(), String> {
         match self.pairs.first() {
             None => Ok(()),
-            Some((key, _)) => Err(format!("`{key}` is unknown: there is {known}")),
+            Some((key, _)) => Err(format!("unknown key `{key}`: valid keys are {known}")),
         }
     }
 }
@@ -138,5 +138,5 @@ pub(super) fn address(text: &str) -> Result<u64, String> {
         Some(digits) => u64::from_str_radix(digits, 16),
         None => text.parse(),
     };
-    parsed.map_err(|_| format!("`{text}` is no address, as in 0x40000000"))
+    parsed.map_err(|_| format!("invalid address `{text}`: give a number, as in 0x40000000"))
 }

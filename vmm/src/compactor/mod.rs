@@ -242,7 +242,7 @@ impl Drop for Compactor {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            warn!("the compactor's thread had panicked");
+            warn!("the compactor thread panicked");
         }
     }
 }
@@ -259,7 +259,7 @@ impl Worker {
             let pressure = policy.stall.and_then(|stall| match Pressure::watch(stall) {
                 Ok(pressure) => Some(pressure),
                 Err(error) => {
-                    warn!("the host's memory pressure cannot be watched: {error}");
+                    warn!("cannot watch the host's memory pressure: {error}");
                     None
                 }
             });
@@ -326,7 +326,7 @@ impl Worker {
                 Err(error) => warn!("scheduled compaction: {error}"),
             },
             Ok(None) => {}
-            Err(error) => warn!("the block map cannot be read: {error}"),
+            Err(error) => warn!("cannot read the block map: {error}"),
         }
         self.finish();
         self.shared.turn.end_of_background();

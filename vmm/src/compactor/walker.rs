@@ -59,7 +59,7 @@ impl Drop for Walker {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            warn!("the thread that walks guest memory had panicked");
+            warn!("the guest memory walker thread panicked");
         }
     }
 }

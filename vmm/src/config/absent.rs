@@ -25,7 +25,7 @@ impl<'de, const LIST: bool> Deserialize<'de> for Absent<LIST> {
             type Value = Absent<LIST>;
 
             fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                out.write_str("nothing here: Ballast does not offer this device")
+                out.write_str("must be empty: Ballast does not offer this device")
             }
 
             fn visit_unit<E>(self) -> Result<Self::Value, E> {

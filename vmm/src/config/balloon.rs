@@ -6,16 +6,16 @@ use utoipa::ToSchema;
 
 use super::rules::{Check, Faults};
 
-/// The balloon, as it is before the guest boots.
+/// The balloon's configuration before the guest boots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BalloonConfig {
     /// Target size, in MiB.
     pub amount_mib: u32,
-    /// Whether the guest may take pages back when it would else kill a process.
+    /// Whether the guest may deflate the balloon instead of killing a process for lack of memory.
     pub deflate_on_oom: bool,
-    /// How often the guest is asked for statistics, in seconds; 0 is never, and then they cannot
-    /// be switched on later.
+    /// Polling interval for statistics, in seconds; 0 disables them, and they cannot be enabled
+    /// later.
     #[serde(default)]
     pub stats_polling_interval_s: u16,
     /// Whether the guest may be asked for its free pages (`/balloon/hinting`).
@@ -24,8 +24,8 @@ pub struct BalloonConfig {
     /// Whether the guest reports free pages by itself.
     #[serde(default)]
     pub free_page_reporting: bool,
-    /// Whether a guest that knows how may give up whole blocks, and be asked for them
-    /// (`/memory/evacuate`). Left out where it is so, as Firecracker has no such field.
+    /// Whether to offer the features for whole blocks and for evacuation (`/memory/evacuate`) to
+    /// the guest. Omitted if true, as Firecracker has no such field.
     #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
     pub blocks: bool,
 }
@@ -51,11 +51,11 @@ pub struct BalloonUpdate {
     pub amount_mib: u32,
 }
 
-/// A new pace of statistics (`PATCH /balloon/statistics`).
+/// A new polling interval for statistics (`PATCH /balloon/statistics`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BalloonStatsUpdate {
-    /// How often the guest is asked, in seconds. Neither from 0 nor to 0: whether there are
-    /// statistics at all is settled before boot.
+    /// Polling interval, in seconds. It cannot change from or to 0: statistics are enabled or
+    /// disabled before boot.
     pub stats_polling_interval_s: u16,
 }

@@ -36,7 +36,7 @@ pub struct BootSource {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub initrd_path: Option<PathBuf>,
-    /// Kernel command line; [`DEFAULT_BOOT_ARGS`] where none is given.
+    /// Kernel command line; [`DEFAULT_BOOT_ARGS`] by default.
     #[serde(default)]
     pub boot_args: Option<String>,
 }
@@ -66,7 +66,7 @@ pub(super) fn rules(
 ) {
     let Some(boot) = check.section else {
         if check.starts() {
-            faults.add("boot-source", "missing: there is no kernel to start");
+            faults.add("boot-source", "missing: give the path of a kernel");
         }
         return;
     };
@@ -85,8 +85,8 @@ fn command_line_rules(cmdline: &str, added: usize, faults: &mut Faults) {
     let len = cmdline.trim().len();
     if len > limit {
         let problem = format!(
-            "{len} bytes: give at most {limit}, which is what the kernel reads \
-            less what the machine adds"
+            "{len} bytes: give at most {limit} (the kernel's limit, less the arguments that the \
+             machine adds)"
         );
         faults.add("boot-source.boot_args", problem);
     }

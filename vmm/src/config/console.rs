@@ -13,16 +13,16 @@ use super::rules::{Check, Faults, socket_path};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ConsoleConfig {
-    /// Standard input and output, in raw mode if that is a terminal.
+    /// Standard input and output, in raw mode if they are a terminal.
     #[default]
     Tty,
     /// A pseudo-terminal, whose path is printed at the start.
     Pty,
-    /// A Unix socket, made with mode 0600: up to eight clients see the output and may type.
+    /// A Unix socket with mode 0600: up to eight clients see the output and can type.
     #[schema(value_type = String)]
     Socket(PathBuf),
     /// Output to this file, created or appended to; no input. At 64 MiB the file is renamed to
-    /// `PATH.1`, in the place of the one before, and begun anew.
+    /// `PATH.1`, replacing the previous one, and a new file is started.
     #[schema(value_type = String)]
     File(PathBuf),
     /// Output is discarded; no input.

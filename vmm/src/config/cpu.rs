@@ -4,11 +4,11 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Features of the host's CPU that a guest gets only where it is asked for.
+/// Host CPU features that are hidden from the guest unless enabled here.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CpuConfig {
-    /// VMX or SVM: the guest can run machines of its own, by KVM's nested virtualization.
+    /// VMX or SVM: the guest can run virtual machines (nested virtualization).
     pub nested_virtualization: bool,
     /// Performance counters, last-branch records and sampling.
     pub pmu: bool,

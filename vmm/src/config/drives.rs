@@ -16,15 +16,16 @@ use crate::host::files::open_disk;
 pub struct DriveConfig {
     /// Its name: letters, digits and underscores.
     pub drive_id: String,
-    /// Whether the guest's root file system is on it: it becomes `/dev/vda`, and the kernel is told.
+    /// Whether the root file system is on this disk: it becomes `/dev/vda` and is named on the
+    /// kernel command line.
     pub is_root_device: bool,
-    /// UUID of the partition with the root file system, if not the whole disk is one.
+    /// UUID of the root file system's partition, if the disk is partitioned.
     #[serde(default)]
     pub partuuid: Option<String>,
-    /// Whether the guest may only read.
+    /// Whether the disk is read-only.
     #[serde(default)]
     pub is_read_only: bool,
-    /// What becomes of written data.
+    /// Whether flushes reach the disk.
     #[serde(default)]
     pub cache_type: CacheType,
     /// The image: a file or a block device.
@@ -34,18 +35,18 @@ pub struct DriveConfig {
     /// Limits of bytes and requests.
     #[serde(default)]
     pub rate_limiter: Option<RateLimiterConfig>,
-    /// How data is moved.
+    /// I/O engine.
     #[serde(default)]
     pub io_engine: IoEngine,
-    /// Socket of a vhost-user back end: not offered.
+    /// Socket of a vhost-user back end: not supported.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub socket: Option<PathBuf>,
-    /// What the image is: it is never guessed, as a guest could then write a header into its disk.
-    /// Ballast's own, as are the next two; left out where it is the default.
+    /// Format of the image. It is never detected, as a guest could write a header into its disk.
+    /// Ballast extension, like the next two; omitted if it has the default value.
     #[serde(default, skip_serializing_if = "is_default")]
     pub format: ImageFormat,
-    /// Whether other files that a qcow2 image names (its backing image) are opened.
+    /// Whether to open the backing file that a qcow2 image names.
     #[serde(default, skip_serializing_if = "is_default")]
     pub backing_files: bool,
     /// Request queues, 1 to 16.
@@ -65,7 +66,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// What becomes of data that the guest has written.
+/// Whether the guest's flushes reach the disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum CacheType {
     /// Flushes are not offered to the guest.
@@ -75,7 +76,7 @@ pub enum CacheType {
     Writeback,
 }
 
-/// How data is moved.
+/// I/O engine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum IoEngine {
     /// By system calls that wait.
@@ -85,7 +86,7 @@ pub enum IoEngine {
     Async,
 }
 
-/// What an image is.
+/// Format of a disk image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum ImageFormat {
     /// Sectors, one after the other.
@@ -95,17 +96,17 @@ pub enum ImageFormat {
     Qcow2,
 }
 
-/// What to change of a disk while the guest runs (`PATCH /drives/{id}`).
+/// Changes to a disk while the guest runs (`PATCH /drives/{id}`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DriveUpdate {
     /// Its name.
     pub drive_id: String,
-    /// Another image; or the same one again, if its size has changed.
+    /// A new image, or the same path again after a change of size.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub path_on_host: Option<PathBuf>,
-    /// New limits; a bucket that is left out stays as it is.
+    /// New limits; an omitted bucket is unchanged.
     #[serde(default)]
     pub rate_limiter: Option<RateLimiterConfig>,
 }
@@ -162,7 +163,7 @@ pub(super) fn rules(check: &Check<'_, Vec<DriveConfig>>, faults: &mut Faults) {
 
 fn image_rules(check: &Check<'_, Vec<DriveConfig>>, drive: &DriveConfig, faults: &mut Faults) {
     if drive.socket.is_some() {
-        faults.add("drives.socket", "vhost-user disks are not offered: give path_on_host");
+        faults.add("drives.socket", "vhost-user disks are not supported: give path_on_host");
         return;
     }
     let Some(path) = &drive.path_on_host else {

@@ -21,7 +21,7 @@ pub struct GpuConfig {
     #[serde(default = "one")]
     #[schema(minimum = 1, maximum = 16)]
     pub scanouts: u32,
-    /// Path of a Unix socket to be made, where scanout 0 can be watched by VNC.
+    /// Path of the Unix socket to create for viewing scanout 0 over VNC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub vnc_socket: Option<PathBuf>,

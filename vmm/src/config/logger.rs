@@ -10,20 +10,20 @@ use utoipa::ToSchema;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoggerConfig {
-    /// File or FIFO to write to; standard error where none is given.
+    /// File or FIFO to write to; standard error by default.
     #[schema(value_type = Option<String>)]
     pub log_path: Option<PathBuf>,
-    /// Least important level that is written.
+    /// Lowest level that is logged.
     pub level: Option<LogLevel>,
-    /// Whether each line names its level. Ours always do.
+    /// Whether each line includes its level. Accepted without effect: it always does.
     pub show_level: Option<bool>,
-    /// Whether each line names where in the source it comes from.
+    /// Whether each line includes its source location.
     pub show_log_origin: Option<bool>,
-    /// Only lines of the module with this path.
+    /// Log only messages from the module with this path.
     pub module: Option<String>,
 }
 
-/// How much is logged.
+/// Log level.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema, clap::ValueEnum)]
 pub enum LogLevel {
     /// Nothing.

@@ -18,22 +18,22 @@ pub struct MachineConfig {
     /// Number of vCPUs, 1 to [`MAX_VCPUS`].
     #[schema(minimum = 1, maximum = 254)]
     pub vcpu_count: u8,
-    /// Size of guest memory, in MiB; an odd number is rounded up by one, since RAM is made of whole
-    /// blocks of 2 MiB.
+    /// Size of guest memory, in MiB. An odd number is rounded up by one, as RAM consists of whole 2
+    /// MiB blocks.
     #[schema(minimum = 1)]
     pub mem_size_mib: u64,
-    /// Whether two vCPUs each form one core.
+    /// Whether each pair of vCPUs forms one core.
     #[serde(default)]
     pub smt: bool,
-    /// One of Firecracker's deprecated static CPU templates: accepted, without effect.
+    /// One of Firecracker's deprecated static CPU templates: accepted without effect.
     #[serde(default)]
     #[schema(value_type = CpuTemplate)]
     pub cpu_template: NamedTemplate,
-    /// Prepares for differential snapshots. Without effect: Ballast takes no snapshots, and refuses
-    /// the requests that would. Clients set it in every configuration.
+    /// Prepares for differential snapshots in Firecracker. Accepted without effect, as clients
+    /// always set it; Ballast rejects requests for snapshots.
     #[serde(default)]
     pub track_dirty_pages: bool,
-    /// What memory is made of, in Firecracker's words; `memory.backing` says more.
+    /// Page size of guest memory, in Firecracker's terms; `memory.backing` has more choices.
     #[serde(default)]
     pub huge_pages: HugePages,
 }
@@ -119,7 +119,7 @@ impl MachineUpdate {
     pub fn validate(&self) -> Result<(), Faults> {
         let mut faults = Faults::default();
         if *self == Self::default() {
-            faults.add("machine-config", "nothing to change: name at least one field");
+            faults.add("machine-config", "empty update: give at least one field");
         }
         faults.into_result()
     }
@@ -185,8 +185,8 @@ impl<'de> Deserialize<'de> for NamedTemplate {
     }
 }
 
-/// Firecracker's static CPU templates. Deprecated there; here the guest sees the host's CPU,
-/// whichever is named.
+/// Firecracker's static CPU templates, deprecated there. Accepted without effect: the guest sees
+/// the host's CPU.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum CpuTemplate {
     /// No template.
@@ -206,7 +206,7 @@ pub enum CpuTemplate {
     V1N1,
 }
 
-/// What memory is made of, in Firecracker's words.
+/// Page size of guest memory, in Firecracker's terms.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum HugePages {
     /// No wish: `memory.backing` decides, which is transparent huge pages unless it is given.

@@ -11,31 +11,30 @@ use super::page_codec::PageCodec;
 use super::policy::PolicyConfig;
 use super::rules::{Check, Faults, HostLimits};
 
-/// What guest memory is made of.
+/// How guest memory is backed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MemoryConfig {
-    /// Kind of host memory; transparent huge pages where neither this nor
-    /// `machine-config.huge_pages` asks for another.
+    /// Kind of host memory; transparent huge pages unless this or `machine-config.huge_pages`
+    /// selects another kind.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backing: Option<BackingKind>,
-    /// Size of the contiguous region (CMA) that the guest reserves for its devices, in MiB; 0 is
-    /// none.
+    /// Size of the CMA region that the guest reserves for devices, in MiB; 0 for none.
     pub cma_mib: u64,
-    /// Most memory that the guest's display and those who watch it may make the monitor take beside
-    /// guest memory, in MiB: pictures, frames, buffers of viewers.
+    /// Limit on the monitor's memory for the display and its viewers (images, frames, buffers), in
+    /// MiB. Guest memory does not count.
     pub host_budget_mib: u64,
-    /// Most mappings of guest memory that giving it back piecemeal may cost the process, balloon and
-    /// parking together; if absent, all that the host allows a process (`vm.max_map_count`) but 4096.
+    /// Limit on the mappings (VMAs) of guest memory, which the balloon and parking split; if
+    /// absent, the host's limit per process (`vm.max_map_count`) less 4096.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_mappings: Option<u64>,
-    /// Compaction of the host's side in the background; none if absent.
+    /// Background compaction on the host side; none if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compaction: Option<CompactionConfig>,
-    /// How memory is parked; with it, the machine is prepared for that from the start.
+    /// How memory is parked. If present, the machine is prepared for parking from the start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paging: Option<PagingConfig>,
-    /// When memory is taken and given back unasked; never if absent.
+    /// Automatic memory policy; none if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<PolicyConfig>,
 }
@@ -89,38 +88,38 @@ impl MemoryConfig {
     }
 }
 
-/// How guest memory is parked: compressed, into a pool of the monitor's.
+/// How guest memory is parked (compressed into the monitor's pool).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PagingConfig {
-    /// Most memory that compressed pages may take, in MiB; half of guest memory if absent.
+    /// Limit on the memory for compressed pages, in MiB; half of guest memory if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool_mib: Option<u64>,
-    /// How pages are compressed: `lz4`, or `zstd` with a level as in `zstd:3`.
+    /// Compression: `lz4`, or `zstd` with a level as in `zstd:3`.
     #[schema(value_type = String)]
     pub codec: PageCodec,
-    /// How pages that stay away for a minute are compressed once more, by a memory policy; they are
-    /// not if absent.
+    /// Codec with which a memory policy recompresses pages that have been parked for a minute; they
+    /// are not recompressed if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub second_codec: Option<PageCodec>,
-    /// Threads to compress with; as many as the host has processors if absent.
+    /// Number of compression threads; one per host CPU if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<u8>,
 }
 
-/// When the host's side of guest memory is compacted unasked.
+/// Background compaction of guest memory on the host side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CompactionConfig {
-    /// A pass runs while less of the resident memory than this is in huge pages, in per cent.
+    /// A pass runs if the huge-page share of resident memory is below this, in percent.
     pub huge_percent: u8,
-    /// Time between two looks, in seconds.
+    /// Interval between checks, in seconds.
     pub interval_s: u16,
-    /// Only while the guest's memory is still.
+    /// Run only while guest memory is idle.
     pub only_idle: bool,
-    /// Look at once when tasks of the host waited for memory for so long in two seconds, in
-    /// milliseconds; 0 is never.
+    /// Check immediately when host tasks stalled on memory for this long within two seconds, in
+    /// milliseconds; 0 disables this.
     pub stall_ms: u16,
     /// Time that each pass may take, in milliseconds.
     pub budget_ms: u32,
@@ -154,20 +153,20 @@ pub(super) fn rules(
         0 => faults.add("memory.host_budget_mib", "0: give the size of the budget in MiB"),
         mib if mib > check.host.memory_mib.max(DEFAULT_HOST_BYTES >> 20) => {
             let problem =
-                format!("{mib} MiB are more than the host's {} MiB", check.host.memory_mib);
+                format!("{mib} MiB exceed the host's {} MiB of memory", check.host.memory_mib);
             faults.add("memory.host_budget_mib", problem);
         }
         _ => {}
     }
     match memory.host_mappings {
         Some(count) if count < LEAST_MAPPINGS => {
-            let problem = format!("{count}: give {LEAST_MAPPINGS} or more, or leave it out");
+            let problem = format!("{count}: give at least {LEAST_MAPPINGS}, or omit it");
             faults.add("memory.host_mappings", problem);
         }
         Some(count) if count > check.host.mappings => {
             let allowed = check.host.mappings;
             let problem = format!(
-                "{count} mappings are more than the host's {allowed}: raise vm.max_map_count"
+                "{count} mappings exceed the host's limit of {allowed}: raise vm.max_map_count"
             );
             faults.add("memory.host_mappings", problem);
         }
@@ -190,7 +189,10 @@ pub(super) fn rules(
         (HugePages::Huge2M, Some(backing)) => backing != BackingKind::Hugetlb2M,
     };
     if contradicts {
-        faults.add("memory.backing", "contradicts machine-config.huge_pages: give one of them");
+        faults.add(
+            "memory.backing",
+            "conflicts with machine-config.huge_pages: give only one of them",
+        );
     }
 }
 
@@ -204,12 +206,12 @@ fn paging_rules(
         faults.add("memory.paging", "only memory of backing thp or small can be parked");
     }
     if paging.threads == Some(0) {
-        faults.add("memory.paging.threads", "0: give 1 or more, or leave it out");
+        faults.add("memory.paging.threads", "0: give at least 1, or omit it");
     }
     match paging.pool_mib {
         Some(0) => faults.add("memory.paging.pool_mib", "0: give the size of the pool in MiB"),
         Some(mib) if mib > host.memory_mib => {
-            let problem = format!("{mib} MiB are more than the host's {} MiB", host.memory_mib);
+            let problem = format!("{mib} MiB exceed the host's {} MiB of memory", host.memory_mib);
             faults.add("memory.paging.pool_mib", problem);
         }
         _ => {}

@@ -10,13 +10,13 @@ use utoipa::ToSchema;
 /// Where metrics are written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MetricsConfig {
-    /// File or FIFO that gets one JSON object a line.
+    /// File or FIFO to write to: one JSON object per line.
     #[schema(value_type = String)]
     pub metrics_path: PathBuf,
     /// Whether each line carries the instance's id.
     #[serde(default)]
     pub emit_id: bool,
-    /// Strings to put into each line as they are.
+    /// Strings that are added to each line unchanged.
     #[serde(default)]
     pub properties: BTreeMap<String, String>,
 }

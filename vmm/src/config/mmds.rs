@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::network_interfaces::NetworkInterfaceConfig;
 use super::rules::{Check, Faults};
 
-/// Whether the guest needs tokens.
+/// Version of the service: V2 requires tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum MmdsVersion {
     /// It may use them; deprecated, and Firecracker's default.
@@ -23,16 +23,16 @@ pub enum MmdsVersion {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MmdsConfig {
-    /// Whether the guest needs tokens.
+    /// Version of the service: V2 requires tokens.
     #[serde(default)]
     pub version: MmdsVersion,
-    /// Names of the interfaces on which the service answers, at least one.
+    /// Names of the interfaces on which the service responds; at least one.
     pub network_interfaces: Vec<String>,
-    /// Its address, a link-local one; 169.254.169.254 if left out.
+    /// Its link-local IPv4 address; 169.254.169.254 by default.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub ipv4_address: Option<Ipv4Addr>,
-    /// Reply with plain text whatever form the guest asks for, as EC2's service does.
+    /// Always respond in plain text regardless of the `Accept` header, as EC2's service does.
     #[serde(default)]
     pub imds_compat: bool,
 }
@@ -50,7 +50,7 @@ pub(super) fn rules(
     for name in &mmds.network_interfaces {
         let mut known = interfaces.iter();
         if !known.any(|interface| interface.iface_id == *name) {
-            let problem = format!("there is no network interface `{name}`");
+            let problem = format!("unknown network interface `{name}`");
             faults.add("mmds-config.network_interfaces", problem);
         }
     }

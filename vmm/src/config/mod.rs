@@ -96,11 +96,11 @@ pub use vsock::VsockConfig;
 pub struct VmConfig {
     /// vCPUs and memory size.
     pub machine_config: MachineConfig,
-    /// CPU features that are off unless asked for.
+    /// CPU features that are off by default.
     pub cpu: CpuConfig,
-    /// What the guest boots. Nothing starts without it.
+    /// What the guest boots. Required to start.
     pub boot_source: Option<BootSource>,
-    /// What guest memory is made of on the host.
+    /// How guest memory is backed on the host.
     pub memory: MemoryConfig,
     /// The balloon device, if there is one.
     pub balloon: Option<BalloonConfig>,
@@ -117,19 +117,19 @@ pub struct VmConfig {
     pub drives: Vec<DriveConfig>,
     /// Network interfaces.
     pub network_interfaces: Vec<NetworkInterfaceConfig>,
-    /// Streams between guest and host, if there are any.
+    /// The vsock device, if there is one.
     pub vsock: Option<VsockConfig>,
-    /// The source of random numbers, if there is one.
+    /// The entropy device, if there is one.
     pub entropy: Option<EntropyConfig>,
-    /// Firecracker's persistent memory devices: none here.
+    /// Firecracker's persistent memory devices: not supported.
     #[schema(value_type = Vec<Object>, max_items = 0)]
     pub pmem: Absent<true>,
-    /// Where the guest reaches the metadata service, if anywhere.
+    /// The metadata service, if there is one.
     pub mmds_config: Option<MmdsConfig>,
-    /// Firecracker's custom CPU templates: not here.
+    /// Firecracker's custom CPU templates: not supported.
     #[schema(value_type = Option<Object>)]
     pub cpu_config: Absent<false>,
-    /// Firecracker's hot-pluggable memory: not here.
+    /// Firecracker's hot-pluggable memory: not supported.
     #[schema(value_type = Option<Object>)]
     pub memory_hotplug: Absent<false>,
     /// Firecracker's serial output file: `console` takes its place.

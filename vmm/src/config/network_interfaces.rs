@@ -16,29 +16,29 @@ const MIN_MTU: u16 = 68;
 /// Longest name of an interface (`IFNAMSIZ` less the terminating zero).
 const MAX_NAME: usize = 15;
 
-/// One network card.
+/// One network interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkInterfaceConfig {
     /// Its name: letters, digits and underscores.
     pub iface_id: String,
-    /// The host's TAP; it is created if the process may do that.
+    /// The host's TAP interface; created if missing and permitted.
     pub host_dev_name: String,
-    /// The guest's address; it makes one up if left out.
+    /// The guest's MAC address; if absent, the guest chooses one.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub guest_mac: Option<MacAddress>,
-    /// Largest packet that the guest is told of, in bytes: 68 to 65535.
+    /// MTU offered to the guest, in bytes: 68 to 65535.
     #[serde(default)]
     pub mtu: Option<u16>,
-    /// Limits of what the guest receives.
+    /// Limits on traffic to the guest.
     #[serde(default)]
     pub rx_rate_limiter: Option<RateLimiterConfig>,
-    /// Limits of what it sends.
+    /// Limits on traffic from the guest.
     #[serde(default)]
     pub tx_rate_limiter: Option<RateLimiterConfig>,
-    /// Queue pairs, 1 to 8; a TAP for several is created with `multi_queue`. Ballast's own; left
-    /// out where it is 1.
+    /// Queue pairs, 1 to 8; for more than one, create the TAP with `multi_queue`. Ballast
+    /// extension; omitted if 1.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub queues: u16,
 }
@@ -51,13 +51,13 @@ fn is_one(count: &u16) -> bool {
     *count == 1
 }
 
-/// What to change of a network card while the guest runs (`PATCH /network-interfaces/{id}`).
+/// Changes to a network interface while the guest runs (`PATCH /network-interfaces/{id}`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkInterfaceUpdate {
     /// Its name.
     pub iface_id: String,
-    /// New limits of what the guest receives; a bucket that is left out stays as it is.
+    /// New limits on traffic to the guest; an omitted bucket is unchanged.
     #[serde(default)]
     pub rx_rate_limiter: Option<RateLimiterConfig>,
     /// New limits of what it sends.
@@ -129,7 +129,7 @@ pub(super) fn rules(check: &Check<'_, Vec<NetworkInterfaceConfig>>, faults: &mut
         }
         let name = &interface.host_dev_name;
         if !(1..=MAX_NAME).contains(&name.len()) || name.contains(['/', '\0']) {
-            let problem = format!("`{name}`: an interface's name has 1 to {MAX_NAME} bytes");
+            let problem = format!("`{name}`: an interface name has 1 to {MAX_NAME} bytes");
             faults.add("network-interfaces.host_dev_name", problem);
         }
         if before.iter().any(|other| other.host_dev_name == *name) {
@@ -138,7 +138,7 @@ pub(super) fn rules(check: &Check<'_, Vec<NetworkInterfaceConfig>>, faults: &mut
         }
         if let Some(mac) = interface.guest_mac {
             if mac.0[0] & 1 != 0 {
-                faults.add("network-interfaces.guest_mac", format!("{mac} is a group address"));
+                faults.add("network-interfaces.guest_mac", format!("{mac} is a multicast address"));
             }
             if before.iter().any(|other| other.guest_mac == Some(mac)) {
                 faults.add("network-interfaces.guest_mac", format!("{mac} is in use"));

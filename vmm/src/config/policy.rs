@@ -6,26 +6,26 @@ use utoipa::ToSchema;
 
 use super::rules::{Check, Faults};
 
-/// How the host's memory is shared out without an operator.
+/// Configuration of the memory policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PolicyConfig {
-    /// How eager it is.
+    /// The preset.
     pub preset: PolicyPreset,
-    /// Guest memory that always stays in host memory, in MiB; a half of it if absent, or an eighth
-    /// with `dense`.
+    /// Guest memory that always stays resident, in MiB; half of guest memory if absent, or an
+    /// eighth with `dense`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub floor_mib: Option<u64>,
-    /// Guest memory above this is taken even while the host has plenty, in MiB; there is no such
+    /// Guest memory above this size is reclaimed even when the host has plenty, in MiB; no such
     /// limit if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ceiling_mib: Option<u64>,
-    /// The host is short of memory when less than this is available, in MiB; a twentieth of its
-    /// memory if absent, or a tenth with `dense`.
+    /// The host is short of memory when less than this is available, in MiB; 5 % of its memory if
+    /// absent, or 10 % with `dense`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_reserve_mib: Option<u64>,
-    /// Most processor time that compressing and bringing back may take, in per cent of one
-    /// processor; 2 if absent, or 10 with `dense`.
+    /// Limit on CPU time for compression and decompression, in percent of one CPU; 2 if absent, or
+    /// 10 with `dense`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_percent: Option<u8>,
     /// Time between two decisions, in milliseconds.
@@ -56,7 +56,7 @@ pub enum PolicyPreset {
     Off,
     /// Memory is taken while the host is short of it, and given back when it is not.
     Gentle,
-    /// As `gentle`, and cold memory is compressed at all times.
+    /// As `gentle`, and the policy always compresses cold memory.
     Dense,
 }
 

@@ -7,7 +7,7 @@ use devices::virtio::{Bucket, BucketUpdate, RateLimiter};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Limits on bytes and on operations; each may be left out.
+/// Limits on bytes and on operations; both are optional.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RateLimiterConfig {
@@ -19,16 +19,16 @@ pub struct RateLimiterConfig {
     pub ops: Option<TokenBucket>,
 }
 
-/// A bucket of tokens. A `size` or `refill_time` of 0 means no limit.
+/// A token bucket. A `size` or `refill_time` of 0 means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenBucket {
-    /// Tokens that the bucket holds: bytes or operations.
+    /// Capacity of the bucket, in bytes or operations.
     pub size: u64,
-    /// Tokens spent before any of the bucket's own; they never come back.
+    /// Initial extra tokens, spent first and not refilled.
     #[serde(default)]
     pub one_time_burst: Option<u64>,
-    /// Time in which an empty bucket is full again, in milliseconds.
+    /// Time to refill an empty bucket, in milliseconds.
     pub refill_time: u64,
 }
 

@@ -33,10 +33,10 @@ pub(super) use crate::host::sockets::MAX_PATH as MAX_SOCKET_PATH;
 pub(super) fn socket_path(field: &'static str, path: &Path, faults: &mut Faults) {
     let bytes = path.as_os_str().as_encoded_bytes();
     if bytes.is_empty() {
-        faults.add(field, "empty: give the path of a socket to be made");
+        faults.add(field, "empty: give the path of the socket to create");
     } else if bytes.len() > MAX_SOCKET_PATH {
         let problem =
-            format!("{} bytes: a socket's path has at most {MAX_SOCKET_PATH}", bytes.len());
+            format!("{} bytes: the limit for a socket path is {MAX_SOCKET_PATH}", bytes.len());
         faults.add(field, problem);
     } else if bytes.contains(&0) {
         faults.add(field, "contains a zero byte");

@@ -22,10 +22,10 @@ pub struct VsockConfig {
     /// The guest's address, 3 or above.
     pub guest_cid: u64,
     /// The socket that host programs connect to; connections from the guest go to this path with
-    /// `_PORT` behind it.
+    /// `_PORT` appended.
     #[schema(value_type = String)]
     pub uds_path: PathBuf,
-    /// A name, which means nothing: deprecated, as in Firecracker.
+    /// A name without effect; deprecated, as in Firecracker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vsock_id: Option<String>,
 }
@@ -41,10 +41,6 @@ pub(super) fn rules(check: &Check<'_, Option<VsockConfig>>, faults: &mut Faults)
     let len = vsock.uds_path.as_os_str().len();
     let longest = super::rules::MAX_SOCKET_PATH - PORT_SUFFIX;
     if len > longest && len <= super::rules::MAX_SOCKET_PATH {
-        tracing::warn!(
-            len,
-            longest,
-            "vsock.uds_path leaves no room for long port numbers behind it"
-        );
+        tracing::warn!(len, longest, "vsock.uds_path is too long to append a port number");
     }
 }

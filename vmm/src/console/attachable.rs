@@ -198,7 +198,7 @@ impl Attached {
 impl MutEventSubscriber for Attached {
     fn init(&mut self, ops: &mut EventOps<'_>) {
         if let Err(error) = self.watch_first(ops) {
-            tracing::error!(%error, "cannot watch the console: no input");
+            tracing::error!(%error, "cannot watch the console: console input is disabled");
         }
     }
 

@@ -47,7 +47,7 @@ pub enum ConsoleError {
     #[error("cannot use standard output: {0}")]
     Stdout(io::Error),
     /// The terminal cannot be used.
-    #[error("cannot take the terminal for input: {0}")]
+    #[error("cannot use the terminal for input: {0}")]
     Terminal(io::Error),
     /// The file cannot be opened.
     #[error("cannot open {}: {cause}", path.display())]

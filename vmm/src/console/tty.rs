@@ -90,7 +90,7 @@ impl TtyInput {
                 self.leave(Source::Background, ops);
             }
             Err(error) => {
-                tracing::warn!(%error, "standard input fails: no console input");
+                tracing::warn!(%error, "cannot read standard input: console input is disabled");
                 self.leave(Source::Ended, ops);
             }
         }
@@ -120,7 +120,7 @@ impl MutEventSubscriber for TtyInput {
             .add(Events::new(self.feed.drained(), EventSet::IN))
             .and_then(|()| back.map_or(Ok(()), |back| ops.add(Events::new(back, EventSet::IN))));
         if let Err(error) = watched {
-            tracing::error!(%error, "cannot watch the serial port: no console input");
+            tracing::error!(%error, "cannot watch the serial port: console input is disabled");
             return;
         }
         self.watch(ops);

@@ -27,7 +27,7 @@ impl Controller {
         let told = vm.balloon().map(|balloon| *balloon.lock().statistics());
         let guest = told.and_then(|told| {
             guest_use(&told, layout.ram_pages().bytes()).unwrap_or_else(|error| {
-                warn!(%error, "ignoring the guest's figures of its contiguous memory");
+                warn!(%error, "ignoring the guest's CMA figures");
                 None
             })
         });
@@ -61,7 +61,7 @@ fn totals(map: &BlockMap) -> Totals {
 /// The guest's figures of its contiguous regions contradict each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "impossible CMA figures from the guest: {total} B in all, {free} B free, {allocated} B allocated"
+    "invalid CMA figures from the guest: {total} B total, {free} B free, {allocated} B allocated"
 )]
 struct ImpossibleCma {
     total: u64,

@@ -151,10 +151,10 @@ fn status(compactor: &Compactor) -> CompactStatus {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 enum CompactFault {
     /// Start and length go with a range, and only with it.
-    #[error("start and blocks belong to scope \"range\", which needs both of them.")]
+    #[error("start and blocks go with scope \"range\", which requires both.")]
     RangeFields,
     /// The range is not blocks of RAM.
-    #[error("start {start:#x} and blocks {blocks} name no blocks of guest memory.")]
+    #[error("start {start:#x} and blocks {blocks} are not a range of guest memory blocks.")]
     NotRam {
         /// As given.
         start: u64,
@@ -162,7 +162,7 @@ enum CompactFault {
         blocks: u64,
     },
     /// There is no such region.
-    #[error("The microVM has no CMA region: set memory.cma_mib before the start.")]
+    #[error("The microVM has no CMA region: set memory.cma_mib before starting it.")]
     NoCma,
     /// All of memory would be made resident.
     #[error("back needs scope \"range\" or \"cma\".")]

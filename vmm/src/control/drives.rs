@@ -21,7 +21,7 @@ impl Controller {
     /// Changes a disk; the device's thread puts it into effect.
     fn update_drive(&mut self, update: DriveUpdate) -> Result<Reply, Refusal> {
         let id = &update.drive_id;
-        let unknown = || Refusal::Failed(format!("There is no drive `{id}`."));
+        let unknown = || Refusal::Failed(format!("Unknown drive `{id}`."));
         let disks = &self.vm()?.devices().drives;
         let disk = disks.iter().find(|disk| disk.id == *id).ok_or_else(unknown)?.clone();
         let config = self

@@ -54,7 +54,7 @@ impl Controller {
         let first = wanted.start / BLOCK_SIZE;
         match first.checked_add(wanted.blocks.into()) {
             Some(after) if after <= end => Ok((first..after).map(BlockId).collect()),
-            _ => Err(failed("the range reaches beyond the guest's memory")),
+            _ => Err(failed("the range exceeds guest memory")),
         }
     }
 }

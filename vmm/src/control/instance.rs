@@ -82,7 +82,7 @@ impl Controller {
         }
         self.vm = Some(vm);
         if let Err(error) = self.start_metrics() {
-            warn!(%error, "metrics are lost");
+            warn!(%error, "cannot write metrics");
         }
         if self.config.memory.compaction.is_some() {
             self.compactor()?;

@@ -166,7 +166,7 @@ impl Controller {
         if self.metrics.has_file()
             && let Err(error) = self.flush_metrics()
         {
-            warn!(%error, "the last metrics are lost");
+            warn!(%error, "the last cannot write metrics");
         }
     }
 }

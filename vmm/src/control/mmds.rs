@@ -28,7 +28,9 @@ impl Controller {
     fn check_offered(&self) -> Result<(), Refusal> {
         let unseen = self.vm.is_some() && self.config.mmds_config.is_none();
         match unseen {
-            true => Err(failed("The guest was started without /mmds/config: it has no metadata.")),
+            true => Err(failed(
+                "The guest has no metadata service: it was started without /mmds/config.",
+            )),
             false => Ok(()),
         }
     }

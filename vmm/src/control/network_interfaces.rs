@@ -21,7 +21,7 @@ impl Controller {
     fn update_interface(&mut self, update: NetworkInterfaceUpdate) -> Result<Reply, Refusal> {
         let NetworkInterfaceUpdate { iface_id: id, rx_rate_limiter: rx, tx_rate_limiter: tx } =
             update;
-        let unknown = || Refusal::Failed(format!("There is no network interface `{id}`."));
+        let unknown = || Refusal::Failed(format!("Unknown network interface `{id}`."));
         let interfaces = &self.vm()?.devices().interfaces;
         let handle = interfaces.iter().find(|interface| interface.id == id).ok_or_else(unknown)?;
         handle.handle.limit(RateLimiterConfig::update(rx), RateLimiterConfig::update(tx));

@@ -178,7 +178,7 @@ impl Sink {
                 let _ = format.prefix(&mut line, place);
             }
         }
-        line.push_str(&format!("{count} lines like the next suppressed\n"));
+        line.push_str(&format!("suppressed {count} lines like the next\n"));
         if let Some(ring) = self.ring() {
             ring.push(line.as_bytes());
         }

@@ -31,10 +31,11 @@ const LOCK_PAUSE: Duration = Duration::from_millis(10);
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// An empty path would make a socket without a name.
-    #[error("an empty path: give the path of a socket")]
+    #[error("empty path: give the path of a socket")]
     NoPath,
     /// It does not fit in an address.
-    #[error("{}: {len} bytes: a socket's path has at most {MAX_PATH}; choose a shorter one", path.display())]
+    #[error("{}: the path has {len} bytes, the limit for a socket is {MAX_PATH}; choose a shorter \
+             one", path.display())]
     TooLong {
         /// The path.
         path: PathBuf,
@@ -45,7 +46,7 @@ pub enum SocketError {
     #[error("{}: in use by a running instance; choose another path", .0.display())]
     InUse(PathBuf),
     /// There is something else than a socket.
-    #[error("{}: exists and is no socket; remove it or choose another path", .0.display())]
+    #[error("{}: exists and is not a socket; remove it or choose another path", .0.display())]
     NotASocket(PathBuf),
     /// The host refused.
     #[error("{}: {cause}", path.display())]
@@ -165,7 +166,7 @@ fn lock_folder(path: &Path) -> io::Result<OwnedFd> {
             other => return Ok(other.map(|()| folder)?),
         }
     }
-    Err(io::Error::other("its folder is locked by another process"))
+    Err(io::Error::other("its directory is locked by another process"))
 }
 
 /// A name in the same folder that no other socket uses.

@@ -103,7 +103,7 @@ impl RawTerminal {
             make_raw()?;
         } else {
             tracing::warn!(
-                "standard input is a terminal in the background: the console takes no input until \
+                "standard input is a terminal in the background: the console reads no input until \
                  the monitor is in the foreground"
             );
         }
@@ -153,7 +153,7 @@ pub fn reenter() {
         return;
     }
     if let Err(error) = make_raw() {
-        tracing::warn!(%error, "cannot put the terminal into raw mode again");
+        tracing::warn!(%error, "cannot set the terminal to raw mode again");
     }
     if let Some(back) = BACK.get() {
         // Fails only when the counter is full: then it is readable.

@@ -30,7 +30,7 @@ pub enum IrqError {
         source: kvm_ioctls::Error,
     },
     /// The IOAPIC has 24 inputs.
-    #[error("no interrupt line is left for another device")]
+    #[error("no free interrupt line for another device")]
     NoLineLeft,
 }
 

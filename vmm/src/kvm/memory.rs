@@ -8,7 +8,7 @@ use mm::units::GuestRange;
 
 /// KVM refused a region of RAM.
 #[derive(Debug, thiserror::Error)]
-#[error("KVM does not take guest memory {range}: {source}")]
+#[error("cannot register guest memory {range} with KVM: {source}")]
 pub struct SlotError {
     range: GuestRange,
     source: kvm_ioctls::Error,

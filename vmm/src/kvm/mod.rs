@@ -53,7 +53,7 @@ pub enum KvmError {
     #[error("cannot open {DEVICE}: {0}")]
     Open(kvm_ioctls::Error),
     /// Not a KVM, or one from another world.
-    #[error("{DEVICE} speaks version {0} of its interface, not {API_VERSION}")]
+    #[error("{DEVICE} has interface version {0}, not {API_VERSION}")]
     Version(i32),
     /// Too old, or cut down.
     #[error("KVM lacks {0}: Ballast needs the KVM of Linux 4.13 or later")]

@@ -97,7 +97,8 @@ impl Drop for KvmWindow {
             if let Err(error) = self.unmap(offset)
                 && let Some(mapping) = self.mappings.remove(&offset)
             {
-                tracing::error!(offset, %error, "host memory stays in the guest: it is not freed");
+                tracing::error!(offset, %error, "cannot unmap host memory from the guest: not \
+                                                 freeing it");
                 std::mem::forget(mapping.memory);
             }
         }

@@ -50,8 +50,8 @@ pub(super) fn load(
     if let Some(option) = legacy {
         warn!(
             option,
-            "the guest gets an MP table in place of ACPI's tables: it cannot power itself off, and \
-             finds devices by its command line only"
+            "the guest gets an MP table instead of ACPI tables: it cannot power itself off and \
+             finds devices only through its command line"
         );
     }
     let root = drives::root_argument(&config.drives);

@@ -19,7 +19,7 @@ pub trait BusDevice: Send + Sync {
 
 /// Devices overlap.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("addresses {start:#x} to {end:#x} are taken, or not a range")]
+#[error("address range {start:#x} to {end:#x} overlaps an existing device or is empty")]
 pub struct BusError {
     /// First address.
     pub start: u64,

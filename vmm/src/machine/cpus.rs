@@ -35,7 +35,7 @@ pub(super) fn create(
     let topology = Topology { cpus, threads_per_core: if config.smt && cpus > 1 { 2 } else { 1 } };
     let supported = kvm
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-        .map_err(BuildError::machine("tell what CPUID it supports"))?;
+        .map_err(BuildError::machine("report supported CPUID"))?;
     let supported: &[kvm_cpuid_entry2] = supported.as_slice();
     let features = Features {
         tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
@@ -49,8 +49,8 @@ pub(super) fn create(
         // Fails for lists longer than KVM's limit only, which it then names itself.
         let leaves = CpuId::from_entries(&leaves[..leaves.len().min(KVM_MAX_CPUID_ENTRIES)])
             .map_err(|_| kvm_ioctls::Error::new(libc::E2BIG))
-            .map_err(BuildError::machine("take the CPUID of a vCPU"))?;
-        fd.set_cpuid2(&leaves).map_err(BuildError::machine("take the CPUID of a vCPU"))?;
+            .map_err(BuildError::machine("set the CPUID of a vCPU"))?;
+        fd.set_cpuid2(&leaves).map_err(BuildError::machine("set the CPUID of a vCPU"))?;
         registers::setup_common(&fd)?;
         if number == 0 {
             registers::setup_boot(&fd, ram.memory().as_ref(), kernel.entry)?;

@@ -45,7 +45,7 @@ impl DeviceThread {
         let run = move || {
             while !stopped.load(Ordering::Acquire) {
                 if let Err(error) = manager.run() {
-                    tracing::error!(%error, "a device's event loop has failed");
+                    tracing::error!(%error, "a device's event loop failed");
                     return;
                 }
             }
@@ -73,7 +73,7 @@ impl Drop for DeviceThread {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!(thread = self.name, "a device's thread has panicked");
+            tracing::error!(thread = self.name, "a device thread panicked");
         }
     }
 }

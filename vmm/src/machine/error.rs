@@ -42,7 +42,7 @@ pub enum BuildError {
         source: kvm_ioctls::Error,
     },
     /// More vCPUs than this KVM has.
-    #[error("{asked} vCPUs are more than the {limit} that KVM has on this host")]
+    #[error("{asked} vCPUs exceed this host's KVM limit of {limit}")]
     TooManyVcpus {
         /// vCPUs configured.
         asked: u8,
@@ -59,7 +59,7 @@ pub enum BuildError {
     #[error(transparent)]
     Bus(#[from] BusError),
     /// The space for virtio-mmio windows is used up.
-    #[error("no address is left for another virtio device")]
+    #[error("no free address for another virtio device")]
     NoWindowLeft,
     /// An eventfd cannot be created.
     #[error("cannot create an event: {0}")]
@@ -87,7 +87,7 @@ pub enum BuildError {
     #[error("kernel command line: {0}")]
     Cmdline(#[from] cmdline::Error),
     /// The command line is longer than a kernel reads.
-    #[error("kernel command line cannot be written: {0}")]
+    #[error("cannot write the kernel command line: {0}")]
     CmdlineLoad(loader::Error),
     /// Boot structures do not fit.
     #[error(transparent)]

@@ -73,7 +73,7 @@ impl MetricsFile {
         text.push('\n');
         // As a whole or not at all: what a line misses is in the next one.
         if !self.ring.push(text.as_bytes()) {
-            let cause = io::Error::other("its reader does not read: a line is lost");
+            let cause = io::Error::other("the reader does not keep up: dropped a line");
             return Err(MetricsError { path: self.config.metrics_path.clone(), cause });
         }
         self.last = totals;

@@ -7,10 +7,10 @@ use serde_json::{Map, Value};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// It was never set.
-    #[error("The metadata was not set yet: send PUT /mmds before PATCH /mmds.")]
+    #[error("The metadata is not set yet: send PUT /mmds before PATCH /mmds.")]
     NotInitialized,
     /// It would be larger than allowed.
-    #[error("The metadata would have {size} bytes; at most {limit} are allowed.")]
+    #[error("The metadata would have {size} bytes; the limit is {limit}.")]
     TooLarge {
         /// Bytes as JSON.
         size: usize,

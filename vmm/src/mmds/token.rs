@@ -18,10 +18,10 @@ const BYTES: usize = 24;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TokenError {
     /// Not a time to live.
-    #[error("{0} seconds: a token lives for 1 to {MAX_TTL_S}.")]
+    #[error("Invalid token lifetime of {0} seconds: give 1 to {MAX_TTL_S}.")]
     TimeToLive(u32),
     /// The host's random numbers cannot be read.
-    #[error("no random numbers: {0}")]
+    #[error("cannot get random numbers: {0}")]
     Random(#[from] io::Error),
 }
 

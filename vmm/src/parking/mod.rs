@@ -22,7 +22,7 @@ use crate::compactor::{Compactor, CompactorError, LiveGuest};
 use crate::config::{PageCodec, PagingConfig};
 use crate::exit::{ExitReason, ExitSignal};
 
-/// What runs now.
+/// The running operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     /// Memory goes to the pool.
@@ -204,14 +204,14 @@ pub(crate) fn release_what_is_free(guest: &LiveGuest) -> RangeSet {
     let map = match guest.map() {
         Ok(map) => map,
         Err(error) => {
-            tracing::warn!("the block map cannot be read: {error}");
+            tracing::warn!("cannot read the block map: {error}");
             return pages_of(&holdings.gpu);
         }
     };
     for (id, block) in map.iter().filter(|(_, block)| block.wasted > 0) {
-        tracing::debug!("{id} holds {} pages of the balloon", block.wasted);
+        tracing::debug!("{id} still holds {} ballooned pages", block.wasted);
         if let Err(error) = guest.discard_ballooned(id, map.wasted(id)) {
-            tracing::warn!("{id} keeps pages of the balloon: {error}");
+            tracing::warn!("cannot discard balloon pages of {id}: {error}");
         }
     }
     pages_of(&holdings.gpu)

@@ -67,16 +67,16 @@ impl GuestJudge {
         let swapped = rate(|told| told.swapped_in);
         let (available, reserve) = (told.available.0, reserve.0);
         let complaint = if told.kills > before.kills {
-            Some("the guest has killed a process for lack of memory".to_owned())
+            Some("the guest's OOM killer killed a process".to_owned())
         } else if stalls >= 5 {
-            Some(format!("{stalls} allocations of the guest waited for memory in a second"))
+            Some(format!("{stalls} guest allocations stalled in one second"))
         } else if swapped >= 1 << 20 {
-            Some(format!("the guest swaps in {} MiB in a second", swapped >> 20))
+            Some(format!("the guest swapped in {} MiB in one second", swapped >> 20))
         } else if faults >= 100 {
-            Some(format!("{faults} page faults of the guest read from its disk in a second"))
+            Some(format!("the guest had {faults} major page faults in one second"))
         } else if available < reserve / 2 {
             Some(format!(
-                "the guest has {} available, less than half of its reserve of {}",
+                "the guest has {} available, less than half its reserve of {}",
                 mib(available),
                 mib(reserve)
             ))
@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(judge.state(), GuestState::Easy);
         let stalled = GuestFigures { stalls: 20, ..figures(3, 100) };
         let complaint = judge.look(Some(stalled), RESERVE).unwrap();
-        assert!(complaint.starts_with("10 allocations"), "{complaint}");
+        assert!(complaint.starts_with("10 guest allocations"), "{complaint}");
         assert_eq!(judge.state(), GuestState::Hurt);
         // The same figures once more are no new complaint.
         assert_eq!(judge.look(Some(stalled), RESERVE), None);

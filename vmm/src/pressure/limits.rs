@@ -19,7 +19,8 @@ pub struct Limits {
     pub floor: Bytes,
     /// Guest memory above this is taken whatever the host has.
     pub ceiling: Option<Bytes>,
-    /// The host is short with less than this available; a share of its memory if `None`.
+    /// The host is short of memory when less than this is available; a share of its memory if
+    /// `None`.
     pub host_reserve: Option<Bytes>,
     /// That share, in per cent.
     pub host_reserve_percent: u64,
@@ -34,7 +35,7 @@ pub struct Limits {
     pub evicts_from: HostLevel,
     /// Most blocks on trial at once.
     pub at_once: usize,
-    /// Most processor time for eviction, in per cent of one processor.
+    /// CPU limit for eviction, in percent of one CPU.
     pub cpu_percent: u64,
     /// Time between two rounds.
     pub interval: Duration,

@@ -108,7 +108,7 @@ impl Drop for MemoryPolicy {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::warn!("the memory policy's thread had panicked");
+            tracing::warn!("the memory policy thread panicked");
         }
     }
 }

@@ -136,13 +136,13 @@ impl Action {
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Discard => write!(f, "give back resident pages of the balloon"),
-            Self::Hint => write!(f, "ask the guest for its free pages"),
+            Self::Discard => write!(f, "discard resident balloon pages"),
+            Self::Hint => write!(f, "ask the guest for free page hints"),
             Self::SetBalloon(target) => write!(f, "balloon to {} MiB", target.bytes().as_mib()),
             Self::Evict { blocks, trial } => {
                 write!(f, "try {blocks} blocks for {} ms", trial.as_millis())
             }
-            Self::Repack(blocks) => write!(f, "compress {blocks} parked blocks once more"),
+            Self::Repack(blocks) => write!(f, "recompress {blocks} parked blocks"),
             Self::Unpark => write!(f, "bring parked memory back"),
         }
     }

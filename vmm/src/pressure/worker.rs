@@ -201,7 +201,7 @@ impl Worker {
         // A client's order comes before its change of the target, and waits for this lock.
         let orders = lock(&self.shared.orders);
         if orders.client_target.is_some() {
-            return Err("a client has set the balloon's target".into());
+            return Err("a client set the balloon's target".into());
         }
         self.on_balloon(|balloon| balloon.set_target(target))
     }

@@ -53,20 +53,20 @@ impl Failure {
                 "KVM could not emulate an instruction".into()
             }
             Self::Internal(KVM_INTERNAL_ERROR_SIMUL_EX) => {
-                "KVM met an exception while it delivered another".into()
+                "KVM hit an exception while delivering another".into()
             }
             Self::Internal(KVM_INTERNAL_ERROR_DELIVERY_EV) => {
                 "KVM could not deliver an interrupt or exception".into()
             }
             Self::Internal(KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON) => {
-                "KVM met a hardware exit that it does not know".into()
+                "KVM got an unknown hardware exit".into()
             }
             Self::Internal(suberror) => format!("KVM internal error {suberror}"),
             Self::Entry(reason) => {
-                format!("the CPU refused to enter the guest, reason {reason:#x}")
+                format!("VM entry failed, hardware reason {reason:#x}")
             }
             Self::Memory(address) => format!("KVM could not reach guest memory at {address:#x}"),
-            Self::Unexpected(reason) => format!("KVM exit {reason} was not expected"),
+            Self::Unexpected(reason) => format!("unexpected KVM exit {reason}"),
         }
     }
 

@@ -30,7 +30,7 @@ const PAUSE_LIMIT: Duration = Duration::from_secs(1);
 /// vCPUs that did not stop for a pause; all run on.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "vCPU {} did not stop within 1 s, so the machine runs on; try again",
+    "vCPU {} did not stop within 1 s; the machine is still running, try again",
     .0.iter().map(u8::to_string).collect::<Vec<_>>().join(", ")
 )]
 pub struct PauseError(pub Vec<u8>);

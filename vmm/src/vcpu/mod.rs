@@ -131,7 +131,7 @@ fn end_of(exit: &VcpuExit<'_>) -> Option<ExitReason> {
             KVM_SYSTEM_EVENT_SHUTDOWN => Some(ExitReason::PowerOff),
             KVM_SYSTEM_EVENT_RESET => Some(ExitReason::Reset(ResetSource::AcpiRegister)),
             KVM_SYSTEM_EVENT_CRASH => {
-                Some(ExitReason::GuestCrashed("it reported a crash to its hypervisor".into()))
+                Some(ExitReason::GuestCrashed("the guest reported a crash".into()))
             }
             _ => None,
         },

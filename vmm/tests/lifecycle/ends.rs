@@ -95,7 +95,7 @@ fn a_main_thread_that_hangs_does_not_outlive_a_signal() {
     monitor.signal(libc::SIGTERM);
     assert_eq!(monitor.end().code(), Some(0));
     let said = monitor.stderr();
-    assert!(said.contains("stopped by SIGTERM (the monitor did not end in order"), "{said}");
+    assert!(said.contains("stopped by SIGTERM (orderly shutdown did not finish"), "{said}");
     assert!(!monitor.socket().exists());
 }
 

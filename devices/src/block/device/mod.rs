@@ -195,7 +195,7 @@ impl Block {
 
     /// The host does not say when pieces end: their memory is never freed.
     fn abandon(&mut self, error: &std::io::Error) {
-        tracing::error!(%error, "io_uring failed: requests under way are given up");
+        tracing::error!(%error, "io_uring failed: dropping requests in flight");
         let empty = Transfers::new(self.disk.slots);
         std::mem::forget(std::mem::replace(&mut self.transfers, empty));
         self.runnable.clear();

@@ -97,5 +97,5 @@ fn a_tap_that_is_taken_or_made_otherwise_is_refused_with_advice() {
     drop(first);
     assert_eq!(Tap::open(&name, 2).unwrap().len(), 2);
     let loopback = Tap::open("lo", 1).unwrap_err().to_string();
-    assert!(loopback.contains("it is no TAP"), "{loopback}");
+    assert!(loopback.contains("it is not a TAP"), "{loopback}");
 }

@@ -53,9 +53,9 @@ pub(super) async fn serve(
 enum Broken {
     #[error(transparent)]
     Io(#[from] io::Error),
-    #[error("the client stopped in the middle of a request or an answer")]
+    #[error("the client stopped in the middle of a request or response")]
     Stalled,
-    #[error("the client is gone")]
+    #[error("the client closed the connection")]
     Gone,
 }
 

@@ -33,7 +33,7 @@ pub(super) enum MessageError {
     #[error("the head is longer than {MAX_HEAD} bytes")]
     TooLong,
     /// Two lengths, an unreadable one, or a coding other than chunked.
-    #[error("cannot tell the length of the body")]
+    #[error("cannot determine the length of the body")]
     Framing,
     /// Bytes where a chunk's size or end should be.
     #[error("malformed chunked body")]

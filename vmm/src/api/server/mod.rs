@@ -96,7 +96,7 @@ impl Server {
             let served =
                 runtime.and_then(|runtime| runtime.block_on(serve(listener, service(), stops)));
             if let Err(error) = served {
-                tracing::error!(%error, "the API is gone");
+                tracing::error!(%error, "the API thread has stopped");
             }
             // No request may wait.
             let _ = done.send(());

@@ -82,10 +82,10 @@ fn scanouts() {
     let (kind, png) = get_raw("/gpu/scanouts/0", "*/*");
     assert_eq!((kind.as_str(), &png[..8]), ("image/png", &b"\x89PNG\r\n\x1a\n"[..]));
     let (_, reply, _) = send("GET", "/gpu/scanouts/7", "");
-    assert_eq!(reply["fault_message"], "There is no scanout 7.");
+    assert_eq!(reply["fault_message"], "Unknown scanout 7.");
     for n in ["-1", "x", "4294967296", "0x0", "%20"] {
         let message = refused("GET", &format!("/gpu/scanouts/{n}"), "");
-        assert!(message.starts_with("There is no scanout "), "{message}");
+        assert!(message.starts_with("Unknown scanout "), "{message}");
     }
     let mode = Mode { width_px: 800, height_px: 600 };
     assert_eq!(

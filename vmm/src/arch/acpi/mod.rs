@@ -57,7 +57,7 @@ pub enum AcpiError {
     #[error("ACPI tables do not fit in guest memory: {0}")]
     Memory(#[from] GuestMemoryError),
     /// More devices than there is room for.
-    #[error("ACPI tables need more than the {0} bytes set aside for them")]
+    #[error("ACPI tables need more than the {0} bytes reserved for them")]
     TooLarge(u64),
 }
 

@@ -50,7 +50,7 @@ pub enum KernelError {
     #[error("kernel {} has no 64-bit entry point", .0.display())]
     No64BitEntry(PathBuf),
     /// It is broken, or does not fit in guest memory.
-    #[error("kernel {} cannot be loaded: {source}", path.display())]
+    #[error("cannot load kernel {}: {source}", path.display())]
     Load {
         /// The file.
         path: PathBuf,
@@ -59,8 +59,8 @@ pub enum KernelError {
     },
     /// Its headers lead the CPU, or it unpacks itself, to where no kernel can be.
     #[error(
-        "kernel {} is to be entered at {rip:#x} and to end at {end:#x}: that is not in memory from \
-         1 MiB to its end, or to 3 GiB", path.display()
+        "kernel {} has entry point {rip:#x} and end {end:#x}: both must lie in memory between 1 \
+         MiB and 3 GiB", path.display()
     )]
     Outside {
         /// The file.
@@ -72,8 +72,8 @@ pub enum KernelError {
     },
     /// It would run out of memory before its first line of output.
     #[error(
-        "kernel {} needs {needed_mib} MiB of memory to start, and the guest has {has_mib}: give it \
-         more", path.display()
+        "kernel {} needs {needed_mib} MiB of memory to start, but the guest has {has_mib} MiB: \
+         give it more", path.display()
     )]
     TooLittleMemory {
         /// The file.
@@ -87,7 +87,7 @@ pub enum KernelError {
     #[error("initrd {} is empty", .0.display())]
     EmptyInitrd(PathBuf),
     /// Between the kernel and the end of low RAM there is too little room.
-    #[error("initrd {} of {len} bytes does not fit in the {room} bytes of low memory left", path.display())]
+    #[error("initrd {} of {len} bytes does not fit in the {room} bytes of free low memory", path.display())]
     InitrdTooLarge {
         /// The file.
         path: PathBuf,

@@ -55,7 +55,7 @@ fn a_kernel_larger_than_memory_says_how_much_it_needs() {
     let file = file_of(&elf(40 << 20, b"kernel"));
     let map = memory_map(&mem);
     let error = load_kernel(&mem, &map, file.path()).unwrap_err().to_string();
-    assert!(error.contains("needs 41 MiB of memory to start, and the guest has 16"), "{error}");
+    assert!(error.contains("needs 41 MiB of memory to start, but the guest has 16 MiB"), "{error}");
 }
 
 #[test]

@@ -47,8 +47,8 @@ enum Wish {
 impl TopArgs {
     pub(super) fn run(self) -> Result<(), CliError> {
         if !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
-            let words = "`top` needs a terminal; `ballast memory map` and `ballast memory show` do \
-                         without one";
+            let words =
+                "`top` needs a terminal; `ballast memory map` and `ballast memory show` do not";
             return Err(CliError::Usage(words.into()));
         }
         // A missing monitor shows before the screen is taken.

@@ -105,7 +105,7 @@ fn sections(now: &Snapshot) -> Vec<Section> {
                 Some(huge) => {
                     format!("{} % of that in huge pages", percent(huge, m.resident_bytes))
                 }
-                None => "huge pages: this kernel does not tell".into(),
+                None => "huge pages: unknown on this kernel".into(),
             });
             memory.lines.extend(now.paging.as_ref().and_then(parked));
             memory.bar = m.huge_bytes.map(|huge| (huge, m.resident_bytes));
@@ -159,7 +159,7 @@ fn sections(now: &Snapshot) -> Vec<Section> {
     }
     lines.push(match (host.some, host.full) {
         (Some(some), Some(full)) => format!("waiting for memory: some {some} %, all {full} %"),
-        _ => "pressure: this kernel does not tell (PSI)".into(),
+        _ => "pressure: unknown, the kernel has no PSI".into(),
     });
     let used = |total: u64| total.saturating_sub(host.available.unwrap_or(0));
     all.push(Section {
@@ -382,7 +382,7 @@ mod tests {
         };
         let text = screen(&now, 100, 30).join("\n");
         assert!(text.contains("not been started"), "{text}");
-        assert!(text.contains("this kernel does not tell (PSI)"), "{text}");
+        assert!(text.contains("the kernel has no PSI"), "{text}");
         assert!(text.contains("A compaction pass is running."), "{text}");
         for absent in ["balloon", "CMA", "GPU", "policy", "q quit"] {
             assert!(!text.contains(absent), "{absent} is in\n{text}");

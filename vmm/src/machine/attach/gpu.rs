@@ -31,7 +31,7 @@ pub struct Screens {
 
 /// More scanouts than can be counted.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} scanouts are too many")]
+#[error("too many scanouts: {0}")]
 struct TooManyScanouts(u32);
 
 /// Adds the display to `machine`, if one is configured.

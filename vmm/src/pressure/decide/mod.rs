@@ -172,7 +172,7 @@ impl Policy {
         if let Some(balloon) = self.balloon(now)
             && balloon.target != self.base
         {
-            let reason = "the policy is off: the target is the client's again".to_owned();
+            let reason = "the policy is off: the client sets the target again".to_owned();
             decisions.push(Decision { action: Action::SetBalloon(self.base), reason });
         }
     }
@@ -182,7 +182,7 @@ impl Policy {
         let most = self.most(now);
         let above = self.balloon(now).is_some_and(|balloon| balloon.target > most);
         if above {
-            let reason = format!("the floor of {} is the guest's", mib(self.limits.floor.0));
+            let reason = format!("the guest is at its floor of {}", mib(self.limits.floor.0));
             decisions.push(Decision { action: Action::SetBalloon(most), reason });
         }
         above
@@ -215,7 +215,8 @@ impl Policy {
             let level = self.level().name();
             let why = match now.host.some {
                 Some(some) if deficit == 0 => format!(
-                    "the host is {level}: tasks waited for memory {some} % of the last ten seconds"
+                    "the host is {level}: tasks stalled on memory for {some} % of the last ten \
+                     seconds"
                 ),
                 _ => format!(
                     "the host is {level}: {} available, reserve {}",
@@ -302,7 +303,7 @@ impl Policy {
             let back = Bytes(step).as_pages().0;
             let target = Pages(balloon.target.0.saturating_sub(back)).max(self.base);
             if target < balloon.target {
-                let reason = "the host has been comfortable for long".to_owned();
+                let reason = "the host has had enough memory for a while".to_owned();
                 decisions.push(Decision { action: Action::SetBalloon(target), reason });
                 return;
             }
@@ -315,7 +316,7 @@ impl Policy {
             .is_none_or(|ceiling| now.memory.resident.0 + paging.absent.0 <= ceiling.0);
         if paging.absent.0 > 0 && self.budget.touches() >= AWAKE && fits && keeps_below {
             let reason = format!(
-                "the guest is awake: it touched {} parked blocks in a second",
+                "the guest is active: it touched {} parked blocks in one second",
                 self.budget.touches()
             );
             decisions.push(Decision { action: Action::Unpark, reason });
@@ -355,7 +356,9 @@ impl Policy {
         let pays = EvictionCosts { bytes_per_us, ..paging.costs }.break_even();
         let trial = pays.clamp(shortest, longest);
         let reason = match (self.level(), over) {
-            (HostLevel::Comfortable, false) => "cold memory is compressed at all times".to_owned(),
+            (HostLevel::Comfortable, false) => {
+                "the policy always compresses cold memory".to_owned()
+            }
             (HostLevel::Comfortable, true) => format!("{} resident", mib(now.memory.resident.0)),
             (level, _) => format!("the host is {}", level.name()),
         };
@@ -374,7 +377,7 @@ impl Policy {
             return;
         }
         if let Ok(blocks @ 1..) = usize::try_from(blocks) {
-            let reason = format!("{} blocks have been away for a minute", paging.repackable);
+            let reason = format!("{} blocks have been parked for a minute", paging.repackable);
             decisions.push(Decision { action: Action::Repack(blocks), reason });
         }
     }
