@@ -155,12 +155,14 @@ pub(crate) fn vsock(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// TCP through a TAP, both ways at once.
+/// TCP through a TAP, both ways at once; metadata on the same interface, which the TAP does not see.
 pub(crate) fn network(context: &Context) -> Result<()> {
     // The monitor creates the TAP, so its address can be set only once the guest has booted.
     let interface =
         json!({ "iface_id": "eth0", "host_dev_name": "btap0", "guest_mac": "06:00:0a:00:00:02" });
-    let mut spec = with(context, json!({ "network-interfaces": [interface] }));
+    let metadata = json!({ "version": "V2", "network_interfaces": ["eth0"] });
+    let sections = json!({ "network-interfaces": [interface], "mmds-config": metadata });
+    let mut spec = with(context, sections);
     spec.boot_args = "ip=10.99.0.2::10.99.0.1:255.255.255.0::eth0:off".into();
     let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
     let ip = context.payload.path("ip");
@@ -171,6 +173,7 @@ pub(crate) fn network(context: &Context) -> Result<()> {
         let figures = guest.agent.figures(&format!("tcp-send 10.99.0.1:7000 8M {round}"))?;
         check_eq!((figures["pages"], figures["damaged"]), (2048, 0));
     }
+    reads_metadata(&mut guest)?;
     let api = guest.monitor.api().clone();
     // Less than the slowest machine can send: 640 KiB a second.
     let limit = json!({ "bandwidth": { "size": 128 << 10, "refill_time": 200 } });
@@ -184,6 +187,33 @@ pub(crate) fn network(context: &Context) -> Result<()> {
     check!(net["tx_bytes_count"].as_u64() >= Some(26 * MIB), "{net}");
     check!(net["tx_rate_limiter_throttled"].as_u64() >= Some(1), "{net}");
     check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+/// The guest reads what the API sets, with a token of version 2 only.
+fn reads_metadata(guest: &mut Guest) -> Result<()> {
+    const SERVICE: &str = "169.254.169.254:80";
+    let api = guest.monitor.api().clone();
+    let hostname = json!({ "latest": { "meta-data": { "hostname": "kestrel" } } });
+    api.put("/mmds", &hostname)?;
+    let get = format!("http GET {SERVICE} /latest/meta-data/hostname");
+    let refused = guest.agent.command(&get)?;
+    check!(refused[0].starts_with("HTTP/1.1 401"), "without a token: {refused:?}");
+    let invalid = guest.agent.command(&format!("{get} X-metadata-token:made-up"))?;
+    check!(invalid[0].starts_with("HTTP/1.1 401"), "with no token of ours: {invalid:?}");
+    let put = format!("http PUT {SERVICE} /latest/api/token X-metadata-token-ttl-seconds:60");
+    let token = guest.agent.command(&put)?;
+    check!(token[0].starts_with("HTTP/1.1 200"), "{token:?}");
+    let token = token.last().cloned().unwrap_or_default();
+    let get = format!("{get} X-metadata-token:{token}");
+    let read = guest.agent.command(&get)?;
+    check_eq!(read.last().map(String::as_str), Some("kestrel"));
+    // A change is seen at once.
+    api.patch("/mmds", &json!({ "latest": { "meta-data": { "hostname": "merlin" } } }))?;
+    let read = guest.agent.command(&get)?;
+    check_eq!(read.last().map(String::as_str), Some("merlin"));
+    let metrics = api.get("/metrics")?;
+    check!(metrics["mmds"]["rx_accepted"].as_u64() > Some(0), "{}", metrics["mmds"]);
     Ok(())
 }
 

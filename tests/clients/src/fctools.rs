@@ -13,7 +13,8 @@ use fctools::vm::api::VmApi;
 use fctools::vm::configuration::{InitMethod, VmConfiguration, VmConfigurationData};
 use fctools::vm::models::{
     BalloonDevice, BootSource, Drive, EntropyDevice, LoggerSystem, MachineConfiguration,
-    MetricsSystem, NetworkInterface, UpdateBalloonDevice, VsockDevice,
+    MetricsSystem, MmdsConfiguration, MmdsVersion, NetworkInterface, UpdateBalloonDevice,
+    VsockDevice,
 };
 use fctools::vm::shutdown::{VmShutdownAction, VmShutdownMethod};
 use fctools::vm::{Vm, VmState};
@@ -27,7 +28,10 @@ use futures_util::{AsyncReadExt, StreamExt};
 use harness::runner::Context;
 use harness::{Error, Result, check, check_eq};
 
-use crate::machine::{GUEST_CID, MEMORY_MIB, Machine, Shape, TARGET_MIB, VCPUS, block_on, failed};
+use crate::machine::{
+    GUEST_CID, INTERFACE, MEMORY_MIB, Machine, Shape, TARGET_MIB, VCPUS, block_on, failed,
+    metadata, metadata_change, metadata_changed,
+};
 
 type Resources = ResourceSystem<DirectProcessSpawner, TokioRuntime>;
 type FcVm = Vm<UnrestrictedVmmExecutor, DirectProcessSpawner, TokioRuntime>;
@@ -117,7 +121,7 @@ fn configuration(machine: &Machine, resources: &mut Resources) -> Result<VmConfi
         socket: None,
     };
     let interface = |host_dev_name| NetworkInterface {
-        iface_id: "eth0".into(),
+        iface_id: INTERFACE.into(),
         host_dev_name,
         guest_mac: Some("06:00:ac:10:00:02".into()),
         rx_rate_limiter: None,
@@ -147,7 +151,12 @@ fn configuration(machine: &Machine, resources: &mut Resources) -> Result<VmConfi
         logger_system: Some(LoggerSystem { logs: Some(logs), ..LoggerSystem::default() }),
         metrics_system: None,
         memory_hotplug_configuration: None,
-        mmds_configuration: None,
+        mmds_configuration: machine.metadata_interface().map(|interface| MmdsConfiguration {
+            version: MmdsVersion::V2,
+            network_interfaces: vec![interface.into()],
+            ipv4_address: None,
+            imds_compat: None,
+        }),
         entropy_device: machine.has_devices().then(EntropyDevice::default),
     })
 }
@@ -203,6 +212,11 @@ async fn live(machine: &Machine, init_method: InitMethod) -> Result<()> {
     check_eq!(balloon.amount_mib, i32::from(TARGET_MIB));
     vm.get_balloon_statistics().await.map_err(failed("GET /balloon/statistics"))?;
     machine.wait_for_balloon(&machine.socket())?;
+    if machine.metadata_interface().is_some() {
+        vm.create_mmds(metadata()).await.map_err(failed("PUT /mmds"))?;
+        vm.update_mmds(metadata_change()).await.map_err(failed("PATCH /mmds"))?;
+        check_eq!(vm.get_mmds_untyped().await.map_err(failed("GET /mmds"))?, metadata_changed());
+    }
     let read = vm.get_machine_configuration().await.map_err(failed("GET /machine-config"))?;
     check_eq!(read.mem_size_mib, MEMORY_MIB as usize);
     vm.get_firecracker_version().await.map_err(failed("GET /version"))?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! firepilot: copies files to a folder of its own, and removes the socket's file itself. It has no
-//! call for the balloon, vsock and the console, which are set over its socket beside it.
+//! call for the balloon, vsock, metadata and the console, which are set over its socket beside it.
 
 use std::fs;
 
@@ -16,7 +16,8 @@ use harness::{Error, Result, check, check_eq};
 use serde_json::{Value, json};
 
 use crate::machine::{
-    GUEST_CID, MEMORY_MIB, Machine, Shape, TARGET_MIB, VCPUS, block_on, failed, output_file, until,
+    GUEST_CID, INTERFACE, MEMORY_MIB, Machine, Shape, TARGET_MIB, VCPUS, block_on, failed,
+    metadata, metadata_change, metadata_changed, output_file, until,
 };
 
 const ID: &str = "pilot";
@@ -56,7 +57,7 @@ async fn live(machine: Machine) -> Result<()> {
     }
     if let Some(tap) = machine.interface() {
         let interface = NetworkInterfaceBuilder::new()
-            .with_iface_id("eth0".into())
+            .with_iface_id(INTERFACE.into())
             .with_host_dev_name(tap)
             .try_build()
             .map_err(failed("a network interface"))?;
@@ -82,6 +83,10 @@ async fn live(machine: Machine) -> Result<()> {
         put("/vsock", json!({ "guest_cid": GUEST_CID, "uds_path": path }))?;
         put("/entropy", json!({}))?;
     }
+    if let Some(interface) = machine.metadata_interface() {
+        put("/mmds/config", json!({ "version": "V2", "network_interfaces": [interface] }))?;
+        put("/mmds", metadata())?;
+    }
 
     pilot.start().await.map_err(failed("starting"))?;
     machine.wait_for_guest(|| fs::read(&output).unwrap_or_default())?;
@@ -91,6 +96,10 @@ async fn live(machine: Machine) -> Result<()> {
     pilot.resume().await.map_err(failed("resuming"))?;
     api.patch("/balloon", &json!({ "amount_mib": TARGET_MIB }))?;
     machine.wait_for_balloon(&socket)?;
+    if machine.metadata_interface().is_some() {
+        api.patch("/mmds", &metadata_change())?;
+        check_eq!(api.get("/mmds")?, metadata_changed());
+    }
 
     pilot.stop().await.map_err(failed("stopping"))?;
     until(|| Ok(api.get("/").is_err()))?;

@@ -13,7 +13,7 @@ use harness::api::Api;
 use harness::runner::Context;
 use harness::{Error, Result, check, check_eq};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Memory of the machine, in MiB.
 pub(crate) const MEMORY_MIB: u32 = 128;
@@ -23,6 +23,8 @@ pub(crate) const VCPUS: u8 = 2;
 pub(crate) const TARGET_MIB: u16 = 16;
 /// Context identifier of the guest.
 pub(crate) const GUEST_CID: u32 = 3;
+/// Name of the network interface.
+pub(crate) const INTERFACE: &str = "eth0";
 /// A port of the guest that has no listener.
 const CLOSED_PORT: u32 = 4040;
 /// Only ends what hangs: machines differ.
@@ -112,6 +114,11 @@ impl Machine {
         (self.shape == Shape::Devices).then(|| self.dir.join("v.sock"))
     }
 
+    /// The interface on which the guest reaches metadata, if it has one.
+    pub(crate) fn metadata_interface(&self) -> Option<&'static str> {
+        self.interface().map(|_| INTERFACE)
+    }
+
     pub(crate) fn has_devices(&self) -> bool {
         self.shape == Shape::Devices
     }
@@ -173,6 +180,21 @@ impl Machine {
         println!("vsock: the guest refuses port {CLOSED_PORT}");
         Ok(())
     }
+}
+
+/// Metadata that a client sets.
+pub(crate) fn metadata() -> Value {
+    json!({ "latest": { "meta-data": { "ami-id": "ami-1", "hostname": "kestrel" } } })
+}
+
+/// What it changes of that while the machine runs.
+pub(crate) fn metadata_change() -> Value {
+    json!({ "latest": { "meta-data": { "ami-id": "ami-2" } } })
+}
+
+/// What it finds then.
+pub(crate) fn metadata_changed() -> Value {
+    json!({ "latest": { "meta-data": { "ami-id": "ami-2", "hostname": "kestrel" } } })
 }
 
 /// Removes what an earlier attempt left in `dir`, but for the test's own output.

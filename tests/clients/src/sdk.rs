@@ -6,15 +6,15 @@ use std::fs;
 
 use firecracker_rs_sdk::firecracker::FirecrackerOption;
 use firecracker_rs_sdk::models::{
-    Balloon, BalloonUpdate, BootSource, Drive, EntropyDevice, MachineConfiguration,
-    NetworkInterface, Vsock,
+    Balloon, BalloonUpdate, BootSource, Drive, EntropyDevice, MachineConfiguration, MmdsConfig,
+    MmdsConfigVersion, NetworkInterface, Vsock,
 };
 use harness::runner::Context;
 use harness::{Error, Result, check, check_eq};
 use rustix::process::{Pid, WaitOptions, waitpid};
 
 use crate::machine::{
-    GUEST_CID, MEMORY_MIB, Machine, Shape, TARGET_MIB, VCPUS, block_on, failed, output_file,
+    GUEST_CID, INTERFACE, MEMORY_MIB, Machine, Shape, TARGET_MIB, VCPUS, block_on, failed, output_file,
 };
 
 pub(crate) fn life(context: &Context) -> Result<()> {
@@ -86,7 +86,7 @@ async fn live(machine: Machine) -> Result<()> {
         let interface = NetworkInterface {
             guest_mac: Some("06:00:ac:10:00:02".into()),
             host_dev_name: tap.into(),
-            iface_id: "eth0".into(),
+            iface_id: INTERFACE.into(),
             rx_rate_limiter: None,
             tx_rate_limiter: None,
         };
@@ -94,6 +94,16 @@ async fn live(machine: Machine) -> Result<()> {
             .put_guest_network_interface_by_id(&interface)
             .await
             .map_err(failed("PUT /network-interfaces"))?;
+    }
+    if let Some(interface) = machine.metadata_interface() {
+        let config = MmdsConfig {
+            version: Some(MmdsConfigVersion::V2),
+            ipv4_address: None,
+            network_interfaces: vec![interface.into()],
+        };
+        instance.put_mmds_config(&config).await.map_err(failed("PUT /mmds/config"))?;
+        // To this client metadata is a string: it sends one, not the JSON in it.
+        instance.put_mmds(&"kestrel".into()).await.map_err(failed("PUT /mmds"))?;
     }
     if let Some(uds_path) = machine.vsock() {
         let vsock = Vsock { guest_cid: GUEST_CID, uds_path, vsock_id: None };
@@ -119,6 +129,10 @@ async fn live(machine: Machine) -> Result<()> {
     check_eq!(balloon.amount_mib, i64::from(TARGET_MIB));
     instance.describe_balloon_stats().await.map_err(failed("GET /balloon/statistics"))?;
     machine.wait_for_balloon(&machine.socket())?;
+    if machine.metadata_interface().is_some() {
+        instance.patch_mmds(&"merlin".into()).await.map_err(failed("PATCH /mmds"))?;
+        check_eq!(instance.get_mmds().await.map_err(failed("GET /mmds"))?, "merlin");
+    }
     instance.get_export_vm_config().await.map_err(failed("GET /vm/config"))?;
 
     instance.stop().await.map_err(failed("SendCtrlAltDel"))?;

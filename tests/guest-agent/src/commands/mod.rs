@@ -7,6 +7,7 @@
 //! - `file.rs`    the same in a tmpfs file: fragments memory in units of a page
 //! - `disk.rs`    file systems on disks, files with a pattern on them
 //! - `socket.rs`  streams to the host by vsock and TCP
+//! - `http.rs`    a request to a service, such as the metadata's
 //! - `traffic.rs` requests to disks and streams to the host, for measuring
 //! - `busy.rs`    threads that keep using memory and check it
 //! - `gpu.rs`     GPU buffers with a pattern, freed every other, exported
@@ -26,6 +27,7 @@ mod cgroup;
 mod disk;
 mod file;
 mod gpu;
+mod http;
 mod kernel;
 mod load;
 mod memory;
@@ -129,6 +131,9 @@ pub(crate) fn perform(state: &mut State, words: &str) -> Answer {
             socket::send_vsock(number(port)?, bytes(size)?, number(seed)?)
         }
         ["tcp-send", address, size, seed] => socket::send_tcp(address, bytes(size)?, number(seed)?),
+        ["http", method, address, path, headers @ ..] => {
+            http::request(method, address, path, headers)
+        }
         ["traffic-disk", device, direction, order, size, depth, span, milliseconds] => {
             traffic::disk(
                 device,
