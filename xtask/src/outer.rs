@@ -7,9 +7,13 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::process::Signal;
 
 use crate::error::{Error, IoContext, Result, task_error};
 use crate::{paths, rootfs, testbed};
@@ -173,7 +177,9 @@ fn run_once(job: &Job, agent: &Path) -> Result<Ended> {
         fs::create_dir_all(dir).doing("creating", dir)?;
     }
     let errors = errors_of(&job.log);
-    let mut child = qemu(job, &stock.image, &initrd)
+    let mut machine = qemu(job, &stock.image, &initrd);
+    end_with_this_thread(&mut machine);
+    let mut child = machine
         .stderr(fs::File::create(&errors).doing("creating", &errors)?)
         .spawn()
         .map_err(|source| Error::Spawn { program: "qemu-system-x86_64".into(), source })?;
@@ -212,6 +218,19 @@ fn run_once(job: &Job, agent: &Path) -> Result<Ended> {
             errors.display()
         )),
     }
+}
+
+/// Has the kernel kill what `command` starts when the calling thread ends, which waits for it: a
+/// killed xtask leaves no machine behind.
+fn end_with_this_thread(command: &mut Command) {
+    let parent = Some(rustix::process::getpid());
+    let tie = move || {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        // It may have ended before the call, which then says nothing.
+        if rustix::process::getppid() == parent { Ok(()) } else { Err(Errno::SRCH.into()) }
+    };
+    // SAFETY: between fork and exec only two system calls are made, and no memory is allocated.
+    unsafe { command.pre_exec(tie) };
 }
 
 /// Kills the outer machine.
@@ -279,4 +298,28 @@ pub(crate) fn run_command(words: &[OsString], size: Size, limit: Duration) -> Re
         log: paths::target().join("guest/outer.log"),
     };
     run(&job, &agent)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+
+    use super::*;
+
+    #[test]
+    fn a_program_ends_with_the_thread_that_waits_for_it() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo started; exec sleep 600"]).stdout(Stdio::piped());
+        let spawn = move || {
+            end_with_this_thread(&mut command);
+            command.spawn().unwrap()
+        };
+        // This thread ends as soon as it has started the program, as one of a killed process does.
+        let mut child = std::thread::spawn(spawn).join().unwrap();
+        let mut line = String::new();
+        // It may have been killed before it could say so.
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{status}");
+    }
 }
