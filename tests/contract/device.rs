@@ -10,7 +10,7 @@ use devices::block::{Block, BlockConfig, CacheType, Image, IoEngine};
 use devices::display::{Headless, Size};
 use devices::entropy::Entropy;
 use devices::gpu::{AnonymousMemory, Gpu, GpuParts, GpuSettings, Limits};
-use devices::net::{Net, NetConfig, Tap};
+use devices::net::{FrameStream, Link, Net, NetConfig, Tap};
 use devices::transport::mock::{Descriptor, MockDriver};
 use devices::virtio::{Deadline, DeviceLock, Progress, RateLimiter, SharedDevice};
 use devices::vsock::{Vsock, VsockConfig};
@@ -60,12 +60,12 @@ impl Rig {
 }
 
 /// All devices, each with everything that it can offer.
-fn all() -> [Rig; 6] {
+fn all() -> [Rig; 7] {
     all_with(Deadline::new)
 }
 
 /// The same, each round with a deadline of `deadline`'s.
-fn all_with(deadline: fn() -> Deadline) -> [Rig; 6] {
+fn all_with(deadline: fn() -> Deadline) -> [Rig; 7] {
     [
         Rig::new("balloon", deadline, |ram| {
             let config = BalloonConfig {
@@ -118,12 +118,24 @@ fn all_with(deadline: fn() -> Deadline) -> [Rig; 6] {
             let taps = (0..2).map(|_| {
                 let (ours, _) = std::os::unix::net::UnixDatagram::pair().unwrap();
                 ours.set_nonblocking(true).unwrap();
-                Tap::from_socket(ours.into())
+                Link::Tap(Tap::from_socket(ours.into()))
             });
             let config = NetConfig {
-                taps: taps.collect(),
+                links: taps.collect(),
                 mac: Some([2, 0, 0, 0, 0, 1]),
                 mtu: Some(1500),
+                rx_limiter: RateLimiter::unlimited(),
+                tx_limiter: RateLimiter::unlimited(),
+                responder: None,
+            };
+            Arc::new(DeviceLock::new(Net::new(config).unwrap()))
+        }),
+        Rig::new("net over a stream", deadline, |_| {
+            let (ours, _) = std::os::unix::net::UnixStream::pair().unwrap();
+            let config = NetConfig {
+                links: vec![Link::Stream(FrameStream::new(ours.into()))],
+                mac: None,
+                mtu: None,
                 rx_limiter: RateLimiter::unlimited(),
                 tx_limiter: RateLimiter::unlimited(),
                 responder: None,

@@ -2,7 +2,7 @@
 //! Disks, network, vsock and random numbers, used by a real driver: every byte arrives, also while
 //! the balloon moves.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::FileExt;
@@ -10,11 +10,12 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use harness::confine::own_network;
+use harness::confine::{own_network, own_root};
 use harness::guest::Guest;
 use harness::monitor::Spec;
 use harness::runner::Context;
 use harness::{Error, Result, check, check_eq};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
@@ -217,9 +218,23 @@ fn reads_metadata(guest: &mut Guest) -> Result<()> {
     Ok(())
 }
 
-/// The same drivers in Debian's kernel, all devices in one guest, through a balloon that moves.
+/// The same drivers in Debian's kernel, all devices in one guest, through a balloon that moves; a
+/// second network interface by passt, which ends in the middle.
 pub(crate) fn debians_kernel_uses_them_all(context: &Context) -> Result<()> {
     own_network()?;
+    own_root()?;
+    let ip = context.payload.path("ip");
+    // What passt takes for the way to the world.
+    for words in [
+        "link add out0 type veth peer name out1",
+        "addr add 192.0.2.1/24 dev out0",
+        "link set out0 up",
+        "link set out1 up",
+        "link set lo up",
+        "route add default via 192.0.2.254",
+    ] {
+        run(Command::new(&ip).args(words.split(' ')))?;
+    }
     let path = image(context, "ext4", 96)?;
     run(Command::new(context.payload.path("mke2fs")).args(["-q", "-t", "ext4", "-F"]).arg(&path))?;
     let dir = tempfile::tempdir().map_err(Error::io("creating a folder"))?;
@@ -228,7 +243,10 @@ pub(crate) fn debians_kernel_uses_them_all(context: &Context) -> Result<()> {
         context,
         json!({
             "drives": [drive("data", &path, &json!({ "cache_type": "Writeback", "queues": 2 }))],
-            "network-interfaces": [{ "iface_id": "eth0", "host_dev_name": "btap0" }],
+            "network-interfaces": [
+                { "iface_id": "eth0", "host_dev_name": "btap0" },
+                { "iface_id": "eth1", "backend": "User" },
+            ],
             "vsock": { "guest_cid": 3, "uds_path": socket },
             "entropy": {},
         }),
@@ -236,13 +254,20 @@ pub(crate) fn debians_kernel_uses_them_all(context: &Context) -> Result<()> {
     let stock = Spec::debian_devices(&context.payload, 256);
     let spec = Spec { kernel: stock.kernel, initrd: stock.initrd, ..spec };
     let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
-    let ip = context.payload.path("ip");
     run(Command::new(&ip).args(["addr", "add", "10.99.0.1/24", "dev", "btap0"]))?;
     run(Command::new(&ip).args(["link", "set", "btap0", "up"]))?;
     // This kernel configures no interface by itself.
-    guest.agent.command("run /usr/bin/ip addr add 10.99.0.2/24 dev eth0")?;
-    guest.agent.command("run /usr/bin/ip link set eth0 up")?;
+    for words in [
+        "addr add 10.99.0.2/24 dev eth0",
+        "link set eth0 up",
+        "addr add 10.0.2.15/24 dev eth1",
+        "link set eth1 up",
+        "route add 192.0.2.0/24 via 10.0.2.2",
+    ] {
+        guest.agent.command(&format!("run /usr/bin/ip {words}"))?;
+    }
     echo_tcp("10.99.0.1:7000")?;
+    echo_tcp("192.0.2.1:7001")?;
     echo_unix(&socket.with_file_name("v.sock_900"))?;
     guest.agent.command("disk-mount /dev/vda ext4 /mnt")?;
     for round in 0..2u64 {
@@ -251,6 +276,7 @@ pub(crate) fn debians_kernel_uses_them_all(context: &Context) -> Result<()> {
         for command in [
             format!("disk-verify /mnt/file{round} 16M {round}"),
             format!("tcp-send 10.99.0.1:7000 8M {round}"),
+            format!("tcp-send 192.0.2.1:7001 4M {round}"),
             format!("vsock-send 900 8M {round}"),
         ] {
             let figures = guest.agent.figures(&command)?;
@@ -259,9 +285,37 @@ pub(crate) fn debians_kernel_uses_them_all(context: &Context) -> Result<()> {
     }
     let random = guest.agent.command("read /sys/class/misc/hw_random/rng_current")?;
     check!(random.join("").starts_with("virtio_rng"), "{random:?}");
+    passt_ends(&mut guest)?;
     guest.agent.command("disk-unmount /mnt")?;
     check_eq!(guest.power_off()?.code(), Some(0));
     run(Command::new(context.payload.path("e2fsck")).args(["-f", "-n"]).arg(&path))
+}
+
+/// The guest is told that its link is down, and nothing else happens to it.
+fn passt_ends(guest: &mut Guest) -> Result<()> {
+    let carrier = "read /sys/class/net/eth1/carrier";
+    check_eq!(guest.agent.command(carrier)?.join(""), "1");
+    let children = format!("/proc/{}/task", guest.monitor.pid());
+    let mut ended = 0;
+    for task in fs::read_dir(&children).map_err(Error::io(children.clone()))?.flatten() {
+        let list = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        for pid in list.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)) {
+            kill_process(pid, Signal::KILL).map_err(|e| Error::io("ending passt")(e.into()))?;
+            ended += 1;
+        }
+    }
+    check_eq!(ended, 1);
+    for _ in 0..100 {
+        if guest.agent.command(carrier)?.join("") == "0" {
+            let figures = guest.agent.figures("tcp-send 10.99.0.1:7000 1M 3")?;
+            check_eq!(figures["damaged"], 0);
+            let log = guest.monitor.stderr();
+            check!(log.contains("passt has ended"), "{log}");
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    Err(Error::Check("passt has ended, and the guest's link is up".into()))
 }
 
 /// Sends back what comes to a TCP address.

@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind_recursive, mount_change};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
@@ -67,6 +67,25 @@ pub fn own_network() -> Result<()> {
         return Ok(());
     }
     Err(Error::io("making a network namespace")(io::Error::last_os_error()))
+}
+
+/// Gives this process a root folder that is a mount of its own, with the same contents: programs that
+/// shut themselves in by pivot_root(2) cannot do that in an initial RAM disk.
+pub fn own_root() -> Result<()> {
+    let doing = || Error::io("changing the root folder");
+    // SAFETY: changes which mounts the calling thread sees, and no memory.
+    let failed = unsafe { libc::unshare(libc::CLONE_NEWNS) };
+    if failed != 0 {
+        return Err(doing()(io::Error::last_os_error()));
+    }
+    let root = Path::new("/mnt");
+    fs::create_dir_all(root).map_err(doing())?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private)
+        .and_then(|()| mount_bind_recursive("/", root))
+        .and_then(|()| rustix::process::chroot(root))
+        .and_then(|()| rustix::process::chdir("/"))
+        .map_err(|error| doing()(error.into()))
 }
 
 /// No transparent huge pages for the process, regardless of the host's setting.

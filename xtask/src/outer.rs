@@ -179,10 +179,11 @@ fn run_once(job: &Job, agent: &Path) -> Result<Ended> {
     let errors = errors_of(&job.log);
     let mut machine = qemu(job, &stock.image, &initrd);
     end_with_this_thread(&mut machine);
-    let mut child = machine
-        .stderr(fs::File::create(&errors).doing("creating", &errors)?)
-        .spawn()
-        .map_err(|source| Error::Spawn { program: "qemu-system-x86_64".into(), source })?;
+    let mut child =
+        machine
+            .stderr(fs::File::create(&errors).doing("creating", &errors)?)
+            .spawn()
+            .map_err(|source| Error::Spawn { program: "qemu-system-x86_64".into(), source })?;
     let started = Instant::now();
     let status = loop {
         if let Some(status) = child.try_wait().doing("waiting for", "qemu-system-x86_64")? {

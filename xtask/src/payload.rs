@@ -60,6 +60,7 @@ pub(crate) fn guest_tests(
     for (name, package) in TOOLS {
         payload.add_program(name, &debian::program(name, package)?)?;
     }
+    payload.add_installed(&debian::program("passt", "passt")?);
     if kernel.debug {
         // Instrumented code in an emulated machine.
         arguments.extend(["--patience=6".into(), "--debug-kernel".into()]);
@@ -125,6 +126,18 @@ impl Payload {
             }
         }
         Ok(())
+    }
+
+    /// Adds the binary `from` where it is on this machine, so that it is found by its name, with its
+    /// libraries.
+    pub(crate) fn add_installed(&mut self, from: &Path) {
+        let known: BTreeSet<String> = self.items.iter().map(|item| item.path.clone()).collect();
+        for file in debian::libraries(from, None).into_iter().chain([from.to_owned()]) {
+            let path = file.to_string_lossy().trim_start_matches('/').to_owned();
+            if !known.contains(&path) {
+                self.items.push(Item { path, from: file });
+            }
+        }
     }
 
     /// Adds Debian's QEMU, to be the guests' monitor.

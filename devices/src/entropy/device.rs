@@ -64,7 +64,7 @@ impl Entropy {
     ///
     /// The process has no descriptor left.
     pub fn sources(&self) -> std::io::Result<Vec<Source>> {
-        Ok(vec![Source { fd: self.timer.as_fd().try_clone_to_owned()?, queue: 0 }])
+        Ok(vec![Source::readable(self.timer.as_fd().try_clone_to_owned()?, 0)])
     }
 
     #[cfg(test)]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The network device: pairs of queues over the queues of a TAP, and one dispatch.
+//! The network device: pairs of queues over links of the host, and one dispatch.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
@@ -11,16 +11,16 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use zerocopy::IntoBytes;
 
 use super::handle::{Counters, Shared};
-use super::protocol::{Config, DEVICE_TYPE, feature};
+use super::link::Link;
+use super::protocol::{Config, DEVICE_TYPE, LINK_UP, feature};
 use super::receiver::{End, Receiver};
 use super::responder::Responder;
-use super::tap::Tap;
 use super::transmitter::Transmitter;
 use super::{MAX_PAIRS, NetConfig, NetHandle, control};
 use crate::timer::Timer;
 use crate::virtio::{
-    Activation, Deadline, DeviceFailure, DeviceQueue, Progress, RateLimiter, Source, VirtioDevice,
-    read_config_slice,
+    Activation, Deadline, DeviceFailure, DeviceQueue, Interrupt, Progress, RateLimiter, Readiness,
+    Source, VirtioDevice, read_config_slice,
 };
 
 const NAME: &str = "net";
@@ -38,7 +38,7 @@ pub struct Net {
     active: Option<Active>,
 
     // The host's side.
-    taps: Vec<Tap>,
+    links: Vec<Link>,
     responder: Option<Box<dyn Responder>>,
     rx_limiter: RateLimiter,
     tx_limiter: RateLimiter,
@@ -50,6 +50,7 @@ pub struct Net {
 struct Active {
     pairs: Vec<Pair>,
     control: Option<DeviceQueue>,
+    interrupt: Arc<dyn Interrupt>,
 }
 
 /// A receive queue and a transmit queue, and what each waits for.
@@ -75,20 +76,13 @@ impl Net {
     ///
     /// The host gives no event or timer.
     pub fn new(config: NetConfig) -> std::io::Result<Self> {
-        let NetConfig { taps, mac, mtu, rx_limiter, tx_limiter, responder } = config;
-        let pairs = u16::try_from(taps.len()).unwrap_or(MAX_PAIRS).clamp(1, MAX_PAIRS);
+        let NetConfig { links, mac, mtu, rx_limiter, tx_limiter, responder } = config;
+        let pairs = u16::try_from(links.len()).unwrap_or(MAX_PAIRS).clamp(1, MAX_PAIRS);
         let offer = |wanted: bool, bits: u64| if wanted { bits } else { 0 };
         let features = 1 << VIRTIO_F_VERSION_1
             | 1 << VIRTIO_RING_F_EVENT_IDX
             | 1 << VIRTIO_RING_F_INDIRECT_DESC
-            | feature::CSUM
-            | feature::GUEST_CSUM
-            | feature::GUEST_TSO4
-            | feature::GUEST_TSO6
-            | feature::GUEST_ECN
-            | feature::HOST_TSO4
-            | feature::HOST_TSO6
-            | feature::HOST_ECN
+            | links.first().map_or(0, Link::features)
             | feature::MRG_RXBUF
             | offer(mac.is_some(), feature::MAC)
             | offer(mtu.is_some(), feature::MTU)
@@ -102,12 +96,12 @@ impl Net {
             queue_sizes,
             config: Config {
                 mac: mac.unwrap_or_default(),
+                status: if features & feature::STATUS != 0 { LINK_UP } else { 0 }.into(),
                 max_virtqueue_pairs: pairs.into(),
                 mtu: mtu.unwrap_or_default().into(),
-                ..Config::default()
             },
             active: None,
-            taps,
+            links,
             responder,
             rx_limiter,
             tx_limiter,
@@ -131,10 +125,15 @@ impl Net {
         let wake = unsafe { BorrowedFd::borrow_raw(self.shared.wake.as_raw_fd()) };
         let mut sources = Vec::new();
         for fd in [wake, self.timer.as_fd()] {
-            sources.push(Source { fd: fd.try_clone_to_owned()?, queue: 0 });
+            sources.push(Source::readable(fd.try_clone_to_owned()?, 0));
         }
-        for (pair, tap) in (0..).zip(&self.taps) {
-            sources.push(Source { fd: tap.as_fd().try_clone_to_owned()?, queue: 2 * pair });
+        for (pair, link) in (0..).zip(&self.links) {
+            sources.push(Source::readable(link.as_fd().try_clone_to_owned()?, 2 * pair));
+            if link.can_fill_up() {
+                let fd = link.as_fd().try_clone_to_owned()?;
+                let when = Readiness::Writable;
+                sources.push(Source { fd, queue: 2 * pair + 1, when });
+            }
         }
         Ok(sources)
     }
@@ -165,6 +164,7 @@ impl Net {
             Some(Role::Control) => self.control(active, deadline)?,
             None => Progress::Done,
         };
+        self.look_at_links(active);
         self.set_timer(active);
         Ok(progress)
     }
@@ -189,20 +189,33 @@ impl Net {
         }
     }
 
+    /// Tells log and driver of a link that has gone down.
+    fn look_at_links(&mut self, active: &Active) {
+        for link in &mut self.links {
+            let Link::Stream(stream) = link else { continue };
+            let Some(end) = stream.take_end() else { continue };
+            tracing::warn!(%end, "a network interface has lost its connection");
+            self.config.status = 0.into();
+            if let Err(error) = active.interrupt.signal_config_change() {
+                tracing::warn!(%error, "cannot interrupt the driver of a network interface");
+            }
+        }
+    }
+
     fn receive(
         &mut self,
         active: &mut Active,
         at: usize,
         deadline: &mut Deadline,
     ) -> Result<Progress, DeviceFailure> {
-        let (Some(pair), Some(tap)) = (active.pairs.get_mut(at), self.taps.get(at)) else {
+        let (Some(pair), Some(link)) = (active.pairs.get_mut(at), self.links.get_mut(at)) else {
             return Ok(Progress::Done);
         };
         // Its answers come on the first pair.
         let responder = if at == 0 { self.responder.as_mut() } else { None };
         let counters = &self.shared.counters;
         let limiter = &mut self.rx_limiter;
-        let end = pair.receiver.run(tap, responder, limiter, counters, deadline);
+        let end = pair.receiver.run(link, responder, limiter, counters, deadline);
         let end = end.map_err(failure)?;
         pair.rx_at = throttled(end);
         Ok(end.progress())
@@ -214,13 +227,13 @@ impl Net {
         at: usize,
         deadline: &mut Deadline,
     ) -> Result<Progress, DeviceFailure> {
-        let (Some(pair), Some(tap)) = (active.pairs.get_mut(at), self.taps.get(at)) else {
+        let (Some(pair), Some(link)) = (active.pairs.get_mut(at), self.links.get_mut(at)) else {
             return Ok(Progress::Done);
         };
         let counters = &self.shared.counters;
         let limiter = &mut self.tx_limiter;
         let responder = self.responder.as_mut();
-        let end = pair.transmitter.run(tap, responder, limiter, counters, deadline);
+        let end = pair.transmitter.run(link, responder, limiter, counters, deadline);
         let end = end.map_err(failure)?;
         pair.tx_at = throttled(end);
         let answers = self.responder.as_ref().is_some_and(|responder| responder.has_frames());
@@ -237,8 +250,8 @@ impl Net {
         deadline: &mut Deadline,
     ) -> Result<Progress, DeviceFailure> {
         let Some(queue) = &mut active.control else { return Ok(Progress::Done) };
-        let taps = &self.taps;
-        let set_pairs = |pairs| use_pairs(taps, pairs);
+        let links = &self.links;
+        let set_pairs = |pairs| use_pairs(links, pairs);
         control::run(queue, deadline, set_pairs).map_err(failure)
     }
 
@@ -252,14 +265,14 @@ impl Net {
 }
 
 /// Has the kernel spread frames over the first `pairs` queues of the TAP.
-fn use_pairs(taps: &[Tap], pairs: u16) -> bool {
+fn use_pairs(links: &[Link], pairs: u16) -> bool {
     let pairs = usize::from(pairs);
-    if pairs == 0 || pairs > taps.len() {
+    if pairs == 0 || pairs > links.len() {
         return false;
     }
     // The first is always in use; a TAP with one queue cannot be told.
-    for (at, tap) in taps.iter().enumerate().skip(1) {
-        if let Err(error) = tap.enable(at < pairs) {
+    for (at, link) in links.iter().enumerate().skip(1) {
+        if let Err(error) = link.enable(at < pairs) {
             tracing::warn!(%error, "cannot change the queues of a TAP");
             return false;
         }
@@ -297,8 +310,8 @@ impl VirtioDevice for Net {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), DeviceFailure> {
-        let Activation { features, queues, .. } = activation;
-        let count = if features & feature::MQ != 0 { self.taps.len() } else { 1 };
+        let Activation { features, queues, interrupt, .. } = activation;
+        let count = if features & feature::MQ != 0 { self.links.len() } else { 1 };
         let mut queues = queues.into_iter();
         let mut pairs = Vec::with_capacity(count);
         for _ in 0..count {
@@ -311,15 +324,15 @@ impl VirtioDevice for Net {
             });
         }
         let control = queues.next().filter(|_| features & feature::CTRL_VQ != 0);
-        for tap in &self.taps {
-            if let Err(error) = tap.set_offloads(features) {
+        for link in &self.links {
+            if let Err(error) = link.set_offloads(features) {
                 Counters::add(&self.shared.counters.activate_fails, 1);
                 return Err(failure(format_args!("cannot set the offloads of the TAP: {error}")));
             }
         }
         // Until the driver says otherwise it uses one pair (5.1.5).
-        use_pairs(&self.taps, 1);
-        self.active = Some(Active { pairs, control });
+        use_pairs(&self.links, 1);
+        self.active = Some(Active { pairs, control, interrupt });
         Ok(())
     }
 

@@ -1,19 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The network device (virtio 1.3, 5.1) over a TAP interface of the host.
+//! The network device (virtio 1.3, 5.1) over a TAP interface of the host, or over a stream to a
+//! process that has the host's sockets, such as passt(1).
 //!
-//! Frames move between the TAP and the guest's own pages by one system call each, with the virtio
+//! Frames move between a TAP and the guest's own pages by one system call each, with the virtio
 //! header in front, which the kernel reads and writes: checksums and segmentation that the guest
 //! leaves to its network card are left to the host's kernel, and a packet of 64 KiB crosses in one
-//! piece.
+//! piece. A stream has bare frames, which are copied, and nobody to leave checksums and segmentation
+//! to, so the guest is not offered that.
 //!
 //! ```text
-//! receive queue ─▶ receiver ◀── TAP        transmit queue ─▶ transmitter ──▶ TAP
+//! receive queue ─▶ receiver ◀── link       transmit queue ─▶ transmitter ──▶ link
 //!                     ▲                                          │
 //!                     └───────── responder (MMDS) ◀──────────────┘ frames to its address
 //! ```
 //!
 //! A frame for which the guest has no buffer stays in the TAP's queue, whose length is the host's
-//! to set; a frame that the host does not take is lost, as on any wire.
+//! to set, or in the stream; a frame that the TAP does not take is lost, as on any wire. A stream
+//! that is full holds the guest's frames back. Once it has ended, the guest is told that the link is
+//! down.
 //!
 //! May use: `virtio`, the TAP's ioctls, smoltcp.
 //!
@@ -21,7 +25,9 @@
 //! reset it; other threads use a [`NetHandle`].
 //!
 //! - `protocol.rs`: the wire
-//! - `tap.rs`: the host's side
+//! - `link.rs`: the host's side, of one kind or the other
+//! - `tap.rs`: a TAP interface
+//! - `stream.rs`: frames over a stream socket
 //! - `receiver.rs`, `transmitter.rs`: one direction each
 //! - `control.rs`: the control queue
 //! - `responder.rs`: services inside the monitor that answer on this interface
@@ -33,11 +39,13 @@
 mod control;
 mod device;
 mod handle;
+mod link;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod mock;
 pub mod protocol;
 mod receiver;
 mod responder;
+mod stream;
 mod tap;
 mod tcp_service;
 #[cfg(test)]
@@ -46,7 +54,9 @@ mod transmitter;
 
 pub use device::Net;
 pub use handle::{Counters, NetHandle};
+pub use link::Link;
 pub use responder::Responder;
+pub use stream::{FrameStream, StreamEnd};
 pub use tap::{Tap, TapError};
 pub use tcp_service::{Exchange, MAX_REQUEST, Service, TcpCounters, TcpService};
 
@@ -57,8 +67,9 @@ pub const MAX_PAIRS: u16 = 8;
 
 /// What a network device is made with.
 pub struct NetConfig {
-    /// The TAP's queues, 1 to [`MAX_PAIRS`]: as many pairs of queues does the device have.
-    pub taps: Vec<Tap>,
+    /// The host's side, 1 to [`MAX_PAIRS`] links of one kind: the queues of a TAP, or a stream. The
+    /// device has as many pairs of queues.
+    pub links: Vec<Link>,
     /// Address that the device offers the guest; without one the guest makes one up.
     pub mac: Option<[u8; 6]>,
     /// Largest packet without its frame's header that the device announces.

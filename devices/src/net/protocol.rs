@@ -38,11 +38,16 @@ pub mod feature {
     pub const HOST_ECN: u64 = 1 << 13;
     /// A frame may be received into several buffers.
     pub const MRG_RXBUF: u64 = 1 << 15;
+    /// `status` is valid.
+    pub const STATUS: u64 = 1 << 16;
     /// There is a control queue.
     pub const CTRL_VQ: u64 = 1 << 17;
     /// There are several queue pairs.
     pub const MQ: u64 = 1 << 22;
 }
+
+/// State of the link: frames come and go (5.1.4).
+pub const LINK_UP: u16 = 1;
 
 /// Configuration space (5.1.4), as far as this device has it.
 #[derive(Debug, Clone, Copy, Default, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -50,7 +55,7 @@ pub mod feature {
 pub struct Config {
     /// The guest's address.
     pub mac: [u8; 6],
-    /// State of the link; not negotiated.
+    /// State of the link ([`LINK_UP`]), if the device offers that.
     pub status: U16,
     /// Queue pairs.
     pub max_virtqueue_pairs: U16,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! From the TAP into the guest's buffers.
+//! From the link into the guest's buffers.
 
 use std::collections::VecDeque;
 use std::io;
@@ -8,8 +8,10 @@ use std::time::Instant;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::handle::Counters;
+use super::link::Link;
 use super::protocol::{HEADER_LEN, MAX_FRAME, NUM_BUFFERS, feature};
 use super::responder::Responder;
+use super::stream::FrameStream;
 use super::tap::Tap;
 use crate::virtio::{
     ChainError, Deadline, DeviceQueue, GuestMemoryMmap, IoVecs, Progress, QueueError, RateLimiter,
@@ -52,7 +54,7 @@ pub(super) struct Receiver {
     queue: DeviceQueue,
     /// A frame may be spread over several buffers.
     mergeable: bool,
-    /// Room that must be there before a frame is taken: the TAP would cut off what does not fit.
+    /// Room that must be there before a frame is taken: a TAP would cut off what does not fit.
     wanted: usize,
     posted: VecDeque<Posted>,
     /// Bytes in `posted`.
@@ -92,7 +94,7 @@ impl Receiver {
     /// Receives frames until there are none, there is no room, or the deadline has passed.
     pub(super) fn run(
         &mut self,
-        tap: &Tap,
+        link: &mut Link,
         mut responder: Option<&mut Box<dyn Responder>>,
         limiter: &mut RateLimiter,
         counters: &Counters,
@@ -105,7 +107,7 @@ impl Receiver {
                 break End::Deadline;
             }
             deadline.charge(Deadline::COMMAND);
-            if !self.have_room(counters)? {
+            if !self.have_room(self.wanted, counters)? {
                 Counters::add(&counters.no_rx_avail_buffer, 1);
                 break End::Idle;
             }
@@ -120,20 +122,17 @@ impl Receiver {
                 Counters::add(&counters.rx_rate_limiter_throttled, 1);
                 break End::Throttled(at);
             }
-            match tap.read(&self.iovecs) {
-                Ok(len) => {
+            let taken = match link {
+                Link::Tap(tap) => self.read(tap, counters)?,
+                Link::Stream(stream) => self.copy(stream, counters)?,
+            };
+            match taken {
+                Some(len) => {
                     limiter.charge(len.saturating_sub(1) as u64, 0);
                     deadline.charge(len as u64);
-                    self.used(len, counters)?;
                 }
-                Err(error) => {
+                None => {
                     limiter.refund(1, 1);
-                    if error.kind() == io::ErrorKind::Interrupted {
-                        continue;
-                    }
-                    if error.kind() != io::ErrorKind::WouldBlock {
-                        Counters::add(&counters.tap_read_fails, 1);
-                    }
                     break End::Idle;
                 }
             }
@@ -142,10 +141,49 @@ impl Receiver {
         Ok(end)
     }
 
-    /// Takes buffers from the queue until the longest frame fits; false if the guest has none.
-    fn have_room(&mut self, counters: &Counters) -> Result<bool, QueueError> {
+    /// Has the TAP write its next frame into the buffers; its bytes, `None` if there is none.
+    fn read(&mut self, tap: &Tap, counters: &Counters) -> Result<Option<usize>, QueueError> {
+        loop {
+            match tap.read(&self.iovecs) {
+                Ok(len) => {
+                    self.used(len, counters)?;
+                    return Ok(Some(len));
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    if error.kind() != io::ErrorKind::WouldBlock {
+                        Counters::add(&counters.tap_read_fails, 1);
+                    }
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// Copies the stream's next frame into the buffers; its bytes with the header, `None` if there is
+    /// none or no room for it.
+    fn copy(
+        &mut self,
+        stream: &mut FrameStream,
+        counters: &Counters,
+    ) -> Result<Option<usize>, QueueError> {
+        let Some(frame) = stream.peek() else { return Ok(None) };
+        let len = HEADER_LEN + frame.len();
+        // One buffer is all that a frame gets if buffers are not merged.
+        if self.mergeable && !self.have_room(len, counters)? {
+            Counters::add(&counters.no_rx_avail_buffer, 1);
+            return Ok(None);
+        }
+        self.deliver(frame, counters)?;
+        stream.consume();
+        Ok(Some(len))
+    }
+
+    /// Takes buffers from the queue until a frame of `wanted` bytes fits; false if the guest has
+    /// none.
+    fn have_room(&mut self, wanted: usize, counters: &Counters) -> Result<bool, QueueError> {
         let (mut asked, mut scattered) = (false, false);
-        while self.room < self.wanted {
+        while self.room < wanted {
             let Some(chain) = self.queue.pop()? else {
                 if asked {
                     break;
@@ -178,7 +216,7 @@ impl Receiver {
         }
         // A guest whose whole queue is smaller than the longest frame must not starve.
         let all_given = scattered || self.posted.len() >= usize::from(self.queue.size());
-        Ok(self.room >= self.wanted || (all_given && self.room >= HEADER_LEN + PLAIN_FRAME))
+        Ok(self.room >= wanted || (all_given && self.room >= HEADER_LEN + PLAIN_FRAME))
     }
 
     fn usable(buffer: Result<Segments, ChainError>) -> Option<(Vec<Segment>, usize)> {

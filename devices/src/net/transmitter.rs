@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! From the guest's buffers to the TAP, or to the service on this interface.
+//! From the guest's buffers to the link, or to the service on this interface.
 
 use std::io;
 use std::time::Instant;
 
 use super::handle::Counters;
+use super::link::Link;
 use super::protocol::{HEADER_LEN, MAX_FRAME};
 use super::receiver::End;
 use super::responder::Responder;
+use super::stream::FrameStream;
 use super::tap::Tap;
 use crate::virtio::{Deadline, DeviceQueue, IoVecs, QueueError, RateLimiter, Segments};
 
@@ -38,7 +40,7 @@ impl Transmitter {
     /// Sends frames until there are none or the deadline has passed.
     pub(super) fn run(
         &mut self,
-        tap: &Tap,
+        link: &mut Link,
         mut responder: Option<&mut Box<dyn Responder>>,
         limiter: &mut RateLimiter,
         counters: &Counters,
@@ -49,6 +51,13 @@ impl Transmitter {
         let end = loop {
             if deadline.passed() {
                 break End::Deadline;
+            }
+            if let Link::Stream(stream) = link
+                && !stream.has_room()
+                && !stream.has_ended()
+            {
+                // The loop comes back when the stream can be written to.
+                break End::Idle;
             }
             let Some(chain) = self.queue.pop()? else {
                 if sent == 0 {
@@ -83,10 +92,16 @@ impl Transmitter {
                 .as_deref_mut()
                 .is_some_and(|responder| self.offer(responder, len, deadline));
             if !taken {
-                self.send(tap, len, counters);
+                match link {
+                    Link::Tap(tap) => self.send(tap, len, counters),
+                    Link::Stream(stream) => self.copy(stream, len, counters),
+                }
             }
             self.queue.push(head, 0)?;
         };
+        if let Link::Stream(stream) = link {
+            stream.flush();
+        }
         self.queue.signal()?;
         Ok(end)
     }
@@ -111,6 +126,18 @@ impl Transmitter {
             responder.take(&self.scratch, Instant::now(), deadline);
         }
         true
+    }
+
+    /// Puts a copy of the frame, without its header, into the stream.
+    fn copy(&mut self, stream: &mut FrameStream, len: usize, counters: &Counters) {
+        self.scratch.resize(len - HEADER_LEN, 0);
+        self.buffer.read(self.queue.mem(), HEADER_LEN as u64, &mut self.scratch);
+        if stream.send(&self.scratch) {
+            Counters::add(&counters.tx_packets_count, 1);
+            Counters::add(&counters.tx_bytes_count, len as u64);
+        } else {
+            Counters::add(&counters.tap_write_fails, 1);
+        }
     }
 
     fn send(&mut self, tap: &Tap, len: usize, counters: &Counters) {

@@ -60,7 +60,7 @@ pub use queues::{Chain, DeviceQueue, QueueError};
 pub use rate_limiter::{Bucket, BucketUpdate, RateLimiter};
 pub use runner::{QueueHost, Runner};
 pub use segments::{ChainError, Segment, Segments};
-pub use sources::{Source, SourceRunner};
+pub use sources::{Readiness, Source, SourceRunner};
 use vm_memory::GuestAddress;
 
 /// Guest memory as every device sees it.

@@ -9,7 +9,16 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
 use super::QueueHost;
 
-/// A descriptor that becomes readable when there is something to do for a queue.
+/// What a descriptor is watched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// It has something to be read, or has been closed at the other end.
+    Readable,
+    /// It takes data again after it was full.
+    Writable,
+}
+
+/// A descriptor that becomes readable, or writable, when there is something to do for a queue.
 ///
 /// It is watched edge-triggered: the device is called once each time that something new arrives, and
 /// a device without a driver, which reads nothing, costs no time.
@@ -19,6 +28,15 @@ pub struct Source {
     pub fd: OwnedFd,
     /// The queue to process.
     pub queue: u16,
+    /// What it is watched for.
+    pub when: Readiness,
+}
+
+impl Source {
+    /// One that is watched for something to be read.
+    pub fn readable(fd: OwnedFd, queue: u16) -> Self {
+        Self { fd, queue, when: Readiness::Readable }
+    }
 }
 
 /// Subscribes the host's side of one device to an event loop.
@@ -37,7 +55,10 @@ impl SourceRunner {
 impl MutEventSubscriber for SourceRunner {
     fn init(&mut self, ops: &mut EventOps<'_>) {
         for (number, source) in (0..).zip(&self.sources) {
-            let when = EventSet::IN | EventSet::EDGE_TRIGGERED;
+            let when = match source.when {
+                Readiness::Readable => EventSet::IN,
+                Readiness::Writable => EventSet::OUT,
+            } | EventSet::EDGE_TRIGGERED;
             let events = Events::with_data_raw(source.fd.as_raw_fd(), number, when);
             if let Err(error) = ops.add(events) {
                 tracing::error!(%error, "cannot watch the host's side of a device");
@@ -83,7 +104,7 @@ mod tests {
         let source = |event: &EventFd, queue| {
             // SAFETY: the descriptor is open for as long as `event` lives.
             let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(event.as_raw_fd()) };
-            Source { fd: fd.as_fd().try_clone_to_owned().unwrap(), queue }
+            Source::readable(fd.as_fd().try_clone_to_owned().unwrap(), queue)
         };
         let sources = vec![source(&other, 0), source(&event, 1)];
         let mut manager: EventManager<SourceRunner> = EventManager::new().unwrap();

@@ -73,7 +73,7 @@ impl Vsock {
     ///
     /// The process has no descriptor left.
     pub fn sources(&self) -> std::io::Result<Vec<Source>> {
-        Ok(vec![Source { fd: self.muxer.events().try_clone_to_owned()?, queue: RECEIVE }])
+        Ok(vec![Source::readable(self.muxer.events().try_clone_to_owned()?, RECEIVE)])
     }
 
     /// Connections, watched sockets, and packets that wait for the guest.

@@ -15,7 +15,8 @@ use crate::api::server::DEFAULT_MAX_PAYLOAD_BYTES;
 use crate::config::{
     BalloonConfig, BootSource, CacheType, ConsoleConfig, DriveConfig, GpuConfig, ImageFormat,
     IoEngine, LogLevel, LoggerConfig, MemoryConfig, MetricsConfig, MmdsConfig, MmdsVersion,
-    NetworkInterfaceConfig, PolicyConfig, VmConfig, VsockConfig, drives, network_interfaces,
+    NetBackend, NetworkInterfaceConfig, PolicyConfig, VmConfig, VsockConfig, drives,
+    network_interfaces,
 };
 use crate::launch::{DEFAULT_ID, Launch};
 use crate::mode::Mode;
@@ -47,8 +48,8 @@ pub(super) struct RunArgs {
     /// [,engine=sync|async][,queues=N]; may be given several times
     #[arg(long, value_name = "SPEC")]
     disk: Vec<DiskSpec>,
-    /// Network interface: tap=NAME[,id=NAME][,mac=ADDRESS][,mtu=N][,queues=N]; may be given several
-    /// times
+    /// Network interface: tap=NAME[,queues=N], or user[,tcp=PORT:PORT] for passt without privileges; both
+    /// with [,id=NAME][,mac=ADDRESS][,mtu=N]; may be given several times
     #[arg(long, value_name = "SPEC")]
     net: Vec<NetSpec>,
     /// Vsock device: cid=N,path=SOCKET
@@ -292,17 +293,26 @@ impl FromStr for NetSpec {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let mut pieces = Pieces::parse(text)?;
+        let backend = match pieces.take_flag("user")? {
+            true => NetBackend::User,
+            false => NetBackend::Tap,
+        };
         let tap: Option<String> = pieces.take("tap")?;
+        if backend == NetBackend::Tap && tap.is_none() {
+            return Err("give tap=NAME, or user".into());
+        }
         let interface = NetworkInterfaceConfig {
             iface_id: pieces.take("id")?.unwrap_or_default(),
-            host_dev_name: tap.ok_or("`tap` is missing: tap=NAME")?,
+            host_dev_name: tap,
             guest_mac: pieces.take("mac")?,
             mtu: pieces.take("mtu")?,
             rx_rate_limiter: None,
             tx_rate_limiter: None,
             queues: pieces.take("queues")?.unwrap_or(1),
+            backend,
+            tcp_ports: pieces.take("tcp")?,
         };
-        pieces.finish("tap=NAME, id=NAME, mac=ADDRESS, mtu=N and queues=N")?;
+        pieces.finish("tap=NAME, user, id=NAME, mac=ADDRESS, mtu=N, queues=N and tcp=PORT:PORT")?;
         Ok(Self(interface))
     }
 }

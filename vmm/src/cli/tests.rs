@@ -39,6 +39,7 @@ fn run_with_everything() {
         --balloon target=512M,deflate-on-oom,stats=5,hinting,reporting,no-blocks \
         --gpu 1280x720,scanouts=2,vnc=/v --rng \
         --vsock cid=7,path=/v.sock --net tap=tap0,mac=06:00:00:00:00:01,mtu=1400 --net tap=tap1,id=lan,queues=2 \
+        --net user,mtu=9000,tcp=2222:22 \
         --disk path=/a,root,ro,cache=unsafe,engine=sync --disk path=/b,id=data,format=qcow2,queues=4 \
         --console file=/c --api-sock /s --id vm-1 \
         --log-level debug --log-file /l --metrics-file /m --no-seccomp";
@@ -107,21 +108,36 @@ fn run_with_everything() {
         network_interfaces: vec![
             NetworkInterfaceConfig {
                 iface_id: "eth0".into(),
-                host_dev_name: "tap0".into(),
+                host_dev_name: Some("tap0".into()),
                 guest_mac: Some("06:00:00:00:00:01".parse().unwrap()),
                 mtu: Some(1400),
                 rx_rate_limiter: None,
                 tx_rate_limiter: None,
                 queues: 1,
+                backend: NetBackend::Tap,
+                tcp_ports: None,
             },
             NetworkInterfaceConfig {
                 iface_id: "lan".into(),
-                host_dev_name: "tap1".into(),
+                host_dev_name: Some("tap1".into()),
                 guest_mac: None,
                 mtu: None,
                 rx_rate_limiter: None,
                 tx_rate_limiter: None,
                 queues: 2,
+                backend: NetBackend::Tap,
+                tcp_ports: None,
+            },
+            NetworkInterfaceConfig {
+                iface_id: "eth2".into(),
+                host_dev_name: None,
+                guest_mac: None,
+                mtu: Some(9000),
+                rx_rate_limiter: None,
+                tx_rate_limiter: None,
+                queues: 1,
+                backend: NetBackend::User,
+                tcp_ports: Some("2222:22".into()),
             },
         ],
         vsock: Some(VsockConfig { guest_cid: 7, uds_path: "/v.sock".into(), vsock_id: None }),

@@ -81,7 +81,9 @@ pub use machine_config::{
 pub use memory::{BackingKind, CompactionConfig, MemoryConfig, PagingConfig};
 pub use metrics::MetricsConfig;
 pub use mmds::{MmdsConfig, MmdsVersion};
-pub use network_interfaces::{MacAddress, NetworkInterfaceConfig, NetworkInterfaceUpdate};
+pub use network_interfaces::{
+    MacAddress, NetBackend, NetworkInterfaceConfig, NetworkInterfaceUpdate,
+};
 pub use objects::from_slice;
 pub use page_codec::PageCodec;
 pub use policy::{PolicyConfig, PolicyPreset};

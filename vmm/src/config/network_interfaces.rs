@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `network-interfaces`: network cards over TAP interfaces of the host.
+//! `network-interfaces`: network cards over TAP interfaces of the host, or over passt.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,14 +16,25 @@ const MIN_MTU: u16 = 68;
 /// Longest name of an interface (`IFNAMSIZ` less the terminating zero).
 const MAX_NAME: usize = 15;
 
+/// What a network interface is connected to on the host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum NetBackend {
+    /// A TAP interface.
+    #[default]
+    Tap,
+    /// passt, a process that needs no privileges.
+    User,
+}
+
 /// One network interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkInterfaceConfig {
     /// Its name: letters, digits and underscores.
     pub iface_id: String,
-    /// The host's TAP interface; created if missing and permitted.
-    pub host_dev_name: String,
+    /// The host's TAP interface; created if missing and permitted. Absent with backend `User`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_dev_name: Option<String>,
     /// The guest's MAC address; if absent, the guest chooses one.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
@@ -41,6 +52,17 @@ pub struct NetworkInterfaceConfig {
     /// extension; omitted if 1.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub queues: u16,
+    /// What the interface is connected to on the host. Ballast extension; omitted if `Tap`.
+    #[serde(default, skip_serializing_if = "is_tap")]
+    pub backend: NetBackend,
+    /// TCP ports of the host to forward to the guest, in the syntax of passt's `--tcp-ports`:
+    /// `2222:22`, or a list. Backend `User` only. Ballast extension.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp_ports: Option<String>,
+}
+
+fn is_tap(backend: &NetBackend) -> bool {
+    *backend == NetBackend::Tap
 }
 
 fn one() -> u16 {
@@ -127,15 +149,7 @@ pub(super) fn rules(check: &Check<'_, Vec<NetworkInterfaceConfig>>, faults: &mut
             let problem = format!("`{}` is given twice", interface.iface_id);
             faults.add("network-interfaces.iface_id", problem);
         }
-        let name = &interface.host_dev_name;
-        if !(1..=MAX_NAME).contains(&name.len()) || name.contains(['/', '\0']) {
-            let problem = format!("`{name}`: an interface name has 1 to {MAX_NAME} bytes");
-            faults.add("network-interfaces.host_dev_name", problem);
-        }
-        if before.iter().any(|other| other.host_dev_name == *name) {
-            let problem = format!("`{name}` is used by another interface of this guest");
-            faults.add("network-interfaces.host_dev_name", problem);
-        }
+        host_side(interface, before, faults);
         if let Some(mac) = interface.guest_mac {
             if mac.0[0] & 1 != 0 {
                 faults.add("network-interfaces.guest_mac", format!("{mac} is a multicast address"));
@@ -150,5 +164,44 @@ pub(super) fn rules(check: &Check<'_, Vec<NetworkInterfaceConfig>>, faults: &mut
         if !(1..=MAX_PAIRS).contains(&interface.queues) {
             faults.add("network-interfaces.queues", format!("give 1 to {MAX_PAIRS}"));
         }
+    }
+}
+
+/// The rules for what `interface` is connected to; `before` are the interfaces ahead of it.
+fn host_side(
+    interface: &NetworkInterfaceConfig,
+    before: &[NetworkInterfaceConfig],
+    faults: &mut Faults,
+) {
+    const NAME: &str = "network-interfaces.host_dev_name";
+    match (interface.backend, &interface.host_dev_name) {
+        (NetBackend::Tap, Some(name)) => {
+            if !(1..=MAX_NAME).contains(&name.len()) || name.contains(['/', '\0']) {
+                let problem = format!("`{name}`: an interface name has 1 to {MAX_NAME} bytes");
+                faults.add(NAME, problem);
+            }
+            if before.iter().any(|other| other.host_dev_name.as_ref() == Some(name)) {
+                let problem = format!("`{name}` is used by another interface of this guest");
+                faults.add(NAME, problem);
+            }
+        }
+        (NetBackend::Tap, None) => {
+            faults.add(NAME, "missing: name a TAP, or give `\"backend\": \"User\"`");
+        }
+        (NetBackend::User, Some(name)) => {
+            faults.add(NAME, format!("`{name}`: the backend `User` has no TAP; leave it out"));
+        }
+        (NetBackend::User, None) => {}
+    }
+    if interface.backend == NetBackend::User && interface.queues != 1 {
+        faults.add("network-interfaces.queues", "the backend `User` has one queue pair");
+    }
+    let Some(ports) = &interface.tcp_ports else { return };
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b":,./%~-".contains(&byte);
+    if interface.backend != NetBackend::User {
+        faults.add("network-interfaces.tcp_ports", "only the backend `User` forwards ports");
+    } else if ports.is_empty() || !ports.bytes().all(fits) {
+        let problem = format!("`{ports}`: give ports as passt takes them, such as 2222:22");
+        faults.add("network-interfaces.tcp_ports", problem);
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! - `files.rs`: every file whose path a user names
 //! - `sockets.rs`: Unix sockets that others connect to
+//! - `passt.rs`: a process that gives a guest the host's network
 //! - `ring.rs`: bounded output that never makes its writer wait
 //! - `log.rs`: the monitor's log
 //! - `log_format.rs`: its lines in Firecracker's form
@@ -14,6 +15,7 @@
 pub mod files;
 pub mod log;
 mod log_format;
+pub mod passt;
 pub mod ring;
 pub mod sockets;
 pub mod terminal;

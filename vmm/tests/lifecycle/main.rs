@@ -8,6 +8,7 @@
 //! - `many.rs`: many of them with devices, side by side and one after another
 //! - `consoles.rs`: files, FIFOs, pseudo-terminals and sockets as the console
 //! - `firecracker.rs`: in Firecracker's place: status codes, log, names, exit codes, metrics
+//! - `user_network.rs`: passt beside the monitor
 //! - `terminals.rs`: foreground, background and raw mode
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
@@ -20,3 +21,4 @@ mod guest;
 mod many;
 mod monitor;
 mod terminals;
+mod user_network;

@@ -107,7 +107,7 @@ impl Block {
         // SAFETY: the event is open for as long as `shared` lives, which is longer than the borrow.
         let wake = unsafe { BorrowedFd::borrow_raw(self.shared.wake.as_raw_fd()) };
         let fds = [wake, self.timer.as_fd()];
-        fds.iter().map(|fd| Ok(Source { fd: fd.try_clone_to_owned()?, queue: 0 })).collect()
+        fds.iter().map(|fd| Ok(Source::readable(fd.try_clone_to_owned()?, 0))).collect()
     }
 
     /// One round for queue `index`.

@@ -6,11 +6,13 @@
 //! - `hostile.rs`: what a guest must not do, and hosts that go away
 //! - `lifecycle.rs`: limits, queue pairs, the responder, resets
 //! - `service.rs`: a TCP service on the interface
+//! - `streams.rs`: a stream to a process in place of a TAP
 
 mod frames;
 mod hostile;
 mod lifecycle;
 mod service;
+mod streams;
 
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
@@ -66,17 +68,22 @@ struct Rig {
 impl Setup {
     fn start(self) -> Rig {
         let mut wires = Vec::new();
-        let mut taps = Vec::new();
+        let mut links = Vec::new();
         for _ in 0..self.pairs {
             let (ours, theirs) = UnixDatagram::pair().unwrap();
             for socket in [&ours, &theirs] {
                 socket.set_nonblocking(true).unwrap();
             }
             wires.push(ours);
-            taps.push(Tap::from_socket(OwnedFd::from(theirs)));
+            links.push(Link::Tap(Tap::from_socket(OwnedFd::from(theirs))));
         }
+        Rig { wires, ..self.start_over(links) }
+    }
+
+    /// Over links of the test's own.
+    fn start_over(self, links: Vec<Link>) -> Rig {
         let config = NetConfig {
-            taps,
+            links,
             mac: Some([2, 0, 0, 0, 0, 1]),
             mtu: Some(1500),
             rx_limiter: self.rx_limiter,
@@ -91,7 +98,7 @@ impl Setup {
         let mut driver = MockDriver::with_deadline(memory, device.clone(), DRIVER, self.deadline);
         let queues = 2 * self.pairs + u16::from(self.pairs > 1);
         driver.probe(self.features, queues);
-        Rig { driver, device, handle, mem, wires }
+        Rig { driver, device, handle, mem, wires: Vec::new() }
     }
 }
 

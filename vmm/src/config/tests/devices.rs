@@ -84,8 +84,25 @@ fn network_interfaces_are_looked_at() {
         ("guest_mac", json!("01:00:00:00:00:01")),
         ("mtu", json!(67)),
         ("queues", json!(9)),
+        ("host_dev_name", json!(null)),
+        ("tcp_ports", json!("2222:22")),
     ] {
         let found = fields(&with(json!([change(field, value)])));
+        assert_eq!(found, [format!("network-interfaces.{field}")], "{field}");
+    }
+    let user = |more: serde_json::Value| {
+        let mut interface = json!({ "iface_id": "eth0", "backend": "User" });
+        interface.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        fields(&with(json!([interface])))
+    };
+    assert_eq!(user(json!({ "mtu": 9000, "tcp_ports": "2222:22,8080" })), [""; 0]);
+    for (field, value) in [
+        ("host_dev_name", json!("tap0")),
+        ("queues", json!(2)),
+        ("tcp_ports", json!("")),
+        ("tcp_ports", json!("22 --pcap /x")),
+    ] {
+        let found = user(json!({ field: value }));
         assert_eq!(found, [format!("network-interfaces.{field}")], "{field}");
     }
     let second = change("iface_id", json!("eth1"));

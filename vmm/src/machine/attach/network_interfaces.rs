@@ -1,12 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Network interfaces, each on a thread of its own.
 
+use std::error::Error;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use devices::net::{Net, NetConfig, NetHandle, Responder, Tap, TcpService};
+use devices::net::{FrameStream, Link, Net, NetConfig, NetHandle, Responder, Tap, TcpService};
 use devices::virtio::{DeviceLock, SourceRunner};
 
-use crate::config::{MmdsConfig, MmdsVersion, NetworkInterfaceConfig, RateLimiterConfig};
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+
+use crate::config::{
+    MmdsConfig, MmdsVersion, NetBackend, NetworkInterfaceConfig, RateLimiterConfig,
+};
+use crate::host::passt::{Passt, PasstOptions};
 use crate::machine::assembly::{Assembly, Home};
 use crate::machine::error::BuildError;
 use crate::mmds::{self, Http, MmdsRules};
@@ -31,9 +38,9 @@ fn attach_one(
     wanted: &NetworkInterfaceConfig,
 ) -> Result<Interface, BuildError> {
     let section = "network-interfaces";
+    let (links, passt) = host_side(wanted).map_err(BuildError::device(section))?;
     let config = NetConfig {
-        taps: Tap::open(&wanted.host_dev_name, wanted.queues)
-            .map_err(BuildError::device(section))?,
+        links,
         mac: wanted.guest_mac.map(|mac| mac.0),
         mtu: wanted.mtu,
         rx_limiter: RateLimiterConfig::build(wanted.rx_rate_limiter),
@@ -46,7 +53,52 @@ fn attach_one(
     let home = Home::Thread(format!("net-{}", wanted.iface_id));
     let transport = machine.add_virtio(Arc::new(DeviceLock::new(device)), &home)?;
     machine.subscribe(Box::new(SourceRunner::new(transport, sources)), &home);
+    if let Some(passt) = passt {
+        let interface = wanted.iface_id.clone();
+        machine.subscribe(Box::new(PasstWatch { interface, passt }), &home);
+    }
     Ok(Interface { id: wanted.iface_id.clone(), handle })
+}
+
+/// What is behind the interface: the queues of a TAP, or a stream to passt, which is started.
+fn host_side(
+    wanted: &NetworkInterfaceConfig,
+) -> Result<(Vec<Link>, Option<Passt>), Box<dyn Error + Send + Sync>> {
+    match wanted.backend {
+        NetBackend::Tap => {
+            let taps = Tap::open(wanted.host_dev_name.as_deref().unwrap_or(""), wanted.queues)?;
+            Ok((taps.into_iter().map(Link::Tap).collect(), None))
+        }
+        NetBackend::User => {
+            let options = PasstOptions { mtu: wanted.mtu, tcp_ports: wanted.tcp_ports.clone() };
+            let (passt, stream) = Passt::start(&options)?;
+            Ok((vec![Link::Stream(FrameStream::new(stream))], Some(passt)))
+        }
+    }
+}
+
+/// Holds passt for as long as the interface lives, and says so if it ends before.
+struct PasstWatch {
+    interface: String,
+    passt: Passt,
+}
+
+impl MutEventSubscriber for PasstWatch {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        let ended = self.passt.ended().as_raw_fd();
+        if let Err(error) = ops.add(Events::new_raw(ended, EventSet::IN)) {
+            tracing::error!(%error, "cannot watch passt");
+        }
+    }
+
+    fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
+        let Some(end) = self.passt.end() else { return };
+        let (interface, status, words) = (&self.interface, end.status, &end.words);
+        tracing::warn!(interface, %status, words, "passt has ended: the guest has no network there");
+        if let Err(error) = ops.remove(events) {
+            tracing::error!(%error, "cannot stop to watch passt");
+        }
+    }
 }
 
 /// The metadata service, if the guest reaches it on interface `id`.
