@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use mm::backing::{BackingKind, Discarded};
-use mm::blocks::guest::GuestSide;
+use mm::blocks::guest_side::GuestSide;
 use mm::blocks::map::{BlockMap, Holdings};
 use mm::blocks::mask::PageMask;
 use mm::blocks::pass::Pass;

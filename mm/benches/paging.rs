@@ -19,7 +19,7 @@ use mm::layout::MemoryLayout;
 use mm::paging::{Paging, PagingConfig, ParkRequest};
 use mm::range_set::RangeSet;
 use mm::store::Lz4;
-use mm::sys::mapping::{Mapping, Source};
+use mm::sys::mapping::{Mapping, MappingSource};
 use mm::sys::userfault::Userfault;
 use mm::units::{BLOCK_BYTES, BLOCK_SIZE, Bytes, HostRange, PAGE_BYTES};
 use vm_memory::{Bytes as _, GuestAddress};
@@ -123,7 +123,7 @@ impl Parked {
 fn bare_copies(count: usize) -> Vec<f64> {
     let uffd = Userfault::open().expect("userfaultfd: run as root");
     let map = |pages: usize| {
-        Mapping::new(Source::Anonymous, pages * PAGE_BYTES, PAGE_BYTES).expect("memory")
+        Mapping::new(MappingSource::Anonymous, pages * PAGE_BYTES, PAGE_BYTES).expect("memory")
     };
     let (target, ready) = (map(count), map(1));
     ready.populate(ready.range()).expect("memory");

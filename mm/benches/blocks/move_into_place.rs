@@ -8,7 +8,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use mm::sys::mapping::{Mapping, Source};
+use mm::sys::mapping::{Mapping, MappingSource};
 use mm::units::{BLOCK_BYTES, HostRange};
 use rustix::mm::UserfaultfdFlags;
 
@@ -38,7 +38,7 @@ impl Mover {
 
     /// Makes every block of the target huge, if the kernel can.
     pub(crate) fn make_huge(&self) -> io::Result<()> {
-        let staging = Mapping::new(Source::Anonymous, self.target.len(), BLOCK_BYTES)?;
+        let staging = Mapping::new(MappingSource::Anonymous, self.target.len(), BLOCK_BYTES)?;
         staging.set_huge(staging.range(), true)?;
         let (base, len) = (self.target.addr() as u64, self.target.len() as u64);
         self.call(UFFDIO_REGISTER, &mut [base, len, MISSING_AND_WP, 0])?;

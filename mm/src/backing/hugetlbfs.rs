@@ -24,7 +24,7 @@ use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use super::{
     Backing, BackingError, Discarded, Residency, RunVisitor, cut_ends, mappable, mapped_residency,
 };
-use crate::sys::mapping::{HugePageSize, Mapping, Source};
+use crate::sys::mapping::{HugePageSize, Mapping, MappingSource};
 use crate::sys::pagemap::Pagemap;
 use crate::units::{Bytes, HostRange};
 
@@ -62,7 +62,7 @@ impl Hugetlb {
         rustix::fs::ftruncate(&fd, len.0).map_err(|error| failed(error.into()))?;
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&fd, seals).map_err(|error| failed(error.into()))?;
-        let source = Source::SharedHugetlb(fd.as_fd(), page);
+        let source = MappingSource::SharedHugetlb(fd.as_fd(), page);
         let mapping = Mapping::new(source, bytes, page.bytes()).map_err(failed)?;
         let pagemap = Pagemap::open().map_err(BackingError::Pagemap)?;
         let given_back = Mutex::new(vec![false; bytes / page.bytes()]);

@@ -10,7 +10,7 @@ use super::{
     Backing, BackingError, Discarded, Residency, RunVisitor, first_huge_advice, huge_advice,
     mappable, mapped_residency, one_by_one,
 };
-use crate::sys::mapping::{Mapping, Source};
+use crate::sys::mapping::{Mapping, MappingSource};
 use crate::sys::pagemap::Pagemap;
 use crate::units::{BLOCK_BYTES, Bytes, HostRange};
 
@@ -41,7 +41,7 @@ impl Memfd {
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&fd, seals).map_err(|e| failed(e.into()))?;
         let mapping =
-            Mapping::new(Source::Shared(fd.as_fd()), size, BLOCK_BYTES).map_err(failed)?;
+            Mapping::new(MappingSource::Shared(fd.as_fd()), size, BLOCK_BYTES).map_err(failed)?;
         first_huge_advice(&mapping, true)?;
         Ok(Self { mapping, fd, pagemap: Pagemap::open().map_err(BackingError::Pagemap)? })
     }
@@ -142,7 +142,8 @@ mod tests {
     #[test]
     fn what_another_mapping_touched_is_resident() {
         let b = Memfd::new(Bytes(4 * BLOCK_SIZE)).unwrap();
-        let other = Mapping::new(Source::Shared(b.fd()), 4 * BLOCK_BYTES, BLOCK_BYTES).unwrap();
+        let other =
+            Mapping::new(MappingSource::Shared(b.fd()), 4 * BLOCK_BYTES, BLOCK_BYTES).unwrap();
         other.populate(other.range().slice(0, PAGE_BYTES).unwrap()).unwrap();
         let resident = b.residency(b.mapping().range()).unwrap().resident;
         assert!(resident >= Bytes(4096));

@@ -6,20 +6,20 @@
 //! * [`anonymous`]: private memory, of transparent huge pages or of small ones
 //! * [`memfd`]: a file in memory, shared with helper processes
 //! * [`hugetlbfs`]: huge pages that the administrator set aside
-//! * `kind`: makes the one that is asked for
+//! * `choice`: makes the one that is asked for
 
 use std::fmt;
 use std::io;
 
 use crate::sys::mapping::Mapping;
+pub use crate::sys::memory_refusal::MemoryRefusal;
 use crate::sys::pagemap::{MappedAs, Pagemap};
-pub use crate::sys::refusal::Refusal;
 use crate::units::{BLOCK_BYTES, BLOCK_SIZE, Bytes, HostRange};
-pub use kind::BackingKind;
+pub use choice::BackingKind;
 
 pub mod anonymous;
+mod choice;
 pub mod hugetlbfs;
-mod kind;
 pub mod memfd;
 
 /// Why the host did not do as asked.
@@ -63,16 +63,16 @@ pub enum BackingError {
 
 impl BackingError {
     /// What the kernel's refusal means; `None` if it is a fault.
-    pub fn refusal(&self) -> Option<Refusal> {
+    pub fn refusal(&self) -> Option<MemoryRefusal> {
         match self {
-            Self::Advise { source, .. } => Refusal::of(source),
+            Self::Advise { source, .. } => MemoryRefusal::of(source),
             _ => None,
         }
     }
 
     /// Whether the host has no memory of this kind at the moment.
     pub fn is_out_of_memory(&self) -> bool {
-        self.refusal() == Some(Refusal::OutOfMemory)
+        self.refusal() == Some(MemoryRefusal::OutOfMemory)
     }
 }
 

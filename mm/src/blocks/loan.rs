@@ -2,7 +2,7 @@
 //! What the guest has lent for a pass: blocks that it evacuated, which it gets back before it runs
 //! out of memory, and at the end of each stage.
 
-use super::guest::GuestSide;
+use super::guest_side::GuestSide;
 use super::map::BlockMap;
 use super::plan::spare;
 use crate::units::{BLOCK_SIZE, Pages};

@@ -6,14 +6,14 @@
 //! * [`map`]: what each block is made of, from one walk of the page table
 //! * [`policy`]: goals, limits, costs and patience, as values
 //! * [`plan`]: from a map to an ordered list of actions for one stage; pure
-//! * [`guest`]: what a pass needs of the devices
+//! * [`guest_side`]: what a pass needs of the devices
 //! * [`pass`]: runs the stages of a pass
 //! * [`stage`]: the stages of a pass, by name
 //! * [`stages`]: how each stage carries its plan out
 //! * [`loan`]: what the guest has lent for a pass
 //! * [`report`]: what a pass did
 
-pub mod guest;
+pub mod guest_side;
 pub mod loan;
 pub mod map;
 pub mod mask;

@@ -9,7 +9,7 @@ use crate::units::Bytes;
 
 /// How the steps of one kind went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct StepTally {
     /// Carried out.
     pub done: usize,
     /// Left out: the guest had made them worthless.
@@ -32,7 +32,7 @@ pub(super) enum StepResult {
     Refused,
 }
 
-impl Tally {
+impl StepTally {
     pub(super) fn note(&mut self, result: StepResult) {
         match result {
             StepResult::Done(bytes) => {
@@ -50,15 +50,15 @@ impl Tally {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tallies {
     /// Discards.
-    pub discard: Tally,
+    pub discard: StepTally,
     /// Collapses.
-    pub collapse: Tally,
+    pub collapse: StepTally,
     /// Evacuations.
-    pub evacuate: Tally,
+    pub evacuate: StepTally,
     /// Blocks made huge whole.
-    pub back: Tally,
+    pub back: StepTally,
     /// Blocks of free memory, gathered by the guest.
-    pub gather: Tally,
+    pub gather: StepTally,
 }
 
 impl Tallies {
@@ -70,7 +70,7 @@ impl Tallies {
 
 /// Why a pass ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum EndReason {
     /// All that was planned was tried.
     Finished,
     /// The time was used up.
@@ -110,5 +110,5 @@ pub struct PassReport {
     /// How long each stage took.
     pub stages: Vec<StageTime>,
     /// Why it ended.
-    pub end: End,
+    pub end: EndReason,
 }

@@ -5,10 +5,10 @@
 use std::fmt;
 
 use super::buddy::{BlockUsage, block_usage};
-use super::core::Core;
 use super::ids::{BLOCK_FRAMES, NR_ORDERS, Order};
-use super::page::Kind;
+use super::page::FrameKind;
 use super::pageblock::{MigrateType, NR_TYPES};
+use super::pool_core::PoolCore;
 
 /// Where all frames are. `free + used + isolated == total`, always.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,7 +101,7 @@ impl fmt::Display for FreeInfo {
 }
 
 /// Where all frames are. Takes every lock for a moment.
-pub(super) fn accounting(core: &Core) -> Accounting {
+pub(super) fn accounting(core: &PoolCore) -> Accounting {
     let caches: Vec<_> = core.caches().all().collect();
     let zone = core.zone();
     let cached: usize = caches.iter().map(|c| c.cached()).sum();
@@ -121,7 +121,7 @@ pub(super) fn accounting(core: &Core) -> Accounting {
     }
 }
 
-pub(super) fn free_info(core: &Core) -> FreeInfo {
+pub(super) fn free_info(core: &PoolCore) -> FreeInfo {
     let zone = core.zone();
     let mut info = FreeInfo { units: [[0; NR_ORDERS]; NR_TYPES], blocks: [0; NR_TYPES] };
     for of in MigrateType::ALL {
@@ -135,7 +135,7 @@ pub(super) fn free_info(core: &Core) -> FreeInfo {
     info
 }
 
-pub(super) fn fragmentation(core: &Core) -> u32 {
+pub(super) fn fragmentation(core: &PoolCore) -> u32 {
     let free = core.zone().buddy().free_usable();
     let whole = free_info(core).available(Order::BLOCK) * BLOCK_FRAMES;
     100 - (u64::from(whole.min(free)) * 100).checked_div(free.into()).map_or(100, |p| {
@@ -144,12 +144,12 @@ pub(super) fn fragmentation(core: &Core) -> u32 {
     })
 }
 
-pub(super) fn block_kinds(core: &Core) -> BlockKinds {
+pub(super) fn block_kinds(core: &PoolCore) -> BlockKinds {
     let _zone = core.zone();
     let mut kinds = BlockKinds::default();
     for block in core.blocks().iter() {
         let covering = core.meta(block.first().align_down(Order::MAX)).load();
-        let free = covering.kind() == Kind::Buddy && covering.order() == Order::MAX;
+        let free = covering.kind() == FrameKind::Buddy && covering.order() == Order::MAX;
         match block_usage(core.tables(), block) {
             _ if free => kinds.free += 1,
             BlockUsage { movable: 0, fixed: 0, .. } => kinds.free += 1,

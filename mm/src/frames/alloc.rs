@@ -2,14 +2,14 @@
 //! How an allocation is served, from the cheapest way to the most costly one.
 
 use super::compaction;
-use super::core::Core;
 use super::gfp::{AllocError, Gfp};
 use super::ids::{FrameId, Order};
+use super::pool_core::PoolCore;
 use super::reclaim;
 
 /// Allocates a unit of `order`.
 #[inline]
-pub(super) fn alloc(core: &Core, order: Order, gfp: Gfp) -> Result<FrameId, AllocError> {
+pub(super) fn alloc(core: &PoolCore, order: Order, gfp: Gfp) -> Result<FrameId, AllocError> {
     if order == Order::ZERO
         && let Some(frame) = core.alloc_cached(gfp.mobility())
     {
@@ -21,7 +21,7 @@ pub(super) fn alloc(core: &Core, order: Order, gfp: Gfp) -> Result<FrameId, Allo
 /// Free lists above `low`; then, down to `min`, with the caches drained, after shrinking, after
 /// compaction.
 #[cold]
-fn alloc_slow(core: &Core, order: Order, gfp: Gfp) -> Result<FrameId, AllocError> {
+fn alloc_slow(core: &PoolCore, order: Order, gfp: Gfp) -> Result<FrameId, AllocError> {
     let marks = core.marks();
     if let Some(frame) = core.take(order, gfp, marks.low) {
         return Ok(frame);

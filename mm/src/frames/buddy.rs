@@ -8,7 +8,7 @@
 //! - two free buddies of one order are never both on lists unless their blocks may not merge.
 
 use super::ids::{BLOCK_FRAMES, BLOCK_ORDER, FrameBlock, FrameId, FrameRange, NR_ORDERS, Order};
-use super::page::{FrameTable, Kind, NONE, Word};
+use super::page::{FrameKind, FrameTable, NONE, Word};
 use super::pageblock::{BlockTypes, MigrateType, Mobility, NR_TYPES};
 
 #[derive(Clone, Copy)]
@@ -42,7 +42,7 @@ impl Tables<'_> {
         for order in Order::all() {
             let head = frame.align_down(order);
             let word = self.frames.meta(head).load();
-            if matches!(word.kind(), Kind::Buddy | Kind::Used)
+            if matches!(word.kind(), FrameKind::Buddy | FrameKind::Used)
                 && frame.index() - head.index() < word.order().frames()
             {
                 return head;
@@ -123,16 +123,16 @@ impl Buddy {
     }
 
     fn insert(&mut self, t: Tables<'_>, frame: FrameId, order: Order, to: MigrateType) {
-        t.frames.meta(frame).store(Word::of(Kind::Buddy, order));
+        t.frames.meta(frame).store(Word::of(FrameKind::Buddy, order));
         self.link(t, frame, order, to);
     }
 
     /// Takes a unit off its list; its head becomes a tail until the caller says otherwise.
     pub(super) fn remove(&mut self, t: Tables<'_>, frame: FrameId) -> Order {
         let word = t.frames.meta(frame).load();
-        debug_assert_eq!(word.kind(), Kind::Buddy);
+        debug_assert_eq!(word.kind(), FrameKind::Buddy);
         self.unlink(t, frame, word.order(), t.blocks.type_at(frame));
-        t.frames.meta(frame).store(Word::of(Kind::Tail, Order::ZERO));
+        t.frames.meta(frame).store(Word::of(FrameKind::Tail, Order::ZERO));
         word.order()
     }
 
@@ -150,7 +150,7 @@ impl Buddy {
             let buddy = head.buddy(order);
             let Some(meta) = t.frames.get(buddy) else { break };
             let word = meta.load();
-            if word.kind() != Kind::Buddy || word.order() != order {
+            if word.kind() != FrameKind::Buddy || word.order() != order {
                 break;
             }
             if order.get() >= BLOCK_ORDER {
@@ -164,7 +164,7 @@ impl Buddy {
                 // One list, one type: a later split then puts both halves on the right list.
                 t.blocks.set_type(buddy.block(), of);
             }
-            t.frames.meta(head).store(Word::of(Kind::Tail, Order::ZERO));
+            t.frames.meta(head).store(Word::of(FrameKind::Tail, Order::ZERO));
             head = head.align_down(up);
             order = up;
         }
@@ -291,7 +291,7 @@ impl Buddy {
         let mut at = block.first();
         while at < block.end() && at.index() < t.frames.len() {
             let word = t.frames.meta(at).load();
-            if word.kind() == Kind::Buddy {
+            if word.kind() == FrameKind::Buddy {
                 self.unlink(t, at, word.order(), from);
                 self.link(t, at, word.order(), to);
                 at = at.offset(word.order().frames());
@@ -306,7 +306,7 @@ impl Buddy {
     fn split_at_block(&mut self, t: Tables<'_>, block: FrameBlock) {
         let head = block.first().align_down(Order::MAX);
         let word = t.frames.meta(head).load();
-        if word.kind() != Kind::Buddy || word.order() != Order::MAX {
+        if word.kind() != FrameKind::Buddy || word.order() != Order::MAX {
             return;
         }
         let of = t.blocks.type_at(head);
@@ -319,7 +319,7 @@ impl Buddy {
     /// Merges the free units of a block with their neighbours again after its type changed.
     pub(super) fn remerge_block(&mut self, t: Tables<'_>, block: FrameBlock) {
         let word = t.frames.meta(block.first()).load();
-        if word.kind() == Kind::Buddy && word.order() == Order::BLOCK {
+        if word.kind() == FrameKind::Buddy && word.order() == Order::BLOCK {
             self.remove(t, block.first());
             self.free(t, block.first(), Order::BLOCK);
         }
@@ -366,24 +366,24 @@ pub(super) fn block_usage(t: Tables<'_>, block: FrameBlock) -> BlockUsage {
         let word = t.frames.meta(at).load();
         let len = word.order().frames().min(end - at.index());
         let step = match word.kind() {
-            Kind::Buddy => {
+            FrameKind::Buddy => {
                 usage.free += len;
                 len
             }
-            Kind::Used if word.is_movable() => {
+            FrameKind::Used if word.is_movable() => {
                 usage.movable += 1;
                 1
             }
-            Kind::Used => {
+            FrameKind::Used => {
                 usage.fixed += len;
                 len
             }
             // In a cache or held: free in all but name.
-            Kind::Cached | Kind::Held => {
+            FrameKind::Cached | FrameKind::Held => {
                 usage.free += 1;
                 1
             }
-            Kind::Tail => {
+            FrameKind::Tail => {
                 usage.fixed += 1;
                 1
             }

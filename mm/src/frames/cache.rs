@@ -85,11 +85,11 @@ impl Cache {
 
 /// A cache on cache lines of its own.
 #[repr(align(128))]
-struct Slot(SpinLock<Cache>);
+struct CacheSlot(SpinLock<Cache>);
 
 /// The caches of all threads.
 pub(super) struct Caches {
-    slots: Box<[Slot]>,
+    slots: Box<[CacheSlot]>,
     /// Frames a list may hold before the oldest go back; 0 turns caching off.
     high: usize,
     /// Frames moved between a list and the zone at a time.
@@ -103,7 +103,7 @@ impl Caches {
         let share = frames as usize / (8 * slots * Mobility::ALL.len());
         let high = if share < 8 { 0 } else { share.min(CAPACITY) };
         Self {
-            slots: (0..slots).map(|_| Slot(SpinLock::new(Cache::new()))).collect(),
+            slots: (0..slots).map(|_| CacheSlot(SpinLock::new(Cache::new()))).collect(),
             high,
             batch: (high / 4).max(1),
         }

@@ -13,15 +13,15 @@
 //! served without compaction.
 
 use super::callbacks::holds_frame;
-use super::core::Core;
 use super::events::add;
 use super::free_scan::FreeScanner;
 use super::gfp::Gfp;
 use super::ids::{FrameBlock, FrameId, Order};
 use super::migrate::{BATCH, Mover};
 use super::movable::MigrateMode;
-use super::page::Kind;
+use super::page::FrameKind;
 use super::pageblock::{MigrateType, Mobility, Skip};
+use super::pool_core::PoolCore;
 
 /// What a run of compaction is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub enum CompactEnd {
 
 /// What a run did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CompactReport {
+pub struct CompactionReport {
     /// How it ended.
     pub end: CompactEnd,
     /// Frames moved.
@@ -60,7 +60,7 @@ pub struct CompactReport {
     pub failed: u64,
 }
 
-impl CompactReport {
+impl CompactionReport {
     const fn nothing(end: CompactEnd) -> Self {
         Self { end, moved: 0, failed: 0 }
     }
@@ -68,7 +68,7 @@ impl CompactReport {
 
 /// One run.
 pub(super) struct Compaction<'p> {
-    core: &'p Core,
+    core: &'p PoolCore,
     goal: Goal,
     mode: MigrateMode,
     at: FrameId,
@@ -84,7 +84,7 @@ pub(super) struct Compaction<'p> {
 }
 
 impl<'p> Compaction<'p> {
-    pub(super) fn new(core: &'p Core, goal: Goal, mode: MigrateMode) -> Self {
+    pub(super) fn new(core: &'p PoolCore, goal: Goal, mode: MigrateMode) -> Self {
         let cursor = *core.zone().cursor();
         let keep = match goal {
             Goal::Everything => Order::BLOCK,
@@ -117,16 +117,16 @@ impl<'p> Compaction<'p> {
         self
     }
 
-    pub(super) fn run(mut self) -> CompactReport {
+    pub(super) fn run(mut self) -> CompactionReport {
         if let Goal::Unit(order, mobility) = self.goal {
             let zone = self.core.zone();
             // Room for the unit and for what is on its way.
             let needed = 2 * order.frames();
             if zone.free_for(Mobility::Movable) < needed {
-                return CompactReport::nothing(CompactEnd::TooLittleFree);
+                return CompactionReport::nothing(CompactEnd::TooLittleFree);
             }
             if zone.buddy().can_alloc(order, mobility) {
-                return CompactReport::nothing(CompactEnd::Success);
+                return CompactionReport::nothing(CompactEnd::Success);
             }
         }
         let end = loop {
@@ -138,7 +138,7 @@ impl<'p> Compaction<'p> {
         };
         self.mover.finish(self.core);
         self.leave();
-        CompactReport { end, moved: self.moved, failed: self.failed }
+        CompactionReport { end, moved: self.moved, failed: self.failed }
     }
 
     /// Isolates up to a batch of movable frames; `true` once the scanners have met.
@@ -196,12 +196,12 @@ impl<'p> Compaction<'p> {
             // Read without a lock: a wrong order only makes the scan step too far or too short.
             let word = self.core.meta(self.at).load();
             let step = match word.kind() {
-                Kind::Used if word.is_movable() => {
+                FrameKind::Used if word.is_movable() => {
                     self.mover.isolate(self.core, self.at, self.mode);
                     1
                 }
-                Kind::Used | Kind::Buddy => word.order().frames(),
-                Kind::Tail | Kind::Cached | Kind::Held => 1,
+                FrameKind::Used | FrameKind::Buddy => word.order().frames(),
+                FrameKind::Tail | FrameKind::Cached | FrameKind::Held => 1,
             };
             let left = end.index() - self.at.index();
             self.at = self.at.offset(step.min(left));
@@ -247,16 +247,16 @@ impl<'p> Compaction<'p> {
 }
 
 /// Compacts the whole pool, waiting where that ends by itself.
-pub(super) fn compact(core: &Core) -> CompactReport {
+pub(super) fn compact(core: &PoolCore) -> CompactionReport {
     if holds_frame() {
-        return CompactReport::nothing(CompactEnd::Deferred);
+        return CompactionReport::nothing(CompactEnd::Deferred);
     }
     core.drain_caches();
     Compaction::new(core, Goal::Everything, MigrateMode::Sync).run()
 }
 
 /// Compacts for one allocation and tries it: async first, then with more patience.
-pub(super) fn alloc_compacting(core: &Core, order: Order, gfp: Gfp) -> Option<FrameId> {
+pub(super) fn alloc_compacting(core: &PoolCore, order: Order, gfp: Gfp) -> Option<FrameId> {
     if order == Order::ZERO || !gfp.may_compact() || holds_frame() {
         return None;
     }

@@ -6,11 +6,11 @@ use std::sync::{Mutex, PoisonError};
 
 use super::callbacks::holds_frame;
 use super::cma::CmaArea;
-use super::core::Core;
 use super::events::add;
 use super::ids::{FrameId, FrameRange};
 use super::isolate::{self, Refused};
 use super::pageblock::MigrateType;
+use super::pool_core::PoolCore;
 use super::token::ContigFrames;
 
 /// Why a run of frames could not be allocated or freed.
@@ -76,7 +76,7 @@ impl Contig {
     /// A run outside the CMA areas.
     pub(super) fn alloc(
         &self,
-        core: &Core,
+        core: &PoolCore,
         count: u32,
         align: u32,
     ) -> Result<ContigFrames, ContigError> {
@@ -105,7 +105,7 @@ impl Contig {
     /// A run from CMA area `area`.
     pub(super) fn alloc_cma(
         &self,
-        core: &Core,
+        core: &PoolCore,
         area: usize,
         count: u32,
         align: u32,
@@ -134,7 +134,7 @@ impl Contig {
     /// Gives a run back.
     pub(super) fn free(
         &self,
-        core: &Core,
+        core: &PoolCore,
         run: ContigFrames,
     ) -> Result<(), (ContigError, ContigFrames)> {
         if run.pool() != core.space().id() {
@@ -148,7 +148,7 @@ impl Contig {
     }
 
     /// Takes one range, one caller at a time.
-    fn take(&self, core: &Core, range: FrameRange) -> Result<(), Refused> {
+    fn take(&self, core: &PoolCore, range: FrameRange) -> Result<(), Refused> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let result = isolate::take_range(core, range);
         let counter = match result {
@@ -160,7 +160,7 @@ impl Contig {
     }
 }
 
-fn check(core: &Core, frames: u32, align: u32) -> Result<(), ContigError> {
+fn check(core: &PoolCore, frames: u32, align: u32) -> Result<(), ContigError> {
     if frames == 0 || frames > core.frame_count() || !align.is_power_of_two() {
         return Err(ContigError::Invalid { frames, align });
     }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Compaction's scanner for free frames.
 
-use super::core::Core;
 use super::events::add;
 use super::ids::{BLOCK_FRAMES, FrameBlock, FrameId, Order};
 use super::migrate::Targets;
 use super::pageblock::Skip;
+use super::pool_core::PoolCore;
 use super::zone::Zone;
 
 /// Free frames taken as destinations, and the scanner that finds them.
@@ -48,7 +48,7 @@ impl FreeScanner {
 
     /// Gives all unused destinations back; returns the block from which the next run's scanner
     /// should go down, so that it meets them again.
-    pub(super) fn release(&mut self, core: &Core, zone: &mut Zone) -> FrameBlock {
+    pub(super) fn release(&mut self, core: &PoolCore, zone: &mut Zone) -> FrameBlock {
         let mut above = self.above;
         for frame in self.held.drain(..) {
             above = above.max(frame.block().next());
@@ -57,7 +57,7 @@ impl FreeScanner {
         above
     }
 
-    fn refill(&mut self, core: &Core) {
+    fn refill(&mut self, core: &PoolCore) {
         while self.held.is_empty() && self.above.index() > self.floor.index() + 1 {
             let block = FrameBlock::new(self.above.index() - 1);
             self.above = block;
@@ -74,7 +74,7 @@ impl FreeScanner {
     }
 
     /// Takes all small free units of a block.
-    fn take_block(&mut self, core: &Core, block: FrameBlock) {
+    fn take_block(&mut self, core: &PoolCore, block: FrameBlock) {
         let mut zone = core.zone();
         // The type may have changed before the lock was taken.
         if !core.blocks().type_of(block).takes_movable() {
@@ -89,7 +89,7 @@ impl FreeScanner {
 }
 
 impl Targets for FreeScanner {
-    fn next(&mut self, core: &Core) -> Option<FrameId> {
+    fn next(&mut self, core: &PoolCore) -> Option<FrameId> {
         if self.held.is_empty() {
             self.refill(core);
         }

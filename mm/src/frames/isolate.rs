@@ -2,12 +2,12 @@
 //! Emptying a range of frames: mark its blocks as isolated, move everything out, take the frames.
 
 use super::buddy::Tables;
-use super::core::Core;
 use super::ids::{FrameBlock, FrameId, FrameRange};
 use super::migrate::{BATCH, Mover, Targets};
 use super::movable::MigrateMode;
-use super::page::Kind;
+use super::page::FrameKind;
 use super::pageblock::MigrateType;
+use super::pool_core::PoolCore;
 
 /// How often a busy range is tried again.
 const TRIES: u32 = 5;
@@ -25,7 +25,7 @@ pub(super) enum Refused {
 /// Empties a range and takes it. On failure nothing has changed, except that frames were moved.
 /// The caller makes sure that only one range is taken at a time: two may share a block, which can
 /// only be isolated once.
-pub(super) fn take_range(core: &Core, range: FrameRange) -> Result<(), Refused> {
+pub(super) fn take_range(core: &PoolCore, range: FrameRange) -> Result<(), Refused> {
     // Before the first look, so that cached frames show as free.
     core.drain_caches();
     let _isolation = Isolation::begin(core, range)?;
@@ -45,12 +45,12 @@ pub(super) fn take_range(core: &Core, range: FrameRange) -> Result<(), Refused> 
 
 /// Blocks marked as isolated, with the types they go back to.
 struct Isolation<'p> {
-    core: &'p Core,
+    core: &'p PoolCore,
     blocks: Vec<(FrameBlock, MigrateType)>,
 }
 
 impl<'p> Isolation<'p> {
-    fn begin(core: &'p Core, range: FrameRange) -> Result<Self, Refused> {
+    fn begin(core: &'p PoolCore, range: FrameRange) -> Result<Self, Refused> {
         let mut isolation = Self { core, blocks: Vec::new() };
         let mut zone = core.zone();
         let t = core.tables();
@@ -85,9 +85,9 @@ fn first_fixed(t: Tables<'_>, range: FrameRange) -> Option<FrameId> {
     while at < range.end {
         let word = t.frames.meta(at).load();
         match word.kind() {
-            Kind::Buddy => at = at.offset(word.order().frames()),
+            FrameKind::Buddy => at = at.offset(word.order().frames()),
             // No reference at all: about to be freed by the thread that dropped the last one.
-            Kind::Used if !word.is_movable() && !word.is_isolated() && word.refs() > 0 => {
+            FrameKind::Used if !word.is_movable() && !word.is_isolated() && word.refs() > 0 => {
                 return Some(at);
             }
             _ => at = at.offset(1),
@@ -103,7 +103,7 @@ struct Elsewhere {
 }
 
 impl Targets for Elsewhere {
-    fn next(&mut self, core: &Core) -> Option<FrameId> {
+    fn next(&mut self, core: &PoolCore) -> Option<FrameId> {
         self.spare.pop().or_else(|| core.zone().take_held(core.tables(), 0))
     }
 
@@ -113,7 +113,7 @@ impl Targets for Elsewhere {
 }
 
 /// Moves every movable frame out of an isolated range, as far as that goes.
-fn empty(core: &Core, range: FrameRange) -> Result<(), Refused> {
+fn empty(core: &PoolCore, range: FrameRange) -> Result<(), Refused> {
     let mut mover = Mover::new();
     let mut targets = Elsewhere::default();
     let mut out_of_room = false;

@@ -2,11 +2,11 @@
 //! Isolating frames and moving them in batches, for compaction and contiguous allocation alike.
 
 use super::callbacks::{OpsCache, call};
-use super::core::Core;
 use super::events::add;
 use super::ids::{FrameId, Order};
 use super::movable::{LockedFrame, MigrateError, MigrateMode, TargetFrame};
-use super::page::{Kind, Word};
+use super::page::{FrameKind, Word};
+use super::pool_core::PoolCore;
 
 /// Frames isolated at a time: few enough that an owner never waits long for all of them.
 pub(super) const BATCH: usize = 32;
@@ -18,7 +18,7 @@ const ASYNC_PASSES: u32 = 3;
 /// Where destinations come from.
 pub(super) trait Targets {
     /// A held frame to move one into.
-    fn next(&mut self, core: &Core) -> Option<FrameId>;
+    fn next(&mut self, core: &PoolCore) -> Option<FrameId>;
     /// Takes one back that was not needed.
     fn give_back(&mut self, frame: FrameId);
 }
@@ -65,7 +65,7 @@ impl Mover {
     }
 
     /// Tries to isolate a movable frame, to be moved by the next [`run`](Self::run).
-    pub(super) fn isolate(&mut self, core: &Core, frame: FrameId, mode: MigrateMode) -> bool {
+    pub(super) fn isolate(&mut self, core: &PoolCore, frame: FrameId, mode: MigrateMode) -> bool {
         let meta = core.meta(frame);
         let Some(word) = meta.begin_isolate() else { return false };
         let locked = LockedFrame::new(core.space(), frame, word);
@@ -90,7 +90,7 @@ impl Mover {
     /// Moves all isolated frames; those that cannot be moved are put back.
     pub(super) fn run(
         &mut self,
-        core: &Core,
+        core: &PoolCore,
         mode: MigrateMode,
         targets: &mut dyn Targets,
     ) -> Moved {
@@ -138,7 +138,7 @@ impl Mover {
     }
 
     /// Frees what died and books destinations as used, under one hold of the zone lock.
-    fn settle(&mut self, core: &Core, taken: u32) {
+    fn settle(&mut self, core: &PoolCore, taken: u32) {
         if taken == 0 && self.dead.is_empty() {
             return;
         }
@@ -150,14 +150,14 @@ impl Mover {
     }
 
     /// Frees frames that died while none was isolated.
-    pub(super) fn finish(&mut self, core: &Core) {
+    pub(super) fn finish(&mut self, core: &PoolCore) {
         debug_assert!(self.sources.is_empty());
         self.settle(core, 0);
     }
 
     fn migrate_one(
         &mut self,
-        core: &Core,
+        core: &PoolCore,
         frame: FrameId,
         mode: MigrateMode,
         targets: &mut dyn Targets,
@@ -198,7 +198,7 @@ impl Mover {
         // With no owner's reference this is the last one, and the frame can serve again.
         let unused = target_meta.unlock_put();
         if unused {
-            target_meta.store(Word::of(Kind::Held, Order::ZERO));
+            target_meta.store(Word::of(FrameKind::Held, Order::ZERO));
             targets.give_back(target);
         } else {
             *taken += 1;
@@ -219,13 +219,13 @@ impl Mover {
     }
 
     /// Ends the isolation of a locked frame.
-    fn end(&mut self, core: &Core, frame: FrameId) {
+    fn end(&mut self, core: &PoolCore, frame: FrameId) {
         if core.meta(frame).end_isolate() {
             self.dead.push(frame);
         }
     }
 
-    fn put_back(&mut self, core: &Core, frame: FrameId) {
+    fn put_back(&mut self, core: &PoolCore, frame: FrameId) {
         let meta = core.meta(frame);
         meta.lock();
         let word = meta.load();

@@ -18,8 +18,8 @@
 //! - `contig.rs` runs of any length · `isolate.rs` empties a range · `compaction.rs` a run of the
 //!   scanners · `free_scan.rs` the one for free frames · `migrate.rs` moves frames in batches ·
 //!   `reclaim.rs` asks shrinkers
-//! - `core.rs` the state of a pool, below all operations
-//! - `zone.rs` what its lock guards · `cursor.rs` compaction's memory · `buddy.rs` free lists ·
+//! - `pool_core.rs` the state of a pool, below all operations
+//! - `zone.rs` what its lock guards · `scan_cursor.rs` compaction's memory · `buddy.rs` free lists ·
 //!   `cache.rs` per-thread caches · `cma.rs` areas for contiguous memory
 //! - `shrink.rs` owners that can free frames · `callbacks.rs` calls into owners · `movable.rs` the
 //!   contract with them
@@ -41,8 +41,6 @@ mod cma;
 mod compaction;
 mod config;
 mod contig;
-mod core;
-mod cursor;
 mod events;
 mod free_scan;
 mod gfp;
@@ -55,8 +53,10 @@ mod owner;
 mod page;
 mod pageblock;
 mod pool;
+mod pool_core;
 mod reclaim;
 mod region;
+mod scan_cursor;
 mod shrink;
 mod space;
 pub(crate) mod sync;
@@ -75,7 +75,7 @@ pub(crate) use cache::thread_number;
 
 pub use account::{Accounting, BlockKinds, FreeInfo};
 pub use background::{Background, Pace};
-pub use compaction::{CompactEnd, CompactReport, Goal};
+pub use compaction::{CompactEnd, CompactionReport, Goal};
 pub use config::{PoolConfig, PoolError, Watermarks};
 pub use contig::ContigError;
 pub use events::Events;

@@ -5,12 +5,12 @@ use std::sync::{Arc, Weak};
 
 use super::callbacks::{Inside, holds_frame};
 use super::config::PoolError;
-use super::core::Core;
 use super::gfp::{AllocError, Gfp};
 use super::ids::{FrameId, Order};
 use super::movable::{LockedFrame, MovableOps};
 use super::page::{FrameMeta, OwnerId, PinError};
 use super::pool::FramePool;
+use super::pool_core::PoolCore;
 use super::sync::Backoff;
 use super::token::Frames;
 use crate::units::PAGE_BYTES;
@@ -66,7 +66,7 @@ impl Owner {
         &self.pool
     }
 
-    fn core(&self) -> &Core {
+    fn core(&self) -> &PoolCore {
         self.pool.core()
     }
 
@@ -169,7 +169,7 @@ impl Owner {
 
 /// Unlocks and puts a frame, also when the owner's closure panics.
 struct Pin<'a> {
-    core: &'a Core,
+    core: &'a PoolCore,
     meta: &'a FrameMeta,
     frame: FrameId,
 }

@@ -47,7 +47,7 @@ const PRIVATE_MASK: u64 = 0xffff_ffff << PRIVATE_SHIFT;
 /// The state of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Kind {
+pub(super) enum FrameKind {
     /// Inside a larger unit, whose head says what it is.
     Tail = 0,
     /// Head of a free unit on a buddy list.
@@ -70,10 +70,10 @@ pub(super) struct Word(u64);
 
 impl Word {
     pub(super) const fn used(order: Order) -> Self {
-        Self::of(Kind::Used, order).plus_ref()
+        Self::of(FrameKind::Used, order).plus_ref()
     }
 
-    pub(super) const fn of(kind: Kind, order: Order) -> Self {
+    pub(super) const fn of(kind: FrameKind, order: Order) -> Self {
         Self((kind as u64) << KIND_SHIFT | (order.get() as u64) << ORDER_SHIFT)
     }
 
@@ -81,13 +81,13 @@ impl Word {
         Self(self.0 + REF_ONE)
     }
 
-    pub(super) fn kind(self) -> Kind {
+    pub(super) fn kind(self) -> FrameKind {
         match (self.0 & KIND_MASK) >> KIND_SHIFT {
-            1 => Kind::Buddy,
-            2 => Kind::Cached,
-            3 => Kind::Used,
-            4 => Kind::Held,
-            _ => Kind::Tail,
+            1 => FrameKind::Buddy,
+            2 => FrameKind::Cached,
+            3 => FrameKind::Used,
+            4 => FrameKind::Held,
+            _ => FrameKind::Tail,
         }
     }
 
@@ -162,7 +162,7 @@ const _: () = assert!(size_of::<FrameMeta>() <= 32);
 impl FrameMeta {
     pub(super) fn new() -> Self {
         Self {
-            word: AtomicU64::new(Word::of(Kind::Tail, Order::ZERO).0),
+            word: AtomicU64::new(Word::of(FrameKind::Tail, Order::ZERO).0),
             next: AtomicU32::new(NONE),
             prev: AtomicU32::new(NONE),
         }
@@ -212,7 +212,7 @@ impl FrameMeta {
     /// Marks an allocated frame movable; its one reference becomes the owner's.
     pub(super) fn adopt(&self, owner: OwnerId, private: u32) {
         let word = self.load();
-        debug_assert!(word.kind() == Kind::Used && !word.is_movable());
+        debug_assert!(word.kind() == FrameKind::Used && !word.is_movable());
         self.store(word.owned_by(owner, private));
     }
 

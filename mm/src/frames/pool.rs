@@ -5,14 +5,14 @@ use std::sync::{Arc, Weak};
 
 use super::account::{self, Accounting, BlockKinds, FreeInfo};
 use super::alloc;
-use super::compaction::{self, CompactReport};
+use super::compaction::{self, CompactionReport};
 use super::config::{PoolConfig, PoolError, Watermarks};
 use super::contig::{Contig, ContigError};
-use super::core::Core;
 use super::events::Events;
 use super::gfp::{AllocError, Gfp};
 use super::ids::Order;
 use super::page::FrameTable;
+use super::pool_core::PoolCore;
 use super::region::Region;
 use super::shrink::Shrink;
 use super::token::{ContigFrames, Frames, FreeError, PoolId};
@@ -32,7 +32,7 @@ use super::validate::{self, Inconsistent};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct FramePool {
-    core: Core,
+    core: PoolCore,
     contig: Contig,
 }
 
@@ -42,7 +42,7 @@ impl FramePool {
     /// # Errors
     /// [`PoolError::CmaArea`].
     pub fn new(region: Region, config: PoolConfig) -> Result<Arc<Self>, PoolError> {
-        let core = Core::new(region, &config)?;
+        let core = PoolCore::new(region, &config)?;
         Ok(Arc::new(Self { core, contig: Contig::new(&config.cma) }))
     }
 
@@ -105,7 +105,7 @@ impl FramePool {
     }
 
     /// Compacts the whole pool. Waits for locks and for owners where that ends by itself.
-    pub fn compact(&self) -> CompactReport {
+    pub fn compact(&self) -> CompactionReport {
         compaction::compact(&self.core)
     }
 
@@ -243,7 +243,7 @@ impl FramePool {
         validate::validate(&self.core)
     }
 
-    pub(super) fn core(&self) -> &Core {
+    pub(super) fn core(&self) -> &PoolCore {
         &self.core
     }
 

@@ -2,12 +2,12 @@
 //! Asks shrinkers for frames when too few are free.
 
 use super::callbacks::holds_frame;
-use super::core::Core;
 use super::gfp::Gfp;
 use super::ids::Order;
 use super::pageblock::Mobility;
+use super::pool_core::PoolCore;
 
-fn shrink(core: &Core, frames: u32) -> u64 {
+fn shrink(core: &PoolCore, frames: u32) -> u64 {
     let given = core.shrinkers().shrink(frames.into(), core.events());
     if given > 0 {
         core.drain_caches();
@@ -17,7 +17,7 @@ fn shrink(core: &Core, frames: u32) -> u64 {
 
 /// Makes room for an allocation that found too little free. `false` if no frame was freed, or if
 /// the allocation failed for another reason.
-pub(super) fn for_allocation(core: &Core, order: Order, gfp: Gfp) -> bool {
+pub(super) fn for_allocation(core: &PoolCore, order: Order, gfp: Gfp) -> bool {
     if !gfp.may_compact() || holds_frame() {
         return false;
     }
@@ -34,7 +34,7 @@ pub(super) fn for_allocation(core: &Core, order: Order, gfp: Gfp) -> bool {
 }
 
 /// The background thread's part: from below `low` up to `high`.
-pub(super) fn balance(core: &Core) {
+pub(super) fn balance(core: &PoolCore) {
     let free = core.zone().free_for(Mobility::Movable);
     if free < core.marks().low {
         shrink(core, core.marks().high.saturating_sub(free));

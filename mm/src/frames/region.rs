@@ -12,7 +12,7 @@ use std::ptr::NonNull;
 
 use super::ids::FrameId;
 #[cfg(not(miri))]
-use crate::sys::mapping::{HugePageSize, Mapping, Source};
+use crate::sys::mapping::{HugePageSize, Mapping, MappingSource};
 use crate::units::{BLOCK_BYTES, PAGE_BYTES};
 
 /// Why a region could not be made.
@@ -38,7 +38,7 @@ pub enum RegionError {
 
 /// Where a region's memory comes from.
 #[derive(Debug)]
-enum Origin {
+enum RegionOrigin {
     #[cfg(not(miri))]
     Mapped(Mapping),
     #[cfg(miri)]
@@ -51,7 +51,7 @@ enum Origin {
 pub struct Region {
     base: NonNull<u8>,
     bytes: usize,
-    origin: Origin,
+    origin: RegionOrigin,
 }
 
 // SAFETY: a `Region` is an address and a length; who may touch which bytes is settled by the pool
@@ -81,7 +81,7 @@ impl Region {
     /// [`RegionError::Size`] or [`RegionError::Os`].
     #[cfg(not(miri))]
     pub fn anonymous(bytes: usize) -> Result<Self, RegionError> {
-        Self::mapped(Source::Anonymous, bytes)
+        Self::mapped(MappingSource::Anonymous, bytes)
     }
 
     /// Memory from the heap: Miri knows no `mmap` with alignment.
@@ -96,7 +96,7 @@ impl Region {
         // SAFETY: the size is not zero, checked above.
         let base = unsafe { std::alloc::alloc_zeroed(layout) };
         let base = NonNull::new(base).ok_or(RegionError::Size(bytes))?;
-        Ok(Self { base, bytes, origin: Origin::Heap(layout) })
+        Ok(Self { base, bytes, origin: RegionOrigin::Heap(layout) })
     }
 
     /// Shared memory of a new memfd, `bytes` bytes, a multiple of 2 MiB.
@@ -112,7 +112,7 @@ impl Region {
         let file = memfd_create(c"ballast-frames", MemfdFlags::CLOEXEC)
             .map_err(|e| refused("create a memfd of", bytes, e.into()))?;
         ftruncate(&file, bytes as u64).map_err(|e| refused("size a memfd to", bytes, e.into()))?;
-        Self::mapped(Source::Shared(file.as_fd()), bytes)
+        Self::mapped(MappingSource::Shared(file.as_fd()), bytes)
     }
 
     /// 2 MiB pages that the administrator set aside, reserved at once; fails if the host has too
@@ -122,17 +122,17 @@ impl Region {
     /// [`RegionError::Size`] or [`RegionError::Os`].
     #[cfg(not(miri))]
     pub fn hugetlb(bytes: usize) -> Result<Self, RegionError> {
-        Self::mapped(Source::Hugetlb(HugePageSize::TwoMib), bytes)
+        Self::mapped(MappingSource::Hugetlb(HugePageSize::TwoMib), bytes)
     }
 
     #[cfg(not(miri))]
-    fn mapped(source: Source<'_>, bytes: usize) -> Result<Self, RegionError> {
+    fn mapped(source: MappingSource<'_>, bytes: usize) -> Result<Self, RegionError> {
         check_size(bytes)?;
         let mapping = Mapping::new(source, bytes, BLOCK_BYTES)
             .map_err(|source| refused("map", bytes, source))?;
         let base = std::ptr::with_exposed_provenance_mut(mapping.range().addr());
         let base = NonNull::new(base).expect("the kernel never maps address zero here");
-        Ok(Self { base, bytes, origin: Origin::Mapped(mapping) })
+        Ok(Self { base, bytes, origin: RegionOrigin::Mapped(mapping) })
     }
 
     /// A region over memory that the caller mapped.
@@ -148,7 +148,7 @@ impl Region {
         if !base.addr().get().is_multiple_of(BLOCK_BYTES) {
             return Err(RegionError::Alignment(base.addr().get()));
         }
-        Ok(Self { base, bytes, origin: Origin::Borrowed })
+        Ok(Self { base, bytes, origin: RegionOrigin::Borrowed })
     }
 
     /// Asks for transparent huge pages under a region of our own (`MADV_HUGEPAGE`).
@@ -158,11 +158,11 @@ impl Region {
     #[cfg(not(miri))]
     pub fn advise_huge(&self) -> Result<(), RegionError> {
         match &self.origin {
-            Origin::Mapped(mapping) => mapping
+            RegionOrigin::Mapped(mapping) => mapping
                 .set_huge(mapping.range(), true)
                 .map_err(|source| refused("advise huge pages for", self.bytes, source)),
             // The caller that mapped it decides about its pages.
-            Origin::Borrowed => Ok(()),
+            RegionOrigin::Borrowed => Ok(()),
         }
     }
 
@@ -174,10 +174,10 @@ impl Region {
     #[cfg(not(miri))]
     pub fn advise_small(&self) -> Result<(), RegionError> {
         match &self.origin {
-            Origin::Mapped(mapping) => mapping
+            RegionOrigin::Mapped(mapping) => mapping
                 .set_huge(mapping.range(), false)
                 .map_err(|source| refused("advise small pages for", self.bytes, source)),
-            Origin::Borrowed => Ok(()),
+            RegionOrigin::Borrowed => Ok(()),
         }
     }
 
@@ -192,7 +192,7 @@ impl Region {
     #[cfg(not(miri))]
     pub(crate) unsafe fn discard(&self, first: FrameId, count: u32) -> Result<(), RegionError> {
         let len = self.checked_len(first, count);
-        let Origin::Mapped(mapping) = &self.origin else { return Ok(()) };
+        let RegionOrigin::Mapped(mapping) = &self.origin else { return Ok(()) };
         let range = mapping.range().slice(first.byte_offset(), len).expect("checked above");
         mapping.discard(range).map_err(|source| refused("discard", len, source))
     }
@@ -268,11 +268,13 @@ impl Drop for Region {
         match &self.origin {
             #[cfg(not(miri))]
             // Unmaps itself.
-            Origin::Mapped(_) => {}
+            RegionOrigin::Mapped(_) => {}
             #[cfg(miri)]
             // SAFETY: allocated in `anonymous` with this layout, and given up here.
-            Origin::Heap(layout) => unsafe { std::alloc::dealloc(self.base.as_ptr(), *layout) },
-            Origin::Borrowed => {}
+            RegionOrigin::Heap(layout) => unsafe {
+                std::alloc::dealloc(self.base.as_ptr(), *layout)
+            },
+            RegionOrigin::Borrowed => {}
         }
     }
 }

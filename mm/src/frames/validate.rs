@@ -2,10 +2,10 @@
 //! Recounts everything from the frames' own words and compares it with the fast counters.
 
 use super::account::{Accounting, accounting};
-use super::core::Core;
 use super::ids::{BLOCK_ORDER, FrameId, Order};
-use super::page::Kind;
+use super::page::FrameKind;
 use super::pageblock::MigrateType;
+use super::pool_core::PoolCore;
 
 /// What [`FramePool::validate`](super::FramePool::validate) found wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,7 +18,7 @@ macro_rules! check {
     };
 }
 
-pub(super) fn validate(core: &Core) -> Result<Accounting, Inconsistent> {
+pub(super) fn validate(core: &PoolCore) -> Result<Accounting, Inconsistent> {
     let accounting = accounting(core);
     check!(accounting.adds_up(), "{accounting:?} does not add up");
     check_lists(core)?;
@@ -34,7 +34,7 @@ pub(super) fn validate(core: &Core) -> Result<Accounting, Inconsistent> {
     Ok(accounting)
 }
 
-fn check_lists(core: &Core) -> Result<(), Inconsistent> {
+fn check_lists(core: &PoolCore) -> Result<(), Inconsistent> {
     let zone = core.zone();
     let t = core.tables();
     for of in MigrateType::ALL {
@@ -44,7 +44,7 @@ fn check_lists(core: &Core) -> Result<(), Inconsistent> {
             for head in zone.buddy().heads(t, of, order) {
                 let word = t.frames.meta(head).load();
                 check!(
-                    word.kind() == Kind::Buddy && word.order() == order,
+                    word.kind() == FrameKind::Buddy && word.order() == order,
                     "{head:?} on the list of order {order} is {:?} of order {}",
                     word.kind(),
                     word.order()
@@ -75,7 +75,7 @@ fn check_lists(core: &Core) -> Result<(), Inconsistent> {
 
 /// A free unit's buddy must not be free at the same order, unless the two may not merge.
 fn check_unmerged(
-    core: &Core,
+    core: &PoolCore,
     head: FrameId,
     order: Order,
     of: MigrateType,
@@ -89,43 +89,43 @@ fn check_unmerged(
     let theirs = core.blocks().type_at(buddy);
     let may_merge = theirs == of || (theirs.is_mergeable() && of.is_mergeable());
     check!(
-        !(word.kind() == Kind::Buddy && word.order() == order && may_merge),
+        !(word.kind() == FrameKind::Buddy && word.order() == order && may_merge),
         "{head:?} and {buddy:?} are both free at order {order}"
     );
     Ok(())
 }
 
 /// Walks all frames, unit by unit.
-fn recount(core: &Core) -> Result<Accounting, Inconsistent> {
+fn recount(core: &PoolCore) -> Result<Accounting, Inconsistent> {
     let mut seen = Accounting { total: core.frame_count(), ..Accounting::default() };
     let mut at = FrameId::new(0);
     while at.index() < core.frame_count() {
         let word = core.meta(at).load();
         let block_type = core.blocks().type_at(at);
         let frames = match word.kind() {
-            Kind::Buddy | Kind::Used => word.order().frames(),
-            Kind::Cached | Kind::Held => 1,
-            Kind::Tail => return Err(Inconsistent(format!("{at:?} belongs to no unit"))),
+            FrameKind::Buddy | FrameKind::Used => word.order().frames(),
+            FrameKind::Cached | FrameKind::Held => 1,
+            FrameKind::Tail => return Err(Inconsistent(format!("{at:?} belongs to no unit"))),
         };
         for inside in 1..frames {
             let kind = core.meta(at.offset(inside)).load().kind();
-            check!(kind == Kind::Tail, "{:?} inside a unit is {kind:?}", at.offset(inside));
+            check!(kind == FrameKind::Tail, "{:?} inside a unit is {kind:?}", at.offset(inside));
         }
         match word.kind() {
-            Kind::Buddy if block_type == MigrateType::Isolate => seen.isolated += frames,
-            Kind::Buddy => {
+            FrameKind::Buddy if block_type == MigrateType::Isolate => seen.isolated += frames,
+            FrameKind::Buddy => {
                 seen.free += frames;
                 if block_type == MigrateType::Cma {
                     seen.free_cma += frames;
                 }
             }
-            Kind::Cached => {
+            FrameKind::Cached => {
                 seen.free += 1;
                 seen.cached += 1;
             }
-            Kind::Held => seen.isolated += 1,
-            Kind::Used if word.is_isolated() => seen.isolated += frames,
-            Kind::Used | Kind::Tail => {
+            FrameKind::Held => seen.isolated += 1,
+            FrameKind::Used if word.is_isolated() => seen.isolated += frames,
+            FrameKind::Used | FrameKind::Tail => {
                 check!(word.refs() > 0, "{at:?} is allocated with no reference");
                 seen.used += frames;
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::ids::Order;
 
 #[derive(Default)]
-struct State {
+struct WakeupState {
     wanted: Option<Order>,
     /// A thread serves the pool.
     served: bool,
@@ -17,7 +17,7 @@ struct State {
 /// Requests of allocations to the background thread.
 #[derive(Default)]
 pub(super) struct Wakeup {
-    state: Mutex<State>,
+    state: Mutex<WakeupState>,
     changed: Condvar,
 }
 

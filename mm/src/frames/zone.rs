@@ -3,11 +3,11 @@
 //! change to them is a method here.
 
 use super::buddy::{Buddy, Tables};
-use super::cursor::{Cursor, Deferral};
 use super::gfp::Gfp;
 use super::ids::{FrameBlock, FrameId, FrameRange, Order};
-use super::page::{Kind, Word};
+use super::page::{FrameKind, Word};
 use super::pageblock::{MigrateType, Mobility};
+use super::scan_cursor::{Deferral, ScanCursor};
 
 pub(super) struct Zone {
     buddy: Buddy,
@@ -15,7 +15,7 @@ pub(super) struct Zone {
     used: i64,
     /// Free frames that compaction or contiguous allocation has taken off the lists.
     held: u32,
-    cursor: Cursor,
+    cursor: ScanCursor,
     deferral: Deferral,
 }
 
@@ -25,7 +25,7 @@ impl Zone {
             buddy: Buddy::new(),
             used: 0,
             held: 0,
-            cursor: Cursor::new(frames),
+            cursor: ScanCursor::new(frames),
             deferral: Deferral::default(),
         }
     }
@@ -46,7 +46,7 @@ impl Zone {
     }
 
     /// Where compaction's scanners stopped.
-    pub(super) fn cursor(&mut self) -> &mut Cursor {
+    pub(super) fn cursor(&mut self) -> &mut ScanCursor {
         &mut self.cursor
     }
 
@@ -100,7 +100,7 @@ impl Zone {
     /// Frees a run of allocated single frames.
     pub(super) fn free_range(&mut self, t: Tables<'_>, range: FrameRange) {
         for frame in range.frames() {
-            t.frames.meta(frame).store(Word::of(Kind::Tail, Order::ZERO));
+            t.frames.meta(frame).store(Word::of(FrameKind::Tail, Order::ZERO));
         }
         self.buddy.free_range(t, range);
         self.used -= i64::from(range.count());
@@ -117,7 +117,7 @@ impl Zone {
             return None;
         }
         let frame = self.buddy.alloc(t, Order::ZERO, mobility)?;
-        t.frames.meta(frame).store(Word::of(Kind::Cached, Order::ZERO));
+        t.frames.meta(frame).store(Word::of(FrameKind::Cached, Order::ZERO));
         Some(frame)
     }
 
@@ -132,7 +132,7 @@ impl Zone {
             return None;
         }
         let frame = self.buddy.alloc(t, Order::ZERO, Mobility::Movable)?;
-        t.frames.meta(frame).store(Word::of(Kind::Held, Order::ZERO));
+        t.frames.meta(frame).store(Word::of(FrameKind::Held, Order::ZERO));
         self.held += 1;
         Some(frame)
     }
@@ -150,13 +150,13 @@ impl Zone {
         while at < block.end() && at.index() < t.frames.len() {
             let word = t.frames.meta(at).load();
             match word.kind() {
-                Kind::Buddy if word.order() >= keep => at = at.offset(word.order().frames()),
-                Kind::Buddy => {
+                FrameKind::Buddy if word.order() >= keep => at = at.offset(word.order().frames()),
+                FrameKind::Buddy => {
                     let order = self.buddy.remove(t, at);
                     self.held += order.frames();
                     for i in 0..order.frames() {
                         let frame = at.offset(i);
-                        t.frames.meta(frame).store(Word::of(Kind::Held, Order::ZERO));
+                        t.frames.meta(frame).store(Word::of(FrameKind::Held, Order::ZERO));
                         into.push(frame);
                     }
                     at = at.offset(order.frames());
@@ -184,7 +184,7 @@ impl Zone {
         let mut at = first;
         while at < range.end {
             let word = t.frames.meta(at).load();
-            if word.kind() != Kind::Buddy {
+            if word.kind() != FrameKind::Buddy {
                 return Err(at);
             }
             at = at.offset(word.order().frames());

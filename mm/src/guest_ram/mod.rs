@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{GuestRegionMmap, MmapRegion};
 
-use crate::backing::{Backing, BackingError, BackingKind, Discarded, Refusal, Residency};
+use crate::backing::{Backing, BackingError, BackingKind, Discarded, MemoryRefusal, Residency};
 use crate::layout::MemoryLayout;
 use crate::units::{Bytes, GuestRange, HostRange, PAGE_BYTES, PAGES_PER_BLOCK, Pages};
 
@@ -37,7 +37,7 @@ pub enum GuestRamError {
 
 impl GuestRamError {
     /// What the kernel's refusal means; `None` if it is a fault.
-    pub fn refusal(&self) -> Option<Refusal> {
+    pub fn refusal(&self) -> Option<MemoryRefusal> {
         match self {
             Self::Backing(error) => error.refusal(),
             _ => None,
@@ -46,7 +46,7 @@ impl GuestRamError {
 
     /// Whether the host has no memory of this kind at the moment.
     pub fn is_out_of_memory(&self) -> bool {
-        self.refusal() == Some(Refusal::OutOfMemory)
+        self.refusal() == Some(MemoryRefusal::OutOfMemory)
     }
 }
 

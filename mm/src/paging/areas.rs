@@ -6,14 +6,14 @@ use crate::units::{BLOCK_BYTES, BlockId, GuestRange, HostRange, PAGES_PER_BLOCK,
 
 /// A stretch of RAM in whole blocks.
 #[derive(Clone, Copy, Debug)]
-struct Area {
+struct RamArea {
     first_block: BlockId,
     host: HostRange,
     /// Number of its first block.
     first: usize,
 }
 
-impl Area {
+impl RamArea {
     fn blocks(&self) -> usize {
         self.host.len() / BLOCK_BYTES
     }
@@ -23,7 +23,7 @@ impl Area {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Areas {
     /// Ascending, in the guest and by number.
-    areas: Vec<Area>,
+    areas: Vec<RamArea>,
     blocks: usize,
 }
 
@@ -43,7 +43,7 @@ impl Areas {
             let Some(host) = host.filter(|h| h.addr().is_multiple_of(BLOCK_BYTES)) else {
                 continue;
             };
-            this.areas.push(Area { first_block, host, first: this.blocks });
+            this.areas.push(RamArea { first_block, host, first: this.blocks });
             this.blocks += count;
         }
         this
@@ -100,7 +100,7 @@ impl Areas {
         })
     }
 
-    fn area_of(&self, index: usize) -> &Area {
+    fn area_of(&self, index: usize) -> &RamArea {
         let after = self.areas.partition_point(|area| area.first <= index);
         let area = after.checked_sub(1).map(|at| &self.areas[at]);
         area.filter(|area| index - area.first < area.blocks()).expect("a block of guest RAM")

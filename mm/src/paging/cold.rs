@@ -48,7 +48,7 @@ impl EvictionCosts {
 
 /// What became of a block on trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum TrialOutcome {
     /// The guest left it alone: it is stored now.
     Stored,
     /// The guest touched it.
@@ -157,17 +157,19 @@ impl ColdTracker {
     }
 
     /// Ends a round: what became of each block on trial.
-    pub fn learn(&mut self, outcomes: impl IntoIterator<Item = (usize, Outcome)>) {
+    pub fn learn(&mut self, outcomes: impl IntoIterator<Item = (usize, TrialOutcome)>) {
         let (mut wanted, mut tried) = (0, 0);
         for (block, outcome) in outcomes {
             let trial = &mut self.trials[block];
             match outcome {
                 // The pause is kept: it is doubled if the block comes back soon.
-                Outcome::Stored => trial.stored_in = Some(self.round),
-                Outcome::Wanted | Outcome::Unable => trial.set_back(self.policy.longest_pause),
+                TrialOutcome::Stored => trial.stored_in = Some(self.round),
+                TrialOutcome::Wanted | TrialOutcome::Unable => {
+                    trial.set_back(self.policy.longest_pause)
+                }
             }
-            tried += usize::from(outcome != Outcome::Unable);
-            wanted += usize::from(outcome == Outcome::Wanted);
+            tried += usize::from(outcome != TrialOutcome::Unable);
+            wanted += usize::from(outcome == TrialOutcome::Wanted);
         }
         if tried == 0 {
             return;
@@ -229,7 +231,7 @@ mod tests {
         let tried: Vec<usize> = (0..100)
             .map(|_| {
                 let chosen = tracker.choose(usize::MAX, |_| true, |_| true);
-                tracker.learn(chosen.iter().map(|&block| (block, Outcome::Wanted)));
+                tracker.learn(chosen.iter().map(|&block| (block, TrialOutcome::Wanted)));
                 chosen.len()
             })
             .collect();
@@ -245,7 +247,7 @@ mod tests {
             .filter(|_| {
                 // The guest has touched it since the round before.
                 let chosen = tracker.choose(1, |_| true, |_| true);
-                tracker.learn(chosen.iter().map(|&block| (block, Outcome::Stored)));
+                tracker.learn(chosen.iter().map(|&block| (block, TrialOutcome::Stored)));
                 !chosen.is_empty()
             })
             .collect();
@@ -257,7 +259,7 @@ mod tests {
     fn blocks_that_cannot_leave_do_not_narrow_the_search() {
         let mut tracker = ColdTracker::new(64, Probation::default());
         let first = tracker.choose(32, |_| true, |_| true);
-        tracker.learn(first.into_iter().map(|block| (block, Outcome::Unable)));
+        tracker.learn(first.into_iter().map(|block| (block, TrialOutcome::Unable)));
         assert_eq!(tracker.width(), 32);
         assert_eq!(tracker.choose(32, |_| true, |_| true), (32..64).collect::<Vec<_>>());
     }
@@ -291,8 +293,8 @@ mod tests {
                     in_place[block] = hot[block];
                 }
                 let outcome = |block: usize| match hot[block] {
-                    true => Outcome::Wanted,
-                    false => Outcome::Stored,
+                    true => TrialOutcome::Wanted,
+                    false => TrialOutcome::Stored,
                 };
                 tracker.learn(chosen.into_iter().map(|block| (block, outcome(block))));
             }

@@ -8,10 +8,10 @@ use crate::blocks::mask::PageMask;
 use crate::store::{Page, StoreError};
 use crate::units::{Bytes, GuestRange, PAGE_BYTES};
 
-use super::engine::{Engine, STORE, lock};
+use super::pager_engine::{PagerEngine, STORE, lock};
 use super::source::key;
 use super::staging::PAGES;
-use super::stats::Counters;
+use super::stats::PagerCounters;
 
 /// One page in so many is compressed first: they tell whether the rest is worth it.
 const SAMPLE_STEP: usize = 11;
@@ -59,7 +59,7 @@ pub(super) enum Stay {
     Store(#[from] StoreError),
 }
 
-impl Engine {
+impl PagerEngine {
     /// Moves block `index` to a slot, with the guest running. After an error it is in place.
     pub(super) fn take_out(&self, index: usize) -> Result<usize, Stay> {
         let gate = lock(&self.gate);
@@ -76,21 +76,21 @@ impl Engine {
         let moved = unsafe { self.transfer(staged, place) };
         drop(gate);
         if moved.is_ok() && self.record().left(index, slot) {
-            Counters::add(&self.counters.blocks_out, 1);
+            PagerCounters::add(&self.counters.blocks_out, 1);
             return Ok(slot);
         }
         self.put_back(index, slot);
         match moved {
             Ok(()) => {
                 self.outlet.give_back(slot);
-                Counters::add(&self.counters.blocks_recalled, 1);
+                PagerCounters::add(&self.counters.blocks_recalled, 1);
                 Err(Stay::Wanted)
             }
             Err(stopped) => {
                 tracing::debug!("block {index} stays: {stopped}");
                 // Part of a huge page may have been there.
                 self.outlet.give_back_small(slot, self.huge, &self.uffd);
-                Counters::add(&self.counters.blocks_busy, 1);
+                PagerCounters::add(&self.counters.blocks_busy, 1);
                 Err(Stay::Busy)
             }
         }
@@ -148,13 +148,13 @@ impl Engine {
         let began = Instant::now();
         let packed = self.pack_pages(index, slot);
         let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        Counters::add(&self.counters.compress_ns, took);
+        PagerCounters::add(&self.counters.compress_ns, took);
         if packed.is_ok() {
-            Counters::add(&self.counters.compress_bytes, (PAGES * PAGE_BYTES) as u64);
+            PagerCounters::add(&self.counters.compress_bytes, (PAGES * PAGE_BYTES) as u64);
             if self.record().packed(index, STORE) {
                 self.settled.notify_all();
                 self.ages.stored(index);
-                Counters::add(&self.counters.blocks_stored, 1);
+                PagerCounters::add(&self.counters.blocks_stored, 1);
                 self.outlet.give_back(slot);
                 return Ok(());
             }
@@ -165,8 +165,8 @@ impl Engine {
         self.outlet.give_back(slot);
         let why = packed.err().unwrap_or(Stay::Wanted);
         match why {
-            Stay::Wanted => Counters::add(&self.counters.blocks_recalled, 1),
-            Stay::Incompressible => Counters::add(&self.counters.blocks_incompressible, 1),
+            Stay::Wanted => PagerCounters::add(&self.counters.blocks_recalled, 1),
+            Stay::Incompressible => PagerCounters::add(&self.counters.blocks_incompressible, 1),
             _ => {}
         }
         Err(why)

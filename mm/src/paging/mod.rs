@@ -22,25 +22,26 @@
 //! may use the rest of `mm`.
 //!
 //! Front: `mod` the front door · `park` parking and unparking · `stats` counters.
-//! Mechanism: `engine` what all threads share · `record` where each block is · `pager` the thread
-//! that answers faults · `resolve` bringing back · `evict` taking out and compressing · `absent`
-//! discards by others · `probation` blocks that are out to see whether they are missed · `repack` what stays away, compressed once more.
-//! Leaves: `areas` numbering of blocks · `ages` how long each has been in the store · `staging` address space on the way ·
-//! `source` where contents come from · `pool` the compressed pages · `hot` what the guest touches
-//! first · `cold` which blocks to try, and what evicting is worth.
+//! Mechanism: `pager_engine` what all threads share · `record` where each block is · `pager` the
+//! thread that answers faults · `resolve` bringing back · `evict` taking out and compressing ·
+//! `discards` discards by others · `probation` blocks that are out to see whether they are missed ·
+//! `repack` what stays away, compressed once more.
+//! Leaves: `areas` numbering of blocks · `ages` how long each has been in the store · `staging`
+//! address space on the way · `source` where contents come from · `page_pool` the compressed pages ·
+//! `hot` what the guest touches first · `cold` which blocks to try, and what evicting is worth.
 //!
 //! `unsafe` is in `staging` (references to pages on the way) and around UFFDIO_MOVE.
 
-mod absent;
 mod ages;
 mod areas;
 mod cold;
-mod engine;
+mod discards;
 mod evict;
 mod hot;
+mod page_pool;
 mod pager;
+mod pager_engine;
 mod park;
-mod pool;
 mod probation;
 mod record;
 mod repack;
@@ -65,22 +66,22 @@ use crate::units::{BLOCK_SIZE, BlockId, Bytes, GuestRange, PAGES_PER_BLOCK};
 
 use ages::Ages;
 use areas::Areas;
-use engine::{Engine, lock};
 use hot::HotSet;
+use page_pool::PagePool;
 use pager::PagerThread;
-use pool::PagePool;
-use record::{Record, SourceId, State};
+use pager_engine::{PagerEngine, lock};
+use record::{BlockState, Record, SourceId};
 use staging::Outlet;
-use stats::{Counters, Histogram};
+use stats::{Histogram, PagerCounters};
 
-pub use cold::{ColdTracker, EvictionCosts, Outcome, Probation};
-pub use engine::OnLoss;
-pub use park::{LeftBlocks, ParkReport, ParkRequest, Progress, UnparkReport};
-pub use pool::{PagePoolError, PagePoolStats};
+pub use cold::{ColdTracker, EvictionCosts, Probation, TrialOutcome};
+pub use page_pool::{PagePoolError, PagePoolStats};
+pub use pager_engine::OnLoss;
+pub use park::{LeftBlocks, OnProgress, ParkReport, ParkRequest, UnparkReport};
 pub use probation::{OnTrial, TrialReport};
 pub use repack::RepackReport;
 pub use source::{Content, FileSource, PageSource, SourceError, StoreSource, ZeroSource};
-pub use stats::{Latency, PagingCounters};
+pub use stats::{FaultLatency, PagingCounters};
 
 /// Blocks that may be on their way out at once.
 const SLOTS: usize = 64;
@@ -140,7 +141,7 @@ pub struct PagingStats {
     /// What has happened.
     pub counters: PagingCounters,
     /// How long faults took.
-    pub faults: Latency,
+    pub faults: FaultLatency,
     /// The compressed pages.
     pub pool: PagePoolStats,
 }
@@ -152,7 +153,7 @@ pub struct PagingStats {
 pub struct Paging {
     // First: it uses the engine.
     _thread: PagerThread,
-    engine: Arc<Engine>,
+    engine: Arc<PagerEngine>,
 }
 
 impl Paging {
@@ -186,7 +187,7 @@ impl Paging {
         }
         let store: Arc<dyn PageSource> = Arc::new(StoreSource::new(Arc::clone(pool.store())));
         let ages = Ages::new(areas.blocks());
-        let engine = Arc::new(Engine {
+        let engine = Arc::new(PagerEngine {
             record: Mutex::new(Record::new(areas.blocks())),
             sources: std::iter::once(store).chain(config.sources).collect(),
             ram,
@@ -202,7 +203,7 @@ impl Paging {
             ages,
             hot: Mutex::new(HotSet::default()),
             pinned: Mutex::new(RangeSet::new()),
-            counters: Counters::default(),
+            counters: PagerCounters::default(),
             latency: Histogram::default(),
             on_loss,
         });
@@ -247,7 +248,7 @@ impl Paging {
         &self,
         request: &ParkRequest,
         cancel: &AtomicBool,
-        progress: Progress<'_>,
+        progress: OnProgress<'_>,
     ) -> ParkReport {
         self.engine.park(request, cancel, progress)
     }
@@ -257,7 +258,7 @@ impl Paging {
         &self,
         threads: Option<usize>,
         cancel: &AtomicBool,
-        progress: Progress<'_>,
+        progress: OnProgress<'_>,
     ) -> UnparkReport {
         self.engine.unpark(threads, cancel, progress)
     }
@@ -344,7 +345,8 @@ impl Paging {
 
     /// The blocks that are away.
     pub fn absent_blocks(&self) -> Vec<BlockId> {
-        let away = |state: &State| !matches!(state, State::Present | State::Leaving { .. });
+        let away =
+            |state: &BlockState| !matches!(state, BlockState::Present | BlockState::Leaving { .. });
         let away = self.engine.record().select(away);
         away.into_iter().map(|index| self.engine.areas.block(index)).collect()
     }

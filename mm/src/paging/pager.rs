@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use crate::sys::thread::block_signals;
-use crate::sys::userfault::Fault;
+use crate::sys::userfault::PageFault;
 use crate::units::{HostRange, PAGE_BYTES};
 
-use super::engine::{Engine, lock};
-use super::record::State;
-use super::resolve::Fill;
+use super::pager_engine::{PagerEngine, lock};
+use super::record::BlockState;
+use super::resolve::FillOutcome;
 use super::staging::Inlet;
-use super::stats::Counters;
+use super::stats::PagerCounters;
 
 /// Blocks read ahead after a touch of the hot set.
 const READ_AHEAD: usize = 8;
@@ -39,7 +39,7 @@ pub(super) struct PagerThread {
 
 impl PagerThread {
     /// Starts answering faults.
-    pub(super) fn start(engine: Arc<Engine>) -> io::Result<Self> {
+    pub(super) fn start(engine: Arc<PagerEngine>) -> io::Result<Self> {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let mut pager = Pager {
             engine,
@@ -74,7 +74,7 @@ impl Drop for PagerThread {
 
 /// The thread.
 struct Pager {
-    engine: Arc<Engine>,
+    engine: Arc<PagerEngine>,
     stop: Arc<OwnedFd>,
     inlet: Inlet,
     /// Blocks that a thread waits for and that could not be brought back yet.
@@ -85,7 +85,7 @@ struct Pager {
 
 impl Pager {
     fn run(&mut self) {
-        let mut faults: Vec<Fault> = Vec::new();
+        let mut faults: Vec<PageFault> = Vec::new();
         let mut staging = true;
         loop {
             let timeout = if !self.ahead.is_empty() {
@@ -143,9 +143,9 @@ impl Pager {
 
     /// Answers `faults`, each block once: several threads may wait for one block, and a thread with
     /// a signal pending reports its fault over and over.
-    fn answer(&mut self, faults: &mut Vec<Fault>) {
+    fn answer(&mut self, faults: &mut Vec<PageFault>) {
         let engine = Arc::clone(&self.engine);
-        Counters::add(&engine.counters.faults, faults.len() as u64);
+        PagerCounters::add(&engine.counters.faults, faults.len() as u64);
         faults.sort_unstable_by_key(|fault| fault.page);
         faults.dedup_by_key(|fault| fault.page);
         let mut last = None;
@@ -155,19 +155,19 @@ impl Pager {
                 continue;
             };
             let again = last.replace(index) == Some(index);
-            if !again || *engine.record().state(index) == State::Present {
+            if !again || *engine.record().state(index) == BlockState::Present {
                 self.answer_block(index, fault);
             }
         }
     }
 
-    fn answer_block(&mut self, index: usize, fault: Fault) {
+    fn answer_block(&mut self, index: usize, fault: PageFault) {
         let began = Instant::now();
         let engine = &self.engine;
         match engine.bring_back(index, &mut self.inlet) {
-            Fill::Done => {
+            FillOutcome::Done => {
                 engine.latency.record(began.elapsed());
-                Counters::add(&engine.counters.blocks_touched, 1);
+                PagerCounters::add(&engine.counters.blocks_touched, 1);
                 let most = if engine.reads_ahead.load(Ordering::Relaxed) { READ_AHEAD } else { 0 };
                 self.ahead.extend(lock(&engine.hot).touched(index, most));
                 // While no fault is pending: the next block then needs no page zeroed first.
@@ -177,30 +177,30 @@ impl Pager {
                     );
                 }
             }
-            Fill::Present => answer_present(engine, index, fault),
-            Fill::Elsewhere => {}
-            Fill::Later => {
+            FillOutcome::Present => answer_present(engine, index, fault),
+            FillOutcome::Elsewhere => {}
+            FillOutcome::Later => {
                 if !self.retry.contains(&index) {
                     self.retry.push(index);
                 }
             }
-            Fill::Lost => poison(engine, fault),
+            FillOutcome::Lost => poison(engine, fault),
         }
     }
 
     fn read_ahead(&mut self) {
         let Some(index) = self.ahead.pop_front() else { return };
-        if self.engine.bring_back(index, &mut self.inlet) == Fill::Done {
-            Counters::add(&self.engine.counters.blocks_prefetched, 1);
+        if self.engine.bring_back(index, &mut self.inlet) == FillOutcome::Done {
+            PagerCounters::add(&self.engine.counters.blocks_prefetched, 1);
         }
     }
 
     fn try_again(&mut self) {
         for index in std::mem::take(&mut self.retry) {
             match self.engine.bring_back(index, &mut self.inlet) {
-                Fill::Later => self.retry.push(index),
-                Fill::Done => Counters::add(&self.engine.counters.blocks_touched, 1),
-                Fill::Present | Fill::Elsewhere | Fill::Lost => {}
+                FillOutcome::Later => self.retry.push(index),
+                FillOutcome::Done => PagerCounters::add(&self.engine.counters.blocks_touched, 1),
+                FillOutcome::Present | FillOutcome::Elsewhere | FillOutcome::Lost => {}
             }
         }
     }
@@ -213,15 +213,15 @@ enum Wake {
     Nothing,
 }
 
-fn page(fault: Fault) -> HostRange {
+fn page(fault: PageFault) -> HostRange {
     HostRange::new(fault.page, PAGE_BYTES).expect("the kernel reports whole pages")
 }
 
 /// A fault on a block that is in place: it was brought back since, or a page of it that is registered
 /// still was discarded or never touched, and so is zero.
-fn answer_present(engine: &Engine, index: usize, fault: Fault) {
+fn answer_present(engine: &PagerEngine, index: usize, fault: PageFault) {
     let mut record = engine.record();
-    if *record.state(index) != State::Present {
+    if *record.state(index) != BlockState::Present {
         // It has left since. The thread faults again when it is woken, and that is reported.
         drop(record);
         engine.wake(page(fault));
@@ -237,7 +237,7 @@ fn answer_present(engine: &Engine, index: usize, fault: Fault) {
 }
 
 /// The contents are lost, and waiters are woken again: poison does not wake threads that fault later.
-fn poison(engine: &Engine, fault: Fault) {
+fn poison(engine: &PagerEngine, fault: PageFault) {
     if let Err(stopped) = engine.uffd.poison(page(fault)) {
         tracing::debug!("page {:#x} is poisoned: {stopped}", fault.page);
     }
@@ -245,7 +245,7 @@ fn poison(engine: &Engine, fault: Fault) {
 }
 
 /// A fault outside guest memory is unexpected; it is resolved with zeroes.
-fn answer_stray(engine: &Engine, fault: Fault) {
+fn answer_stray(engine: &PagerEngine, fault: PageFault) {
     tracing::error!(
         "a fault at {:#x}, {}",
         fault.page,

@@ -9,12 +9,12 @@ use crate::range_set::RangeSet;
 use crate::sys::thread::block_signals;
 use crate::units::{BLOCK_SIZE, Bytes};
 
-use super::engine::{Engine, lock};
 use super::evict::Stay;
-use super::record::State;
-use super::resolve::Fill;
+use super::pager_engine::{PagerEngine, lock};
+use super::record::BlockState;
+use super::resolve::FillOutcome;
 use super::staging::Inlet;
-use super::stats::Counters;
+use super::stats::PagerCounters;
 
 /// What is to be parked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,11 +69,11 @@ pub struct UnparkReport {
 }
 
 /// Told how many blocks are done, of how many.
-pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);
+pub type OnProgress<'a> = &'a (dyn Fn(u64, u64) + Sync);
 
 /// Counts of [`LeftBlocks`] that several threads add to.
 #[derive(Default)]
-struct Tally {
+struct LeftTally {
     parked: AtomicU64,
     pinned: AtomicU64,
     small: AtomicU64,
@@ -83,7 +83,7 @@ struct Tally {
     stopped: Mutex<Option<String>>,
 }
 
-impl Tally {
+impl LeftTally {
     /// Counts what became of a block; whether to go on.
     fn count(&self, result: Result<(), Stay>) -> bool {
         let counter = match &result {
@@ -132,16 +132,16 @@ impl fmt::Display for ParkReport {
     }
 }
 
-impl Engine {
+impl PagerEngine {
     /// Evicts what is resident, coldest first, down to the floor.
     pub(super) fn park(
         &self,
         request: &ParkRequest,
         cancel: &AtomicBool,
-        progress: Progress<'_>,
+        progress: OnProgress<'_>,
     ) -> ParkReport {
         let (evict, kept) = self.to_evict(request.floor);
-        let tally = Tally::default();
+        let tally = LeftTally::default();
         let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
         let stop = AtomicBool::new(false);
         let work = || {
@@ -184,7 +184,7 @@ impl Engine {
         &self,
         threads: Option<usize>,
         cancel: &AtomicBool,
-        progress: Progress<'_>,
+        progress: OnProgress<'_>,
     ) -> UnparkReport {
         let blocks = self.to_bring_back();
         let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
@@ -197,14 +197,14 @@ impl Engine {
             while !cancel.load(Ordering::Relaxed) {
                 let Some(&index) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
                 let counter = match self.bring_back(index, &mut inlet) {
-                    Fill::Done => {
-                        Counters::add(&self.counters.blocks_prefetched, 1);
+                    FillOutcome::Done => {
+                        PagerCounters::add(&self.counters.blocks_prefetched, 1);
                         &returned
                     }
                     // Brought back by a touch.
-                    Fill::Present | Fill::Elsewhere => &returned,
-                    Fill::Later => &left,
-                    Fill::Lost => &lost,
+                    FillOutcome::Present | FillOutcome::Elsewhere => &returned,
+                    FillOutcome::Later => &left,
+                    FillOutcome::Lost => &lost,
                 };
                 counter.fetch_add(1, Ordering::Relaxed);
                 progress(done.fetch_add(1, Ordering::Relaxed) + 1, blocks.len() as u64);
@@ -218,7 +218,7 @@ impl Engine {
 
     /// Blocks to evict, coldest first, and how many are kept for the floor.
     fn to_evict(&self, floor: Bytes) -> (Vec<usize>, u64) {
-        let mut present = self.record().select(|state| *state == State::Present);
+        let mut present = self.record().select(|state| *state == BlockState::Present);
         present.retain(|&index| self.is_resident(index));
         {
             let hot = lock(&self.hot);
@@ -239,8 +239,9 @@ impl Engine {
 
     /// Blocks that are away, the hot set first.
     fn to_bring_back(&self) -> Vec<usize> {
-        let mut away =
-            self.record().select(|state| matches!(state, State::Absent { .. } | State::Out { .. }));
+        let mut away = self
+            .record()
+            .select(|state| matches!(state, BlockState::Absent { .. } | BlockState::Out { .. }));
         let hot = lock(&self.hot);
         away.sort_by_key(|&index| hot.place(index).unwrap_or(usize::MAX));
         away

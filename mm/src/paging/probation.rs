@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::range_set::RangeSet;
 
-use super::cold::{ColdTracker, Outcome};
-use super::engine::Engine;
+use super::cold::{ColdTracker, TrialOutcome};
 use super::evict::Stay;
-use super::record::State;
+use super::pager_engine::PagerEngine;
+use super::record::BlockState;
 
 /// Blocks on trial. A block that the guest touches goes straight back; the slots of the others are
 /// taken until the trial [ends](super::Paging::end_trial).
@@ -18,7 +18,7 @@ pub struct OnTrial {
     /// Blocks and the slots that they lie in.
     out: Vec<(usize, usize)>,
     /// Blocks that did not even get out, and why.
-    stayed: Vec<(usize, Outcome)>,
+    stayed: Vec<(usize, TrialOutcome)>,
 }
 
 impl OnTrial {
@@ -46,7 +46,7 @@ pub struct TrialReport {
     pub stopped: Option<String>,
 }
 
-impl Engine {
+impl PagerEngine {
     pub(super) fn begin_trial(
         &self,
         tracker: &mut ColdTracker,
@@ -55,7 +55,7 @@ impl Engine {
     ) -> OnTrial {
         let present: Vec<bool> = {
             let record = self.record();
-            (0..self.areas.blocks()).map(|at| *record.state(at) == State::Present).collect()
+            (0..self.areas.blocks()).map(|at| *record.state(at) == BlockState::Present).collect()
         };
         let is_present = |index: usize| present[index];
         let in_place = |index: usize| present[index] && self.is_resident(index);
@@ -68,9 +68,9 @@ impl Engine {
             };
             match out {
                 Ok(slot) => trial.out.push((index, slot)),
-                Err(Stay::Wanted) => trial.stayed.push((index, Outcome::Wanted)),
+                Err(Stay::Wanted) => trial.stayed.push((index, TrialOutcome::Wanted)),
                 Err(Stay::Pinned | Stay::NotHuge | Stay::Busy) => {
-                    trial.stayed.push((index, Outcome::Unable));
+                    trial.stayed.push((index, TrialOutcome::Unable));
                 }
                 Err(stay) => tracing::trace!("block {index} is not tried: {stay}"),
             }
@@ -88,7 +88,7 @@ impl Engine {
         let mut outcomes = trial.stayed;
         for (_, outcome) in &outcomes {
             match outcome {
-                Outcome::Wanted => report.returned += 1,
+                TrialOutcome::Wanted => report.returned += 1,
                 _ => report.kept += 1,
             }
         }
@@ -101,15 +101,15 @@ impl Engine {
             match self.pack(index, slot) {
                 Ok(()) => {
                     report.stored += 1;
-                    outcomes.push((index, Outcome::Stored));
+                    outcomes.push((index, TrialOutcome::Stored));
                 }
                 Err(Stay::Away | Stay::Wanted) => {
                     report.returned += 1;
-                    outcomes.push((index, Outcome::Wanted));
+                    outcomes.push((index, TrialOutcome::Wanted));
                 }
                 Err(Stay::Incompressible) => {
                     report.kept += 1;
-                    outcomes.push((index, Outcome::Unable));
+                    outcomes.push((index, TrialOutcome::Unable));
                 }
                 Err(stay) => {
                     report.kept += 1;

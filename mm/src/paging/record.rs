@@ -26,7 +26,7 @@ pub(super) struct SourceId(pub(super) u8);
 
 /// Where a block's contents are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum BlockState {
     /// In place, or never there: then it reads as zero.
     Present,
     /// Being moved to staging. `wanted`: a thread waits for it.
@@ -62,8 +62,8 @@ pub(super) struct Counts {
 
 /// One block.
 #[derive(Clone, Debug)]
-struct Block {
-    state: State,
+struct BlockEntry {
+    state: BlockState,
     /// Faults on it are reported to us.
     registered: bool,
 }
@@ -71,19 +71,19 @@ struct Block {
 /// The record of all blocks. A change that the drawing does not have is a bug and panics.
 #[derive(Debug)]
 pub(super) struct Record {
-    blocks: Vec<Block>,
+    blocks: Vec<BlockEntry>,
     counts: Counts,
 }
 
 impl Record {
     /// Of `blocks` blocks, all present.
     pub(super) fn new(blocks: usize) -> Self {
-        let block = Block { state: State::Present, registered: false };
+        let block = BlockEntry { state: BlockState::Present, registered: false };
         Self { blocks: vec![block; blocks], counts: Counts::default() }
     }
 
     /// Where block `index` is.
-    pub(super) fn state(&self, index: usize) -> &State {
+    pub(super) fn state(&self, index: usize) -> &BlockState {
         &self.blocks[index].state
     }
 
@@ -98,7 +98,7 @@ impl Record {
     }
 
     /// The numbers of the blocks for which `choose` holds, ascending.
-    pub(super) fn select(&self, choose: impl Fn(&State) -> bool) -> Vec<usize> {
+    pub(super) fn select(&self, choose: impl Fn(&BlockState) -> bool) -> Vec<usize> {
         let chosen = self.blocks.iter().enumerate().filter(|(_, block)| choose(&block.state));
         chosen.map(|(index, _)| index).collect()
     }
@@ -127,9 +127,9 @@ impl Record {
 
     /// Present → Leaving. Whether it was present.
     pub(super) fn begin_leaving(&mut self, index: usize) -> bool {
-        let present = *self.state(index) == State::Present;
+        let present = *self.state(index) == BlockState::Present;
         if present {
-            self.set(index, State::Leaving { wanted: false });
+            self.set(index, BlockState::Leaving { wanted: false });
         }
         present
     }
@@ -137,9 +137,9 @@ impl Record {
     /// Leaving → Out, unless a thread wants it. Whether it is out.
     pub(super) fn left(&mut self, index: usize, slot: usize) -> bool {
         match self.state(index) {
-            State::Leaving { wanted: true } => false,
-            State::Leaving { wanted: false } => {
-                self.set(index, State::Out { slot });
+            BlockState::Leaving { wanted: true } => false,
+            BlockState::Leaving { wanted: false } => {
+                self.set(index, BlockState::Out { slot });
                 true
             }
             other => panic!("block {index} cannot have left: {other:?}"),
@@ -148,9 +148,9 @@ impl Record {
 
     /// Out → Packing, if it still is out in `slot`. Whether it was.
     pub(super) fn begin_packing(&mut self, index: usize, slot: usize) -> bool {
-        let out = *self.state(index) == State::Out { slot };
+        let out = *self.state(index) == BlockState::Out { slot };
         if out {
-            self.set(index, State::Packing { slot, wanted: false });
+            self.set(index, BlockState::Packing { slot, wanted: false });
         }
         out
     }
@@ -158,9 +158,9 @@ impl Record {
     /// Packing → Absent, unless a thread wants it. Whether it is absent.
     pub(super) fn packed(&mut self, index: usize, source: SourceId) -> bool {
         match self.state(index) {
-            State::Packing { wanted: true, .. } => false,
-            State::Packing { wanted: false, .. } => {
-                self.set(index, State::Absent { source, dropped: None });
+            BlockState::Packing { wanted: true, .. } => false,
+            BlockState::Packing { wanted: false, .. } => {
+                self.set(index, BlockState::Absent { source, dropped: None });
                 true
             }
             other => panic!("block {index} cannot be packed: {other:?}"),
@@ -169,46 +169,46 @@ impl Record {
 
     /// Present → Absent: its contents have been with `source` from the beginning.
     pub(super) fn set_absent(&mut self, index: usize, source: SourceId) {
-        assert_eq!(*self.state(index), State::Present, "block {index} is in use");
-        self.set(index, State::Absent { source, dropped: None });
+        assert_eq!(*self.state(index), BlockState::Present, "block {index} is in use");
+        self.set(index, BlockState::Absent { source, dropped: None });
     }
 
     /// Leaving or Packing → Present: its pages are back in place.
     pub(super) fn returned(&mut self, index: usize) {
         let state = self.state(index);
-        let ours = matches!(state, State::Leaving { .. } | State::Packing { .. });
+        let ours = matches!(state, BlockState::Leaving { .. } | BlockState::Packing { .. });
         assert!(ours, "block {index} cannot be returned: {state:?}");
-        self.set(index, State::Present);
+        self.set(index, BlockState::Present);
     }
 
     /// Out or Absent → Filling; gives what it was.
-    pub(super) fn begin_filling(&mut self, index: usize) -> Option<State> {
-        let ready = matches!(self.state(index), State::Out { .. } | State::Absent { .. });
-        ready.then(|| self.set(index, State::Filling))
+    pub(super) fn begin_filling(&mut self, index: usize) -> Option<BlockState> {
+        let ready = matches!(self.state(index), BlockState::Out { .. } | BlockState::Absent { .. });
+        ready.then(|| self.set(index, BlockState::Filling))
     }
 
     /// Filling → Present.
     pub(super) fn filled(&mut self, index: usize) {
-        assert_eq!(*self.state(index), State::Filling, "block {index} is not being filled");
-        self.set(index, State::Present);
+        assert_eq!(*self.state(index), BlockState::Filling, "block {index} is not being filled");
+        self.set(index, BlockState::Present);
     }
 
     /// Filling → what it was before: it could not be filled now.
-    pub(super) fn not_filled(&mut self, index: usize, before: State) {
-        assert_eq!(*self.state(index), State::Filling, "block {index} is not being filled");
+    pub(super) fn not_filled(&mut self, index: usize, before: BlockState) {
+        assert_eq!(*self.state(index), BlockState::Filling, "block {index} is not being filled");
         self.set(index, before);
     }
 
     /// Filling → Lost: the source could not produce it.
     pub(super) fn lost(&mut self, index: usize) {
-        assert_eq!(*self.state(index), State::Filling, "block {index} is not being filled");
-        self.set(index, State::Lost);
+        assert_eq!(*self.state(index), BlockState::Filling, "block {index} is not being filled");
+        self.set(index, BlockState::Lost);
     }
 
     /// Leaves word with the thread that has the block that it is wanted. Whether one has it.
     pub(super) fn want(&mut self, index: usize) -> bool {
         match &mut self.blocks[index].state {
-            State::Leaving { wanted } | State::Packing { wanted, .. } => {
+            BlockState::Leaving { wanted } | BlockState::Packing { wanted, .. } => {
                 *wanted = true;
                 true
             }
@@ -219,7 +219,7 @@ impl Record {
     /// Drops pages of an absent block: they read as zero from now on. Whether any page is left.
     pub(super) fn drop_pages(&mut self, index: usize, pages: &PageMask) -> bool {
         match &mut self.blocks[index].state {
-            State::Absent { dropped, .. } => {
+            BlockState::Absent { dropped, .. } => {
                 let all = dropped.get_or_insert_default();
                 **all = all.union(pages);
                 !all.is_full()
@@ -231,8 +231,11 @@ impl Record {
     /// Absent → Present: nothing of it is left to be brought back.
     pub(super) fn emptied(&mut self, index: usize) {
         let state = self.state(index);
-        assert!(matches!(state, State::Absent { .. }), "block {index} has no source: {state:?}");
-        self.set(index, State::Present);
+        assert!(
+            matches!(state, BlockState::Absent { .. }),
+            "block {index} has no source: {state:?}"
+        );
+        self.set(index, BlockState::Present);
     }
 
     /// Recounts from the ground up; says what does not agree. For tests.
@@ -246,7 +249,8 @@ impl Record {
             counts.registered += usize::from(block.registered);
             counts.runs += usize::from(block.registered && !before);
             before = block.registered;
-            let elsewhere = !matches!(block.state, State::Present | State::Leaving { .. });
+            let elsewhere =
+                !matches!(block.state, BlockState::Present | BlockState::Leaving { .. });
             if elsewhere && !block.registered {
                 return Err(format!("block {index} is {:?} but not registered", block.state));
             }
@@ -259,7 +263,7 @@ impl Record {
         index.and_then(|index| self.blocks.get(index)).is_some_and(|block| block.registered)
     }
 
-    fn set(&mut self, index: usize, state: State) -> State {
+    fn set(&mut self, index: usize, state: BlockState) -> BlockState {
         let before = std::mem::replace(&mut self.blocks[index].state, state);
         if let Some(count) = counted(&mut self.counts, &before) {
             *count -= 1;
@@ -272,13 +276,15 @@ impl Record {
 }
 
 /// The counter that a state has, if it has one.
-fn counted<'a>(counts: &'a mut Counts, state: &State) -> Option<&'a mut usize> {
+fn counted<'a>(counts: &'a mut Counts, state: &BlockState) -> Option<&'a mut usize> {
     match state {
-        State::Present => None,
-        State::Leaving { .. } | State::Out { .. } | State::Packing { .. } => Some(&mut counts.out),
-        State::Absent { .. } => Some(&mut counts.absent),
-        State::Filling => Some(&mut counts.filling),
-        State::Lost => Some(&mut counts.lost),
+        BlockState::Present => None,
+        BlockState::Leaving { .. } | BlockState::Out { .. } | BlockState::Packing { .. } => {
+            Some(&mut counts.out)
+        }
+        BlockState::Absent { .. } => Some(&mut counts.absent),
+        BlockState::Filling => Some(&mut counts.filling),
+        BlockState::Lost => Some(&mut counts.lost),
     }
 }
 
@@ -302,7 +308,7 @@ mod tests {
         assert!(record.want(0));
         assert!(!record.packed(0, SOURCE));
         record.returned(0);
-        assert_eq!(*record.state(0), State::Present);
+        assert_eq!(*record.state(0), BlockState::Present);
     }
 
     #[test]
@@ -314,7 +320,7 @@ mod tests {
         assert!(record.drop_pages(0, &lower));
         assert!(!record.drop_pages(0, &PageMask::FULL.difference(&lower)));
         record.emptied(0);
-        assert_eq!(*record.state(0), State::Present);
+        assert_eq!(*record.state(0), BlockState::Present);
     }
 
     #[test]

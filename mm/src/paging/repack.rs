@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use crate::units::Bytes;
 
-use super::engine::{Engine, STORE};
-use super::record::State;
+use super::pager_engine::{PagerEngine, STORE};
+use super::record::BlockState;
 use super::source::key;
-use super::stats::Counters;
+use super::stats::PagerCounters;
 
 /// Result of repacking.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,12 +22,12 @@ pub struct RepackReport {
     pub stopped: Option<String>,
 }
 
-impl Engine {
+impl PagerEngine {
     /// Blocks that have been in the store for `age` and were not repacked.
     pub(super) fn repackable(&self, age: Duration) -> Vec<usize> {
         let mut blocks = self
             .record()
-            .select(|state| matches!(state, State::Absent { source, .. } if *source == STORE));
+            .select(|state| matches!(state, BlockState::Absent { source, .. } if *source == STORE));
         blocks.retain(|&index| self.ages.is_older(index, age));
         blocks
     }
@@ -45,12 +45,12 @@ impl Engine {
                 self.pool.repack(key(page)).map(|gained| saved + gained as u64)
             });
             let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            Counters::add(&self.counters.repack_ns, took);
+            PagerCounters::add(&self.counters.repack_ns, took);
             match saved {
                 Ok(saved) => {
                     self.ages.repacked(index);
-                    Counters::add(&self.counters.blocks_repacked, 1);
-                    Counters::add(&self.counters.repack_saved_bytes, saved);
+                    PagerCounters::add(&self.counters.blocks_repacked, 1);
+                    PagerCounters::add(&self.counters.repack_saved_bytes, saved);
                     report.blocks += 1;
                     report.saved = report.saved.saturating_add(Bytes(saved));
                 }

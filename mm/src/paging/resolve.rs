@@ -9,15 +9,15 @@ use crate::store::Page;
 use crate::sys::userfault::Stopped;
 use crate::units::{HostRange, PAGE_BYTES};
 
-use super::engine::Engine;
-use super::record::{SourceId, State};
+use super::pager_engine::PagerEngine;
+use super::record::{BlockState, SourceId};
 use super::source::{Content, SourceError};
 use super::staging::{Inlet, PAGES};
-use super::stats::Counters;
+use super::stats::PagerCounters;
 
 /// What came of an attempt to bring a block back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fill {
+pub(super) enum FillOutcome {
     /// It is back; threads that waited for it were woken.
     Done,
     /// It was there.
@@ -31,62 +31,64 @@ pub(super) enum Fill {
 }
 
 /// Why a block was not filled.
-enum Failure {
+enum FillFailure {
     /// Host memory is short, or something is in the way for the moment.
     Now(io::Error),
     /// The contents cannot be read: no later try helps.
     Source(SourceError),
 }
 
-impl From<Stopped> for Failure {
+impl From<Stopped> for FillFailure {
     fn from(stopped: Stopped) -> Self {
         Self::Now(stopped.source)
     }
 }
 
-impl Engine {
+impl PagerEngine {
     /// Brings block `index` back, however long it takes.
     pub(super) fn fetch(&self, index: usize) -> io::Result<()> {
         let mut inlet = Inlet::new()?;
         loop {
             match self.bring_back(index, &mut inlet) {
-                Fill::Done | Fill::Present | Fill::Lost => return Ok(()),
-                Fill::Elsewhere => {
+                FillOutcome::Done | FillOutcome::Present | FillOutcome::Lost => return Ok(()),
+                FillOutcome::Elsewhere => {
                     let record = self.record();
-                    let busy = |state: &State| !matches!(state, State::Present | State::Lost);
+                    let busy = |state: &BlockState| {
+                        !matches!(state, BlockState::Present | BlockState::Lost)
+                    };
                     if busy(record.state(index)) {
                         let pause = Duration::from_millis(1);
                         drop(self.settled.wait_timeout(record, pause));
                     }
                 }
-                Fill::Later => std::thread::sleep(Duration::from_millis(1)),
+                FillOutcome::Later => std::thread::sleep(Duration::from_millis(1)),
             }
         }
     }
 
     /// Brings block `index` back, if it is away and at rest.
-    pub(super) fn bring_back(&self, index: usize, inlet: &mut Inlet) -> Fill {
+    pub(super) fn bring_back(&self, index: usize, inlet: &mut Inlet) -> FillOutcome {
         let mut record = self.record();
         let Some(before) = record.begin_filling(index) else {
             return match record.state(index) {
-                State::Present => Fill::Present,
-                State::Lost => Fill::Lost,
+                BlockState::Present => FillOutcome::Present,
+                BlockState::Lost => FillOutcome::Lost,
                 _ => {
                     self.want(&mut record, index);
-                    Fill::Elsewhere
+                    FillOutcome::Elsewhere
                 }
             };
         };
         drop(record);
         let began = Instant::now();
         let result = match &before {
-            State::Out { slot } => {
+            BlockState::Out { slot } => {
                 self.move_back(index, *slot);
                 self.outlet.give_back(*slot);
-                Counters::add(&self.counters.blocks_returned, 1);
+                PagerCounters::add(&self.counters.blocks_returned, 1);
                 Ok(())
             }
-            State::Absent { source, dropped } => {
+            BlockState::Absent { source, dropped } => {
                 let filled = self.fill(index, *source, dropped.as_deref(), inlet);
                 if filled.is_ok() {
                     self.source(*source).forget(Self::pages(index));
@@ -98,22 +100,22 @@ impl Engine {
             other => unreachable!("begin_filling gave {other:?}"),
         };
         let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        Counters::add(&self.counters.fill_ns, took);
+        PagerCounters::add(&self.counters.fill_ns, took);
         match result {
             Ok(()) => {
                 self.settle(index, |record| record.filled(index));
-                Fill::Done
+                FillOutcome::Done
             }
-            Err(Failure::Now(error)) => {
+            Err(FillFailure::Now(error)) => {
                 tracing::debug!("cannot bring block {index} back now: {error}");
-                Counters::add(&self.counters.fill_retries, 1);
+                PagerCounters::add(&self.counters.fill_retries, 1);
                 self.record().not_filled(index, before);
                 self.settled.notify_all();
-                Fill::Later
+                FillOutcome::Later
             }
-            Err(Failure::Source(error)) => {
+            Err(FillFailure::Source(error)) => {
                 self.lose(index, &error);
-                Fill::Lost
+                FillOutcome::Lost
             }
         }
     }
@@ -125,17 +127,17 @@ impl Engine {
         source: SourceId,
         dropped: Option<&PageMask>,
         inlet: &mut Inlet,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), FillFailure> {
         let first = Self::pages(index).start;
         let source = self.source(source);
         let from = if self.huge && dropped.is_none() {
-            inlet.prepare().map_err(Failure::Now)?;
-            source.read_run(first, inlet.whole_pages()).map_err(Failure::Source)?;
+            inlet.prepare().map_err(FillFailure::Now)?;
+            source.read_run(first, inlet.whole_pages()).map_err(FillFailure::Source)?;
             inlet.whole()
         } else {
             let mut scratch: Box<Page> = Box::new([0; PAGE_BYTES]);
             for page in (0..PAGES).filter(|&page| !dropped.is_some_and(|d| d.contains(page))) {
-                match source.read(first + page as u64, &mut scratch).map_err(Failure::Source)? {
+                match source.read(first + page as u64, &mut scratch).map_err(FillFailure::Source)? {
                     Content::Zero => {}
                     Content::Written => {
                         inlet.part(page).copy_from_slice(scratch.as_slice());
@@ -143,7 +145,7 @@ impl Engine {
                     }
                 }
             }
-            Counters::add(&self.counters.blocks_landed_small, u64::from(self.huge));
+            PagerCounters::add(&self.counters.blocks_landed_small, u64::from(self.huge));
             inlet.parts()
         };
         let place = self.areas.host(index);
@@ -167,7 +169,7 @@ impl Engine {
         place: HostRange,
         from: HostRange,
         not: &PageMask,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), FillFailure> {
         for page in (0..PAGES).filter(|&page| !not.contains(page)) {
             let at = |range: HostRange| range.slice(page * PAGE_BYTES, PAGE_BYTES).expect("inside");
             // SAFETY: as in `fill`.
@@ -183,7 +185,7 @@ impl Engine {
     /// machine's owner by us. Zeroes in their place would be a lie.
     fn lose(&self, index: usize, error: &SourceError) {
         tracing::error!("guest memory is lost: {error}");
-        Counters::add(&self.counters.blocks_lost, 1);
+        PagerCounters::add(&self.counters.blocks_lost, 1);
         if let Err(stopped) = self.uffd.poison(self.areas.host(index)) {
             tracing::error!("cannot signal threads waiting for lost memory: {stopped}");
         }

@@ -16,7 +16,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::backing::BackingError;
 use crate::blocks::mask::PageMask;
 use crate::store::Page;
-use crate::sys::mapping::{Mapping, Source};
+use crate::sys::mapping::{Mapping, MappingSource};
 use crate::sys::pagemap::Pagemap;
 use crate::sys::userfault::Userfault;
 use crate::units::{BLOCK_BYTES, HostRange, PAGE_BYTES, PAGES_PER_BLOCK};
@@ -29,7 +29,7 @@ fn slot_range(mapping: &Mapping, slot: usize) -> HostRange {
 }
 
 fn map(slots: usize, huge: bool) -> io::Result<Mapping> {
-    let mapping = Mapping::new(Source::Anonymous, slots * BLOCK_BYTES, BLOCK_BYTES)?;
+    let mapping = Mapping::new(MappingSource::Anonymous, slots * BLOCK_BYTES, BLOCK_BYTES)?;
     match mapping.set_huge(mapping.range(), huge) {
         // A kernel without huge pages.
         Err(error) if error.raw_os_error() != Some(libc::EINVAL) => Err(error),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Counters of the pager, and how long faults took.
+//! PagerCounters of the pager, and how long faults took.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,9 +15,9 @@ macro_rules! counters {
         pub struct PagingCounters { $($(#[$doc])* pub $name: u64,)* }
 
         #[derive(Debug, Default)]
-        pub(super) struct Counters { $(pub(super) $name: AtomicU64,)* }
+        pub(super) struct PagerCounters { $(pub(super) $name: AtomicU64,)* }
 
-        impl Counters {
+        impl PagerCounters {
             pub(super) fn snapshot(&self) -> PagingCounters {
                 PagingCounters { $($name: self.$name.load(Ordering::Relaxed),)* }
             }
@@ -66,7 +66,7 @@ counters! {
     repack_ns,
 }
 
-impl Counters {
+impl PagerCounters {
     pub(super) fn add(counter: &AtomicU64, amount: u64) {
         counter.fetch_add(amount, Ordering::Relaxed);
     }
@@ -86,7 +86,7 @@ impl Default for Histogram {
 
 /// How long faults took, from the monitor's reading of one to the page's presence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Latency {
+pub struct FaultLatency {
     /// Number of times.
     pub count: u64,
     /// Half took no longer.
@@ -101,7 +101,7 @@ impl Histogram {
         self.buckets[bucket(ns)].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn latency(&self) -> Latency {
+    pub(super) fn latency(&self) -> FaultLatency {
         let counts: Vec<u64> = self.buckets.iter().map(|b| b.load(Ordering::Relaxed)).collect();
         let count: u64 = counts.iter().sum();
         let quantile = |percent: u64| {
@@ -113,7 +113,7 @@ impl Histogram {
             });
             Duration::from_nanos(at.filter(|_| count > 0).map_or(0, upper_edge))
         };
-        Latency { count, p50: quantile(50), p99: quantile(99) }
+        FaultLatency { count, p50: quantile(50), p99: quantile(99) }
     }
 }
 
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn quantiles_are_within_a_quarter() {
         let histogram = Histogram::default();
-        assert_eq!(histogram.latency(), Latency::default());
+        assert_eq!(histogram.latency(), FaultLatency::default());
         for _ in 0..98 {
             histogram.record(Duration::from_micros(60));
         }

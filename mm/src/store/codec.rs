@@ -32,11 +32,11 @@ pub trait Codec: Send + Sync {
     ///
     /// # Errors
     /// [`CodecError::Setup`].
-    fn worker(&self) -> Result<Box<dyn Worker>, CodecError>;
+    fn worker(&self) -> Result<Box<dyn CodecWorker>, CodecError>;
 }
 
 /// State of a codec, used by one thread at a time.
-pub trait Worker: Send {
+pub trait CodecWorker: Send {
     /// Compresses a page into a buffer of the worker's. `None` if that does not make it smaller.
     fn compress(&mut self, page: &[u8; PAGE_BYTES]) -> Option<&[u8]>;
 
@@ -61,13 +61,13 @@ impl Codec for Lz4 {
         "lz4"
     }
 
-    fn worker(&self) -> Result<Box<dyn Worker>, CodecError> {
+    fn worker(&self) -> Result<Box<dyn CodecWorker>, CodecError> {
         let out = vec![0; get_maximum_output_size(PAGE_BYTES)];
         Ok(Box::new(Lz4Worker { table: CompressTable::small(), out }))
     }
 }
 
-impl Worker for Lz4Worker {
+impl CodecWorker for Lz4Worker {
     fn compress(&mut self, page: &[u8; PAGE_BYTES]) -> Option<&[u8]> {
         let len = compress_into_with_table(page, &mut self.out, &mut self.table).ok()?;
         (len < PAGE_BYTES).then(|| &self.out[..len])
@@ -106,7 +106,7 @@ impl Codec for Zstd {
         "zstd"
     }
 
-    fn worker(&self) -> Result<Box<dyn Worker>, CodecError> {
+    fn worker(&self) -> Result<Box<dyn CodecWorker>, CodecError> {
         let setup =
             |error: std::io::Error| CodecError::Setup { codec: "zstd", reason: error.to_string() };
         Ok(Box::new(ZstdWorker {
@@ -117,7 +117,7 @@ impl Codec for Zstd {
     }
 }
 
-impl Worker for ZstdWorker {
+impl CodecWorker for ZstdWorker {
     fn compress(&mut self, page: &[u8; PAGE_BYTES]) -> Option<&[u8]> {
         // A buffer one byte short of a page: what does not fit is not worth having.
         let out = &mut self.out[..PAGE_BYTES - 1];

@@ -25,7 +25,7 @@ mod workers;
 #[cfg(all(test, not(loom), not(miri)))]
 mod tests;
 
-pub use codec::{Codec, CodecError, Lz4, Worker, Zstd};
+pub use codec::{Codec, CodecError, CodecWorker, Lz4, Zstd};
 pub use error::StoreError;
 pub use page_store::{Page, Store, StoreConfig};
 pub use slot_table::Key;

@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use super::codec::Codec;
 use super::error::StoreError;
-use super::slot::{Kept, Slot};
+use super::slot::{Kept, StoreSlot};
 use super::slot_table::{Key, SlotTable};
-use super::stat::{Counters, MmStat};
+use super::stat::{MmStat, StoreCounters};
 use super::workers::{Bench, Lent, Workers};
 use crate::frames::FramePool;
 use crate::units::PAGE_BYTES;
@@ -57,7 +57,7 @@ pub struct Store {
     second: Option<Workers>,
     config: StoreConfig,
     table: SlotTable,
-    counters: Counters,
+    counters: StoreCounters,
 }
 
 impl Store {
@@ -89,7 +89,7 @@ impl Store {
             second: second.map(Workers::new),
             config,
             table: SlotTable::new(config.capacity),
-            counters: Counters::default(),
+            counters: StoreCounters::default(),
         })
     }
 
@@ -159,7 +159,7 @@ impl Store {
         let mut cached = None;
         let kept = self.with_kept(key, &mut cached, |slot, kept, bench| {
             self.restore(key, kept, to, bench)?;
-            *slot = Slot::EMPTY;
+            *slot = StoreSlot::EMPTY;
             Ok(kept)
         })?;
         self.release(kept);
@@ -191,7 +191,7 @@ impl Store {
         self.fill(handle, data)?;
         let new = Kept::Repacked(handle, data.len());
         self.counters.add(new);
-        *slot = Slot::new(new);
+        *slot = StoreSlot::new(new);
         drop(slot);
         self.release(old);
         Ok(old.bytes() - new.bytes())
@@ -202,7 +202,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::OutOfRange`].
     pub fn remove(&self, key: Key) -> Result<bool, StoreError> {
-        let kept = std::mem::replace(&mut *self.table.slot(key)?, Slot::EMPTY).kept();
+        let kept = std::mem::replace(&mut *self.table.slot(key)?, StoreSlot::EMPTY).kept();
         self.release(kept);
         Ok(kept != Kept::Nothing)
     }
@@ -264,7 +264,7 @@ impl Store {
             None => self.pack(page, cached)?,
         };
         self.counters.add(kept);
-        let old = std::mem::replace(&mut *self.table.slot(key)?, Slot::new(kept)).kept();
+        let old = std::mem::replace(&mut *self.table.slot(key)?, StoreSlot::new(kept)).kept();
         self.release(old);
         Ok(kept)
     }
@@ -307,7 +307,7 @@ impl Store {
         &'s self,
         key: Key,
         cached: &mut Option<Lent<'s>>,
-        act: impl FnOnce(&mut Slot, Kept, &mut Bench) -> Result<R, StoreError>,
+        act: impl FnOnce(&mut StoreSlot, Kept, &mut Bench) -> Result<R, StoreError>,
     ) -> Result<R, StoreError> {
         loop {
             // Workers come before slots; the page may be repacked in between.

@@ -32,17 +32,17 @@ impl Kept {
 
 /// A slot in 12 bytes, so that it takes 16 with its lock.
 #[derive(Clone, Copy)]
-pub(super) struct Slot {
+pub(super) struct StoreSlot {
     low: u32,
     high: u32,
-    /// 0 nothing, 1 to 4095 bytes packed, [`Slot::RAW`], that and 1 to 4095 bytes repacked, or
-    /// [`Slot::SAME`].
+    /// 0 nothing, 1 to 4095 bytes packed, [`StoreSlot::RAW`], that and 1 to 4095 bytes repacked, or
+    /// [`StoreSlot::SAME`].
     form: u16,
 }
 
-const _: () = assert!(cfg!(loom) || size_of::<SpinLock<Slot>>() == 16);
+const _: () = assert!(cfg!(loom) || size_of::<SpinLock<StoreSlot>>() == 16);
 
-impl Slot {
+impl StoreSlot {
     const RAW: u16 = 4096;
     const SAME: u16 = u16::MAX;
     pub(super) const EMPTY: Self = Self { low: 0, high: 0, form: 0 };

@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 
 use super::error::StoreError;
-use super::slot::Slot;
+use super::slot::StoreSlot;
 use crate::frames::sync::{SpinGuard, SpinLock};
 
 /// Names a page in a store: 0 up to the store's capacity.
@@ -14,12 +14,12 @@ pub struct Key(pub u32);
 /// Slots allocated at a time.
 const CHUNK: usize = 4096;
 
-type Chunk = Box<[SpinLock<Slot>]>;
+type SlotChunk = Box<[SpinLock<StoreSlot>]>;
 
 /// The slots of a store.
 pub(super) struct SlotTable {
     capacity: u32,
-    chunks: Box<[OnceLock<Chunk>]>,
+    chunks: Box<[OnceLock<SlotChunk>]>,
 }
 
 impl SlotTable {
@@ -30,18 +30,18 @@ impl SlotTable {
     }
 
     /// The slot of `key`, locked.
-    pub(super) fn slot(&self, key: Key) -> Result<SpinGuard<'_, Slot>, StoreError> {
+    pub(super) fn slot(&self, key: Key) -> Result<SpinGuard<'_, StoreSlot>, StoreError> {
         if key.0 >= self.capacity {
             return Err(StoreError::OutOfRange { key: key.0, capacity: self.capacity });
         }
         let index = key.0 as usize;
-        let make = || (0..CHUNK).map(|_| SpinLock::new(Slot::EMPTY)).collect();
+        let make = || (0..CHUNK).map(|_| SpinLock::new(StoreSlot::EMPTY)).collect();
         Ok(self.chunks[index / CHUNK].get_or_init(make)[index % CHUNK].lock())
     }
 
     /// Bytes of the chunks that there are.
     pub(super) fn bytes(&self) -> usize {
         let chunks = self.chunks.iter().filter(|chunk| chunk.get().is_some()).count();
-        chunks * CHUNK * size_of::<SpinLock<Slot>>()
+        chunks * CHUNK * size_of::<SpinLock<StoreSlot>>()
     }
 }

@@ -48,7 +48,7 @@ impl fmt::Display for MmStat {
 
 /// Counts of what is stored.
 #[derive(Default)]
-pub(super) struct Counters {
+pub(super) struct StoreCounters {
     pages: AtomicU64,
     packed_bytes: AtomicU64,
     same: AtomicU64,
@@ -56,7 +56,7 @@ pub(super) struct Counters {
     raw_since: AtomicU64,
 }
 
-impl Counters {
+impl StoreCounters {
     /// A page was stored.
     pub(super) fn add(&self, kept: Kept) {
         match kept {

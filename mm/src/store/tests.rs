@@ -305,19 +305,19 @@ impl Gates {
 }
 
 struct Gated(Arc<Gates>);
-struct GatedWorker(Arc<Gates>, Box<dyn Worker>);
+struct GatedWorker(Arc<Gates>, Box<dyn CodecWorker>);
 
 impl Codec for Gated {
     fn name(&self) -> &'static str {
         "gated"
     }
 
-    fn worker(&self) -> Result<Box<dyn Worker>, CodecError> {
+    fn worker(&self) -> Result<Box<dyn CodecWorker>, CodecError> {
         Ok(Box::new(GatedWorker(Arc::clone(&self.0), Lz4.worker()?)))
     }
 }
 
-impl Worker for GatedWorker {
+impl CodecWorker for GatedWorker {
     fn compress(&mut self, page: &Page) -> Option<&[u8]> {
         self.0.pass(page[0]);
         self.1.compress(page)

@@ -3,13 +3,13 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::codec::{Codec, CodecError, Worker};
+use super::codec::{Codec, CodecError, CodecWorker};
 use crate::frames::thread_number;
 use crate::units::PAGE_BYTES;
 
 /// A codec worker with room to put an object's two pieces together.
 pub(super) struct Bench {
-    pub(super) worker: Box<dyn Worker>,
+    pub(super) worker: Box<dyn CodecWorker>,
     pub(super) spare: Box<[u8; PAGE_BYTES]>,
 }
 

@@ -15,7 +15,7 @@ const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
 
 /// What a mapping is mapped from.
 #[derive(Clone, Copy, Debug)]
-pub enum Source<'fd> {
+pub enum MappingSource<'fd> {
     /// Private memory of no file.
     Anonymous,
     /// Private memory of the pool of huge pages that the administrator set aside.
@@ -67,20 +67,20 @@ impl Mapping {
     /// # Errors
     /// Those of mmap(2), and `InvalidInput` if `len` or `align` is not a whole number of the
     /// source's pages.
-    pub fn new(source: Source<'_>, len: usize, align: usize) -> io::Result<Self> {
+    pub fn new(source: MappingSource<'_>, len: usize, align: usize) -> io::Result<Self> {
         let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
         if !align.is_power_of_two() || align < PAGE_BYTES {
             return Err(invalid());
         }
         HostRange::new(0, len).ok_or_else(invalid)?;
         match source {
-            Source::Hugetlb(page) => Self::hugetlb(page, None, len, align),
-            Source::SharedHugetlb(fd, page) => Self::hugetlb(page, Some(fd), len, align),
-            Source::Anonymous => {
+            MappingSource::Hugetlb(page) => Self::hugetlb(page, None, len, align),
+            MappingSource::SharedHugetlb(fd, page) => Self::hugetlb(page, Some(fd), len, align),
+            MappingSource::Anonymous => {
                 let (slack, range) = reserve(len, align, READ_WRITE)?;
                 Ok(Self::trimmed(slack, range))
             }
-            Source::Shared(fd) => {
+            MappingSource::Shared(fd) => {
                 let (slack, range) = reserve(len, align, ProtFlags::empty())?;
                 let flags = MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED;
                 // SAFETY: replaces part of a reservation that no other code knows.
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn mappings_are_aligned() {
         for align in [PAGE_BYTES, BLOCK_BYTES, 1 << 30] {
-            let map = Mapping::new(Source::Anonymous, 3 * BLOCK_BYTES, align).unwrap();
+            let map = Mapping::new(MappingSource::Anonymous, 3 * BLOCK_BYTES, align).unwrap();
             assert!(map.range().addr().is_multiple_of(align));
             assert_eq!(map.range().len(), 3 * BLOCK_BYTES);
         }
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn bad_shapes_are_refused() {
-        let new = |len, align| Mapping::new(Source::Anonymous, len, align);
+        let new = |len, align| Mapping::new(MappingSource::Anonymous, len, align);
         assert!(new(0, 4096).is_err());
         assert!(new(4097, 4096).is_err());
         assert!(new(4096, 3 << 12).is_err());
@@ -298,7 +298,7 @@ mod tests {
             s.spawn(|| {
                 for _ in 0..2000 {
                     let page = HugePageSize::TwoMib;
-                    let refused = Mapping::new(Source::Hugetlb(page), too_much, BLOCK_BYTES);
+                    let refused = Mapping::new(MappingSource::Hugetlb(page), too_much, BLOCK_BYTES);
                     assert!(refused.is_err());
                 }
                 done.store(true, Ordering::Relaxed);
@@ -306,7 +306,9 @@ mod tests {
             // Kept, so that each new one is looked for where there was none before.
             let mut kept = Vec::new();
             while !done.load(Ordering::Relaxed) && kept.len() < 10_000 {
-                kept.push(Mapping::new(Source::Anonymous, BLOCK_BYTES, BLOCK_BYTES).unwrap());
+                kept.push(
+                    Mapping::new(MappingSource::Anonymous, BLOCK_BYTES, BLOCK_BYTES).unwrap(),
+                );
             }
             for map in kept {
                 // ENOMEM unless all of it is still mapped.
@@ -318,7 +320,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "is not in the mapping")]
     fn advice_stays_inside() {
-        let map = Mapping::new(Source::Anonymous, 4096, 4096).unwrap();
+        let map = Mapping::new(MappingSource::Anonymous, 4096, 4096).unwrap();
         let beyond = HostRange::new(map.range().addr(), 8192).unwrap();
         let _ = map.discard(beyond);
     }

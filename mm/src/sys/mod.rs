@@ -3,7 +3,7 @@
 //!
 //! * [`mapping`]: a stretch of address space that this process owns, and advice on it
 //! * [`pagemap`]: what is resident there, by PAGEMAP_SCAN or by /proc/self/pagemap
-//! * [`refusal`]: what the kernel's error numbers mean
+//! * [`memory_refusal`]: what the kernel's error numbers mean
 //! * [`thread`]: signals of threads of our own
 //! * [`userfault`]: faults on absent memory, answered by this process
 //!
@@ -15,7 +15,7 @@
 //! takes pages away from it.
 
 pub mod mapping;
+pub mod memory_refusal;
 pub mod pagemap;
-pub mod refusal;
 pub mod thread;
 pub mod userfault;

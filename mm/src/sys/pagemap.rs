@@ -249,7 +249,7 @@ fn is_unsupported(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::mapping::{Mapping, Source};
+    use crate::sys::mapping::{Mapping, MappingSource};
     use crate::units::{BLOCK_BYTES, PAGE_BYTES};
 
     fn resident(pagemap: &Pagemap, range: HostRange) -> Vec<(usize, usize)> {
@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn both_ways_see_what_was_touched() {
         let page = PAGE_BYTES;
-        let map = Mapping::new(Source::Anonymous, 2 * BLOCK_BYTES, page).unwrap();
+        let map = Mapping::new(MappingSource::Anonymous, 2 * BLOCK_BYTES, page).unwrap();
         map.set_huge(map.range(), false).unwrap();
         let all = map.range();
         for i in [3, 4, 5, 700] {
@@ -285,7 +285,7 @@ mod tests {
     fn more_runs_than_one_call_returns() {
         let page = PAGE_BYTES;
         let pages = 3 * RUNS_PER_CALL;
-        let map = Mapping::new(Source::Anonymous, pages * page, page).unwrap();
+        let map = Mapping::new(MappingSource::Anonymous, pages * page, page).unwrap();
         map.set_huge(map.range(), false).unwrap();
         for i in (0..pages).step_by(2) {
             map.populate(map.range().slice(i * page, page).unwrap()).unwrap();

@@ -19,9 +19,9 @@ use super::zspage::Zspage;
 
 /// A header: bit 0 set for an object in use, the rest its handle; else the next free object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Header(u32);
+pub(super) struct ObjectHeader(u32);
 
-impl Header {
+impl ObjectHeader {
     const USED: u32 = 1;
 
     pub(super) const fn used(handle: u32) -> Self {
@@ -63,13 +63,13 @@ impl Headers<'_> {
     }
 
     #[inline]
-    pub(super) fn read(&self, zspage: &Zspage, object: u16) -> Header {
+    pub(super) fn read(&self, zspage: &Zspage, object: u16) -> ObjectHeader {
         // SAFETY: see the module's text; the caller holds the class lock.
-        Header(unsafe { self.at(zspage, object).read() })
+        ObjectHeader(unsafe { self.at(zspage, object).read() })
     }
 
     #[inline]
-    pub(super) fn write(&self, zspage: &Zspage, object: u16, header: Header) {
+    pub(super) fn write(&self, zspage: &Zspage, object: u16, header: ObjectHeader) {
         // SAFETY: see the module's text; the caller holds the class lock.
         unsafe { self.at(zspage, object).write(header.0) }
     }

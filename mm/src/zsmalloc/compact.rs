@@ -4,7 +4,7 @@
 
 use super::bytes::Span;
 use super::chain::Emptied;
-use super::handle::Place;
+use super::handle::ObjectPlace;
 use super::heap::Heap;
 use super::lists::{Class, ClassState};
 use super::zspage::{EMPTY, FULL, NONE};
@@ -105,7 +105,7 @@ fn move_all(heap: &Heap, class: &Class, state: &mut ClassState, source: u32) -> 
         unsafe { to.copy_from(&from) };
         objects.set_handle(into, free, handle);
         state.count(zspages, shape, target, into.inuse() + 1);
-        entry.relocate(Place { zspage: target, object: free });
+        entry.relocate(ObjectPlace { zspage: target, object: free });
         objects.push_free(zspage, object);
         zspage.set_inuse(zspage.inuse() - 1);
     }

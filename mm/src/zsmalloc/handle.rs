@@ -52,19 +52,19 @@ impl Handle {
 
 /// Where an object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct ObjectPlace {
     pub(super) zspage: u32,
     pub(super) object: u16,
 }
 
 /// One object's entry.
-pub(super) struct Entry(AtomicU64);
+pub(super) struct HandleEntry(AtomicU64);
 
 /// The entry is not the handle's any more.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Stale;
 
-impl Entry {
+impl HandleEntry {
     pub(super) fn new() -> Self {
         Self(AtomicU64::new(0))
     }
@@ -74,7 +74,7 @@ impl Entry {
         (word >> GEN_SHIFT & GEN_MASK) as u16
     }
 
-    fn word(generation: u16, place: Place) -> u64 {
+    fn word(generation: u16, place: ObjectPlace) -> u64 {
         u64::from(generation) << GEN_SHIFT
             | u64::from(place.zspage) << ZSPAGE_SHIFT
             | u64::from(place.object) << OBJECT_SHIFT
@@ -82,7 +82,7 @@ impl Entry {
     }
 
     /// Makes a free entry live; returns its generation. The caller took it off a free list.
-    pub(super) fn publish(&self, place: Place) -> u16 {
+    pub(super) fn publish(&self, place: ObjectPlace) -> u16 {
         let generation = Self::generation(self.0.load(Ordering::Relaxed));
         self.0.store(Self::word(generation, place), Ordering::Release);
         generation
@@ -90,7 +90,7 @@ impl Entry {
 
     /// Takes the lock bit, waiting until it is free.
     #[inline]
-    pub(super) fn lock(&self, generation: u16) -> Result<Place, Stale> {
+    pub(super) fn lock(&self, generation: u16) -> Result<ObjectPlace, Stale> {
         let mut backoff = Backoff::new();
         loop {
             match self.try_lock(Some(generation))? {
@@ -103,7 +103,7 @@ impl Entry {
     /// Takes the lock bit if it is free: `Ok(None)` if not. With no generation given any will
     /// do: the caller knows the object by its header.
     #[inline]
-    pub(super) fn try_lock(&self, generation: Option<u16>) -> Result<Option<Place>, Stale> {
+    pub(super) fn try_lock(&self, generation: Option<u16>) -> Result<Option<ObjectPlace>, Stale> {
         let word = self.0.load(Ordering::Relaxed);
         if word & LIVE == 0 || generation.is_some_and(|g| g != Self::generation(word)) {
             return Err(Stale);
@@ -113,7 +113,7 @@ impl Entry {
         }
         match self.0.compare_exchange(word, word | LOCK, Ordering::Acquire, Ordering::Relaxed) {
             // Eleven and twenty-six bits after the masks.
-            Ok(_) => Ok(Some(Place {
+            Ok(_) => Ok(Some(ObjectPlace {
                 zspage: (word >> ZSPAGE_SHIFT & ZSPAGE_MASK) as u32,
                 object: (word >> OBJECT_SHIFT & OBJECT_MASK) as u16,
             })),
@@ -129,7 +129,7 @@ impl Entry {
     }
 
     /// Moves a locked entry's object and unlocks it.
-    pub(super) fn relocate(&self, place: Place) {
+    pub(super) fn relocate(&self, place: ObjectPlace) {
         let generation = Self::generation(self.0.load(Ordering::Relaxed));
         self.0.store(Self::word(generation, place), Ordering::Release);
     }
@@ -153,8 +153,8 @@ mod tests {
 
     #[test]
     fn a_freed_entry_refuses_its_old_handle() {
-        let entry = Entry::new();
-        let place = Place { zspage: (1 << ZSPAGE_BITS) - 1, object: 1023 };
+        let entry = HandleEntry::new();
+        let place = ObjectPlace { zspage: (1 << ZSPAGE_BITS) - 1, object: 1023 };
         let old = entry.publish(place);
         assert_eq!(entry.lock(old), Ok(place));
         assert_eq!(entry.try_lock(Some(old)), Ok(None));

@@ -4,7 +4,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::error::ZsError;
-use super::handle::{Entry, Handle, Place};
+use super::handle::{Handle, HandleEntry, ObjectPlace};
 use super::table::Table;
 
 /// Entries taken from the table, or left for other classes, at a time.
@@ -17,19 +17,19 @@ pub(super) const MOST_KEPT: usize = 4 * BATCH as usize;
 pub(super) struct Handles {
     /// Which pool they belong to.
     tag: u16,
-    entries: Table<Entry>,
+    entries: Table<HandleEntry>,
     /// Free entries that no class keeps.
     free: Mutex<Vec<u32>>,
 }
 
 impl Handles {
     pub(super) fn new(tag: u16, most: usize) -> Self {
-        Self { tag, entries: Table::new(most, Entry::new), free: Mutex::default() }
+        Self { tag, entries: Table::new(most, HandleEntry::new), free: Mutex::default() }
     }
 
     /// The entry of a handle from outside.
     #[inline]
-    pub(super) fn entry(&self, handle: Handle) -> Result<&Entry, ZsError> {
+    pub(super) fn entry(&self, handle: Handle) -> Result<&HandleEntry, ZsError> {
         if handle.pool != self.tag {
             return Err(ZsError::Foreign);
         }
@@ -37,13 +37,13 @@ impl Handles {
     }
 
     /// The entry with number `index`, as an object's header has it.
-    pub(super) fn get(&self, index: u32) -> Option<&Entry> {
+    pub(super) fn get(&self, index: u32) -> Option<&HandleEntry> {
         self.entries.get(index)
     }
 
     /// Makes entry `index`, which was taken, name `place`.
     #[inline]
-    pub(super) fn publish(&self, index: u32, place: Place) -> Handle {
+    pub(super) fn publish(&self, index: u32, place: ObjectPlace) -> Handle {
         let entry = self.entries.get(index).expect("an entry that was given out");
         Handle { index, generation: entry.publish(place), pool: self.tag }
     }

@@ -8,7 +8,7 @@ use super::chain::{self, Emptied};
 use super::class::{Classes, MAX_CHAIN, MAX_SIZE, MIN_SLOT};
 use super::config::ZsConfig;
 use super::error::ZsError;
-use super::handle::{Handle, Place};
+use super::handle::{Handle, ObjectPlace};
 use super::handles::{Handles, MOST_KEPT};
 use super::lists::Class;
 use super::objects::Objects;
@@ -118,7 +118,7 @@ impl Heap {
                 let object = objects.pop_free(zspage);
                 objects.set_handle(zspage, object, handle);
                 state.add_object(&self.zspages, class.shape(), number);
-                return Ok(self.handles.publish(handle, Place { zspage: number, object }));
+                return Ok(self.handles.publish(handle, ObjectPlace { zspage: number, object }));
             }
             // Frames are allocated outside the lock: that may migrate frames of this class.
             drop(state);

@@ -4,12 +4,12 @@
 use crate::units::PAGE_BYTES;
 
 use super::bytes::Span;
-use super::handle::Entry;
+use super::handle::HandleEntry;
 use super::zspage::Zspage;
 
 /// A mapped object: no other thread maps, frees or moves it meanwhile.
 pub struct Mapped<'a> {
-    entry: &'a Entry,
+    entry: &'a HandleEntry,
     zspage: &'a Zspage,
     span: Span,
 }
@@ -17,7 +17,7 @@ pub struct Mapped<'a> {
 impl<'a> Mapped<'a> {
     /// The caller has locked `entry` and holds `zspage` for reading; dropping the result gives both
     /// back. `span` is the object's.
-    pub(super) fn new(entry: &'a Entry, zspage: &'a Zspage, span: Span) -> Self {
+    pub(super) fn new(entry: &'a HandleEntry, zspage: &'a Zspage, span: Span) -> Self {
         Self { entry, zspage, span }
     }
 }

@@ -2,7 +2,7 @@
 //! Objects of the zspages of one class: allocated, marked and freed. The caller holds the class
 //! lock.
 
-use super::bytes::{Header, Headers};
+use super::bytes::{Headers, ObjectHeader};
 use super::class::SizeClass;
 use super::zspage::{NO_INDEX, Zspage};
 use crate::frames::Region;
@@ -40,7 +40,7 @@ impl<'a> Objects<'a> {
             zspage.set_fresh(0);
             return;
         }
-        self.headers.write(zspage, object, Header::free(zspage.free()));
+        self.headers.write(zspage, object, ObjectHeader::free(zspage.free()));
         zspage.set_free(object);
     }
 
@@ -50,7 +50,7 @@ impl<'a> Objects<'a> {
         if self.shape.is_huge() {
             zspage.set_huge(handle);
         } else {
-            self.headers.write(zspage, object, Header::used(handle));
+            self.headers.write(zspage, object, ObjectHeader::used(handle));
         }
     }
 

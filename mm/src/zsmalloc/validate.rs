@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Recounts what a pool has and compares it with what it keeps count of.
 
-use super::handle::Place;
+use super::handle::ObjectPlace;
 use super::heap::Heap;
 use super::zspage::{EMPTY, FULL, GROUPS, NONE, group_of};
 
@@ -26,7 +26,7 @@ pub(super) fn validate(heap: &Heap) {
                     let entry = heap.handles().get(handle).expect("an entry");
                     let place = entry.try_lock(None).expect("live").expect("not mapped");
                     entry.unlock();
-                    assert_eq!(place, Place { zspage: number, object });
+                    assert_eq!(place, ObjectPlace { zspage: number, object });
                     count += 1;
                 }
                 assert_eq!(count, zspage.inuse(), "objects in zspage {number}");

@@ -7,7 +7,7 @@ use std::fmt;
 use std::fs;
 use std::io::Write;
 
-use mm::sys::mapping::{Mapping, Source};
+use mm::sys::mapping::{Mapping, MappingSource};
 use mm::sys::pagemap::Pagemap;
 use mm::sys::userfault::Userfault;
 use rustix::io::Errno;
@@ -146,13 +146,14 @@ fn hugetlb(size: &str, folder: &str) -> Finding {
 
 fn pagemap_scan() -> Finding {
     let what = "PAGEMAP_SCAN";
-    let tried = Mapping::new(Source::Anonymous, mm::units::PAGE_BYTES, mm::units::PAGE_BYTES)
-        .and_then(|page| {
-            page.populate(page.range())?;
-            let pagemap = Pagemap::open()?;
-            pagemap.walk(page.range(), |_, _| {})?;
-            Ok(pagemap.can_scan())
-        });
+    let tried =
+        Mapping::new(MappingSource::Anonymous, mm::units::PAGE_BYTES, mm::units::PAGE_BYTES)
+            .and_then(|page| {
+                page.populate(page.range())?;
+                let pagemap = Pagemap::open()?;
+                pagemap.walk(page.range(), |_, _| {})?;
+                Ok(pagemap.can_scan())
+            });
     match tried {
         Ok(true) => finding(Verdict::Fine, what, "works: block maps are cheap"),
         Ok(false) => finding(
@@ -176,7 +177,7 @@ fn userfaultfd() -> Finding {
 fn collapse() -> Finding {
     let what = "MADV_COLLAPSE";
     const BLOCK: usize = 2 << 20;
-    let tried = Mapping::new(Source::Anonymous, BLOCK, BLOCK).and_then(|block| {
+    let tried = Mapping::new(MappingSource::Anonymous, BLOCK, BLOCK).and_then(|block| {
         block.populate(block.range())?;
         block.collapse(block.range())
     });

@@ -12,7 +12,7 @@ use devices::balloon::{Balloon, BlockResult, Changes, EvacuationReport};
 use devices::gpu::{Gpu, WantsBlocks, backing_ranges};
 use devices::virtio::{DeviceLock, Locked};
 use mm::backing::Discarded;
-use mm::blocks::guest::GuestSide;
+use mm::blocks::guest_side::GuestSide;
 use mm::blocks::map::{BlockMap, Holdings};
 use mm::blocks::mask::PageMask;
 use mm::guest_ram::{GuestRam, GuestRamError};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mm::blocks::map::{BlockMap, Totals};
 use mm::blocks::policy::{Goals, PassLimits};
-use mm::blocks::report::{End, PassReport, StageTime, Tally};
+use mm::blocks::report::{EndReason, PassReport, StageTime, StepTally};
 use mm::blocks::stage::Stage;
 use mm::layout::MemoryLayout;
 use mm::units::{BLOCK_SIZE, Bytes, GuestRange};
@@ -224,8 +224,8 @@ impl From<&Totals> for MemoryTotals {
     }
 }
 
-impl From<&Tally> for StepCounts {
-    fn from(tally: &Tally) -> Self {
+impl From<&StepTally> for StepCounts {
+    fn from(tally: &StepTally) -> Self {
         let count = |n: usize| n as u64;
         Self {
             done: count(tally.done),
@@ -273,9 +273,9 @@ impl From<&PassReport> for CompactReport {
             took_us: micros(report.took),
             stages: report.stages.iter().map(StageReport::from).collect(),
             end: match report.end {
-                End::Finished => PassEnd::Finished,
-                End::OutOfTime => PassEnd::OutOfTime,
-                End::Cancelled => PassEnd::Cancelled,
+                EndReason::Finished => PassEnd::Finished,
+                EndReason::OutOfTime => PassEnd::OutOfTime,
+                EndReason::Cancelled => PassEnd::Cancelled,
             },
         }
     }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use mm::blocks::guest::GuestSide;
+use mm::blocks::guest_side::GuestSide;
 use mm::blocks::page_set::PageSet;
 use mm::guest_ram::GuestRam;
 use mm::paging::{self, Paging, PagingError, PagingStats, ParkReport, ParkRequest, UnparkReport};
@@ -180,7 +180,7 @@ impl Shared {
     fn run<R>(
         &self,
         operation: Operation,
-        work: impl FnOnce(paging::Progress<'_>) -> R,
+        work: impl FnOnce(paging::OnProgress<'_>) -> R,
     ) -> Finished<R> {
         *lock(&self.operation) = Some(operation);
         let progress = |done, planned| {

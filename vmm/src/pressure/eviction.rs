@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use mm::blocks::guest::GuestSide;
+use mm::blocks::guest_side::GuestSide;
 use mm::paging::{
     ColdTracker, EvictionCosts, OnTrial, Paging, PagingStats, Probation, TrialReport,
 };

@@ -15,14 +15,16 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use super::guest::GuestSide;
+use super::guest_side::GuestSide;
 use super::loan::Loan;
 use super::map::{BlockMap, Totals};
 use super::plan::plan;
 use super::policy::{Costs, Goals, PassLimits, PassPolicy};
-use super::report::{End, PassReport, StageTime, Tallies};
+use super::report::{EndReason, PassReport, StageTime, Tallies};
 use super::stage::Stage;
-use super::stages::{CarryOut, Evacuate, Gather, Host, PassProgress, Spending, Watch};
+use super::stages::{
+    CarryOut, EvacuateStage, GatherStage, HostStage, PassProgress, Spending, Watch,
+};
 use crate::guest_ram::{GuestRam, GuestRamError};
 
 /// A pass over one guest's memory.
@@ -76,7 +78,7 @@ impl<'a> Pass<'a> {
             tallies: Tallies::default(),
             stuck: BTreeSet::new(),
         };
-        let (mut before, mut end, mut stages) = (None, End::Finished, Vec::new());
+        let (mut before, mut end, mut stages) = (None, EndReason::Finished, Vec::new());
         for stage in goals.stages() {
             let begin = Instant::now();
             let mut time =
@@ -86,7 +88,7 @@ impl<'a> Pass<'a> {
             debug!(?time, "stage of a pass");
             stages.push(time);
             end = ended?;
-            if end != End::Finished {
+            if end != EndReason::Finished {
                 break;
             }
         }
@@ -118,13 +120,13 @@ impl<'a> Pass<'a> {
         progress: &mut PassProgress<'_>,
         time: &mut StageTime,
         before: &mut Option<Totals>,
-    ) -> Result<End, GuestRamError> {
+    ) -> Result<EndReason, GuestRamError> {
         let stage = time.stage;
         let mut carry_out: Box<dyn CarryOut> = match stage {
-            Stage::Gather => Box::new(Gather),
-            Stage::Evacuate { sync } => Box::new(Evacuate::new(sync)),
-            Stage::Squeeze => Box::new(Evacuate::new(false)),
-            Stage::Host => Box::new(Host::default()),
+            Stage::Gather => Box::new(GatherStage),
+            Stage::Evacuate { sync } => Box::new(EvacuateStage::new(sync)),
+            Stage::Squeeze => Box::new(EvacuateStage::new(false)),
+            Stage::Host => Box::new(HostStage::default()),
         };
         for round in 0..self.policy.rounds(stage) {
             time.rounds = round + 1;
@@ -152,11 +154,11 @@ impl<'a> Pass<'a> {
             // A guest that did not lend all that was planned has reached its limit.
             let helped = progress.tallies.given_up() > given_up;
             match ended? {
-                End::Finished if helped && progress.tallies.gather.busy == busy => {}
+                EndReason::Finished if helped && progress.tallies.gather.busy == busy => {}
                 end => return Ok(end),
             }
         }
-        Ok(End::Finished)
+        Ok(EndReason::Finished)
     }
 }
 

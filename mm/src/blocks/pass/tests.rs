@@ -12,7 +12,7 @@ use crate::backing::{BackingKind, Discarded};
 use crate::blocks::map::Holdings;
 use crate::blocks::mask::PageMask;
 use crate::blocks::page_set::PageSet;
-use crate::blocks::report::Tally;
+use crate::blocks::report::StepTally;
 use crate::layout::MemoryLayout;
 use crate::units::{BLOCK_SIZE, BlockId, Bytes, GuestRange, Pages, Pfn};
 
@@ -167,13 +167,13 @@ fn discards_what_is_held_for_nothing() {
     let odd = (0..256).map(|i| range(3 * 512 + 2 * i, 1));
     let guest = balloon(&ram, odd.chain([range(512, 512)]));
     let report = run(&ram, &guest);
-    assert_eq!(report.end, End::Finished);
+    assert_eq!(report.end, EndReason::Finished);
     assert_eq!((report.tallies.discard.done, report.tallies.discard.bytes), (2, Bytes(768 << 12)));
     assert_eq!(report.after.wasted, Bytes(0));
     assert_eq!(report.after.resident, Bytes((BLOCKS * 512 - 768) << 12));
     assert_intact(&ram, &guest.pages.borrow());
     // And then there is nothing more to do about them.
-    assert_eq!(run(&ram, &guest).tallies.discard, Tally::default());
+    assert_eq!(run(&ram, &guest).tallies.discard, StepTally::default());
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn a_cancelled_pass_does_no_more() {
         let cancel = AtomicBool::new(false);
         let mut stop = |done: usize, _| cancel.store(done >= stop_at, Ordering::Relaxed);
         let report = pass.run(&cancel, &mut stop).unwrap();
-        assert_eq!((report.tallies.discard.done, report.end), (stop_at, End::Cancelled));
+        assert_eq!((report.tallies.discard.done, report.end), (stop_at, EndReason::Cancelled));
     }
 }
 
@@ -220,7 +220,7 @@ fn single_pages_are_exchanged_for_blocks() {
     let pass = Pass::new(&ram, &guest, goals, PassLimits::UNLIMITED);
     let report = pass.run(&AtomicBool::new(false), &mut |_, _| {}).unwrap();
     // One is kept back for the guest's kernel.
-    assert_eq!((report.tallies.gather.done, report.end), (1, End::Finished));
+    assert_eq!((report.tallies.gather.done, report.end), (1, EndReason::Finished));
     assert_eq!(guest.lent.get(), Pages(0));
     assert_eq!((report.before.ballooned, report.after.ballooned), (Bytes(2 << 20), Bytes(2 << 20)));
     assert!(guest.pages.borrow().mask(BlockId(5)).is_full());

@@ -30,7 +30,7 @@ use crate::units::{BLOCK_SIZE, BlockId, Bytes, PAGE_SIZE, PAGES_PER_BLOCK, Pages
 
 /// One thing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Action {
+pub enum PlanAction {
     /// Give the pages of the block back that are ballooned and present: all that it has, or some.
     Discard(BlockId),
     /// Make the block a huge page.
@@ -43,7 +43,7 @@ pub enum Action {
     Gather(u32),
 }
 
-impl Action {
+impl PlanAction {
     /// The block it is about; none for what is about all of memory.
     pub fn block(self) -> Option<BlockId> {
         match self {
@@ -57,9 +57,9 @@ impl Action {
 
 /// An action with what it should bring and cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step {
+pub struct PlanStep {
     /// What to do.
-    pub action: Action,
+    pub action: PlanAction,
     /// Bytes that the host has free afterwards.
     pub frees: Bytes,
     /// Bytes that are in huge pages afterwards.
@@ -70,7 +70,7 @@ pub struct Step {
     pub takes: Duration,
 }
 
-impl Step {
+impl PlanStep {
     /// Gain for each nanosecond of cost, in 1/1024 bytes. A byte freed counts twice a byte made
     /// huge: free memory serves every process on the host.
     fn merit(&self) -> u128 {
@@ -83,7 +83,7 @@ impl Step {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Steps within the limits, by gain for their cost.
-    pub steps: Vec<Step>,
+    pub steps: Vec<PlanStep>,
     /// Steps that were worth doing and beyond the limits.
     pub left_out: usize,
 }
@@ -103,7 +103,7 @@ pub fn plan(
     let blocks = map
         .iter()
         .filter(|(id, block)| in_scope(*id) && !block.flags.contains(BlockFlags::LEFT_OUT));
-    let mut wanted: Vec<Step> = match stage {
+    let mut wanted: Vec<PlanStep> = match stage {
         Stage::Gather => gather(map, goals, limits, costs).into_iter().collect(),
         Stage::Squeeze => squeeze(map, goals, costs),
         Stage::Evacuate { .. } => {
@@ -146,7 +146,7 @@ fn host_steps(
     block: &Block,
     goals: &Goals,
     costs: &Costs,
-) -> impl Iterator<Item = Step> + use<> {
+) -> impl Iterator<Item = PlanStep> + use<> {
     let splits =
         block.used().0 > 0 && block.flags.intersects(BlockFlags::HUGE | BlockFlags::UNSURE);
     let least = if splits { goals.split_from.0.max(1) } else { 1 };
@@ -165,7 +165,7 @@ fn host_steps(
     discard.into_iter().chain(huge)
 }
 
-fn discard(map: &BlockMap, id: BlockId, block: &Block, costs: &Costs) -> Step {
+fn discard(map: &BlockMap, id: BlockId, block: &Block, costs: &Costs) -> PlanStep {
     let wasted = Pages(u64::from(block.wasted));
     let takes = if block.used().0 == 0 {
         costs.discard_block
@@ -175,8 +175,8 @@ fn discard(map: &BlockMap, id: BlockId, block: &Block, costs: &Costs) -> Step {
         costs.discard_run * runs + if split { costs.split } else { Duration::ZERO }
     };
     let none = Bytes(0);
-    Step {
-        action: Action::Discard(id),
+    PlanStep {
+        action: PlanAction::Discard(id),
         frees: wasted.bytes(),
         makes_huge: none,
         copies: none,
@@ -184,9 +184,9 @@ fn discard(map: &BlockMap, id: BlockId, block: &Block, costs: &Costs) -> Step {
     }
 }
 
-fn collapse(id: BlockId, block: &Block, costs: &Costs) -> Step {
-    Step {
-        action: Action::Collapse(id),
+fn collapse(id: BlockId, block: &Block, costs: &Costs) -> PlanStep {
+    PlanStep {
+        action: PlanAction::Collapse(id),
         frees: Bytes(0),
         makes_huge: block.used().bytes(),
         copies: block.used().bytes(),
@@ -200,10 +200,10 @@ fn in_one_sweep(block: &Block) -> bool {
     u64::from(block.gpu) == PAGES_PER_BLOCK
 }
 
-fn back(id: BlockId, block: &Block, costs: &Costs) -> Step {
+fn back(id: BlockId, block: &Block, costs: &Costs) -> PlanStep {
     let whole = Pages(PAGES_PER_BLOCK).bytes();
-    Step {
-        action: Action::Back(id),
+    PlanStep {
+        action: PlanAction::Back(id),
         frees: Bytes(0),
         makes_huge: whole,
         copies: block.used().bytes(),
@@ -248,7 +248,7 @@ impl Free {
 }
 
 /// What the guest has free but the host holds, and single pages of the balloon, in whole blocks.
-fn gather(map: &BlockMap, goals: &Goals, limits: PassLimits, costs: &Costs) -> Option<Step> {
+fn gather(map: &BlockMap, goals: &Goals, limits: PassLimits, costs: &Costs) -> Option<PlanStep> {
     if !goals.gather || goals.scope.is_some() {
         return None;
     }
@@ -269,8 +269,8 @@ fn gather(map: &BlockMap, goals: &Goals, limits: PassLimits, costs: &Costs) -> O
         .min(limits.bytes.0 / moved)
         .min(u64::try_from(by_time).unwrap_or(u64::MAX));
     let count = u32::try_from(blocks).ok().filter(|count| *count > 0)?;
-    Some(Step {
-        action: Action::Gather(count),
+    Some(PlanStep {
+        action: PlanAction::Gather(count),
         frees: held.min(Bytes(blocks * BLOCK_SIZE)),
         makes_huge: Pages(cut).bytes(),
         copies: Bytes(blocks * moved),
@@ -280,7 +280,7 @@ fn gather(map: &BlockMap, goals: &Goals, limits: PassLimits, costs: &Costs) -> O
 
 /// Blocks to be evacuated into the gaps of others, the highest first: what does not
 /// move lies low. Only with so much free memory elsewhere that the guest will not miss it.
-fn squeeze(map: &BlockMap, goals: &Goals, costs: &Costs) -> Vec<Step> {
+fn squeeze(map: &BlockMap, goals: &Goals, costs: &Costs) -> Vec<PlanStep> {
     let wanted = || {
         let totals = map.totals();
         let free = Free::of(map, &totals)?;
@@ -300,16 +300,16 @@ fn squeeze(map: &BlockMap, goals: &Goals, costs: &Costs) -> Vec<Step> {
     full.iter().rev().take(count).map(|(id, block)| press_out(*id, block, costs)).collect()
 }
 
-fn press_out(id: BlockId, block: &Block, costs: &Costs) -> Step {
+fn press_out(id: BlockId, block: &Block, costs: &Costs) -> PlanStep {
     let whole = Pages(PAGES_PER_BLOCK).bytes();
-    Step { frees: whole, makes_huge: Bytes(0), ..evacuate(id, block, costs) }
+    PlanStep { frees: whole, makes_huge: Bytes(0), ..evacuate(id, block, costs) }
 }
 
-fn evacuate(id: BlockId, block: &Block, costs: &Costs) -> Step {
+fn evacuate(id: BlockId, block: &Block, costs: &Costs) -> PlanStep {
     let used = block.used();
     let absent = PAGES_PER_BLOCK - u64::from(block.present);
-    Step {
-        action: Action::Evacuate(id),
+    PlanStep {
+        action: PlanAction::Evacuate(id),
         // What moves is wanted elsewhere; it costs nothing there only where pages are present.
         // Half is what a plan may count on.
         frees: Pages(used.0.div_ceil(2)).bytes(),

@@ -24,7 +24,7 @@ fn map(blocks: Vec<Block>) -> BlockMap {
 }
 
 /// What all stages together plan for one map.
-fn actions(map: &BlockMap, goals: &Goals) -> Vec<Action> {
+fn actions(map: &BlockMap, goals: &Goals) -> Vec<PlanAction> {
     let plan = |stage| plan(map, goals, stage, PassLimits::UNLIMITED, &Costs::default());
     let steps = goals.stages().filter(|stage| *stage != Stage::Evacuate { sync: true });
     steps.flat_map(|stage| plan(stage).steps).map(|step| step.action).collect()
@@ -45,9 +45,10 @@ fn each_block_gets_what_it_calls_for() {
     ];
     let map = map(blocks);
     let id = BlockId;
-    let alone = [Action::Discard(id(0)), Action::Discard(id(5)), Action::Collapse(id(2))];
+    let alone =
+        [PlanAction::Discard(id(0)), PlanAction::Discard(id(5)), PlanAction::Collapse(id(2))];
     assert_eq!(actions(&map, &Goals::all(false)), alone);
-    let evacuated = [Action::Evacuate(id(3)), Action::Evacuate(id(5))];
+    let evacuated = [PlanAction::Evacuate(id(3)), PlanAction::Evacuate(id(5))];
     let helped: Vec<_> = evacuated.into_iter().chain(alone).collect();
     assert_eq!(actions(&map, &Goals::all(true)), helped);
 }
@@ -56,7 +57,10 @@ fn each_block_gets_what_it_calls_for() {
 fn scope_and_goals_limit_a_plan() {
     let map = map(vec![block(0, 0, 512, BlockFlags::HUGE); 4]);
     let scope = BlockId(2).checked_range();
-    assert_eq!(actions(&map, &Goals { scope, ..Goals::all(true) }), [Action::Discard(BlockId(2))]);
+    assert_eq!(
+        actions(&map, &Goals { scope, ..Goals::all(true) }),
+        [PlanAction::Discard(BlockId(2))]
+    );
     assert_eq!(actions(&map, &Goals { discard: false, ..Goals::all(true) }), []);
 }
 
@@ -71,8 +75,8 @@ fn single_pages_and_free_memory_are_gathered() {
         actions(&map, &Goals { collapse_from: None, ..goals })
     };
     // 120 MiB of RAM, of which the kernel keeps 10.
-    assert_eq!(gathered(&cut, 30), [Action::Gather(10)], "the balloon is in single pages");
-    assert_eq!(gathered(&whole, 30), [Action::Gather(10)], "30 MiB are held for nothing");
+    assert_eq!(gathered(&cut, 30), [PlanAction::Gather(10)], "the balloon is in single pages");
+    assert_eq!(gathered(&whole, 30), [PlanAction::Gather(10)], "30 MiB are held for nothing");
     assert_eq!(gathered(&whole, 11), [], "too little to be worth it");
     assert_eq!(gathered(&cut, 8), [], "the kernel needs that");
     assert_eq!(gathered(&cut, 1 << 20), [], "nonsense");
@@ -88,7 +92,7 @@ fn gaps_are_filled_from_blocks_at_the_top() {
         actions(&map, &Goals { gather: false, ..Goals::all(true) })
     };
     // 40 MiB are absent, so 6 more are gaps: three blocks fill them.
-    assert_eq!(pressed(46), [37, 38, 39].map(|id| Action::Evacuate(BlockId(id))));
+    assert_eq!(pressed(46), [37, 38, 39].map(|id| PlanAction::Evacuate(BlockId(id))));
     assert_eq!(pressed(41), [], "too little");
     assert_eq!(pressed(1000), [], "nonsense");
 }
@@ -99,12 +103,12 @@ fn a_range_is_backed_where_it_has_no_holes() {
     let (huge, holed) = (block(512, 0, 0, BlockFlags::HUGE), block(100, 12, 0, small));
     let map = map(vec![huge, block(0, 0, 0, small), holed, block(3, 0, 0, small)]);
     let goals = Goals { scope: None, ..Goals::backing(BlockId(0).checked_range().unwrap()) };
-    let wanted = [Action::Back(BlockId(1)), Action::Back(BlockId(3))];
+    let wanted = [PlanAction::Back(BlockId(1)), PlanAction::Back(BlockId(3))];
     assert_eq!(actions(&map, &goals), wanted);
     let swept = Block { gpu: 512, ..block(40, 0, 0, small) };
     let map = BlockMap::of(BlockId(7), vec![swept, block(512, 0, 0, small)], vec![]);
-    assert_eq!(actions(&map, &Goals::backing_gpu()), [Action::Back(BlockId(7))]);
-    assert!(actions(&map, &Goals::all(false)).contains(&Action::Back(BlockId(7))));
+    assert_eq!(actions(&map, &Goals::backing_gpu()), [PlanAction::Back(BlockId(7))]);
+    assert!(actions(&map, &Goals::all(false)).contains(&PlanAction::Back(BlockId(7))));
 }
 
 fn any_block() -> impl Strategy<Value = Block> {
@@ -162,7 +166,7 @@ proptest! {
             prop_assert!(step.frees.0 + step.makes_huge.0 > 0, "a step without gain");
             let Some(id) = step.action.block() else {
                 // The guest keeps what its kernel needs, and is asked for no more than it has.
-                let Action::Gather(count) = step.action else { panic!("{step:?}") };
+                let PlanAction::Gather(count) = step.action else { panic!("{step:?}") };
                 let borrowed = u64::from(count) * Pages(PAGES_PER_BLOCK).bytes().0;
                 prop_assert!(gather && borrowed + reserve(totals.ram).0 <= free.unwrap());
                 prop_assert!(borrowed + totals.ballooned.0 <= totals.ram.0);
@@ -172,18 +176,18 @@ proptest! {
             prop_assert!(!block.flags.contains(BlockFlags::LEFT_OUT));
             match step.action {
                 // Only what is ballooned is discarded.
-                Action::Discard(id) => {
+                PlanAction::Discard(id) => {
                     prop_assert!(discard && block.wasted > 0);
                     prop_assert_eq!(map.wasted(id).count().0, u64::from(block.wasted));
                 }
                 // No hole is filled.
-                Action::Collapse(_) => prop_assert!(!block.has_holes()),
-                Action::Back(_) => {
+                PlanAction::Collapse(_) => prop_assert!(!block.has_holes()),
+                PlanAction::Back(_) => {
                     prop_assert!(!block.has_holes());
                     prop_assert!(back || back_gpu && in_one_sweep(block));
                 }
-                Action::Gather(_) => unreachable!(),
-                Action::Evacuate(_) => {
+                PlanAction::Gather(_) => unreachable!(),
+                PlanAction::Evacuate(_) => {
                     let sparse = evacuate_up_to.is_some_and(|limit| block.used().0 <= limit);
                     prop_assert!(sparse || squeeze && free.is_some());
                 }

@@ -2,34 +2,34 @@
 //! The guest evacuates blocks: sparse ones, and full ones whose pages fill the gaps of others.
 
 use super::{CarryOut, PassProgress};
-use crate::blocks::plan::{Action, Step};
+use crate::blocks::plan::{PlanAction, PlanStep};
 use crate::blocks::report::StepResult;
 use crate::guest_ram::GuestRamError;
 use crate::units::BlockId;
 
 /// Has blocks evacuated.
 #[derive(Debug)]
-pub(in crate::blocks) struct Evacuate {
+pub(in crate::blocks) struct EvacuateStage {
     /// Whether the guest waits for what is busy.
     sync: bool,
     /// Requests in a row that the guest did not answer.
     unanswered: u32,
 }
 
-impl Evacuate {
+impl EvacuateStage {
     pub(in crate::blocks) fn new(sync: bool) -> Self {
         Self { sync, unanswered: 0 }
     }
 }
 
-impl CarryOut for Evacuate {
+impl CarryOut for EvacuateStage {
     fn take(
         &mut self,
-        steps: &[Step],
+        steps: &[PlanStep],
         progress: &mut PassProgress<'_>,
     ) -> Result<usize, GuestRamError> {
         let wanted = steps.iter().map_while(|step| match step.action {
-            Action::Evacuate(id) => Some(id),
+            PlanAction::Evacuate(id) => Some(id),
             _ => None,
         });
         let mut blocks: Vec<BlockId> = wanted.take(progress.policy.evacuate_at_once).collect();

@@ -2,21 +2,21 @@
 //! The guest makes whole blocks of its free memory and lends them.
 
 use super::{CarryOut, PassProgress};
-use crate::blocks::plan::{Action, Step};
+use crate::blocks::plan::{PlanAction, PlanStep};
 use crate::guest_ram::GuestRamError;
 use crate::units::{BLOCK_SIZE, Bytes};
 
 /// Gathers free memory.
 #[derive(Debug, Default)]
-pub(in crate::blocks) struct Gather;
+pub(in crate::blocks) struct GatherStage;
 
-impl CarryOut for Gather {
+impl CarryOut for GatherStage {
     fn take(
         &mut self,
-        steps: &[Step],
+        steps: &[PlanStep],
         progress: &mut PassProgress<'_>,
     ) -> Result<usize, GuestRamError> {
-        if let Action::Gather(blocks) = steps[0].action {
+        if let PlanAction::Gather(blocks) = steps[0].action {
             let patience = progress.time_left();
             let came = progress.guest.gather(blocks, patience, progress.watch.cancel).min(blocks);
             let tally = &mut progress.tallies.gather;

@@ -9,21 +9,21 @@
 //!
 //! - `gather.rs`: the guest makes whole blocks of free memory
 //! - `evacuate.rs`: the guest evacuates blocks, sparse ones or, in squeeze, full ones
-//! - `host.rs`: what the host does by itself
+//! - `host_side.rs`: what the host does by itself
 //! - `progress.rs`: the state of the pass that stages work on
 
 mod evacuate;
 mod gather;
-mod host;
+mod host_side;
 mod progress;
 
-use super::plan::Step;
-use super::report::End;
+use super::plan::PlanStep;
+use super::report::EndReason;
 use crate::guest_ram::GuestRamError;
 
-pub(super) use evacuate::Evacuate;
-pub(super) use gather::Gather;
-pub(super) use host::Host;
+pub(super) use evacuate::EvacuateStage;
+pub(super) use gather::GatherStage;
+pub(super) use host_side::HostStage;
 pub(super) use progress::{PassProgress, Spending, Watch};
 
 /// How a stage carries out one round's plan.
@@ -32,16 +32,16 @@ pub(super) trait CarryOut {
     /// many were taken.
     fn take(
         &mut self,
-        steps: &[Step],
+        steps: &[PlanStep],
         progress: &mut PassProgress<'_>,
     ) -> Result<usize, GuestRamError>;
 
     /// Takes all of `steps`, until the pass is cancelled or out of time.
     fn carry_out(
         &mut self,
-        steps: &[Step],
+        steps: &[PlanStep],
         progress: &mut PassProgress<'_>,
-    ) -> Result<End, GuestRamError> {
+    ) -> Result<EndReason, GuestRamError> {
         let mut rest = steps;
         while !rest.is_empty() {
             if let Some(end) = progress.look_up(rest.len()) {
@@ -51,6 +51,6 @@ pub(super) trait CarryOut {
             rest = &rest[taken..];
         }
         progress.look_up(0);
-        Ok(End::Finished)
+        Ok(EndReason::Finished)
     }
 }

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::blocks::guest::GuestSide;
+use crate::blocks::guest_side::GuestSide;
 use crate::blocks::loan::Loan;
 use crate::blocks::map::BlockMap;
 use crate::blocks::plan::Plan;
 use crate::blocks::policy::{PassLimits, PassPolicy};
-use crate::blocks::report::{End, Tallies};
+use crate::blocks::report::{EndReason, Tallies};
 use crate::guest_ram::GuestRam;
 use crate::units::{BlockId, Bytes};
 
@@ -77,16 +77,16 @@ pub(in crate::blocks) struct PassProgress<'a> {
 impl PassProgress<'_> {
     /// Tells how far the pass is, with `steps` of the present plan left; returns why it has to end,
     /// if it has to.
-    pub(super) fn look_up(&mut self, steps: usize) -> Option<End> {
+    pub(super) fn look_up(&mut self, steps: usize) -> Option<EndReason> {
         let planned = self.spending.planned;
         (self.watch.progress)(planned - steps, planned);
         if steps == 0 {
             return None;
         }
         if self.watch.cancel.load(Ordering::Relaxed) {
-            return Some(End::Cancelled);
+            return Some(EndReason::Cancelled);
         }
-        self.spending.time_left().is_none().then_some(End::OutOfTime)
+        self.spending.time_left().is_none().then_some(EndReason::OutOfTime)
     }
 
     /// Time that is left.

@@ -2,7 +2,7 @@
 //! What goes wrong: a full pool, a codec that fails, damaged data, memory that cannot be parked.
 
 use super::*;
-use crate::store::{CodecError, Page, Worker};
+use crate::store::{CodecError, CodecWorker, Page};
 
 #[test]
 fn a_full_pool_stops_parking_and_loses_nothing() {
@@ -56,7 +56,7 @@ struct Failing {
     restorations: Arc<AtomicU64>,
 }
 
-struct FailingWorker(Box<dyn Worker>, Arc<AtomicU64>);
+struct FailingWorker(Box<dyn CodecWorker>, Arc<AtomicU64>);
 
 fn spend(left: &AtomicU64) -> bool {
     left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok()
@@ -67,7 +67,7 @@ impl Codec for Failing {
         "failing"
     }
 
-    fn worker(&self) -> Result<Box<dyn Worker>, CodecError> {
+    fn worker(&self) -> Result<Box<dyn CodecWorker>, CodecError> {
         if !spend(&self.compressions) {
             let reason = "injected".into();
             return Err(CodecError::Setup { codec: "failing", reason });
@@ -76,7 +76,7 @@ impl Codec for Failing {
     }
 }
 
-impl Worker for FailingWorker {
+impl CodecWorker for FailingWorker {
     fn compress(&mut self, page: &Page) -> Option<&[u8]> {
         self.0.compress(page)
     }

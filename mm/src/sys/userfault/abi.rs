@@ -36,7 +36,7 @@ pub(super) struct Range {
 }
 
 #[repr(C)]
-pub(super) struct Register {
+pub(super) struct UffdRegister {
     pub(super) range: Range,
     pub(super) mode: u64,
     pub(super) ioctls: u64,
@@ -44,7 +44,7 @@ pub(super) struct Register {
 
 /// `struct uffdio_copy` and `struct uffdio_move` have the same shape.
 #[repr(C)]
-pub(super) struct Transfer {
+pub(super) struct UffdTransfer {
     pub(super) dst: u64,
     pub(super) src: u64,
     pub(super) len: u64,
@@ -54,7 +54,7 @@ pub(super) struct Transfer {
 
 /// `struct uffdio_zeropage` and `struct uffdio_poison` have the same shape.
 #[repr(C)]
-pub(super) struct Fill {
+pub(super) struct UffdFill {
     pub(super) range: Range,
     pub(super) mode: u64,
     pub(super) done: i64,
@@ -63,7 +63,7 @@ pub(super) struct Fill {
 /// `struct uffd_msg`, as far as it concerns page faults.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-pub(super) struct Message {
+pub(super) struct UffdMessage {
     pub(super) event: u8,
     pub(super) reserved: [u8; 7],
     pub(super) flags: u64,
@@ -71,8 +71,8 @@ pub(super) struct Message {
     pub(super) thread: u64,
 }
 
-const _: () = assert!(size_of::<Message>() == 32);
-const _: () = assert!(size_of::<Transfer>() == 40 && size_of::<Fill>() == 32);
+const _: () = assert!(size_of::<UffdMessage>() == 32);
+const _: () = assert!(size_of::<UffdTransfer>() == 40 && size_of::<UffdFill>() == 32);
 
 impl From<HostRange> for Range {
     fn from(range: HostRange) -> Self {

@@ -67,7 +67,7 @@ impl Stopped {
 
 /// A fault that waits for its page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct PageFault {
     /// Address of the page.
     pub page: usize,
     /// Whether it is to be written.
@@ -113,7 +113,7 @@ impl Userfault {
     /// # Errors
     /// What the kernel says; `ENOMEM` if the process has too many mappings.
     pub fn register(&self, range: HostRange) -> io::Result<()> {
-        let mut arg = Register { range: range.into(), mode: REGISTER_MODE_MISSING, ioctls: 0 };
+        let mut arg = UffdRegister { range: range.into(), mode: REGISTER_MODE_MISSING, ioctls: 0 };
         // SAFETY: `Register` is the structure that the call expects; registering changes no page.
         unsafe { self.call(UFFDIO_REGISTER, &mut arg) }
     }
@@ -198,8 +198,8 @@ impl Userfault {
     ///
     /// # Errors
     /// What read(2) says.
-    pub fn faults(&self, mut found: impl FnMut(Fault)) -> io::Result<()> {
-        let mut messages = [Message::default(); EVENTS];
+    pub fn faults(&self, mut found: impl FnMut(PageFault)) -> io::Result<()> {
+        let mut messages = [UffdMessage::default(); EVENTS];
         let room = size_of_val(&messages);
         // SAFETY: `messages` is `room` writable bytes, and any bytes make a `Message`.
         let read = unsafe {
@@ -210,10 +210,10 @@ impl Userfault {
             let passing = [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted];
             return if passing.contains(&error.kind()) { Ok(()) } else { Err(error) };
         };
-        for message in &messages[..read / size_of::<Message>()] {
+        for message in &messages[..read / size_of::<UffdMessage>()] {
             if message.event == EVENT_PAGEFAULT {
                 let page = message.address as usize & !(PAGE_BYTES - 1);
-                found(Fault { page, write: message.flags & PAGEFAULT_FLAG_WRITE != 0 });
+                found(PageFault { page, write: message.flags & PAGEFAULT_FLAG_WRITE != 0 });
             }
         }
         Ok(())
@@ -225,7 +225,7 @@ impl Userfault {
         request: libc::Ioctl,
         range: HostRange,
     ) -> Result<(), Stopped> {
-        let mut arg = Fill { range: range.into(), mode: 0, done: 0 };
+        let mut arg = UffdFill { range: range.into(), mode: 0, done: 0 };
         // SAFETY: `Fill` is the structure that both calls expect; they fill absent pages only.
         let result = unsafe { self.call(request, &mut arg) };
         result.map_err(|source| stopped(what, range, arg.done, source))
@@ -242,7 +242,7 @@ impl Userfault {
         mode: u64,
     ) -> Result<(), Stopped> {
         let (to, from) = (dst.addr() as u64, src.addr() as u64);
-        let mut arg = Transfer { dst: to, src: from, len: dst.len() as u64, mode, done: 0 };
+        let mut arg = UffdTransfer { dst: to, src: from, len: dst.len() as u64, mode, done: 0 };
         // SAFETY: `Transfer` is the structure that both calls expect; the ranges are the caller's
         // to change.
         let result = unsafe { self.call(request, &mut arg) };
@@ -290,14 +290,14 @@ fn stopped(what: &'static str, range: HostRange, done: i64, source: io::Error) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::mapping::{Mapping, Source};
+    use crate::sys::mapping::{Mapping, MappingSource};
     use crate::units::BLOCK_BYTES;
 
     #[test]
     fn a_page_is_moved_with_its_contents() {
         let uffd = Userfault::open().expect("needs userfaultfd: run as root");
-        let from = Mapping::new(Source::Anonymous, BLOCK_BYTES, BLOCK_BYTES).unwrap();
-        let to = Mapping::new(Source::Anonymous, BLOCK_BYTES, BLOCK_BYTES).unwrap();
+        let from = Mapping::new(MappingSource::Anonymous, BLOCK_BYTES, BLOCK_BYTES).unwrap();
+        let to = Mapping::new(MappingSource::Anonymous, BLOCK_BYTES, BLOCK_BYTES).unwrap();
         from.populate(from.range()).unwrap();
         let word: *mut u64 = std::ptr::with_exposed_provenance_mut(from.range().addr() + 0x3000);
         // SAFETY: in the mapping, aligned, and known to this test alone.

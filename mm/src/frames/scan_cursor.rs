@@ -7,7 +7,7 @@ use super::movable::MigrateMode;
 
 /// Where the scanners stopped.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Cursor {
+pub(super) struct ScanCursor {
     /// The scanner for movable frames, async and otherwise: async passes over more.
     sources: [FrameId; 2],
     /// One past the block where the scanner for free frames goes on.
@@ -15,7 +15,7 @@ pub(super) struct Cursor {
     blocks: FrameBlock,
 }
 
-impl Cursor {
+impl ScanCursor {
     pub(super) fn new(frames: u32) -> Self {
         let blocks = FrameBlock::new(frames.div_ceil(BLOCK_FRAMES));
         Self { sources: [FrameId::new(0); 2], targets: blocks, blocks }

@@ -18,11 +18,11 @@ use crate::units::{BLOCK_BYTES, HostRange, PAGES_PER_BLOCK};
 use super::ages::Ages;
 use super::areas::Areas;
 use super::hot::HotSet;
-use super::pool::PagePool;
-use super::record::{Record, SourceId, State};
+use super::page_pool::PagePool;
+use super::record::{BlockState, Record, SourceId};
 use super::source::{PageSource, SourceError};
 use super::staging::Outlet;
-use super::stats::{Counters, Histogram};
+use super::stats::{Histogram, PagerCounters};
 
 /// Tries of a move that the kernel asks to repeat, before it is given up for now.
 const TRIES: u32 = 1000;
@@ -31,7 +31,7 @@ const TRIES: u32 = 1000;
 pub type OnLoss = Box<dyn Fn(&SourceError) + Send + Sync>;
 
 /// The state of a guest's pager.
-pub(super) struct Engine {
+pub(super) struct PagerEngine {
     pub(super) ram: Arc<GuestRam>,
     pub(super) areas: Areas,
     /// Whether guest memory is to be of huge pages.
@@ -56,7 +56,7 @@ pub(super) struct Engine {
     pub(super) hot: Mutex<HotSet>,
     /// Pages that stay: pinned ones, and others whose owner asked for it.
     pub(super) pinned: Mutex<RangeSet>,
-    pub(super) counters: Counters,
+    pub(super) counters: PagerCounters,
     pub(super) latency: Histogram,
     pub(super) on_loss: OnLoss,
 }
@@ -64,7 +64,7 @@ pub(super) struct Engine {
 /// The store's place among the sources.
 pub(super) const STORE: SourceId = SourceId(0);
 
-impl Engine {
+impl PagerEngine {
     pub(super) fn record(&self) -> MutexGuard<'_, Record> {
         lock(&self.record)
     }
@@ -159,7 +159,7 @@ impl Engine {
             if !std::mem::replace(&mut told, true) {
                 tracing::warn!("cannot move a block back, will retry: {stopped}");
             }
-            Counters::add(&self.counters.fill_retries, 1);
+            PagerCounters::add(&self.counters.fill_retries, 1);
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -177,7 +177,7 @@ impl Engine {
     /// Asks for block `index`, which another thread may be moving.
     pub(super) fn want(&self, record: &mut Record, index: usize) {
         if record.want(index)
-            && let State::Packing { slot, .. } = *record.state(index)
+            && let BlockState::Packing { slot, .. } = *record.state(index)
         {
             self.outlet.recall(slot);
         }

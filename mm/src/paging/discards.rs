@@ -12,11 +12,11 @@ use crate::blocks::mask::PageMask;
 use crate::guest_ram::AbsentMemory;
 use crate::units::{Bytes, GuestRange, PAGES_PER_BLOCK};
 
-use super::engine::{Engine, lock};
-use super::record::State;
-use super::stats::Counters;
+use super::pager_engine::{PagerEngine, lock};
+use super::record::BlockState;
+use super::stats::PagerCounters;
 
-impl AbsentMemory for Engine {
+impl AbsentMemory for PagerEngine {
     fn hold(&self) -> MutexGuard<'_, ()> {
         lock(&self.gate)
     }
@@ -34,15 +34,15 @@ impl AbsentMemory for Engine {
     }
 }
 
-impl Engine {
+impl PagerEngine {
     /// Drops the pages `part` of block `index`, if it is away. On return it is at rest, and in place
     /// if anything of it is to be discarded there. The caller holds the gate.
     fn drop_in_block(&self, index: usize, part: GuestRange) {
         let mut record = self.record();
         loop {
             match record.state(index) {
-                State::Present | State::Lost => return,
-                State::Absent { source, .. } => {
+                BlockState::Present | BlockState::Lost => return,
+                BlockState::Absent { source, .. } => {
                     let source = *source;
                     let block = self.areas.block(index);
                     let mask = PageMask::of_range(block, part);
@@ -55,11 +55,11 @@ impl Engine {
                     if !record.drop_pages(index, &mask) {
                         record.emptied(index);
                         self.unregister(&mut record, index);
-                        Counters::add(&self.counters.blocks_dropped, 1);
+                        PagerCounters::add(&self.counters.blocks_dropped, 1);
                     }
                     return;
                 }
-                State::Out { slot } => {
+                BlockState::Out { slot } => {
                     let slot = *slot;
                     let whole = part.pages().0 == PAGES_PER_BLOCK;
                     record.begin_filling(index);
@@ -71,7 +71,7 @@ impl Engine {
                     self.settle(index, |record| record.filled(index));
                     return;
                 }
-                State::Leaving { .. } | State::Packing { .. } | State::Filling => {
+                BlockState::Leaving { .. } | BlockState::Packing { .. } | BlockState::Filling => {
                     self.want(&mut record, index);
                     record = self.settled.wait(record).unwrap_or_else(PoisonError::into_inner);
                 }
@@ -80,7 +80,7 @@ impl Engine {
     }
 }
 
-impl std::fmt::Debug for Engine {
+impl std::fmt::Debug for PagerEngine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine").field("counts", &self.record().counts()).finish_non_exhaustive()
     }

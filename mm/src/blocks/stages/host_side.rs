@@ -6,45 +6,45 @@
 //! worthless.
 
 use super::{CarryOut, PassProgress};
-use crate::backing::{Discarded, Refusal};
-use crate::blocks::plan::{Action, Step};
+use crate::backing::{Discarded, MemoryRefusal};
+use crate::blocks::plan::{PlanAction, PlanStep};
 use crate::blocks::report::StepResult;
 use crate::guest_ram::{GuestRam, GuestRamError};
 use crate::units::{BlockId, Bytes, GuestRange, Pages};
 
 /// Discards, collapses and backs blocks.
 #[derive(Debug, Default)]
-pub(in crate::blocks) struct Host {
+pub(in crate::blocks) struct HostStage {
     /// Huge pages in a row that the host did not have.
     refusals: u32,
 }
 
-impl CarryOut for Host {
+impl CarryOut for HostStage {
     fn take(
         &mut self,
-        steps: &[Step],
+        steps: &[PlanStep],
         progress: &mut PassProgress<'_>,
     ) -> Result<usize, GuestRamError> {
         match steps[0].action {
-            Action::Discard(id) => {
+            PlanAction::Discard(id) => {
                 let result = discard(id, progress)?;
                 progress.tallies.discard.note(result);
             }
-            Action::Collapse(id) => {
+            PlanAction::Collapse(id) => {
                 let result = self.make_huge(id, progress, GuestRam::collapse)?;
                 progress.tallies.collapse.note(result);
             }
-            Action::Back(id) => {
+            PlanAction::Back(id) => {
                 let result = self.make_huge(id, progress, back)?;
                 progress.tallies.back.note(result);
             }
-            Action::Evacuate(_) | Action::Gather(_) => {}
+            PlanAction::Evacuate(_) | PlanAction::Gather(_) => {}
         }
         Ok(1)
     }
 }
 
-impl Host {
+impl HostStage {
     fn make_huge(
         &mut self,
         id: BlockId,
@@ -66,13 +66,13 @@ impl Host {
         }
         let refusal = result.as_ref().err().map(GuestRamError::refusal);
         self.refusals = match refusal {
-            Some(Some(Refusal::OutOfMemory)) => self.refusals + 1,
+            Some(Some(MemoryRefusal::OutOfMemory)) => self.refusals + 1,
             _ => 0,
         };
         match (result, refusal) {
             (Ok(()), _) => Ok(StepResult::Done(range.bytes())),
-            (Err(_), Some(Some(Refusal::Busy))) => Ok(StepResult::Busy),
-            (Err(_), Some(Some(Refusal::OutOfMemory | Refusal::Unsupported))) => {
+            (Err(_), Some(Some(MemoryRefusal::Busy))) => Ok(StepResult::Busy),
+            (Err(_), Some(Some(MemoryRefusal::OutOfMemory | MemoryRefusal::Unsupported))) => {
                 Ok(StepResult::Refused)
             }
             (Err(fault), _) => Err(fault),

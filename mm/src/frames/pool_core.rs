@@ -15,7 +15,7 @@ use super::config::{PoolConfig, PoolError, Watermarks};
 use super::events::EventCounters;
 use super::gfp::Gfp;
 use super::ids::{BLOCK_FRAMES, FrameId, FrameRange, Order};
-use super::page::{FrameMeta, Kind, Word};
+use super::page::{FrameKind, FrameMeta, Word};
 use super::pageblock::{BlockTypes, MigrateType, Mobility};
 use super::region::Region;
 use super::shrink::Shrinkers;
@@ -24,7 +24,7 @@ use super::wakeup::Wakeup;
 use super::zone::Zone;
 
 /// What the pool's operations share.
-pub(super) struct Core {
+pub(super) struct PoolCore {
     space: FrameSpace,
     blocks: BlockTypes,
     zone: Mutex<Zone>,
@@ -38,7 +38,7 @@ pub(super) struct Core {
     wakeup: Arc<Wakeup>,
 }
 
-impl Core {
+impl PoolCore {
     /// Everything free; the blocks of `config.cma` are CMA blocks.
     pub(super) fn new(region: Region, config: &PoolConfig) -> Result<Self, PoolError> {
         let count = region.frames();
@@ -206,7 +206,7 @@ impl Core {
         if list.len() >= self.caches.high() {
             return self.spill(&mut cache, mobility, frame);
         }
-        self.meta(frame).store(Word::of(Kind::Cached, Order::ZERO));
+        self.meta(frame).store(Word::of(FrameKind::Cached, Order::ZERO));
         list.push(frame);
     }
 

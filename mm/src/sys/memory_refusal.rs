@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 /// Why the kernel does not allocate memory, or does not make it huge, where that is no fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum MemoryRefusal {
     /// It has none of that kind free, or the control group's limit is reached.
     OutOfMemory,
     /// A passing obstacle: try again later.
@@ -16,7 +16,7 @@ pub enum Refusal {
     Unsupported,
 }
 
-impl Refusal {
+impl MemoryRefusal {
     /// The meaning of an error of madvise(2) with MADV_COLLAPSE or MADV_POPULATE_WRITE, or of
     /// fallocate(2) on a file of huge pages; `None` if it is a fault.
     pub fn of(error: &io::Error) -> Option<Self> {
@@ -36,11 +36,11 @@ mod tests {
 
     #[test]
     fn faults_are_no_refusals() {
-        let of = |errno: Errno| Refusal::of(&errno.into());
-        assert_eq!(of(Errno::NOMEM), Some(Refusal::OutOfMemory));
-        assert_eq!(of(Errno::AGAIN), Some(Refusal::Busy));
-        assert_eq!(of(Errno::INVAL), Some(Refusal::Unsupported));
+        let of = |errno: Errno| MemoryRefusal::of(&errno.into());
+        assert_eq!(of(Errno::NOMEM), Some(MemoryRefusal::OutOfMemory));
+        assert_eq!(of(Errno::AGAIN), Some(MemoryRefusal::Busy));
+        assert_eq!(of(Errno::INVAL), Some(MemoryRefusal::Unsupported));
         assert_eq!(of(Errno::BADF), None);
-        assert_eq!(Refusal::of(&io::ErrorKind::Other.into()), None);
+        assert_eq!(MemoryRefusal::of(&io::ErrorKind::Other.into()), None);
     }
 }
