@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Budgets: limits on what a guest or a client can make the host spend.
 //!
-//! A [`Budget`] has a name, a unit and a limit. A spender takes a [`Charge`] first and keeps it
-//! with the thing that it pays for: dropping the thing gives the amount back.
+//! A [`Budget`] has a name, a unit and a limit. A spender takes a [`Charge`] first and stores it in
+//! the object that it pays for: dropping the object returns the amount.
 //!
 //! ```
 //! use mm::budget::Budget;
@@ -55,7 +55,7 @@ impl fmt::Display for BudgetError {
     }
 }
 
-/// A named, thread-safe limit on an amount that comes and goes.
+/// A named, thread-safe limit on an amount in use.
 ///
 /// All methods may be called from any thread; none blocks.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ impl Budget {
         Self::new(name, Unit::Bytes, limit)
     }
 
-    /// A budget of `limit` things.
+    /// A budget of `limit` items.
     pub fn count(name: &'static str, limit: u64) -> Arc<Self> {
         Self::new(name, Unit::Count, limit)
     }
@@ -109,7 +109,7 @@ impl Budget {
         self.limit - self.used()
     }
 
-    /// Largest amount that was ever in use.
+    /// Highest amount in use so far.
     pub fn peak(&self) -> u64 {
         self.peak.load(Ordering::Relaxed)
     }
@@ -149,7 +149,7 @@ impl Budget {
     }
 }
 
-/// An amount taken from a [`Budget`]; dropping it gives the amount back.
+/// An amount taken from a [`Budget`]; dropping it returns the amount.
 #[derive(Debug)]
 pub struct Charge {
     budget: Arc<Budget>,
@@ -171,8 +171,8 @@ impl Charge {
     ///
     /// # Errors
     ///
-    /// [`BudgetError`] when the budget has too little left for a larger amount; the charge stays as
-    /// it was then.
+    /// [`BudgetError`] when the budget has too little left for a larger amount; the charge is then
+    /// unchanged.
     pub fn resize(&mut self, amount: u64) -> Result<(), BudgetError> {
         match amount.checked_sub(self.amount) {
             Some(more) => self.budget.take(more)?,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Where things lie in guest-physical memory.
+//! The layout of guest-physical memory.
 //!
 //! ```text
 //! 0                3 GiB          4 GiB                                  align 1 GiB
@@ -7,8 +7,8 @@
 //!          [CMA]   └ devices, APICs, firmware      [CMA]             shared memory of devices
 //! ```
 //!
-//! The CMA region, where there is one, is the top of the highest stretch of RAM that can hold it:
-//! away from the kernel image and from the 32-bit zones, which the guest needs for other things.
+//! The CMA region, where there is one, is the top of the highest region of RAM that can hold it,
+//! away from the kernel image and from the 32-bit zones, which the guest needs for other purposes.
 
 use vm_memory::GuestAddress;
 
@@ -18,7 +18,7 @@ use crate::units::{BLOCK_SIZE, Bytes, GuestRange, Pages};
 pub const HOLE_START: GuestAddress = GuestAddress(3 << 30);
 /// Where the hole ends, and the rest of RAM begins.
 pub const HOLE_END: GuestAddress = GuestAddress(4 << 30);
-/// Alignment of the windows above RAM, and of a CMA region large enough to care.
+/// Alignment of the windows above RAM, and of a large CMA region.
 const GIB: u64 = 1 << 30;
 /// Largest RAM: leaves room for windows below 2^46, which every 64-bit host can address.
 const MAX_RAM: Bytes = Bytes(1 << 45);
@@ -104,7 +104,7 @@ impl MemoryLayout {
     }
 }
 
-/// This part of the RAM above a CMA region stays free. Before Linux reserves the region it takes
+/// This much RAM above a CMA region stays free. Before Linux reserves the region it takes
 /// page tables from the top of RAM: hardly any with huge pages, a 512th of memory for a debugging
 /// kernel that maps it by single pages (`DEBUG_PAGEALLOC`).
 const TOP_MARGIN: u64 = 128;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Memory: what a guest's RAM is made of on the host, and a pool of movable frames of our own.
+//! Memory: guest RAM and its backing on the host, and a pool of movable frames for the monitor.
 //!
 //! This crate knows no device, no KVM and no HTTP. Its two halves, guest memory and the frame pool,
 //! do not know each other.
@@ -18,7 +18,7 @@
 //! assert_eq!(ram.residency()?.resident, Bytes(2 << 20));
 //! assert_eq!(ram.discard(&[block])?.freed, Bytes(2 << 20));
 //!
-//! // Frames of our own: a contiguous run, wherever movable frames lie.
+//! // A pool of frames: a contiguous run, even among movable frames.
 //! let pool = FramePool::new(Region::anonymous(16 << 20)?, PoolConfig::default())?;
 //! let run = pool.alloc_contig(1000, 1)?;
 //! assert_eq!(run.bytes(), 1000 * 4096);
@@ -31,12 +31,12 @@
 //! * [`range_set`]: sets of pages as ranges
 //! * [`layout`]: where RAM, the hole and the CMA region lie
 //! * [`guest_ram`]: guest RAM, region by region, each with its backing
-//! * [`backing`]: what a region of RAM is made of on the host, and how to give it back
+//! * [`backing`]: how a region of RAM is backed on the host, and how to return its pages
 //! * [`budget`]: limits on what a guest or a client can make the host spend
 //! * [`blocks`]: guest memory block by block
-//! * [`paging`]: guest memory that is elsewhere, and brought back when it is touched
-//! * [`sys`]: the system calls, thinly
-//! * [`frames`]: a pool of movable frames, from which contiguous space can always be made
+//! * [`paging`]: guest memory that is absent, and brought back on access
+//! * [`sys`]: thin wrappers around system calls
+//! * [`frames`]: a pool of movable frames, in which contiguous space can always be made
 //! * [`zsmalloc`]: small objects packed into movable frames
 //! * [`store`]: a store of compressed pages
 

@@ -18,7 +18,7 @@ use crate::units::{GuestRange, Pages, Pfn};
 /// assert!(set.contains(Pfn(19)));
 /// ```
 ///
-/// Insertion and removal cost O(log n) for the lookup and O(k) for the k ranges they swallow.
+/// Insertion and removal cost O(log n) for the lookup and O(k) for the k ranges that they replace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RangeSet {
     /// Start to end (exclusive); no two touch.
@@ -158,7 +158,7 @@ mod tests {
     }
 
     proptest! {
-        /// The set is what a plain set of page numbers is, in the fewest ranges.
+        /// The set equals a plain set of page numbers, in the fewest ranges.
         #[test]
         fn behaves_as_a_set(ops in prop::collection::vec((any::<bool>(), 0u64..200, 1u64..40), 1..60)) {
             let mut set = RangeSet::new();

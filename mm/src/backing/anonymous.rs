@@ -9,7 +9,7 @@ use crate::sys::mapping::{Mapping, MappingSource};
 use crate::sys::pagemap::{MappedAs, Pagemap};
 use crate::units::{BLOCK_BYTES, Bytes, HostRange, PAGE_BYTES};
 
-/// How often a split is tried: it fails while the kernel uses the page elsewhere.
+/// Attempts to split a huge page: a split fails while the kernel holds references to the page.
 const SPLIT_TRIES: u32 = 4;
 
 /// Private anonymous memory.
@@ -21,7 +21,8 @@ pub struct Anonymous {
 }
 
 impl Anonymous {
-    /// Reserves `len` bytes, aligned to 2 MiB, of huge pages where there are any or of small ones.
+    /// Reserves `len` bytes, aligned to 2 MiB, backed by huge pages where available, else by small
+    /// ones.
     ///
     /// # Errors
     /// [`BackingError`], with the host's error.
@@ -32,7 +33,7 @@ impl Anonymous {
         Ok(Self { mapping, pagemap: Pagemap::open().map_err(BackingError::Pagemap)?, huge })
     }
 
-    /// Splits the huge page that holds the beginning of `part`, if it still is one.
+    /// Splits the huge page at the start of `part`, if it is still one.
     fn split(&self, part: HostRange) -> Result<bool, BackingError> {
         let page = part.slice(0, PAGE_BYTES).expect("a range has a page");
         for _ in 0..SPLIT_TRIES {
@@ -52,8 +53,8 @@ impl Backing for Anonymous {
         &self.mapping
     }
 
-    /// All of it is looked at first: a split unmaps what was not written, so that a later range in
-    /// the same huge page would seem not to have been resident.
+    /// Read residency of all ranges first: a split unmaps pages that were never written, so a later
+    /// range in the same huge page would appear absent.
     fn discard(&self, ranges: &[HostRange]) -> Result<Discarded, BackingError> {
         let mut done = Discarded::default();
         let mut resident = Bytes(0);
@@ -144,7 +145,7 @@ mod tests {
             eprintln!("skipped: this host has no huge page to spare");
             return;
         }
-        // Nothing was written, so a split may unmap all of it.
+        // Nothing was written, so a split may unmap the whole block.
         let done = b.discard(&[part(&b, 600, 8), part(&b, 700, 16)]).unwrap();
         let expected =
             Discarded { asked: Bytes(24 << 12), freed: Bytes(24 << 12), held: Bytes(0), splits: 1 };

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Huge pages that the administrator set aside (hugetlbfs): never split, never collapsed.
+//! Huge pages reserved by the administrator (hugetlbfs): never split, never collapsed.
 //!
-//! All of them are reserved at the start, so that the guest finds memory wherever it touches some for
-//! the first time. A page that is given back must not stay reserved, or no other process could have
-//! it: that is why the memory is a file. Punching a hole into it frees the page *and* its
-//! reservation, where private memory would keep the latter.
+//! All pages are reserved at the start, so the guest's first access to a page never fails. A page
+//! that is given back must not stay reserved, or no other process could use it. The memory is
+//! therefore a file: punching a hole frees the page *and* its reservation, while private memory
+//! would keep the reservation.
 //!
 //! ```text
 //! reserved ──touch──▶ present ──discard──▶ given back ──restore──▶ present
 //!     └──────────────discard (allocates first)──▲           └─ pool empty: OutOfMemory
 //! ```
 //!
-//! A page that was given back is not found again by a touch if others have emptied the pool: the
-//! touch fails, with SIGBUS in this process and with EFAULT in KVM. So it has to be
-//! [restored](Backing::restore) before anything touches it.
+//! If other processes have emptied the pool, an access to a page that was given back fails, with
+//! SIGBUS in this process and with EFAULT in KVM. Such a page must be [restored](Backing::restore)
+//! before any access.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -95,14 +95,14 @@ impl Hugetlb {
         loop {
             match rustix::fs::fallocate(&self.fd, FallocateFlags::empty(), nth as u64 * size, size)
             {
-                // A signal for this thread; the kernel looks before each page.
+                // A signal is pending for this thread; the kernel checks before each page.
                 Err(rustix::io::Errno::INTR) => {}
                 result => return Ok(result?),
             }
         }
     }
 
-    /// Gives page `nth` back; whether the host has it free now and had not before.
+    /// Returns page `nth` to the host; true if that made it free on the host.
     fn give_back(&self, nth: usize, given_back: &mut [bool]) -> io::Result<bool> {
         let page = self.page(nth);
         let present = mapped_residency(&self.pagemap, page).is_ok_and(|r| r.resident > Bytes(0));
@@ -110,7 +110,7 @@ impl Hugetlb {
             return Ok(false);
         }
         if !present {
-            // Only a page that exists takes its reservation with it.
+            // Punching a hole releases the reservation only if the page exists.
             self.allocate(nth)?;
         }
         self.mapping.remove(page)?;
@@ -276,7 +276,7 @@ mod tests {
         drop(others);
         assert_eq!(memory.restore(page).unwrap(), Bytes(BLOCK_SIZE));
         assert_eq!(memory.restore(all).unwrap(), Bytes(0), "all of it is there");
-        // A touch finds it although the pool is empty again.
+        // The page is accessible although the pool is empty again.
         let _others = Hugetlb::new(Bytes(available() * BLOCK_SIZE), HugePageSize::TwoMib);
         memory.mapping().populate(first).unwrap();
         assert_eq!(memory.residency(all).unwrap().resident, Bytes(2 * BLOCK_SIZE));

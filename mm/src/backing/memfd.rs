@@ -16,8 +16,8 @@ use crate::units::{BLOCK_BYTES, Bytes, HostRange};
 
 /// Guest RAM in a memfd.
 ///
-/// MADV_DONTNEED would only unmap its pages here and free nothing: they belong to the file. What is
-/// resident is what the file holds, whichever process touched it.
+/// MADV_DONTNEED would only unmap pages in this process and free nothing, as they belong to the
+/// file. A page is resident if the file holds it, whichever process accessed it.
 #[derive(Debug)]
 pub struct Memfd {
     mapping: Mapping,
@@ -37,7 +37,8 @@ impl Memfd {
         let fd =
             rustix::fs::memfd_create(c"ballast-guest-ram", flags).map_err(|e| failed(e.into()))?;
         rustix::fs::ftruncate(&fd, len.0).map_err(|e| failed(e.into()))?;
-        // Who is given the file must not be able to take pages from under the guest by its length.
+        // Seal the size: a process that receives the file must not be able to truncate guest
+        // memory.
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&fd, seals).map_err(|e| failed(e.into()))?;
         let mapping =
@@ -46,7 +47,7 @@ impl Memfd {
         Ok(Self { mapping, fd, pagemap: Pagemap::open().map_err(BackingError::Pagemap)? })
     }
 
-    /// The file, for processes that are to share the memory.
+    /// The file, for processes that share the memory.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a stretch of guest RAM is made of on the host, and how its pages are given back.
+//! How a region of guest RAM is backed on the host, and how its pages are returned to the host.
 //!
-//! One file a kind; users of a [`Backing`] never match on the kind.
+//! One file per kind; users of a [`Backing`] never match on the kind.
 //!
 //! * [`anonymous`]: private memory, of transparent huge pages or of small ones
 //! * [`memfd`]: a file in memory, shared with helper processes
@@ -22,10 +22,10 @@ mod choice;
 pub mod hugetlbfs;
 pub mod memfd;
 
-/// Why the host did not do as asked.
+/// Error of an operation on the backing.
 #[derive(Debug, thiserror::Error)]
 pub enum BackingError {
-    /// Address space, or huge pages set aside, could not be had.
+    /// Address space or huge pages could not be allocated.
     #[error("cannot map {len} of guest memory: {source}")]
     Map {
         /// Length of the stretch.
@@ -33,7 +33,7 @@ pub enum BackingError {
         /// What mmap(2) said.
         source: io::Error,
     },
-    /// The host has set aside too few huge pages.
+    /// The host has too few free huge pages.
     #[error(
         "cannot reserve {len} in huge pages of {page}: {source}; see HugePages_Free in \
          /proc/meminfo, and reserve more with /sys/kernel/mm/hugepages/*/nr_hugepages"
@@ -62,7 +62,7 @@ pub enum BackingError {
 }
 
 impl BackingError {
-    /// What the kernel's refusal means; `None` if it is a fault.
+    /// The kernel's reason for refusing; `None` for any other error.
     pub fn refusal(&self) -> Option<MemoryRefusal> {
         match self {
             Self::Advise { source, .. } => MemoryRefusal::of(source),
@@ -70,7 +70,7 @@ impl BackingError {
         }
     }
 
-    /// Whether the host has no memory of this kind at the moment.
+    /// Whether the host has no free memory of this kind now.
     pub fn is_out_of_memory(&self) -> bool {
         self.refusal() == Some(MemoryRefusal::OutOfMemory)
     }
@@ -81,7 +81,7 @@ impl BackingError {
 pub struct Discarded {
     /// Bytes that the caller named.
     pub asked: Bytes,
-    /// Bytes of them that were resident and that the host has free again.
+    /// Bytes of them that were resident and are now free on the host.
     pub freed: Bytes,
     /// Bytes that the host still holds: parts of huge pages that it cannot split, because of their
     /// kind or because they are pinned.
@@ -100,7 +100,7 @@ impl Discarded {
     }
 }
 
-/// What of a stretch is in the host's memory.
+/// Residency of a range.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Residency {
     /// Bytes present.
@@ -109,13 +109,13 @@ pub struct Residency {
     pub huge: Option<Bytes>,
 }
 
-/// Told of a run of resident pages, and how it is mapped.
+/// Called with a run of resident pages and how it is mapped.
 pub type RunVisitor<'a> = dyn FnMut(HostRange, MappedAs) + 'a;
 
-/// One stretch of guest RAM on the host.
+/// One region of guest RAM on the host.
 ///
-/// Every range handed in must lie in [`Backing::mapping`]'s; a range outside is a bug of the
-/// caller and panics.
+/// Every range passed in must lie within [`Backing::mapping`]; a range outside is a caller's bug
+/// and panics.
 pub trait Backing: Send + Sync + fmt::Debug {
     /// The memory itself.
     fn mapping(&self) -> &Mapping;
@@ -131,25 +131,24 @@ pub trait Backing: Send + Sync + fmt::Debug {
     /// [`BackingError`], with the host's error.
     fn discard(&self, ranges: &[HostRange]) -> Result<Discarded, BackingError>;
 
-    /// The smallest aligned piece that can be given back by itself, in full: a block, or one huge
-    /// page where those are larger.
+    /// The smallest aligned unit that can be returned to the host: a block, or one huge page where
+    /// those are larger.
     fn discard_unit(&self) -> Bytes {
         Bytes(BLOCK_SIZE)
     }
 
-    /// Whether the host finds memory for any discarded page that is touched. Where it may not, a
-    /// discarded page has to be [restored](Self::restore) before anything touches it.
+    /// Whether the host always finds memory when a discarded page is accessed. If not, a discarded
+    /// page must be [restored](Self::restore) before any access.
     fn refills(&self) -> bool {
         true
     }
 
-    /// Makes sure that all of `range` can be touched; contents stay. Returns how much was allocated
-    /// for that.
+    /// Makes all of `range` accessible; contents are kept. Returns the bytes allocated.
     ///
     /// # Errors
     ///
-    /// [`BackingError::is_out_of_memory`] if the host has too little memory of this kind at the
-    /// moment. Part of the range may have been restored.
+    /// [`BackingError::is_out_of_memory`] if the host has too little memory of this kind now. Part
+    /// of the range may have been restored.
     fn restore(&self, _range: HostRange) -> Result<Bytes, BackingError> {
         Ok(Bytes(0))
     }
@@ -175,21 +174,20 @@ pub trait Backing: Send + Sync + fmt::Debug {
         advice.map_err(|source| BackingError::Advise { what: "collapse", range, source })
     }
 
-    /// Whether blocks of this memory can be taken out and brought back while it is in use; if not,
-    /// why.
+    /// Whether blocks of this memory can be parked while in use; if not, why.
     fn can_page(&self) -> Result<(), &'static str> {
         Ok(())
     }
 
-    /// Whether memory of this kind can be of huge pages at all.
+    /// Whether memory of this kind can consist of huge pages.
     fn may_be_huge(&self) -> bool {
         true
     }
 
-    /// Says whether the host may use huge pages in `range`, blocks of it.
+    /// Allows or forbids huge pages in `range`, whole blocks.
     ///
-    /// Forbidden where pages were given back one by one: the next touch, or khugepaged, would fill
-    /// the holes again.
+    /// Forbidden where single pages were given back: the next access, or khugepaged, would fill the
+    /// holes again.
     ///
     /// # Errors
     /// [`BackingError`], with the host's error.
@@ -202,14 +200,14 @@ pub trait Backing: Send + Sync + fmt::Debug {
     /// [`BackingError`], with the host's error.
     fn walk(&self, range: HostRange, found: &mut RunVisitor<'_>) -> Result<(), BackingError>;
 
-    /// What of `range` is resident.
+    /// Residency of `range`.
     ///
     /// # Errors
     /// [`BackingError`], with the host's error.
     fn residency(&self, range: HostRange) -> Result<Residency, BackingError>;
 }
 
-/// Discards one range after the other, where doing so changes nothing about the next.
+/// Discards ranges one by one, for kinds where one discard does not affect the next.
 fn one_by_one(
     ranges: &[HostRange],
     mut discard: impl FnMut(HostRange) -> Result<Discarded, BackingError>,
@@ -221,7 +219,7 @@ fn one_by_one(
     Ok(total)
 }
 
-/// Length in this process of a mapping to be made.
+/// Length of a new mapping in this process.
 fn mappable(len: Bytes) -> Result<usize, BackingError> {
     let source = || io::Error::from(io::ErrorKind::OutOfMemory);
     len.as_usize().ok_or_else(|| BackingError::Map { len, source: source() })
@@ -240,7 +238,7 @@ fn mapped_residency(pagemap: &Pagemap, range: HostRange) -> Result<Residency, Ba
     Ok(Residency { resident: Bytes(resident), huge: pagemap.can_scan().then_some(Bytes(huge)) })
 }
 
-/// `EINVAL` to advice about page sizes: the kernel has no THP, or this kind never is huge.
+/// `EINVAL` to advice about page sizes: the kernel has no THP, or this kind is never huge.
 fn huge_advice(mapping: &Mapping, range: HostRange, allow: bool) -> Result<(), BackingError> {
     match mapping.set_huge(range, allow) {
         Err(source) if source.raw_os_error() != Some(libc::EINVAL) => {
@@ -250,8 +248,8 @@ fn huge_advice(mapping: &Mapping, range: HostRange, allow: bool) -> Result<(), B
     }
 }
 
-/// [`huge_advice`] for a new mapping: what it asks for is a hint, which a kernel that is short of
-/// memory for its own tables (`EAGAIN`) need not take.
+/// [`huge_advice`] for a new mapping, as a hint: a kernel that is short of memory for its own
+/// tables (`EAGAIN`) may ignore it.
 fn first_huge_advice(mapping: &Mapping, allow: bool) -> Result<(), BackingError> {
     match huge_advice(mapping, mapping.range(), allow) {
         Err(BackingError::Advise { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => {

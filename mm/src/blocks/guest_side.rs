@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a pass needs of the devices: who holds which pages, and the actions that the guest has a
-//! part in.
+//! What a pass needs from the devices: which pages they hold, and the actions that involve the
+//! guest.
 
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -13,11 +13,11 @@ use crate::units::{BlockId, Pages};
 
 /// The guest and its devices, as a pass sees them.
 pub trait GuestSide {
-    /// Who holds which pages now.
+    /// The pages that each device holds now.
     fn holdings(&self) -> Holdings;
 
-    /// Gives back those of `pages` of `block` that are in the balloon at this very moment; the
-    /// balloon stands still meanwhile, so that no page which the guest took back is lost.
+    /// Discards those of `pages` in `block` that are in the balloon now, with the balloon locked,
+    /// so that no page that the guest took back is lost.
     ///
     /// # Errors
     ///
@@ -28,20 +28,20 @@ pub trait GuestSide {
         pages: &PageMask,
     ) -> Result<Discarded, GuestRamError>;
 
-    /// Whether pages of `block` were given up, so that nothing may fill it again.
+    /// Whether the guest gave up pages of `block`, which must not be filled again.
     fn has_holes(&self, block: BlockId) -> bool;
 
-    /// After `block` was filled: if pages of it have been given up meanwhile, takes them away again
-    /// and keeps huge pages from it. Whether there were any.
+    /// Called after `block` was filled: if the guest has given up pages of it since, discards them
+    /// and forbids huge pages in the block. Returns whether there were any.
     ///
     /// # Errors
     ///
     /// What the host refuses.
     fn keep_holes(&self, block: BlockId) -> Result<bool, GuestRamError>;
 
-    /// Asks the guest to evacuate `blocks`, with `sync` to wait for pages that are busy for the
-    /// moment, and waits for its reply, for `patience` at most or until `cancel` is set: `true` for
-    /// each that it gave up, in order. `None` if it did not reply.
+    /// Asks the guest to evacuate `blocks`, with `sync` to wait for busy pages, and waits for its
+    /// reply, for at most `patience` or until `cancel` is set. Returns `true` for each block that
+    /// it gave up, in order; `None` without a reply.
     fn evacuate(
         &self,
         blocks: &[BlockId],
@@ -56,10 +56,11 @@ pub trait GuestSide {
     /// Pages that the guest has lent on top of the target.
     fn lent(&self) -> Pages;
 
-    /// Asks the guest to lend `blocks` blocks more, and waits for them as long as they keep coming,
-    /// for `patience` at most or until `cancel` is set. How many came.
+    /// Asks the guest to lend `blocks` more blocks and waits while they keep arriving, for at most
+    /// `patience` or until `cancel` is set. Returns how many arrived.
     fn gather(&self, blocks: u32, patience: Duration, cancel: &AtomicBool) -> u32;
 
-    /// Returns what the guest has lent beyond `keep`, and waits until it has it back, for a while.
+    /// Returns what the guest has lent beyond `keep`, and waits for a limited time until the guest
+    /// has it back.
     fn settle(&self, keep: Pages);
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What every block of guest memory is made of, read in one walk of the page table.
+//! The state of every block of guest memory, read in one walk of the page table.
 //!
-//! Nothing stops the guest meanwhile, so a map is true of each block at some moment of the walk. It
-//! costs 12 bytes a block, and a mask for each block that holds some pages for nothing.
+//! The guest keeps running, so each block's entry was correct at some moment of the walk. A map
+//! takes 12 bytes per block, and a mask for each block with wasted pages.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ bitflags::bitflags! {
         const HUGE = 1 << 0;
         /// In the CMA region.
         const CMA = 1 << 1;
-        /// A plan is to leave it alone: the guest could not evacuate it.
+        /// Excluded from plans: the guest could not evacuate it.
         const LEFT_OUT = 1 << 2;
         /// The kernel cannot tell whether it is huge.
         const UNSURE = 1 << 3;
@@ -36,11 +36,11 @@ pub struct Block {
     pub present: u16,
     /// In the balloon.
     pub ballooned: u16,
-    /// Reported free by the guest, and not used since as far as the host can see.
+    /// Reported free by the guest, and absent on the host since then.
     pub reported: u16,
     /// Backing of GPU resources.
     pub gpu: u16,
-    /// Present although ballooned: held for nothing.
+    /// In the balloon but still present (wasted).
     pub wasted: u16,
     /// What is true of it as a whole.
     pub flags: BlockFlags,
@@ -49,18 +49,18 @@ pub struct Block {
 const _: () = assert!(size_of::<Block>() <= 16);
 
 impl Block {
-    /// Pages that hold what the guest may still read.
+    /// Pages whose contents the guest may still read.
     pub fn used(&self) -> Pages {
         Pages(u64::from(self.present.saturating_sub(self.wasted)))
     }
 
-    /// Whether pages of it were given up, so that nothing may fill it again.
+    /// Whether the guest gave up pages of it, which must not be filled again.
     pub fn has_holes(&self) -> bool {
         self.ballooned > 0 || self.reported > 0
     }
 }
 
-/// Who holds which pages, at the time of the map: copied from the devices, which go on meanwhile.
+/// The pages that devices hold, copied when the map is read; the devices keep running.
 #[derive(Clone, Debug, Default)]
 pub struct Holdings {
     /// Pages in the balloon, blocks of it included.
@@ -69,7 +69,7 @@ pub struct Holdings {
     pub reported: PageSet,
     /// Pages that back GPU resources.
     pub gpu: PageSet,
-    /// Memory that the guest says it has free, balloon not included, where it has said so lately.
+    /// The guest's free memory without the balloon, if it reported that recently.
     pub guest_free: Option<Bytes>,
 }
 
@@ -81,7 +81,7 @@ pub struct BlockMap {
     guest_free: Option<Bytes>,
 }
 
-/// Blocks that follow each other: one region of RAM.
+/// Consecutive blocks: one region of RAM.
 #[derive(Clone, Debug)]
 struct Stretch {
     first: BlockId,
@@ -105,7 +105,7 @@ pub struct Totals {
     pub gpu: Bytes,
     /// Resident although ballooned.
     pub wasted: Bytes,
-    /// Blocks that GPU resources have the whole of, and that are not huge pages.
+    /// Blocks that belong entirely to GPU resources and are not huge pages.
     pub gpu_in_pieces: Bytes,
 }
 
@@ -122,7 +122,7 @@ impl BlockMap {
             let count = region.host().len() / BLOCK_BYTES;
             let mut stretch = Stretch { first, blocks: vec![Block::default(); count] };
             let base = region.host().addr();
-            // Present pages are looked at one by one only in blocks that gave some up.
+            // Present pages are checked one by one only in blocks with ballooned pages.
             let mut mixed: BTreeMap<BlockId, PageMask> = BTreeMap::new();
             region.backing().walk(region.host(), &mut |run, mapped| {
                 stretch.count_run(run, base, mapped);
@@ -138,7 +138,7 @@ impl BlockMap {
             }
             stretch.mark(&held.ballooned, |b, n| b.ballooned = n);
             for (block, reported) in held.reported.iter() {
-                // What is present again is in use again.
+                // A reported page that is present again is in use again.
                 let present = mixed.get(&block).unwrap_or(&PageMask::EMPTY);
                 let still = reported.difference(present).difference(held.ballooned.mask(block));
                 stretch.with(block, |b| b.reported = small(still.count()));
@@ -162,19 +162,19 @@ impl BlockMap {
         self.stretches.iter().find_map(|s| s.blocks.get(s.index(id)?))
     }
 
-    /// Has plans leave `id` alone.
+    /// Excludes `id` from plans.
     pub(super) fn leave_out(&mut self, id: BlockId) {
         for stretch in &mut self.stretches {
             stretch.with(id, |block| block.flags |= BlockFlags::LEFT_OUT);
         }
     }
 
-    /// The pages of `id` that are present although ballooned.
+    /// The pages of `id` that are in the balloon but still present.
     pub fn wasted(&self, id: BlockId) -> &PageMask {
         self.wasted.get(&id).map_or(&PageMask::EMPTY, |mask| mask)
     }
 
-    /// What the guest said it has free; see [`Holdings::guest_free`].
+    /// The guest's reported free memory; see [`Holdings::guest_free`].
     pub fn guest_free(&self) -> Option<Bytes> {
         self.guest_free
     }
@@ -206,7 +206,7 @@ impl BlockMap {
         Self { stretches: vec![Stretch { first, blocks }], wasted, guest_free: None }
     }
 
-    /// The same map, of a guest that says it has so much free.
+    /// The same map, of a guest that reports this much free memory.
     #[cfg(test)]
     pub(crate) fn with_guest_free(self, free: Bytes) -> Self {
         Self { guest_free: Some(free), ..self }

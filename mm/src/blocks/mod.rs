@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The 2 MiB blocks of guest memory: what each is made of, and what is worth doing about it.
+//! The 2 MiB blocks of guest memory: the state of each, and which actions are worth their cost.
 //!
 //! * [`mask`]: which of a block's pages, one bit each
 //! * [`page_set`]: sets of pages kept by block
-//! * [`map`]: what each block is made of, from one walk of the page table
+//! * [`map`]: the state of each block, from one walk of the page table
 //! * [`policy`]: goals, limits, costs and patience, as values
 //! * [`plan`]: from a map to an ordered list of actions for one stage; pure
 //! * [`guest_side`]: what a pass needs of the devices

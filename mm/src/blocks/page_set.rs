@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::mask::PageMask;
 use crate::units::{BlockId, GuestRange, PAGES_PER_BLOCK, Pages};
 
-/// Which pages of one block are in the set. (None of them is said by absence.)
+/// Which pages of one block are in the set. A block without any is absent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Cover {
     Whole,
@@ -90,7 +90,7 @@ impl PageSet {
         Pages(gone.sum())
     }
 
-    /// Counts the pages anew, from the blocks.
+    /// Recounts the pages from the blocks.
     pub fn recount(&self) -> Pages {
         let count = |cover: &Cover| match cover {
             Cover::Whole => PAGES_PER_BLOCK,
@@ -132,7 +132,7 @@ mod tests {
     use crate::units::Pfn;
 
     proptest! {
-        /// The set is what a set of ranges is.
+        /// The set behaves like a set of ranges.
         #[test]
         fn behaves_as_a_set(ops in prop::collection::vec((any::<bool>(), 0u64..3000, 1u64..1500), 1..40)) {
             let (mut set, mut model) = (PageSet::new(), RangeSet::new());

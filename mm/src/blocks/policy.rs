@@ -1,40 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a compaction pass is for, what it may spend, what things are believed to cost and how far it
-//! goes for each: values, so that planning is a function of its arguments and nothing else.
+//! Goals, limits, estimated costs and effort of a compaction pass, as values, so that planning is a
+//! pure function of its arguments.
 
 use std::time::Duration;
 
 use super::stage::Stage;
 use crate::units::{Bytes, GuestRange, PAGES_PER_BLOCK, Pages};
 
-/// What a pass is to bring about.
+/// What a pass should achieve.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Goals {
     /// Where it may work; everywhere if `None`.
     pub scope: Option<GuestRange>,
-    /// Give back what is held for nothing.
+    /// Discard wasted pages.
     pub discard: bool,
-    /// Split a huge page only for at least so many pages that are held for nothing.
+    /// Split a huge page only for at least this many wasted pages.
     pub split_from: Pages,
-    /// Make blocks of at least so many used pages huge; `None` for no block.
+    /// Make blocks with at least this many used pages huge; `None` for no block.
     ///
     /// Absent pages of such a block become memory: up to `512 - collapse_from` pages each.
     pub collapse_from: Option<Pages>,
-    /// Ask the guest to empty blocks of at most so many used pages; `None` for no block. Only for
-    /// guests that offer evacuation.
+    /// Ask the guest to evacuate blocks with at most this many used pages; `None` for no block.
+    /// Only for guests that support evacuation.
     pub evacuate_up_to: Option<Pages>,
-    /// Borrow free memory of the guest in whole blocks, which it makes by moving what is in their
-    /// way, and return it: in place of single pages of the balloon, and empty. Only for guests that
-    /// offer evacuation and say how much they have free, and not where the scope is limited.
+    /// Borrow free memory from the guest in whole blocks, which it makes by migrating pages, and
+    /// return it: in exchange for single pages of the balloon, and empty. Only for guests that
+    /// support evacuation and report their free memory, and only with an unlimited scope.
     pub gather: bool,
-    /// Ask the guest to empty blocks that are full to the eye of the host, as many as the memory
-    /// makes that the guest has free there: their pages fill the gaps of others. For guests that say
-    /// how much they have free.
+    /// Ask the guest to evacuate blocks that look full to the host, as many as its free memory
+    /// amounts to: their pages fill the gaps of others. Only for guests that report their free
+    /// memory.
     pub squeeze: bool,
-    /// Make every block huge and present, with any contents: for contiguous use that is to come.
-    /// Only blocks without holes.
+    /// Make every block huge and present, with any contents, ready for contiguous allocation. Only
+    /// blocks without holes.
     pub back: bool,
-    /// The same for blocks that GPU resources have the whole of, wherever they are.
+    /// The same for blocks that belong entirely to GPU resources, anywhere in memory.
     pub back_gpu: bool,
 }
 
@@ -51,10 +51,10 @@ impl Goals {
         all.into_iter().filter(|(_, wanted)| *wanted).map(|(stage, _)| stage)
     }
 
-    /// Everything that costs the guest nothing but time, with a guest that helps or without.
+    /// Everything that costs the guest only time, with or without its cooperation.
     ///
-    /// Nine tenths make a block dense. A guest that helps is asked to empty blocks with less; what
-    /// it could not empty then is made huge from three quarters on.
+    /// A block is dense from nine tenths. A cooperating guest is asked to evacuate blocks with
+    /// less; blocks that it could not evacuate are made huge from three quarters.
     pub fn all(guest_evacuates: bool) -> Self {
         let dense = Pages(PAGES_PER_BLOCK * 9 / 10);
         let stuck = Pages(PAGES_PER_BLOCK * 3 / 4);
@@ -71,7 +71,7 @@ impl Goals {
         }
     }
 
-    /// What a GPU uses as one, in huge pages: it asks for no more than that, and waits for it.
+    /// Huge pages for blocks that belong entirely to GPU resources.
     pub fn backing_gpu() -> Self {
         Self {
             scope: None,
@@ -86,7 +86,7 @@ impl Goals {
         }
     }
 
-    /// All of `scope` in huge pages before it is used.
+    /// All of `scope` in huge pages, before it is used.
     pub fn backing(scope: GuestRange) -> Self {
         Self { scope: Some(scope), back: true, ..Self::all(false) }
     }
@@ -102,22 +102,22 @@ pub struct PassLimits {
 }
 
 impl PassLimits {
-    /// As much as it takes.
+    /// No limit.
     pub const UNLIMITED: Self = Self { bytes: Bytes(u64::MAX), time: Duration::MAX };
 }
 
-/// What one kind of action is believed to cost, measured on an ordinary x86-64 host.
+/// Estimated cost of each kind of action, measured on an ordinary x86-64 host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Costs {
-    /// Giving a block back whole.
+    /// Discarding a whole block.
     pub discard_block: Duration,
     /// Splitting a huge page.
     pub split: Duration,
-    /// Giving back one run of pages.
+    /// Discarding one run of pages.
     pub discard_run: Duration,
     /// Making a block huge: one huge page allocated, its pages copied.
     pub collapse: Duration,
-    /// The guest's moving one page, and its share of the round trip.
+    /// Migrating one page in the guest, with its share of the round trip.
     pub evacuate_page: Duration,
 }
 
@@ -133,21 +133,21 @@ impl Default for Costs {
     }
 }
 
-/// How far a pass goes for each thing.
+/// How much effort a pass spends on each step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PassPolicy {
-    /// After so many huge pages in a row that the host did not have, a pass asks for no more.
+    /// Consecutive failed huge-page allocations after which a pass stops trying.
     pub collapse_refusals: u32,
-    /// How long the guest may take to say how much memory it has free.
+    /// How long to wait for the guest to report its free memory.
     pub free_patience: Duration,
-    /// After so many requests in a row without an answer, a pass asks the guest for no more.
+    /// Consecutive unanswered requests after which a pass stops asking the guest.
     pub unanswered: u32,
     /// How many blocks the guest is asked to evacuate at once.
     pub evacuate_at_once: usize,
-    /// How often the guest is asked to lend what it has free, at most: each time as many single
-    /// pages of the balloon become blocks.
+    /// Maximum number of requests to lend free memory; each exchanges as many single pages of the
+    /// balloon for blocks.
     pub gathers: u32,
-    /// How often full blocks are evacuated into what gaps are left, at most.
+    /// Maximum number of rounds that evacuate full blocks into remaining gaps.
     pub squeezes: u32,
 }
 
@@ -165,7 +165,7 @@ impl Default for PassPolicy {
 }
 
 impl PassPolicy {
-    /// How often `stage` is planned anew, at most, as long as that helps.
+    /// Maximum number of planning rounds for `stage`, while they help.
     pub fn rounds(&self, stage: Stage) -> u32 {
         match stage {
             Stage::Gather => self.gathers,
@@ -175,12 +175,11 @@ impl PassPolicy {
     }
 }
 
-/// What the guest's kernel needs, and from where on it is worth asking for the rest.
+/// What the guest's kernel needs, and the smallest remainder worth asking for.
 pub(super) mod guest_memory {
     use crate::units::Bytes;
 
-    /// A guest's kernel keeps about this much free for itself; asked for more, the guest would drop
-    /// what it has cached.
+    /// A guest's kernel keeps about this much free; asked for more, it would drop page cache.
     pub(crate) fn reserve(ram: Bytes) -> Bytes {
         Bytes(ram.0 / 12).min(Bytes(128 << 20))
     }

@@ -12,20 +12,20 @@ use crate::units::Bytes;
 pub struct StepTally {
     /// Carried out.
     pub done: usize,
-    /// Left out: the guest had made them worthless.
+    /// Skipped: the guest's activity had made them useless.
     pub moot: usize,
     /// Tried in vain: pages were busy.
     pub busy: usize,
-    /// Refused by the host: it had no huge page.
+    /// Failed: the host had no free huge page.
     pub refused: usize,
-    /// Bytes that the host gained or that became huge.
+    /// Bytes freed on the host or made huge.
     pub bytes: Bytes,
 }
 
 /// How one step went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StepResult {
-    /// Carried out, and so many bytes gained.
+    /// Done, with this many bytes gained.
     Done(Bytes),
     Moot,
     Busy,
@@ -62,7 +62,7 @@ pub struct Tallies {
 }
 
 impl Tallies {
-    /// Blocks that the guest gave up for the pass, one way or another.
+    /// Blocks that the guest gave up for the pass, in any stage.
     pub(super) fn given_up(&self) -> usize {
         self.evacuate.done + self.gather.done
     }
@@ -103,7 +103,7 @@ pub struct PassReport {
     pub tallies: Tallies,
     /// Steps planned, in all stages.
     pub planned: usize,
-    /// Steps that were worth doing and beyond the limits.
+    /// Useful steps beyond the limits.
     pub left_out: usize,
     /// How long it took.
     pub took: Duration,

@@ -4,22 +4,22 @@
 /// A stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
-    /// The guest lends its free memory in whole blocks, and gets it back: in place of single pages
-    /// of the balloon, and empty.
+    /// The guest lends its free memory in whole blocks and gets it back: in exchange for single
+    /// pages of the balloon, and empty.
     Gather,
     /// The guest evacuates sparse blocks.
     Evacuate {
-        /// Whether it waits for what is busy.
+        /// Whether it waits for busy pages.
         sync: bool,
     },
     /// The guest evacuates full blocks into the gaps of others.
     Squeeze,
-    /// The host discards what it holds for nothing, and makes blocks huge.
+    /// The host discards wasted pages and makes blocks huge.
     Host,
 }
 
 impl Stage {
-    /// Whether the guest has a part in it.
+    /// Whether the guest takes part in it.
     pub fn is_of_guest(self) -> bool {
         self != Self::Host
     }

@@ -73,7 +73,7 @@ impl FreeInfo {
     }
 }
 
-/// Blocks by what keeps them from being free.
+/// Blocks by what prevents them from being free.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlockKinds {
     /// Wholly free.

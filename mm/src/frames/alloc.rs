@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How an allocation is served, from the cheapest way to the most costly one.
+//! How an allocation is served, from the cheapest path to the most expensive one.
 
 use super::compaction;
 use super::gfp::{AllocError, Gfp};

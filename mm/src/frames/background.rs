@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The background thread: asks for memory and compacts ahead of need, within a pace.
+//! The background thread: reclaims memory and compacts before it is needed, at a limited rate.
 
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -32,7 +32,7 @@ impl Default for Pace {
     }
 }
 
-/// The background thread of a pool. Ends, and is waited for, when dropped.
+/// The background thread of a pool. Dropping it stops and joins the thread.
 pub struct Background {
     wakeup: Arc<Wakeup>,
     thread: Option<JoinHandle<()>>,
@@ -64,7 +64,7 @@ impl Drop for Background {
     fn drop(&mut self) {
         self.wakeup.stop();
         if let Some(thread) = self.thread.take() {
-            // A panic of that thread has been reported where it happened.
+            // A panic of that thread was already reported.
             let _ = thread.join();
         }
         self.wakeup.stopped();

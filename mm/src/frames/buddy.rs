@@ -29,7 +29,7 @@ pub(super) struct Buddy {
     free: [u32; NR_TYPES],
 }
 
-/// Table and blocks, always needed together.
+/// The frame table and the block types, which are always needed together.
 #[derive(Clone, Copy)]
 pub(super) struct Tables<'a> {
     pub(super) frames: &'a FrameTable,
@@ -136,7 +136,7 @@ impl Buddy {
         word.order()
     }
 
-    /// Frees a unit, merging it with its buddies as far as they are free and may merge.
+    /// Frees a unit and merges it with its buddies while they are free and mergeable.
     pub(super) fn free(&mut self, t: Tables<'_>, frame: FrameId, order: Order) {
         let of = t.blocks.type_at(frame);
         if order > Order::BLOCK && blocks_of(frame, order).any(|b| t.blocks.type_of(b) != of) {
@@ -161,7 +161,7 @@ impl Buddy {
             }
             self.remove(t, buddy);
             if order.get() >= BLOCK_ORDER {
-                // One list, one type: a later split then puts both halves on the right list.
+                // Each list holds one type, so a later split puts both halves on the right list.
                 t.blocks.set_type(buddy.block(), of);
             }
             t.frames.meta(head).store(Word::of(FrameKind::Tail, Order::ZERO));
@@ -213,8 +213,8 @@ impl Buddy {
         mobility: Mobility,
     ) -> Option<FrameId> {
         let own = mobility.migrate_type();
-        // Lend CMA memory first while it is more than half of what is free, so that both kinds
-        // run out together and the last free frames are not all in CMA.
+        // Use CMA memory first while it is more than half of free memory, so that both kinds run
+        // out together and the last free frames are not all in CMA.
         let cma = mobility.may_use_cma();
         if cma
             && self.free_of(MigrateType::Cma) > self.free_usable() / 2
@@ -273,7 +273,8 @@ impl Buddy {
         let alike = match (mobility, old) {
             (Mobility::Movable, _) => usage.movable,
             (_, MigrateType::Movable) => usage.fixed,
-            // Nothing tells an unmovable frame from a reclaimable one, so none counts as alike.
+            // Unmovable and reclaimable frames cannot be told apart, so none counts as the same
+            // kind.
             _ => 0,
         };
         if usage.free + alike < BLOCK_FRAMES / 2 {
@@ -378,7 +379,7 @@ pub(super) fn block_usage(t: Tables<'_>, block: FrameBlock) -> BlockUsage {
                 usage.fixed += len;
                 len
             }
-            // In a cache or held: free in all but name.
+            // In a cache or held by compaction: effectively free.
             FrameKind::Cached | FrameKind::Held => {
                 usage.free += 1;
                 1

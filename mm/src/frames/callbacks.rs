@@ -40,8 +40,8 @@ pub(super) fn call<R>(f: impl FnOnce() -> R) -> Option<R> {
         .ok()
 }
 
-/// All registered owners. Numbers are never reused: a frame left behind by an owner that is gone
-/// stays where it is and never becomes another owner's.
+/// All registered owners. Numbers are never reused: a frame left behind by a dropped owner stays
+/// where it is and never belongs to another owner.
 #[derive(Default)]
 pub(super) struct Registry(RwLock<Vec<Weak<dyn MovableOps>>>);
 
@@ -59,7 +59,7 @@ impl Registry {
     }
 }
 
-/// The callbacks of the owner met last: neighbouring frames mostly have the same.
+/// The callbacks of the last owner: neighbouring frames usually have the same one.
 #[derive(Default)]
 pub(super) struct OpsCache(Option<(OwnerId, Arc<dyn MovableOps>)>);
 
@@ -72,8 +72,8 @@ impl OpsCache {
         self.0.as_ref().map(|(_, ops)| &**ops)
     }
 
-    /// The previous owner may have lost all other references meanwhile: then it is dropped here,
-    /// and its `drop` is a callback like the others.
+    /// This may drop the last reference to the previous owner; its `drop` is then a callback like
+    /// the others.
     fn replace(&mut self, new: Option<(OwnerId, Arc<dyn MovableOps>)>) {
         if let Some(before) = std::mem::replace(&mut self.0, new) {
             call(move || drop(before));

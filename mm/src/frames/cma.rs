@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! CMA areas: ranges kept for contiguous allocation, and which frames of them are handed out.
+//! CMA areas: ranges reserved for contiguous allocation, and which of their frames are allocated.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,7 +8,7 @@ use super::ids::{FrameId, FrameRange};
 /// Frames reserved for contiguous allocation.
 pub(super) struct CmaArea {
     range: FrameRange,
-    /// One flag for each frame: handed out.
+    /// One flag per frame: whether it is allocated.
     taken: Mutex<Vec<bool>>,
 }
 

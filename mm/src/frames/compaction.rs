@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Compaction: two scanners walk towards each other, one up the pool collecting movable frames,
-//! one down collecting free frames, and what the first finds moves into what the second found.
+//! Compaction: two scanners walk towards each other, one up the pool collecting movable frames, one
+//! down collecting free frames, and frames found by the first move into frames found by the second.
 //!
 //! ```text
 //!   |##.#.|.#..#|#....|     |..#.#|##.#.|###.#|      # movable   . free
 //!    ^ sources ->                     <- targets ^
 //! ```
 //!
-//! When they meet, the low blocks are empty and the high ones full. Where each stopped is
-//! remembered for the next run, blocks in which a scanner found nothing are passed over until a
-//! whole pass is done, and after a run that did not help, the next 1, 3, 7 up to 63 requests are
-//! served without compaction.
+//! When they meet, the low blocks are empty and the high ones full. The next run continues where
+//! they stopped. Blocks in which a scanner found nothing are skipped until a full pass is done.
+//! After a run that did not help, the next 1, 3, 7, up to 63 requests are served without
+//! compaction.
 
 use super::callbacks::holds_frame;
 use super::events::add;
@@ -23,7 +23,7 @@ use super::page::FrameKind;
 use super::pageblock::{MigrateType, Mobility, Skip};
 use super::pool_core::PoolCore;
 
-/// What a run of compaction is for.
+/// Goal of a compaction run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Goal {
     /// Compact the whole pool.
@@ -73,7 +73,7 @@ pub(super) struct Compaction<'p> {
     mode: MigrateMode,
     at: FrameId,
     free: FreeScanner,
-    /// Looks also at blocks in which a scanner found nothing lately.
+    /// Also scans blocks in which a scanner recently found nothing.
     ignore_skip: bool,
     mover: Mover,
     whole: bool,
@@ -120,7 +120,7 @@ impl<'p> Compaction<'p> {
     pub(super) fn run(mut self) -> CompactionReport {
         if let Goal::Unit(order, mobility) = self.goal {
             let zone = self.core.zone();
-            // Room for the unit and for what is on its way.
+            // Room for the unit and for frames being migrated.
             let needed = 2 * order.frames();
             if zone.free_for(Mobility::Movable) < needed {
                 return CompactionReport::nothing(CompactEnd::TooLittleFree);
@@ -178,7 +178,7 @@ impl<'p> Compaction<'p> {
         }
         let of = self.core.blocks().type_of(block);
         match (self.goal, self.mode) {
-            // Emptying a block of another type cannot help this allocation soon.
+            // Freeing a block of another type does not help this allocation.
             (Goal::Unit(_, Mobility::Movable), MigrateMode::Async) if !self.background => {
                 of.takes_movable()
             }
@@ -246,7 +246,7 @@ impl<'p> Compaction<'p> {
     }
 }
 
-/// Compacts the whole pool, waiting where that ends by itself.
+/// Compacts the whole pool; waits for locks and for owners.
 pub(super) fn compact(core: &PoolCore) -> CompactionReport {
     if holds_frame() {
         return CompactionReport::nothing(CompactEnd::Deferred);

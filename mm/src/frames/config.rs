@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a pool is made with, and why it cannot be made.
+//! Configuration of a pool, and errors of its creation.
 
 use super::ids::FrameRange;
 
-/// What a pool is made with.
+/// Configuration of a pool.
 #[derive(Clone, Debug, Default)]
 pub struct PoolConfig {
-    /// Areas kept for contiguous allocation, each of whole blocks.
+    /// Areas reserved for contiguous allocation, each of whole blocks.
     pub cma: Vec<FrameRange>,
     /// Levels of free memory; by default [`Watermarks::for_frames`].
     pub watermarks: Option<Watermarks>,
@@ -21,14 +21,14 @@ pub struct PoolConfig {
 pub struct Watermarks {
     /// Only emergency allocations go below.
     pub min: u32,
-    /// Below this the background thread is woken, and asks shrinkers for memory.
+    /// Below this the background thread is woken and calls shrinkers.
     pub low: u32,
-    /// The background thread asks for memory up to this level.
+    /// The background thread reclaims memory up to this level.
     pub high: u32,
 }
 
 impl Watermarks {
-    /// A thousandth of the pool as reserve, and a quarter of that between the levels.
+    /// A thousandth of the pool as reserve, with a quarter of that between the levels.
     #[must_use]
     pub const fn for_frames(frames: u32) -> Self {
         let min = frames / 1024;
@@ -36,7 +36,7 @@ impl Watermarks {
     }
 }
 
-/// Why a pool could not be made.
+/// Why a pool could not be created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PoolError {
     /// A CMA area is empty, outside the region, not of whole blocks, or overlaps another.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Contiguous runs of any length: finds ranges that can be emptied, outside the CMA areas or in
+//! Contiguous runs of any length: finds ranges that can be evacuated, outside the CMA areas or in
 //! one of them.
 
 use std::sync::{Mutex, PoisonError};
@@ -16,7 +16,7 @@ use super::token::ContigFrames;
 /// Why a run of frames could not be allocated or freed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ContigError {
-    /// Zero frames, more than the pool has, or an alignment that is no power of two.
+    /// Zero frames, more than the pool has, or an alignment that is not a power of two.
     #[error(
         "invalid run: {frames} frames aligned to {align} (want 1 up to the pool's size, and a power of two)"
     )]
@@ -35,7 +35,7 @@ pub enum ContigError {
     /// There is too little free memory to move the range's frames into.
     #[error("too little free memory to move the range's frames to")]
     NoRoom,
-    /// No range could be emptied.
+    /// No range could be evacuated.
     #[error("cannot free any run of {0} contiguous frames")]
     NotFound(u32),
     /// There is no such CMA area.

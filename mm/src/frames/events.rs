@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Counters of what happened in a pool.
+//! Event counters of a pool.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! events {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// Counters of what happened since the pool was made.
+        /// Event counters since the pool was created.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Events { $($(#[$doc])* pub $name: u64,)* }
 
@@ -21,7 +21,7 @@ macro_rules! events {
 }
 
 events! {
-    /// Frames looked at by compaction's scanner for movable frames.
+    /// Frames scanned by compaction's scanner for movable frames.
     migrate_scanned,
     /// Free frames taken by compaction as destinations.
     free_taken,
@@ -29,15 +29,15 @@ events! {
     isolated,
     /// Frames moved.
     moved,
-    /// Isolated frames that their owner had freed meanwhile.
+    /// Isolated frames that their owner freed before the migration.
     freed_while_isolated,
     /// Frames that could not be moved and were put back.
     move_failed,
-    /// Callbacks that panicked, shrinkers' included.
+    /// Callbacks that panicked, including shrinkers'.
     ops_panicked,
     /// Migrations reported as done whose source was not released.
     ops_lied,
-    /// Allocations that compacted by themselves.
+    /// Allocations that ran compaction (direct compaction).
     compact_stall,
     /// Direct compactions after which the allocation succeeded.
     compact_success,

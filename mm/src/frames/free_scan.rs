@@ -15,7 +15,7 @@ pub(super) struct FreeScanner {
     above: FrameBlock,
     /// Never goes below this block; moved up by the other scanner.
     floor: FrameBlock,
-    /// Units of this order and above are what compaction is meant to make: not broken up.
+    /// Units of this order and above are the goal of compaction and are not broken up.
     keep: Order,
     ignore_skip: bool,
 }

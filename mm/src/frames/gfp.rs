@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How an allocation is to be made, and why it fails.
+//! Flags of an allocation, and its errors.
 
 use super::ids::Order;
 use super::pageblock::Mobility;
 
-/// How an allocation is to be made.
+/// Flags of an allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Gfp {
     mobility: Mobility,
@@ -26,7 +26,7 @@ impl Gfp {
         Self { mobility, compact: true, emergency: false }
     }
 
-    /// Rather fail than compact, or ask others for memory.
+    /// Fail instead of compacting or reclaiming.
     #[must_use]
     pub const fn without_compaction(self) -> Self {
         Self { compact: false, ..self }
@@ -64,7 +64,7 @@ pub enum AllocError {
         /// Frames free for such an allocation.
         free: u32,
     },
-    /// Enough is free, but not in one piece, and it could not be brought together.
+    /// Enough is free, but not contiguous, and compaction did not help.
     #[error("fragmented: {free} frames free, but none of order {order}")]
     Fragmented {
         /// Order asked for.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Emptying a range of frames: mark its blocks as isolated, move everything out, take the frames.
+//! Evacuating a range of frames: mark its blocks as isolated, move everything out, take the frames.
 
 use super::buddy::Tables;
 use super::ids::{FrameBlock, FrameId, FrameRange};
@@ -22,11 +22,11 @@ pub(super) enum Refused {
     NoRoom,
 }
 
-/// Empties a range and takes it. On failure nothing has changed, except that frames were moved.
+/// Evacuates a range and takes it. On failure nothing has changed, except that frames were moved.
 /// The caller makes sure that only one range is taken at a time: two may share a block, which can
 /// only be isolated once.
 pub(super) fn take_range(core: &PoolCore, range: FrameRange) -> Result<(), Refused> {
-    // Before the first look, so that cached frames show as free.
+    // Before the first scan, so that cached frames appear as free.
     core.drain_caches();
     let _isolation = Isolation::begin(core, range)?;
     let mut busy = Refused::Busy(range.start);
@@ -86,7 +86,7 @@ fn first_fixed(t: Tables<'_>, range: FrameRange) -> Option<FrameId> {
         let word = t.frames.meta(at).load();
         match word.kind() {
             FrameKind::Buddy => at = at.offset(word.order().frames()),
-            // No reference at all: about to be freed by the thread that dropped the last one.
+            // No reference: about to be freed by the thread that dropped the last one.
             FrameKind::Used if !word.is_movable() && !word.is_isolated() && word.refs() > 0 => {
                 return Some(at);
             }
@@ -112,7 +112,7 @@ impl Targets for Elsewhere {
     }
 }
 
-/// Moves every movable frame out of an isolated range, as far as that goes.
+/// Moves every movable frame out of an isolated range, as far as possible.
 fn empty(core: &PoolCore, range: FrameRange) -> Result<(), Refused> {
     let mut mover = Mover::new();
     let mut targets = Elsewhere::default();

@@ -8,7 +8,7 @@ use super::movable::{LockedFrame, MigrateError, MigrateMode, TargetFrame};
 use super::page::{FrameKind, Word};
 use super::pool_core::PoolCore;
 
-/// Frames isolated at a time: few enough that an owner never waits long for all of them.
+/// Frames isolated at one time: few enough that an owner never waits long.
 pub(super) const BATCH: usize = 32;
 /// Attempts for frames that are busy.
 const PASSES: u32 = 10;
@@ -17,13 +17,13 @@ const ASYNC_PASSES: u32 = 3;
 
 /// Where destinations come from.
 pub(super) trait Targets {
-    /// A held frame to move one into.
+    /// Takes a free destination frame.
     fn next(&mut self, core: &PoolCore) -> Option<FrameId>;
-    /// Takes one back that was not needed.
+    /// Returns an unused destination.
     fn give_back(&mut self, frame: FrameId);
 }
 
-/// What became of a batch.
+/// Result of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Moved {
     pub(super) moved: u32,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Movable frames: a pool of host memory from which contiguous space can always be made.
+//! Movable frames: a pool of host memory in which contiguous space can always be made.
 //!
 //! The pool hands out 4 KiB frames and power-of-two units of them from one mapped region. It follows
 //! Linux's rules for movable pages outside the LRU lists: an owner implements [`MovableOps`], and
@@ -12,10 +12,10 @@
 //! - `owner.rs` an owner's side of a pool: frames that the pool may move
 //! - `owned.rs` a unit that frees itself
 //! - `pool.rs` the front door, [`FramePool`]
-//! - `validate.rs` recounts everything · `account.rs` numbers for people
+//! - `validate.rs` recounts everything · `account.rs` statistics
 //! - `trim.rs` gives the memory of free frames back to the host
 //! - `alloc.rs` how an allocation is served
-//! - `contig.rs` runs of any length · `isolate.rs` empties a range · `compaction.rs` a run of the
+//! - `contig.rs` runs of any length · `isolate.rs` evacuates a range · `compaction.rs` a run of the
 //!   scanners · `free_scan.rs` the one for free frames · `migrate.rs` moves frames in batches ·
 //!   `reclaim.rs` asks shrinkers
 //! - `pool_core.rs` the state of a pool, below all operations
@@ -25,8 +25,8 @@
 //!   contract with them
 //! - `space.rs` bytes and words of the frames · `region.rs` the memory · `page.rs` the word of
 //!   state of a frame · `pageblock.rs` migrate types · `wakeup.rs` wakes the background thread
-//! - `config.rs`, `gfp.rs`, `token.rs` what goes in and out · `events.rs` counters · `ids.rs` frame
-//!   numbers and orders · `sync.rs` atomics and a small lock
+//! - `config.rs`, `gfp.rs`, `token.rs` arguments and results · `events.rs` counters · `ids.rs`
+//!   frame numbers and orders · `sync.rs` atomics and a small lock
 //!
 //! `loom_tests.rs` model checks · `tests/` everything else. `unsafe` is in `region` (slices),
 //! `space`, `pool` and `trim` (who may touch which slice) and `sync`.

@@ -16,7 +16,7 @@
 //! - The pool calls `isolate`, `migrate` and `putback` with the frame locked; in `migrate` the
 //!   destination is locked too. The owner neither locks nor unlocks.
 //! - Between `isolate` and `migrate` or `putback` the frame's linkage belongs to the pool: the
-//!   owner must not move the frame between lists of its own.
+//!   owner must not move the frame between its lists.
 //! - The owner may free an isolated frame at any time. The pool notices and drops it; it is
 //!   neither migrated nor put back.
 //! - `migrate` that fails must leave everything as it was. [`MigrateError::Again`] may be tried
@@ -53,7 +53,7 @@ pub enum MigrateMode {
 /// Why a frame was not migrated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MigrateError {
-    /// In use just now; worth another try.
+    /// In use now; worth another attempt.
     #[error("the frame is busy, try again")]
     Again,
     /// Cannot be moved; do not try again now.
@@ -66,7 +66,7 @@ pub enum MigrateError {
 
 /// What an owner of movable frames implements. See the module's text for the rules.
 pub trait MovableOps: Send + Sync {
-    /// Prepares `frame` for being moved. `false` if it cannot be moved just now.
+    /// Prepares `frame` for migration. `false` if it cannot be moved now.
     fn isolate(&self, frame: &LockedFrame<'_>, mode: MigrateMode) -> bool;
 
     /// Moves contents and ownership from `src` to `dst`.
@@ -117,8 +117,8 @@ impl LockedFrame<'_> {
         self.owner == owner && self.space.id() == pool
     }
 
-    /// Clears the movable mark and drops the owner's reference: the frame is no longer the
-    /// owner's. `false` if it was not any more.
+    /// Clears the movable mark and drops the owner's reference: the frame no longer belongs to the
+    /// owner. `false` if it already did not.
     pub fn release(&mut self) -> bool {
         // Never the last reference: the pool holds one until the callback returns.
         self.space.meta(self.id).disown(self.owner).is_some()

@@ -18,8 +18,8 @@ use crate::units::PAGE_BYTES;
 /// Why an owner's request was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OwnerError {
-    /// The frame is not in the pool, not movable, or another owner's: a foreign handle or a
-    /// double free.
+    /// The frame is not in the pool, not movable, or belongs to another owner: a foreign handle or
+    /// a double free.
     #[error("{0:?} does not belong to this owner")]
     NotOwned(FrameId),
     /// Only single frames can be movable.
@@ -28,7 +28,7 @@ pub enum OwnerError {
     /// The frames belong to another pool.
     #[error("the frames belong to another pool")]
     Foreign,
-    /// The frame is isolated or locked and cannot be taken back just now.
+    /// The frame is isolated or locked and cannot be taken back now.
     #[error("{0:?} is being moved")]
     Moving(FrameId),
     /// The frame is locked, and waiting for it here might never end.
@@ -98,7 +98,7 @@ impl Owner {
         Ok(frame)
     }
 
-    /// Gives a frame back. If it is isolated, the pool drops it as soon as it notices.
+    /// Gives a frame back. If it is isolated, the pool drops it later.
     ///
     /// # Errors
     /// [`OwnerError::NotOwned`].
@@ -138,9 +138,9 @@ impl Owner {
         if meta.set_private(self.id, private) { Ok(()) } else { Err(OwnerError::NotOwned(frame)) }
     }
 
-    /// Runs `f` on the contents of a frame, which can neither move nor go away meanwhile.
-    /// Concurrent calls for one frame wait for each other. Inside `f` the pool neither compacts
-    /// for this thread nor makes it wait for a frame: the frame held could be the one waited for.
+    /// Runs `f` on the contents of a frame, which neither moves nor is freed during the call.
+    /// Concurrent calls for one frame wait for each other. Inside `f` the pool neither compacts for
+    /// this thread nor makes it wait for a frame: the frame held could be the one waited for.
     ///
     /// # Errors
     /// [`OwnerError::NotOwned`] or [`OwnerError::InCallback`].

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the pool knows about each frame: one 64-bit word of state and two list links, 16 bytes.
+//! The pool's metadata of each frame: one 64-bit word of state and two list links, 16 bytes.
 //!
 //! ```text
 //!  63            32 31        16 15    10 9     6 5    3    2         1        0
@@ -8,8 +8,8 @@
 //! +----------------+------------+--------+-------+------+----------+--------+---------+
 //! ```
 //!
-//! Everything that two threads may race for lies in that one word, so each transition is one
-//! compare-exchange and can be model-checked (`loom.rs`):
+//! All state that two threads may race for lies in that one word, so each transition is one
+//! compare-exchange and can be model-checked (`loom_tests.rs`):
 //!
 //! ```text
 //!            adopt                 begin_isolate               finish_isolate
@@ -48,7 +48,7 @@ const PRIVATE_MASK: u64 = 0xffff_ffff << PRIVATE_SHIFT;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum FrameKind {
-    /// Inside a larger unit, whose head says what it is.
+    /// Inside a larger unit, whose head holds the state.
     Tail = 0,
     /// Head of a free unit on a buddy list.
     Buddy = 1,
@@ -270,7 +270,7 @@ impl FrameMeta {
         if old.is_some() {
             return Ok(());
         }
-        // The word that made the update decline may be gone by now; ask again.
+        // The word that made the update decline may have changed; check again.
         if self.load().is_movable_of(owner) {
             Err(PinError::Locked)
         } else {

@@ -4,8 +4,8 @@
 use super::ids::{BLOCK_FRAMES, BLOCK_ORDER, FrameBlock, FrameId, Order};
 use super::sync::{AtomicU32, Ordering};
 
-/// What kind of allocation a block is meant for. Grouping frames that cannot move in few blocks
-/// is what leaves the others free to be emptied.
+/// The kind of allocation that a block is meant for. Frames that cannot move are grouped in few
+/// blocks, so that the other blocks can be evacuated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum MigrateType {
@@ -15,9 +15,9 @@ pub enum MigrateType {
     Movable = 1,
     /// Frames whose owner can give them up but not move them.
     Reclaimable = 2,
-    /// Blocks kept for contiguous allocation, lent to movable frames.
+    /// Blocks reserved for contiguous allocation; movable frames may use them.
     Cma = 3,
-    /// Blocks being emptied: nothing is allocated from them.
+    /// Blocks being evacuated: nothing is allocated from them.
     Isolate = 4,
 }
 
@@ -43,8 +43,8 @@ impl MigrateType {
         }
     }
 
-    /// Whether units of this type may merge across blocks with units of other such types. CMA
-    /// and isolated memory keep to themselves, or they would leak out through a merged unit.
+    /// Whether units of this type may merge across blocks with units of other such types. CMA and
+    /// isolated memory never merge with other types, or they would leak out through a merged unit.
     pub(super) const fn is_mergeable(self) -> bool {
         matches!(self, Self::Unmovable | Self::Movable | Self::Reclaimable)
     }
@@ -95,8 +95,8 @@ impl Mobility {
     }
 
     /// Whether taking a unit of `order` from another type's block should try to take the whole
-    /// block. Frames that do not move would otherwise be strewn over one foreign block after
-    /// another; movable ones do no lasting harm and only bother for large units.
+    /// block. Unmovable frames would otherwise spread over many blocks of other types; movable ones
+    /// do no lasting harm and claim a block only for large units.
     pub(super) const fn claims_block(self, order: Order) -> bool {
         order.get() >= BLOCK_ORDER / 2 || !matches!(self, Self::Movable)
     }
@@ -104,7 +104,7 @@ impl Mobility {
 
 const TYPE_BITS: u32 = 0b111;
 
-/// Which compaction scanner found nothing in a block lately.
+/// Which compaction scanner recently found nothing in a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum Skip {

@@ -104,7 +104,7 @@ impl FramePool {
         unsafe { self.region().slice_mut(frames.first(), frames.order().frames()) }
     }
 
-    /// Compacts the whole pool. Waits for locks and for owners where that ends by itself.
+    /// Compacts the whole pool. Waits for locks and for owners.
     pub fn compact(&self) -> CompactionReport {
         compaction::compact(&self.core)
     }
@@ -112,7 +112,7 @@ impl FramePool {
     /// Allocates a run of `count` frames at a multiple of `align` frames, outside the CMA areas.
     ///
     /// # Errors
-    /// [`ContigError::NotFound`] if no range could be emptied, and the errors of the request.
+    /// [`ContigError::NotFound`] if no range could be evacuated, or an error of the request.
     pub fn alloc_contig(&self, count: u32, align: u32) -> Result<ContigFrames, ContigError> {
         self.contig.alloc(&self.core, count, align)
     }
@@ -121,7 +121,7 @@ impl FramePool {
     /// counted from 0 in the order of [`PoolConfig::cma`].
     ///
     /// # Errors
-    /// [`ContigError::NotFound`] if no range could be emptied, and the errors of the request.
+    /// [`ContigError::NotFound`] if no range could be evacuated, or an error of the request.
     pub fn alloc_cma(
         &self,
         area: usize,
@@ -161,7 +161,7 @@ impl FramePool {
         unsafe { self.region().slice_mut(run.range().start, run.range().count()) }
     }
 
-    /// The memory under the pool; which frames a caller holds decides what it may touch.
+    /// The memory of the pool; a caller may access only the frames that it holds.
     #[must_use]
     pub fn region(&self) -> &Region {
         self.core.space().region()
@@ -215,7 +215,7 @@ impl FramePool {
         account::fragmentation(&self.core)
     }
 
-    /// Blocks by what keeps them from being free.
+    /// Blocks by what prevents them from being free.
     #[must_use]
     pub fn block_kinds(&self) -> BlockKinds {
         account::block_kinds(&self.core)
@@ -227,7 +227,7 @@ impl FramePool {
         self.core.events().snapshot()
     }
 
-    /// Frames isolated for migration at this moment.
+    /// Frames currently isolated for migration.
     #[must_use]
     pub fn isolated_now(&self) -> u32 {
         u32::try_from(self.core.isolated()).unwrap_or(0)
@@ -247,7 +247,7 @@ impl FramePool {
         &self.core
     }
 
-    /// The token of a unit whose holder took an earlier one apart.
+    /// Recreates the token of a unit whose holder dismantled it.
     pub(crate) fn token(&self, first: super::ids::FrameId, order: Order) -> Frames {
         Frames::new(first, order, self.id())
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The state of a pool, below everything that works on it: the frames, the types of their blocks,
-//! the zone behind its lock, the caches in front of it.
+//! The state of a pool, below all operations: the frames, their block types, the zone behind its
+//! lock, and the caches in front of it.
 //!
 //! Lock order, outermost first: a frame's lock bit, the locks that an owner takes in its callbacks,
 //! a thread's cache, the zone.
@@ -133,7 +133,7 @@ impl PoolCore {
         &self.wakeup
     }
 
-    /// Allocated frames that are isolated at this moment.
+    /// Allocated frames that are currently isolated.
     pub(super) fn isolated(&self) -> i64 {
         self.isolated.load(Ordering::Relaxed)
     }

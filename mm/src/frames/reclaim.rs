@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Asks shrinkers for frames when too few are free.
+//! Calls shrinkers when too few frames are free.
 
 use super::callbacks::holds_frame;
 use super::gfp::Gfp;

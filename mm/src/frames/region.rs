@@ -15,7 +15,7 @@ use super::ids::FrameId;
 use crate::sys::mapping::{HugePageSize, Mapping, MappingSource};
 use crate::units::{BLOCK_BYTES, PAGE_BYTES};
 
-/// Why a region could not be made.
+/// Why a region could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum RegionError {
     /// The size is zero, not a multiple of 2 MiB, or more than 2^32 - 1 frames.
@@ -74,8 +74,8 @@ fn check_size(bytes: usize) -> Result<(), RegionError> {
 }
 
 impl Region {
-    /// Private anonymous memory of `bytes` bytes, a multiple of 2 MiB. Pages appear when first
-    /// written; transparent huge pages follow the host's setting.
+    /// Private anonymous memory of `bytes` bytes, a multiple of 2 MiB. Pages are allocated on first
+    /// write; transparent huge pages follow the host's setting.
     ///
     /// # Errors
     /// [`RegionError::Size`] or [`RegionError::Os`].
@@ -108,15 +108,14 @@ impl Region {
         use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
         use std::os::fd::AsFd;
         check_size(bytes)?;
-        // The mapping keeps the file's memory; the descriptor is not needed any more.
+        // The mapping keeps the file's memory; the descriptor is no longer needed.
         let file = memfd_create(c"ballast-frames", MemfdFlags::CLOEXEC)
             .map_err(|e| refused("create a memfd of", bytes, e.into()))?;
         ftruncate(&file, bytes as u64).map_err(|e| refused("size a memfd to", bytes, e.into()))?;
         Self::mapped(MappingSource::Shared(file.as_fd()), bytes)
     }
 
-    /// 2 MiB pages that the administrator set aside, reserved at once; fails if the host has too
-    /// few free ones.
+    /// 2 MiB hugetlbfs pages, reserved immediately; fails if the host has too few free ones.
     ///
     /// # Errors
     /// [`RegionError::Size`] or [`RegionError::Os`].
@@ -161,7 +160,7 @@ impl Region {
             RegionOrigin::Mapped(mapping) => mapping
                 .set_huge(mapping.range(), true)
                 .map_err(|source| refused("advise huge pages for", self.bytes, source)),
-            // The caller that mapped it decides about its pages.
+            // The caller that mapped it controls its pages.
             RegionOrigin::Borrowed => Ok(()),
         }
     }
@@ -197,7 +196,7 @@ impl Region {
         mapping.discard(range).map_err(|source| refused("discard", len, source))
     }
 
-    /// Nothing: the heap takes no single pages back.
+    /// Nothing: the heap cannot return single pages.
     ///
     /// # Errors
     /// None.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What compaction remembers from one run to the next: where its scanners stopped, and how long to
-//! leave it alone after it failed.
+//! Compaction's state between runs: where its scanners stopped, and how long to defer it after a
+//! failure.
 
 use super::ids::{BLOCK_FRAMES, FrameBlock, FrameId, Order};
 use super::movable::MigrateMode;
@@ -54,7 +54,7 @@ impl ScanCursor {
     }
 }
 
-/// Puts compaction off after it failed.
+/// Defers compaction after a failure.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Deferral {
     considered: u32,
@@ -66,7 +66,7 @@ pub(super) struct Deferral {
 impl Deferral {
     const MAX_SHIFT: u32 = 6;
 
-    /// Compaction for `order` went through and did not help.
+    /// Compaction for `order` finished without success.
     pub(super) fn failed(&mut self, order: Order) {
         self.considered = 0;
         self.shift = (self.shift + 1).min(Self::MAX_SHIFT);
@@ -82,7 +82,7 @@ impl Deferral {
         }
     }
 
-    /// Whether to leave this request out. Counts it.
+    /// Whether to defer this request. Counts it.
     pub(super) fn defers(&mut self, order: Order) -> bool {
         if self.order.is_none_or(|o| order < o) {
             return false;

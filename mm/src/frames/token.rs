@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Tokens of allocated memory: holding one is owning the memory.
+//! Tokens of allocated memory: the holder owns the memory.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::ids::{FrameId, FrameRange, Order};
 use crate::units::PAGE_BYTES;
 
-/// Tells pools apart, so that a token of one is refused by another.
+/// Identifies the pool, so that another pool rejects the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PoolId(u64);
 
@@ -95,7 +95,7 @@ impl ContigFrames {
 /// Why frames were not freed.
 #[derive(Debug, thiserror::Error)]
 pub enum FreeError {
-    /// The frames belong to another pool; here they are again.
+    /// The frames belong to another pool; they are returned.
     #[error("the frames belong to another pool")]
     Foreign(Frames),
 }

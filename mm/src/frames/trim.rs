@@ -11,8 +11,8 @@ impl FramePool {
     /// free and are filled again when they are next written. Returns the bytes given up, resident
     /// or not.
     ///
-    /// The units are taken off the free lists meanwhile: an allocation at the same time may find
-    /// nothing. Compaction beforehand makes for larger units.
+    /// The units are off the free lists during the call: a concurrent allocation may fail. Compact
+    /// first to get larger units.
     ///
     /// # Errors
     /// The kernel's refusal; all frames are free as before.

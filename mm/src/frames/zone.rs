@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What one lock guards: the free lists, how many frames are out, and compaction's memory. Every
-//! change to them is a method here.
+//! The state guarded by one lock: the free lists, the number of allocated frames, and compaction's
+//! cursor. Every change to them is a method here.
 
 use super::buddy::{Buddy, Tables};
 use super::gfp::Gfp;
@@ -55,7 +55,7 @@ impl Zone {
         &mut self.deferral
     }
 
-    /// Free frames that an allocation may count on.
+    /// Free frames available to an allocation.
     pub(super) fn free_for(&self, mobility: Mobility) -> u32 {
         let cma = if mobility.may_use_cma() { 0 } else { self.buddy.free_of(MigrateType::Cma) };
         self.buddy.free_usable() - cma

@@ -15,10 +15,10 @@ use crate::backing::{Backing, BackingError, BackingKind, Discarded, MemoryRefusa
 use crate::layout::MemoryLayout;
 use crate::units::{Bytes, GuestRange, HostRange, PAGE_BYTES, PAGES_PER_BLOCK, Pages};
 
-/// Guest memory as devices, boot loader and vCPUs see it.
+/// Guest memory as seen by devices, the boot loader and vCPUs.
 pub use vm_memory::GuestMemoryMmap;
 
-/// Why guest RAM could not be made, or an operation on it failed.
+/// Why guest RAM could not be created, or an operation on it failed.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestRamError {
     /// The operation failed on the host.
@@ -36,7 +36,7 @@ pub enum GuestRamError {
 }
 
 impl GuestRamError {
-    /// What the kernel's refusal means; `None` if it is a fault.
+    /// The kernel's reason for refusing; `None` for any other error.
     pub fn refusal(&self) -> Option<MemoryRefusal> {
         match self {
             Self::Backing(error) => error.refusal(),
@@ -44,7 +44,7 @@ impl GuestRamError {
         }
     }
 
-    /// Whether the host has no memory of this kind at the moment.
+    /// Whether the host has no free memory of this kind now.
     pub fn is_out_of_memory(&self) -> bool {
         self.refusal() == Some(MemoryRefusal::OutOfMemory)
     }
@@ -55,22 +55,22 @@ impl GuestRamError {
 pub struct RamRegion {
     guest: GuestRange,
     backing: Box<dyn Backing>,
-    /// What vm-memory holds; `GuestRam::drop` counts who else does.
+    /// vm-memory's region; `GuestRam::drop` checks that no other reference exists.
     mmap: Arc<MmapRegion>,
 }
 
 impl RamRegion {
-    /// Where the guest sees it.
+    /// Its guest-physical range.
     pub fn guest(&self) -> GuestRange {
         self.guest
     }
 
-    /// Where it lies in this process.
+    /// Its range in this process.
     pub fn host(&self) -> HostRange {
         self.backing.mapping().range()
     }
 
-    /// What it is made of.
+    /// Its backing.
     pub fn backing(&self) -> &dyn Backing {
         self.backing.as_ref()
     }
@@ -83,16 +83,16 @@ impl RamRegion {
     }
 }
 
-/// Keeps track of guest memory that is elsewhere, compressed or not read in yet.
+/// Tracks absent guest memory: compressed, or not yet read in.
 pub trait AbsentMemory: Send + Sync + fmt::Debug {
-    /// Keeps blocks from being taken away for as long as the guard is held.
+    /// Prevents eviction of blocks while the guard is held.
     fn hold(&self) -> MutexGuard<'_, ()>;
 
     /// Bytes that are elsewhere.
     fn absent(&self) -> Bytes;
 
-    /// Pages of `ranges` are about to be discarded, with [`hold`](Self::hold)'s guard held: those
-    /// that are elsewhere read as zero from now on, and those on their way are in place afterwards.
+    /// Pages of `ranges` are about to be discarded, with [`hold`](Self::hold)'s guard held: absent
+    /// ones read as zero from now on, and ones in transit are in place afterwards.
     fn drop_absent(&self, ranges: &[GuestRange]);
 }
 
@@ -116,7 +116,7 @@ pub trait AbsentMemory: Send + Sync + fmt::Debug {
 #[derive(Debug)]
 pub struct GuestRam {
     layout: MemoryLayout,
-    /// Who knows of pages that are not here. It may own this, so it is not owned.
+    /// The tracker of absent pages. It may own this object, so this is a weak reference.
     absent: Mutex<Option<Weak<dyn AbsentMemory>>>,
     // Dropped by hand: see `Drop`.
     regions: Vec<RamRegion>,
@@ -124,7 +124,7 @@ pub struct GuestRam {
 }
 
 impl GuestRam {
-    /// Reserves RAM of the given layout. Nothing is allocated before it is touched.
+    /// Reserves RAM of the given layout. Pages are allocated on first access.
     ///
     /// # Errors
     /// [`GuestRamError::Backing`] if the host refuses the mapping, for example for lack of huge
@@ -169,18 +169,19 @@ impl GuestRam {
         self.regions.iter().any(|r| r.guest.covers(&range))
     }
 
-    /// Has `absent` asked before pages are discarded, or blocks split or collapsed, from now on.
+    /// From now on calls `absent` before pages are discarded and before blocks are split or
+    /// collapsed.
     pub fn set_absent_memory(&self, absent: Weak<dyn AbsentMemory>) {
         *self.absent.lock().unwrap_or_else(PoisonError::into_inner) = Some(absent);
     }
 
-    /// Guest memory that is elsewhere: parked, or not read in yet.
+    /// Absent guest memory: parked, or not yet read in.
     pub fn absent(&self) -> Bytes {
         let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner).clone();
         absent.and_then(|weak| weak.upgrade()).map_or(Bytes(0), |absent| absent.absent())
     }
 
-    /// Calls `change` while no block is taken away; `ranges` are discarded by it.
+    /// Calls `change`, which discards `ranges`, while no block is evicted.
     fn holding<T>(&self, ranges: &[GuestRange], change: impl FnOnce() -> T) -> T {
         let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(absent) = absent.and_then(|weak| weak.upgrade()) else { return change() };
@@ -212,20 +213,20 @@ impl GuestRam {
         })
     }
 
-    /// The smallest aligned piece that can be given back by itself; see
+    /// The smallest aligned unit that can be returned to the host; see
     /// [`Backing::discard_unit`].
     pub fn discard_unit(&self) -> Pages {
         let units = self.regions.iter().map(|region| region.backing.discard_unit().as_pages());
         units.max().unwrap_or(Pages(PAGES_PER_BLOCK))
     }
 
-    /// Whether the host finds memory for any discarded page that is touched; see
+    /// Whether the host always finds memory when a discarded page is accessed; see
     /// [`Backing::refills`].
     pub fn refills(&self) -> bool {
         self.regions.iter().all(|region| region.backing.refills())
     }
 
-    /// Makes sure that all of `range` can be touched; see [`Backing::restore`].
+    /// Makes all of `range` accessible; see [`Backing::restore`].
     ///
     /// # Errors
     ///
@@ -252,7 +253,7 @@ impl GuestRam {
         self.holding(&[], || self.collapse_held(range))
     }
 
-    /// [`collapse`](Self::collapse) for who has blocks held already.
+    /// [`collapse`](Self::collapse) for callers that already hold blocks.
     pub(crate) fn collapse_held(&self, range: GuestRange) -> Result<(), GuestRamError> {
         let (region, host) = self.resolve(range)?;
         Ok(region.backing.collapse(host)?)
@@ -307,7 +308,7 @@ impl Drop for GuestRam {
         for region in self.regions.drain(..) {
             let RamRegion { backing, mmap, .. } = region;
             if Arc::strong_count(&mmap) > 1 {
-                // A caller still has the memory that `memory()` gave out: it must stay mapped.
+                // A caller still holds a reference from `memory()`: the memory must stay mapped.
                 std::mem::forget(backing);
             }
         }

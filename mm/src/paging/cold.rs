@@ -1,24 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Which blocks are cold: found out by probation, since page tables under KVM do not tell.
+//! Detection of cold blocks by probation, since page tables do not show a guest's accesses under
+//! KVM.
 //!
-//! A few blocks at a time are taken out without being compressed, which costs microseconds. Those
-//! that the guest touches within the trial are moved straight back and are hot; the others go to the
-//! store. This file only decides; it knows no memory, so it is tested as plain arithmetic.
+//! A few blocks at a time are taken out without being compressed, which costs microseconds. Blocks
+//! that the guest accesses during the trial are moved straight back and are hot; the others go to
+//! the store. This file contains only the decisions and no memory access, so it is tested as plain
+//! arithmetic.
 //!
 //! Two back-offs bound what is spent on a busy guest: a block that came back, during its trial or
-//! soon after it was stored, is tried again after twice as many rounds as before; and when most of a
+//! soon after it was stored, is tried again after twice as many rounds as before; if most of a
 //! round's blocks came back, the next round tries half as many.
 
 use std::time::Duration;
 
-/// What evicting is worth, in processor time against bytes.
+/// The value of eviction: CPU time against bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EvictionCosts {
-    /// To take a block out and compress it.
+    /// CPU time to take a block out and compress it.
     pub evict: Duration,
-    /// To bring a block back.
+    /// CPU time to bring a block back.
     pub fill: Duration,
-    /// Host memory that one block away frees, less what it takes compressed.
+    /// Host memory freed by one absent block, less its compressed size.
     pub freed_bytes: u64,
     /// Bytes that must stay free for a second for each microsecond of processor time.
     pub bytes_per_us: u64,
@@ -37,7 +39,7 @@ impl Default for EvictionCosts {
 }
 
 impl EvictionCosts {
-    /// The shortest time away that pays for a block's way out and back.
+    /// The shortest absence that pays for evicting a block and bringing it back.
     pub fn break_even(&self) -> Duration {
         let us = self.evict.saturating_add(self.fill).as_micros();
         let price = us.saturating_mul(self.bytes_per_us.into()).saturating_mul(1000);
@@ -46,14 +48,14 @@ impl EvictionCosts {
     }
 }
 
-/// What became of a block on trial.
+/// Result of a block's trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrialOutcome {
-    /// The guest left it alone: it is stored now.
+    /// The guest did not access it: it is now stored.
     Stored,
     /// The guest touched it.
     Wanted,
-    /// It cannot leave, whatever the guest does: pinned, of small pages, not compressible.
+    /// It cannot be evicted: pinned, in small pages, or not compressible.
     Unable,
 }
 
@@ -84,7 +86,7 @@ struct Trial {
 }
 
 impl Trial {
-    /// It came back, or cannot leave: twice the pause of the last time.
+    /// It came back or cannot be evicted: double its pause.
     fn set_back(&mut self, longest: u32) {
         self.last_pause = self.last_pause.saturating_mul(2).clamp(1, longest.max(1));
         // The next `choose` takes one off.
@@ -92,12 +94,12 @@ impl Trial {
     }
 }
 
-/// Chooses blocks to try, and learns from what became of them.
+/// Chooses blocks to try, and learns from the results.
 #[derive(Clone, Debug)]
 pub struct ColdTracker {
     policy: Probation,
     trials: Vec<Trial>,
-    /// Where the next round begins to look.
+    /// Where the next round starts its search.
     cursor: usize,
     /// Blocks to try in the next round.
     width: usize,
@@ -106,7 +108,7 @@ pub struct ColdTracker {
 }
 
 impl ColdTracker {
-    /// For `blocks` blocks, of which nothing is known.
+    /// For `blocks` blocks without history.
     pub fn new(blocks: usize, policy: Probation) -> Self {
         let width = policy.at_once.max(1);
         Self { policy, trials: vec![Trial::default(); blocks], cursor: 0, width, round: 0 }
@@ -117,9 +119,9 @@ impl ColdTracker {
         self.width
     }
 
-    /// Begins a round: at most `wanted` of the blocks for which `is_in_place` holds, those first
-    /// that were not looked at for longest. `is_present` is the cheaper question: whether a block is
-    /// not away. A block that is present but was stored has come back.
+    /// Begins a round: at most `wanted` of the blocks for which `is_in_place` holds, least recently
+    /// considered first. `is_present` is a cheaper check: whether a block is not absent. A present
+    /// block that was stored has come back.
     pub fn choose(
         &mut self,
         wanted: usize,
@@ -132,7 +134,7 @@ impl ColdTracker {
         let longest = self.policy.longest_pause;
         for (block, trial) in self.trials.iter_mut().enumerate() {
             if let Some(round) = trial.stored_in.take_if(|_| is_present(block)) {
-                // Away for a short while only: the way out and back was not worth it.
+                // Absent for a short time only: the eviction was not worth it.
                 match self.round - round <= u64::from(longest) {
                     true => trial.set_back(longest),
                     false => *trial = Trial::default(),
@@ -156,7 +158,7 @@ impl ColdTracker {
         chosen
     }
 
-    /// Ends a round: what became of each block on trial.
+    /// Ends a round with the result of each block's trial.
     pub fn learn(&mut self, outcomes: impl IntoIterator<Item = (usize, TrialOutcome)>) {
         let (mut wanted, mut tried) = (0, 0);
         for (block, outcome) in outcomes {
@@ -197,7 +199,7 @@ mod tests {
     }
 
     proptest! {
-        /// A block pays later if it costs more time, if it frees less, or if memory is worth
+        /// Eviction pays off later if it costs more time, frees less memory, or if memory is worth
         /// less.
         #[test]
         fn break_even_grows_with_costs_and_falls_with_gains(

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Discards by others: what they mean for blocks that are away.
+//! Discards of absent blocks.
 //!
 //! The balloon, free page reporting and compaction passes give pages back through
-//! [`GuestRam`](crate::guest_ram::GuestRam), which comes here first. A page that is away is dropped
-//! at its source; a block on its way is brought to rest before. The gate is held until they are
-//! done, so that nothing leaves between here and there.
+//! [`GuestRam`](crate::guest_ram::GuestRam), which comes here first. An absent page is dropped at
+//! its source; a block in transit is settled first. The gate is held until the discard is done, so
+//! that no block leaves in between.
 
 use std::sync::{MutexGuard, PoisonError};
 
@@ -35,8 +35,8 @@ impl AbsentMemory for PagerEngine {
 }
 
 impl PagerEngine {
-    /// Drops the pages `part` of block `index`, if it is away. On return it is at rest, and in place
-    /// if anything of it is to be discarded there. The caller holds the gate.
+    /// Drops the pages `part` of block `index` if it is absent. On return the block is settled, and
+    /// in place if pages of it must be discarded there. The caller holds the gate.
     fn drop_in_block(&self, index: usize, part: GuestRange) {
         let mut record = self.record();
         loop {
@@ -46,7 +46,7 @@ impl PagerEngine {
                     let source = *source;
                     let block = self.areas.block(index);
                     let mask = PageMask::of_range(block, part);
-                    // With the record held: no thread fills the block meanwhile.
+                    // The record is locked, so no thread fills the block.
                     let first = Self::pages(index).start;
                     for run in mask.runs() {
                         self.source(source)

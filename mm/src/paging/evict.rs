@@ -13,33 +13,33 @@ use super::source::key;
 use super::staging::PAGES;
 use super::stats::PagerCounters;
 
-/// One page in so many is compressed first: they tell whether the rest is worth it.
+/// One page in this many is compressed first, as a sample of compressibility.
 const SAMPLE_STEP: usize = 11;
-/// Pages that are compressed between two looks at whether the guest wants the block back. The codec's
-/// worker is held for as long, and a fault may wait for it.
+/// Pages compressed between two checks whether the guest accessed the block. The codec's worker is
+/// held for that long, and a fault may wait for it.
 const BATCH: usize = 32;
-/// A sample that keeps more than so many percent of its size does not compress.
+/// A block is not compressible if its sample keeps more than this percentage of its size.
 const WORTHLESS_PERCENT: usize = 90;
 
 /// Why a block stays in guest memory.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Stay {
-    /// It is away, or on the way.
+    /// It is absent, or in transit.
     #[error("not present")]
     Away,
-    /// Nothing of it is in host memory.
+    /// It is not resident.
     #[error("not resident")]
     Empty,
-    /// Part of it must not be moved.
+    /// Part of it is pinned.
     #[error("partly pinned")]
     Pinned,
-    /// It is made of small pages, and could not be collapsed.
+    /// It consists of small pages and could not be collapsed.
     #[error("not a huge page")]
     NotHuge,
-    /// A page of it is in use by the kernel, or shared.
+    /// A page is in use by the kernel, or shared.
     #[error("a page is busy")]
     Busy,
-    /// The guest touched it at once.
+    /// The guest accessed it immediately.
     #[error("in use by the guest")]
     Wanted,
     /// It does not compress.
@@ -71,8 +71,8 @@ impl PagerEngine {
             return Err(stay);
         }
         let (place, staged) = (self.areas.host(index), self.outlet.range(slot));
-        // SAFETY: both are mapped; this thread holds the slot, of which it has made no reference,
-        // and there is never one to guest memory.
+        // SAFETY: both are mapped; this thread holds the slot and has made no reference to it, and
+        // there are never references to guest memory.
         let moved = unsafe { self.transfer(staged, place) };
         drop(gate);
         if moved.is_ok() && self.record().left(index, slot) {
@@ -108,7 +108,7 @@ impl PagerEngine {
         })
     }
 
-    /// Whether `block` may be moved and can be moved whole; collapses it if that is what it takes.
+    /// Whether `block` may be moved as a whole; collapses it if needed.
     fn check(&self, block: GuestRange) -> Result<(), Stay> {
         if lock(&self.pinned).intersection(block).next().is_some() {
             return Err(Stay::Pinned);
@@ -124,7 +124,7 @@ impl PagerEngine {
         if found.resident != block.bytes() {
             return Err(Stay::NotHuge);
         }
-        // The gate is ours already.
+        // This thread already holds the gate.
         let collapsed = self.ram.collapse_held(block);
         if collapsed.is_err() || resident(self)?.huge != Some(block.bytes()) {
             return Err(Stay::NotHuge);
@@ -132,14 +132,14 @@ impl PagerEngine {
         Ok(())
     }
 
-    /// Moves a block that this thread has back to its place.
+    /// Moves a block that this thread holds back to its place.
     pub(super) fn put_back(&self, index: usize, slot: usize) {
         self.move_back(index, slot);
         self.settle(index, |record| record.returned(index));
     }
 
-    /// Compresses block `index`, which is out in `slot`, into the store. After an error it is in
-    /// place; [`Stay::Away`] says that it was before.
+    /// Compresses block `index`, which lies in `slot`, into the store. After an error it is in
+    /// place; [`Stay::Away`] means that it already was.
     pub(super) fn pack(&self, index: usize, slot: usize) -> Result<(), Stay> {
         self.outlet.clear_recall(slot);
         if !self.record().begin_packing(index, slot) {
@@ -199,7 +199,7 @@ impl PagerEngine {
     }
 }
 
-/// Zero pages are not stored: what the store does not have is zero.
+/// Zero pages are not stored: pages absent from the store read as zero.
 fn is_zero(page: &Page) -> bool {
     let words = page.as_chunks::<8>().0;
     words[0] == [0; 8] && words[words.len() - 1] == [0; 8] && words.iter().all(|w| *w == [0; 8])

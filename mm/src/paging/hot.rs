@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The hot set: which blocks the guest touched after it was parked, in that order.
+//! The hot set: the blocks that the guest accessed after it was parked, in that order.
 //!
-//! What a guest touches when it wakes up is much the same each time, so the order of the last time
-//! says what to bring back first, and what to bring back next after a touch.
+//! A guest that wakes up accesses much the same blocks each time, so the previous order determines
+//! what to bring back first, and what to read ahead after an access.
 
 use std::collections::HashMap;
 
@@ -22,8 +22,8 @@ pub(super) struct HotSet {
 }
 
 impl HotSet {
-    /// The guest is parked: what it touched until now is the hot set from now on. If it touched
-    /// nothing, the set before stays.
+    /// The guest is parked: the blocks accessed until now become the hot set. If there are none,
+    /// the previous set stays.
     pub(super) fn parked(&mut self) {
         self.ahead = 0;
         if self.now.is_empty() {
@@ -33,8 +33,8 @@ impl HotSet {
         self.place = self.last.iter().enumerate().map(|(at, &block)| (block, at)).collect();
     }
 
-    /// The guest touched `block`; gives the blocks to read ahead, at most `most`: those that came
-    /// after it last time and have not been given yet.
+    /// The guest accessed `block`; returns at most `most` blocks to read ahead: those that followed
+    /// it last time and have not been returned yet.
     pub(super) fn touched(&mut self, block: usize, most: usize) -> &[usize] {
         if self.now.len() < MOST {
             self.now.push(block);

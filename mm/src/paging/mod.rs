@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Guest memory that is not there: compressed in a pool of our own, or with a file, and brought back
-//! when it is touched.
+//! Absent guest memory: compressed in the monitor's pool or stored in a file, and brought back on
+//! access.
 //!
 //! ```text
 //!                      ┌──────────────── guest RAM ────────────────┐
@@ -16,19 +16,19 @@
 //!                                └──────────────────────┘
 //! ```
 //!
-//! The unit is the block: it leaves as one huge page and comes back as one, so that neither side is
-//! fragmented. Nothing is lost on the way: until a block is stored, what is in staging goes back,
-//! and until it is back in place, its source keeps it. This module knows no device and no KVM; it
-//! may use the rest of `mm`.
+//! The unit is the block: it leaves as one huge page and comes back as one, so neither side is
+//! fragmented. Nothing is lost in transit: until a block is stored, its copy in staging can go
+//! back, and until it is back in place, its source keeps it. This module knows no device and no
+//! KVM; it may use the rest of `mm`.
 //!
-//! Front: `mod` the front door · `park` parking and unparking · `stats` counters.
-//! Mechanism: `pager_engine` what all threads share · `record` where each block is · `pager` the
-//! thread that answers faults · `resolve` bringing back · `evict` taking out and compressing ·
-//! `discards` discards by others · `probation` blocks that are out to see whether they are missed ·
-//! `repack` what stays away, compressed once more.
-//! Leaves: `areas` numbering of blocks · `ages` how long each has been in the store · `staging`
-//! address space on the way · `source` where contents come from · `page_pool` the compressed pages ·
-//! `hot` what the guest touches first · `cold` which blocks to try, and what evicting is worth.
+//! Front: `mod` the front door · `park` parking and unparking · `stats` counters. Mechanism:
+//! `pager_engine` what all threads share · `record` where each block is · `pager` the thread that
+//! answers faults · `resolve` bringing back · `evict` taking out and compressing · `discards`
+//! discards by others · `probation` blocks taken out on trial · `repack` recompression of blocks
+//! that stay absent. Leaves: `areas` numbering of blocks · `ages` how long each has been in the
+//! store · `staging` address space for blocks in transit · `source` the sources of contents ·
+//! `page_pool` the compressed pages · `hot` the blocks accessed first · `cold` which blocks to try,
+//! and the value of eviction.
 //!
 //! `unsafe` is in `staging` (references to pages on the way) and around UFFDIO_MOVE.
 
@@ -83,7 +83,7 @@ pub use repack::RepackReport;
 pub use source::{Content, FileSource, PageSource, SourceError, StoreSource, ZeroSource};
 pub use stats::{FaultLatency, PagingCounters};
 
-/// Blocks that may be on their way out at once.
+/// Blocks that may be in transit to the store at one time.
 const SLOTS: usize = 64;
 /// Mappings that a run of absent blocks takes.
 const MAPPINGS_PER_RUN: usize = 2;
@@ -94,7 +94,7 @@ pub enum PagingError {
     /// The host does not permit it, or its kernel is too old.
     #[error(transparent)]
     Userfault(#[from] UserfaultError),
-    /// The kind of backing has no pages that could be moved out.
+    /// Pages of this kind of backing cannot be moved out.
     #[error("guest memory of this kind cannot be parked: {0}")]
     Backing(&'static str),
     /// The pool of compressed pages cannot be made.
@@ -119,7 +119,7 @@ pub struct PagingConfig {
     pub max_mappings: usize,
     /// How they are compressed.
     pub codec: Box<dyn Codec>,
-    /// How pages that stay away for long are compressed [once more](Paging::repack), if they are.
+    /// The codec that [recompresses](Paging::repack) pages that stay absent for long, if any.
     pub second_codec: Option<Box<dyn Codec>>,
     /// Further sources, for blocks that are [attached](Paging::attach) to them.
     pub sources: Vec<Arc<dyn PageSource>>,
@@ -148,8 +148,8 @@ pub struct PagingStats {
 
 /// The pager of one guest's memory.
 ///
-/// Drop it after the last user of guest memory has stopped: a thread that waits for an absent page
-/// then is never served.
+/// Drop it after the last user of guest memory has stopped: afterwards a thread that waits for an
+/// absent page is never served.
 pub struct Paging {
     // First: it uses the engine.
     _thread: PagerThread,
@@ -160,7 +160,7 @@ impl Paging {
     /// Starts paging `ram`, of which everything is in place. `on_loss` is called if contents are lost,
     /// by a thread of the pager.
     ///
-    /// Until the first block leaves, this costs a thread that sleeps.
+    /// Until the first block leaves, the only cost is a sleeping thread.
     ///
     /// # Errors
     /// [`PagingError`].
@@ -181,7 +181,7 @@ impl Paging {
         for region in ram.regions() {
             let mapping = region.backing().mapping();
             mapping.dont_fork(mapping.range()).map_err(PagingError::Prepare)?;
-            // A mapping that was never written cannot be joined again after it was split.
+            // A mapping that was never written cannot be merged again after a split.
             let first = mapping.range().slice(0, crate::units::PAGE_BYTES).expect("not empty");
             region.backing().populate(first)?;
         }
@@ -226,7 +226,7 @@ impl Paging {
         let _gate = lock(&engine.gate);
         for region in engine.ram.regions() {
             let first = region.host().slice(0, crate::units::BLOCK_BYTES.min(region.host().len()));
-            // What `start` has touched, and what nothing but it may have.
+            // Pages that `start` has touched itself.
             if let Some(first) = first {
                 region.backing().discard(&[first])?;
             }
@@ -242,8 +242,8 @@ impl Paging {
         Ok(())
     }
 
-    /// Puts resident guest memory into the pool, coldest first, with the guest running or not.
-    /// Returns when it is done; `cancel` ends it after the blocks under way.
+    /// Moves resident guest memory into the pool, coldest first, whether or not the guest runs.
+    /// Returns when done; `cancel` stops it after the current blocks.
     pub fn park(
         &self,
         request: &ParkRequest,
@@ -268,8 +268,8 @@ impl Paging {
         ColdTracker::new(self.engine.areas.blocks(), policy)
     }
 
-    /// Takes at most `wanted` blocks out, uncompressed, to see whether the guest misses them. Those
-    /// that it touches are moved straight back. Blocks with pages of `exclude` stay.
+    /// Takes at most `wanted` blocks out, uncompressed, to see whether the guest accesses them.
+    /// Accessed blocks are moved straight back. Blocks with pages of `exclude` stay.
     pub fn begin_trial(
         &self,
         tracker: &mut ColdTracker,
@@ -279,8 +279,8 @@ impl Paging {
         self.engine.begin_trial(tracker, wanted, exclude)
     }
 
-    /// Compresses the blocks that were not missed; `tracker` learns which were. After `cancel`, and
-    /// once the store refuses a block, the others are put back.
+    /// Compresses the blocks that were not accessed; `tracker` learns which were. After `cancel`,
+    /// and once the store rejects a block, the others are put back.
     pub fn end_trial(
         &self,
         tracker: &mut ColdTracker,
@@ -290,8 +290,8 @@ impl Paging {
         self.engine.end_trial(tracker, trial, cancel)
     }
 
-    /// Compresses blocks that have been away for `age` by the second codec, at most `most` of them and
-    /// each once.
+    /// Recompresses blocks that have been absent for `age` with the second codec, at most `most` of
+    /// them and each once.
     pub fn repack(&self, most: usize, age: Duration, cancel: &AtomicBool) -> RepackReport {
         self.engine.repack(most, age, cancel)
     }
@@ -301,11 +301,11 @@ impl Paging {
         self.engine.repackable(age).len() as u64
     }
 
-    /// Has `pages` stay in guest memory from now on, and brings them back if they are away. For
+    /// Keeps `pages` in guest memory from now on, and brings them back if they are absent. For
     /// memory that a device or the kernel has pinned.
     ///
     /// # Errors
-    /// What the host says if staging memory cannot be mapped; the pages may be away then.
+    /// The host's error if staging memory cannot be mapped; the pages may then be absent.
     pub fn pin(&self, pages: GuestRange) -> io::Result<()> {
         lock(&self.engine.pinned).insert(pages);
         // A thread that was about to take a block out has done so by then.
@@ -318,8 +318,8 @@ impl Paging {
         lock(&self.engine.pinned).remove(pages);
     }
 
-    /// Whether blocks that the guest will want next come back ahead of it, as they do at first. That takes
-    /// host memory early.
+    /// Enables or disables read-ahead, which is enabled by default. Read-ahead takes host memory
+    /// early.
     pub fn read_ahead(&self, on: bool) {
         self.engine.reads_ahead.store(on, Ordering::Relaxed);
     }
@@ -338,12 +338,12 @@ impl Paging {
         Bytes(self.engine.pool.compact())
     }
 
-    /// Whether any of guest memory is away.
+    /// Whether any guest memory is absent.
     pub fn is_anything_absent(&self) -> bool {
         self.engine.absent_bytes() > 0
     }
 
-    /// The blocks that are away.
+    /// The absent blocks.
     pub fn absent_blocks(&self) -> Vec<BlockId> {
         let away =
             |state: &BlockState| !matches!(state, BlockState::Present | BlockState::Leaving { .. });
@@ -368,7 +368,7 @@ impl Paging {
         }
     }
 
-    /// Recounts everything from the ground up; says what does not agree. For tests.
+    /// Recounts everything from the ground up; returns the first mismatch. For tests.
     #[doc(hidden)]
     pub fn validate(&self) -> Result<(), String> {
         self.engine.record().validate()

@@ -8,7 +8,7 @@ use crate::store::{Codec, Key, MmStat, Page, Store, StoreConfig, StoreError};
 use crate::units::{BLOCK_SIZE, Bytes, PAGE_SIZE};
 use crate::zsmalloc::ZsConfig;
 
-/// Frames beyond the limit, so that the pool's own reserve does not come off it.
+/// Frames beyond the limit, to make up for the pool's reserve.
 const RESERVE_SHARE: u64 = 512;
 
 /// Why there is no pool.
@@ -25,7 +25,7 @@ pub enum PagePoolError {
     Store(#[from] StoreError),
 }
 
-/// What the pool holds and costs.
+/// Contents and memory use of the pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PagePoolStats {
     /// The store's figures.
@@ -34,11 +34,11 @@ pub struct PagePoolStats {
     pub metadata_bytes: u64,
     /// Most bytes of frames allowed.
     pub limit_bytes: u64,
-    /// Free frames, as bytes: those that were never used, or were given back, cost nothing.
+    /// Free frames, in bytes: frames that were never used or were returned cost nothing.
     pub free_bytes: u64,
-    /// Share of free memory that is in pieces smaller than a block, per mille.
+    /// Share of free memory in runs smaller than a block, per mille.
     pub fragmentation: u32,
-    /// What the frame pool has done.
+    /// Event counters of the frame pool.
     pub events: Events,
 }
 
@@ -86,7 +86,7 @@ impl PagePool {
         self.store.put_batch(pages).map_err(|(error, _)| error)
     }
 
-    /// Compresses a page by the second codec; returns the bytes gained.
+    /// Recompresses a page with the second codec; returns the bytes saved.
     pub(super) fn repack(&self, key: Key) -> Result<usize, StoreError> {
         self.store.repack(key)
     }
@@ -101,7 +101,7 @@ impl PagePool {
         emptied
     }
 
-    /// What it holds and costs.
+    /// Its contents and memory use.
     pub(super) fn stats(&self) -> PagePoolStats {
         let free = self.frames.accounting().free;
         let per_frame = FramePool::metadata_bytes_per_frame() as u64;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The thread that answers faults.
 //!
-//! It takes no device's lock and no gate, and touches no guest memory: a thread that waits for a page,
-//! with any locks held, gets it. Blocks to be read ahead come after all faults that wait.
+//! It takes no device's lock and no gate, and does not access guest memory, so a thread that waits
+//! for a page is served whatever locks it holds. Read-ahead runs only when no fault is waiting.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,11 +24,11 @@ use super::resolve::FillOutcome;
 use super::staging::Inlet;
 use super::stats::PagerCounters;
 
-/// Blocks read ahead after a touch of the hot set.
+/// Blocks to read ahead after an access to the hot set.
 const READ_AHEAD: usize = 8;
-/// A block that could not be brought back is tried again after so long.
+/// Delay before a block that could not be brought back is tried again.
 const RETRY: Duration = Duration::from_millis(5);
-/// After so long without a fault the pager gives its staging memory back.
+/// Time without a fault after which the pager releases its staging memory.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// The thread's handle; dropping it ends the thread.
@@ -79,7 +79,7 @@ struct Pager {
     inlet: Inlet,
     /// Blocks that a thread waits for and that could not be brought back yet.
     retry: Vec<usize>,
-    /// Blocks that the guest will want next.
+    /// Blocks to read ahead.
     ahead: VecDeque<usize>,
 }
 
@@ -170,7 +170,8 @@ impl Pager {
                 PagerCounters::add(&engine.counters.blocks_touched, 1);
                 let most = if engine.reads_ahead.load(Ordering::Relaxed) { READ_AHEAD } else { 0 };
                 self.ahead.extend(lock(&engine.hot).touched(index, most));
-                // While no fault is pending: the next block then needs no page zeroed first.
+                // Prepare staging while no fault is pending, so that the next block does not wait
+                // for zeroed pages.
                 if let Err(error) = self.inlet.prepare() {
                     tracing::debug!(
                         "cannot allocate staging memory ahead of the next fault: {error}"
@@ -217,8 +218,8 @@ fn page(fault: PageFault) -> HostRange {
     HostRange::new(fault.page, PAGE_BYTES).expect("the kernel reports whole pages")
 }
 
-/// A fault on a block that is in place: it was brought back since, or a page of it that is registered
-/// still was discarded or never touched, and so is zero.
+/// A fault on a block that is in place: it was brought back since, or the page was discarded or
+/// never accessed while still registered, and so is zero.
 fn answer_present(engine: &PagerEngine, index: usize, fault: PageFault) {
     let mut record = engine.record();
     if *record.state(index) != BlockState::Present {
@@ -236,7 +237,7 @@ fn answer_present(engine: &PagerEngine, index: usize, fault: PageFault) {
     engine.wake(page(fault));
 }
 
-/// The contents are lost, and waiters are woken again: poison does not wake threads that fault later.
+/// The contents are lost. Wake waiters again, as poison does not wake threads that fault later.
 fn poison(engine: &PagerEngine, fault: PageFault) {
     if let Err(stopped) = engine.uffd.poison(page(fault)) {
         tracing::debug!("page {:#x} is poisoned: {stopped}", fault.page);
@@ -244,7 +245,7 @@ fn poison(engine: &PagerEngine, fault: PageFault) {
     engine.wake(page(fault));
 }
 
-/// A fault outside guest memory is unexpected; it is resolved with zeroes.
+/// An unexpected fault outside guest memory; it is resolved with zeroes.
 fn answer_stray(engine: &PagerEngine, fault: PageFault) {
     tracing::error!(
         "a fault at {:#x}, {}",

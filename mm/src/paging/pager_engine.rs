@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What all threads of the pager share, and the steps that they have in common.
+//! State and operations shared by all threads of the pager.
 //!
 //! Lock order, outermost first: the gate, the record, then those of the hot set, the outlet, the
 //! store. The pager thread never takes the gate, and no thread touches guest memory while holding any
@@ -24,17 +24,17 @@ use super::source::{PageSource, SourceError};
 use super::staging::Outlet;
 use super::stats::{Histogram, PagerCounters};
 
-/// Tries of a move that the kernel asks to repeat, before it is given up for now.
+/// Attempts of a move that the kernel asks to repeat, before giving up for now.
 const TRIES: u32 = 1000;
 
-/// Told that memory of the guest is lost: the guest cannot go on.
+/// Called when guest memory is lost: the guest cannot continue.
 pub type OnLoss = Box<dyn Fn(&SourceError) + Send + Sync>;
 
 /// The state of a guest's pager.
 pub(super) struct PagerEngine {
     pub(super) ram: Arc<GuestRam>,
     pub(super) areas: Areas,
-    /// Whether guest memory is to be of huge pages.
+    /// Whether guest memory should consist of huge pages.
     pub(super) huge: bool,
     pub(super) uffd: Userfault,
     pub(super) outlet: Outlet,
@@ -45,16 +45,16 @@ pub(super) struct PagerEngine {
     pub(super) max_runs: usize,
     /// Blocks come back ahead of the guest.
     pub(super) reads_ahead: AtomicBool,
-    /// Held while a block is taken out, and by those who split, collapse or discard blocks: the
-    /// kernel must not be asked to move what another thread is breaking up.
+    /// Held while a block is taken out, and while blocks are split, collapsed or discarded: the
+    /// kernel must not move a block that another thread is breaking up.
     pub(super) gate: Mutex<()>,
     pub(super) record: Mutex<Record>,
-    /// Notified when a block is no longer on the way.
+    /// Notified when a block is no longer in transit.
     pub(super) settled: Condvar,
     /// Since when each block has been in the store.
     pub(super) ages: Ages,
     pub(super) hot: Mutex<HotSet>,
-    /// Pages that stay: pinned ones, and others whose owner asked for it.
+    /// Pages that must stay: pinned ones, and others at their owner's request.
     pub(super) pinned: Mutex<RangeSet>,
     pub(super) counters: PagerCounters,
     pub(super) latency: Histogram,
@@ -92,9 +92,9 @@ impl PagerEngine {
         Ok(())
     }
 
-    /// Leaves faults on block `index` to the kernel again, and wakes who waits there. Where the
-    /// kernel has no mapping to spare, the block stays registered; that costs nothing until a page
-    /// of it is discarded and touched.
+    /// Unregisters block `index`, so that the kernel handles its faults, and wakes waiting threads.
+    /// If the kernel's limit on mappings is reached, the block stays registered, which costs
+    /// nothing until a page of it is discarded and accessed.
     pub(super) fn unregister(&self, record: &mut Record, index: usize) {
         if !record.is_registered(index) {
             return;
@@ -142,8 +142,8 @@ impl PagerEngine {
         }
     }
 
-    /// Moves block `index` from a slot back to its place, however long it takes: what lies in the
-    /// slot is the only copy.
+    /// Moves block `index` from a slot back to its place, retrying without limit: the slot holds
+    /// the only copy.
     pub(super) fn move_back(&self, index: usize, slot: usize) {
         let (place, staged) = (self.areas.host(index), self.outlet.range(slot));
         let mut told = false;
@@ -152,7 +152,7 @@ impl PagerEngine {
             // reference to the slot exists, and there is never one to guest memory.
             let Err(stopped) = (unsafe { self.transfer(place, staged) }) else { return };
             if stopped.is_present() {
-                // Only what the slot has not got can be there: nothing is overwritten.
+                // Pages at the destination are absent from the slot, so nothing is overwritten.
                 tracing::error!("guest memory was populated while it was parked: {stopped}");
                 return;
             }
@@ -164,7 +164,7 @@ impl PagerEngine {
         }
     }
 
-    /// Block `index` is in place again: leaves faults there to the kernel and tells who waits.
+    /// Block `index` is in place again: unregisters it and wakes waiting threads.
     /// `note` changes the record.
     pub(super) fn settle(&self, index: usize, note: impl FnOnce(&mut Record)) {
         let mut record = self.record();
@@ -174,7 +174,7 @@ impl PagerEngine {
         self.settled.notify_all();
     }
 
-    /// Asks for block `index`, which another thread may be moving.
+    /// Requests block `index`, which another thread may be moving.
     pub(super) fn want(&self, record: &mut Record, index: usize) {
         if record.want(index)
             && let BlockState::Packing { slot, .. } = *record.state(index)
@@ -183,14 +183,14 @@ impl PagerEngine {
         }
     }
 
-    /// Bytes of guest memory that are elsewhere.
+    /// Bytes of absent guest memory.
     pub(super) fn absent_bytes(&self) -> u64 {
         let counts = self.record().counts();
         ((counts.absent + counts.out + counts.filling) * BLOCK_BYTES) as u64
     }
 }
 
-/// A panic elsewhere leaves these as they are: each change is whole.
+/// A panic in another thread leaves these consistent: each change is complete.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Parking a guest: all of its memory but a floor goes to the store; and bringing it back.
+//! Parking a guest: all of its memory except a floor goes to the store; and bringing it back.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -16,10 +16,10 @@ use super::resolve::FillOutcome;
 use super::staging::Inlet;
 use super::stats::PagerCounters;
 
-/// What is to be parked.
+/// A request to park.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParkRequest {
-    /// Resident guest memory to leave in place, the blocks that the guest touches first.
+    /// Resident guest memory to keep in place, the hot set first.
     pub floor: Bytes,
     /// Threads to compress with; as many as the host has processors if `None`.
     pub threads: Option<usize>,
@@ -36,7 +36,7 @@ pub struct LeftBlocks {
     pub small: u64,
     /// In use by the kernel, or shared.
     pub busy: u64,
-    /// Touched by the guest meanwhile.
+    /// Accessed by the guest during the operation.
     pub wanted: u64,
     /// Not compressible.
     pub incompressible: u64,
@@ -45,7 +45,7 @@ pub struct LeftBlocks {
 /// Result of parking.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParkReport {
-    /// Blocks that went to the store.
+    /// Blocks moved to the store.
     pub parked: u64,
     /// Blocks that stayed, apart from the floor.
     pub left: LeftBlocks,
@@ -53,7 +53,7 @@ pub struct ParkReport {
     pub kept: u64,
     /// Bytes of frames that packing the store closer emptied.
     pub compacted: Bytes,
-    /// Why it ended early, if it did. What was parked until then stays so.
+    /// Reason for stopping early, if it did. Blocks parked until then stay parked.
     pub stopped: Option<String>,
 }
 
@@ -68,7 +68,7 @@ pub struct UnparkReport {
     pub lost: u64,
 }
 
-/// Told how many blocks are done, of how many.
+/// Called with the number of blocks done and planned.
 pub type OnProgress<'a> = &'a (dyn Fn(u64, u64) + Sync);
 
 /// Counts of [`LeftBlocks`] that several threads add to.
@@ -84,7 +84,7 @@ struct LeftTally {
 }
 
 impl LeftTally {
-    /// Counts what became of a block; whether to go on.
+    /// Counts the result for a block; returns whether to continue.
     fn count(&self, result: Result<(), Stay>) -> bool {
         let counter = match &result {
             Ok(()) => &self.parked,
@@ -155,7 +155,7 @@ impl PagerEngine {
             }
         };
         self.on_threads(request.threads, evict.len(), work);
-        // Small leftovers of pages that came and went would keep whole frames in use.
+        // Compact: leftovers of removed pages would keep whole frames in use.
         let compacted = Bytes(self.pool.compact());
         lock(&self.hot).parked();
         let mut report = ParkReport { compacted, kept, ..tally.report() };
@@ -201,7 +201,7 @@ impl PagerEngine {
                         PagerCounters::add(&self.counters.blocks_prefetched, 1);
                         &returned
                     }
-                    // Brought back by a touch.
+                    // Brought back on access.
                     FillOutcome::Present | FillOutcome::Elsewhere => &returned,
                     FillOutcome::Later => &left,
                     FillOutcome::Lost => &lost,
@@ -222,7 +222,7 @@ impl PagerEngine {
         present.retain(|&index| self.is_resident(index));
         {
             let hot = lock(&self.hot);
-            // What the guest touches first when it wakes up goes last.
+            // The hot set is evicted last.
             let heat = |index: &usize| hot.place(*index).map_or(0, |place| usize::MAX - place);
             present.sort_by_key(heat);
         }
@@ -237,7 +237,7 @@ impl PagerEngine {
         self.ram.residency_of(block).is_ok_and(|found| found.resident > Bytes(0))
     }
 
-    /// Blocks that are away, the hot set first.
+    /// Absent blocks, the hot set first.
     fn to_bring_back(&self) -> Vec<usize> {
         let mut away = self
             .record()
@@ -247,7 +247,7 @@ impl PagerEngine {
         away
     }
 
-    /// Runs `work` on as many threads as are worth it for `blocks` blocks; one of them is this one.
+    /// Runs `work` on as many threads as useful for `blocks` blocks, including the current one.
     fn on_threads(&self, threads: Option<usize>, blocks: usize, work: impl Fn() + Sync) {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let most = threads.unwrap_or(processors).min(self.outlet.slots()).min(blocks).max(1);

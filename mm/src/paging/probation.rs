@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Trials: blocks that are out without being compressed, to see whether the guest misses them.
+//! Trials: blocks taken out without being compressed, to see whether the guest accesses them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,7 +17,7 @@ use super::record::BlockState;
 pub struct OnTrial {
     /// Blocks and the slots that they lie in.
     out: Vec<(usize, usize)>,
-    /// Blocks that did not even get out, and why.
+    /// Blocks that could not be taken out, and why.
     stayed: Vec<(usize, TrialOutcome)>,
 }
 
@@ -36,9 +36,9 @@ impl OnTrial {
 /// Result of a trial.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrialReport {
-    /// Blocks that went to the store.
+    /// Blocks moved to the store.
     pub stored: u64,
-    /// Blocks that the guest wanted back.
+    /// Blocks that the guest accessed.
     pub returned: u64,
     /// Blocks put back for another reason: they do not compress, or the pool is full.
     pub kept: u64,

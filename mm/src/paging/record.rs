@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What is known of each block of guest memory: where its contents are, and who is moving them.
+//! The record of each block of guest memory: where its contents are, and which thread is moving
+//! them.
 //!
 //! ```text
 //!              begin_leaving            left                begin_packing
@@ -15,8 +16,8 @@
 //! ```
 //!
 //! Leaving and Packing belong to one evicting thread, Filling to the thread that fills; others may
-//! only leave word there that the block is wanted. Pages of a Present block that are not in host
-//! memory read as zero, as private memory does.
+//! only mark the block as wanted. Pages of a Present block that are not in host memory read as
+//! zero, as private memory does.
 
 use crate::blocks::mask::PageMask;
 
@@ -39,7 +40,7 @@ pub(super) enum BlockState {
     Absent { source: SourceId, dropped: Option<Box<PageMask>> },
     /// Being brought back.
     Filling,
-    /// Its source could not produce it.
+    /// Its source could not read it.
     Lost,
 }
 
@@ -64,11 +65,11 @@ pub(super) struct Counts {
 #[derive(Clone, Debug)]
 struct BlockEntry {
     state: BlockState,
-    /// Faults on it are reported to us.
+    /// Faults on it are reported to the pager.
     registered: bool,
 }
 
-/// The record of all blocks. A change that the drawing does not have is a bug and panics.
+/// The record of all blocks. A transition that the diagram does not have is a bug and panics.
 #[derive(Debug)]
 pub(super) struct Record {
     blocks: Vec<BlockEntry>,
@@ -87,7 +88,7 @@ impl Record {
         &self.blocks[index].state
     }
 
-    /// Whether faults on block `index` are reported to us.
+    /// Whether faults on block `index` are reported to the pager.
     pub(super) fn is_registered(&self, index: usize) -> bool {
         self.blocks[index].registered
     }
@@ -199,13 +200,13 @@ impl Record {
         self.set(index, before);
     }
 
-    /// Filling → Lost: the source could not produce it.
+    /// Filling → Lost: the source could not read it.
     pub(super) fn lost(&mut self, index: usize) {
         assert_eq!(*self.state(index), BlockState::Filling, "block {index} is not being filled");
         self.set(index, BlockState::Lost);
     }
 
-    /// Leaves word with the thread that has the block that it is wanted. Whether one has it.
+    /// Marks the block as wanted for the thread that is moving it. Returns whether there is one.
     pub(super) fn want(&mut self, index: usize) -> bool {
         match &mut self.blocks[index].state {
             BlockState::Leaving { wanted } | BlockState::Packing { wanted, .. } => {
@@ -228,7 +229,7 @@ impl Record {
         }
     }
 
-    /// Absent → Present: nothing of it is left to be brought back.
+    /// Absent → Present: no page of it is left to bring back.
     pub(super) fn emptied(&mut self, index: usize) {
         let state = self.state(index);
         assert!(
@@ -238,7 +239,7 @@ impl Record {
         self.set(index, BlockState::Present);
     }
 
-    /// Recounts from the ground up; says what does not agree. For tests.
+    /// Recounts from the ground up; returns the first mismatch. For tests.
     pub(super) fn validate(&self) -> Result<(), String> {
         let mut counts = Counts::default();
         let mut before = false;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Blocks that stay away for long are compressed once more, by a codec that is slower and denser.
+//! Recompression: blocks that stay absent for long are compressed again with a slower, denser
+//! codec.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use super::stats::PagerCounters;
 /// Result of repacking.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RepackReport {
-    /// Blocks that were compressed once more.
+    /// Blocks that were recompressed.
     pub blocks: u64,
     /// Bytes that this made them smaller.
     pub saved: Bytes,
@@ -40,7 +41,7 @@ impl PagerEngine {
                 break;
             }
             let began = Instant::now();
-            // A page that is brought back meanwhile is no longer there, and gains nothing.
+            // A page that is brought back during the call is no longer there and saves nothing.
             let saved = Self::pages(index).try_fold(0, |saved, page| {
                 self.pool.repack(key(page)).map(|gained| saved + gained as u64)
             });

@@ -15,14 +15,14 @@ use super::source::{Content, SourceError};
 use super::staging::{Inlet, PAGES};
 use super::stats::PagerCounters;
 
-/// What came of an attempt to bring a block back.
+/// Result of an attempt to bring a block back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FillOutcome {
-    /// It is back; threads that waited for it were woken.
+    /// It is back, and waiting threads were woken.
     Done,
     /// It was there.
     Present,
-    /// Another thread has it, and knows that it is wanted.
+    /// Another thread is moving it and was told that it is wanted.
     Elsewhere,
     /// Not now: try again later.
     Later,
@@ -32,9 +32,9 @@ pub(super) enum FillOutcome {
 
 /// Why a block was not filled.
 enum FillFailure {
-    /// Host memory is short, or something is in the way for the moment.
+    /// Host memory is short, or there is a temporary obstacle.
     Now(io::Error),
-    /// The contents cannot be read: no later try helps.
+    /// The contents cannot be read; a retry does not help.
     Source(SourceError),
 }
 
@@ -45,7 +45,7 @@ impl From<Stopped> for FillFailure {
 }
 
 impl PagerEngine {
-    /// Brings block `index` back, however long it takes.
+    /// Brings block `index` back, retrying without limit.
     pub(super) fn fetch(&self, index: usize) -> io::Result<()> {
         let mut inlet = Inlet::new()?;
         loop {
@@ -66,7 +66,7 @@ impl PagerEngine {
         }
     }
 
-    /// Brings block `index` back, if it is away and at rest.
+    /// Brings block `index` back if it is absent and not in transit.
     pub(super) fn bring_back(&self, index: usize, inlet: &mut Inlet) -> FillOutcome {
         let mut record = self.record();
         let Some(before) = record.begin_filling(index) else {
@@ -120,7 +120,7 @@ impl PagerEngine {
         }
     }
 
-    /// Puts block `index` together beside guest memory and moves it into place.
+    /// Assembles block `index` in staging and moves it into place.
     fn fill(
         &self,
         index: usize,
@@ -181,8 +181,8 @@ impl PagerEngine {
         Ok(())
     }
 
-    /// The contents of block `index` are lost: the kernel reports it to any thread that touches it, and the
-    /// machine's owner by us. Zeroes in their place would be a lie.
+    /// The contents of block `index` are lost: the kernel reports this to any thread that accesses
+    /// it, and the pager to the machine's owner. Zeroes in its place would be silent corruption.
     fn lose(&self, index: usize, error: &SourceError) {
         tracing::error!("guest memory is lost: {error}");
         PagerCounters::add(&self.counters.blocks_lost, 1);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Where the contents of absent pages come from.
+//! Page sources: where the contents of absent pages come from.
 
 use std::error::Error;
 use std::fs::File;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::store::{Key, Page, Store, StoreError};
 use crate::units::PAGE_SIZE;
 
-/// What a source had for a page.
+/// Contents of a page in a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     /// Only zeroes: nothing was written.
@@ -19,8 +19,8 @@ pub enum Content {
     Written,
 }
 
-/// Why a source could not produce a page. The page's contents are lost, unless the caller knows
-/// better.
+/// Why a source could not read a page. The page's contents are lost, unless the caller has another
+/// copy.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read page {page} of guest memory from the {from}: {source}")]
 pub struct SourceError {
@@ -32,7 +32,7 @@ pub struct SourceError {
     pub source: Box<dyn Error + Send + Sync>,
 }
 
-/// Produces the contents of pages that are not in memory.
+/// A source of contents of absent pages.
 ///
 /// Pages are counted from the beginning of paged memory: page 512 is the first of the second block.
 /// A source never touches guest memory itself, may be slow, and is asked by several threads at once.
@@ -55,8 +55,8 @@ pub trait PageSource: Send + Sync {
         Ok(())
     }
 
-    /// The contents of `pages` are in memory, or not needed any more: they read as zero from now on
-    /// where the source can let go of them.
+    /// The contents of `pages` are in memory or no longer needed: a source that can drop them reads
+    /// them as zero from now on.
     fn forget(&self, pages: Range<u64>) {
         let _ = pages;
     }

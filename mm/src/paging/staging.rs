@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Address space beside guest memory, a block a slot: where blocks lie on their way.
+//! Staging: address space beside guest memory for blocks in transit, one slot per block.
 //!
-//! Out of guest memory the way is through [`Outlet`], which is registered, since that is what
-//! UFFDIO_MOVE wants of its destination. Into guest memory it is through an [`Inlet`], which is not:
-//! the thread that fills it would have to answer its own faults.
+//! Blocks leave guest memory through [`Outlet`], which is registered, as UFFDIO_MOVE requires of
+//! its destination. They return through an [`Inlet`], which is not registered: otherwise the thread
+//! that fills it would have to resolve its own faults.
 //!
-//! **Aliasing.** A slot's addresses are known to this module alone. Who holds the slot, as told by
-//! the record of blocks, is the only one to make references to it, and makes none that outlive the
-//! next move; the guest's pages are here only while the guest cannot reach them.
+//! **Aliasing.** A slot's addresses are known to this module alone. Only the slot's holder, by the
+//! record of blocks, makes references to it, and none that outlive the next move; the guest's pages
+//! are here only while the guest cannot reach them.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,7 +43,7 @@ pub(super) struct Outlet {
     mapping: Mapping,
     pagemap: Pagemap,
     free: Mutex<Vec<usize>>,
-    /// Set when the block in a slot is wanted while its pages are read.
+    /// Set when the block in a slot is requested while its pages are being compressed.
     recalled: Vec<AtomicBool>,
 }
 
@@ -70,18 +70,18 @@ impl Outlet {
         self.recalled.len()
     }
 
-    /// Gives a slot back, and what lies in it to the host.
+    /// Returns a slot, and its pages to the host.
     pub(super) fn give_back(&self, slot: usize) {
         if let Err(error) = self.mapping.discard(self.range(slot)) {
-            // It stays out of use, since a block can only be moved to where nothing is.
+            // The slot stays out of use, as a block can only be moved to an empty place.
             tracing::error!("lost a staging slot: {error}");
             return;
         }
         self.free.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
     }
 
-    /// Gives a slot back that has held small pages in place of a huge one. What is left of them is
-    /// a page table, into which no huge page can be moved: the slot is mapped anew.
+    /// Returns a slot that held small pages instead of a huge one. They leave a page table into
+    /// which no huge page can be moved, so the slot is remapped.
     pub(super) fn give_back_small(&self, slot: usize, huge: bool, uffd: &Userfault) {
         let range = self.range(slot);
         let renewed = self.mapping.renew(range).and_then(|()| uffd.register(range));
@@ -147,7 +147,7 @@ impl Outlet {
     }
 }
 
-/// A thread's own space for blocks that it brings into guest memory.
+/// A thread's staging space for blocks that it brings into guest memory.
 #[derive(Debug)]
 pub(super) struct Inlet {
     /// One huge page, for blocks that come back whole.
@@ -164,7 +164,7 @@ impl Inlet {
         Ok(Self { whole: map(1, true)?, parts: map(1, false)?, ready: false })
     }
 
-    /// Has the pages for the next whole block allocated, so that it need not wait for them.
+    /// Allocates the pages for the next whole block in advance.
     pub(super) fn prepare(&mut self) -> io::Result<()> {
         if !self.ready {
             self.whole.populate(self.whole.range())?;
@@ -173,7 +173,7 @@ impl Inlet {
         Ok(())
     }
 
-    /// Gives everything back to the host.
+    /// Returns all pages to the host.
     pub(super) fn release(&mut self) {
         for mapping in [&self.whole, &self.parts] {
             if let Err(error) = mapping.discard(mapping.range()) {
@@ -183,18 +183,18 @@ impl Inlet {
         self.ready = false;
     }
 
-    /// Where a whole block is put together.
+    /// Where a whole block is assembled.
     pub(super) fn whole(&self) -> HostRange {
         self.whole.range()
     }
 
-    /// Where a block with holes is put together.
+    /// Where a block with holes is assembled.
     pub(super) fn parts(&self) -> HostRange {
         self.parts.range()
     }
 
-    /// The pages of [`whole`](Self::whole), all zero after [`prepare`](Self::prepare). They are
-    /// taken to be used up.
+    /// The pages of [`whole`](Self::whole), all zero after [`prepare`](Self::prepare). They count
+    /// as used afterwards.
     pub(super) fn whole_pages(&mut self) -> &mut [Page] {
         self.ready = false;
         let first = std::ptr::with_exposed_provenance_mut::<Page>(self.whole.range().addr());

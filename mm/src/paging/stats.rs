@@ -10,7 +10,7 @@ const PER_OCTAVE: u32 = 4;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// What the pager has done since it was made.
+        /// Counters of the pager since it was created.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct PagingCounters { $($(#[$doc])* pub $name: u64,)* }
 
@@ -40,7 +40,7 @@ counters! {
     blocks_touched,
     /// Blocks on trial that were moved back because they were touched, or wanted by unpark.
     blocks_returned,
-    /// Blocks brought back unasked, by unpark or ahead of the guest.
+    /// Blocks brought back by unpark or read-ahead.
     blocks_prefetched,
     /// Blocks that came back in small pages.
     blocks_landed_small,
@@ -58,11 +58,11 @@ counters! {
     compress_bytes,
     /// Nanoseconds spent bringing blocks back, on all threads.
     fill_ns,
-    /// Blocks compressed once more by the second codec.
+    /// Blocks recompressed with the second codec.
     blocks_repacked,
     /// Bytes that this made them smaller.
     repack_saved_bytes,
-    /// Nanoseconds spent on it, on all threads.
+    /// Nanoseconds spent on recompression, on all threads.
     repack_ns,
 }
 
@@ -91,7 +91,7 @@ pub struct FaultLatency {
     pub count: u64,
     /// Half took no longer.
     pub p50: Duration,
-    /// All but one in a hundred took no longer.
+    /// 99th percentile.
     pub p99: Duration,
 }
 
@@ -117,7 +117,7 @@ impl Histogram {
     }
 }
 
-/// Each power of two is cut in four.
+/// Each power of two is divided into four buckets.
 fn bucket(ns: u64) -> usize {
     let octave = ns.max(PER_OCTAVE.into()).ilog2();
     let quarter = (ns.max(PER_OCTAVE.into()) >> (octave - 2)) & 3;

@@ -23,7 +23,7 @@ pub enum CodecError {
     Damaged(String),
 }
 
-/// A way to compress pages.
+/// A compression method for pages.
 pub trait Codec: Send + Sync {
     /// Name for people.
     fn name(&self) -> &'static str;
@@ -119,7 +119,7 @@ impl Codec for Zstd {
 
 impl CodecWorker for ZstdWorker {
     fn compress(&mut self, page: &[u8; PAGE_BYTES]) -> Option<&[u8]> {
-        // A buffer one byte short of a page: what does not fit is not worth having.
+        // A buffer one byte short of a page: a result that does not fit is not worth keeping.
         let out = &mut self.out[..PAGE_BYTES - 1];
         let len = self.compressor.compress_to_buffer(page, out).ok()?;
         Some(&self.out[..len])

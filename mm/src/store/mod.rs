@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A store of compressed 4 KiB pages, by key.
 //!
-//! A page of one repeated word is kept as that word, a page that does not compress as it is, any
-//! other as what a [`Codec`] makes of it, in [`crate::zsmalloc`]. All of it lies in movable frames
-//! that may come from CMA, so the store never blocks contiguous allocation.
+//! A page of one repeated word is stored as that word, an incompressible page unchanged, any other
+//! page compressed by a [`Codec`], in [`crate::zsmalloc`]. All of it lies in movable frames that
+//! may come from CMA, so the store never blocks contiguous allocation.
 //!
 //! Arrows between files go down this list only:
 //!

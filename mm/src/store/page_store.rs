@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The store: keys to pages, each kept the cheapest way.
+//! The store: maps keys to pages, each stored in the cheapest form.
 //!
 //! A key's slot has a lock of its own, held while its page is read, so a page is never read half
-//! replaced. Compression happens outside it, except for [`Store::repack`]. Lock order: a worker of the
-//! first codec, one of the second, slot, then zsmalloc's: a writer that has compressed a page still
-//! has its worker when it wants the slot, so a reader takes a worker before it knows whether it needs
-//! one.
+//! replaced. Compression happens outside it, except for [`Store::repack`]. Lock order: a worker of
+//! the first codec, one of the second, slot, then zsmalloc's: a writer that has compressed a page
+//! still holds its worker when it locks the slot, so a reader takes a worker before it knows
+//! whether it needs one.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::zsmalloc::{Handle, MAX_SIZE, Mapped, ZsConfig, ZsPool};
 /// A page's bytes.
 pub type Page = [u8; PAGE_BYTES];
 
-/// What a store is made with.
+/// Configuration of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreConfig {
     /// Number of keys, from 0 up.
@@ -108,10 +108,10 @@ impl Store {
         self.put_batch([(key, page)]).map(drop).map_err(|(error, _)| error)
     }
 
-    /// Stores pages one after the other, with one look for a codec worker, which is held until the
-    /// last: `pages` must not use the store itself. The pages are read where they lie; a caller
-    /// that stores guest memory has made them hold still before (write-protected or moved away by
-    /// userfaultfd). Returns the bytes that they take in the store.
+    /// Stores pages one after the other with one codec worker, which is held until the last:
+    /// `pages` must not use the store itself. The pages are read where they lie; a caller that
+    /// stores guest memory must prevent changes first (write-protect or move it with userfaultfd).
+    /// Returns the bytes that they take in the store.
     ///
     /// # Errors
     /// As [`put`](Self::put), with the number of pages stored before.
@@ -135,7 +135,7 @@ impl Store {
         self.read(key, to, &mut None)
     }
 
-    /// Reads pages straight to where they are wanted. As for [`put_batch`](Self::put_batch), `pages`
+    /// Reads pages directly into their destinations. As for [`put_batch`](Self::put_batch), `pages`
     /// must not use the store.
     ///
     /// # Errors
@@ -151,7 +151,7 @@ impl Store {
         Ok(())
     }
 
-    /// Reads a page and removes it: a fault that is served needs no copy any more.
+    /// Reads a page and removes it, as a resolved fault no longer needs the copy.
     ///
     /// # Errors
     /// As [`get`](Self::get); the page then stays.
@@ -166,10 +166,10 @@ impl Store {
         Ok(())
     }
 
-    /// Compresses a page anew by the second codec, if that makes it smaller by an eighth at least;
-    /// returns the bytes gained. A page that is not there, or was repacked before, gains none.
+    /// Recompresses a page with the second codec if that saves at least an eighth; returns the
+    /// bytes saved. A page that is absent or already repacked saves none.
     ///
-    /// The slot stays locked meanwhile: a reader of this very page waits for tens of microseconds.
+    /// The slot stays locked during the call: a reader of this page waits for tens of microseconds.
     ///
     /// # Errors
     /// As [`put`](Self::put); the page stays as it was.
@@ -271,7 +271,8 @@ impl Store {
 
     fn pack<'s>(&'s self, page: &Page, cached: &mut Option<Lent<'s>>) -> Result<Kept, StoreError> {
         let bench = self.workers.bench(cached)?;
-        // What would take a whole frame anyway is kept as it is, and need not be restored.
+        // A page that would take a whole frame anyway is stored unchanged and needs no
+        // decompression.
         let packed = bench.worker.compress(page).filter(|d| !self.zs.takes_a_frame(d.len()));
         match packed {
             Some(data) => {
@@ -360,7 +361,7 @@ impl Store {
 fn same_filled(page: &Page) -> Option<u64> {
     let words = page.as_chunks::<8>().0;
     let first = words[0];
-    // Most pages differ at the end or at once; then there is no need to look further.
+    // Most pages differ in their first or last word, which ends the comparison early.
     (words[words.len() - 1] == first && words.iter().all(|w| *w == first))
         .then(|| u64::from_ne_bytes(first))
 }

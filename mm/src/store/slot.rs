@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the store keeps under a key, packed into 12 bytes.
+//! The entry of a key, packed into 12 bytes.
 
 use crate::frames::sync::SpinLock;
 use crate::units::PAGE_BYTES;
@@ -11,16 +11,16 @@ pub(super) enum Kept {
     Nothing,
     /// A page of one repeated word.
     Same(u64),
-    /// The page as it is.
+    /// The page, uncompressed.
     Raw(Handle),
-    /// What the codec made of it, and its length in bytes.
+    /// Compressed by the codec, with its length in bytes.
     Packed(Handle, usize),
-    /// What the second codec made of it, and its length in bytes.
+    /// Compressed by the second codec, with its length in bytes.
     Repacked(Handle, usize),
 }
 
 impl Kept {
-    /// Bytes that it takes beside its slot.
+    /// Bytes that it takes in addition to its slot.
     pub(super) fn bytes(self) -> usize {
         match self {
             Self::Nothing | Self::Same(_) => 0,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Slots by key, each with a lock of its own, allocated a chunk at a time when one is first wanted.
+//! Slots by key, each with its own lock, allocated in chunks on first use.
 
 use std::sync::OnceLock;
 
@@ -39,7 +39,7 @@ impl SlotTable {
         Ok(self.chunks[index / CHUNK].get_or_init(make)[index % CHUNK].lock())
     }
 
-    /// Bytes of the chunks that there are.
+    /// Bytes of the allocated chunks.
     pub(super) fn bytes(&self) -> usize {
         let chunks = self.chunks.iter().filter(|chunk| chunk.get().is_some()).count();
         chunks * CHUNK * size_of::<SpinLock<StoreSlot>>()

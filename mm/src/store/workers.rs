@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Codec workers: one for each processor, lent to one thread at a time.
+//! Codec workers: one per CPU, each used by one thread at a time.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,7 +13,7 @@ pub(super) struct Bench {
     pub(super) spare: Box<[u8; PAGE_BYTES]>,
 }
 
-/// A bench that a thread has locked; empty before its first use.
+/// A worker locked by a thread; empty before its first use.
 pub(super) type Lent<'a> = MutexGuard<'a, Option<Bench>>;
 
 /// All workers of a store.

@@ -18,7 +18,7 @@ const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
 pub enum MappingSource<'fd> {
     /// Private memory of no file.
     Anonymous,
-    /// Private memory of the pool of huge pages that the administrator set aside.
+    /// Private memory from the administrator's pool of huge pages (hugetlbfs).
     Hugetlb(HugePageSize),
     /// The file from its beginning, shared with all that map it.
     Shared(BorrowedFd<'fd>),
@@ -52,10 +52,10 @@ impl HugePageSize {
     }
 }
 
-/// Owned address space, readable and writable, whose pages come and go by advice.
+/// Owned address space, readable and writable, whose pages are allocated and freed by advice.
 ///
-/// Pages appear when first touched. Ordinary memory is not even reserved (`MAP_NORESERVE`); huge pages
-/// of the pool are, since running out of them later would be fatal. Dropping it unmaps.
+/// Pages are allocated on first access. Ordinary memory is not reserved (`MAP_NORESERVE`); huge
+/// pages from the pool are, since running out of them later would be fatal. Dropping it unmaps.
 #[derive(Debug)]
 pub struct Mapping {
     range: HostRange,
@@ -89,8 +89,8 @@ impl Mapping {
                 };
                 let whole = Self::trimmed(slack, range);
                 if let Err(refused) = mapped {
-                    // The kernel may have taken the reservation away before it refused, and
-                    // another thread may have been given its place since: it cannot be unmapped.
+                    // The kernel may have removed the reservation before it failed, and another
+                    // thread may have mapped the place since: it must not be unmapped.
                     std::mem::forget(whole);
                     return Err(refused.into());
                 }
@@ -106,7 +106,7 @@ impl Mapping {
         len: usize,
         align: usize,
     ) -> io::Result<Self> {
-        // The kernel would round the length up, and so map more than is asked for.
+        // The kernel would round the length up and map more than requested.
         if !len.is_multiple_of(page.bytes()) || align != page.bytes() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -144,7 +144,7 @@ impl Mapping {
         self.advise(range, if huge { Advice::LinuxHugepage } else { Advice::LinuxNoHugepage })
     }
 
-    /// Takes the pages of `range` away; anonymous memory reads as zero afterwards.
+    /// Discards the pages of `range`; anonymous memory reads as zero afterwards.
     ///
     /// # Errors
     /// Those of madvise(2).
@@ -152,7 +152,7 @@ impl Mapping {
         self.advise(range, Advice::LinuxDontNeed)
     }
 
-    /// Takes the pages of `range` away from the file underneath, so from all mappings of it.
+    /// Discards the pages of `range` from the underlying file, and so from all its mappings.
     ///
     /// # Errors
     /// Those of madvise(2).
@@ -168,8 +168,8 @@ impl Mapping {
         self.advise(range, Advice::LinuxPopulateWrite)
     }
 
-    /// Replaces `range` of private memory by a new mapping, so that no trace of what was mapped there
-    /// is left: neither its pages, nor page tables, nor advice, nor a registration.
+    /// Replaces `range` of private memory by a new mapping, which removes pages, page tables,
+    /// advice and registrations.
     ///
     /// # Errors
     /// Those of mmap(2).
@@ -182,7 +182,7 @@ impl Mapping {
         Ok(())
     }
 
-    /// Keeps `range` out of the memory of child processes.
+    /// Excludes `range` from the memory of child processes.
     ///
     /// # Errors
     /// Those of madvise(2).
@@ -190,7 +190,7 @@ impl Mapping {
         self.advise(range, Advice::LinuxDontFork)
     }
 
-    /// Breaks the huge page that `page` belongs to into small ones.
+    /// Splits the huge page that `page` belongs to into small pages.
     ///
     /// The kernel splits a huge page when part of it is called cold, and only then frees the parts
     /// that are not mapped; discarding a part merely unmaps it (`madvise_cold_or_pageout_pte_range` in
@@ -223,7 +223,7 @@ impl Mapping {
         Ok(())
     }
 
-    /// Advice on memory outside the mapping would be a bug of this crate, not bad input.
+    /// Advice on memory outside the mapping is a bug in this crate, not bad input.
     fn assert_owned(&self, range: HostRange) {
         assert!(self.range.covers(&range), "{range} is not in the mapping {}", self.range);
     }
@@ -242,8 +242,8 @@ fn map_anywhere(len: usize, prot: ProtFlags, flags: MapFlags) -> io::Result<usiz
     Ok(addr as usize)
 }
 
-/// Private memory in which `len` bytes are aligned to `align`: all of it, and these bytes. The
-/// kernel gives no say in alignment, so more is mapped than is wanted.
+/// Private memory in which `len` bytes are aligned to `align`: all of it, and these bytes. mmap(2)
+/// has no alignment argument, so the mapping is larger than needed.
 fn reserve(len: usize, align: usize, prot: ProtFlags) -> io::Result<(HostRange, HostRange)> {
     let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
     let spare = len.checked_add(align).ok_or_else(invalid)?;
@@ -288,10 +288,10 @@ mod tests {
         assert!(new(usize::MAX & !0xfff, 4096).is_err());
     }
 
-    /// A mapping that the kernel refuses must cost no other thread its memory.
+    /// A failed mapping must not unmap another thread's memory.
     #[test]
     fn a_refusal_leaves_other_mappings_alone() {
-        // More than any host has set aside.
+        // More than any host has reserved.
         let too_much = 1 << 40;
         let done = AtomicBool::new(false);
         std::thread::scope(|s| {

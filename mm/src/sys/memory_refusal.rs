@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the kernel's error numbers mean when it is asked for memory of a certain kind.
+//! Meaning of the kernel's error numbers for memory allocation.
 
 use std::io;
 
 use rustix::io::Errno;
 
-/// Why the kernel does not allocate memory, or does not make it huge, where that is no fault.
+/// Why the kernel did not allocate memory or make it huge, if that is not an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryRefusal {
-    /// It has none of that kind free, or the control group's limit is reached.
+    /// It has no free memory of that kind, or the control group's limit is reached.
     OutOfMemory,
-    /// A passing obstacle: try again later.
+    /// A temporary obstacle: try again later.
     Busy,
-    /// Not for this memory, or not with this kernel.
+    /// Not supported for this memory or by this kernel.
     Unsupported,
 }
 

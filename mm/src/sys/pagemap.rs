@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What is resident in this process's memory.
+//! Residency of this process's memory.
 //!
 //! PAGEMAP_SCAN (Linux 6.7, Documentation/admin-guide/mm/pagemap.rst) walks page tables and returns
-//! runs; on older kernels one 8-byte entry a page is read from /proc/self/pagemap, which does not
-//! say whether a page is mapped as part of a huge one.
+//! runs; on older kernels one 8-byte entry per page is read from /proc/self/pagemap, which does not
+//! show whether a page is part of a huge page.
 
 use std::fs::File;
 use std::io;
@@ -70,13 +70,13 @@ pub enum MappedAs {
 pub struct Pagemap {
     /// `None` where the process has no /proc, as in a jail: then mincore(2) is asked.
     file: Option<File>,
-    /// Cleared at the first sign that the kernel knows no PAGEMAP_SCAN.
+    /// Cleared once the kernel turns out to lack PAGEMAP_SCAN.
     can_scan: AtomicBool,
 }
 
 impl Pagemap {
-    /// Opens /proc/self/pagemap. Where there is no /proc, mincore(2) takes its place: it does not
-    /// tell huge pages apart, and counts the shared zero page.
+    /// Opens /proc/self/pagemap. Without /proc, mincore(2) takes its place: it does not distinguish
+    /// huge pages, and counts the shared zero page.
     ///
     /// # Errors
     /// Those of open(2), other than ENOENT.
@@ -90,7 +90,7 @@ impl Pagemap {
         Ok(Self { file, can_scan })
     }
 
-    /// Whether the kernel tells huge pages apart; known after the first walk.
+    /// Whether the kernel distinguishes huge pages; known after the first walk.
     pub fn can_scan(&self) -> bool {
         self.can_scan.load(Ordering::Relaxed)
     }
@@ -103,7 +103,7 @@ impl Pagemap {
 
     /// Calls `found` for each run of resident pages in `range`, in ascending order.
     ///
-    /// The shared zero page counts as absent: it costs nothing. Pages may come and go meanwhile.
+    /// The shared zero page counts as absent: it costs nothing. Pages may change during the walk.
     ///
     /// # Errors
     /// Those of the PAGEMAP_SCAN ioctl or of pread(2).
@@ -208,7 +208,6 @@ fn report(start: usize, end: usize, found: &mut impl FnMut(HostRange, MappedAs))
     }
 }
 
-/// An older kernel knows no such ioctl; a seccomp filter may say that there is no such call.
 /// Calls `found` for each run of resident pages, by mincore(2).
 fn ask_mincore(range: HostRange, found: &mut impl FnMut(HostRange, MappedAs)) -> io::Result<()> {
     const PAGES_PER_CALL: usize = 1024;

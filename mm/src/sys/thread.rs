@@ -3,8 +3,8 @@
 
 /// Blocks all signals for the calling thread, so that none interrupts it or is handled on it.
 ///
-/// A signal that is pending for a thread keeps a page fault of it in the kernel from waiting: it is
-/// reported over and over until it is resolved.
+/// A pending signal keeps the thread's page fault in the kernel from waiting: the fault is reported
+/// again and again until it is resolved.
 pub fn block_signals() {
     // SAFETY: all zeroes make a `sigset_t`.
     let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Places in guest-physical memory: pages, blocks, and ranges of pages.
+//! Positions in guest-physical memory: pages, blocks, and ranges of pages.
 
 use std::fmt;
 

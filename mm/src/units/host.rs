@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Places in this process's address space.
+//! Ranges of this process's address space.
 
 use std::fmt;
 

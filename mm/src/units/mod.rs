@@ -12,7 +12,7 @@
 //! - `guest.rs`: [`Pfn`], [`BlockId`] and [`GuestRange`]
 //! - `host.rs`: [`HostRange`]
 //!
-//! There is no `+` or `-` on places: `checked_add` and its siblings name what happens at the edge.
+//! Positions have no `+` or `-`: `checked_add` and its siblings state what happens on overflow.
 //!
 //! ```
 //! use mm::units::{Bytes, GuestRange, Pages, Pfn};
@@ -40,7 +40,7 @@ pub const PAGE_SHIFT: u32 = 12;
 pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
 /// log2 of [`BLOCK_SIZE`].
 pub const BLOCK_SHIFT: u32 = 21;
-/// Bytes in a block: a huge page, one PMD entry, the unit of give-back.
+/// Bytes in a block: a huge page, one PMD entry, the unit in which memory is returned to the host.
 pub const BLOCK_SIZE: u64 = 1 << BLOCK_SHIFT;
 /// Pages in a block.
 pub const PAGES_PER_BLOCK: u64 = 1 << (BLOCK_SHIFT - PAGE_SHIFT);

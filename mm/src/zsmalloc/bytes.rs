@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Raw access to objects in frames.
 //!
-//! Why it is sound: a zspage's frames belong to its pool from `open` to `close`. The bytes of a
+//! Soundness: a zspage's frames belong to its pool from `open` to `close`. The bytes of a
 //! slot are touched only
 //! - through [`Span`]s, by the holder of the object's handle bit *and* of the zspage's lock: no
 //!   two at once for one object, and none while a frame of the chain is copied and replaced; and

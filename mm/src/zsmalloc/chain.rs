@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Zspages made of frames, and frames given back.
+//! Allocation and release of zspages.
 
 use super::class::{MAX_CHAIN, SizeClass};
 use super::error::ZsError;

@@ -49,7 +49,7 @@ impl SizeClass {
         self.frames == 1 && self.objects == 1
     }
 
-    /// Bytes of a slot that are the user's.
+    /// Bytes of a slot available to the user.
     #[must_use]
     pub const fn capacity(&self) -> usize {
         if self.is_huge() { PAGE_BYTES } else { self.slot - HEADER }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a pool is made with.
+//! Configuration of a pool.
 
-/// What a pool is made with.
+/// Configuration of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ZsConfig {
     /// Frames can be migrated and may lie in CMA. Otherwise they are allocated as unmovable.

@@ -8,8 +8,8 @@
 //! +--------+------------+-----------+----------+------+------+
 //! ```
 //!
-//! The generation counts how often the entry was freed, so that a handle that was freed already
-//! differs from the one that has the entry now.
+//! The generation counts how often the entry was freed, so that a freed handle differs from the
+//! current one.
 
 use super::zspage::ZSPAGE_BITS;
 use crate::frames::sync::{AtomicU64, Backoff, Ordering};
@@ -25,8 +25,9 @@ const GEN_MASK: u64 = 0xffff;
 
 const _: () = assert!(super::class::MAX_OBJECTS <= OBJECT_MASK as usize + 1);
 
-/// Names an object of a [`ZsPool`](super::ZsPool) until it is freed. After that it is refused, until
-/// its entry has been freed 65,536 times: then it may name another object, never other memory.
+/// Names an object of a [`ZsPool`](super::ZsPool) until it is freed. After that it is rejected,
+/// until its entry has been freed 65,536 times: then it may name another object, but never other
+/// memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Handle {
     pub(super) index: u32,
@@ -60,7 +61,7 @@ pub(super) struct ObjectPlace {
 /// One object's entry.
 pub(super) struct HandleEntry(AtomicU64);
 
-/// The entry is not the handle's any more.
+/// The entry no longer belongs to the handle.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Stale;
 
@@ -100,8 +101,8 @@ impl HandleEntry {
         }
     }
 
-    /// Takes the lock bit if it is free: `Ok(None)` if not. With no generation given any will
-    /// do: the caller knows the object by its header.
+    /// Takes the lock bit if it is free: `Ok(None)` if not. Without a generation, any is accepted:
+    /// the caller knows the object by its header.
     #[inline]
     pub(super) fn try_lock(&self, generation: Option<u16>) -> Result<Option<ObjectPlace>, Stale> {
         let word = self.0.load(Ordering::Relaxed);

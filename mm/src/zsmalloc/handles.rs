@@ -9,10 +9,10 @@ use super::table::Table;
 
 /// Entries taken from the table, or left for other classes, at a time.
 const BATCH: u32 = 64;
-/// Free entries that a class keeps for itself, at most.
+/// Maximum number of free entries that a class keeps.
 pub(super) const MOST_KEPT: usize = 4 * BATCH as usize;
 
-/// All entries of a pool. A class keeps free ones of its own, in the vector that it passes to
+/// All entries of a pool. A class keeps its own free entries, in the vector that it passes to
 /// [`take`](Self::take) and [`put`](Self::put) under its lock.
 pub(super) struct Handles {
     /// Which pool they belong to.
@@ -48,7 +48,7 @@ impl Handles {
         Handle { index, generation: entry.publish(place), pool: self.tag }
     }
 
-    /// Takes a free entry: of the class's own, else of the shared ones, else a new one.
+    /// Takes a free entry: from the class, else from the shared ones, else a new one.
     #[inline]
     pub(super) fn take(&self, kept: &mut Vec<u32>) -> Option<u32> {
         kept.pop().or_else(|| self.refill(kept))

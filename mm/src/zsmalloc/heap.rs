@@ -35,7 +35,7 @@ impl Heap {
         let sizes = Classes::new();
         let classes: Vec<_> = sizes.all().iter().map(|&shape| Class::new(shape)).collect();
         let most_zspages = (frames.frame_count() as usize + MAX_CHAIN).min(1 << ZSPAGE_BITS);
-        // Every frame full of the smallest objects, and what classes keep without using it; a
+        // Enough for every frame full of the smallest objects, plus the free entries of classes; a
         // header has 31 bits for a handle.
         let most_objects = frames.frame_count() as usize * (PAGE_BYTES / MIN_SLOT);
         let most_handles = (most_objects + classes.len() * MOST_KEPT).min(1 << 31);

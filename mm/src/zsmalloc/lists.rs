@@ -85,7 +85,7 @@ impl ClassState {
         self.objects -= 1;
         let inuse = zspages.at(number).inuse() - 1;
         self.count(zspages, shape, number, inuse);
-        // One empty zspage a class is kept: a program that frees one object and allocates the
+        // One empty zspage per class is kept: a program that frees one object and allocates the
         // next should not build a chain each time.
         inuse == 0 && self.counts[EMPTY] > 1
     }
@@ -96,7 +96,7 @@ impl ClassState {
         let zspage = zspages.at(number);
         zspage.set_inuse(inuse);
         let (old, group) = (usize::from(zspage.group()), group_of(inuse, shape.objects));
-        // One quarter off is good enough: relinking touches two neighbours, which are far away.
+        // A hint that is one quarter off is good enough: relinking accesses two distant neighbours.
         let ends = |group| group == EMPTY || group == FULL;
         if old != group && (ends(old) || ends(group) || old.abs_diff(group) > 1) {
             self.unlink(zspages, number);

@@ -39,7 +39,7 @@ impl Mapped<'_> {
         unsafe { self.span.slices_mut() }
     }
 
-    /// The first `len` bytes in one piece: in place if they lie in one, else by way of `spare`.
+    /// The first `len` bytes in one piece: in place if they lie in one, else through `spare`.
     ///
     /// # Panics
     /// If the object has no `len` bytes.

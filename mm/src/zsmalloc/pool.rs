@@ -114,7 +114,7 @@ impl ZsPool {
         compact::compactable(&self.heap)
     }
 
-    /// What the pool holds and takes.
+    /// Contents and memory use of the pool.
     #[must_use]
     pub fn stats(&self) -> ZsStats {
         let supply = self.heap.supply();

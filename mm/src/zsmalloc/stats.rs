@@ -4,7 +4,7 @@
 use super::class::SizeClass;
 use super::zspage::GROUPS;
 
-/// What a pool holds and takes.
+/// Contents and memory use of a pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ZsStats {
     /// Objects in use.

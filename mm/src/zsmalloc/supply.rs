@@ -9,7 +9,7 @@ use super::error::ZsError;
 use super::zspage::Link;
 use crate::frames::{AllocError, FrameId, FramePool, Gfp, LockedFrame, Order, Owner, Region};
 
-/// Where frames come from, and how many there are.
+/// The source of frames, and their number.
 pub(super) struct Supply {
     frames: Arc<FramePool>,
     /// Set once, right after creation; absent in a pool of unmovable frames.
@@ -30,7 +30,7 @@ impl Supply {
         }
     }
 
-    /// From here on frames are movable. Called once, before the first frame is allocated.
+    /// Makes frames movable from now on. Called once, before the first frame is allocated.
     pub(super) fn set_owner(&self, owner: Owner) {
         let set = self.owner.set(owner);
         debug_assert!(set.is_ok(), "called twice");

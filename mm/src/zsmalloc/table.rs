@@ -39,7 +39,7 @@ impl<T> Table<T> {
         Some(start..start + count)
     }
 
-    /// Numbers given out so far.
+    /// Numbers handed out so far.
     pub(super) fn len(&self) -> u32 {
         self.next.load(Ordering::Relaxed)
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Recounts what a pool has and compares it with what it keeps count of.
+//! Recounts the pool's contents and compares them with its counters.
 
 use super::handle::ObjectPlace;
 use super::heap::Heap;

@@ -70,7 +70,7 @@ impl MapLock {
     #[inline]
     pub(super) fn read(&self) {
         let mut backoff = Backoff::new();
-        // Counted at once and taken back if a writer is there: it is there only for moments.
+        // Counted immediately and undone if there is a writer, which holds the lock only briefly.
         while self.0.fetch_add(1, Ordering::Acquire) & WRITER != 0 {
             self.0.fetch_sub(1, Ordering::Relaxed);
             backoff.snooze();
@@ -87,7 +87,7 @@ impl MapLock {
     }
 
     pub(super) fn unwrite(&self) {
-        // Readers may have counted themselves and not yet taken that back.
+        // Readers may have counted themselves and not yet undone that.
         self.0.fetch_sub(WRITER, Ordering::Release);
     }
 }

@@ -39,7 +39,7 @@ pub struct Pass<'a> {
     pub limits: PassLimits,
     /// What things cost.
     pub costs: Costs,
-    /// How far it goes for each thing.
+    /// Its policy: how much effort it spends on each step.
     pub policy: PassPolicy,
 }
 
@@ -59,8 +59,8 @@ impl<'a> Pass<'a> {
     ///
     /// # Errors
     ///
-    /// If the map cannot be read or the kernel refuses what it should not; what was done until then
-    /// stays done.
+    /// If the map cannot be read or the kernel refuses what it should not; completed steps are
+    /// kept.
     pub fn run(
         &self,
         cancel: &AtomicBool,
@@ -113,7 +113,7 @@ impl<'a> Pass<'a> {
         goals
     }
 
-    /// Carries `time.stage` out, as often as that helps.
+    /// Runs `time.stage`, and repeats it while that helps.
     fn rounds(
         &self,
         goals: &Goals,
@@ -136,7 +136,7 @@ impl<'a> Pass<'a> {
             progress.map = BlockMap::read(self.ram, &self.guest.holdings())?;
             before.get_or_insert_with(|| progress.map.totals());
             if round > 0 {
-                // What could not be done is not tried again.
+                // A failed step is not tried again.
                 progress.stuck.iter().for_each(|id| progress.map.leave_out(*id));
             }
             let plan = plan(&progress.map, goals, stage, progress.spending.left(), &self.costs);

@@ -22,14 +22,14 @@ struct Balloon<'a> {
     pages: RefCell<PageSet>,
     /// Called before each discard: what the guest does meanwhile.
     meanwhile: fn(&RefCell<PageSet>),
-    /// Blocks that the guest can make free.
+    /// Blocks that the guest can free.
     free: RefCell<Vec<BlockId>>,
     lent: Cell<Pages>,
-    /// How often it was asked to empty blocks.
+    /// How often it was asked to evacuate blocks.
     asked: Cell<u32>,
-    /// Blocks that it empties when it is asked to; if `None`, it does not answer.
+    /// Blocks that it evacuates on request; if `None`, it does not reply.
     empties: Option<fn(BlockId) -> bool>,
-    /// Most that it had lent at a time.
+    /// The most blocks that it had lent at one time.
     most_lent: Cell<Pages>,
 }
 
@@ -172,7 +172,7 @@ fn discards_what_is_held_for_nothing() {
     assert_eq!(report.after.wasted, Bytes(0));
     assert_eq!(report.after.resident, Bytes((BLOCKS * 512 - 768) << 12));
     assert_intact(&ram, &guest.pages.borrow());
-    // And then there is nothing more to do about them.
+    // After that nothing is left to do for them.
     assert_eq!(run(&ram, &guest).tallies.discard, StepTally::default());
 }
 
@@ -219,7 +219,7 @@ fn single_pages_are_exchanged_for_blocks() {
         Goals { evacuate_up_to: None, squeeze: false, collapse_from: None, ..Goals::all(true) };
     let pass = Pass::new(&ram, &guest, goals, PassLimits::UNLIMITED);
     let report = pass.run(&AtomicBool::new(false), &mut |_, _| {}).unwrap();
-    // One is kept back for the guest's kernel.
+    // One block is left for the guest's kernel.
     assert_eq!((report.tallies.gather.done, report.end), (1, EndReason::Finished));
     assert_eq!(guest.lent.get(), Pages(0));
     assert_eq!((report.before.ballooned, report.after.ballooned), (Bytes(2 << 20), Bytes(2 << 20)));
@@ -227,7 +227,7 @@ fn single_pages_are_exchanged_for_blocks() {
     assert_eq!(report.after.resident, Bytes((BLOCKS * 512 - 1024) << 12));
 }
 
-/// A guest that does not answer is asked twice, not once for each sixteen blocks.
+/// A guest that does not reply is asked twice, not once for each sixteen blocks.
 #[test]
 fn stops_asking_a_guest_that_does_not_answer() {
     let ram = ram();
@@ -240,7 +240,7 @@ fn stops_asking_a_guest_that_does_not_answer() {
     assert_eq!(guest.asked.get(), 2);
 }
 
-/// A guest that empties many blocks has them back before it runs out of memory.
+/// A guest that evacuates many blocks gets them back before it runs out of memory.
 #[test]
 fn no_more_is_lent_than_can_be_spared() {
     const SPARSE: u64 = 3 * AT_ONCE as u64;
@@ -256,7 +256,7 @@ fn no_more_is_lent_than_can_be_spared() {
     assert!(guest.most_lent.get() <= Pages(most), "{} at a time", guest.most_lent.get());
 }
 
-/// Full blocks are pressed into gaps again and again, but not those that would not move before.
+/// Full blocks are squeezed into gaps repeatedly, except those that did not move before.
 #[test]
 fn squeezing_goes_on_while_it_helps() {
     const FULL: u64 = 40;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! From a map and goals to an ordered list of actions: a pure function.
 //!
-//! What a block gets, and in which stage:
+//! The action for a block, by its state and stage:
 //!
 //! | used pages | ballooned or reported | action                                       | stage |
 //! |------------|-----------------------|----------------------------------------------|-------|
@@ -12,8 +12,8 @@
 //! | many       | none, and not huge    | collapse it                                  | host |
 //! | any        | none, and not huge    | back it whole, where that is wanted          | host |
 //!
-//! In stage gather the guest makes whole blocks of what it has free but the host still holds, and of
-//! what the balloon has in single pages.
+//! In stage gather, the guest makes whole blocks from its free memory that is still resident on the
+//! host and from single pages of the balloon.
 //!
 //! Four laws hold for every plan, and are tested: no byte is discarded that the guest may still
 //! read; no block with holes is collapsed, for that would fill them; the guest keeps what its kernel
@@ -31,20 +31,20 @@ use crate::units::{BLOCK_SIZE, BlockId, Bytes, PAGE_SIZE, PAGES_PER_BLOCK, Pages
 /// One thing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PlanAction {
-    /// Give the pages of the block back that are ballooned and present: all that it has, or some.
+    /// Discard the block's wasted pages (ballooned but present): all of them, or some.
     Discard(BlockId),
     /// Make the block a huge page.
     Collapse(BlockId),
-    /// Have the guest evacuate the block and give it up whole.
+    /// Ask the guest to evacuate the block and give it up whole.
     Evacuate(BlockId),
-    /// Make the block a huge page, absent pages and all.
+    /// Make the block a huge page, and populate its absent pages.
     Back(BlockId),
-    /// Borrow so many blocks of the guest's free memory, and return them.
+    /// Borrow this many blocks of the guest's free memory, then return them.
     Gather(u32),
 }
 
 impl PlanAction {
-    /// The block it is about; none for what is about all of memory.
+    /// The block to act on; `None` for an action on all of memory.
     pub fn block(self) -> Option<BlockId> {
         match self {
             Self::Discard(id) | Self::Collapse(id) | Self::Evacuate(id) | Self::Back(id) => {
@@ -84,7 +84,7 @@ impl PlanStep {
 pub struct Plan {
     /// Steps within the limits, by gain for their cost.
     pub steps: Vec<PlanStep>,
-    /// Steps that were worth doing and beyond the limits.
+    /// Useful steps beyond the limits.
     pub left_out: usize,
 }
 
@@ -134,7 +134,7 @@ pub fn plan(
     plan
 }
 
-/// Whether the block is a huge page that nothing was given up of: nothing can be better.
+/// Whether the block is a huge page without ballooned pages: nothing can be improved.
 fn is_whole(block: &Block) -> bool {
     block.flags.contains(BlockFlags::HUGE) && !block.has_holes()
 }
@@ -194,8 +194,8 @@ fn collapse(id: BlockId, block: &Block, costs: &Costs) -> PlanStep {
     }
 }
 
-/// Whether a device uses all of the block as one, as a GPU does a resource that has the whole of
-/// it: then it is wanted huge with any contents.
+/// Whether one device uses the whole block, as a GPU resource can: such a block should be huge
+/// whatever its contents.
 fn in_one_sweep(block: &Block) -> bool {
     u64::from(block.gpu) == PAGES_PER_BLOCK
 }
@@ -211,35 +211,35 @@ fn back(id: BlockId, block: &Block, costs: &Costs) -> PlanStep {
     }
 }
 
-/// What the guest can lend for a while, if it says how much it has free.
+/// What the guest can lend for the pass, if it reports its free memory.
 pub(super) fn spare(map: &BlockMap) -> Option<Bytes> {
     Some(map.guest_free()?.saturating_sub(reserve(map.totals().ram)))
 }
 
-/// Where the memory is that a guest says it has free.
+/// Where the guest's reported free memory lies on the host.
 struct Free {
     /// All of it.
     all: Bytes,
-    /// In no memory of the host's.
+    /// Absent on the host.
     absent: Bytes,
-    /// Held by the host for nothing.
+    /// Resident on the host (wasted).
     held: Bytes,
     /// Not free and not in the balloon.
     in_use: Bytes,
 }
 
 impl Free {
-    /// `None` if the guest does not say, or says nonsense.
+    /// `None` if the guest reports nothing, or an impossible amount.
     fn of(map: &BlockMap, totals: &Totals) -> Option<Self> {
         let all = map.guest_free()?;
         let in_use = totals.ram.0.checked_sub(totals.ballooned.0)?.checked_sub(all.0)?;
-        // Neither here nor in the balloon: never touched, or free.
+        // Absent and not in the balloon: never accessed, or free.
         let given_back = totals.ballooned.saturating_sub(totals.wasted);
         let absent = totals.ram.saturating_sub(totals.resident).saturating_sub(given_back);
         Some(Self { all, absent, held: all.saturating_sub(absent), in_use: Bytes(in_use) })
     }
 
-    /// Bytes to be moved to make a block free: there is as much in its way as there is in any.
+    /// Bytes to move to free a block, assuming that used pages are spread evenly.
     fn moved_for_a_block(&self) -> u64 {
         let parts = u128::from(self.in_use.0);
         let moved = u128::from(BLOCK_SIZE) * parts / (parts + u128::from(self.all.0)).max(1);
@@ -247,7 +247,7 @@ impl Free {
     }
 }
 
-/// What the guest has free but the host holds, and single pages of the balloon, in whole blocks.
+/// The guest's free memory that is resident, and single pages of the balloon, in whole blocks.
 fn gather(map: &BlockMap, goals: &Goals, limits: PassLimits, costs: &Costs) -> Option<PlanStep> {
     if !goals.gather || goals.scope.is_some() {
         return None;
@@ -278,8 +278,8 @@ fn gather(map: &BlockMap, goals: &Goals, limits: PassLimits, costs: &Costs) -> O
     })
 }
 
-/// Blocks to be evacuated into the gaps of others, the highest first: what does not
-/// move lies low. Only with so much free memory elsewhere that the guest will not miss it.
+/// Blocks to evacuate into the gaps of others, the highest first, since immovable pages lie low.
+/// Only with enough free memory elsewhere that the guest does not notice.
 fn squeeze(map: &BlockMap, goals: &Goals, costs: &Costs) -> Vec<PlanStep> {
     let wanted = || {
         let totals = map.totals();
@@ -293,7 +293,7 @@ fn squeeze(map: &BlockMap, goals: &Goals, costs: &Costs) -> Vec<PlanStep> {
         .iter()
         .filter(|(_, b)| u64::from(b.present) == PAGES_PER_BLOCK && !b.has_holes())
         .filter(|(_, b)| !b.flags.intersects(BlockFlags::LEFT_OUT | BlockFlags::CMA))
-        // The others are to be emptied anyway.
+        // The other blocks are evacuated anyway.
         .filter(|(_, b)| goals.evacuate_up_to.is_none_or(|limit| b.used() > limit))
         .collect();
     let count = usize::try_from(wanted).unwrap_or(usize::MAX);
@@ -310,8 +310,8 @@ fn evacuate(id: BlockId, block: &Block, costs: &Costs) -> PlanStep {
     let absent = PAGES_PER_BLOCK - u64::from(block.present);
     PlanStep {
         action: PlanAction::Evacuate(id),
-        // What moves is wanted elsewhere; it costs nothing there only where pages are present.
-        // Half is what a plan may count on.
+        // Moved pages need room elsewhere, which costs nothing only where pages are present. A plan
+        // may count on half.
         frees: Pages(used.0.div_ceil(2)).bytes(),
         makes_huge: Pages(absent.min(used.0)).bytes(),
         copies: used.bytes(),

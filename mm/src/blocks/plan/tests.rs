@@ -23,7 +23,7 @@ fn map(blocks: Vec<Block>) -> BlockMap {
     BlockMap::of(BlockId(0), blocks, masks)
 }
 
-/// What all stages together plan for one map.
+/// The plans of all stages for one map.
 fn actions(map: &BlockMap, goals: &Goals) -> Vec<PlanAction> {
     let plan = |stage| plan(map, goals, stage, PassLimits::UNLIMITED, &Costs::default());
     let steps = goals.stages().filter(|stage| *stage != Stage::Evacuate { sync: true });
@@ -202,7 +202,7 @@ proptest! {
         prop_assert_eq!(seen.len(), made.steps.len());
     }
 
-    /// Nothing is planned where nothing is to be gained.
+    /// Nothing is planned where nothing can be gained.
     #[test]
     fn plans_nothing_for_a_guest_with_nothing_to_gain(huge in prop::collection::vec(any::<bool>(), 0..60)) {
         let tidy = |&huge: &bool| {
@@ -210,7 +210,7 @@ proptest! {
         };
         let map = map(huge.iter().map(tidy).collect());
         prop_assert_eq!(actions(&map, &Goals::all(true)), []);
-        // Nor if it says what it has free, as long as that is what its kernel keeps.
+        // Nor if it reports free memory that its kernel needs.
         let kept = reserve(map.totals().ram);
         prop_assert_eq!(actions(&map.with_guest_free(kept), &Goals::all(true)), []);
     }

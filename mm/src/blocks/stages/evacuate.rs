@@ -10,7 +10,7 @@ use crate::units::BlockId;
 /// Has blocks evacuated.
 #[derive(Debug)]
 pub(in crate::blocks) struct EvacuateStage {
-    /// Whether the guest waits for what is busy.
+    /// Whether the guest waits for busy pages.
     sync: bool,
     /// Requests in a row that the guest did not answer.
     unanswered: u32,
@@ -37,7 +37,7 @@ impl CarryOut for EvacuateStage {
         if blocks.is_empty() {
             return Ok(1);
         }
-        // Each request to a guest that does not answer would cost its patience.
+        // Each request to a guest that does not reply would cost a full timeout.
         let answer = if self.unanswered >= progress.policy.unanswered {
             None
         } else {

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the host does by itself: it discards what it holds for nothing, and makes blocks huge.
+//! The host's own stage: discards wasted pages and makes blocks huge.
 //!
-//! The guest runs all the while; a vCPU waits only for a page that is being moved under it. So each
-//! step is looked at once more before it is taken, and left out when the guest has made it
-//! worthless.
+//! The guest keeps running; a vCPU waits only for a page that is being moved. So each step is
+//! checked again before it is taken, and skipped if the guest has made it useless.
 
 use super::{CarryOut, PassProgress};
 use crate::backing::{Discarded, MemoryRefusal};
@@ -15,7 +14,7 @@ use crate::units::{BlockId, Bytes, GuestRange, Pages};
 /// Discards, collapses and backs blocks.
 #[derive(Debug, Default)]
 pub(in crate::blocks) struct HostStage {
-    /// Huge pages in a row that the host did not have.
+    /// Consecutive failed huge-page allocations.
     refusals: u32,
 }
 
@@ -59,7 +58,7 @@ impl HostStage {
             return Ok(StepResult::Moot);
         }
         let ram = progress.ram;
-        // Refused where it would take one mapping more than a process may have.
+        // Fails where it would exceed the process's limit on mappings.
         let result = ram.allow_huge(range, true).and_then(|()| how(ram, range));
         if progress.guest.keep_holes(id)? {
             return Ok(StepResult::Moot);
@@ -89,8 +88,8 @@ fn discard(id: BlockId, progress: &PassProgress<'_>) -> Result<StepResult, Guest
     })
 }
 
-/// Makes a block huge that may be absent: only its first page is touched, as a host that is short
-/// of memory, or of what a cgroup may have, refuses huge pages but kills a process when small ones run out.
+/// Makes a block huge that may be absent. Only its first page is touched: a host or cgroup that is
+/// short of memory refuses huge pages, but kills a process when small pages run out.
 fn back(ram: &GuestRam, block: GuestRange) -> Result<(), GuestRamError> {
     let first = GuestRange::new(block.start(), Pages(1)).expect("a page of the block");
     ram.populate(first)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The stages of a pass, each with a plan of its own: what the guest has a part in comes first, since
-//! it changes the map for what follows.
+//! The stages of a pass, each with its plan. Stages that involve the guest come first, as they
+//! change the map for the others.
 //!
 //! ```text
 //! gather: the guest lends its free memory ─▶ evacuate: sparse blocks ─▶ once more, with patience for
@@ -28,15 +28,15 @@ pub(super) use progress::{PassProgress, Spending, Watch};
 
 /// How a stage carries out one round's plan.
 pub(super) trait CarryOut {
-    /// Takes the first of `steps` (not empty), and as many that follow as go with it; returns how
-    /// many were taken.
+    /// Carries out the first of `steps` (not empty) together with following ones that fit in the
+    /// same call; returns how many.
     fn take(
         &mut self,
         steps: &[PlanStep],
         progress: &mut PassProgress<'_>,
     ) -> Result<usize, GuestRamError>;
 
-    /// Takes all of `steps`, until the pass is cancelled or out of time.
+    /// Carries out all of `steps`, until the pass is cancelled or out of time.
     fn carry_out(
         &mut self,
         steps: &[PlanStep],

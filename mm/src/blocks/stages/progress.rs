@@ -14,10 +14,10 @@ use crate::blocks::report::{EndReason, Tallies};
 use crate::guest_ram::GuestRam;
 use crate::units::{BlockId, Bytes};
 
-/// Who may end a pass, and who is called with its progress.
+/// How a pass is cancelled, and how it reports progress.
 pub(in crate::blocks) struct Watch<'a> {
     pub(in crate::blocks) cancel: &'a AtomicBool,
-    /// Told of the steps done and planned.
+    /// Called with the steps done and planned.
     pub(in crate::blocks) progress: &'a mut dyn FnMut(usize, usize),
 }
 
@@ -65,7 +65,7 @@ pub(in crate::blocks) struct PassProgress<'a> {
     pub(in crate::blocks) guest: &'a dyn GuestSide,
     pub(in crate::blocks) policy: PassPolicy,
     pub(in crate::blocks) watch: Watch<'a>,
-    /// The map that the present plan was made from.
+    /// The map of the current plan.
     pub(in crate::blocks) map: BlockMap,
     pub(in crate::blocks) spending: Spending,
     pub(in crate::blocks) loan: Loan,
@@ -75,8 +75,8 @@ pub(in crate::blocks) struct PassProgress<'a> {
 }
 
 impl PassProgress<'_> {
-    /// Tells how far the pass is, with `steps` of the present plan left; returns why it has to end,
-    /// if it has to.
+    /// Reports progress, with `steps` of the current plan left; returns why the pass must end, if
+    /// it must.
     pub(super) fn look_up(&mut self, steps: usize) -> Option<EndReason> {
         let planned = self.spending.planned;
         (self.watch.progress)(planned - steps, planned);

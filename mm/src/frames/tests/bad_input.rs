@@ -113,7 +113,7 @@ fn a_closure_that_panics_leaves_the_frame_usable() {
     }));
     assert!(caught.is_err());
     driver.check(key);
-    // Freed while its contents are in use: it goes when the last user is done.
+    // Freed while its contents are in use: it is released when the last user is done.
     owner.with_frame(frame, |_| owner.free(frame).unwrap()).unwrap();
     driver.table.lock().unwrap().remove(&key);
     assert_eq!(pool.validate().unwrap().used, 0);

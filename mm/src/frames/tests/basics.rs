@@ -210,7 +210,7 @@ fn the_background_thread_makes_blocks_at_its_pace() {
     }
     let budget = Pace { frames: 64, pause: Duration::from_millis(1), order: Order::BLOCK };
     let background = Background::start(&pool, budget).unwrap();
-    // An allocation that cannot be met at once rings the bell.
+    // An allocation that cannot be served immediately wakes the background thread.
     let _ = pool.alloc(Order::BLOCK, Gfp::MOVABLE.without_compaction());
     assert_eq!(pool.events().background_runs, 0, "not asked by one that may not compact");
     let small = pool.alloc(Order::new(1).unwrap(), Gfp::MOVABLE).unwrap();
@@ -232,7 +232,7 @@ fn works_on_memfd_and_hugetlb() {
     let mut regions = vec![Region::memfd(4 * BLOCK_BYTES).unwrap()];
     match Region::hugetlb(4 * BLOCK_BYTES) {
         Ok(region) => regions.push(region),
-        // The host has no huge pages to spare: that must be the reason given.
+        // The host has no free huge pages: the error must say so.
         Err(error) => assert!(matches!(error, RegionError::Os { .. }), "{error}"),
     }
     for region in regions {

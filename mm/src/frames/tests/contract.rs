@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The migration contract: what the pool does when owners refuse, fail, free, panic or lie.
+//! The migration contract: what the pool does when owners refuse, fail, free, panic or report false
+//! results.
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};

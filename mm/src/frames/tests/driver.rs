@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! An owner of movable frames for tests: a table of frames, each filled with a value of its own,
-//! and switches that make the callbacks refuse, fail, panic or lie.
+//! and switches that make the callbacks refuse, fail, panic or report false results.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

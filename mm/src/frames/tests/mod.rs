@@ -4,7 +4,8 @@
 //! - `driver.rs` an owner of movable frames, which the others share
 //! - `basics.rs` allocation, migrate types, watermarks, caches, compaction
 //! - `contig.rs` contiguous runs and CMA areas · `shrink.rs` shrinkers
-//! - `contract.rs` owners that refuse, fail, free, panic or lie · `bad_input.rs` invalid requests
+//! - `contract.rs` owners that refuse, fail, free, panic or report false results · `bad_input.rs`
+//!   invalid requests
 //! - `model.rs` random histories against a model · `stress.rs` threads
 
 // A test may panic.

@@ -105,7 +105,7 @@ fn threads_do_everything_at_once() {
             }
         });
         let begin = Instant::now();
-        // What the workers count they only tell at the end.
+        // The workers report their counts only at the end.
         let busy = || {
             let events = pool.events();
             passes.load(SeqCst) > 3 && events.contig_success > 3 && events.moved > 1000

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What goes wrong: a full pool, a codec that fails, damaged data, memory that cannot be parked.
+//! Failures: a full pool, a failing codec, damaged data, memory that cannot be parked.
 
 use super::*;
 use crate::store::{CodecError, CodecWorker, Page};
@@ -7,7 +7,7 @@ use crate::store::{CodecError, CodecWorker, Page};
 #[test]
 fn a_full_pool_stops_parking_and_loses_nothing() {
     let f = Fixture::new(16, 1);
-    // Words in no order compress, but not much.
+    // Words in random order compress only a little.
     let mut x = 1u64;
     for word in 0..16 * MIB / 8 {
         x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

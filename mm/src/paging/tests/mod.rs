@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The pager on real memory, with threads in place of a guest.
 //!
-//! `parking` parking and coming back · `discards` pages that are given up or must stay · `failures` what
-//! goes wrong · `sources` memory from a file · `cold` trials and what stays away · `stress` all at once.
+//! `parking` parking and coming back · `discards` pages that are given up or must stay · `failures`
+//! failures · `sources` memory from a file · `cold` trials and what stays away · `stress` all at
+//! once.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

@@ -24,7 +24,7 @@ const EVENTS: usize = 64;
 /// Why there is no userfaultfd.
 #[derive(Debug, thiserror::Error)]
 pub enum UserfaultError {
-    /// Faults of the kernel itself (KVM's, io_uring's) must be handled too, and that is a privilege.
+    /// Faults of the kernel itself (KVM, io_uring) must be handled too, which requires privileges.
     #[error(
         "userfaultfd is not permitted: run as root, make /dev/userfaultfd accessible, or set \
          vm.unprivileged_userfaultfd=1"
@@ -38,7 +38,7 @@ pub enum UserfaultError {
     NoMove,
 }
 
-/// A transfer that stopped on the way.
+/// A transfer that stopped before its end.
 #[derive(Debug, thiserror::Error)]
 #[error("{what} of {range} stopped after {done} bytes: {source}")]
 pub struct Stopped {
@@ -76,8 +76,8 @@ pub struct PageFault {
 
 /// A userfaultfd of this process, non-blocking.
 ///
-/// When it is closed, the kernel forgets all registrations, and absent pages read as zero: keep it
-/// for as long as anything is absent whose contents are elsewhere.
+/// When it is closed, the kernel drops all registrations and absent pages read as zero: keep it
+/// open while any page's contents are elsewhere.
 #[derive(Debug)]
 pub struct Userfault {
     fd: OwnedFd,
@@ -85,7 +85,8 @@ pub struct Userfault {
 }
 
 impl Userfault {
-    /// Opens one that handles faults of the kernel too, by the system call or by /dev/userfaultfd.
+    /// Opens one that also handles faults of the kernel, through the system call or
+    /// /dev/userfaultfd.
     ///
     /// Call it after the last exec: it belongs to the memory of the process that opens it.
     ///
@@ -111,23 +112,23 @@ impl Userfault {
     /// Has faults on absent pages of `range` reported. The pages that are there are not affected.
     ///
     /// # Errors
-    /// What the kernel says; `ENOMEM` if the process has too many mappings.
+    /// The kernel's error; `ENOMEM` if the process has too many mappings.
     pub fn register(&self, range: HostRange) -> io::Result<()> {
         let mut arg = UffdRegister { range: range.into(), mode: REGISTER_MODE_MISSING, ioctls: 0 };
         // SAFETY: `Register` is the structure that the call expects; registering changes no page.
         unsafe { self.call(UFFDIO_REGISTER, &mut arg) }
     }
 
-    /// Has the kernel fill absent pages of `range` with zeroes again, and wakes who waits for one.
+    /// Unregisters `range`: the kernel fills absent pages with zeroes again. Wakes waiting threads.
     ///
     /// # Errors
-    /// What the kernel says; `ENOMEM` if the process has too many mappings.
+    /// The kernel's error; `ENOMEM` if the process has too many mappings.
     pub fn unregister(&self, range: HostRange) -> io::Result<()> {
         // SAFETY: `Range` is the structure that the call expects.
         unsafe { self.call(UFFDIO_UNREGISTER, &mut Range::from(range)) }
     }
 
-    /// Lets the threads that wait for a page of `range` look again.
+    /// Wakes the threads that wait for a page of `range`, so that they retry.
     ///
     /// # Errors
     /// What the kernel says.
@@ -137,11 +138,11 @@ impl Userfault {
     }
 
     /// Moves the pages at `src` to `dst`, which has none and is registered, without copying, and
-    /// wakes who waits there. A huge page stays huge. Pages that are absent at `src` are passed
-    /// over if `holes` is set.
+    /// wakes waiting threads. A huge page stays huge. Pages that are absent at `src` are skipped if
+    /// `holes` is set.
     ///
     /// # Errors
-    /// [`Stopped`], with what was moved before: `EAGAIN` to go on, `EBUSY` for a page that is
+    /// [`Stopped`], with the bytes moved so far: `EAGAIN` to continue, `EBUSY` for a page that is
     /// pinned or shared, `EEXIST` for one that is at `dst`, `ENOENT` for a hole.
     ///
     /// # Safety
@@ -160,7 +161,7 @@ impl Userfault {
     }
 
     /// Fills the absent pages at `dst`, which is registered, with copies of those at `src`, and
-    /// wakes who waits there.
+    /// wakes waiting threads.
     ///
     /// # Errors
     /// [`Stopped`]; `EEXIST` if a page is there.
@@ -173,7 +174,8 @@ impl Userfault {
         unsafe { self.transfer("copy", UFFDIO_COPY, dst, src, 0) }
     }
 
-    /// Fills the absent pages of `range`, which is registered, with zeroes, and wakes who waits.
+    /// Fills the absent pages of `range`, which is registered, with zeroes, and wakes waiting
+    /// threads.
     ///
     /// # Errors
     /// [`Stopped`]; `EEXIST` if a page is there.
@@ -181,7 +183,7 @@ impl Userfault {
         self.fill("zeroing", UFFDIO_ZEROPAGE, range)
     }
 
-    /// Has each further access to the absent pages of `range`, which is registered, fail: SIGBUS
+    /// Makes every further access to the absent pages of `range`, which is registered, fail: SIGBUS
     /// for a thread, `EHWPOISON` or `EFAULT` for KVM. For contents that are lost.
     ///
     /// # Errors
@@ -194,7 +196,7 @@ impl Userfault {
         self.fill("poisoning", UFFDIO_POISON, range)
     }
 
-    /// Calls `found` for each fault that waits; returns at once if none does.
+    /// Calls `found` for each pending fault; returns immediately if there is none.
     ///
     /// # Errors
     /// What read(2) says.
@@ -250,7 +252,7 @@ impl Userfault {
     }
 
     /// # Safety
-    /// `arg` is the structure that `request` expects, and what it asks for is sound.
+    /// `arg` is the structure that `request` expects, and the requested operation is sound.
     unsafe fn call<T>(&self, request: libc::Ioctl, arg: &mut T) -> io::Result<()> {
         // SAFETY: as promised by the caller; `arg` lives until the call returns.
         let failed = unsafe { libc::ioctl(self.fd.as_raw_fd(), request, std::ptr::from_mut(arg)) };
@@ -316,7 +318,7 @@ mod tests {
         assert_eq!(unsafe { word.read_volatile() }, 42);
     }
 
-    /// A thread may give up its privileges alone.
+    /// A single thread may drop its privileges.
     #[test]
     fn without_the_privilege_the_error_says_what_to_do() {
         let refused = std::thread::spawn(|| {

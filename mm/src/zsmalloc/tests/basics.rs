@@ -208,7 +208,7 @@ fn every_frame_can_be_moved_away() {
         })
         .take(if cfg!(miri) { 100 } else { 900 })
         .collect();
-    // Any block can be had whole, one after the other.
+    // Every block can be allocated whole, one after the other.
     for block in 0..8 {
         let run = frames.alloc_contig(512, 512).unwrap();
         assert_eq!(run.range().count(), 512, "{block}");
@@ -235,7 +235,7 @@ fn frames_of_another_pool_change_nothing() {
     for frame in others.split_off(512) {
         impostor.free(frame).unwrap();
     }
-    // The lower block is full of them, so the upper one is what can be had.
+    // The lower block is full of them, so only the upper one can be allocated.
     let run = theirs.alloc_contig(512, 512).unwrap();
     assert_eq!(run.range().start.index(), 512);
     assert!(theirs.events().isolated >= 512 && theirs.events().moved == 0);

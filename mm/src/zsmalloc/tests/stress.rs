@@ -88,7 +88,8 @@ fn threads_do_everything_at_once() {
             }
         });
         s.spawn(|| {
-            // A thread that takes all free frames, so that the others' allocations shrink and fail.
+            // A thread that takes all free frames, so that allocations of other threads call
+            // shrinkers and fail.
             while !stop.load(SeqCst) {
                 let take = || frames.alloc(Order::ZERO, Gfp::UNMOVABLE).ok();
                 let held: Vec<_> = std::iter::from_fn(take).collect();
