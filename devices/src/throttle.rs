@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Things that a guest can cause, limited in rate: log lines above all, which must not fill the host's
+//! Rate limit for events that a guest can cause, mainly log lines, which must not fill the host's
 //! log.
 //!
 //! ```

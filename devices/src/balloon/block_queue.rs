@@ -14,13 +14,13 @@ use crate::virtio::{Deadline, GuestMemoryMmap, Segments};
 /// Bytes of one block number on the wire.
 const BLOCK_BYTES: usize = 8;
 
-/// A request that the device accepts: what it wants, and of which blocks (ascending).
+/// A request that the device accepts: its operation, and its blocks (ascending).
 struct Request {
     op: BlocksOp,
     blocks: Vec<(BlockId, GuestRange)>,
 }
 
-/// Handles a request; returns what is left to do for it, and the bytes of the buffer written.
+/// Handles a request; returns the remaining work, and the bytes written to the buffer.
 /// `inflated` is called with the blocks that went in.
 pub(super) fn handle(
     core: &mut Core,

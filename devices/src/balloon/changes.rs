@@ -21,7 +21,7 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// How many changes there have been. Take it before looking at the balloon.
+    /// Number of changes so far. Read it before looking at the balloon.
     pub fn count(&self) -> u64 {
         *self.count.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What all queues of a balloon work on.
+//! State shared by all queues of a balloon.
 
 use mm::units::Pages;
 
@@ -12,7 +12,7 @@ use super::target::Target;
 pub(super) struct Core {
     /// The pages in it, and the memory behind them.
     pub(super) pool: Pool,
-    /// What the driver is to reach.
+    /// The size that the driver should reach.
     pub(super) target: Target,
     /// Which buffers were halves of migrations.
     pub(super) migrations: Migrations,
@@ -27,10 +27,11 @@ impl Core {
         Self { pool, target, migrations: Migrations::default(), journal: Journal::default() }
     }
 
-    /// To be called after pages went in, with how many there were before: once the guest has given
-    /// all that it was asked for, nothing waits for more.
+    /// Called after pages went in, with the previous number of pages: once the guest has reached
+    /// the goal, pending pages do not wait any longer.
     ///
-    /// A migration ends no wait: its page is one too many until the other half comes.
+    /// A migration does not end the wait: it exceeds the goal by one page until its second half
+    /// arrives.
     pub(super) fn check_goal(&mut self, before: Pages) {
         let goal = self.target.goal();
         if before < goal && self.pool.ledger.ballooned() >= goal {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the balloon has done since the machine started. All counters only grow.
+//! Counters of the balloon since the machine started. All are monotonic.
 
 use mm::backing::Discarded;
 
-/// Who named free pages that stay out of the balloon.
+/// Which queue named free pages that stay out of the balloon.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Origin {
     /// Free page reporting.
@@ -24,9 +24,9 @@ pub struct Counters {
     pub deflate_count: u64,
     /// Pages that went into the balloon, blocks included.
     pub inflated_pages: u64,
-    /// Pages that came out of it, blocks included.
+    /// Pages taken out of it, blocks included.
     pub deflated_pages: u64,
-    /// Pages that came out before the host had been given them back.
+    /// Pages taken out before they were discarded on the host.
     pub spared_pages: u64,
     /// Entries refused: outside RAM, named twice, in the balloon already or not in it.
     pub refused_pages: u64,
@@ -38,23 +38,23 @@ pub struct Counters {
     pub block_refusals: u64,
     /// Blocks that went in as one.
     pub inflated_blocks: u64,
-    /// Blocks that came out as one.
+    /// Whole blocks taken out.
     pub deflated_blocks: u64,
-    /// Balloon pages that the guest moved elsewhere: one page in, then one page out.
+    /// Balloon pages that the guest migrated: one page in, then one page out.
     pub migrated_pages: u64,
-    /// Balloon blocks that the guest moved elsewhere.
+    /// Balloon blocks that the guest migrated.
     pub migrated_blocks: u64,
-    /// What inflation gave back to the host.
+    /// Memory returned to the host by inflation.
     pub inflation: GivenBack,
-    /// What compaction of the host's side gave back once more.
+    /// Memory returned again by host-side compaction.
     pub compaction: GivenBack,
-    /// What free page reporting gave back.
+    /// Memory returned to the host by free page reporting.
     pub free_page_report: GivenBack,
-    /// What free page hinting gave back.
+    /// Memory returned to the host by free page hinting.
     pub free_page_hint: GivenBack,
     /// Hints that were too late or for another command.
     pub stale_hints: u64,
-    /// Reports and hints left alone, as the guest checks what is in its free pages.
+    /// Reports and hints ignored, because the guest checks the contents of its free pages.
     pub poisoned_buffers: u64,
     /// Statistics buffers read.
     pub stats_updates_count: u64,
@@ -70,10 +70,10 @@ pub struct Counters {
     pub evacuation_invalid_replies: u64,
     /// Blocks evacuated on request.
     pub evacuated_blocks: u64,
-    /// Blocks with holes where huge pages stay allowed, as the budget of mappings is used up: the
-    /// host may fill their holes again.
+    /// Blocks with holes where huge pages stay allowed because the budget of mappings is used up:
+    /// the host may fill their holes again.
     pub unguarded_blocks: u64,
-    /// Times that a deflate request had to wait, as the host had no memory to give back.
+    /// Number of deflate requests that had to wait because the host had no memory for them.
     pub deflate_waits: u64,
 }
 
@@ -90,7 +90,7 @@ pub struct GivenBack {
     pub held: u64,
     /// Huge pages split for single pages of them.
     pub splits: u64,
-    /// Whole blocks given back as one.
+    /// Whole blocks returned at once.
     pub whole_blocks: u64,
     /// Discards that the host refused.
     pub fails: u64,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The evacuation queue, which runs backwards: the device keeps a buffer of the driver's until it has
-//! a request, and the reply comes with the next one.
+//! The evacuation queue, with inverted roles: the device keeps a buffer until it has a request, and
+//! the reply arrives with the next buffer.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,7 +24,7 @@ pub(super) struct Evacuation {
 }
 
 impl Evacuation {
-    /// What the host asks for.
+    /// The host's request.
     pub(super) fn requests(&mut self) -> &mut Requests {
         &mut self.requests
     }
@@ -44,7 +44,7 @@ impl Evacuation {
         }
     }
 
-    /// Reads replies, keeps the last buffer for the next request and sends that. Returns too whether
+    /// Reads replies, keeps the last buffer for the next request and sends it. Also returns whether
     /// the driver evacuated blocks that no caller waits for any more.
     pub(super) fn process(
         &mut self,

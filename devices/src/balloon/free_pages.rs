@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The queues of free pages that stay out of the balloon: reports, as they become free, and hints,
+//! The queues for free pages that stay out of the balloon: reports when they become free, and hints
 //! on the host's command.
 
 use mm::range_set::RangeSet;
@@ -12,7 +12,7 @@ use super::pool::Pool;
 use super::work::Work;
 use crate::virtio::{Deadline, GuestMemoryMmap, Segments};
 
-/// Takes a report: free pages, which the driver holds until it has the buffer back.
+/// Handles a report: free pages, which the driver holds until the buffer is returned.
 pub(super) fn report(
     core: &mut Core,
     buffer: &Segments,
@@ -28,8 +28,8 @@ pub(super) fn report(
     Work::free(ranges, Origin::Report)
 }
 
-/// Takes a command id, or hinted pages; returns what is left to do for them, and whether the driver
-/// must be told of a new command.
+/// Handles a command ID or hinted pages; returns the remaining work, and whether the driver must be
+/// notified of a new command.
 pub(super) fn hint(
     hinting: &mut Hinting,
     core: &mut Core,

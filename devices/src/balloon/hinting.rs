@@ -6,8 +6,8 @@
 //! guest:            "n", hint, hint, hint, ..., "STOP"    pages go back to its free lists
 //! ```
 //!
-//! A hint counts only between the guest's echo of the *current* id and its STOP. Ids are never
-//! used twice in a row, so that a hint of an earlier run cannot pass for one of this.
+//! A hint counts only between the guest's echo of the *current* ID and its STOP. An ID is never
+//! used twice in a row, so a hint of an earlier run is never mistaken for one of this run.
 
 use super::protocol::{CMD_ID_DONE, CMD_ID_STOP};
 
@@ -19,7 +19,7 @@ const FIRST_ID: u32 = CMD_ID_DONE + 1;
 pub(super) struct Hinting {
     /// What configuration space says.
     host_cmd: u32,
-    /// What the guest said last.
+    /// The guest's last command.
     guest_cmd: Option<u32>,
     /// Id of the last run.
     last_id: u32,
@@ -27,7 +27,7 @@ pub(super) struct Hinting {
     acknowledge_on_stop: bool,
 }
 
-/// What the API tells of hinting.
+/// Status of hinting for the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct HintingStatus {
     /// The command that the host gave last.
@@ -48,19 +48,19 @@ impl Default for Hinting {
 }
 
 impl Hinting {
-    /// A run begins. The driver must be told.
+    /// Starts a run. The caller must notify the driver.
     pub(super) fn start(&mut self, acknowledge_on_stop: bool) {
         self.last_id = self.last_id.checked_add(1).unwrap_or(FIRST_ID);
         self.host_cmd = self.last_id;
         self.acknowledge_on_stop = acknowledge_on_stop;
     }
 
-    /// The run ends, and the guest may have its pages back. The driver must be told.
+    /// Ends the run: the guest may reuse its pages. The caller must notify the driver.
     pub(super) fn stop(&mut self) {
         self.host_cmd = CMD_ID_DONE;
     }
 
-    /// The guest sent a command; returns whether the driver must be told of a change.
+    /// Handles a command from the guest; returns whether the driver must be notified of a change.
     pub(super) fn guest_command(&mut self, command: u32) -> bool {
         let ran = self.running();
         self.guest_cmd = Some(command);
@@ -76,7 +76,7 @@ impl Hinting {
         self.host_cmd >= FIRST_ID && self.guest_cmd == Some(self.host_cmd)
     }
 
-    /// The driver is gone; ids go on from where they were.
+    /// The driver was reset; IDs continue from the last one.
     pub(super) fn reset(&mut self) {
         *self = Self { last_id: self.last_id, ..Self::default() };
     }

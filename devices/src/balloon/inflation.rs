@@ -23,7 +23,8 @@ pub(super) struct Inflation {
 }
 
 impl Inflation {
-    /// Pages into the balloon. What need not wait goes back to the host before the buffer does.
+    /// Puts pages into the balloon. Pages that need not wait are discarded before the buffer is
+    /// returned.
     pub(super) fn inflate(
         &mut self,
         core: &mut Core,
@@ -47,7 +48,7 @@ impl Inflation {
         Work::discard(filled)
     }
 
-    /// Pages out of the balloon. The guest may use them when it has the buffer back.
+    /// Takes pages out of the balloon. The guest may use them once the buffer is returned.
     pub(super) fn deflate(
         &mut self,
         core: &mut Core,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What has happened to a balloon: counters for metrics, and a log whose rate is limited, as every
-//! line of it can be caused by the guest.
+//! The balloon's journal: counters for metrics, and a rate-limited log, as the guest can cause
+//! every line of it.
 
 use std::fmt::Display;
 

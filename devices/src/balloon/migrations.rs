@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Balloon pages that the guest moves elsewhere: one page (or block) goes in by itself, and the next
-//! buffer takes one out.
+//! Balloon pages that the guest migrates: one page (or block) goes in alone, and the next buffer
+//! takes one out.
 
-/// What one buffer named, if it was a single one.
+/// The contents of a buffer with a single page or block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Single {
     /// One page.

@@ -3,9 +3,9 @@
 //! evacuation on request (`docs/virtio-extensions.md`).
 //!
 //! The host sets a target; the guest's driver gives pages up until the balloon holds that many, or
-//! takes pages back. The device believes the guest about the contents of its memory, as the guest
-//! can harm only itself: contents of pages that it gives up are gone. It does not believe *numbers*:
-//! it keeps its own [`ledger`](Ledger) and checks every page against guest RAM.
+//! takes pages back. The device trusts the guest about the contents of its memory, as the guest can
+//! harm only itself: contents of pages that it gives up are lost. It does not trust *numbers*: it
+//! keeps its own [`ledger`](Ledger) and checks every page against guest RAM.
 //!
 //! May use: `virtio`, `mm`; it reaches the host's memory only through [`MemoryReclaim`].
 //!
@@ -16,14 +16,14 @@
 //!
 //! - `protocol.rs`: the wire format; `roles.rs`: which queue is which
 //! - `device/`: the device as its driver and as the host see it, one dispatch over its queues
-//! - `core.rs`: what all queues work on; `journal.rs`, `counters.rs`: what has happened
-//! - `target.rs`: what the driver is to reach
+//! - `core.rs`: state shared by all queues; `journal.rs`, `counters.rs`: the log and the counters
+//! - `target.rs`: the size that the driver should reach
 //! - `inflation.rs`: the queues of pages in and out; `pages.rs`: page numbers made into runs
 //! - `block_queue.rs`: the queue of blocks; `migrations.rs`: which of both are halves of a migration
 //! - `free_pages.rs`: the queues of reports and of hints; `hinting.rs`: which hints count
 //! - `polling.rs`: the statistics queue; `stats.rs`: the figures
 //! - `evacuation.rs`: the evacuation queue; `requests/`: requests and replies
-//! - `serving.rs`, `work.rs`: what a buffer takes, cut by deadlines
+//! - `serving.rs`, `work.rs`: the work for a buffer, interrupted by deadlines
 //! - `pool/`: when pages are given back, and how; `runs.rs`: lists of them; `ledger/`: which are in the balloon;
 //!   `page_sizes.rs`: where huge pages are forbidden; `reclaim.rs`: the memory behind it
 //! - `timer.rs`: delayed work; `changes.rs`: how other threads are notified
@@ -72,20 +72,20 @@ pub use requests::{BlockResult, EvacuationDone, EvacuationReport, Migrated};
 pub use stats::Statistics;
 pub use timer::TimerRunner;
 
-/// What a balloon is made with.
+/// Configuration of a balloon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BalloonConfig {
-    /// Pages that the guest is to give up from the start.
+    /// Initial target, in pages.
     pub target: Pages,
-    /// Whether the guest takes pages back rather than kill a process.
+    /// Whether the guest deflates the balloon instead of killing a process for lack of memory.
     pub deflate_on_oom: bool,
-    /// How often statistics are asked for; zero for no statistics at all.
+    /// Polling interval for statistics; zero disables them.
     pub stats_interval: Duration,
     /// Whether free pages can be asked for at a moment of the host's choosing.
     pub free_page_hinting: bool,
     /// Whether the guest reports pages as they become free.
     pub free_page_reporting: bool,
-    /// Whether whole blocks may be given up as such.
+    /// Whether the guest may give up whole blocks.
     pub blocks: bool,
     /// Whether the guest can be asked to evacuate blocks; needs `blocks`.
     pub evacuation: bool,
@@ -119,7 +119,7 @@ pub enum BalloonError {
     /// The balloon was made without the feature.
     #[error("the balloon is configured without {0}")]
     NotConfigured(&'static str),
-    /// The guest's driver has not accepted the feature, or there is none.
+    /// The guest's driver has not accepted the feature, or there is no driver.
     #[error("the guest's balloon driver does not support {0}, or is not running")]
     NotAccepted(&'static str),
     /// Statistics cannot be turned on or off once the balloon is made.

@@ -2,9 +2,9 @@
 //! Where huge pages are forbidden: in blocks with ballooned pages and others, or the next touch (or
 //! khugepaged) would fill the holes again.
 //!
-//! Each run of such blocks costs the process two mappings more, of which it has 65,530 by default. So
-//! they are charged to a budget; where it is used up, a block stays as it is and is counted as
-//! *unguarded*. Its holes may be filled then, until a compaction pass finds them.
+//! Each run of such blocks costs the process two more mappings, of which it has 65,530 by default.
+//! So they are charged to a budget. If it is used up, a block stays unchanged and is counted as
+//! *unguarded*: its holes may be filled until a compaction pass finds them.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use mm::units::{BlockId, GuestRange};
 use super::journal::Journal;
 use super::reclaim::MemoryReclaim;
 
-/// Mappings that a run of blocks costs: one ends in front of it, one begins behind it.
+/// Mappings that a run of blocks costs: one boundary before it and one after it.
 const MAPPINGS_PER_RUN: u64 = 2;
 
 /// The blocks where huge pages are forbidden.
@@ -26,7 +26,8 @@ pub(super) struct PageSizes {
 }
 
 impl PageSizes {
-    /// Huge pages are allowed everywhere; what forbidding them costs is charged to `mappings`.
+    /// Huge pages are initially allowed everywhere; the mappings for forbidding them are charged to
+    /// `mappings`.
     pub(super) fn new(mappings: &Arc<Budget>) -> Self {
         let charge = mappings.try_charge(0).expect("nothing is always granted");
         Self { forbidden: RangeSet::new(), charge }
@@ -68,8 +69,8 @@ impl PageSizes {
         }
     }
 
-    /// Allows huge pages in `run`, whole blocks of RAM, if that is within the budget: what is left of
-    /// a longer run on both sides of it costs more than before.
+    /// Allows huge pages in `run`, whole blocks of RAM, if that is within the budget: splitting a
+    /// longer run costs more mappings than before.
     pub(super) fn allow(
         &mut self,
         run: GuestRange,
@@ -91,7 +92,7 @@ impl PageSizes {
         }
     }
 
-    /// Charges what the runs cost now.
+    /// Charges the current cost of the runs.
     fn pay(&mut self) -> Result<(), mm::budget::BudgetError> {
         self.charge.resize(self.forbidden.len() as u64 * MAPPINGS_PER_RUN)
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The statistics queue, which runs backwards: the device keeps a buffer of the driver's until it
-//! wants figures, and they come with the next one.
+//! The statistics queue, with inverted roles: the device keeps a buffer until it polls, and the
+//! statistics arrive with the next buffer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ pub(super) struct Polling {
     interval: Duration,
     /// When next.
     next: Option<Instant>,
-    /// The buffer that is given back to poll.
+    /// The buffer to return for the next poll.
     buffer: Option<u16>,
 }
 
@@ -56,7 +56,7 @@ impl Polling {
         self.next.is_some_and(|at| at <= now)
     }
 
-    /// Gives the buffer back, which makes the driver send the next; whether there was one.
+    /// Returns the buffer, which makes the driver send the next one; false if there is no buffer.
     pub(super) fn poll(&mut self, queue: &mut DeviceQueue, journal: &mut Journal) -> bool {
         let Some(head) = self.buffer.take() else { return false };
         match queue.push(head, 0).and_then(|()| queue.signal()) {
@@ -94,7 +94,7 @@ impl Polling {
                     journal.counters.stats_update_fails += 1;
                 }
             }
-            // One is enough to poll with; a driver that sends more gets the older one back.
+            // One buffer is enough for polling; a driver that sends more gets the older one back.
             if let Some(older) = self.buffer.replace(head) {
                 queue.push(older, 0)?;
             }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The balloon on the wire: feature bits, configuration space, and what its queues carry
+//! The balloon's wire format: feature bits, configuration space, and queue contents
 //! (virtio 1.3, 5.5; Linux include/uapi/linux/virtio_balloon.h; `docs/virtio-extensions.md` and
 //! `guest-kernel/uapi/ballast_balloon.h` for blocks and evacuation).
 //!
-//! Decoding only; no decision is taken here. All fields are little-endian.
+//! Decoding only. All fields are little-endian.
 
 use mm::units::{PAGES_PER_BLOCK, Pfn};
 use zerocopy::little_endian::{U16, U32, U64};
@@ -14,11 +14,11 @@ pub const DEVICE_TYPE: u32 = 5;
 
 /// Feature bits.
 pub mod feature {
-    /// The driver tells before it uses a page of the balloon again.
+    /// The driver notifies the device before it uses a page of the balloon again.
     pub const MUST_TELL_HOST: u64 = 1 << 0;
     /// A queue for memory statistics.
     pub const STATS_VQ: u64 = 1 << 1;
-    /// The guest takes pages back rather than kill a process.
+    /// The guest deflates the balloon instead of killing a process for lack of memory.
     pub const DEFLATE_ON_OOM: u64 = 1 << 2;
     /// A queue for hints of free pages, on the device's command.
     pub const FREE_PAGE_HINT: u64 = 1 << 3;
@@ -55,7 +55,7 @@ pub struct Config {
     pub actual: U32,
     /// Command id of free page hinting.
     pub free_page_hint_cmd_id: U32,
-    /// What the driver fills free pages with.
+    /// The pattern that the driver fills free pages with.
     pub poison_val: U32,
     /// Pages in a block; with BLOCKS.
     pub block_pages: U32,
@@ -82,7 +82,7 @@ pub struct Stat {
     pub value: U64,
 }
 
-/// What a statistics entry counts (Linux 6.12, and our tags for CMA; values in bytes or events as
+/// Meaning of a statistics entry (Linux 6.12, and our tags for CMA; values in bytes or events as
 /// the variant says).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatTag {
@@ -106,9 +106,9 @@ pub enum StatTag {
     HugetlbAllocations,
     /// Failures of the same.
     HugetlbFailures,
-    /// Processes killed for lack of memory.
+    /// Processes killed by the OOM killer.
     OomKill,
-    /// Allocations that had to wait for reclaim.
+    /// Allocations that stalled on reclaim.
     AllocStall,
     /// Bytes scanned by kswapd.
     AsyncScan,
@@ -159,18 +159,18 @@ impl From<u16> for StatTag {
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct BlocksHeader {
-    /// What to do; see [`BlocksOp`].
+    /// The operation; see [`BlocksOp`].
     pub op: U32,
     /// Number of `le64 start_pfn` entries that follow.
     pub count: U32,
 }
 
-/// What a request on the block queue wants.
+/// Operation of a request on the block queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlocksOp {
     /// The blocks go into the balloon.
     Inflate,
-    /// They come out of it.
+    /// Takes blocks out of it.
     Deflate,
     /// Something else.
     Unsupported(u32),
@@ -186,7 +186,7 @@ impl From<u32> for BlocksOp {
     }
 }
 
-/// What the device answers to a request on the block queue. All but `Ok`: nothing was done.
+/// Status of a request on the block queue. With any value except `Ok`, nothing was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum BlocksStatus {
@@ -196,7 +196,7 @@ pub enum BlocksStatus {
     BadRequest = 1,
     /// A block is misaligned, not wholly RAM, or named twice.
     BadBlock = 2,
-    /// Inflate: a page is in the balloon already; deflate: one is not in it.
+    /// Inflate: a page is already in the balloon; deflate: a page is not in it.
     BadState = 3,
 }
 
@@ -217,14 +217,14 @@ pub struct EvacuationRequest {
     pub id: U64,
     /// First page of the first block.
     pub start_pfn: U64,
-    /// Blocks in a row, 1 to [`BLOCK_MAX`].
+    /// Number of consecutive blocks, 1 to [`BLOCK_MAX`].
     pub nr_blocks: U32,
     /// [`EvacuationRequest::SYNC`] or nothing.
     pub flags: U32,
 }
 
 impl EvacuationRequest {
-    /// Wait for what is busy now.
+    /// Wait for busy pages.
     pub const SYNC: u32 = 1 << 0;
 }
 
@@ -248,12 +248,12 @@ pub struct EvacuationAnswer {
     pub migrated_gpu: U64,
 }
 
-/// What became of one block of a request.
+/// Result for one block of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockOutcome {
     /// Given up: it is in the balloon.
     Evacuated,
-    /// Something in it cannot be moved, now or ever.
+    /// A page in it cannot be moved, temporarily or permanently.
     Busy,
     /// Not memory that the driver has.
     NotRam,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the balloon needs of the memory behind it.
+//! What the balloon needs from the memory behind it.
 
 use std::sync::Arc;
 
@@ -9,50 +9,49 @@ use mm::units::{Bytes, GuestRange, PAGES_PER_BLOCK, Pages};
 /// Result of giving memory back: bytes asked for, and bytes verified free.
 pub use mm::backing::Discarded;
 
-/// Guest RAM as the balloon sees it: where it is, and how to give it back.
+/// Guest RAM as seen by the balloon: its location, and how to discard it.
 ///
-/// The balloon decides *when* a page is given back; what that takes on this host (splitting a huge
-/// page, punching a hole in a file) is the implementor's business.
+/// The balloon decides *when* a page is discarded; the implementor decides how (splitting a huge
+/// page, punching a hole in a file).
 pub trait MemoryReclaim: Send {
     /// All RAM, in ascending order. Constant.
     fn ram(&self) -> Vec<GuestRange>;
 
-    /// Gives `ranges` (ascending, disjoint, all RAM) back to the host. They read as zero from then
-    /// on.
+    /// Discards `ranges` (ascending, disjoint, all RAM) on the host. They read as zero afterwards.
     ///
     /// # Errors
     ///
-    /// What the kernel refuses; some of the ranges may have been given back.
+    /// The kernel's error; some of the ranges may have been discarded.
     fn discard(&mut self, ranges: &[GuestRange]) -> Result<Discarded, GuestRamError>;
 
-    /// Says whether the host may use huge pages in `range`, whole blocks of RAM.
+    /// Allows or forbids huge pages in `range`, whole blocks of RAM.
     ///
-    /// In a block with some pages in the balloon a huge page would take them all back.
+    /// In a block with ballooned pages, a huge page would fill the holes again.
     ///
     /// # Errors
     ///
-    /// What the kernel refuses, such as one mapping more than a process may have.
+    /// The kernel's error, for example too many mappings.
     fn allow_huge(&mut self, range: GuestRange, allow: bool) -> Result<(), GuestRamError>;
 
-    /// The smallest aligned piece that goes back to the host by itself, a whole number of blocks
-    /// where it is more than a block. Constant.
+    /// The smallest aligned unit that can be discarded, a whole number of blocks if larger than a
+    /// block. Constant.
     fn unit(&self) -> Pages {
         Pages(PAGES_PER_BLOCK)
     }
 
-    /// Whether the host finds memory for any discarded page that the guest touches. Where it may
-    /// not, pages go back only if the guest asks before it uses them, and [`restore`](Self::restore)
-    /// answers. Constant.
+    /// Whether the host always finds memory when the guest accesses a discarded page. If not, pages
+    /// are discarded only if the guest asks before it uses them again, and
+    /// [`restore`](Self::restore) serves that request. Constant.
     fn refills(&self) -> bool {
         true
     }
 
-    /// Makes sure that the guest can use `range`, all RAM, from now on; contents of pages that are
-    /// not discarded stay. Returns how much was allocated for that.
+    /// Makes `range`, all RAM, usable by the guest from now on; contents of pages that are not
+    /// discarded are kept. Returns the bytes allocated.
     ///
     /// # Errors
     ///
-    /// [`GuestRamError::is_out_of_memory`] if the host has no memory of this kind at the moment.
+    /// [`GuestRamError::is_out_of_memory`] if the host has no memory of this kind now.
     fn restore(&mut self, _range: GuestRange) -> Result<Bytes, GuestRamError> {
         Ok(Bytes(0))
     }

@@ -10,7 +10,7 @@ pub(super) fn whole_blocks(runs: &[GuestRange]) -> u64 {
     runs.iter().map(|run| run.whole_blocks().count() as u64).sum()
 }
 
-/// Adds `run` at the end of `runs`, merged with the last if it goes on from there.
+/// Appends `run` to `runs`, merged with the last one if adjacent.
 pub(super) fn append(runs: &mut Vec<GuestRange>, run: GuestRange) {
     if let Some(last) = runs.last_mut()
         && last.end() == run.start()
@@ -22,7 +22,7 @@ pub(super) fn append(runs: &mut Vec<GuestRange>, run: GuestRange) {
     }
 }
 
-/// Takes ranges off the front of `queue` that have `most` pages in all.
+/// Takes ranges with `most` pages in total off the front of `queue`.
 pub(super) fn take_pages(queue: &mut VecDeque<GuestRange>, most: Pages) -> Vec<GuestRange> {
     let mut left = most.0;
     let mut taken = Vec::new();

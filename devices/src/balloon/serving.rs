@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Queues whose buffers take work: one buffer after the other, and each only as far as the deadline
-//! allows. The rest is done in the next rounds, before the next buffer.
+//! Queues whose buffers need work: one buffer after the other, each as far as the deadline allows.
+//! The rest is done in later rounds, before the next buffer.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::virtio::{
     Chain, ChainError, Deadline, DeviceQueue, GuestMemoryMmap, Progress, QueueError, Segments,
 };
 
-/// A buffer that the driver does not have back yet.
+/// A buffer that is not yet returned to the driver.
 #[derive(Debug)]
 struct Buffer {
     head: u16,
@@ -21,7 +21,7 @@ struct Buffer {
     waits: bool,
 }
 
-/// One queue's buffer under way.
+/// The current buffer of one queue.
 #[derive(Debug, Default)]
 pub(super) struct Serving {
     buffer: Option<Buffer>,
@@ -29,8 +29,8 @@ pub(super) struct Serving {
 
 impl Serving {
     /// Handles the buffers of `queue` until it is empty, `deadline` passes or one has to wait for
-    /// the host. `begin` looks at a buffer; it returns what is to be done for it before the driver
-    /// has it back, and the bytes written.
+    /// the host. `begin` inspects a buffer; it returns the work to do before the buffer is
+    /// returned, and the bytes written.
     pub(super) fn process(
         &mut self,
         queue: &mut DeviceQueue,
@@ -78,17 +78,17 @@ impl Serving {
         Ok(Progress::Done)
     }
 
-    /// The work that is left for the buffer under way.
+    /// The remaining work for the current buffer.
     pub(super) fn work(&self) -> Option<&Work> {
         self.buffer.as_ref().map(|buffer| &buffer.work)
     }
 
-    /// Whether the buffer under way waits for the host to have memory.
+    /// Whether the current buffer waits for host memory.
     pub(super) fn waits(&self) -> bool {
         self.buffer.as_ref().is_some_and(|buffer| buffer.waits)
     }
 
-    /// The driver is gone, and its buffer with it.
+    /// The driver was reset: drops its buffer.
     pub(super) fn reset(&mut self) {
         self.buffer = None;
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Memory statistics as the guest tells them. Nothing here can be verified by the host.
+//! Memory statistics reported by the guest. The host cannot verify them.
 
 use std::time::Instant;
 
@@ -33,9 +33,9 @@ pub struct Statistics {
     pub hugetlb_allocations: Option<u64>,
     /// Failures of the same.
     pub hugetlb_failures: Option<u64>,
-    /// Processes killed for lack of memory.
+    /// Processes killed by the OOM killer.
     pub oom_kill: Option<u64>,
-    /// Allocations that had to wait for reclaim.
+    /// Allocations that stalled on reclaim.
     pub alloc_stall: Option<u64>,
     /// Bytes scanned by kswapd.
     pub async_scan: Option<u64>,
@@ -56,9 +56,9 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    /// Takes the entries of one buffer; returns how many had a tag that is not known.
+    /// Reads the entries of one buffer; returns the number of unknown tags.
     ///
-    /// An entry cut off at the end is ignored.
+    /// A truncated last entry is ignored.
     pub fn update(&mut self, buffer: &[u8]) -> u64 {
         let mut unknown = 0;
         for raw in buffer.chunks_exact(size_of::<Stat>()).take(MAX_ENTRIES) {

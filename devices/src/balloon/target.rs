@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How many pages the driver is to have in the balloon: what the host wants, and what it has
-//! borrowed on top of that.
+//! The driver's goal: the host's target plus the surplus that the host has borrowed.
 
 use mm::units::Pages;
 
@@ -22,7 +21,7 @@ impl Target {
         Self { pages: 0, surplus: 0, limit: u32::try_from(ram.0).unwrap_or(u32::MAX), ram }
     }
 
-    /// Has the driver reach `target` pages; what was borrowed is given up.
+    /// Sets the target to `target` pages and the surplus to zero.
     ///
     /// # Errors
     ///
@@ -34,13 +33,13 @@ impl Target {
         Ok(())
     }
 
-    /// Borrows `surplus` pages in all, as far as RAM goes.
+    /// Sets the surplus to `surplus` pages, limited by RAM.
     pub(super) fn set_surplus(&mut self, surplus: Pages) {
         let most = self.limit - self.pages;
         self.surplus = u32::try_from(surplus.0).unwrap_or(u32::MAX).min(most);
     }
 
-    /// Borrows `more` pages more, as far as RAM goes.
+    /// Raises the surplus by `more` pages, limited by RAM.
     pub(super) fn raise_surplus(&mut self, more: Pages) {
         self.set_surplus(Pages(u64::from(self.surplus).saturating_add(more.0)));
     }
@@ -55,12 +54,12 @@ impl Target {
         Pages(self.surplus.into())
     }
 
-    /// What the driver is to reach, as in configuration space.
+    /// The driver's goal, as in configuration space.
     pub(super) fn goal_on_wire(&self) -> u32 {
         self.pages + self.surplus
     }
 
-    /// What the driver is to reach.
+    /// The size that the driver should reach.
     pub(super) fn goal(&self) -> Pages {
         Pages(self.goal_on_wire().into())
     }

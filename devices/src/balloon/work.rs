@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What is left to do for one buffer before the driver may have it back, in steps that a deadline
-//! can cut anywhere.
+//! Remaining work for one buffer before it is returned to the driver, in steps that a deadline can
+//! interrupt anywhere.
 
 use std::collections::VecDeque;
 
@@ -12,14 +12,14 @@ use super::pool::{self, Pool};
 use super::runs::take_pages;
 use crate::virtio::Deadline;
 
-/// How far one buffer has come.
+/// Progress of one buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     /// All was done.
     Done,
     /// The deadline passed first.
     More,
-    /// The host cannot give the guest its memory back at the moment: to be tried again later.
+    /// The host has no memory for the guest now: retry later.
     Wait,
 }
 
@@ -28,17 +28,17 @@ pub(super) enum Step {
 pub(super) struct Work {
     /// Blocks whose pending pages go back to the host.
     discard: VecDeque<BlockId>,
-    /// Free pages that go back to the host, and who named them.
+    /// Free pages to discard, and the queue that named them.
     free: VecDeque<GuestRange>,
     origin: Origin,
-    /// Pages that the guest takes back, where the host must allocate them first.
+    /// Pages that the guest takes back and that the host must allocate first.
     restore: VecDeque<GuestRange>,
     /// Blocks where huge pages may have to be allowed or forbidden.
     resize: VecDeque<BlockId>,
 }
 
 impl Work {
-    /// Discards what is pending in `blocks`.
+    /// Discards pending pages in `blocks`.
     pub(super) fn discard(blocks: impl IntoIterator<Item = BlockId>) -> Self {
         Self { discard: blocks.into_iter().collect(), ..Self::default() }
     }
@@ -48,7 +48,7 @@ impl Work {
         Self { free: ranges.into_iter().collect(), origin, ..Self::default() }
     }
 
-    /// Gives `ranges` to the guest, and has the page size of `blocks` checked.
+    /// Returns `ranges` to the guest and rechecks the page size of `blocks`.
     pub(super) fn release(
         ranges: impl IntoIterator<Item = GuestRange>,
         blocks: impl IntoIterator<Item = BlockId>,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The side of a block device that other threads see: they never wait for its I/O.
+//! A block device's interface for other threads, which never wait for its I/O.
 
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use super::image::Place;
 use super::{Image, ImageError};
 use crate::virtio::BucketUpdate;
 
-/// What has happened, in the words of Firecracker's `block` metrics.
+/// Counters with the names of Firecracker's `block` metrics.
 #[derive(Debug, Default, serde::Serialize)]
 pub struct Counters {
     /// Activations that failed.
@@ -24,7 +24,7 @@ pub struct Counters {
     pub event_fails: AtomicU64,
     /// Requests that the host failed.
     pub execute_fails: AtomicU64,
-    /// Requests that the driver got wrong.
+    /// Malformed requests.
     pub invalid_reqs_count: AtomicU64,
     /// Flushes done.
     pub flush_count: AtomicU64,
@@ -57,18 +57,18 @@ impl Counters {
     }
 }
 
-/// Why a disk keeps the image that it has.
+/// Why a disk's image was not replaced.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplaceError {
     /// The file cannot be a disk.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// A qcow2 image stays for as long as its disk.
+    /// A qcow2 image cannot be replaced.
     #[error("cannot replace a disk image that is not raw while the guest runs")]
     NotRaw,
 }
 
-/// What waits for the device's thread.
+/// Changes waiting for the device's thread.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     pub(super) image: Option<Image>,
@@ -76,7 +76,7 @@ pub(super) struct Pending {
     pub(super) ops: BucketUpdate,
 }
 
-/// What device and handles share.
+/// State shared by the device and its handles.
 #[derive(Debug)]
 pub(super) struct Shared {
     pending: Mutex<Pending>,
@@ -116,7 +116,7 @@ impl Shared {
         }
     }
 
-    /// What is to be changed, if anything.
+    /// The requested changes, if any.
     pub(super) fn take_pending(&self) -> Pending {
         std::mem::take(&mut *lock(&self.pending))
     }
@@ -127,14 +127,14 @@ impl Shared {
     }
 }
 
-/// A block device, as its owner keeps it.
+/// The owner's handle of a block device.
 #[derive(Debug, Clone)]
 pub struct BlockHandle {
     pub(super) shared: Arc<Shared>,
 }
 
 impl BlockHandle {
-    /// What has happened so far.
+    /// Its counters.
     pub fn counters(&self) -> &Counters {
         &self.shared.counters
     }
@@ -144,14 +144,14 @@ impl BlockHandle {
         self.shared.sectors()
     }
 
-    /// Puts `file`, opened as the disk's access asks for, in place of the disk's image. Requests
-    /// under way end with the old one; the driver is notified of the new size.
+    /// Replaces the disk's image with `file`, which must be open with the disk's access mode.
+    /// Requests in flight complete on the old image; the driver is notified of the new size.
     ///
-    /// The same file again has the device look at its size anew.
+    /// With the same file, the device reads its size again.
     ///
     /// # Errors
     ///
-    /// The file cannot be a disk, or the disk is not raw; the disk keeps what it has.
+    /// The file cannot be a disk, or the disk is not raw; the disk is then unchanged.
     pub fn replace(&self, file: File) -> Result<(), ReplaceError> {
         let replaced = self.try_replace(file);
         let counters = &self.shared.counters;
@@ -168,7 +168,7 @@ impl BlockHandle {
         let Some(old) = current.file.clone() else { return Err(ReplaceError::NotRaw) };
         let read_only = current.read_only;
         let same = Place::of(&file).map_err(ImageError::Host)? == current.place;
-        // Our own lock would refuse a second descriptor of the same file.
+        // This process's lock would reject a second descriptor of the same file.
         let image = match same {
             true => Image::locked_raw(old, read_only)?,
             false => Image::raw(file, read_only)?,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What is behind a disk: a file or block device of raw sectors, or a qcow2 image.
+//! A disk's image: a file or block device of raw sectors, or a qcow2 image.
 //!
-//! An image is locked for as long as it is open (open file description locks, fcntl(2)): any
-//! number of readers, or one writer. Monitors and tools that take no such lock are not kept out.
+//! An image is locked while it is open (open file description locks, fcntl(2)): any number of
+//! readers, or one writer. Programs that take no such lock are not excluded.
 
 use std::fs::File;
 use std::io;
@@ -28,7 +28,7 @@ pub enum ImageError {
         if *.read_only { "writes to it" } else { "uses it" }
     )]
     Locked {
-        /// Whether this disk only wanted to read.
+        /// Whether this disk is read-only.
         read_only: bool,
     },
     /// A folder, a socket, a terminal.
@@ -88,7 +88,7 @@ impl Image {
     ///
     /// # Errors
     ///
-    /// [`ImageError::Locked`] and [`ImageError::NotADisk`], or what the host says.
+    /// [`ImageError::Locked`] and [`ImageError::NotADisk`], or the host's error.
     pub fn raw(file: File, read_only: bool) -> Result<Self, ImageError> {
         size(&file)?;
         lock(&file, read_only)?;
@@ -143,7 +143,7 @@ impl Image {
         self.read_only
     }
 
-    /// What GET_ID answers: a name of the host's file, padded with zeroes.
+    /// The reply to GET_ID: derived from the host's file, padded with zeroes.
     pub(super) fn id(&self) -> [u8; ID_LEN] {
         self.id
     }

@@ -2,8 +2,7 @@
 //! The block device (virtio 1.3, 5.2): a file, a host block device or a qcow2 image as a disk.
 //!
 //! A request is read from its descriptors, checked against the disk, and moved piece by piece
-//! between the image and the guest's own pages by an `engine`; nothing is copied on the way but
-//! with qcow2.
+//! between the image and the guest's own pages by an `engine`; without a copy except for qcow2.
 //!
 //! ```text
 //! queue ─▶ request ─▶ transfer ─▶ engine (io_uring | system calls | qcow2) ─▶ image
@@ -11,15 +10,15 @@
 //!   └─── status byte ────┘ └── piece ◀──┘
 //! ```
 //!
-//! Nothing that a guest asks for is unbounded: a request is as many descriptors as its queue is
-//! deep, a piece a few MiB, a round of processing ends at its deadline.
+//! Everything a guest can request is bounded: a request has at most as many descriptors as its
+//! queue has entries, a piece has a few MiB, and a round ends at its deadline.
 //!
-//! The driver may take a write for durable once a later flush has returned, if it has negotiated
-//! FLUSH; the device then calls fdatasync(2) for the flush. A driver that knows no FLUSH gets the
-//! same after each write. With [`CacheType::Unsafe`] neither happens.
+//! With FLUSH negotiated, a write is durable once a later flush has completed: the device calls
+//! fdatasync(2) for the flush. Without FLUSH, it does so after each write. With
+//! [`CacheType::Unsafe`] neither happens.
 //!
-//! Memory: buffers are guest pages, which stay mapped for as long as a request holds them. A reset
-//! waits for all requests under way, as their buffers are the driver's again afterwards.
+//! Memory: buffers are guest pages, which stay mapped while a request holds them. A reset waits for
+//! all requests in flight, as their buffers belong to the driver again afterwards.
 //!
 //! May use: `virtio`, io_uring, imago.
 //!
@@ -27,9 +26,9 @@
 //! reset it; other threads use a [`BlockHandle`], which takes no lock that is held across I/O.
 //!
 //! - `protocol.rs`: the wire
-//! - `image.rs`: what is behind the disk, and the lock on it
+//! - `image.rs`: the image and its lock
 //! - `request.rs`: a request taken from its descriptors and checked
-//! - `transfer.rs`: requests under way
+//! - `transfer.rs`: requests in flight
 //! - `engine/`: ways to move data between an image and memory
 //! - `device/`: the device
 //! - `handle.rs`: images and limits changed, counters read, from other threads
@@ -50,7 +49,7 @@ pub use image::{Image, ImageError};
 
 use crate::virtio::RateLimiter;
 
-/// What becomes of data that the guest has written.
+/// Whether the guest's flushes reach the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CacheType {
     /// Flushes are not offered: data is safe when the host has written it, whenever that is.
@@ -70,12 +69,12 @@ pub enum IoEngine {
     Async,
 }
 
-/// What a block device is made with.
+/// Configuration of a block device.
 #[derive(Debug)]
 pub struct BlockConfig {
     /// Its contents.
     pub image: Image,
-    /// What becomes of written data.
+    /// Whether flushes reach the disk.
     pub cache: CacheType,
     /// How data is moved.
     pub engine: IoEngine,

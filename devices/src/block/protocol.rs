@@ -27,7 +27,7 @@ pub mod feature {
     pub const WRITE_ZEROES: u64 = 1 << 14;
 }
 
-/// Configuration space (5.2.4), as far as this device has it.
+/// The fields of configuration space (5.2.4) that this device has.
 #[derive(Debug, Clone, Copy, Default, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Config {
@@ -65,7 +65,7 @@ pub struct Config {
     pub unused1: [u8; 3],
 }
 
-/// What every request begins with (5.2.6).
+/// Header of every request (5.2.6).
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Header {
@@ -82,7 +82,7 @@ impl Header {
     pub const LEN: usize = size_of::<Self>();
 }
 
-/// What discard and write-zeroes carry (5.2.6).
+/// Range of discard and write-zeroes (5.2.6).
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct RangeEntry {
@@ -108,11 +108,11 @@ pub enum Kind {
     In,
     /// From the guest to the disk.
     Out,
-    /// What was written before is made durable.
+    /// Makes earlier writes durable.
     Flush,
     /// The disk's name.
     GetId,
-    /// The contents of a range are not needed any more.
+    /// The contents of a range are no longer needed.
     Discard,
     /// A range becomes zero.
     WriteZeroes,

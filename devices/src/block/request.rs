@@ -19,7 +19,7 @@ pub(super) struct Limits {
     pub(super) read_only: bool,
 }
 
-/// What is to be done, with positions in bytes that lie on the disk.
+/// The operation, with offsets in bytes within the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operation {
     Read { offset: u64 },
@@ -42,7 +42,7 @@ pub(super) struct Request {
 ///
 /// # Errors
 ///
-/// The status that the driver gets.
+/// The status for the driver.
 pub(super) fn parse(
     mem: &GuestMemoryMmap,
     buffer: &Segments,

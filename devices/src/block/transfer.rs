@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Requests under way, each moved in pieces small enough to be waited for.
+//! Requests in flight, each moved in pieces that complete quickly.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub(super) struct Transfer {
     /// All its descriptors.
     pub(super) buffer: Segments,
     pub(super) request: Request,
-    /// Whether its data is to be made durable before it is done.
+    /// Whether its data must be durable before it completes.
     pub(super) durable: bool,
     done: u64,
     flushed: bool,
@@ -51,7 +51,7 @@ impl Transfer {
 
     /// Makes the next piece ready, of at most `limit` bytes, on a disk of `size` bytes.
     ///
-    /// Not to be called while a piece is under way.
+    /// Must not be called while a piece is in flight.
     pub(super) fn prepare(&mut self, mem: &Arc<GuestMemoryMmap>, limit: usize, size: u64) -> Next {
         let left = self.request.len - self.done;
         let (action, start) = match self.request.operation {

@@ -22,7 +22,7 @@ pub enum FrameError {
 /// A picture in B8G8R8X8, rows without padding, charged to a budget.
 ///
 /// Its rows are filled from the top, a strip at a time; until the last one it is not
-/// [complete](Frame::complete). Memory is taken as rows are filled.
+/// [complete](Frame::complete). Memory is allocated as rows are filled.
 #[derive(Debug)]
 pub struct Frame {
     size: Size,
@@ -78,7 +78,7 @@ impl Frame {
     pub fn fill(&mut self, pixels: &dyn Pixels, deadline: &mut Deadline) -> Progress {
         let stride = self.stride();
         while let Some(missing) = self.missing() {
-            // A strip at a time: rows are zeroed before they are copied to, so not all at once.
+            // One strip at a time, as rows are zeroed before they are copied to.
             let (strip, _) = missing.split_rows(rows_of(missing));
             let from = self.data.len();
             // Within what was reserved: no allocation.
@@ -109,8 +109,8 @@ impl Frame {
         damage.split_rows(rows).1
     }
 
-    /// Copies the pixels of `area`, with `cursor` over them, to `out`, without padding. What the
-    /// frame does not have is black.
+    /// Copies the pixels of `area`, with `cursor` over them, to `out`, without padding. Missing
+    /// pixels are black.
     pub fn read(&self, area: Area, cursor: &Cursor, out: &mut Vec<u8>) {
         let row = 4 * usize::from(area.size.width);
         out.clear();
@@ -274,7 +274,7 @@ mod tests {
         assert_eq!(under, [200, 100, 0, 0]);
         blend(&mut under, &[64, 64, 64, 128]);
         assert_eq!(under, [64 + 100, 64 + 50, 64, 0]);
-        // A guest that does not multiply by alpha gets a bright cursor, not an overflow.
+        // A cursor that is not premultiplied appears too bright, without overflow.
         blend(&mut under, &[255, 255, 255, 0]);
         assert_eq!(&under[..3], &[255, 255, 255]);
     }

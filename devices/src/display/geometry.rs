@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Sizes and rectangles in pixels.
 //!
-//! What a guest sends is a [`Rect`] of any numbers, or two numbers that may be a [`Size`]. It
-//! becomes an [`Area`] or a [`Size`] by one check where it enters; both have extents of 16 bits, as
-//! RFB and PNG readers expect, so that nothing has to be cut or saturated later.
+//! What a guest sends is a [`Rect`] of any numbers, or two numbers that may be a [`Size`]. One
+//! check on entry turns it into an [`Area`] or a [`Size`]; both have 16-bit extents, as RFB and PNG
+//! readers expect, so later code never truncates or saturates.
 
 use std::num::NonZeroU16;
 
@@ -80,7 +80,7 @@ impl Size {
         Some(Self { width: Extent::new(width)?, height: Extent::new(height)? })
     }
 
-    /// Bytes of a row at four bytes a pixel, without padding.
+    /// Bytes per row at four bytes per pixel, without padding.
     pub const fn row_bytes(self) -> u64 {
         4 * self.width.get() as u64
     }

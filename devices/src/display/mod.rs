@@ -3,7 +3,7 @@
 //!
 //! A display device talks to a [`Display`] and does not know which kind it is. Pixels are read in
 //! place, from guest memory as a rule, through [`Pixels`]: only by a display that someone watches,
-//! only the damaged area, only during the call, and in strips between which others take their turn.
+//! only the damaged area, only during the call, and in strips between which other work runs.
 //!
 //! May use: `mm`, [`crate::virtio::Deadline`] and the standard library; no other part of
 //! virtio, no KVM, no HTTP.
@@ -84,7 +84,7 @@ pub trait Pixels {
     /// at the start of `out`, each next one `stride` bytes on. Returns how many rows it has copied
     /// when `deadline` passed: at least one.
     ///
-    /// What the guest has taken away meanwhile reads as black.
+    /// Memory that the guest has removed since then reads as black.
     fn copy(&self, area: Area, out: &mut [u8], stride: usize, deadline: &mut Deadline) -> u32;
 }
 
@@ -99,8 +99,7 @@ pub trait Display: Send {
     /// Whether a viewer would see a picture. Where not, nothing is copied.
     fn watched(&self, scanout: ScanoutId) -> bool;
 
-    /// Takes what the display still lacks of the scanout's whole picture; nothing where it has all
-    /// of it.
+    /// Copies missing parts of the scanout's picture; does nothing if it is complete.
     fn fill(
         &mut self,
         scanout: ScanoutId,
@@ -108,8 +107,8 @@ pub trait Display: Send {
         deadline: &mut Deadline,
     ) -> Progress;
 
-    /// The pixels of `damage` changed: takes them, after what is [lacking](Display::fill). Returns
-    /// the part of the damage that is left for the next call.
+    /// The pixels of `damage` changed: copies them, after [missing](Display::fill) ones. Returns
+    /// the damage left for the next call.
     fn flush(
         &mut self,
         scanout: ScanoutId,

@@ -33,7 +33,7 @@ impl Write for PngFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let len = self.bytes.len() + bytes.len();
         if len > self.bytes.capacity() {
-            // Grown here and not by the vector, so that no byte is taken that is not charged.
+            // Grown here and not by the vector, so that every allocated byte is charged.
             let capacity = len.max(self.bytes.capacity() * 2).next_multiple_of(4096);
             self.charge.resize(capacity as u64).map_err(io::Error::other)?;
             let more = capacity - self.bytes.len();
@@ -50,7 +50,7 @@ impl Write for PngFile {
 
 /// The frame, which is complete, as an RGB PNG of eight bits a channel; charged to `budget`.
 ///
-/// It takes milliseconds per megapixel: not for a thread that others wait for.
+/// It takes milliseconds per megapixel: do not call it on a thread that others wait for.
 ///
 /// # Errors
 ///
@@ -71,7 +71,7 @@ fn write_png(frame: &Frame, file: &mut PngFile) -> Result<(), png::EncodingError
     encoder.set_depth(png::BitDepth::Eight);
     encoder.set_compression(png::Compression::Fast);
     let mut writer = encoder.write_header()?;
-    // A row at a time: the picture is not copied as a whole.
+    // One row at a time, without copying the whole picture.
     let mut stream = writer.stream_writer()?;
     let mut rgb = Vec::with_capacity(3 * usize::from(width));
     for row in frame.data().chunks_exact(frame.stride()) {

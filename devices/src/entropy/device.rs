@@ -20,10 +20,10 @@ const NAME: &str = "entropy";
 /// virtio 1.3, 5.4.1.
 const DEVICE_TYPE: u32 = 4;
 const QUEUE_SIZE: u16 = 256;
-/// Most bytes that one buffer is given, however large it is: the driver asks again for more
+/// Maximum number of bytes per buffer: the driver asks again for more
 /// (virtio 1.3, 5.4.6.1 lets a device fill a buffer in part).
 const MAX_BYTES: usize = 64 << 10;
-/// What a random byte costs, in bytes copied.
+/// Cost of a random byte, in bytes copied.
 const COST: u64 = 8;
 
 /// The entropy device.
@@ -37,11 +37,11 @@ pub struct Entropy {
 }
 
 impl Entropy {
-    /// A device that gives as much as `limiter` admits.
+    /// A device limited by `limiter`.
     ///
     /// # Errors
     ///
-    /// The host gives no timer.
+    /// The host cannot create a timer.
     pub fn new(limiter: RateLimiter) -> std::io::Result<Self> {
         Ok(Self {
             limiter,
@@ -53,12 +53,12 @@ impl Entropy {
         })
     }
 
-    /// What other threads keep of it.
+    /// State shared with other threads.
     pub fn handle(&self) -> EntropyHandle {
         EntropyHandle { counters: Arc::clone(&self.counters) }
     }
 
-    /// What its thread watches beside the queue.
+    /// Event sources of its thread in addition to the queue.
     ///
     /// # Errors
     ///

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What has happened, in the words of Firecracker's `entropy` metrics.
+/// Counters with the names of Firecracker's `entropy` metrics.
 #[derive(Debug, Default, serde::Serialize)]
 pub struct Counters {
     /// Activations that failed.
@@ -28,14 +28,14 @@ impl Counters {
     }
 }
 
-/// An entropy device, as its owner keeps it.
+/// The owner's handle of an entropy device.
 #[derive(Debug, Clone)]
 pub struct EntropyHandle {
     pub(super) counters: Arc<Counters>,
 }
 
 impl EntropyHandle {
-    /// What has happened so far.
+    /// Its counters.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }

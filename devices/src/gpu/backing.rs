@@ -39,7 +39,7 @@ pub(super) enum BackingError {
     },
 }
 
-/// Where CMA regions of the guest are, to count what backings have of them.
+/// CMA regions of the guest, to count backing pages in them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct CmaRegions(Vec<GuestRange>);
 
@@ -169,8 +169,8 @@ impl Backing {
         Some(at - offset)
     }
 
-    /// Copies a range out, and charges the work to `deadline`, however long it takes; false, and
-    /// `out` unspecified, when it is not inside.
+    /// Copies a range to `out` and charges the work to `deadline`, without stopping at it; false,
+    /// with `out` unspecified, if the range is not inside.
     pub(super) fn read(
         &self,
         mem: &GuestMemoryMmap,
@@ -245,7 +245,7 @@ impl Remains {
     }
 }
 
-/// A backing that is being made, an entry at a time.
+/// A backing under construction, one entry at a time.
 #[derive(Debug, Default)]
 pub(super) struct Builder {
     backing: Backing,
@@ -275,8 +275,8 @@ impl Builder {
         Ok(())
     }
 
-    /// Most runs that the backing can ever have, however its pages move: each page begins at most
-    /// one, and so does each entry that does not begin with a page.
+    /// Upper bound on the runs of the backing after any migrations: at most one per page, and one
+    /// per entry that does not start at a page.
     pub(super) fn worst_runs(&self) -> u64 {
         let pages = self.backing.len.div_ceil(PAGE_SIZE);
         if self.ragged { pages + u64::from(self.entries) } else { pages }

@@ -10,7 +10,7 @@ use crate::virtio::{GuestMemoryMmap, Segments};
 
 /// Writes the answer; an error in its place when there is too little room for it.
 ///
-/// Linux leaves no room at all behind a cursor command.
+/// Linux leaves no room for a response to a cursor command.
 pub(super) fn reply(
     mem: &GuestMemoryMmap,
     buffer: &Segments,

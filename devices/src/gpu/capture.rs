@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A picture of a scanout, taken a strip at a time.
+//! Capture of a scanout's picture, one strip at a time.
 
 use super::engine::Engine;
 use super::scanout::Surface;
 use crate::display::{Frame, FrameError, ScanoutId, Snapshot};
 use crate::virtio::{Deadline, GuestMemoryMmap, Progress};
 
-/// How often a picture is begun anew because the guest shows something else meanwhile.
+/// Attempts at a capture, which starts again if the guest changes the scanout.
 const ATTEMPTS: u32 = 8;
 
 /// Why there is no picture.
@@ -15,7 +15,7 @@ pub enum CaptureError {
     /// The scanout shows nothing.
     #[error("the scanout is disabled or has no resource")]
     Dark,
-    /// The guest changes what the scanout shows all the time.
+    /// The guest keeps changing the scanout.
     #[error("the guest changed what the scanout shows {ATTEMPTS} times during the capture")]
     Unsteady,
     /// There is no memory for it.
@@ -29,8 +29,8 @@ pub struct Capture {
     scanout: ScanoutId,
     of: Option<(Surface, Frame)>,
     attempts: u32,
-    /// What was begun and is of no use. Freeing it takes long, so it waits for the device's lock to
-    /// be released.
+    /// Abandoned captures. Freeing them takes long, so it happens after the device's lock is
+    /// released.
     stale: Option<Frame>,
 }
 
@@ -40,7 +40,7 @@ impl Capture {
         Self { scanout, of: None, attempts: 0, stale: None }
     }
 
-    /// Frees what the rounds so far have left; to be called between two, with the device unlocked.
+    /// Frees abandoned captures; called between two rounds, with the device unlocked.
     pub(super) fn tidy(&mut self) {
         self.stale = None;
     }

@@ -65,7 +65,7 @@ struct Running {
     job: Job,
 }
 
-/// What becomes of a command in one round.
+/// Outcome of a command in one round.
 enum Outcome {
     /// The deadline passed.
     Cut(Running),
@@ -128,8 +128,8 @@ impl Gpu {
         Ok(())
     }
 
-    /// Gives the display what it lacks of a scanout's picture, as it is now, until `deadline`
-    /// passes: for a viewer's first look. See [`refresh`](super::refresh) for the whole of it.
+    /// Copies missing parts of a scanout's picture to the display until `deadline` passes, for a
+    /// new viewer. See [`refresh`](super::refresh) for the whole of it.
     pub fn refresh(&mut self, scanout: ScanoutId, deadline: &mut Deadline) -> Progress {
         match &self.session {
             Some(session) => self.engine.refresh(&session.mem, scanout, deadline),
@@ -137,8 +137,8 @@ impl Gpu {
         }
     }
 
-    /// Goes on with a picture of a scanout until it is done, and there is a snapshot, or `deadline`
-    /// passes. See [`capture`](super::capture) for the whole of it.
+    /// Continues a capture of a scanout until it is complete or `deadline` passes. See
+    /// [`capture`](super::capture) for the whole of it.
     ///
     /// # Errors
     ///
@@ -158,7 +158,7 @@ impl Gpu {
         self.engine.budget()
     }
 
-    /// What the device holds and has counted.
+    /// Statistics of the device.
     pub fn stats(&self) -> GpuStats {
         self.engine.stats()
     }
@@ -174,9 +174,9 @@ impl Gpu {
         self.engine.backing_ranges(at, ranges, deadline)
     }
 
-    /// Has `tell` called when a resource gets a backing of a block (2 MiB) or more, at a rate that
-    /// the guest cannot drive: a device that reads it in one sweep is better served by huge pages.
-    /// Called with the device locked, on a vCPU's thread; `None` ends it.
+    /// Calls `tell` when a resource gets a backing of a block (2 MiB) or more, with a limited rate:
+    /// a device that reads it sequentially benefits from huge pages. Called with the device locked,
+    /// on a vCPU thread; `None` disables it.
     pub fn on_large_backing(&mut self, tell: Option<WantsBlocks>) {
         self.engine.on_large_backing(tell);
     }
@@ -226,7 +226,7 @@ impl Gpu {
         }
     }
 
-    /// Goes on with a command until it is done or `deadline` passes.
+    /// Continues a command until it is done or `deadline` passes.
     fn go_on(
         &mut self,
         (mem, features): (&GuestMemoryMmap, u64),
@@ -258,7 +258,7 @@ impl Gpu {
         Outcome::Answered(head, reply(mem, buffer, header, answer))
     }
 
-    /// Decodes what is in `buffer`.
+    /// Decodes the contents of `buffer`.
     fn decode(
         &self,
         mem: &GuestMemoryMmap,
@@ -349,9 +349,9 @@ impl VirtioDevice for Gpu {
         self.window.filter(|_| id == SHM_ID_HOST_VISIBLE)
     }
 
-    /// A driver that moves pages does so where it must not wait: by the time that its notification
-    /// returns, the host has answered, however busy the host is. Others keep their vCPUs to
-    /// themselves while the event loop copies.
+    /// A driver that migrates pages must not wait for the event loop: with this, the host has
+    /// responded by the time the notification returns. For other drivers the event loop copies and
+    /// the vCPU continues.
     fn runs_at_notify(&self, queue: u16) -> bool {
         let moves = |session: &Session| session.features & feature::MIGRATE != 0;
         queue == CONTROL_QUEUE && self.session.as_ref().is_none_or(moves)
@@ -375,7 +375,7 @@ impl VirtioDevice for Gpu {
     }
 
     fn reset(&mut self) {
-        // With the session goes the command that is under way on each queue.
+        // The session's unfinished command on each queue is dropped with it.
         let queues = self.session.take().into_iter().flat_map(|session| session.queues);
         for running in queues.filter_map(|queue| queue.cut) {
             self.engine.abandon(running.job);
@@ -389,7 +389,7 @@ impl VirtioDevice for Gpu {
     }
 
     fn process(&mut self, queue: u16, deadline: &mut Deadline) -> Result<Progress, DeviceFailure> {
-        // Taken out for the time of the call, so that commands may use the rest of the device.
+        // Taken out during the call, so that commands can use the rest of the device.
         let Some(mut session) = self.session.take() else { return Ok(Progress::Done) };
         let result = self.round(&mut session, queue, deadline);
         self.session = Some(session);

@@ -12,7 +12,7 @@ pub(super) const BLOCK_SIZE: usize = 128;
 /// Largest width and height of a mode: a detailed timing has twelve bits for each.
 pub const MAX_EXTENT: u32 = 4095;
 
-/// Smallest width and height of a mode: what Linux' driver takes for a framebuffer.
+/// Smallest width and height of a mode that Linux's driver accepts for a framebuffer.
 pub const MIN_EXTENT: u32 = 32;
 
 /// Frames per second of every mode, unless its pixel clock would leave the field's 16 bits.
@@ -88,7 +88,7 @@ impl Timing {
     }
 }
 
-/// The vertical sync width tells the aspect ratio (CVT 1.1, table 3-2).
+/// The vertical sync width encodes the aspect ratio (CVT 1.1, table 3-2).
 fn v_sync_of_aspect(width: u32, height: u32) -> u32 {
     match (width, height) {
         (w, h) if w * 3 == h * 4 => 4,

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Fences: a fenced command's number comes back once the command is done (virtio 1.3, 5.7.6.7).
+//! Fences: a fenced command's number is returned once the command is done (virtio 1.3, 5.7.6.7).
 //!
 //! The driver orders fences by timeline: one for each context's ring, and one for commands without
 //! a context. This device executes each command before it answers, however many rounds that takes,
-//! and answers in the order of the control queue; every timeline is a part of that order, so all are
-//! kept by construction. A viewer reads guest memory only while it holds the device's lock, so that
-//! nothing outlives a fence.
+//! and responds in the order of the control queue. Every timeline is a subset of that order, so all
+//! are respected. A viewer reads guest memory only with the device's lock held, so no access
+//! outlives a fence.
 
 use zerocopy::little_endian::U32;
 
 use super::protocol::{Header, header_flag};
 
-/// The header of the answer to `request`, but for its code: it names the same fence and timeline.
+/// The response header for `request` without its code: it has the same fence and timeline.
 ///
 /// A command that fails signals its fence too, as the driver waits for it.
 pub(super) fn answer_header(request: &Header) -> Header {

@@ -2,7 +2,7 @@
 //! The eight pixel formats of the 2D command set (virtio 1.3, 5.7.6.8) and their conversion.
 //!
 //! A format is named by its bytes in memory order. Displays see one format only, B8G8R8X8 (or
-//! B8G8R8A8 for a cursor): it is what Linux draws in, so that the usual conversion is none.
+//! B8G8R8A8 for a cursor): Linux draws in it, so usually no conversion is needed.
 
 /// Bytes of one pixel, the same for every format of the 2D command set.
 pub(super) const BYTES_PER_PIXEL: u32 = 4;

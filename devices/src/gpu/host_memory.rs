@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Host memory that a guest makes this device take, and its way into the guest.
+//! Host memory that a guest can make this device allocate, and its mapping into the guest.
 //!
 //! Images of 2D resources and host blobs come from a [`HostMemory`], through a [`HostPool`] that
 //! charges every byte to the device's budget. Host blobs reach the guest through a [`HostWindow`],
-//! which the monitor provides: it alone knows how to make host memory appear in guest-physical
-//! address space.
+//! which the monitor provides: only it can map host memory into guest-physical address space.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -27,12 +26,12 @@ pub enum OutOfHostMemory {
     Host(u64),
 }
 
-/// Some host memory, readable and writable, zeroed when it was given, freed when dropped.
+/// Host memory, readable and writable, zeroed on allocation, freed when dropped.
 ///
 /// # Safety
 ///
-/// [`HostRegion::bytes`] always gives the same memory, which stays mapped, where it is and
-/// writable, for as long as the region lives: a guest may have it mapped.
+/// [`HostRegion::bytes`] always gives the same memory, which stays mapped at the same address and
+/// writable while the region lives: a guest may have it mapped.
 pub unsafe trait HostRegion: Send + Sync {
     /// All of it.
     fn bytes(&self) -> VolatileSlice<'_>;
@@ -42,9 +41,9 @@ pub unsafe trait HostRegion: Send + Sync {
     fn discard(&self, _range: Range<usize>) {}
 }
 
-/// Where host memory comes from.
+/// A source of host memory.
 pub trait HostMemory: Send {
-    /// `bytes` zeroed bytes (a whole number of pages, not 0) that begin at a page.
+    /// Allocates `bytes` zeroed bytes (a whole number of pages, not 0), page-aligned.
     ///
     /// # Errors
     ///
@@ -52,7 +51,7 @@ pub trait HostMemory: Send {
     fn allocate(&mut self, bytes: usize) -> Result<Box<dyn HostRegion>, OutOfHostMemory>;
 }
 
-/// Private anonymous memory: it takes no page before a page is touched.
+/// Private anonymous memory: pages are allocated on first access.
 #[derive(Debug, Default)]
 pub struct AnonymousMemory;
 
@@ -89,12 +88,12 @@ unsafe impl HostRegion for Anonymous {
 pub(super) struct HostPool {
     source: Box<dyn HostMemory>,
     budget: Arc<Budget>,
-    /// Bytes given out; the budget has other users besides.
+    /// Bytes handed out; the budget also has other users.
     used: Arc<AtomicU64>,
 }
 
 impl HostPool {
-    /// What `source` gives, charged to `budget`.
+    /// A pool over `source`, charged to `budget`.
     pub(super) fn new(source: Box<dyn HostMemory>, budget: Arc<Budget>) -> Self {
         Self { source, budget, used: Arc::default() }
     }
@@ -109,7 +108,7 @@ impl HostPool {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// True when no `bytes` bytes can ever be allocated, whatever is freed.
+    /// Whether `bytes` exceeds what the pool can ever allocate, even after everything is freed.
     pub(super) fn never_has(&self, bytes: u64) -> bool {
         bytes > self.budget.limit()
     }
@@ -172,18 +171,18 @@ pub trait HostWindow: Send {
     /// Bytes of the window.
     fn size(&self) -> u64;
 
-    /// Makes `memory` appear at `offset`. The window keeps it alive until it is unmapped.
+    /// Maps `memory` at `offset`. The window keeps it alive until it is unmapped.
     ///
     /// # Errors
     ///
     /// When the host refuses; nothing is mapped then.
     fn map(&mut self, offset: u64, memory: Arc<dyn HostRegion>) -> std::io::Result<()>;
 
-    /// Takes away what was mapped at `offset`; on return no vCPU can reach it any more.
+    /// Unmaps the memory at `offset`; on return no vCPU can access it.
     ///
     /// # Errors
     ///
-    /// When the host refuses; it stays mapped then.
+    /// The host's error; the memory then stays mapped.
     fn unmap(&mut self, offset: u64) -> std::io::Result<()>;
 }
 

@@ -13,7 +13,7 @@ const BURST: u32 = 8;
 /// Time after which one more call is made.
 const REFILL: Duration = Duration::from_secs(10);
 
-/// Who is told of a new backing that may have the whole of a block, and how often.
+/// Rate-limited notification of new backings that may cover a whole block.
 pub(super) struct LargeBackings {
     tell: Option<WantsBlocks>,
     throttle: Throttle,
@@ -25,13 +25,13 @@ impl LargeBackings {
         Self { tell: None, throttle: Throttle::new(BURST, REFILL) }
     }
 
-    /// Has `tell` called from now on; `None` ends it.
+    /// Calls `tell` from now on; `None` disables it.
     pub(super) fn set(&mut self, tell: Option<WantsBlocks>) {
         self.tell = tell;
     }
 
-    /// There is a new one. Beyond the rate nothing is told: what is called makes a pass over
-    /// guest memory, which it also does by itself now and then.
+    /// Notes a new large backing. Above the rate the call is skipped: the receiver runs a pass over
+    /// guest memory, which it also does periodically.
     pub(super) fn note(&mut self) {
         if let Some(tell) = &self.tell
             && self.throttle.admit().is_some()

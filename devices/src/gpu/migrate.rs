@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! RESOURCE_MIGRATE_BACKING and MIGRATE_PAGES: pages of a backing that move while in use.
 //!
-//! The guest has taken the pages away from its own CPUs and now asks the device, which alone can
-//! keep its own readers away, to copy them. Three phases: first everything is checked, and nothing
-//! has happened if anything is wrong; then every page is copied; only then are they swapped, one
-//! after another, which cannot fail.
+//! The guest has unmapped the pages from its CPUs and asks the device to copy them, as only the
+//! device can exclude its own readers. There are three phases: everything is checked, with no
+//! effect on error; then every page is copied; then they are swapped one by one, which cannot fail.
 //!
-//! Each phase may be cut by a deadline. What reads the backing in between (a viewer, the cursor
-//! queue) finds the old page or the new one, which have the same bytes and both belong to the guest
-//! until the answer; other commands of the control queue wait. After the answer nothing in the
-//! device has the address of an old page.
+//! A deadline may interrupt each phase. Readers in between (a viewer, the cursor queue) see the old
+//! page or the new one, which have the same contents and both belong to the guest until the
+//! response; other commands of the control queue wait. After the response the device holds no
+//! address of an old page.
 
 use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileSlice};
 
@@ -20,7 +19,7 @@ use super::protocol::{MigrateEntry, MigratePage, ResourceId};
 use super::response::{Fault, PageMove};
 use crate::virtio::{Deadline, GuestMemoryMmap, Progress};
 
-/// Pages of one backing on their way.
+/// A migration of pages of one backing.
 #[derive(Debug)]
 pub(super) struct Migration {
     entries: Vec<MigrateEntry>,
@@ -52,7 +51,7 @@ impl Migration {
         self.entries.len() as u64
     }
 
-    /// Goes on until all pages have moved or `deadline` passes. On an error nothing has changed.
+    /// Continues until all pages have moved or `deadline` passes. On error nothing has changed.
     pub(super) fn run(
         &mut self,
         mem: &GuestMemoryMmap,
@@ -95,8 +94,8 @@ impl Migration {
     }
 }
 
-/// Pages of several resources on their way (MIGRATE_PAGES): those of one resource move together or
-/// not at all, and no resource depends on another.
+/// A migration of pages of several resources (MIGRATE_PAGES): either all pages of one resource move
+/// or none, and resources are independent.
 #[derive(Debug)]
 pub(super) struct Batch {
     pages: Vec<MigratePage>,
@@ -118,7 +117,7 @@ impl Batch {
         Ok(Self { pages, todo: todo.collect(), outcomes: BTreeMap::new() })
     }
 
-    /// Goes on until all resources are done or `deadline` passes. `run` goes on with one of them;
+    /// Continues until all resources are done or `deadline` passes. `run` continues one of them;
     /// its error means that nothing of that resource has changed.
     pub(super) fn run(
         &mut self,
@@ -145,14 +144,15 @@ impl Batch {
         Progress::Done
     }
 
-    /// What became of each page, in the order of the command.
+    /// Result for each page, in the order of the command.
     pub(super) fn outcomes(&self) -> Vec<PageMove> {
         let outcome = |page: &MigratePage| self.outcomes.get(&page.resource.get()).copied();
         self.pages.iter().map(|page| outcome(page).unwrap_or(PageMove::Refused)).collect()
     }
 }
 
-/// Every entry is a page of the backing, and to be a page of RAM; none is named twice.
+/// Checks that every entry names a page of the backing and a destination page in RAM, and no page
+/// twice.
 fn check(mem: &GuestMemoryMmap, backing: &Backing, entries: &[MigrateEntry]) -> Result<(), Fault> {
     let mut offsets: Vec<u64> = entries.iter().map(|entry| entry.offset.get()).collect();
     offsets.sort_unstable();
@@ -176,8 +176,8 @@ fn page(mem: &GuestMemoryMmap, addr: u64) -> Option<VolatileSlice<'_>> {
     mem.get_slice(GuestAddress(addr), usize::try_from(PAGE_SIZE).ok()?).ok()
 }
 
-/// Copies what is left of a page, of which `done` bytes are copied, until `deadline` passes; returns
-/// how many bytes it copied. The page may be in pieces.
+/// Copies the rest of a page, of which `done` bytes are copied, until `deadline` passes; returns
+/// the number of bytes copied. The page may consist of several runs.
 fn copy_rest(
     mem: &GuestMemoryMmap,
     backing: &Backing,
@@ -268,8 +268,8 @@ mod tests {
     }
 
     proptest! {
-        /// Against a model that is a list of page numbers: contents stay, places follow, runs are
-        /// never more than charged for, and what is wrong changes nothing.
+        /// Against a model that is a list of page numbers: contents stay, addresses follow, runs
+        /// never exceed the charge, and invalid input changes nothing.
         #[test]
         fn pages_move_and_bytes_stay(
             start in prop::collection::vec((0..PAGES).prop_filter("RAM", |p| is_page(*p)), 1..12),

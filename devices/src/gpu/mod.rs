@@ -5,8 +5,8 @@
 //! The guest draws in its own memory. A 2D resource is copied to the host by transfers, and only
 //! the damaged rectangle of it. A guest-memory blob is never copied: a display reads it in place,
 //! when it is watched. Both have guest pages behind them, and those pages stay movable: by
-//! RESOURCE_MIGRATE_BACKING the guest asks the device, which is the only one that can hold its own
-//! readers back, to copy a page and use the copy from then on (docs/gpu.md has a picture).
+//! RESOURCE_MIGRATE_BACKING the guest asks the device, as only it can exclude its own readers, to
+//! copy a page and use the copy afterwards (docs/gpu.md has a diagram).
 //!
 //! ```text
 //!   queue ── Segments ── protocol ── Command ── Engine ── Response or Fault ── response
@@ -19,15 +19,15 @@
 //! ```
 //!
 //! Time: every command that may take long is a job that a [`Deadline`](crate::virtio::Deadline)
-//! cuts: transfers, flushes and migrations at any byte, backings after a strip of entries, the
-//! release of host memory after 2 MiB. Between two rounds the other queue, viewers and the monitor
-//! have their turn; they find each part of the device whole. The longest step that cannot be cut is
-//! a row of a scanout, or a cursor, in which each byte is a run by itself.
+//! interrupts: transfers, flushes and migrations at any byte, backings after a strip of entries,
+//! the release of host memory after 2 MiB. Between two rounds the other queue, viewers and the
+//! monitor can run; each part of the device is then consistent. The longest step that cannot be
+//! interrupted is a row of a scanout, or a cursor, in which each byte is a separate run.
 //!
-//! Budgets: everything that a guest can make grow is charged to one [`mm::budget::Budget`]
-//! for host memory: images, host blobs, what is kept about resources and about runs of backings,
-//! and the frames and buffers of viewers; mappings of the window to another, which counts them. The
-//! standard's OUT_OF_MEMORY is answered at the limit, and what the guest unrefs is free again.
+//! Budgets: everything that a guest can make grow is charged to one [`mm::budget::Budget`] for host
+//! memory: images, host blobs, the records of resources and of runs of backings, and the frames and
+//! buffers of viewers; mappings of the window to another. At the limit the device responds with the
+//! standard's OUT_OF_MEMORY; unreferenced resources release their charge.
 //!
 //! May use: `mm`, `crate::virtio`, `crate::display`; no KVM, no HTTP.
 //!
@@ -90,14 +90,13 @@ pub use stats::{Counters, GpuStats, KindStats};
 use crate::display::{Display, Size};
 use crate::virtio::SharedRegion;
 
-/// Bytes of host memory that a guest and the viewers of its scanouts may cause together, unless the
-/// monitor is told otherwise.
+/// Default limit on host memory for a guest's resources and the viewers of its scanouts, in bytes.
 pub const DEFAULT_HOST_BYTES: u64 = 256 << 20;
 
-/// What a guest may take besides host memory.
+/// Limits on what a guest can allocate besides host memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Resources at a time, each of which takes some host memory besides.
+    /// Limit on resources; each also takes some host memory.
     pub resources: usize,
     /// Entries of one backing: 2^18 are 1 GiB in single pages.
     pub entries_per_resource: u32,
@@ -109,14 +108,14 @@ impl Default for Limits {
     }
 }
 
-/// What a device is to be.
+/// Settings of a device.
 #[derive(Debug, Clone)]
 pub struct GpuSettings {
     /// Number of scanouts, 1 to 16.
     pub scanouts: usize,
     /// Mode of each scanout at first, in pixels.
     pub mode: Size,
-    /// What the guest may take.
+    /// Limits for the guest.
     pub limits: Limits,
     /// Where the host-visible window is; none without a [`GpuParts::window`].
     pub window: Option<SharedRegion>,
@@ -124,11 +123,11 @@ pub struct GpuSettings {
     pub cma: Vec<GuestRange>,
 }
 
-/// How a device reaches what is outside it.
+/// Interfaces of a device to its environment.
 pub struct GpuParts {
-    /// Where images and host blobs come from.
+    /// Source of memory for images and host blobs.
     pub host_memory: Box<dyn HostMemory>,
-    /// How host blobs get into the guest.
+    /// Window that maps host blobs into the guest.
     pub window: Option<Box<dyn HostWindow>>,
     /// Where scanouts are shown.
     pub display: Box<dyn Display>,

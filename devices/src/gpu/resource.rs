@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Resources: what a guest made, by number, up to the device's limits, and a tally of them.
+//! Resources that the guest created, by ID, within the device's limits, and their totals.
 //!
-//! Each resource is charged for what the device keeps about it, also when it has no memory of its
-//! own; a backing is charged for the most runs that it can ever have.
+//! Each resource is charged for its record, even without host memory; a backing is charged for its
+//! maximum number of runs.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -21,11 +21,11 @@ use super::stats::{GpuStats, KindStats};
 use crate::display::Size;
 use crate::virtio::{Deadline, GuestMemoryMmap, Progress};
 
-/// What one resource costs without its memory: itself, its number, and its share of a node of the
-/// map that is as empty as nodes become.
+/// Cost of one resource without its memory: its record, its ID, and its share of a map node at
+/// minimum occupancy.
 const RESOURCE_BYTES: u64 = 2 * (size_of::<Resource>() + size_of::<ResourceId>()) as u64 + 32;
 
-/// Guest memory behind a resource, and what it is charged for.
+/// Guest memory behind a resource, and its charge.
 pub(super) struct Backed {
     /// Where it is.
     pub backing: Backing,
@@ -42,7 +42,7 @@ pub(super) struct Image {
     pub size: Size,
     /// Guest memory that transfers read.
     pub backed: Option<Backed>,
-    /// The host's image; taken at the first transfer, since most buffers of a guest never see one.
+    /// The host's image, allocated on the first transfer, since most buffers never have one.
     pub pixels: Option<Arc<Held>>,
 }
 
@@ -80,7 +80,7 @@ pub(super) enum Kind {
 pub(super) struct Resource {
     /// What it is.
     pub kind: Kind,
-    /// Counts the resources that this device ever had, so that no two share a UUID.
+    /// Serial number over the device's lifetime, so that no two resources share a UUID.
     pub serial: u64,
     _charge: Charge,
 }
@@ -103,8 +103,8 @@ impl Resource {
         }
     }
 
-    /// Copies bytes of what a scanout of it shows, and charges the work to `deadline`; false when
-    /// they are not all there.
+    /// Copies bytes of the displayed contents and charges the work to `deadline`; false if some of
+    /// them are missing.
     pub(super) fn read(
         &self,
         mem: &GuestMemoryMmap,
@@ -134,7 +134,7 @@ impl Resource {
     }
 }
 
-/// Sums over all resources, kept as they come, change and go.
+/// Totals over all resources, updated on every change.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
     images: KindStats,
@@ -261,7 +261,7 @@ impl Resources {
         }
     }
 
-    /// Goes on with the migration of pages of resource `id`.
+    /// Continues the migration of pages of resource `id`.
     pub(super) fn migrate(
         &mut self,
         id: ResourceId,
@@ -361,7 +361,7 @@ impl Resources {
     }
 }
 
-/// Where a walk over all backings goes on.
+/// Position of a walk over all backings.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct BackingPosition {
     resource: ResourceId,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the device answers: the standard's responses, and its errors by cause (virtio 1.3, 5.7.6).
+//! Responses of the device: the standard's responses, and its errors by cause (virtio 1.3, 5.7.6).
 
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
@@ -40,7 +40,7 @@ pub(super) enum Fault {
     /// The resource is of a kind that the command does not go with.
     #[error("the command does not apply to this kind of resource")]
     WrongKind,
-    /// Attached or mapped already, or not at all.
+    /// Already attached or mapped, or not attached or mapped.
     #[error("the resource is in the wrong state for the command")]
     WrongState,
     /// A rectangle, size, format, stride, offset or flag that is out of range.
@@ -114,7 +114,7 @@ pub(super) struct DisplayOne {
     pub enabled: bool,
 }
 
-/// What became of one entry of MIGRATE_PAGES.
+/// Result for one entry of MIGRATE_PAGES.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum PageMove {
@@ -134,7 +134,7 @@ pub(super) enum Response {
     Edid(Option<Box<[u8; edid::BLOCK_SIZE]>>),
     ResourceUuid([u8; 16]),
     MapInfo,
-    /// Ballast's own: what became of each entry.
+    /// Ballast extension: the result for each entry.
     MigratePages(Vec<PageMove>),
 }
 
@@ -179,7 +179,7 @@ impl Response {
     }
 }
 
-/// The bytes of an answer under `header`, whose `kind` becomes the answer's code.
+/// Encodes a response with `header`, whose `kind` becomes the response code.
 pub(super) fn encode(mut header: Header, answer: &Result<Response, Fault>) -> Vec<u8> {
     header.kind = match answer {
         Ok(response) => response.code(),

@@ -13,8 +13,8 @@ use super::resource::BackingPosition;
 use crate::display::{ScanoutId, Snapshot};
 use crate::virtio::{Deadline, DeviceLock, Progress};
 
-/// Time between two rounds, in which a thread that waits for the device gets it: the mutex is not
-/// fair, so without a pause this thread would take it again at once.
+/// Pause between two rounds, so that waiting threads get the lock: the mutex is not fair, and
+/// without a pause this thread would take it again immediately.
 const GAP: Duration = Duration::from_micros(50);
 
 /// Calls `round` with the device and a deadline until it is done; the device is unlocked in between.
@@ -24,8 +24,8 @@ fn in_rounds(gpu: &DeviceLock<Gpu>, mut round: impl FnMut(&mut Gpu, &mut Deadlin
     }
 }
 
-/// The picture that a scanout shows, as it is in guest memory, with its cursor. Locks the device
-/// for a few milliseconds at a time; takes as long as copying the picture.
+/// The picture on a scanout, with its cursor. Locks the device for a few milliseconds at a time;
+/// takes as long as copying the picture.
 ///
 /// # Errors
 ///
@@ -43,14 +43,14 @@ pub fn capture(gpu: &DeviceLock<Gpu>, scanout: ScanoutId) -> Result<Snapshot, Ca
     }
 }
 
-/// Gives the display what it lacks of a scanout's picture, for a viewer's first look at a guest
-/// that draws nothing. Locks the device for a few milliseconds at a time.
+/// Copies missing parts of a scanout's picture to the display, for a new viewer of a guest that
+/// does not draw. Locks the device for a few milliseconds at a time.
 pub fn refresh(gpu: &DeviceLock<Gpu>, scanout: ScanoutId) {
     in_rounds(gpu, |gpu, deadline| gpu.refresh(scanout, deadline));
 }
 
 /// Guest pages that resources are backed by, in no order. Locks the device for a few milliseconds
-/// at a time, so that resources may come and go during the walk.
+/// at a time, so resources may change during the walk.
 pub fn backing_ranges(gpu: &DeviceLock<Gpu>) -> Vec<GuestRange> {
     let mut at = BackingPosition::default();
     let mut ranges = Vec::new();

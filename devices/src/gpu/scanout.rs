@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a scanout shows, and how its pixels are read where they are.
+//! The surface on a scanout, and reading its pixels in place.
 
 use super::format::{BYTES_PER_PIXEL, PixelFormat};
 use super::protocol::ResourceId;
@@ -8,11 +8,11 @@ use crate::display::{Area, Pixels, Rect, Size};
 use crate::gpu::response::Fault;
 use crate::virtio::{Deadline, GuestMemoryMmap};
 
-/// Most pixels of what a scanout shows, each way.
+/// Maximum width and height of a surface, in pixels.
 pub const MAX_SCANOUT_EXTENT: u16 = 8192;
 
-/// Bytes that are read between two looks at the deadline, if a row is not longer. In the worst case
-/// each byte is a run of the backing by itself.
+/// Bytes read between two checks of the deadline, unless a row is longer. In the worst case each
+/// byte is a separate run of the backing.
 const STEP: u64 = 32 << 10;
 
 /// How the pixels of a framebuffer lie in its resource.
@@ -52,7 +52,7 @@ pub(super) struct Surface {
 }
 
 impl Surface {
-    /// The part `rect` of the framebuffer that lies as `layout` says in `resource`, number `id`.
+    /// The part `rect` of the framebuffer in `resource`, number `id`, with the given `layout`.
     pub(super) fn new(
         id: ResourceId,
         resource: &Resource,
@@ -67,7 +67,7 @@ impl Surface {
         Ok(Self { resource: id, layout, area })
     }
 
-    /// How an image lies in its own memory.
+    /// The layout of an image in its memory.
     pub(super) fn layout_of_image(resource: &Resource) -> Result<Layout, Fault> {
         match &resource.kind {
             Kind::Image(image) => Ok(Layout {
@@ -76,7 +76,7 @@ impl Surface {
                 stride: image.size.row_bytes(),
                 size: image.size,
             }),
-            // A blob has no format and no size but those that SET_SCANOUT_BLOB gives.
+            // A blob's format and size come from SET_SCANOUT_BLOB.
             Kind::GuestBlob(_) | Kind::HostBlob(_) => Err(Fault::WrongKind),
         }
     }
@@ -93,7 +93,7 @@ pub(super) struct View<'a> {
 }
 
 impl View<'_> {
-    /// Reads bytes of the resource, or black where they are gone.
+    /// Reads bytes of the resource; missing bytes are black.
     fn read(&self, at: u64, out: &mut [u8], deadline: &mut Deadline) {
         if !self.resource.read(self.mem, at, out, deadline) {
             out.fill(0);

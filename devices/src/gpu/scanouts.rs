@@ -116,7 +116,7 @@ impl Scanouts {
         }
     }
 
-    /// Everything of the guest's making goes; modes stay.
+    /// Drops everything that the guest created; modes are kept.
     pub(super) fn reset(&mut self) {
         for id in (0..).map_while(ScanoutId::new).take(self.list.len()) {
             self.show(id, None);
@@ -124,7 +124,7 @@ impl Scanouts {
         }
     }
 
-    /// Gives a scanout's cursor another image, or none.
+    /// Sets or removes the image of a scanout's cursor.
     pub(super) fn set_cursor(
         &mut self,
         id: ScanoutId,
@@ -153,7 +153,7 @@ impl Scanouts {
         self.display.watched(id)
     }
 
-    /// Gives the display the pixels of `damage`; returns what is left of it.
+    /// Copies the pixels of `damage` to the display; returns the remaining damage.
     pub(super) fn flush(
         &mut self,
         id: ScanoutId,
@@ -164,7 +164,7 @@ impl Scanouts {
         self.display.flush(id, damage, view, deadline)
     }
 
-    /// Gives the display what it lacks of the scanout's picture.
+    /// Copies missing parts of the scanout's picture to the display.
     pub(super) fn fill(
         &mut self,
         id: ScanoutId,

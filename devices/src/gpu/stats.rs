@@ -47,7 +47,7 @@ pub struct KindStats {
     pub bytes: u64,
 }
 
-/// The device at this moment, and what it has counted.
+/// The device's current state and counters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GpuStats {
     /// 2D resources.

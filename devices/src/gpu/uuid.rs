@@ -15,7 +15,7 @@ impl Uuids {
         Self { device: RandomState::new().build_hasher().finish() }
     }
 
-    /// The UUID of the resource that came `serial`th; always the same.
+    /// The UUID of the resource with this serial number; deterministic.
     pub(super) fn of(&self, serial: u64) -> [u8; 16] {
         let mut uuid = [0; 16];
         uuid[..8].copy_from_slice(&self.device.to_be_bytes());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What is mapped where in the host-visible window. Every place is checked before the host is asked,
-//! and every mapping is charged to a budget: each takes a memory slot of the hypervisor.
+//! Mappings in the host-visible window. Every range is checked before the host maps it, and every
+//! mapping is charged to a budget, as each takes a memory slot of the hypervisor.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,8 +27,8 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// A window over what the monitor gives, with mappings charged to `budget`, which counts them;
-    /// without a host's window nothing is ever mapped.
+    /// A window over the monitor's `HostWindow`, with mappings charged to `budget`; without one,
+    /// nothing can be mapped.
     pub(super) fn new(host: Option<Box<dyn HostWindow>>, budget: Arc<Budget>) -> Self {
         Self { host, budget, mapped: BTreeMap::new(), mapped_bytes: 0 }
     }
@@ -63,9 +63,9 @@ impl Window {
         Ok(())
     }
 
-    /// Unmaps what [`Window::map`] put at `offset`.
+    /// Unmaps the mapping at `offset`.
     ///
-    /// Where the host refuses, the place stays taken: nothing else may be mapped over it.
+    /// If the host fails to unmap, the range stays in use: nothing may be mapped over it.
     pub(super) fn unmap(&mut self, offset: u64) -> Result<(), WindowError> {
         let host = self.host.as_mut().ok_or(WindowError::None)?;
         if !self.mapped.contains_key(&offset) {
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
     use crate::gpu::host_memory::{AnonymousMemory, HostPool};
 
-    /// Maps into nothing, and notices what the contract forbids.
+    /// Maps nothing and detects violations of the contract.
     #[derive(Default)]
     struct Recorder(HashMap<u64, Arc<dyn HostRegion>>);
 
@@ -116,8 +116,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a guest asks for, mappings are aligned, inside and apart (the recorder
-        /// asserts), a page is refused only for cause, and nothing is left over.
+        /// For any guest requests, mappings are aligned, inside the window and disjoint (the
+        /// recorder asserts this), failures are justified, and nothing is left over.
         #[test]
         fn mappings_never_overlap(asked in prop::collection::vec((0..20u64, 1..6u64, any::<bool>()), 1..40)) {
             let mut pool = HostPool::new(Box::new(AnonymousMemory), Budget::bytes("test", 1 << 20));

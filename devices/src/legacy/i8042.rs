@@ -60,7 +60,7 @@ enum Expect {
     Config,
     /// The new output port.
     OutputPort,
-    /// A byte to be read back as if the keyboard had sent it.
+    /// A byte to return as if sent by the keyboard.
     Echo,
     /// A byte for the second port, which has no device.
     SecondPort,
@@ -204,7 +204,7 @@ impl KeyboardController {
         }
     }
 
-    /// Queues `bytes` to be read; what does not fit is lost, as in a real controller.
+    /// Queues `bytes` for reading; excess bytes are lost, as in a real controller.
     fn send(&self, state: &mut State, bytes: &[u8]) {
         let room = QUEUE - state.output.len();
         let first = state.output.is_empty();
@@ -252,7 +252,7 @@ mod tests {
         byte[0]
     }
 
-    /// Reads as an interrupt handler would, a byte an interrupt.
+    /// Reads like an interrupt handler, one byte per interrupt.
     fn drain(controller: &KeyboardController) -> Vec<u8> {
         let mut bytes = Vec::new();
         while controller.irq.read().is_ok() {

@@ -19,7 +19,7 @@ const SLEEP_ENABLE: u8 = 1 << 5;
 const SLEEP_TYPE_SHIFT: u8 = 2;
 const SLEEP_TYPE_MASK: u8 = 0b111;
 
-/// What a guest may ask for here.
+/// Requests of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PowerRequest {
     /// Power off.
@@ -28,7 +28,7 @@ pub enum PowerRequest {
     Reset,
 }
 
-/// The three registers, a byte each.
+/// The three one-byte registers.
 pub struct PowerRegisters {
     request: Box<dyn Fn(PowerRequest) + Send + Sync>,
 }
@@ -39,7 +39,7 @@ impl PowerRegisters {
         Self { request: Box::new(request) }
     }
 
-    /// A vCPU reads: no register has anything to tell, as nothing ever wakes up.
+    /// A vCPU reads: all registers are zero, as there is no wake-up event.
     pub fn read(&self, _offset: u16, data: &mut [u8]) {
         data.fill(0);
     }

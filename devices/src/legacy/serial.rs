@@ -36,7 +36,7 @@ impl Deref for Irq {
     }
 }
 
-/// Tells who feeds the input that the guest has read all of it.
+/// Notifies the input's source that the guest has read all of it.
 struct InputDrained(EventFd);
 
 impl SerialEvents for InputDrained {
@@ -62,7 +62,7 @@ pub struct SerialPort {
 }
 
 impl SerialPort {
-    /// A UART that writes what the guest sends to `output`, on the thread of the vCPU that sends.
+    /// A UART that writes the guest's output to `output`, on the vCPU's thread.
     ///
     /// # Errors
     ///
@@ -80,12 +80,12 @@ impl SerialPort {
         &self.irq
     }
 
-    /// Readable after the guest has read all input: more can be given.
+    /// Readable once the guest has read all input: more can be queued.
     pub fn drained(&self) -> &EventFd {
         &self.drained
     }
 
-    /// Bytes of input that fit at the moment.
+    /// Free space for input, in bytes.
     pub fn room(&self) -> usize {
         self.state().uart.fifo_capacity()
     }
@@ -107,7 +107,7 @@ impl SerialPort {
         }
     }
 
-    /// A vCPU writes at `offset`. What the output does not take is lost.
+    /// A vCPU writes at `offset`. Bytes that the output does not accept are lost.
     pub fn write(&self, offset: u16, data: &[u8]) {
         if offset == MODEM_CONTROL {
             // It may leave loop-back mode, in which no input is taken. Fails as `InputDrained` does.

@@ -46,14 +46,14 @@ pub struct Net {
     shared: Arc<Shared>,
 }
 
-/// What a driver has set up; gone with a reset.
+/// State between activation and reset.
 struct Active {
     pairs: Vec<Pair>,
     control: Option<DeviceQueue>,
     interrupt: Arc<dyn Interrupt>,
 }
 
-/// A receive queue and a transmit queue, and what each waits for.
+/// A receive queue and a transmit queue, and their wait states.
 struct Pair {
     receiver: Receiver,
     transmitter: Transmitter,
@@ -74,7 +74,7 @@ impl Net {
     ///
     /// # Errors
     ///
-    /// The host gives no event or timer.
+    /// The host cannot create an event or timer.
     pub fn new(config: NetConfig) -> std::io::Result<Self> {
         let NetConfig { links, mac, mtu, rx_limiter, tx_limiter, responder } = config;
         let pairs = u16::try_from(links.len()).unwrap_or(MAX_PAIRS).clamp(1, MAX_PAIRS);
@@ -110,12 +110,12 @@ impl Net {
         })
     }
 
-    /// What other threads keep of it.
+    /// State shared with other threads.
     pub fn handle(&self) -> NetHandle {
         NetHandle { shared: Arc::clone(&self.shared) }
     }
 
-    /// What its thread watches beside the queues.
+    /// Event sources of its thread in addition to the queues.
     ///
     /// # Errors
     ///
@@ -169,8 +169,8 @@ impl Net {
         Ok(progress)
     }
 
-    /// The timer or the event may have been the reason of this round: queues that the rate limit
-    /// holds back get a round of their own where it admits them again.
+    /// The timer or the event may have caused this round: queues held back by the rate limit get
+    /// their own round once admitted.
     fn wake_up(&mut self, active: &Active) {
         // Watched edge-triggered: the event need not be read.
         self.timer.acknowledge();
@@ -211,7 +211,7 @@ impl Net {
         let (Some(pair), Some(link)) = (active.pairs.get_mut(at), self.links.get_mut(at)) else {
             return Ok(Progress::Done);
         };
-        // Its answers come on the first pair.
+        // Its replies use the first pair.
         let responder = if at == 0 { self.responder.as_mut() } else { None };
         let counters = &self.shared.counters;
         let limiter = &mut self.rx_limiter;
@@ -255,7 +255,7 @@ impl Net {
         control::run(queue, deadline, set_pairs).map_err(failure)
     }
 
-    /// Sets the timer to what is due next.
+    /// Sets the timer to the next deadline.
     fn set_timer(&mut self, active: &Active) {
         let answers =
             self.responder.as_mut().and_then(|responder| responder.next_deadline(Instant::now()));
@@ -270,7 +270,7 @@ fn use_pairs(links: &[Link], pairs: u16) -> bool {
     if pairs == 0 || pairs > links.len() {
         return false;
     }
-    // The first is always in use; a TAP with one queue cannot be told.
+    // The first is always in use; a TAP with a single queue has no such setting.
     for (at, link) in links.iter().enumerate().skip(1) {
         if let Err(error) = link.enable(at < pairs) {
             tracing::warn!(%error, "cannot change the queues of a TAP");

@@ -8,7 +8,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::virtio::BucketUpdate;
 
-/// What has happened, in the words of Firecracker's `net` metrics.
+/// Counters with the names of Firecracker's `net` metrics.
 #[derive(Debug, Default, serde::Serialize)]
 pub struct Counters {
     /// Activations that failed.
@@ -62,13 +62,13 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// Whether nothing is to change.
+    /// Whether there is no change.
     pub(super) fn is_empty(&self) -> bool {
         [self.rx.0, self.rx.1, self.tx.0, self.tx.1] == [BucketUpdate::Keep; 4]
     }
 }
 
-/// What device and handles share.
+/// State shared by the device and its handles.
 #[derive(Debug)]
 pub(super) struct Shared {
     pending: Mutex<Limits>,
@@ -86,14 +86,14 @@ impl Shared {
     }
 }
 
-/// A network device, as its owner keeps it.
+/// The owner's handle of a network device.
 #[derive(Debug, Clone)]
 pub struct NetHandle {
     pub(super) shared: Arc<Shared>,
 }
 
 impl NetHandle {
-    /// What has happened so far.
+    /// Its counters.
     pub fn counters(&self) -> &Counters {
         &self.shared.counters
     }

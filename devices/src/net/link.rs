@@ -49,7 +49,7 @@ impl Link {
         }
     }
 
-    /// Lets the kernel put frames into this queue, or not.
+    /// Enables or disables reception on this queue.
     pub(super) fn enable(&self, on: bool) -> std::io::Result<()> {
         match self {
             Self::Tap(tap) => tap.enable(on),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A guest's TCP, for tests of services that answer on an interface: a stack of its own behind a
-//! wire that may lose frames.
+//! A guest's TCP, for tests of services that answer on an interface: a TCP stack behind a wire that
+//! may lose frames.
 
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -20,7 +20,7 @@ const BUFFER: usize = 64 << 10;
 /// Frames that may cross the wire before it must be quiet.
 const MAX_FRAMES: usize = 10_000;
 
-/// A guest's end of TCP connections to a [`Responder`]. It panics where a test has gone wrong.
+/// A guest's end of TCP connections to a [`Responder`]. It panics if a test fails.
 pub struct MockClient {
     interface: Interface,
     wire: MockWire,
@@ -67,7 +67,7 @@ impl MockClient {
         assert_eq!(sent, bytes.len(), "the buffer is full");
     }
 
-    /// What has been received so far.
+    /// Data received so far.
     pub fn received(&mut self, connection: MockConnection) -> Vec<u8> {
         let mut bytes = vec![0; BUFFER];
         let len = self.socket(connection).recv_slice(&mut bytes).unwrap_or(0);
@@ -90,7 +90,7 @@ impl MockClient {
         matches!(self.socket(connection).state(), State::Closed | State::TimeWait)
     }
 
-    /// Carries frames both ways at time `now` until there are none; returns how many there were.
+    /// Forwards frames in both directions at time `now` until none are left; returns how many.
     pub fn settle(&mut self, service: &mut dyn Responder, now: Instant) -> usize {
         let since = now.saturating_duration_since(self.start).as_micros();
         let clock = net_time::Instant::from_micros(i64::try_from(since).expect("a short time"));
@@ -119,8 +119,7 @@ impl MockClient {
         }
     }
 
-    /// A whole exchange on a connection of its own: connects, sends `request`, and returns the
-    /// reply.
+    /// A whole exchange on a new connection: connects, sends `request`, and returns the reply.
     pub fn exchange(
         &mut self,
         service: &mut dyn Responder,

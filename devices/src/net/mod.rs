@@ -31,7 +31,7 @@
 //! - `receiver.rs`, `transmitter.rs`: one direction each
 //! - `control.rs`: the control queue
 //! - `responder.rs`: services inside the monitor that answer on this interface
-//! - `tcp_service/`: such a service over TCP, with a stack of its own
+//! - `tcp_service/`: such a service over TCP
 //! - `mock.rs`: a guest's TCP, for tests
 //! - `device.rs`: the device
 //! - `handle.rs`: limits changed and counters read from other threads
@@ -65,7 +65,7 @@ use crate::virtio::RateLimiter;
 /// Most queue pairs of one device.
 pub const MAX_PAIRS: u16 = 8;
 
-/// What a network device is made with.
+/// Configuration of a network device.
 pub struct NetConfig {
     /// The host's side, 1 to [`MAX_PAIRS`] links of one kind: the queues of a TAP, or a stream. The
     /// device has as many pairs of queues.
@@ -74,9 +74,9 @@ pub struct NetConfig {
     pub mac: Option<[u8; 6]>,
     /// Largest packet without its frame's header that the device announces.
     pub mtu: Option<u16>,
-    /// Limits of what the guest receives.
+    /// Limits on traffic to the guest.
     pub rx_limiter: RateLimiter,
-    /// Limits of what it sends.
+    /// Limits on traffic from the guest.
     pub tx_limiter: RateLimiter,
     /// A service that answers on this interface.
     pub responder: Option<Box<dyn Responder>>,

@@ -18,23 +18,23 @@ pub const MAX_FRAME: usize = 65_562;
 pub mod feature {
     /// The device finishes checksums of frames that are sent.
     pub const CSUM: u64 = 1 << 0;
-    /// The driver takes frames with unfinished checksums.
+    /// The driver accepts frames with partial checksums.
     pub const GUEST_CSUM: u64 = 1 << 1;
     /// `mtu` is valid.
     pub const MTU: u64 = 1 << 3;
     /// `mac` is valid.
     pub const MAC: u64 = 1 << 5;
-    /// The driver takes large TCP segments over IPv4.
+    /// The driver accepts large TCP segments over IPv4.
     pub const GUEST_TSO4: u64 = 1 << 7;
-    /// The driver takes large TCP segments over IPv6.
+    /// The driver accepts large TCP segments over IPv6.
     pub const GUEST_TSO6: u64 = 1 << 8;
-    /// The driver takes large TCP segments with ECN.
+    /// The driver accepts large TCP segments with ECN.
     pub const GUEST_ECN: u64 = 1 << 9;
-    /// The device takes large TCP segments over IPv4.
+    /// The device accepts large TCP segments over IPv4.
     pub const HOST_TSO4: u64 = 1 << 11;
-    /// The device takes large TCP segments over IPv6.
+    /// The device accepts large TCP segments over IPv6.
     pub const HOST_TSO6: u64 = 1 << 12;
-    /// The device takes large TCP segments with ECN.
+    /// The device accepts large TCP segments with ECN.
     pub const HOST_ECN: u64 = 1 << 13;
     /// A frame may be received into several buffers.
     pub const MRG_RXBUF: u64 = 1 << 15;
@@ -49,7 +49,7 @@ pub mod feature {
 /// State of the link: frames come and go (5.1.4).
 pub const LINK_UP: u16 = 1;
 
-/// Configuration space (5.1.4), as far as this device has it.
+/// The fields of configuration space (5.1.4) that this device has.
 #[derive(Debug, Clone, Copy, Default, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Config {

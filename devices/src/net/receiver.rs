@@ -21,7 +21,7 @@ use crate::virtio::{
 /// Longest frame without segmentation offloads, with room for two VLAN tags.
 const PLAIN_FRAME: usize = 1522;
 
-/// A buffer of the guest's that was taken from the queue and waits for a frame.
+/// A guest buffer that was taken from the queue and waits for a frame.
 #[derive(Debug)]
 struct Posted {
     head: u16,
@@ -86,12 +86,12 @@ impl Receiver {
         }
     }
 
-    /// Makes the event loop come back to this queue.
+    /// Schedules another round of this queue.
     pub(super) fn kick_self(&self) {
         self.queue.kick_self();
     }
 
-    /// Receives frames until there are none, there is no room, or the deadline has passed.
+    /// Receives frames until none are left, there is no room, or the deadline has passed.
     pub(super) fn run(
         &mut self,
         link: &mut Link,
@@ -188,7 +188,7 @@ impl Receiver {
                 if asked {
                     break;
                 }
-                // Notified from here on; what came meanwhile notifies at once.
+                // Notifications are on from now on; a buffer added in between notifies immediately.
                 self.queue.rearm()?;
                 asked = true;
                 continue;
@@ -241,7 +241,7 @@ impl Receiver {
         self.used(len, counters)
     }
 
-    /// Gives the buffers back that a frame of `len` bytes fills.
+    /// Returns the buffers that a frame of `len` bytes fills.
     fn used(&mut self, len: usize, counters: &Counters) -> Result<(), QueueError> {
         Counters::add(&counters.rx_packets_count, 1);
         Counters::add(&counters.rx_bytes_count, len as u64);

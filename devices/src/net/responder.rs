@@ -7,24 +7,24 @@ use crate::virtio::Deadline;
 
 /// A host on the guest's wire that is not behind the TAP.
 ///
-/// The guest decides how many frames it sends and whether it takes the answers, so an implementor
-/// bounds what it keeps and charges what it does to the round's deadline.
+/// The guest controls how many frames it sends and whether it receives replies, so an implementor
+/// limits its state and charges its work to the round's deadline.
 pub trait Responder: Send {
-    /// Whether a frame that the guest sends, of which `start` are the first bytes (at least 42 if
-    /// it is that long), is for this service alone.
+    /// Whether a frame from the guest is addressed to this service; `start` is its beginning (at
+    /// least 42 bytes if it is that long).
     fn wants(&self, start: &[u8]) -> bool;
 
-    /// Takes a frame that it [`wants`](Self::wants). Its checksums may be unfinished, as in a frame
-    /// given to a network card.
+    /// Receives a frame that it [`wants`](Self::wants). Its checksums may be partial, as with
+    /// checksum offload.
     fn take(&mut self, frame: &[u8], now: Instant, deadline: &mut Deadline);
 
     /// Whether frames wait for the guest.
     fn has_frames(&self) -> bool;
 
-    /// The next frame to the guest, if there is one, in place of what is in `frame`.
+    /// Writes the next frame for the guest to `frame`, if there is one.
     fn give(&mut self, frame: &mut Vec<u8>, now: Instant, deadline: &mut Deadline) -> bool;
 
-    /// When it wants to be asked for frames though none were sent: retransmissions.
+    /// Time of the next poll without new frames, for retransmissions.
     fn next_deadline(&mut self, now: Instant) -> Option<Instant>;
 
     /// Forgets everything about the guest: its driver has reset the device.

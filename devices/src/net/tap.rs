@@ -31,7 +31,7 @@ pub enum TapError {
     },
 }
 
-/// What to do about a refusal.
+/// Advice for an error.
 fn advice(cause: &io::Error) -> &'static str {
     match cause.raw_os_error() {
         Some(libc::EBUSY) => "; another process uses it",
@@ -43,7 +43,8 @@ fn advice(cause: &io::Error) -> &'static str {
     }
 }
 
-/// A TAP interface, or anything else that takes and gives a frame with its virtio header a call.
+/// A TAP interface, or any other source of frames that transfers one frame with its virtio header
+/// per call.
 #[derive(Debug)]
 pub struct Tap {
     fd: OwnedFd,
@@ -91,7 +92,7 @@ impl Tap {
         Self { fd, is_tap: false }
     }
 
-    /// Tells the kernel what frames the driver takes, by the features that it accepted.
+    /// Sets the kernel's offloads by the features that the driver accepted.
     pub(super) fn set_offloads(&self, features: u64) -> io::Result<()> {
         if !self.is_tap {
             return Ok(());
@@ -111,7 +112,7 @@ impl Tap {
         ioctl(result)
     }
 
-    /// Lets the kernel put frames into this queue, or not.
+    /// Enables or disables reception on this queue.
     pub(super) fn enable(&self, on: bool) -> io::Result<()> {
         if !self.is_tap {
             return Ok(());
@@ -124,7 +125,7 @@ impl Tap {
         }
     }
 
-    /// Takes the next frame; its bytes.
+    /// Reads the next frame; returns its length.
     pub(super) fn read(&self, into: &IoVecs) -> io::Result<usize> {
         let vectors = into.as_slice();
         let count = libc::c_int::try_from(vectors.len()).map_err(io::Error::other)?;

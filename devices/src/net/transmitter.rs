@@ -13,7 +13,7 @@ use super::stream::FrameStream;
 use super::tap::Tap;
 use crate::virtio::{Deadline, DeviceQueue, IoVecs, QueueError, RateLimiter, Segments};
 
-/// Bytes of a frame that a responder looks at first: Ethernet, IPv4 and some, or ARP.
+/// Bytes of a frame that a responder checks first: Ethernet with IPv4 or ARP.
 const START: usize = 60;
 
 /// One transmit queue.
@@ -32,12 +32,12 @@ impl Transmitter {
         Self { queue, buffer, iovecs, scratch: Vec::new() }
     }
 
-    /// Makes the event loop come back to this queue.
+    /// Schedules another round of this queue.
     pub(super) fn kick_self(&self) {
         self.queue.kick_self();
     }
 
-    /// Sends frames until there are none or the deadline has passed.
+    /// Sends frames until none are left or the deadline has passed.
     pub(super) fn run(
         &mut self,
         link: &mut Link,
@@ -106,7 +106,7 @@ impl Transmitter {
         Ok(end)
     }
 
-    /// Gives the frame to the responder, if it is for it.
+    /// Passes the frame to the responder if it is addressed to it.
     fn offer(
         &mut self,
         responder: &mut Box<dyn Responder>,
@@ -121,7 +121,7 @@ impl Transmitter {
         }
         self.scratch.resize(frame, 0);
         self.buffer.read(self.queue.mem(), HEADER_LEN as u64, &mut self.scratch);
-        // Looked at once more: the guest may have changed it meanwhile.
+        // Checked again: the guest may have changed it.
         if responder.wants(&self.scratch) {
             responder.take(&self.scratch, Instant::now(), deadline);
         }
@@ -152,8 +152,8 @@ impl Transmitter {
                     Counters::add(&counters.tx_bytes_count, len as u64);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                // A header that makes no sense, a full queue, an interface that is down or gone:
-                // the frame is lost, as on a wire.
+                // Invalid header, full queue, or an interface that is down or removed: the frame is
+                // lost, as on a wire.
                 Err(_) => Counters::add(&counters.tap_write_fails, 1),
             }
             return;

@@ -20,7 +20,7 @@ use crate::virtio::{Deadline, GuestMemoryMmap, QueueHost, SharedDevice};
 /// Entries of each queue that the driver sets up, unless the device has fewer.
 const QUEUE_SIZE: u16 = 64;
 
-/// One descriptor as it stands in the table.
+/// One descriptor in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Descriptor {
     /// Guest-physical address of its buffer.
@@ -141,7 +141,7 @@ impl MockDriver {
         self.write(register::CONFIG + offset, value);
     }
 
-    /// Whether the device wants a reset.
+    /// Whether the device needs a reset.
     pub fn needs_reset(&self) -> bool {
         self.read(register::STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET != 0
     }
@@ -151,7 +151,7 @@ impl MockDriver {
         self.irq.read().unwrap_or(0)
     }
 
-    /// Takes note of what the device has to say; its bits (virtio 1.3, 4.2.2: 1 for used buffers, 2
+    /// Acknowledges the interrupt; returns its bits (virtio 1.3, 4.2.2: 1 for used buffers, 2
     /// for a new configuration).
     pub fn acknowledge(&self) -> u32 {
         let status = self.read(register::INTERRUPT_STATUS);
@@ -175,7 +175,7 @@ impl MockDriver {
         self.next = self.area.start;
     }
 
-    /// Takes the device from reset to FEATURES_OK with those of `features` that it offers.
+    /// Initializes the device from reset to FEATURES_OK with those of `features` that it offers.
     pub fn negotiate(&mut self, features: u64) {
         self.reset();
         self.write(register::STATUS, VIRTIO_CONFIG_S_ACKNOWLEDGE);
@@ -190,7 +190,7 @@ impl MockDriver {
         assert_eq!(self.read(register::STATUS), status, "the device refused the features");
     }
 
-    /// Sets up queue `index` with rings of its own.
+    /// Sets up queue `index` with its own rings.
     pub fn set_up_queue(&mut self, index: u16) {
         self.write(register::QUEUE_SEL, index.into());
         let max = self.read(register::QUEUE_NUM_MAX);
@@ -238,7 +238,7 @@ impl MockDriver {
         assert!(!self.needs_reset(), "the device failed its activation");
     }
 
-    /// Takes `len` bytes of the driver's memory, 16-aligned; they stay taken until reset.
+    /// Allocates `len` bytes of the driver's memory, 16-aligned, until reset.
     pub fn alloc(&mut self, len: u64) -> GuestAddress {
         let at = self.next.next_multiple_of(16);
         self.next = at + len;
@@ -246,7 +246,7 @@ impl MockDriver {
         GuestAddress(at)
     }
 
-    /// Forgets all buffers taken since `mark`, which `alloc(0)` gave.
+    /// Frees all buffers allocated since `mark`, a result of `alloc(0)`.
     pub fn release(&mut self, mark: GuestAddress) {
         self.next = mark.0;
     }
@@ -340,7 +340,7 @@ impl MockDriver {
         }
         let slot = u64::from(ring.next_used % ring.size);
         ring.next_used = ring.next_used.wrapping_add(1);
-        // Wants an interrupt for the very next one, where that is negotiated.
+        // Requests an interrupt for the very next buffer, if negotiated.
         let used_event = GuestAddress(ring.available + 4 + 2 * u64::from(ring.size));
         self.mem.write_obj(ring.next_used, used_event).expect("ring in RAM");
         let at = GuestAddress(ring.used + 4 + 8 * slot);

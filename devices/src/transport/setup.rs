@@ -79,7 +79,7 @@ impl QueueSetup {
         Ok(())
     }
 
-    /// The driver stops the queue: the device does not touch it from here on.
+    /// The driver stops the queue: the device no longer accesses it.
     pub(super) fn stop(&mut self) {
         self.ready = false;
         self.running.store(false, Ordering::Release);
@@ -87,7 +87,7 @@ impl QueueSetup {
 
     /// The queue for its device: ready if the driver made it so.
     ///
-    /// Checked once more, as nothing that a guest wrote is taken on trust twice.
+    /// Checked again: guest-written values are validated at each use.
     pub(super) fn start(&mut self, mem: &GuestMemoryMmap) -> Queue {
         // A fresh flag: a device that kept a queue from before a reset must not see it revived.
         self.running = Arc::new(AtomicBool::new(self.ready));
@@ -119,7 +119,7 @@ impl QueueSetup {
             (Ring::Available, self.available, 6 + 2 * entries, Permissions::Read),
             (Ring::Used, self.used, 6 + 8 * entries, Permissions::Write),
         ] {
-            // virtio-queue takes an available ring at 0 for one that was never set.
+            // virtio-queue treats an available ring at 0 as unset.
             if addr == 0 || !mem.check_range(GuestAddress(addr), len, access) {
                 return Err(SetupError::OutsideRam { ring, addr, len });
             }

@@ -11,7 +11,7 @@ pub fn read_config_slice(space: &[u8], offset: u64, data: &mut [u8]) {
 
 /// Writes `data` to `space` at `offset` if it fits wholly; returns whether it did.
 ///
-/// A write that reaches beyond the end is no field of the device: it is left undone as a whole.
+/// A write beyond the end is not a field of the device: it is ignored entirely.
 pub fn write_config_slice(space: &mut [u8], offset: u64, data: &[u8]) -> bool {
     let to = usize::try_from(offset)
         .ok()

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 pub enum Progress {
     /// The queue is empty, and the driver is asked to notify the device of the next buffer.
     Done,
-    /// The deadline passed first: the queue is to be processed again, after others.
+    /// The deadline passed first: process the queue again, after others.
     More,
 }
 
@@ -48,9 +48,9 @@ impl Progress {
 
 /// The end of one round of processing: a time and an amount of work, whichever comes first.
 ///
-/// Work is counted in units of about the time that copying one byte takes. Other work is charged
-/// by what it costs in comparison: see [`Deadline::ENTRY`], [`Deadline::COMMAND`] and
-/// [`Deadline::SYSCALL`]. Tests bound a round by its work, so that they need no clock.
+/// The unit of work is about the time to copy one byte. Other work is charged in proportion: see
+/// [`Deadline::ENTRY`], [`Deadline::COMMAND`] and [`Deadline::SYSCALL`]. Tests limit rounds by
+/// work, without a clock.
 #[derive(Debug, Clone)]
 pub struct Deadline {
     end: Option<Instant>,
@@ -62,10 +62,9 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// Time that a round may last, unless told otherwise.
+    /// Default time limit of a round.
     pub const TIME: Duration = Duration::from_millis(2);
-    /// Work that a round may do, unless told otherwise: what a slow host copies in
-    /// [`Deadline::TIME`].
+    /// Default work limit of a round: what a slow host copies in [`Deadline::TIME`].
     pub const WORK: u64 = 8 << 20;
     /// Cost of looking at one entry of a list: an address and a length, checked against RAM.
     pub const ENTRY: u64 = 256;
@@ -112,7 +111,7 @@ impl Deadline {
         self.late || self.spent >= self.work
     }
 
-    /// Units of work that may still be done; at least 1, so that each round gets somewhere.
+    /// Remaining units of work; at least 1, so that each round makes progress.
     ///
     /// By this a device sizes its next step, such as a strip of rows.
     pub fn left(&self) -> u64 {

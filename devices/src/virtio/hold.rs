@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The longest time that something was held: a device's lock, a turn of an event loop.
 //!
-//! Time is the wall's: that is what others wait. A holder that loses its CPU to another process
-//! holds on meanwhile, which is the machine's doing and not the code's, so measurements count the
-//! CPU time of the holding thread beside it. That costs two system calls a hold and is done only
-//! after [`count_cpu_time`].
+//! Holds are measured in wall-clock time, as that is how long others wait. A holder that loses its
+//! CPU to another process keeps the lock, which is not the code's fault, so measurements also count
+//! the CPU time of the holding thread. That costs two system calls per hold and is done only after
+//! [`count_cpu_time`].
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use rustix::time::{ClockId, clock_gettime};
 /// Whether holds count CPU time.
 static CPU_TIME: AtomicBool = AtomicBool::new(false);
 
-/// Has all holds that begin from now on count the CPU time of their thread too.
+/// From now on also counts the CPU time of each hold's thread.
 pub fn count_cpu_time() {
     CPU_TIME.store(true, Ordering::Relaxed);
 }
@@ -84,7 +84,7 @@ impl LongestHold {
     }
 }
 
-/// A hold that is under way.
+/// A hold in progress.
 #[derive(Debug)]
 #[must_use = "the hold ends where this is dropped"]
 pub struct Hold<'a> {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Runs of guest memory in the form that the kernel's vectored calls take, so that data moves
-//! between a file and the guest without a copy of ours.
+//! between a file and the guest without a copy.
 
 use std::sync::Arc;
 
@@ -32,9 +32,8 @@ pub struct IoVecs {
 unsafe impl Send for IoVecs {}
 
 impl IoVecs {
-    /// Collects up to `limit` bytes of `segments` from `offset` on, in place of what was here, and
-    /// returns how many they are: fewer if the segments end, are no RAM, or are too scattered for
-    /// one call.
+    /// Replaces the contents with up to `limit` bytes of `segments` from `offset` on, and returns
+    /// their number: fewer if the segments end, are not RAM, or are too scattered for one call.
     pub fn gather(
         &mut self,
         mem: &Arc<GuestMemoryMmap>,

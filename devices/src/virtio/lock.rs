@@ -33,7 +33,7 @@ impl<T> DeviceLock<T> {
 }
 
 impl<T: ?Sized> DeviceLock<T> {
-    /// Waits for the lock. A panic of an earlier holder is no obstacle: a device checks what it finds.
+    /// Waits for the lock. Poisoning is ignored: a device validates its state.
     pub fn lock(&self) -> Locked<'_, T> {
         let device = self.device.lock().unwrap_or_else(PoisonError::into_inner);
         Locked { _hold: self.longest.start(), device }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What every virtio device has in common, whichever transport carries it (virtio 1.3, chapter 2).
+//! Common parts of all virtio devices, independent of the transport (virtio 1.3, chapter 2).
 //!
 //! A device is driven by one transport through [`VirtioDevice`]; it never knows which one:
 //!
@@ -14,12 +14,12 @@
 //!
 //! Locks: a device sits behind one mutex ([`SharedDevice`]). vCPU threads take it for configuration
 //! accesses, activation, reset, and `process` of queues that run at their notification; the thread
-//! of the event loop takes it for `process` of all others. The thread that holds it holds no lock
-//! that a vCPU needs for its interrupt handler.
+//! of the event loop takes it for `process` of all others. The holder has no lock that a vCPU needs
+//! for its interrupt handler.
 //!
 //! Time: no method holds the lock longer than a few milliseconds, for any request of the driver.
-//! `process` is given a [`Deadline`]; what it cannot finish it keeps, returns [`Progress::More`],
-//! and goes on at the next call. Configuration accesses, activation and reset are short by nature.
+//! `process` receives a [`Deadline`]; it keeps unfinished work, returns [`Progress::More`], and
+//! continues at the next call. Configuration accesses, activation and reset are short by nature.
 //!
 //! May use: `mm`, virtio-queue and vm-memory; no KVM, no HTTP.
 //!
@@ -33,7 +33,7 @@
 //! - `rate_limiter.rs`: [`RateLimiter`], token buckets for bytes and requests
 //! - `runner.rs`: [`Runner`], the event-loop side of a device: queue events to `process`
 //! - `segments.rs`: [`Segments`], the checked contents of a descriptor chain
-//! - `sources.rs`: [`SourceRunner`], what a device waits for on the host's side
+//! - `sources.rs`: [`SourceRunner`], host-side event sources of a device
 
 mod config;
 mod deadline;
@@ -69,7 +69,7 @@ pub use mm::guest_ram::GuestMemoryMmap;
 /// A device as its transport, the event loop and the control thread share it.
 pub type SharedDevice = Arc<DeviceLock<dyn VirtioDevice>>;
 
-/// Everything a device is given when its driver sets DRIVER_OK.
+/// What a device receives when its driver sets DRIVER_OK.
 pub struct Activation {
     /// Guest RAM: every address that the driver names is looked up here.
     pub mem: Arc<GuestMemoryMmap>,
@@ -83,13 +83,13 @@ pub struct Activation {
     pub queues: Vec<DeviceQueue>,
 }
 
-/// Why a device cannot go on; the transport sets DEVICE_NEEDS_RESET and tells the driver.
+/// Why a device cannot continue; the transport sets DEVICE_NEEDS_RESET and notifies the driver.
 #[derive(Debug, thiserror::Error)]
 #[error("{device}: {cause}")]
 pub struct DeviceFailure {
     /// Name of the device, as in the log.
     pub device: &'static str,
-    /// What the driver did, or what the host refused.
+    /// The driver's fault or the host's error.
     pub cause: String,
 }
 
@@ -144,7 +144,7 @@ pub trait VirtioDevice: Send {
     /// Reads configuration space; bytes beyond its end read as zero.
     fn read_config(&self, offset: u64, data: &mut [u8]);
 
-    /// Writes configuration space; what is read-only or beyond the end is ignored.
+    /// Writes configuration space; writes to read-only fields or beyond the end are ignored.
     fn write_config(&mut self, offset: u64, data: &[u8]);
 
     /// The driver is ready (DRIVER_OK).
@@ -157,35 +157,35 @@ pub trait VirtioDevice: Send {
 
     /// Frees what [`reset`](Self::reset) has dropped, until `deadline` passes. Called after each
     /// reset until it is [`Progress::Done`], with the lock released in between, before the driver
-    /// sees that the reset is over. A round that charges no work waits for the host, as for memory
-    /// that the guest is to have back.
+    /// sees that the reset is over. A round that charges no work is waiting for the host, for
+    /// example for memory to return to the guest.
     fn clean_up(&mut self, _deadline: &mut Deadline) -> Progress {
         Progress::Done
     }
 
-    /// What [`reset`](Self::reset) or a round of processing left that takes long to free, such as
-    /// lists and bitmaps by the size of guest RAM: the transport drops it with the lock released.
+    /// State left by [`reset`](Self::reset) or a round that takes long to free, such as lists and
+    /// bitmaps proportional to guest RAM: the transport drops it with the lock released.
     fn take_remains(&mut self) -> Option<Box<dyn Any + Send>> {
         None
     }
 
-    /// Queue `queue` was notified, or had more to do: processes it until it is empty or `deadline`
-    /// has passed, whichever comes first.
+    /// Processes queue `queue`, which was notified or had remaining work, until it is empty or
+    /// `deadline` has passed.
     ///
-    /// The device charges its work to `deadline` and looks at it at least once per buffer and once
-    /// per step of a long command. No step between two looks takes more than 2 ms; a command that
-    /// would is kept as a state of the device and resumed. Buffers are given back in the order in
-    /// which the protocol requires it, even if a round was cut. A command that is under way when the
-    /// device is reset is dropped and leaves nothing behind.
+    /// The device charges its work to `deadline` and checks it at least once per buffer and once
+    /// per step of a long command. No step between two checks takes more than 2 ms; a longer
+    /// command is kept as state of the device and resumed. Buffers are returned in the order that
+    /// the protocol requires, even if a round was interrupted. A reset drops an unfinished command
+    /// without leftovers.
     ///
-    /// On [`Progress::More`] the transport notifies the queue again by its own event, so that the
-    /// event loop comes back to it after others, also for a queue that
-    /// [runs at its notification](Self::runs_at_notify), unless it is to
-    /// [finish](Self::finishes_at_notify) there.
+    /// On [`Progress::More`] the transport signals the queue's event, so that the event loop
+    /// returns to it after others, also for a queue that [runs at its
+    /// notification](Self::runs_at_notify), unless it is to [finish](Self::finishes_at_notify)
+    /// there.
     ///
-    /// Only `queue` is notified again. Another queue of the device that has more to do, such as one
-    /// that the rate limit held back, is notified by the device
-    /// ([`DeviceQueue::kick_self`]) and gets a round of its own.
+    /// Only `queue` is notified again. For another queue with remaining work, such as one held back
+    /// by the rate limit, the device calls [`DeviceQueue::kick_self`], and the queue gets its own
+    /// round.
     ///
     /// A notification may come late: for a queue that is not ready, or after a reset. Neither is
     /// an error.

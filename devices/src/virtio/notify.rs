@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! How a device reaches its driver.
 
-/// How a device tells its driver that something happened; given to it at activation.
+/// How a device interrupts its driver; passed to it on activation.
 pub trait Interrupt: Send + Sync {
     /// Used buffers were added to queue `queue` (virtio 1.3, 2.3).
     fn signal_used_queue(&self, queue: u16) -> std::io::Result<()>;
@@ -11,7 +11,8 @@ pub trait Interrupt: Send + Sync {
     /// The transport raises the configuration generation before it interrupts.
     fn signal_config_change(&self) -> std::io::Result<()>;
 
-    /// The device cannot go on: sets DEVICE_NEEDS_RESET and tells the driver (virtio 1.3, 2.1.2).
+    /// The device cannot continue: sets DEVICE_NEEDS_RESET and notifies the driver (virtio 1.3,
+    /// 2.1.2).
     ///
     /// For failures found outside `process`, such as in a thread of the device's own; `process`
     /// just returns its error.

@@ -15,17 +15,17 @@ use super::notify::Interrupt;
 /// One buffer of the driver's, as a chain of descriptors.
 pub type Chain = DescriptorChain<Arc<GuestMemoryMmap>>;
 
-/// A queue that cannot be used any further: its rings are not where the driver said.
+/// A queue that cannot be used any further: its rings are invalid.
 #[derive(Debug, thiserror::Error)]
 #[error("queue {queue}: {source}")]
 pub struct QueueError {
     /// Number of the queue.
     pub queue: u16,
-    /// What is wrong with it.
+    /// The error.
     pub source: virtio_queue::Error,
 }
 
-/// One queue from the device's side: its rings, its number, and the way back to the driver.
+/// The device's side of one queue: its rings, its number, and its interrupt.
 ///
 /// ```text
 /// for _ in 0..queue.size() {
@@ -59,8 +59,8 @@ impl std::fmt::Debug for InterruptHandle {
 impl DeviceQueue {
     /// Queue number `index` with the rings that `queue` says.
     ///
-    /// `kick` is the event by which the driver notifies it. The transport clears `running` when
-    /// the driver stops the queue; from then on the device finds it empty.
+    /// `kick` is the event by which the driver notifies it. The transport clears `running` when the
+    /// driver stops the queue; afterwards the device sees it as empty.
     pub fn new(
         index: u16,
         queue: Queue,
@@ -97,7 +97,7 @@ impl DeviceQueue {
     ///
     /// # Errors
     ///
-    /// [`QueueError`]: the available ring makes no sense.
+    /// [`QueueError`]: the available ring is invalid.
     pub fn pop(&mut self) -> Result<Option<Chain>, QueueError> {
         if !self.ready() {
             return Ok(None);
@@ -112,12 +112,12 @@ impl DeviceQueue {
         }
     }
 
-    /// Leaves the buffer that `pop` gave last to be given again.
+    /// Undoes the last `pop`, which will return the same buffer again.
     pub fn undo_pop(&mut self) {
         self.queue.go_to_previous_position();
     }
 
-    /// Gives the buffer headed by `head` back to the driver, `written` bytes of it written.
+    /// Returns the buffer headed by `head` to the driver, with `written` bytes written.
     ///
     /// # Errors
     ///
@@ -163,7 +163,8 @@ impl DeviceQueue {
         Ok(())
     }
 
-    /// Interrupts the driver if it wants to know of the buffers given back since the last call.
+    /// Interrupts the driver for buffers returned since the last call, unless it suppresses
+    /// interrupts.
     ///
     /// # Errors
     ///
@@ -201,8 +202,8 @@ impl DeviceQueue {
         Ok(behind < self.unsignalled)
     }
 
-    /// Asks to be notified of the next buffer. Where more have come meanwhile, the queue notifies
-    /// itself, so that one call of `process` never lasts longer than the queue is deep.
+    /// Asks to be notified of the next buffer. If more have arrived, the queue notifies itself, so
+    /// that one call of `process` handles at most one queue depth of buffers.
     ///
     /// # Errors
     ///
@@ -228,9 +229,9 @@ impl DeviceQueue {
         self.rearm()
     }
 
-    /// Makes the event loop come back to this queue.
+    /// Schedules another round of this queue.
     pub fn kick_self(&self) {
-        // It fails only when the counter is full, and then the loop comes back anyway.
+        // It fails only when the counter is full, and then the loop returns anyway.
         let _ = self.kick.write(1);
     }
 

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Limits on the bytes and requests that a guest may move in a given time: token buckets with the
-//! fields of Firecracker's API.
+//! Rate limits on a guest's bytes and requests: token buckets with the fields of Firecracker's API.
 //!
-//! A device asks before it takes a request from its queue and, if refused, leaves the request there
-//! until the time that it returns:
+//! A device calls `admit` before it takes a request from its queue and, if not admitted, leaves the
+//! request there until the returned time:
 //!
 //! ```
 //! use std::time::{Duration, Instant};
@@ -21,22 +20,21 @@
 
 use std::time::{Duration, Instant};
 
-/// What a token bucket is made with. A `size` or `refill` of zero means no limit, as in
-/// Firecracker.
+/// Configuration of a token bucket. A `size` or `refill` of zero means no limit, as in Firecracker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bucket {
     /// Tokens that the bucket holds: bytes or requests.
     pub size: u64,
     /// Time in which an empty bucket is full again.
     pub refill: Duration,
-    /// Tokens spent before any of the bucket's own; they never come back.
+    /// Initial extra tokens, spent first and not refilled.
     pub one_time_burst: u64,
 }
 
 /// What to do with one of a limiter's buckets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum BucketUpdate {
-    /// Leave it as it is, tokens included.
+    /// Keep it, including its tokens.
     #[default]
     Keep,
     /// Limit by this bucket, full, from now on.
@@ -66,8 +64,8 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// When there will be enough tokens; none are taken. A request larger than the whole bucket is
-    /// admitted when the bucket is full, and paid off before the next one.
+    /// The time when there will be enough tokens; none are taken. A request larger than the bucket
+    /// is admitted when the bucket is full, and paid off before the next one.
     pub fn admit(&mut self, bytes: u64, ops: u64, now: Instant) -> Result<(), Instant> {
         let bytes_at = self.bytes.as_mut().and_then(|tokens| tokens.available_at(bytes, now));
         let ops_at = self.ops.as_mut().and_then(|tokens| tokens.available_at(ops, now));
@@ -90,7 +88,7 @@ impl RateLimiter {
         }
     }
 
-    /// Takes tokens that are owed, whether they are there or not: what follows waits for them.
+    /// Takes tokens even if the bucket has too few: later requests wait for them.
     pub fn charge(&mut self, bytes: u64, ops: u64) {
         if let Some(tokens) = &mut self.bytes {
             tokens.take(bytes);
@@ -100,7 +98,7 @@ impl RateLimiter {
         }
     }
 
-    /// Gives back the tokens of a request that moved fewer than were taken for it.
+    /// Returns unused tokens of a request.
     pub fn refund(&mut self, bytes: u64, ops: u64) {
         if let Some(tokens) = &mut self.bytes {
             tokens.give(bytes);
@@ -110,7 +108,7 @@ impl RateLimiter {
         }
     }
 
-    /// Changes the buckets; what is not named keeps its tokens.
+    /// Changes the buckets; an unchanged bucket keeps its tokens.
     pub fn update(&mut self, bytes: BucketUpdate, ops: BucketUpdate, now: Instant) {
         if let BucketUpdate::Set(bucket) = bytes {
             self.bytes = Tokens::new(bucket, now);
@@ -177,7 +175,7 @@ impl Tokens {
         }
         let size = i128::from(self.size);
         let wait = u64::try_from((missing + size - 1) / size).unwrap_or(u64::MAX);
-        // A bucket that fills in centuries: far enough away.
+        // A bucket that fills in centuries.
         let far = Duration::from_secs(1 << 20);
         let at = now.checked_add(Duration::from_nanos(wait).min(far));
         Some(at.unwrap_or(now))
@@ -258,7 +256,7 @@ mod tests {
 
     proptest! {
         /// For any requests at any times, no more passes than bucket, burst and time allow, and
-        /// waiting as long as told is enough.
+        /// waiting until the returned time is enough.
         #[test]
         fn never_more_than_the_rate(
             size in 1u64..10_000,

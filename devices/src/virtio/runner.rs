@@ -6,7 +6,7 @@ use std::sync::Arc;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vmm_sys_util::eventfd::EventFd;
 
-/// What runs the queues of one device: a transport.
+/// A transport, which runs the queues of one device.
 pub trait QueueHost: Send + Sync {
     /// One event per queue, in the order of their numbers.
     fn queue_events(&self) -> &[EventFd];
@@ -35,7 +35,7 @@ impl MutEventSubscriber for Runner {
         for (queue, event) in (0..).zip(self.host.queue_events()) {
             let when = EventSet::IN | EventSet::EDGE_TRIGGERED;
             if let Err(error) = ops.add(Events::with_data(event, queue, when)) {
-                tracing::error!(queue, %error, "cannot watch a queue: its device will not answer");
+                tracing::error!(queue, %error, "cannot watch a queue: the device will not respond");
             }
         }
     }

@@ -2,8 +2,8 @@
 //! Descriptor chains, checked before use.
 //!
 //! Everything read here was written by the guest. A chain may loop, may be longer than the standard
-//! allows, may end in the middle or name memory that is not RAM: [`Segments`] tells a device what
-//! is really there, or why it must leave the buffer alone.
+//! allows, may end in the middle or name memory that is not RAM: [`Segments`] gives a device the
+//! valid parts, or the reason to reject the buffer.
 
 use vm_memory::{Bytes, GuestAddress, GuestMemory as _, Permissions};
 
@@ -20,7 +20,7 @@ pub enum ChainError {
         limit: u16,
     },
     /// The last descriptor names a next one that does not exist.
-    #[error("descriptor chain is cut off after {descriptors} entries")]
+    #[error("descriptor chain ends early after {descriptors} entries")]
     CutOff {
         /// Descriptors that could be read.
         descriptors: usize,
@@ -29,7 +29,7 @@ pub enum ChainError {
     #[error("readable descriptor after a writable one")]
     OutOfOrder,
     /// A descriptor reaches outside guest RAM.
-    #[error("{len} bytes at {addr:#x} are not guest RAM")]
+    #[error("{len} bytes at {addr:#x} are not in guest RAM")]
     OutsideRam {
         /// First guest-physical address.
         addr: u64,
@@ -87,7 +87,7 @@ impl Segments {
     }
 
     /// As [`collect`](Self::collect), for devices that look at every address themselves: free page
-    /// reports are ranges to give back, and not memory to be read or written.
+    /// reports are ranges to discard, not memory to read or write.
     ///
     /// # Errors
     ///
@@ -120,7 +120,7 @@ impl Segments {
         }
         match more {
             false => Ok(()),
-            // virtio-queue stops by itself after as many descriptors as the table has.
+            // virtio-queue stops after as many descriptors as the table has.
             true if seen == usize::from(limit) => Err(ChainError::TooLong { limit }),
             true => Err(ChainError::CutOff { descriptors: seen }),
         }
@@ -138,7 +138,7 @@ impl Segments {
 
     /// Copies readable bytes from `offset` on into `data`; returns how many there were.
     ///
-    /// The caller sizes `data` by a limit of its own, never by a length of the guest's.
+    /// The caller sizes `data` by its own limit, never by a guest-supplied length.
     pub fn read(&self, mem: &GuestMemoryMmap, offset: u64, data: &mut [u8]) -> usize {
         let mut filled = 0;
         for (at, len) in pieces(&self.readable, offset, data.len()) {

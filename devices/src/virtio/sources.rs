@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a device waits for on the host's side: a TAP that has a frame, a timer, a finished
-//! request. Each leads to one round of processing of a queue.
+//! Host-side event sources of a device: a TAP with a frame, a timer, a completed request. Each
+//! event leads to one round of a queue.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;

@@ -84,7 +84,7 @@ impl Buffers {
             }
         }
         if self.held.is_empty() {
-            // Asked for once more: a buffer may have come before the driver saw that it is to notify.
+            // Checked again: a buffer may have arrived before notifications were enabled.
             self.queue.rearm()?;
         }
         Ok(Taken { any: !self.held.is_empty(), unusable })

@@ -6,9 +6,10 @@
 //!  from the guest: Established (RESPONSE is due)
 //! ```
 //!
-//! Each direction ends by itself: end of file on the socket becomes a shutdown to the guest, and a
-//! shutdown from the guest ends the socket's direction once everything has been written. When the
-//! host's program has gone altogether, only the record stays until the guest has reset it.
+//! Each direction ends separately: end of file on the socket becomes a shutdown to the guest, and a
+//! shutdown from the guest closes that direction of the socket once everything is written. When the
+//! host's program has closed the socket, only the record stays until the guest resets the
+//! connection.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -24,7 +25,7 @@ use super::sockets::SocketNews;
 use crate::virtio::IoVecs;
 
 bitflags! {
-    /// Packets that are to go to the guest, beside data.
+    /// Pending packets to the guest other than data.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub(super) struct Due: u8 {
         const REQUEST = 1;
@@ -35,7 +36,7 @@ bitflags! {
     }
 }
 
-/// What goes to the guest next on a connection.
+/// The next packet to the guest on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
     /// A packet without data, with these flags.
@@ -46,23 +47,23 @@ pub(super) enum Next {
     Nothing,
 }
 
-/// What the owner of a connection is to do after an event.
+/// Action for the owner of a connection after an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     /// It goes on.
     Lives,
-    /// It is over: the guest gets a reset.
+    /// The connection is closed: send a reset to the guest.
     Reset,
 }
 
 /// One stream.
 #[derive(Debug)]
 pub(super) struct Connection {
-    /// `None` when the host's program has gone.
+    /// `None` once the host's program has closed it.
     stream: Option<UnixStream>,
     established: bool,
     pub(super) credit: Credit,
-    /// Bytes from the guest that the socket did not take at once.
+    /// Bytes from the guest that the socket did not accept immediately.
     buffer: VecDeque<u8>,
     readable: bool,
     /// Behind what can be read may be an end of which there is no further event: it is read until
@@ -77,9 +78,9 @@ pub(super) struct Connection {
     host_ended: u32,
     /// Directions that the guest has ended.
     guest_ended: u32,
-    /// The host's program was told that the guest sends no more.
+    /// The write side of the socket is shut down.
     told_host: bool,
-    /// It stands in the owner's list of those with something for the guest.
+    /// It is in the owner's list of connections with pending packets.
     pub(super) listed: bool,
 }
 
@@ -119,7 +120,7 @@ impl Connection {
         self.buffer.len()
     }
 
-    /// The host's program has gone, and the guest was told.
+    /// The host's program has closed the socket, and the guest was notified.
     pub(super) fn lingers(&self) -> bool {
         self.stream.is_none() && self.due.is_empty()
     }
@@ -135,7 +136,7 @@ impl Connection {
         if news.writable { self.flush() } else { Fate::Lives }
     }
 
-    /// The guest has accepted; `greeting` goes to the host's program first.
+    /// The guest has accepted; `greeting` is sent to the host's program first.
     pub(super) fn accepted(&mut self, greeting: &[u8]) -> Fate {
         if self.established || self.due.contains(Due::REQUEST) {
             return Fate::Reset;
@@ -160,8 +161,8 @@ impl Connection {
         self.finish(Ok(()))
     }
 
-    /// Writes data from the guest: at once what the socket takes, later the rest, which `rest`
-    /// copies from the offset given.
+    /// Writes data from the guest: as much as the socket accepts now, and later the rest, which
+    /// `rest` copies from the given offset.
     pub(super) fn write(
         &mut self,
         vectors: &IoVecs,
@@ -173,7 +174,7 @@ impl Connection {
             return Fate::Reset;
         }
         let Some(stream) = &self.stream else {
-            // It has no reader any more; the guest knows.
+            // The reader has closed it; the guest was notified.
             self.forward(len);
             return Fate::Lives;
         };
@@ -194,13 +195,13 @@ impl Connection {
         Fate::Lives
     }
 
-    /// Writes what is held, now that the socket takes more.
+    /// Writes held data, now that the socket accepts more.
     fn flush(&mut self) -> Fate {
         let result = self.write_buffer();
         self.finish(result)
     }
 
-    /// Writes as much of the buffer as the socket takes.
+    /// Writes as much of the buffer as the socket accepts.
     fn write_buffer(&mut self) -> io::Result<()> {
         let Some(stream) = &self.stream else { return Ok(()) };
         let mut total = 0;
@@ -226,7 +227,7 @@ impl Connection {
         }
     }
 
-    /// Ends what is to end once everything is written.
+    /// Performs pending shutdowns once everything is written.
     fn finish(&mut self, written: io::Result<()>) -> Fate {
         if written.is_err() {
             return Fate::Reset;
@@ -243,13 +244,13 @@ impl Connection {
         // Once: each shutdown of a socket is an event of that socket too, and would lead here again.
         if self.guest_ended & shutdown::SEND != 0 && !self.told_host {
             self.told_host = true;
-            // It fails only where the other end has gone, which is an event of its own.
+            // It fails only if the peer has closed the socket, which is a separate event.
             let _ = stream.shutdown(Shutdown::Write);
         }
         Fate::Lives
     }
 
-    /// What goes to the guest next.
+    /// The next packet to the guest.
     pub(super) fn next(&mut self) -> Next {
         if self.due.contains(Due::REQUEST) {
             return Next::Packet(Op::Request, 0);
@@ -280,7 +281,7 @@ impl Connection {
         Next::Nothing
     }
 
-    /// A packet has gone to the guest.
+    /// A packet was sent to the guest.
     pub(super) fn sent(&mut self, op: Op) {
         self.due -= match op {
             Op::Request => Due::REQUEST,
@@ -289,7 +290,7 @@ impl Connection {
             Op::CreditRequest => Due::CREDIT_REQUEST,
             _ => Due::empty(),
         };
-        // Every packet tells the credit.
+        // Every packet carries the credit.
         self.due -= Due::CREDIT_UPDATE;
     }
 
@@ -300,7 +301,7 @@ impl Connection {
         self.starved &= self.credit.guest_room() == 0 && self.due.contains(Due::CREDIT_REQUEST);
     }
 
-    /// Reads data for the guest into `vectors`; 0 if there is none at present, or no more.
+    /// Reads data for the guest into `vectors`; 0 if there is none now, or at end of file.
     pub(super) fn read(&mut self, vectors: &IoVecs) -> io::Result<usize> {
         let Some(stream) = &self.stream else { return Ok(0) };
         loop {
@@ -345,7 +346,7 @@ impl Connection {
     }
 }
 
-/// Sends guest memory; a peer that has gone raises no signal.
+/// Sends guest memory; a closed peer raises no signal.
 fn send(stream: &UnixStream, vectors: &IoVecs) -> io::Result<usize> {
     let vectors = vectors.as_slice();
     // SAFETY: `msghdr` is a C structure, for which zeroes are a valid value.

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Credit (virtio 1.3, 5.10.6.3): each side tells how large its buffer is and how many bytes have
-//! left it; the other may have no more under way than fits.
+//! Credit (virtio 1.3, 5.10.6.3): each side reports the size of its buffer and how many bytes have
+//! left it; the other may have at most as many bytes in flight as fit.
 //!
-//! Counters wrap around at 32 bits, and the guest's may lie: a lie costs the guest its own data or
-//! its connection, never memory of the host.
+//! Counters wrap around at 32 bits, and the guest's may be false: that costs the guest its own data
+//! or connection, never host memory.
 
 /// Room for what the guest sends on one connection, in bytes.
 pub(super) const BUFFER: u32 = 256 << 10;
 
-/// What may be sent in either direction of one connection.
+/// Credit in both directions of one connection.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Credit {
     /// Bytes sent to the guest.
@@ -21,12 +21,12 @@ pub(super) struct Credit {
     received: u32,
     /// Of these, passed on to the host's program.
     forwarded: u32,
-    /// `forwarded` as the guest was told last.
+    /// `forwarded` as last sent to the guest.
     told: u32,
 }
 
 impl Credit {
-    /// What the guest says of its own buffer, in any of its packets.
+    /// The guest's report about its buffer, in any of its packets.
     pub(super) fn update(&mut self, buffer: u32, taken: u32) {
         self.guest_buffer = buffer;
         self.guest_taken = taken;
@@ -43,7 +43,7 @@ impl Credit {
         self.sent = self.sent.wrapping_add(len);
     }
 
-    /// Takes `len` bytes from the guest; false if it was not allowed to send them.
+    /// Accepts `len` bytes from the guest; false if they exceed its credit.
     pub(super) fn receive(&mut self, len: u32) -> bool {
         let held = self.received.wrapping_sub(self.forwarded);
         if held.checked_add(len).is_none_or(|held| held > BUFFER) {
@@ -58,7 +58,7 @@ impl Credit {
         self.forwarded = self.forwarded.wrapping_add(len);
     }
 
-    /// Whether the guest, as far as it knows, has little room left though there is some.
+    /// Whether the guest believes that little room is left although there is more.
     pub(super) fn worth_telling(&self) -> bool {
         self.forwarded.wrapping_sub(self.told) >= BUFFER / 4
     }
@@ -91,8 +91,8 @@ mod tests {
     }
 
     proptest! {
-        /// A guest that is honest never loses its connection; one that is not has no more than the
-        /// buffer held for it.
+        /// A guest that respects its credit never loses its connection; for any other, at most the
+        /// buffer is held.
         #[test]
         fn no_more_than_the_buffer_is_held(steps in prop::collection::vec((any::<bool>(), 1u32..400_000), 1..200)) {
             let mut credit = Credit::default();

@@ -35,12 +35,12 @@ pub struct Vsock {
     counters: Arc<Counters>,
 }
 
-/// What a driver has set up; gone with a reset. The event queue is never used: nothing ever moves the guest
-/// to another host under its connections.
+/// State between activation and reset. The event queue is never used, as the guest is never
+/// migrated with open connections.
 struct Active {
     receive: Buffers,
     transmit: DeviceQueue,
-    /// Packets of the guest wait until answers have gone out.
+    /// Packets from the guest wait until replies are sent.
     held_back: bool,
 }
 
@@ -49,7 +49,7 @@ impl Vsock {
     ///
     /// # Errors
     ///
-    /// The host does not let the listening socket be watched.
+    /// The host cannot watch the listening socket.
     pub fn new(config: VsockConfig) -> std::io::Result<Self> {
         let counters = Arc::new(Counters::default());
         Ok(Self {
@@ -62,12 +62,12 @@ impl Vsock {
         })
     }
 
-    /// What other threads keep of it.
+    /// State shared with other threads.
     pub fn handle(&self) -> VsockHandle {
         VsockHandle { counters: Arc::clone(&self.counters) }
     }
 
-    /// What its thread watches beside the queues.
+    /// Event sources of its thread in addition to the queues.
     ///
     /// # Errors
     ///
@@ -99,7 +99,7 @@ impl Vsock {
         }
         progress = progress.or(self.receive(&mut active.receive, deadline)?);
         if active.held_back && self.muxer.can_take() {
-            // Answers have gone out: there is room for those to more packets.
+            // Replies were sent: there is room for more.
             active.transmit.kick_self();
         }
         active.receive.signal()?;
@@ -131,7 +131,7 @@ impl Vsock {
             match Header::read_from_bytes(&raw) {
                 Ok(header) if whole => {
                     Counters::add(&self.counters.tx_packets_count, 1);
-                    // What it says may be a lie; no more than the credit is ever copied.
+                    // The length may be false; at most the credit is copied.
                     deadline.charge(header.len.get().min(BUFFER).into());
                     self.muxer.take(queue.mem(), &self.packet, &header, &mut self.vectors);
                 }
@@ -143,7 +143,7 @@ impl Vsock {
         Ok(Progress::Done)
     }
 
-    /// Gives packets to the guest for as long as there are both packets and buffers.
+    /// Sends packets to the guest while there are both packets and buffers.
     fn receive(
         &mut self,
         buffers: &mut Buffers,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A host program that has connected and not yet said which port of the guest it wants.
+//! A host program that has connected but not yet named a port of the guest.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -14,9 +14,9 @@ const MAX_LINE: usize = 32;
 pub(super) enum Progress {
     /// There is no whole line yet.
     Waits,
-    /// The program wants this port.
+    /// The program requests this port.
     Port(u32),
-    /// It said something else, or has gone.
+    /// It sent something else, or closed the socket.
     Nonsense,
 }
 

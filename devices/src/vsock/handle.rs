@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What has happened, in the words of Firecracker's `vsock` metrics.
+/// Counters with the names of Firecracker's `vsock` metrics.
 #[derive(Debug, Default, serde::Serialize)]
 pub struct Counters {
     /// Activations that failed.
@@ -15,7 +15,7 @@ pub struct Counters {
     pub rx_queue_event_fails: AtomicU64,
     /// Packets that could not be read.
     pub tx_queue_event_fails: AtomicU64,
-    /// Events of the host's sockets that could not be taken.
+    /// Events of the host's sockets that could not be read.
     pub muxer_event_fails: AtomicU64,
     /// Rounds of the receive queue.
     pub rx_queue_event_count: AtomicU64,
@@ -48,14 +48,14 @@ impl Counters {
     }
 }
 
-/// A socket device, as its owner keeps it.
+/// The owner's handle of a socket device.
 #[derive(Debug, Clone)]
 pub struct VsockHandle {
     pub(super) counters: Arc<Counters>,
 }
 
 impl VsockHandle {
-    /// What has happened so far.
+    /// Its counters.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }

@@ -3,7 +3,7 @@
 //! host, by Unix sockets with Firecracker's conventions.
 //!
 //! - From the host: connect to the device's socket and write `CONNECT PORT\n`. Once the guest has
-//!   accepted, the line `OK HOST_PORT\n` comes back, and from there on bytes are the stream's.
+//!   accepted, the device sends the line `OK HOST_PORT\n`; further bytes belong to the stream.
 //! - From the guest: a connection to port P of CID 2 becomes one to the Unix socket `PATH_P`.
 //!
 //! ```text
@@ -12,12 +12,12 @@
 //!                                                           as many packets as it has data for
 //! ```
 //!
-//! Credit (5.10.6.3): the guest may send as much as the connection's buffer has room for, and is
-//! told as it drains; the device sends no more than the guest has told it. A packet beyond its
+//! Credit (5.10.6.3): the guest may send as much as the connection's buffer has room for, and gets
+//! updates as it drains; the device sends no more than the guest's credit. A packet beyond its
 //! credit, for a connection that is not there, or that makes no sense is answered with a reset.
 //!
-//! Bounded: connections ([`MAX_CONNECTIONS`]), bytes held for the host ([`MAX_BUFFERED`]), answers
-//! for which the guest has no buffer (then nothing more is taken from it).
+//! Bounded: connections ([`MAX_CONNECTIONS`]), bytes held for the host ([`MAX_BUFFERED`]), replies
+//! for which the guest has no buffer (then no more packets are taken from it).
 //!
 //! May use: `virtio`, Unix sockets; the listening socket is made by the caller.
 //!
@@ -25,11 +25,11 @@
 //!
 //! - `protocol.rs`: the wire
 //! - `credit.rs`: how much may be sent, on either side
-//! - `greeting.rs`: host programs that have not yet said which port they want
+//! - `greeting.rs`: host programs that have not yet named a port
 //! - `buffers.rs`: buffers of the guest's that wait for packets
 //! - `connection.rs`: one stream
 //! - `stream_table.rs`: all streams
-//! - `muxer.rs`: what packets of the guest and events of the host do to them
+//! - `muxer.rs`: handling of guest packets and host events
 //! - `device.rs`: the device
 //! - `sockets.rs`: the host's sockets and news of them
 //! - `handle.rs`: counters for other threads
@@ -58,7 +58,7 @@ pub const MAX_CONNECTIONS: usize = 1023;
 /// Most bytes that are held for host programs which do not read, in all connections together.
 pub const MAX_BUFFERED: usize = 64 << 20;
 
-/// What a socket device is made with.
+/// Configuration of a socket device.
 #[derive(Debug)]
 pub struct VsockConfig {
     /// The guest's address, 3 or above.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What packets of the guest and events of the host's sockets do to streams, and what goes to the
-//! guest next.
+//! Handles packets from the guest and events of the host's sockets, and selects the next packet to
+//! the guest.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -51,7 +51,7 @@ impl Muxer {
         self.streams.held()
     }
 
-    /// The guest has gone: everything ends, and what the host connects later waits.
+    /// The driver was reset: all streams end, and later host connections wait.
     pub(super) fn reset(&mut self) {
         self.streams.clear();
         self.sockets.look_again();
@@ -62,14 +62,14 @@ impl Muxer {
         self.streams.has_packets()
     }
 
-    /// Whether more packets of the guest can be taken: answers have a limit.
+    /// Whether more packets from the guest can be taken: replies have a limit.
     pub(super) fn can_take(&self) -> bool {
         self.streams.has_room_for_resets()
     }
 
     // The host's side.
 
-    /// Takes the news of all sockets.
+    /// Handles the events of all sockets.
     pub(super) fn poll_host(&mut self, deadline: &mut Deadline) -> Progress {
         let mut news = std::mem::take(&mut self.news);
         let mut more = true;
@@ -123,7 +123,7 @@ impl Muxer {
         if stream.set_nonblocking(true).is_err() || !self.streams.make_room() {
             return;
         }
-        // Its line may be there already: the first event says so.
+        // Its line may already be there: the first event reports it.
         if let Ok(id) = self.sockets.watch(&stream) {
             self.streams.greet(id, stream);
         }
@@ -147,7 +147,8 @@ impl Muxer {
 
     // The guest's side.
 
-    /// Takes one packet of the guest: `buffer` is header and data. `vectors` is for use on the way.
+    /// Handles one packet from the guest: `buffer` contains header and data. `vectors` is for use
+    /// on the way.
     pub(super) fn take(
         &mut self,
         mem: &Arc<GuestMemoryMmap>,
@@ -214,7 +215,7 @@ impl Muxer {
         });
     }
 
-    /// The guest wants a host program: the one at the socket's path with the port behind it.
+    /// The guest connects to a host program: the one at the socket's path with the port appended.
     fn connect_host(&mut self, ports: Ports, header: &Header) {
         let stream = match self.streams.make_room() {
             true => self.dial(ports.host),

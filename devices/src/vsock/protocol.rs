@@ -21,7 +21,7 @@ pub mod shutdown {
     pub const BOTH: u32 = RECEIVE | SEND;
 }
 
-/// What every packet begins with (5.10.6).
+/// Header of every packet (5.10.6).
 #[derive(
     Debug,
     Clone,
@@ -71,7 +71,7 @@ pub enum Op {
     Request,
     /// Connected.
     Response,
-    /// There is no such connection, or no more.
+    /// The connection does not exist, or no longer exists.
     Reset,
     /// One or both directions end.
     Shutdown,

@@ -16,12 +16,12 @@ const EVENTS: usize = 64;
 /// The listening socket among the events.
 const LISTENER: u64 = 0;
 
-/// What has happened to a socket.
+/// An event of a socket.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SocketNews {
     /// The socket, by the number that [`HostSockets::watch`] gave.
     pub(super) id: u64,
-    /// There is something to read, be it the end.
+    /// There is data to read, or end of file.
     pub(super) readable: bool,
     /// There may be room to write.
     pub(super) writable: bool,
@@ -121,7 +121,7 @@ impl HostSockets {
     }
 
     /// Connects to the program that serves `port` of the host: the one at the socket's path with
-    /// the port behind it.
+    /// the port appended.
     pub(super) fn dial(&self, port: u32) -> io::Result<UnixStream> {
         let mut path = self.path.as_os_str().as_bytes().to_vec();
         path.extend(format!("_{port}").bytes());

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! All streams of a guest: which there are, whose socket is whose, and which have something for the
-//! guest.
+//! All streams of a guest: the existing ones, their sockets, and which have packets for the guest.
 
 use std::collections::{HashMap, VecDeque};
 use std::os::unix::net::UnixStream;
@@ -84,7 +83,7 @@ impl StreamTable {
         (self.connections.len(), self.owners.len(), self.ready.len() + self.resets.len())
     }
 
-    /// Ends everything, and tells nobody.
+    /// Drops everything without notifying either side.
     pub(super) fn clear(&mut self) {
         let ended = self.connections.len() as u64;
         Counters::add(&self.counters.conns_removed, ended);
@@ -109,7 +108,8 @@ impl StreamTable {
         self.buffered
     }
 
-    /// Whether one more connection is allowed. A record whose program has gone makes way.
+    /// Whether one more connection is allowed. A record whose program has closed its socket is
+    /// dropped if needed.
     pub(super) fn make_room(&mut self) -> bool {
         if self.count() < MAX_CONNECTIONS {
             return true;
@@ -130,7 +130,7 @@ impl StreamTable {
         self.connections.len() + self.owners.values().filter(greeting).count()
     }
 
-    /// What the events with number `id` are about.
+    /// The owner of events with number `id`.
     pub(super) fn owner(&self, id: u64) -> Option<&Owner> {
         self.owners.get(&id)
     }
@@ -139,12 +139,12 @@ impl StreamTable {
         self.connections.get_mut(&ports).map(|(_, connection)| connection)
     }
 
-    /// Keeps a host program that has not yet said which port it wants.
+    /// Keeps a host program that has not yet named a port.
     pub(super) fn greet(&mut self, id: u64, stream: UnixStream) {
         self.owners.insert(id, Owner::Greeting(stream));
     }
 
-    /// Forgets a host program that has not become a connection; gives its socket.
+    /// Removes a host program that has not become a connection; returns its socket.
     pub(super) fn end_greeting(&mut self, id: u64) -> Option<UnixStream> {
         match self.owners.remove(&id) {
             Some(Owner::Greeting(stream)) => Some(stream),
@@ -152,7 +152,7 @@ impl StreamTable {
         }
     }
 
-    /// A host program wants port `port` of the guest.
+    /// A host program connects to port `port` of the guest.
     pub(super) fn connect_guest(&mut self, id: u64, port: u32) {
         let Some(stream) = self.end_greeting(id) else { return };
         let ports = Ports { host: self.free_port(), guest: port };
@@ -178,7 +178,7 @@ impl StreamTable {
         self.list(ports);
     }
 
-    /// Lets `act` work on a connection, and does what follows.
+    /// Runs `act` on a connection and handles the result.
     pub(super) fn with(&mut self, ports: Ports, act: impl FnOnce(&mut Connection) -> Fate) {
         let Some((_, connection)) = self.connections.get_mut(&ports) else { return };
         let before = connection.buffered();
@@ -201,14 +201,14 @@ impl StreamTable {
         }
     }
 
-    /// Ends a connection, and has the guest told.
+    /// Ends a connection and schedules a reset to the guest.
     pub(super) fn kill(&mut self, ports: Ports) {
         Counters::add(&self.counters.conns_killed, 1);
         self.remove(ports);
         self.resets.push_back(ports);
     }
 
-    /// Ends a connection that the guest knows to be over.
+    /// Ends a connection that the guest has already closed.
     pub(super) fn remove(&mut self, ports: Ports) {
         let Some((id, connection)) = self.connections.remove(&ports) else { return };
         Counters::add(&self.counters.conns_removed, 1);
@@ -229,7 +229,7 @@ impl StreamTable {
         }
     }
 
-    /// The next connection whose end the guest must be told.
+    /// The next connection for which a reset is due.
     pub(super) fn next_reset(&mut self) -> Option<Ports> {
         self.resets.pop_front()
     }
@@ -250,7 +250,7 @@ impl StreamTable {
                     self.buffered = self.buffered - held + connection.buffered();
                     match read {
                         Ok(0) => {
-                            // Nothing there, or no more: then a shutdown is due.
+                            // No data, or end of file: then a shutdown is due.
                             self.list(ports);
                             continue;
                         }

@@ -28,7 +28,8 @@ impl VirtioDevice for Balloon {
         &self.queue_sizes
     }
 
-    /// Pages run in the vCPU that notifies, in and out and as hints; all else in the event loop.
+    /// Single pages (inflate, deflate, hints) are processed on the notifying vCPU; everything else
+    /// in the event loop.
     ///
     /// For hints it is a matter of safety, see [`finishes_at_notify`](Self::finishes_at_notify). For
     /// inflation and deflation it is a matter of speed: the driver waits for each buffer of 256
@@ -44,7 +45,7 @@ impl VirtioDevice for Balloon {
 
     /// Hints: the driver puts a hinted page where the guest may take it again as soon as it has
     /// notified (Linux `get_free_page_and_send`). By then the page must have been discarded, or
-    /// something of the guest's would be lost.
+    /// guest data would be lost.
     fn finishes_at_notify(&self, queue: u16) -> bool {
         self.active.as_ref().is_some_and(|active| active.role(queue) == Some(Role::Hints))
     }
@@ -100,7 +101,7 @@ impl VirtioDevice for Balloon {
             &mut self.hints,
         ];
         queues.into_iter().for_each(Serving::reset);
-        // The driver that lent memory is gone.
+        // The driver that lent memory has been reset.
         self.core.target.set_surplus(Pages(0));
         self.core.pool.forget(leaving);
         self.core.migrations = Default::default();
@@ -117,8 +118,8 @@ impl VirtioDevice for Balloon {
         self.core.pool.take_remains()
     }
 
-    /// Brings back the memory that the last driver had given up, where the host has to allocate it
-    /// before the guest may touch it.
+    /// Restores the memory that the last driver had given up, where the host must allocate it
+    /// before the guest may access it.
     fn clean_up(&mut self, deadline: &mut Deadline) -> Progress {
         let Core { pool, journal, .. } = &mut self.core;
         pool.restore_forgotten(journal, deadline);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The balloon as the host sees it: targets, statistics, hinting, evacuation, and the record of what
-//! is in it. Called with the balloon locked, from any thread but a vCPU's.
+//! The balloon's host interface: targets, statistics, hinting, evacuation, and the record of its
+//! pages. Called with the balloon locked, from any thread except a vCPU's.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsRawFd, RawFd};
@@ -27,13 +27,13 @@ use super::super::{BalloonConfig, BalloonError};
 use super::Balloon;
 
 impl Balloon {
-    /// Asks the guest to have `target` pages in the balloon; it follows in its own time.
+    /// Sets the target to `target` pages; the guest follows asynchronously.
     ///
-    /// May be called while it is still on its way to another target.
+    /// May be called before the guest has reached the previous target.
     ///
     /// # Errors
     ///
-    /// [`BalloonError::TargetTooLarge`]; the target stays as it was.
+    /// [`BalloonError::TargetTooLarge`]; the target is unchanged.
     pub fn set_target(&mut self, target: Pages) -> Result<(), BalloonError> {
         self.change_target(|goal| goal.set(target))
     }
@@ -43,13 +43,13 @@ impl Balloon {
         self.core.target.pages()
     }
 
-    /// Pages that the driver is asked for on top of the target: those of evacuated blocks, and what
-    /// [`set_surplus`](Self::set_surplus) said.
+    /// Pages requested on top of the target: those of evacuated blocks, and the value of
+    /// [`set_surplus`](Self::set_surplus).
     pub fn surplus(&self) -> Pages {
         self.core.target.surplus()
     }
 
-    /// Borrows memory from the guest for a while: the driver is to have `surplus` pages in the
+    /// Borrows memory from the guest temporarily: the driver should put `surplus` pages in the
     /// balloon on top of the target, blocks first. A lower surplus gives memory back, single pages
     /// first. Limited to RAM; the next target ends it.
     pub fn set_surplus(&mut self, surplus: Pages) {
@@ -60,7 +60,7 @@ impl Balloon {
         debug_assert!(result.is_ok());
     }
 
-    /// Changes what the driver is to reach, and notifies it.
+    /// Changes the driver's goal and notifies it.
     fn change_target(
         &mut self,
         change: impl FnOnce(&mut Target) -> Result<(), BalloonError>,
@@ -71,7 +71,7 @@ impl Balloon {
         if goal == before {
             return Ok(());
         }
-        // A lower one may be reached already: nothing more will come.
+        // A lower goal may already be reached; no more pages will arrive.
         if self.core.pool.ledger.ballooned() >= goal {
             self.core.pool.hurry();
             self.end_turn();
@@ -91,14 +91,13 @@ impl Balloon {
         self.core.pool.ledger.ballooned()
     }
 
-    /// Pages in the balloon that the host has not been given back yet.
+    /// Pages in the balloon that are not yet discarded on the host.
     pub fn pending(&self) -> Pages {
         self.core.pool.ledger.pending()
     }
 
-    /// Pages that the guest is taking out of the balloon, or is to have back as its driver has gone,
-    /// and waits for, as the host has no memory of that kind at the moment: huge pages of a pool that
-    /// others have emptied.
+    /// Pages that the guest takes out of the balloon, or gets back after a reset, but that the host
+    /// has no memory for now: its pool of huge pages is empty.
     pub fn waiting_for_host(&self) -> Pages {
         let waiting = [&self.deflating, &self.blocks].into_iter().filter(|serving| serving.waits());
         let ranges = waiting.filter_map(Serving::work).flat_map(|work| work.restoring());
@@ -106,7 +105,7 @@ impl Balloon {
         Pages(leaving + self.core.pool.to_restore().0)
     }
 
-    /// The pages of the balloon. Nothing else in guest RAM may be taken for free.
+    /// The pages of the balloon. No other guest RAM may be assumed free.
     pub fn ballooned_ranges(&self) -> RangeSet {
         self.core.pool.ledger.ranges()
     }
@@ -151,11 +150,11 @@ impl Balloon {
         Ok(())
     }
 
-    /// Asks the guest for all of its free pages, which go back to the host as they come.
+    /// Asks the guest for hints about all its free pages, which are returned to the host as they
+    /// arrive.
     ///
-    /// The guest keeps them for itself only when the run is acknowledged: with
-    /// `acknowledge_on_stop` as soon as it has named them all, else by
-    /// [`stop_hinting`](Self::stop_hinting).
+    /// The guest reuses them only after the run is acknowledged: with `acknowledge_on_stop` as soon
+    /// as it has hinted them all, else by [`stop_hinting`](Self::stop_hinting).
     ///
     /// # Errors
     ///
@@ -167,7 +166,7 @@ impl Balloon {
         Ok(())
     }
 
-    /// Ends a hinting run and gives the guest its pages back.
+    /// Ends a hinting run and returns the pages to the guest.
     ///
     /// # Errors
     ///
@@ -195,8 +194,8 @@ impl Balloon {
     /// result, after `patience` at the latest. They stay in the balloon, on top of the target, until
     /// another target is set.
     ///
-    /// With `sync` the guest waits for pages that are busy for the moment. Blocks may be given in
-    /// any order; those that are not wholly RAM are left out.
+    /// With `sync` the guest waits for busy pages. Blocks may be in any order; blocks that are not
+    /// entirely RAM are skipped.
     ///
     /// # Errors
     ///
@@ -250,7 +249,7 @@ impl Balloon {
         self.core.pool.reported()
     }
 
-    /// Whether the driver takes pages back rather than have a process killed.
+    /// Whether the driver deflates the balloon instead of killing a process for lack of memory.
     pub fn deflates_on_oom(&self) -> bool {
         self.accepted(feature::DEFLATE_ON_OOM)
     }
@@ -260,8 +259,8 @@ impl Balloon {
         self.accepted(feature::EVACUATE)
     }
 
-    /// Gives back those of `pages` that are in the balloon now: what the guest has touched there
-    /// against the rules, or what the host has filled again.
+    /// Discards those of `pages` that are in the balloon now: pages that the guest accessed against
+    /// the rules, or that the host has filled again.
     ///
     /// # Errors
     ///
@@ -270,8 +269,8 @@ impl Balloon {
         self.core.pool.discard_again(pages, &mut self.core.journal)
     }
 
-    /// After the host has filled `block`: takes those of its pages away again that are in the
-    /// balloon, and has huge pages forbidden there. Whether there were any.
+    /// Called after the host has filled `block`: discards its ballooned pages again and forbids
+    /// huge pages there. Returns whether there were any.
     ///
     /// # Errors
     ///
@@ -280,7 +279,7 @@ impl Balloon {
         self.core.pool.keep_holes(block, &mut self.core.journal)
     }
 
-    /// What has happened since the machine started.
+    /// Counters since the machine started.
     pub fn counters(&self) -> Counters {
         self.core.journal.counters
     }
@@ -295,7 +294,7 @@ impl Balloon {
         &self.changes
     }
 
-    /// The configuration that would make this balloon as it is now.
+    /// The current configuration of this balloon.
     pub fn current_config(&self) -> BalloonConfig {
         let offered = |bit| self.features & bit != 0;
         BalloonConfig {

@@ -50,7 +50,7 @@ pub struct Balloon {
     // The memory.
     pub(super) core: Core,
 
-    // One part for each queue; the block queue has none of its own but its buffer under way.
+    // One part per queue; the block queue has only its current buffer.
     inflation: Inflation,
     inflating: Serving,
     deflating: Serving,
@@ -69,7 +69,7 @@ pub struct Balloon {
     announced: Announced,
 }
 
-/// What the device has while a driver is up.
+/// State of the device while a driver is active.
 struct Active {
     features: u64,
     interrupt: Arc<dyn Interrupt>,
@@ -77,7 +77,7 @@ struct Active {
     queues: Vec<DeviceQueue>,
 }
 
-/// What other threads wait to see changed.
+/// State whose changes other threads wait for.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Announced {
     ballooned: Pages,
@@ -103,8 +103,8 @@ impl Active {
 }
 
 impl Balloon {
-    /// A balloon over the memory that `reclaim` gives back. What holes in it cost the process is
-    /// charged to `mappings`, which counts them.
+    /// A balloon over the memory of `reclaim`. The mappings that its holes cost the process are
+    /// charged to `mappings`.
     ///
     /// # Errors
     ///
@@ -144,9 +144,9 @@ impl Balloon {
         })
     }
 
-    /// Something that was put off is due; called by the event loop when the timer's descriptor is
-    /// readable, see [`TimerRunner`](super::TimerRunner). Lasts as long as one round of a queue at
-    /// most; what is left then makes the descriptor readable again.
+    /// Runs deferred work that is due; called by the event loop when the timer's descriptor is
+    /// readable, see [`TimerRunner`](super::TimerRunner). Takes at most as long as one round of a
+    /// queue; remaining work makes the descriptor readable again.
     pub fn on_timer(&mut self) {
         self.on_timer_within(&mut Deadline::new());
     }
@@ -171,14 +171,14 @@ impl Balloon {
         self.end_turn();
     }
 
-    /// Tries again now what the host had no memory for.
+    /// Retries immediately what the host had no memory for.
     #[cfg(test)]
     pub(super) fn retry_now(&mut self) {
         self.next_retry = Some(Instant::now());
         self.on_timer();
     }
 
-    /// Goes on with the buffers that waited for the host to have memory.
+    /// Continues with the buffers that waited for host memory.
     fn retry_buffers(&mut self, deadline: &mut Deadline) {
         let Some(mut active) = self.active.take() else { return };
         for (role, waits) in
@@ -192,7 +192,7 @@ impl Balloon {
             }
             let queue = u16::try_from(queue).unwrap_or(u16::MAX);
             match self.dispatch(&mut active, queue, deadline) {
-                // What is left is for the queue's own rounds.
+                // The queue's own rounds do the rest.
                 Ok(Progress::More) => active.queues[usize::from(queue)].kick_self(),
                 Ok(Progress::Done) => {}
                 Err(error) => {
@@ -204,7 +204,7 @@ impl Balloon {
         self.active = Some(active);
     }
 
-    /// Sets the timer to what is due next, and tells those who wait for a change.
+    /// Sets the timer to the next deadline, and announces changes to waiting threads.
     fn end_turn(&mut self) {
         let pool = &self.core.pool;
         if pool.waiting() {
@@ -320,7 +320,7 @@ impl Balloon {
         features & feature::PAGE_POISON != 0 && self.config.poison_val.get() != 0
     }
 
-    /// Blocks whose pending pages go back to the host with a buffer under way.
+    /// Blocks whose pending pages are discarded by the current buffers.
     fn blocks_under_way(&self) -> BTreeSet<mm::units::BlockId> {
         let buffers = [&self.inflating, &self.blocks];
         buffers.into_iter().filter_map(Serving::work).flat_map(|work| work.blocks()).collect()

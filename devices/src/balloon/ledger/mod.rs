@@ -3,10 +3,10 @@
 //!
 //! Two marks for each page:
 //! - *ballooned*: the guest has given it up;
-//! - *pending*: it is ballooned, and the host has not been given it back yet.
+//! - *pending*: it is ballooned and not yet discarded on the host.
 //!
-//! All of it is sized by guest RAM, never by what a guest says, and is zeroed memory that costs the
-//! host nothing before it is used.
+//! The size depends on guest RAM only, never on guest input, and zeroed memory costs the host
+//! nothing before it is used.
 //!
 //! - `region.rs`: the marks of one stretch of RAM
 
@@ -23,9 +23,9 @@ use region::{Region, WORDS, runs_of};
 #[derive(Debug)]
 pub struct Ledger {
     regions: Vec<Region>,
-    /// Pages ballooned, kept beside the bitmaps.
+    /// Ballooned pages, counted in addition to the bitmaps.
     ballooned: u64,
-    /// Pages pending, kept beside the bitmaps.
+    /// Pending pages, counted in addition to the bitmaps.
     pending: u64,
 }
 
@@ -36,7 +36,7 @@ pub enum Fill {
     Empty,
     /// Some of its pages.
     Partial,
-    /// All of them, and it is wholly RAM: it can be given back as one.
+    /// All of its pages, and the block is entirely RAM: it can be discarded as one.
     Full,
 }
 
@@ -52,7 +52,7 @@ impl Ledger {
         Pages(self.ballooned)
     }
 
-    /// Pages in the balloon that the host has not been given back yet.
+    /// Pages in the balloon that are not yet discarded on the host.
     pub fn pending(&self) -> Pages {
         Pages(self.pending)
     }
@@ -146,13 +146,13 @@ impl Ledger {
         }
     }
 
-    /// Whether `block` has pages that the host has not been given back yet.
+    /// Whether `block` has pages that are not yet discarded on the host.
     pub fn has_pending(&self, block: BlockId) -> bool {
         self.block(block)
             .is_some_and(|(region, words)| region.pending[words].iter().any(|word| *word != 0))
     }
 
-    /// Whether `block` has ballooned pages that the host has been given back already.
+    /// Whether `block` has ballooned pages that are already discarded on the host.
     pub fn has_given_back(&self, block: BlockId) -> bool {
         self.block(block).is_some_and(|(region, words)| {
             let pending = &region.pending[words.clone()];
@@ -160,8 +160,8 @@ impl Ledger {
         })
     }
 
-    /// Marks nothing of `block` pending any more, and calls `run` for each run that was, in
-    /// ascending order. A full block is one run, even if parts of it were given back before.
+    /// Clears the pending state of `block` and calls `run` for each run that was pending, in
+    /// ascending order. A full block is one run, even if parts of it were discarded before.
     pub fn take_pending(&mut self, block: BlockId, mut run: impl FnMut(GuestRange)) {
         let full = self.fill(block) == Fill::Full;
         let Some((region, words)) = self.block_mut(block) else { return };
@@ -209,7 +209,7 @@ impl Ledger {
         set
     }
 
-    /// Forgets everything. The record so far comes back, which takes long to free for much RAM.
+    /// Clears the ledger and returns the old one, which takes long to free for large RAM.
     #[must_use = "drop it where no device's lock is held"]
     pub fn clear(&mut self) -> Self {
         // Fresh zeroes cost the host nothing; written ones would.
@@ -230,7 +230,7 @@ impl Ledger {
         runs
     }
 
-    /// Recounts everything from the bitmaps; says what does not agree.
+    /// Recounts everything from the bitmaps; returns the first mismatch.
     pub fn validate(&self) -> Result<(), String> {
         let (mut ballooned, mut pending) = (0, 0);
         for region in &self.regions {
@@ -275,7 +275,7 @@ impl Ledger {
     }
 }
 
-/// The first page of a block; of one beyond the address space, a page that is no RAM.
+/// The first page of a block; for a block beyond the address space, a page that is not RAM.
 fn first_page(block: BlockId) -> Pfn {
     Pfn(block.0.saturating_mul(PAGES_PER_BLOCK))
 }

@@ -38,7 +38,7 @@ impl Region {
         at..at + WORDS
     }
 
-    /// The words that hold `range`, each with the bits that are meant.
+    /// The words that contain `range`, each with the mask of its bits.
     pub(super) fn words(&self, range: GuestRange) -> impl Iterator<Item = (usize, u64)> + use<> {
         let base = self.first_block * PAGES_PER_BLOCK;
         let (start, end) = (range.start().0 - base, range.end().0 - base);

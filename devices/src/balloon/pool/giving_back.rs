@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How ballooned pages are given back to the host, and made usable again.
+//! How ballooned pages are discarded on the host and made usable again.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -14,7 +14,7 @@ use crate::balloon::ledger::Fill;
 use crate::balloon::runs::{append, whole_blocks};
 use crate::virtio::Deadline;
 
-/// What steps cost, in units of [`Deadline`].
+/// Costs of steps, in units of [`Deadline`].
 mod cost {
     /// Discarding one run of pages.
     pub(super) const RUN: u64 = 4 << 10;
@@ -36,13 +36,13 @@ impl Pool {
     ) {
         deadline.charge(cost_of(ranges));
         let asked = ranges.iter().map(GuestRange::bytes).fold(Bytes(0), Bytes::saturating_add);
-        // The guest takes such pages back without asking.
+        // The guest uses such pages again without notice.
         let safe = self.reclaim.refills();
         self.discard(ranges, asked, safe, journal, |counters| counters.free_pages(origin));
     }
 
-    /// Gives back the ballooned pages of `range`, whether that was done before or not. None for a
-    /// driver that may use them without asking: they could be in use.
+    /// Discards the ballooned pages of `range` again. Does nothing for a driver that may use them
+    /// without notice: they could be in use.
     pub(in crate::balloon) fn discard_again(
         &mut self,
         range: GuestRange,
@@ -63,8 +63,8 @@ impl Pool {
         Ok(done)
     }
 
-    /// Gives back again what `block` has in the balloon, and forbids huge pages in it, as the host
-    /// has allowed them; whether it has anything in the balloon.
+    /// Discards the ballooned pages of `block` again and forbids huge pages in it; returns whether
+    /// it has ballooned pages.
     pub(in crate::balloon) fn keep_holes(
         &mut self,
         block: BlockId,
@@ -81,9 +81,9 @@ impl Pool {
         }
     }
 
-    /// Gives back what is pending in the first of `blocks` (ascending), as many as `deadline` has
-    /// work left for, and one at least. Scattered pages end the step early: each run is a system
-    /// call, and some hosts take much longer for one than others.
+    /// Discards pending pages in the first of `blocks` (ascending): as many as `deadline` allows,
+    /// and at least one. Scattered pages end the step early: each run is a system call, and some
+    /// hosts take much longer for one than others.
     pub(in crate::balloon) fn discard_some(
         &mut self,
         blocks: &mut VecDeque<BlockId>,
@@ -126,7 +126,7 @@ impl Pool {
         if self.may_give_back() {
             self.set_huge(&cut, false, journal);
         }
-        // Less than the runs where a block is full of which parts were given back before.
+        // Smaller than the runs if parts of a full block were discarded before.
         let asked = Pages(before - self.ledger.pending().0).bytes();
         let safe = self.may_give_back();
         self.discard(&runs, asked, safe, journal, |counters| &mut counters.inflation);
@@ -134,8 +134,8 @@ impl Pool {
         self.runs = runs;
     }
 
-    /// The unit of the host's around `block`, where that is more than a block and all of it is in
-    /// the balloon.
+    /// The host's discard unit around `block`, if it is larger than a block and entirely in the
+    /// balloon.
     fn full_unit(&self, block: BlockId) -> Option<GuestRange> {
         let unit = self.unit();
         if unit.0 <= PAGES_PER_BLOCK {
@@ -147,14 +147,13 @@ impl Pool {
         full.then_some(around)
     }
 
-    /// Whether pages may go back to the host at all: not where the host may be out of memory when
-    /// a driver uses them without asking.
+    /// Whether pages may be discarded: not if the host might be out of memory when a driver uses
+    /// them again without notice.
     fn may_give_back(&self) -> bool {
         self.patient || self.reclaim.refills()
     }
 
-    /// Makes sure that the guest can use `ranges` again; false if the host has no memory for them
-    /// at the moment.
+    /// Makes `ranges` usable again; false if the host has no memory for them now.
     pub(in crate::balloon) fn restore(
         &mut self,
         ranges: &[GuestRange],
@@ -178,8 +177,9 @@ impl Pool {
         true
     }
 
-    /// Allows or forbids huge pages in the first of `blocks` (ascending), as they are now: a guest
-    /// that touches pages which it took out of a block must not fill its holes.
+    /// Allows or forbids huge pages in the first of `blocks` (ascending), by their current
+    /// contents: a guest that accesses pages which it took out of a block must not fill the block's
+    /// holes.
     pub(in crate::balloon) fn resize_some(
         &mut self,
         blocks: &mut VecDeque<BlockId>,
@@ -202,7 +202,7 @@ impl Pool {
         }
         deadline.charge(cost);
         self.set_huge(&forbid, false, journal);
-        // Neighbours that had to stay as they were may cost nothing more now.
+        // Neighbours that could not be changed before may now cost no extra mapping.
         let around = allow.iter().flat_map(|block| block.0.saturating_sub(1)..=block.0 + 1);
         let around: BTreeSet<BlockId> = around.map(BlockId).collect();
         let allow: Vec<BlockId> = around
@@ -242,7 +242,7 @@ impl Pool {
         }
     }
 
-    /// Allows or forbids huge pages in `blocks` (ascending), as far as they are wholly RAM.
+    /// Allows or forbids huge pages in those of `blocks` (ascending) that are entirely RAM.
     fn set_huge(&mut self, blocks: &[BlockId], allow: bool, journal: &mut Journal) {
         let mut runs: Vec<GuestRange> = Vec::new();
         for block in blocks {
@@ -262,13 +262,12 @@ impl Pool {
     }
 }
 
-/// How many free pages to discard in one step: what `deadline` has work left for, and a block at
-/// least.
+/// Number of free pages to discard in one step: as many as `deadline` allows, and at least a block.
 pub(in crate::balloon) fn step(deadline: &Deadline) -> Pages {
     Pages((deadline.left() / cost::PAGE).max(PAGES_PER_BLOCK))
 }
 
-/// What discarding `runs` costs, in units of [`Deadline`].
+/// Cost of discarding `runs`, in units of [`Deadline`].
 fn cost_of(runs: &[GuestRange]) -> u64 {
     runs.iter().map(|run| cost::RUN + run.pages().0 * cost::PAGE).sum()
 }

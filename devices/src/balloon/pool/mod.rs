@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! When ballooned pages are given back to the host; `giving_back.rs` says how.
+//! When ballooned pages are discarded on the host; `giving_back.rs` has the mechanism.
 //!
 //! A huge page of the host is free only when the last of its 512 pages is. Discarding single pages
-//! as they come would split one huge page after the other for blocks that are about to be given up
-//! wholly, at a hundred times the cost. So a page that goes into the balloon is *pending* first:
+//! as they arrive would split huge pages of blocks that are about to be given up entirely, at a
+//! hundred times the cost. So a page in the balloon is *pending* first:
 //!
 //! ```text
 //! inflate ─▶ pending ─┬─ its block is full ───────────────▶ given back as one, at once
@@ -13,14 +13,14 @@
 //!                     └─ deflate ─▶ nothing to do: the host never lost the page
 //! ```
 //!
-//! Waiting is safe only with a driver that tells before it uses a page again (MUST_TELL_HOST):
-//! with another, a page might be in use when its turn comes, and its contents would be lost. For
-//! such a driver everything is given back before the inflate request is answered.
+//! Waiting is safe only with a driver that notifies the device before it uses a page again
+//! (MUST_TELL_HOST). With another driver, a page might be in use when it is discarded, and its
+//! contents would be lost: everything is discarded before the inflate request is completed.
 //!
-//! Memory that the host may not be able to bring back (hugetlb) goes back only with a driver that
-//! tells, and is allocated again before the driver may use it; all of it before a reset is over,
-//! since without a driver the guest has all of its memory. Until the host has memory, the vCPU that
-//! resets the device waits: going on would end the guest at its first touch.
+//! Memory that the host might not be able to allocate again (hugetlb) is discarded only with such a
+//! driver, and allocated again before the driver may use it. A reset ends only when all of it is
+//! allocated, since without a driver the guest owns all its memory. Until then the vCPU that resets
+//! the device waits: otherwise the guest would crash at its first access.
 
 mod giving_back;
 
@@ -42,7 +42,7 @@ use crate::virtio::Deadline;
 
 pub(super) use giving_back::step;
 
-/// A block waits for more of its pages for this long at least, and twice as long at most.
+/// A block waits for more of its pages for at least this long, and at most twice as long.
 pub(super) const PATIENCE: Duration = Duration::from_millis(50);
 /// Most blocks that are worked on between two looks at the deadline.
 const BATCH: usize = 64;
@@ -52,32 +52,32 @@ const RUNS: usize = 128;
 /// The balloon's pages, and the memory behind them.
 pub(super) struct Pool {
     pub(super) ledger: Ledger,
-    /// Pages that the guest reported free and has not given up since. It may be using them again:
-    /// that shows in the page table.
+    /// Pages that the guest reported free and has not put into the balloon since. It may be using
+    /// them again, which the page table shows.
     reported: PageSet,
     reclaim: Box<dyn MemoryReclaim>,
     page_sizes: PageSizes,
-    /// Whether pages may wait: the driver tells before it uses one again.
+    /// Whether pages may wait: the driver notifies the device before it uses one again.
     patient: bool,
     /// Blocks with pending pages that something was added to since the last tick.
     fresh: BTreeSet<BlockId>,
     /// The same, of the tick before.
     aging: BTreeSet<BlockId>,
-    /// Blocks with pending pages whose turn it is.
+    /// Blocks with pending pages that are due.
     due: BTreeSet<BlockId>,
     /// Blocks touched by the buffer being handled.
     touched: BTreeSet<BlockId>,
-    /// Blocks whose page size is to be set right, as their driver is gone.
+    /// Blocks whose huge-page setting must be updated after a reset.
     to_resize: VecDeque<BlockId>,
-    /// RAM that the guest may use again, as its driver is gone, where the host must allocate first.
+    /// RAM that the guest may use again after a reset and that the host must allocate first.
     to_restore: VecDeque<GuestRange>,
-    /// What the last driver left, to be freed without the lock.
+    /// State of the last driver, to be freed without the lock.
     remains: Option<Box<dyn Any + Send>>,
     runs: Vec<GuestRange>,
 }
 
 impl Pool {
-    /// An empty balloon over the memory that `reclaim` gives back.
+    /// An empty balloon over the memory of `reclaim`.
     pub(super) fn new(reclaim: Box<dyn MemoryReclaim>, mappings: &Arc<Budget>) -> Self {
         Self {
             ledger: Ledger::new(&reclaim.ram()),
@@ -96,12 +96,12 @@ impl Pool {
         }
     }
 
-    /// Whether pages may wait to be given back; see the head of this file.
+    /// Whether pages may wait before they are discarded; see the head of this file.
     pub(super) fn set_patient(&mut self, patient: bool) {
         self.patient = patient;
     }
 
-    /// The smallest piece that goes back to the host by itself.
+    /// The smallest unit that can be discarded on the host.
     pub(super) fn unit(&self) -> Pages {
         self.reclaim.unit()
     }
@@ -127,8 +127,8 @@ impl Pool {
         self.ledger.inflate(ram).0
     }
 
-    /// Takes the RAM of `range` out of the balloon; returns the pages that were in it. From here on
-    /// they are never discarded.
+    /// Takes the RAM of `range` out of the balloon; returns the pages that were in it. They are
+    /// never discarded from now on.
     pub(super) fn deflate(&mut self, range: GuestRange, journal: &mut Journal) -> Pages {
         let pending = self.ledger.pending().0;
         let mut gone = 0;
@@ -143,7 +143,7 @@ impl Pool {
         Pages(gone)
     }
 
-    /// Puts `blocks`, none of whose pages is in the balloon, into it. They are pending.
+    /// Puts `blocks`, which have no page in the balloon, into it. They are pending.
     pub(super) fn inflate_blocks(
         &mut self,
         blocks: &[(BlockId, GuestRange)],
@@ -167,8 +167,8 @@ impl Pool {
         journal.counters.deflated_blocks += blocks.len() as u64;
     }
 
-    /// The blocks that the last inflate request touched and whose pages need not wait: they are to
-    /// be discarded before it is answered. The others wait for more of their pages.
+    /// The blocks of the last inflate request whose pages need not wait: they are discarded before
+    /// the request is completed. The others wait for more of their pages.
     pub(super) fn take_filled(&mut self) -> Vec<BlockId> {
         let touched = std::mem::take(&mut self.touched);
         let mut now = Vec::new();
@@ -185,8 +185,8 @@ impl Pool {
         now
     }
 
-    /// The blocks that the last deflate request touched: where huge pages are allowed is to be set
-    /// right there before it is answered.
+    /// The blocks of the last deflate request: their huge-page setting is updated before the
+    /// request is completed.
     pub(super) fn take_touched(&mut self) -> Vec<BlockId> {
         let touched = std::mem::take(&mut self.touched);
         for block in &touched {
@@ -197,12 +197,12 @@ impl Pool {
         touched.into_iter().collect()
     }
 
-    /// Whether pages wait to be given back.
+    /// Whether pages wait to be discarded.
     pub(super) fn waiting(&self) -> bool {
         !self.fresh.is_empty() || !self.aging.is_empty() || self.due()
     }
 
-    /// Whether some of them are due now, or something else is to be done.
+    /// Whether some of them are due now, or other work is pending.
     pub(super) fn due(&self) -> bool {
         !self.due.is_empty() || !self.to_resize.is_empty()
     }
@@ -213,7 +213,7 @@ impl Pool {
         Pages(self.to_restore.iter().map(|range| range.pages().0).sum())
     }
 
-    /// Allocates such pages until there are none, `deadline` passes or the host has no memory.
+    /// Allocates such pages until none are left, `deadline` passes or the host has no memory.
     pub(super) fn restore_forgotten(&mut self, journal: &mut Journal, deadline: &mut Deadline) {
         let unit = self.unit();
         while !deadline.passed() && !self.to_restore.is_empty() {
@@ -225,19 +225,19 @@ impl Pool {
         }
     }
 
-    /// [`PATIENCE`] has passed: blocks that nothing was added to in all of it are due.
+    /// [`PATIENCE`] has passed: blocks that have not grown since the last tick are due.
     pub(super) fn tick(&mut self) {
         self.due.append(&mut self.aging);
         std::mem::swap(&mut self.aging, &mut self.fresh);
     }
 
-    /// The guest has given all that it was asked for: nothing waits for more.
+    /// The guest has reached its goal: all pending pages are due.
     pub(super) fn hurry(&mut self) {
         self.due.append(&mut self.aging);
         self.due.append(&mut self.fresh);
     }
 
-    /// Gives back what is due, until `deadline`; the rest stays due.
+    /// Discards due pages until `deadline`; the rest stays due.
     pub(super) fn work(&mut self, journal: &mut Journal, deadline: &mut Deadline) {
         while !self.due.is_empty() && !deadline.passed() {
             let batch = std::iter::from_fn(|| self.due.pop_first()).take(BATCH);
@@ -252,12 +252,12 @@ impl Pool {
         self.to_resize = blocks;
     }
 
-    /// The driver is gone: what it had given up is the guest's again, and nothing of it may be
-    /// discarded from here on. `leaving` was on its way out of the balloon.
+    /// The driver was reset: the guest owns all its pages again, and none of them may be discarded
+    /// from now on. `leaving` were being taken out of the balloon.
     pub(super) fn forget(&mut self, leaving: Vec<GuestRange>) {
         if !self.reclaim.refills() {
             self.to_restore.extend(leaving);
-            // By blocks: what a block still has stays, and the list is bounded by RAM alone.
+            // By blocks: resident pages are kept, and the list is bounded by RAM size.
             self.to_restore.extend(self.ledger.touched_runs());
         }
         let lists = [&mut self.fresh, &mut self.aging, &mut self.due, &mut self.touched];
@@ -268,7 +268,7 @@ impl Pool {
         self.to_resize = small.iter().flat_map(GuestRange::whole_blocks).collect();
     }
 
-    /// What the last driver left, if it is not taken yet.
+    /// State of the last driver, if it has not been taken.
     pub(super) fn take_remains(&mut self) -> Option<Box<dyn Any + Send>> {
         self.remains.take()
     }
@@ -285,12 +285,13 @@ impl Pool {
         }
     }
 
-    /// Pages that the guest reported free and has not given up since.
+    /// Pages that the guest reported free and has not put into the balloon since.
     pub(super) fn reported(&self) -> &PageSet {
         &self.reported
     }
 
-    /// Recounts; every pending page must be on its way back, in this pool or in one of `buffers`.
+    /// Recounts; every pending page must be scheduled for discard in this pool or in one of
+    /// `buffers`.
     pub(super) fn validate(&self, buffers: &BTreeSet<BlockId>) -> Result<(), String> {
         self.ledger.validate()?;
         let listed = |block: &BlockId| {

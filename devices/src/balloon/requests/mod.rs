@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Evacuation requests, from the host to the guest, and what the guest replies
-//! (`docs/virtio-extensions.md`). State only; the queue is [`Evacuation`](super::evacuation)'s.
+//! Evacuation requests from the host to the guest, and the guest's replies
+//! (`docs/virtio-extensions.md`). State only; the queue belongs to
+//! [`Evacuation`](super::evacuation).
 //!
 //! ```text
 //! request ─▶ chunks ─▶ outstanding (one) ─┬─ valid reply ─────▶ outcomes
@@ -8,9 +9,9 @@
 //!            out of time, or a reset ─────┴───────────────────▶ unanswered
 //! ```
 //!
-//! A reply is checked against the record of the request that it is for: the blocks that were in the
-//! balloon whole when it was sent, and those that went in since. The balloon may have changed again
-//! by the time that the reply is read, as when the host sets another target meanwhile.
+//! A reply is checked against the record of its request: the blocks that were entirely in the
+//! balloon when it was sent, and those that went in since. The balloon may have changed again by
+//! the time the reply is read, for example if the host has set another target.
 //!
 //! Nothing here waits for the guest. A guest that never replies delays a request by its patience.
 
@@ -21,13 +22,13 @@ use mm::units::{BlockId, PAGES_PER_BLOCK};
 
 use crate::balloon::protocol::{BLOCK_MAX, BlockOutcome, EvacuationAnswer, EvacuationRequest};
 
-/// What became of one block that the guest was asked to evacuate.
+/// Result for one block that the guest was asked to evacuate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BlockResult {
     /// It went into the balloon, by the device's own record.
     Evacuated,
-    /// Something in it cannot be moved; nothing was given up.
+    /// A page in it cannot be moved; the block was not given up.
     Busy,
     /// The guest has no such memory.
     NotRam,
@@ -48,7 +49,7 @@ pub struct Migrated {
     pub gpu: u64,
 }
 
-/// What came of a request.
+/// Result of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EvacuationReport {
     /// Each block that was asked for, in ascending order.
@@ -64,8 +65,8 @@ impl EvacuationReport {
     }
 }
 
-/// Called once with what came of a request, on the event-loop thread and with the balloon locked:
-/// send the report elsewhere, do not call the balloon.
+/// Called once with the result of a request, on the event-loop thread and with the balloon locked:
+/// pass the report on and do not call the balloon.
 pub type EvacuationDone = Box<dyn FnOnce(EvacuationReport) + Send>;
 
 /// Why a reply is invalid.
@@ -88,8 +89,8 @@ pub(in crate::balloon) enum InvalidReply {
 pub(in crate::balloon) struct Accepted {
     /// Blocks evacuated.
     pub(in crate::balloon) evacuated: u64,
-    /// No caller waits for them any more: what came after the request was given up is not part of
-    /// what the driver is to have in the balloon.
+    /// No caller waits for them any more: blocks that arrive after their request was given up do
+    /// not count towards the driver's goal.
     pub(in crate::balloon) late: bool,
 }
 
@@ -240,7 +241,7 @@ impl Requests {
         }
     }
 
-    /// Ends requests whose patience is over; returns how many.
+    /// Ends requests that have timed out; returns how many.
     pub(in crate::balloon) fn expire(&mut self, now: Instant) -> u64 {
         let over: Vec<u64> =
             self.jobs.iter().filter(|(_, job)| job.deadline <= now).map(|(id, _)| *id).collect();
@@ -253,7 +254,7 @@ impl Requests {
         self.jobs.values().map(|job| job.deadline).min()
     }
 
-    /// The driver is gone: no answer will come. Returns how many requests ended.
+    /// The driver was reset: no reply will arrive. Returns the number of requests ended.
     pub(in crate::balloon) fn reset(&mut self) -> u64 {
         let all: Vec<u64> = self.jobs.keys().copied().collect();
         all.iter().for_each(|job| self.give_up(*job));
@@ -261,8 +262,8 @@ impl Requests {
         all.len() as u64
     }
 
-    /// Ends `job` with what is known of it. A request on the wire stays outstanding, for a late
-    /// answer to be told from the next one's.
+    /// Ends `job` with its results so far. A request on the wire stays outstanding, so that a late
+    /// reply is not mistaken for the next one's.
     fn give_up(&mut self, job: u64) {
         let on_the_wire = self.outstanding.as_ref().map(|outstanding| outstanding.chunk);
         let waiting: Vec<Chunk> =

@@ -83,7 +83,8 @@ fn invalid_replies_end_the_request() {
 fn reply_is_checked_against_what_was_in_the_balloon_since_its_request_was_sent() {
     let mut all = Requests::default();
     let report = request(&mut all, &[5, 6, 7]);
-    // Block 5 was in the balloon before, block 6 goes in now; both may be gone by the reply.
+    // Block 5 was in the balloon before, block 6 goes in now; both may have left by the time of the
+    // reply.
     all.next(|block| block == BlockId(5)).unwrap();
     assert!(all.note_inflated(BlockId(6)));
     all.reply(&reply(1, 2, 1), &[0, 0, 1]).unwrap();

@@ -75,7 +75,7 @@ fn requests_that_make_no_sense_are_refused() {
     ] {
         assert_eq!(rig.block_request(op, count, entries), Some(BAD_REQUEST), "{op} {count}");
     }
-    // More than was said: the rest is ignored.
+    // More data than the count: the rest is ignored.
     assert_eq!(rig.block_request(1, 1, &[512, 1024]), Some(OK));
     assert_eq!(rig.balloon().ballooned(), Pages(512));
     rig.validate();

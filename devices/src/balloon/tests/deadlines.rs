@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The worst buffers that each queue can carry: no round does more work than its deadline and one
-//! step allow, and what was cut is done in later rounds.
+//! step allow, and later rounds do the rest.
 
 use zerocopy::IntoBytes;
 
@@ -25,7 +25,7 @@ impl Rig {
         rig
     }
 
-    /// Takes turns of the event loop until `count` buffers of `queue` were used; how many turns.
+    /// Runs the event loop until `count` buffers of `queue` are used; returns the number of turns.
     fn turns_until_used(&mut self, queue: u16, count: usize) -> usize {
         let (mut turns, mut used) = (0, 0);
         loop {

@@ -218,7 +218,7 @@ fn invalid_replies_end_the_request_and_nothing_else() {
         evac.post(&forged(id));
         assert_eq!(report.try_recv().unwrap().count(BlockResult::Unanswered), 1);
         assert_eq!(evac.rig.balloon().counters().evacuation_invalid_replies, 1);
-        // The next request goes out as ever.
+        // The next request is sent as usual.
         let report = evac.evacuate(&[4], false);
         let id = evac.asked().unwrap().id.get();
         evac.answer(id, &[1]);

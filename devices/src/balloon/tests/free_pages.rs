@@ -68,7 +68,7 @@ fn poisoned_pages_are_left_alone() {
     rig.hint(&[pages(1024, 512)]);
     assert_eq!(rig.discards(), []);
     assert_eq!(rig.balloon().counters().poisoned_buffers, 2);
-    // What is inflated is the driver's to poison again when it comes back.
+    // The driver poisons inflated pages again after deflation.
     rig.inflate_blocks(&[3]);
     assert_eq!(rig.discards(), [(1536, 512)]);
     // init_on_free: the pattern is what a discarded page reads as.
@@ -192,7 +192,7 @@ fn a_command_and_hints_may_share_a_buffer() {
     let at = rig.driver.put(&2u32.to_le_bytes());
     rig.driver.send(queue, &[Descriptor::readable(at, 4), pages(512, 512)]);
     assert_eq!(rig.discards(), [(512, 512)]);
-    // Half a command is none, and what comes with it is not believed.
+    // A truncated command is ignored, and so are pages that come with it.
     let at = rig.driver.put(&[2, 0]);
     rig.driver.send(queue, &[Descriptor::readable(at, 2), pages(1024, 512)]);
     assert_eq!(rig.discards(), []);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a guest must not do: the device ignores it or fails, and the monitor lives.
+//! Misbehaving guests: the device ignores the input or fails, and the monitor survives.
 
 use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT};
 

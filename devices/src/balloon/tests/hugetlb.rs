@@ -60,7 +60,7 @@ fn deflate_waits_while_the_pool_is_empty() {
     }
     assert_eq!(rig.driver.used(1), None, "still empty");
     assert_eq!(rig.balloon().counters().deflate_waits, 1, "one wait, however often it looks");
-    // Other queues go on meanwhile.
+    // Other queues continue.
     assert_eq!(rig.inflate_blocks(&[4]), OK);
     rig.set_pool_empty(false);
     rig.balloon().retry_now();
@@ -161,8 +161,8 @@ fn available() -> u64 {
     figure("HugePages_Free:") - figure("HugePages_Rsvd:")
 }
 
-/// On the host's own pool: what the balloon has been given can be had by another guest, and while
-/// that has it, a deflate waits.
+/// On the host's own pool: another guest can allocate ballooned pages, and while it holds them, a
+/// deflate waits.
 #[test]
 fn another_guest_can_have_what_the_balloon_was_given() {
     const BLOCKS: u64 = 8;

@@ -82,7 +82,7 @@ fn a_reset_in_the_middle_loses_nothing() {
     rig.discards();
     rig.huge();
     rig.driver.reset();
-    // The guest has all of its memory again, and what it had not lost by then it keeps.
+    // The guest owns all its memory again, and keeps the contents of pages that were not discarded.
     assert_eq!(rig.balloon().ballooned(), Pages(0));
     assert_eq!(rig.balloon().actual(), Pages(0));
     assert_eq!(rig.huge(), [(1, 1, true)]);
@@ -91,7 +91,7 @@ fn a_reset_in_the_middle_loses_nothing() {
     for pfn in 700..800 {
         assert_eq!(rig.page(pfn), pfn);
     }
-    // The target stands, and the driver finds it when it comes back.
+    // The target is kept, and the driver reads it after the reset.
     rig.driver.probe(EVERYTHING, ALL_QUEUES);
     assert_eq!(rig.driver.config(0), 2000);
     rig.inflate(512..1024);
@@ -124,7 +124,7 @@ fn the_target_may_change_under_way() {
     rig.balloon().set_target(Pages(700)).unwrap();
     assert_eq!(rig.driver.interrupts(), 0, "nothing has changed");
     rig.inflate(600..800);
-    // Halfway the host changes its mind: what was given so far goes back to it now.
+    // The host changes the target halfway: pending pages are discarded now.
     rig.balloon().set_target(Pages(150)).unwrap();
     assert!(rig.balloon().core.pool.due());
     rig.deflate(750..800);
@@ -155,7 +155,7 @@ fn the_driver_writes_actual_and_poison_and_nothing_else() {
     }
     let fields: Vec<u32> = (0..7).map(|field| rig.driver.config(field * 4)).collect();
     assert_eq!(fields, [7, 0x1234_5678, 0, 0x1234_5678, 512, 256, 0]);
-    // A false `actual` is a number to show, no more.
+    // A false `actual` only affects the reported number.
     assert_eq!(rig.balloon().actual(), Pages(0x1234_5678));
     assert_eq!(rig.balloon().ballooned(), Pages(0));
     rig.driver.transport().write(0x104, &[1]);

@@ -47,8 +47,8 @@ fn neighbouring_blocks_cost_as_much_as_one() {
     rig.validate();
 }
 
-/// A budget that others have used up refuses even what would make blocks huge again; nothing is
-/// lost but the chance of a huge page.
+/// A budget that others have used up also rejects making blocks huge again; only the chance of a
+/// huge page is lost.
 #[test]
 fn block_in_the_middle_of_a_run_stays_small_when_the_budget_is_used_up() {
     let (mut rig, mappings) = rig(4);

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The balloon from its driver's side: registers, rings, and guest memory that really loses what is
-//! discarded.
+//! The balloon from its driver's side: registers, rings, and guest memory whose discarded pages
+//! really lose their contents.
 //!
 //! - `pages.rs`: inflate and deflate, and when pages go back to the host
 //! - `blocks.rs`: the block queue
 //! - `evacuation.rs`: evacuation requests
 //! - `free_pages.rs`: reporting, hinting, poison
 //! - `lifecycle.rs`: negotiation, reset, targets, statistics
-//! - `hostile.rs`: what a guest must not do
+//! - `hostile.rs`: misbehaving guests
 //! - `deadlines.rs`: no round does more than its deadline allows
 //! - `mappings.rs`: blocks with holes stay within the budget of mappings
 //! - `hugetlb.rs`: memory that the host may be unable to bring back
@@ -52,14 +52,14 @@ fn range(start: u64, pages: u64) -> GuestRange {
     GuestRange::new(Pfn(start), Pages(pages)).unwrap()
 }
 
-/// What the balloon did to the memory.
+/// Calls of the balloon on the memory.
 #[derive(Debug, Default)]
 struct Host {
     discards: Vec<GuestRange>,
     calls: usize,
     huge: Vec<(GuestRange, bool)>,
     refuse: bool,
-    /// Its memory is huge pages of so many pages from a pool.
+    /// Its memory consists of huge pages of this many pages from a pool.
     pooled: Option<u64>,
     pool_empty: bool,
     restored: Vec<GuestRange>,
@@ -256,7 +256,7 @@ impl Rig {
         self.block_request(2, pfns.len() as u32, &pfns).unwrap()
     }
 
-    /// Lets everything that waits have its turn.
+    /// Runs all pending work.
     fn settle(&self) {
         let mut balloon = self.balloon();
         balloon.core.pool.hurry();

@@ -142,7 +142,7 @@ fn a_migration_is_one_page_in_and_one_page_out() {
     let counters = rig.balloon().counters();
     assert_eq!(counters.migrated_pages, 2);
     assert_eq!(rig.balloon().ballooned(), Pages(512));
-    // Nothing of block 2 was discarded meanwhile: page 1300 came back as it was.
+    // No page of block 2 was discarded: page 1300 kept its contents.
     assert_eq!(rig.discards(), []);
     assert_eq!(counters.spared_pages, 1);
     // And it may still leave again before its turn.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Any sequence of requests, honest or not: what the guest has not given up keeps its contents, and
-//! the record of the balloon is what a plain set of page numbers would be.
+//! Any sequence of requests, valid or not: pages that the guest has not given up keep their
+//! contents, and the ledger equals a plain set of page numbers.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc::channel;
@@ -160,7 +160,8 @@ impl Model {
         }
     }
 
-    /// Names pages on one of the queues of free pages; they go if the device is to believe it.
+    /// Names pages on one of the queues of free pages; the device discards them if the request is
+    /// valid.
     fn name_free(&mut self, queue: u16, start: u64, pages: u64, believed: bool) {
         let pages = pages.min(7 * 512 - start);
         let free =
@@ -231,7 +232,7 @@ impl Model {
         let answer = EvacuationAnswer {
             id: request.id,
             evacuated: count(0).into(),
-            // The first one is said to be evacuated where it is not, or else this count is wrong.
+            // Either the first block is falsely reported as evacuated, or this count is wrong.
             busy: (count(1) + u32::from(forge && outcomes[0] == 1)).into(),
             ..EvacuationAnswer::default()
         };

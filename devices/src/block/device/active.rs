@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a driver has set up: its queues, answers on them, and queues that wait.
+//! The active state: queues, completed requests, and waiting queues.
 
 use std::sync::Arc;
 
 use crate::block::protocol::Status;
 use crate::virtio::{DeviceQueue, GuestMemoryMmap, Interrupt, QueueError, Segments};
 
-/// What a driver has set up; gone with a reset.
+/// State between activation and reset.
 pub(super) struct Active {
     pub(super) mem: Arc<GuestMemoryMmap>,
     pub(super) features: u64,
@@ -19,7 +19,7 @@ pub(super) struct Active {
 }
 
 impl Active {
-    /// Writes the status byte, the last one of `buffer`, and gives the buffer back.
+    /// Writes the status byte, the last one of `buffer`, and returns the buffer.
     pub(super) fn answer(
         &mut self,
         at: usize,
@@ -34,7 +34,7 @@ impl Active {
         queue.push(head, u32::try_from(len).unwrap_or(u32::MAX))
     }
 
-    /// Interrupts the driver for the queues with answers, where it wants that.
+    /// Interrupts the driver for queues with completed requests, unless it suppresses interrupts.
     pub(super) fn tell(&mut self) -> Result<(), QueueError> {
         for (queue, answered) in self.queues.iter_mut().zip(&mut self.answered) {
             if std::mem::take(answered) {

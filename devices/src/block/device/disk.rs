@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the requests go to: an image behind an engine, and what the driver is told of it.
+//! The disk: an image behind an engine, and the properties that the driver sees.
 
 use std::os::fd::RawFd;
 
@@ -20,8 +20,8 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// `image` behind the engine that is `wanted`, or the next best. The engine writes to `wake` when
-    /// a piece has ended.
+    /// Opens `image` with the engine `wanted`, or the next best. The engine writes to `wake` when a
+    /// piece completes.
     pub(super) fn open(
         image: Image,
         cache: CacheType,
@@ -35,7 +35,7 @@ impl Disk {
         Self { engine, limits, cache, id, slots, wanted }
     }
 
-    /// Puts `image` in place of the one that is open. No piece may be under way.
+    /// Replaces the open image with `image`. No piece may be in flight.
     pub(super) fn replace(&mut self, image: Image, wake: RawFd) {
         self.limits.sectors = image.sectors();
         self.id = image.id();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Requests taken from a queue: checked, admitted by the rate limit, and started or answered.
+//! Intake of requests from a queue: checked, admitted by the rate limit, and started or completed.
 
 use std::time::Instant;
 
@@ -57,7 +57,7 @@ impl Block {
         }
     }
 
-    /// Takes one request, and answers it at once if it needs no I/O.
+    /// Takes one request, and completes it immediately if it needs no I/O.
     fn take_request(
         &mut self,
         active: &mut Active,

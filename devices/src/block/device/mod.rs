@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The block device: rounds that take requests from a queue, keep their pieces going, and answer.
+//! The block device: rounds that take requests from a queue, drive their pieces, and complete them.
 //!
-//! - `active.rs`: what a driver has set up
-//! - `disk.rs`: what the requests go to
+//! - `active.rs`: the active state
+//! - `disk.rs`: the image behind its engine
 //! - `intake.rs`: requests taken from a queue
 
 mod active;
@@ -55,7 +55,7 @@ pub struct Block {
     transfers: Transfers,
     /// Transfers whose next piece can start.
     runnable: VecDeque<u16>,
-    /// Transfers with a piece under way.
+    /// Transfers with a piece in flight.
     under_way: usize,
 
     shared: Arc<Shared>,
@@ -67,7 +67,7 @@ impl Block {
     ///
     /// # Errors
     ///
-    /// The host gives no event or timer.
+    /// The host cannot create an event or timer.
     pub fn new(config: BlockConfig) -> std::io::Result<Self> {
         let BlockConfig { image, cache, engine, limiter, queues } = config;
         let queues = queues.clamp(1, MAX_QUEUES);
@@ -93,12 +93,12 @@ impl Block {
         })
     }
 
-    /// What other threads keep of it.
+    /// State shared with other threads.
     pub fn handle(&self) -> BlockHandle {
         BlockHandle { shared: Arc::clone(&self.shared) }
     }
 
-    /// What its thread watches beside the queues.
+    /// Event sources of its thread in addition to the queues.
     ///
     /// # Errors
     ///
@@ -130,7 +130,7 @@ impl Block {
             if more || !all_submitted {
                 progress = Progress::More;
             }
-            // What the host had at hand has ended already.
+            // Cached data has already completed.
             self.disk.engine.notify(true);
             if self.under_way == 0 || !self.reap(active)? || progress == Progress::More {
                 break;
@@ -153,7 +153,7 @@ impl Block {
         }
     }
 
-    /// Changes what was asked for through a handle.
+    /// Applies changes requested through a handle.
     fn apply(&mut self, pending: Pending, active: Option<&mut Active>) {
         let Pending { image, bytes, ops } = pending;
         self.limiter.update(bytes, ops, Instant::now());
@@ -167,7 +167,8 @@ impl Block {
     }
 
     fn replace(&mut self, image: Image) {
-        // Pieces under way end on the old image; what is left of their requests goes to the new.
+        // Pieces in flight complete on the old image; the rest of their requests goes to the new
+        // one.
         self.settle(|block, token, result| {
             if let (Ok(bytes), Some(transfer)) = (&result, block.transfers.get_mut(token)) {
                 transfer.advance(*bytes);
@@ -177,7 +178,7 @@ impl Block {
         self.disk.replace(image, self.shared.wake.as_raw_fd());
     }
 
-    /// Waits until no piece is under way.
+    /// Waits until no piece is in flight.
     fn settle(&mut self, mut ended: impl FnMut(&mut Self, u16, std::io::Result<u64>)) {
         while self.under_way > 0 {
             while let Some((token, result)) = self.disk.engine.reap() {
@@ -193,7 +194,7 @@ impl Block {
         }
     }
 
-    /// The host does not say when pieces end: their memory is never freed.
+    /// The host no longer reports completions: the memory of pieces in flight is leaked.
     fn abandon(&mut self, error: &std::io::Error) {
         tracing::error!(%error, "io_uring failed: dropping requests in flight");
         let empty = Transfers::new(self.disk.slots);
@@ -202,7 +203,7 @@ impl Block {
         self.under_way = 0;
     }
 
-    /// Takes the results of pieces that have ended; whether there were any.
+    /// Collects completed pieces; returns whether there were any.
     fn reap(&mut self, active: &mut Active) -> Result<bool, DeviceFailure> {
         let mut any = false;
         while let Some((token, result)) = self.disk.engine.reap() {
@@ -235,7 +236,7 @@ impl Block {
         }
     }
 
-    /// Starts the next piece of each transfer that has none under way.
+    /// Starts the next piece of each transfer that has none in flight.
     fn start_pieces(
         &mut self,
         active: &mut Active,
@@ -272,7 +273,7 @@ impl Block {
         Ok(Progress::Done)
     }
 
-    /// Answers the request of `token`, and forgets it.
+    /// Completes the request of `token` and drops it.
     fn finish(
         &mut self,
         active: &mut Active,
@@ -389,7 +390,7 @@ fn failure(cause: impl std::fmt::Display) -> DeviceFailure {
     DeviceFailure::new(NAME, cause)
 }
 
-/// What starting a piece costs the thread.
+/// Cost of starting a piece, in units of [`Deadline`].
 fn cost(action: Action, len: u64, works_at_once: bool) -> u64 {
     match (works_at_once, action) {
         (false, _) => Deadline::ENTRY,

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use super::{Action, Engine, Piece, Started, fallocate_mode, is_unsupported, moved};
 
-/// Largest piece: what a slow disk does in some milliseconds.
+/// Largest piece: what a slow disk handles in a few milliseconds.
 const PIECE: usize = 512 << 10;
-/// Zeroes to write where the host has no other way.
+/// Zeroes to write if the host has no better method.
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Moves data by preadv(2) and pwritev(2).

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Ways to move data between an image and guest memory, one piece of a request at a time.
 //!
-//! - `ring.rs`: io_uring: any number of pieces under way
+//! - `ring.rs`: io_uring: any number of pieces in flight
 //! - `calls.rs`: system calls: each piece is done when `start` returns
 //! - `qcow2.rs`: qcow2 images, by imago; as with system calls
 //! - `open.rs`: which of them an image gets
@@ -16,7 +16,7 @@ use std::io;
 use crate::virtio::IoVecs;
 pub(super) use open::open;
 
-/// What is to be done with one piece.
+/// Operation of one piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     /// From the image into the vectors.
@@ -25,7 +25,7 @@ pub(super) enum Action {
     Write,
     /// All that was written is made durable.
     Flush,
-    /// The contents are not needed any more. An image that cannot deallocate keeps them.
+    /// The contents are no longer needed. An image that cannot deallocate keeps them.
     Discard,
     /// The contents become zero; with `unmap` they may be deallocated.
     Zero { unmap: bool },
@@ -43,9 +43,9 @@ pub(super) struct Piece<'a> {
 /// How far a piece is after `start`.
 #[derive(Debug)]
 pub(super) enum Started {
-    /// Done: bytes moved, at least one unless the piece is empty; or what went wrong.
+    /// Done: bytes moved, at least one unless the piece is empty; or the error.
     Done(io::Result<u64>),
-    /// Its end will be told by `reap`.
+    /// `reap` will report its completion.
     UnderWay,
 }
 
@@ -59,7 +59,7 @@ pub(super) trait Engine: Send {
     /// same token is started.
     unsafe fn start(&mut self, token: u16, piece: Piece<'_>) -> Started;
 
-    /// Hands over to the host what was started; false if the host took only a part for now.
+    /// Submits started pieces to the host; false if the host accepted only some of them.
     ///
     /// # Errors
     ///
@@ -68,7 +68,7 @@ pub(super) trait Engine: Send {
         Ok(true)
     }
 
-    /// Whether pieces that end write to the event. It is off while the device looks anyway.
+    /// Whether completed pieces write to the event. Disabled while the device polls anyway.
     fn notify(&mut self, _on: bool) {}
 
     /// The next piece that has ended, with the bytes moved.
@@ -80,7 +80,7 @@ pub(super) trait Engine: Send {
     ///
     /// # Errors
     ///
-    /// The host does not say when they end.
+    /// The host no longer reports completions.
     fn wait(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -110,8 +110,8 @@ fn is_unsupported(error: &io::Error) -> bool {
         || error.kind() == io::ErrorKind::Unsupported
 }
 
-/// What a read or write call returned, as a result of a piece. Nothing moved means that the image
-/// ends before the disk does: its file was cut off.
+/// Converts the return value of a read or write call. Zero bytes mean that the image is shorter
+/// than the disk: its file was truncated.
 fn moved(result: i64, asked: u64) -> io::Result<u64> {
     match u64::try_from(result) {
         Ok(0) if asked > 0 => Err(io::ErrorKind::UnexpectedEof.into()),

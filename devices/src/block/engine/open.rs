@@ -26,7 +26,7 @@ pub(in crate::block) fn open(
         match Ring::new(Arc::clone(&file), wake, slots) {
             Ok(ring) => return Box::new(ring),
             Err(error) => {
-                tracing::warn!(%error, "io_uring cannot be used here: disk I/O by system calls");
+                tracing::warn!(%error, "io_uring is not available: using system calls for disk I/O");
             }
         }
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A raw image by io_uring: pieces go straight between the page cache, or the disk, and guest
-//! pages, any number of them at a time.
+//! A raw image by io_uring: data moves directly between the page cache or the disk and guest pages,
+//! with any number of pieces in flight.
 
 use std::fs::File;
 use std::io;
@@ -13,12 +13,12 @@ use io_uring::{IoUring, Probe, opcode, squeue};
 use super::calls::write_zeroes;
 use super::{Action, Engine, Piece, Started, fallocate_mode, is_unsupported, moved};
 
-/// Largest piece. Reset and replacement of the image wait for pieces under way.
+/// Largest piece. Reset and image replacement wait for pieces in flight.
 const PIECE: usize = 4 << 20;
 /// Entries of the submission queue, at most; more pieces than that are submitted in turns.
 const SUBMISSIONS: u16 = 256;
 
-/// What a piece under way was, to make sense of its result.
+/// The operation of a piece in flight, to interpret its result.
 #[derive(Debug, Clone, Copy)]
 struct Asked {
     action: Action,
@@ -67,7 +67,7 @@ impl Ring {
         let image = Fd(self.file.as_raw_fd());
         let offset = piece.offset;
         let vectors = piece.memory.as_slice();
-        // As many as `IoVecs` takes, which is far from the limit of the type.
+        // At most the limit of `IoVecs`, far below the limit of the type.
         let count = u32::try_from(vectors.len()).unwrap_or(0);
         // One vector costs the kernel no list to copy. A piece is far below 4 GiB.
         let one = match vectors {
@@ -94,7 +94,7 @@ impl Ring {
         }
     }
 
-    /// What became of a piece, from the ring's result.
+    /// Result of a piece from the ring's return value.
     fn outcome(&self, asked: Asked, result: i32) -> io::Result<u64> {
         if matches!(asked.action, Action::Read | Action::Write) {
             return moved(result.into(), asked.len);
@@ -140,7 +140,7 @@ impl Engine for Ring {
             match self.ring.submit() {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Completions have to be taken first: the loop comes back when they are there.
+                // Completions must be collected first: the loop returns when they arrive.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => {
                     return Ok(false);
                 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a guest must not do, and what a host may: an answer each time, and the disk lives.
+//! Misbehaving guests and failing hosts: each request completes, and the disk survives.
 
 use super::*;
 use crate::virtio::{Deadline, Progress, VirtioDevice};

@@ -2,7 +2,7 @@
 //! The block device from its driver's side, over real files, with each engine.
 //!
 //! - `requests.rs`: what each request does
-//! - `hostile.rs`: what a guest must not do, and what a host may
+//! - `hostile.rs`: misbehaving guests, and what a host may
 //! - `lifecycle.rs`: locks, new images, limits, resets
 //! - `properties.rs`: any sequence of requests against a model
 

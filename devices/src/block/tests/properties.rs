@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Any sequence of requests against a model: the disk is what a vector of bytes would be.
+//! Any sequence of requests against a model: the disk behaves like a vector of bytes.
 
 use proptest::prelude::*;
 

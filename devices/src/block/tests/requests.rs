@@ -149,7 +149,7 @@ fn what_is_flushed_is_in_a_qcow2_image_though_its_monitor_is_killed() {
     let data = pattern(7, 70 * 512);
     assert_eq!(rig.write(9, &data), OK);
     assert_eq!(rig.send(FLUSH, 0, &[]), OK);
-    // What another process would find after SIGKILL, which runs no destructor.
+    // What another process finds after SIGKILL, which runs no destructor.
     let copy = rig.path.with_extension("copy");
     std::fs::copy(&rig.path, &copy).unwrap();
     let image = image(Disk::Qcow2, &copy, true).unwrap();

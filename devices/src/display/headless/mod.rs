@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A display without a screen, whose frames any number of viewers read.
 //!
-//! A frame costs host memory and a copy per flush, so a scanout has one only while a [`Viewer`] of
-//! it lives: it is made when the first one comes, filled by the device a strip at a time, and freed
-//! when the last one goes or the size changes, by a viewer's thread. Frames are charged to the budget that the display is given; a scanout
-//! whose frame does not fit shows nothing.
+//! A frame costs host memory and a copy per flush, so a scanout has one only while it has a
+//! [`Viewer`]: it is created for the first viewer, filled by the device one strip at a time, and
+//! freed by a viewer's thread when the last viewer leaves or the size changes. Frames are charged
+//! to the budget that the display is given; a scanout whose frame does not fit shows nothing.
 //!
-//! Locks: one mutex over all scanouts, held while a strip is copied in or out and no longer. A
+//! Locks: one mutex for all scanouts, held only while a strip is copied in or out. A
 //! thread that holds it takes no other lock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,12 +27,12 @@ struct Screen {
     frame: Option<Frame>,
     cursor: Cursor,
     viewers: Vec<Pending>,
-    /// Frames of no use any more. Freeing one takes milliseconds, so viewers do that, and not the
-    /// device; until then they are charged for.
+    /// Frames that are no longer used. Freeing one takes milliseconds, so viewers do that instead
+    /// of the device; until then they stay charged.
     retired: Vec<Frame>,
 }
 
-/// What a viewer has not seen yet.
+/// Changes that a viewer has not seen.
 struct Pending {
     viewer: u64,
     damage: Option<Area>,
@@ -53,7 +53,7 @@ impl Screen {
         self.frame.as_ref().filter(|frame| frame.complete()).map(|frame| Area::whole(frame.size()))
     }
 
-    /// What `viewer` has not seen yet; it has seen it from then on.
+    /// Returns the changes that `viewer` has not seen, and marks them as seen.
     fn news_for(&mut self, viewer: u64) -> Option<Change> {
         let complete = self.complete();
         let pending = self.viewers.iter_mut().find(|pending| pending.viewer == viewer)?;
@@ -115,12 +115,12 @@ struct Shared {
 
 impl Shared {
     fn screens(&self) -> MutexGuard<'_, [Screen; MAX_SCANOUTS]> {
-        // Frames stay usable after a panic elsewhere: each update is whole.
+        // Frames stay usable after a panic in another thread: each update is complete.
         self.screens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The display's side: given to the device.
+/// The display's side, passed to the device.
 pub struct Headless(Arc<Shared>);
 
 /// The viewers' side.
@@ -128,7 +128,7 @@ pub struct Headless(Arc<Shared>);
 pub struct Frames(Arc<Shared>);
 
 impl Headless {
-    /// A display whose frames are charged to `budget`, and the way to them.
+    /// A display whose frames are charged to `budget`, and access to its frames.
     pub fn new(budget: Arc<Budget>) -> (Self, Frames) {
         let (screens, changed) = (Mutex::default(), Condvar::new());
         let shared = Arc::new(Shared { screens, changed, budget });
@@ -215,8 +215,7 @@ impl Frames {
         &self.0.budget
     }
 
-    /// Watches the scanout for as long as the viewer lives. The first thing that it finds new is
-    /// the size.
+    /// Watches the scanout while the viewer lives. The first change that it reports is the size.
     pub fn view(&self, scanout: ScanoutId) -> Viewer {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let viewer = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -226,7 +225,7 @@ impl Frames {
     }
 }
 
-/// What a viewer finds new.
+/// A change for a viewer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change {
     /// Size of the whole picture; none while there is nothing to see.
@@ -276,9 +275,9 @@ impl Viewer {
     }
 
     /// Copies the pixels of `area` as they are now, with the cursor on them, to `out`, without
-    /// padding. What the picture does not have, or not any more, is black.
+    /// padding. Missing pixels are black.
     ///
-    /// Ask for a strip at a time: the device waits for the copy.
+    /// Request one strip at a time: the device waits for the copy.
     pub fn read(&self, area: Area, out: &mut Vec<u8>) {
         let screen = &self.shared.screens()[self.scanout.index()];
         match &screen.frame {

@@ -33,7 +33,7 @@ fn each_viewer_sees_the_size_and_then_all_damage() {
     let size = Size::new(8, 6);
     display.set_size(id, Some(size));
     assert!(display.watched(id));
-    // The first flush that is kept brings everything, the second only what it says.
+    // The first flush copies everything, the second only its damage.
     flush(&mut display, id, area(1, 1, 2, 2), &Plain(size, 7));
     for viewer in &viewers {
         let change = viewer.next(NOW).unwrap();
@@ -66,7 +66,7 @@ fn a_frame_is_freed_with_its_last_viewer() {
     assert_eq!(budget.used(), size.bytes());
     drop(viewers.1);
     assert_eq!(budget.used(), 0);
-    // A viewer that comes later does not see an old picture.
+    // A later viewer does not see an old picture.
     let viewer = frames.view(id);
     assert_eq!(viewer.next(NOW).unwrap().damage, None);
     assert_eq!(read(&viewer, area(0, 0, 1, 1)), [0; 4]);
@@ -114,7 +114,7 @@ fn a_picture_that_is_cut_is_seen_when_it_is_whole() {
         let progress = display.fill(id, &Plain(size, 3), &mut Deadline::of_work(1));
         assert_eq!((progress, viewer.next(NOW)), (Progress::More, None));
     }
-    // A flush in the middle brings the rest, and then its own damage.
+    // A flush during the fill copies the rest, and then its damage.
     let damage = area(2, 2, 2, 2);
     let left = display.flush(id, damage, &Plain(size, 4), &mut Deadline::of_work(33));
     assert_eq!(left, Some(area(2, 3, 2, 1)));

@@ -16,14 +16,14 @@ use crate::display::{Area, Size};
 
 /// Bytes of pixels that are read from a frame at a time.
 const STRIP: u64 = 256 << 10;
-/// What a client costs: a strip as the frame has it and as the client wants it, stacks, buffers.
+/// Memory cost of a client: a strip in the frame's and in the client's format, stacks, buffers.
 const CLIENT_BYTES: u64 = 1 << 20;
-/// How often a thread looks whether its client is gone, or idle.
+/// Interval at which a thread checks whether its client has disconnected or is idle.
 const TICK: Duration = Duration::from_millis(200);
 /// Size that a client gets before the guest shows anything.
 const BLANK: Size = Size::new(640, 480);
 
-/// What a client has said so far.
+/// The client's requests so far.
 #[derive(Default)]
 struct Wishes {
     format: PixelFormat,
@@ -50,7 +50,7 @@ impl Shared {
     }
 }
 
-/// A stream that must be done by a certain time, however many calls that takes.
+/// A stream with a deadline for a sequence of calls.
 struct Timed<'a> {
     stream: &'a UnixStream,
     end: Instant,
@@ -85,13 +85,13 @@ impl Write for Timed<'_> {
     }
 }
 
-/// Serves one client until it goes.
+/// Serves one client until it disconnects.
 pub(super) fn talk(stream: &UnixStream, view: &View) -> io::Result<()> {
     let View { frames, scanout, refresh, patience, .. } = view;
     let _memory = frames.budget().try_charge(CLIENT_BYTES).map_err(io::Error::other)?;
     let mut timed = Timed::new(stream, patience.handshake);
     handshake(&mut timed)?;
-    // From here on it costs the guest something: a copy of what it draws.
+    // From now on the guest's flushes are copied.
     let viewer = frames.view(*scanout);
     refresh(*scanout);
     let size = frames.size(*scanout).unwrap_or(BLANK);
@@ -133,8 +133,8 @@ fn read_wishes(stream: &UnixStream, shared: &Shared, patience: &Patience) -> io:
 
 /// The first byte of the next message; `None` when the client closed the connection.
 ///
-/// A client that has asked for an update may be silent until it gets one, which it does when the
-/// guest draws. One that has asked for nothing is idle.
+/// A client that has requested an update may be silent until the guest draws. A client without a
+/// request is idle.
 fn first_byte(stream: &UnixStream, shared: &Shared, idle: Duration) -> io::Result<Option<u8>> {
     let mut silent_since = Instant::now();
     loop {
@@ -165,8 +165,8 @@ struct Sender<'a> {
 }
 
 impl Sender<'_> {
-    /// Sends an update for each request, when there is something new, to a client that was told
-    /// that the desktop is of size `told`.
+    /// Sends an update for each request when the picture has changed. `told` is the desktop size
+    /// that the client knows.
     fn run(&self, mut told: Size) -> io::Result<()> {
         loop {
             let idle = |wishes: &mut Wishes| wishes.waits.is_none() && !wishes.gone;
@@ -183,16 +183,15 @@ impl Sender<'_> {
             if let Some(change) = self.viewer.next(TICK) {
                 self.answer(&mut told, &change)?;
             } else if all {
-                // No picture yet: a client that asked for everything gets the part that is there.
+                // Incomplete picture: a client that requested everything gets the existing part.
                 let damage = Some(Area::whole(told));
                 self.answer(&mut told, &Change { size: None, resized: false, damage })?;
             }
         }
     }
 
-    /// Sends one update: first how many pixels come, and then exactly as many, even if
-    /// the picture changes meanwhile. A client that does not support a new size sees what fits in the old
-    /// one.
+    /// Sends one update: first the number of pixels, then exactly that many, even if the picture
+    /// changes in between. A client that does not support a new size sees what fits in the old one.
     fn answer(&self, told: &mut Size, change: &Change) -> io::Result<()> {
         let mut wishes = self.shared.wishes();
         let (format, desktop_size) = (wishes.format, wishes.desktop_size);

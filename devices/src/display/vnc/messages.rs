@@ -14,7 +14,7 @@ const ENCODING_DESKTOP_SIZE: i32 = -223;
 const SECURITY_NONE: u8 = 1;
 /// Encodings that are looked at, of those that a client lists.
 const MAX_ENCODINGS: u16 = 256;
-/// Bytes of clipboard that are read and dropped before a client is taken for a bad one.
+/// Largest clipboard message that is read and dropped; a longer one is an error.
 const MAX_CUT_TEXT: u32 = 1 << 20;
 
 /// What a client says.
@@ -32,7 +32,7 @@ pub(super) enum ClientMessage {
         /// Not incremental.
         all: bool,
     },
-    /// Keys, pointer or clipboard: not for us.
+    /// Keys, pointer or clipboard: ignored.
     Input,
 }
 
@@ -69,7 +69,7 @@ impl Version {
 ///
 /// # Errors
 ///
-/// When the stream ends, its deadline passes, or the other side is no viewer.
+/// When the stream ends, its deadline passes, or the peer is not a viewer.
 pub(super) fn handshake(stream: &mut (impl Read + Write)) -> io::Result<()> {
     stream.write_all(b"RFB 003.008\n")?;
     let version = Version::parse(&read(stream)?).ok_or_else(|| bad("not an RFB client"))?;
@@ -122,7 +122,7 @@ pub(super) fn update_header(size: Option<Size>, area: Option<Area>) -> Vec<u8> {
 ///
 /// # Errors
 ///
-/// When the stream ends, its deadline passes, or no viewer sends such a message.
+/// When the stream ends, its deadline passes, or the message is invalid.
 pub(super) fn read_message(kind: u8, stream: &mut impl Read) -> io::Result<ClientMessage> {
     match kind {
         0 => {

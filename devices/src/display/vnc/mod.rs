@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A live view of one scanout by VNC (RFB, RFC 6143), to look at and not to touch: what a client
-//! types or points at is read and dropped.
+//! A live view of one scanout by VNC (RFB, RFC 6143), view-only: keyboard and pointer input is read
+//! and dropped.
 //!
-//! Only on a Unix socket, whose file permissions say who may look; there is no other
-//! authentication. The crates that serve VNC listen on every interface of the host, and the
-//! protocol, without its encodings, is small: raw rectangles are what a local socket wants.
+//! Only on a Unix socket, whose file permissions control access; there is no other authentication.
+//! Existing VNC crates listen on every interface of the host, and the protocol without encodings is
+//! small: raw rectangles suit a local socket.
 //!
-//! Two threads a client: one reads what it says, the other sends what it asked for. Neither holds a
-//! lock while it talks. A client costs a fixed amount of memory, charged to the display's budget,
-//! for any input and any speed of reading; pixels go out in strips that are read from the
-//! frame one at a time. A client that does not finish its handshake or a message, asks for
-//! nothing, or does not take what it asked for is dropped, and its place is free again
-//! ([`Patience`]). The guest's picture is only asked for once the handshake is done.
+//! Two threads per client: one reads requests, the other sends updates. Neither holds a lock during
+//! I/O. A client costs a fixed amount of memory, charged to the display's budget, for any input and
+//! any speed of reading; pixels go out in strips that are read from the frame one at a time. A
+//! client that does not finish its handshake or a message, sends no request, or does not read its
+//! update is dropped ([`Patience`]). Frames are requested only after the handshake.
 //!
 //! - `view.rs`: what clients are shown, and for how long they are waited for
 //! - `client.rs`: one client's conversation
@@ -32,7 +31,7 @@ use mm::budget::Charge;
 
 pub use view::{Patience, Refresh, View};
 
-/// Clients at a time, unless told otherwise; further ones are turned away. Each costs two threads.
+/// Default limit on clients; further ones are rejected. Each costs two threads.
 pub const MAX_CLIENTS: u64 = 4;
 
 /// Serves `view` to the clients of `listener`, from threads of its own.
@@ -41,13 +40,13 @@ pub const MAX_CLIENTS: u64 = 4;
 ///
 /// When the first thread cannot be made.
 pub fn serve(listener: UnixListener, view: View) -> io::Result<()> {
-    // Its thread waits in accept(2), and has nothing else to do.
+    // Its thread only waits in accept(2).
     listener.set_nonblocking(false)?;
     let run = move || accept(&listener, &view);
     thread::Builder::new().name("vnc".into()).spawn(run).map(drop)
 }
 
-/// Serves one client on the calling thread and one more, until it goes; for fuzzing.
+/// Serves one client on the calling thread and one other until it disconnects; for fuzzing.
 ///
 /// # Errors
 ///
@@ -79,8 +78,8 @@ fn accept(listener: &UnixListener, view: &View) {
     }
 }
 
-/// Serves a client from a thread of its own; its place is free again when that ends, or when there
-/// is no thread for it.
+/// Serves a client from a thread of its own; its place is freed when the thread ends or cannot be
+/// started.
 fn start(stream: UnixStream, view: View, place: Charge) {
     let run = move || {
         if let Err(error) = client::talk(&stream, &view) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Pixel formats of RFB (RFC 6143, 7.4): what a client wants its pixels to look like.
+//! Pixel formats of RFB (RFC 6143, 7.4), as requested by a client.
 
 /// A true-colour format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,9 +19,9 @@ pub struct Patience {
     pub handshake: Duration,
     /// From the first byte of a message to its last.
     pub message: Duration,
-    /// From one message to the next while it has asked for nothing.
+    /// Between two messages of a client without an outstanding request.
     pub idle: Duration,
-    /// To take one strip of pixels, 256 KiB.
+    /// To read one strip of pixels, 256 KiB.
     pub strip: Duration,
 }
 
@@ -36,7 +36,7 @@ impl Default for Patience {
     }
 }
 
-/// What is shown to clients, and how.
+/// What clients see.
 #[derive(Clone)]
 pub struct View {
     /// Frames of the display.

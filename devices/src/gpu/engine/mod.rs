@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The device without its queues: its parts, and one dispatch over decoded commands.
 //!
-//! Each part owns its state; a command is given the parts that it needs. Short commands are
-//! answered at once, long ones become a [`Job`] that goes on until it is done.
+//! Each part owns its state; a command receives the parts that it needs. Short commands complete
+//! immediately, long ones become a [`Job`] that runs in several rounds.
 //!
 //! - `validate.rs` (feature `test-utils`): a recount of everything
 
@@ -30,7 +30,7 @@ use crate::gpu::window::Window;
 use crate::gpu::{GpuParts, GpuSettings};
 use crate::virtio::{Deadline, GuestMemoryMmap, Progress, Segments};
 
-/// What the driver's side is for one command.
+/// The driver's side of one command.
 #[derive(Clone, Copy)]
 pub(in crate::gpu) struct Guest<'a> {
     /// Guest RAM.
@@ -41,7 +41,7 @@ pub(in crate::gpu) struct Guest<'a> {
     pub buffer: &'a Segments,
 }
 
-/// How far a command has come.
+/// Progress of a command.
 pub(in crate::gpu) enum Step {
     /// It is done.
     Done(Response),
@@ -64,7 +64,7 @@ pub(in crate::gpu) struct Engine {
 }
 
 impl Engine {
-    /// A device with nothing in it, whose scanouts are plugged in.
+    /// A device without resources, whose scanouts are plugged in.
     pub(in crate::gpu) fn new(settings: GpuSettings, parts: GpuParts) -> Self {
         let limits = settings.limits;
         let budget = parts.budget;
@@ -92,12 +92,12 @@ impl Engine {
         &self.scanouts
     }
 
-    /// Has `tell` called for large backings.
+    /// Calls `tell` for large backings.
     pub(in crate::gpu) fn on_large_backing(&mut self, tell: Option<WantsBlocks>) {
         self.large.set(tell);
     }
 
-    /// Begins one command; every way to fail leaves the state as it was.
+    /// Starts one command; a failure leaves the state unchanged.
     pub(in crate::gpu) fn begin(
         &mut self,
         guest: Guest<'_>,
@@ -178,8 +178,8 @@ impl Engine {
         Ok(job.map_or(Step::Done(Response::NoData), Step::Job))
     }
 
-    /// Goes on with `job` until it is done or `deadline` passes; what is left of it comes back in the
-    /// latter case, and its answer in the former.
+    /// Continues `job` until it is done or `deadline` passes; returns the response or the rest of
+    /// the job.
     pub(in crate::gpu) fn go_on(
         &mut self,
         guest: Guest<'_>,
@@ -246,8 +246,8 @@ impl Engine {
         Ok(left.map_or(Step::Done(Response::NoData), Step::Job))
     }
 
-    /// Gives up a command that a deadline has cut, as its driver waits for no answer. What takes time
-    /// to free is left for [`Engine::clean_up`].
+    /// Abandons an unfinished command whose driver no longer waits for a response.
+    /// [`Engine::clean_up`] frees what takes time.
     pub(in crate::gpu) fn abandon(&mut self, job: Job) {
         if let Job::Build(build) = job {
             self.disposal.add_backed(build.abandon());
@@ -282,7 +282,7 @@ impl Engine {
         }
     }
 
-    /// RESOURCE_UNREF: scanouts that show the resource go dark, and a mapping goes first.
+    /// RESOURCE_UNREF: unmaps the resource and disables scanouts that show it.
     fn unref(&mut self, id: ResourceId, deadline: &mut Deadline) -> Result<Job, Fault> {
         let Self { resources, scanouts, window, disposal, .. } = self;
         resources.get(id)?;
@@ -313,14 +313,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Drops everything of the guest's making; scanouts keep their modes. What takes time is left
-    /// for [`Engine::clean_up`].
+    /// Drops everything that the guest created; scanouts keep their modes. [`Engine::clean_up`]
+    /// frees what takes time.
     pub(in crate::gpu) fn reset(&mut self) {
         self.scanouts.reset();
         self.disposal.add_all(self.resources.take_all());
     }
 
-    /// Frees what a reset or a command has dropped, until `deadline` passes.
+    /// Frees resources dropped by a reset or a command, until `deadline` passes.
     pub(in crate::gpu) fn clean_up(&mut self, deadline: &mut Deadline) -> Progress {
         self.disposal.run(&mut self.window, deadline)
     }
@@ -330,7 +330,7 @@ impl Engine {
         self.scanouts.set_mode(raw, mode)
     }
 
-    /// Gives the display what it lacks of a scanout's picture, as it is at this moment.
+    /// Copies missing parts of a scanout's current picture to the display.
     pub(in crate::gpu) fn refresh(
         &mut self,
         mem: &GuestMemoryMmap,
@@ -342,8 +342,7 @@ impl Engine {
         self.scanouts.fill(id, &View { mem, resource, surface: &surface }, deadline)
     }
 
-    /// Fills `frame` with what a scanout shows, which must still be `surface`, until `deadline`
-    /// passes.
+    /// Fills `frame` from the scanout, which must still show `surface`, until `deadline` passes.
     pub(in crate::gpu) fn capture(
         &self,
         mem: &GuestMemoryMmap,
@@ -370,7 +369,7 @@ impl Engine {
         self.scanouts.cursor(id)
     }
 
-    /// What the device holds and has counted.
+    /// Statistics of the device.
     pub(in crate::gpu) fn stats(&self) -> GpuStats {
         let mut stats = GpuStats {
             host_bytes: self.host.used(),
@@ -382,7 +381,7 @@ impl Engine {
         stats
     }
 
-    /// Guest pages that resources are backed by, a round at a time.
+    /// Guest pages that back resources, in rounds.
     pub(in crate::gpu) fn backing_ranges(
         &self,
         at: &mut BackingPosition,

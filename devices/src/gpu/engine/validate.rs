@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A recount of what the device counts as it goes.
+//! Recount of the device's counters.
 
 use super::Engine;
 use crate::gpu::resource::Kind;

@@ -50,10 +50,10 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// What a device and its driver are made with.
+/// Configuration of a device and its driver.
 #[derive(Debug, Clone, Copy)]
 pub struct Setup {
-    /// What the guest may take.
+    /// Limits for the guest.
     pub limits: Limits,
     /// Bytes of host memory that the guest and its viewers may cause.
     pub host_bytes: u64,
@@ -155,7 +155,7 @@ impl Driver {
         self.driver.read(register::CONFIG_GENERATION)
     }
 
-    /// The picture of a scanout as a person sees it; none when there is none.
+    /// The picture of a scanout, if any.
     pub fn picture(&self, scanout: ScanoutId) -> Option<Frame> {
         crate::gpu::capture(&self.gpu, scanout).ok().map(|snapshot| snapshot.composed())
     }
@@ -213,7 +213,7 @@ impl Driver {
         self.driver.send(queue, buffers)
     }
 
-    /// Sends a command and returns what was answered.
+    /// Sends a command and returns the response.
     pub fn send(&mut self, header: Header, body: &[&[u8]]) -> Answer {
         let mut bytes = header.as_bytes().to_vec();
         body.iter().for_each(|part| bytes.extend_from_slice(part));
@@ -344,7 +344,7 @@ impl Driver {
         self.code(code::RESOURCE_MIGRATE_BACKING, &[&head, entries.as_slice().as_bytes()])
     }
 
-    /// MIGRATE_PAGES of (resource, offset, new address): the code, and a byte for each page.
+    /// MIGRATE_PAGES of (resource, offset, new address): returns the code, and one byte per page.
     pub fn migrate_pages(&mut self, moves: &[(u32, u64, u64)]) -> (u32, Vec<u8>) {
         let page = |(resource, offset, addr): &(u32, u64, u64)| MigratePage {
             resource: (*resource).into(),

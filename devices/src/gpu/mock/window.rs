@@ -10,12 +10,12 @@ use crate::gpu::{HostRegion, HostWindow};
 /// Bytes of the host-visible window.
 pub const WINDOW: u64 = 1 << 20;
 
-/// A window that is only a record of what was mapped; it panics where the contract is broken.
+/// A window that only records mappings; it panics if the contract is broken.
 #[derive(Clone, Default)]
 pub struct FakeWindow(Arc<Mutex<BTreeMap<u64, Arc<dyn HostRegion>>>>);
 
 impl FakeWindow {
-    /// What is mapped at `offset`.
+    /// The memory mapped at `offset`.
     pub fn at(&self, offset: u64) -> Option<Arc<dyn HostRegion>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&offset).cloned()
     }

@@ -12,7 +12,7 @@ use crate::gpu::resource::{HostBlob, Kind, Place, Resources};
 use crate::gpu::response::Fault;
 use crate::gpu::window::Window;
 
-/// What all blobs have in common: a free number, a size, and flags that the standard knows.
+/// Checks common to all blobs: a free ID, a size, and standard flags.
 pub(in crate::gpu) fn reserve(resources: &Resources, c: &CreateBlob) -> Result<Place, Fault> {
     let place = resources.reserve(c.resource_id.get())?;
     if c.size.get() == 0 || c.blob_flags.get() & !blob_flag::ALL != 0 || c.blob_id.get() != 0 {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! RESOURCE_ATTACH_BACKING, and RESOURCE_CREATE_BLOB of guest memory: up to hundreds of thousands
-//! of entries, which are read, checked and charged for a strip at a time.
+//! of entries, which are read, checked and charged in strips.
 
 use mm::budget::{Budget, Charge};
 use mm::units::BLOCK_SIZE;
@@ -14,21 +14,21 @@ use crate::gpu::resource::{Backed, GuestBlob, Image, Kind, Place, Resources};
 use crate::gpu::response::Fault;
 use crate::virtio::{Deadline, GuestMemoryMmap, Progress, Segments};
 
-/// Entries that are read at a time.
+/// Entries read at one time.
 const STRIP: usize = 64;
 
-/// What the backing is for.
+/// Purpose of the backing.
 enum Target {
     /// An image that has none.
     Image(ResourceId),
-    /// A new blob of so many bytes.
+    /// A new blob of this many bytes.
     Blob(Place, u64),
 }
 
-/// A backing that is being made. Until it is whole, nothing else knows of it.
+/// A backing under construction. Until it is complete, no other part refers to it.
 ///
-/// One that is given up has up to 2^18 runs, which take milliseconds to free: it is
-/// [abandoned](Build::abandon) and not just dropped.
+/// An unfinished one has up to 2^18 runs, which take milliseconds to free:
+/// [abandon](Build::abandon) it instead of dropping it.
 pub(in crate::gpu) struct Build {
     target: Target,
     entries: Entries,
@@ -107,8 +107,8 @@ impl Build {
         }
     }
 
-    /// Puts the backing, which [`Build::check`] has found good, to its use; true when it may have
-    /// the whole of a block.
+    /// Attaches the backing, which [`Build::check`] has accepted; true if it may cover a whole
+    /// block.
     pub(in crate::gpu) fn finish(self, resources: &mut Resources) -> Result<bool, Fault> {
         let Self { target, builder, charge, .. } = self;
         let backed = Backed { backing: builder.into_backing(), charge };
@@ -125,7 +125,7 @@ impl Build {
         Ok(large)
     }
 
-    /// What there is of a backing that will never be used, to be freed.
+    /// Takes the unfinished backing, to be freed.
     pub(in crate::gpu) fn abandon(self) -> Backed {
         Backed { backing: self.builder.into_backing(), charge: self.charge }
     }

@@ -27,7 +27,7 @@ pub(in crate::gpu) fn image(
     let format = match &resource.kind {
         Kind::Image(image) if image.size != SIZE => return Err(Fault::Parameter),
         Kind::Image(image) => image.format,
-        // Nothing says what is in a blob: what Linux draws cursors in.
+        // A blob has no format: assume the one that Linux uses for cursors.
         Kind::GuestBlob(_) | Kind::HostBlob(_) => PixelFormat::B8G8R8A8,
     };
     if resource.size() < CURSOR_BYTES as u64 {

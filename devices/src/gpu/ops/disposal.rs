@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Resources that the guest no longer knows. Freeing hundreds of megabytes, or hundreds of thousands
-//! of runs, takes milliseconds, so it is done in steps.
+//! Disposal of dropped resources. Freeing hundreds of megabytes, or hundreds of thousands of runs,
+//! takes milliseconds, so it is done in steps.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,13 +23,13 @@ const FREE_RUN: u64 = 64;
 /// Runs that are freed between two looks at the deadline.
 const RUNS: usize = 512;
 
-/// Resources on their way out.
+/// Resources to be freed.
 #[derive(Default)]
 pub(in crate::gpu) struct Disposal {
     resources: BTreeMap<ResourceId, Resource>,
-    /// Memory of a resource that is gone, and how much of it is freed.
+    /// Memory of a dropped resource, and how much of it is freed.
     memory: Option<(Arc<Held>, u64)>,
-    /// Runs of resources that are gone, and what these are charged for until the last is freed.
+    /// Runs of dropped resources, and their charges until the last is freed.
     runs: Vec<(Remains, Charge)>,
 }
 
@@ -39,7 +39,7 @@ impl Disposal {
         self.resources.insert(id, resource);
     }
 
-    /// Adds all of a device; mappings are taken away in [`Disposal::run`].
+    /// Adds all resources of a device; [`Disposal::run`] unmaps them.
     pub(in crate::gpu) fn add_all(&mut self, resources: BTreeMap<ResourceId, Resource>) {
         // Of the two at most one is not empty: a reset comes after the disposal of the one before.
         if self.resources.is_empty() {
@@ -49,7 +49,7 @@ impl Disposal {
         }
     }
 
-    /// Adds what was behind a resource that lives on.
+    /// Adds the former backing of a resource that still exists.
     pub(in crate::gpu) fn add_backed(&mut self, backed: Backed) {
         self.runs.push((backed.backing.into_remains(), backed.charge));
     }
@@ -86,7 +86,7 @@ impl Disposal {
     }
 }
 
-/// Frees a resource but for its host memory and its backing, which come back.
+/// Frees a resource except for its host memory and its backing, which are returned.
 fn take_apart(
     resource: Resource,
     window: &mut Window,
@@ -99,7 +99,7 @@ fn take_apart(
         Kind::HostBlob(blob) => {
             if let Some(offset) = blob.mapped {
                 deadline.charge(Deadline::SYSCALL);
-                // Where the host refuses, the window keeps the memory alive.
+                // If the host fails to unmap, the window keeps the memory alive.
                 let _ = window.unmap(offset);
             }
             (Some((blob.memory, 0)), None)

@@ -60,7 +60,7 @@ fn put_on(
     Ok(())
 }
 
-/// RESOURCE_FLUSH on its way: what each watched scanout still has to be given.
+/// A RESOURCE_FLUSH in progress: the remaining damage of each watched scanout.
 pub(in crate::gpu) struct Flushing {
     todo: Vec<(ScanoutId, Surface, Area)>,
 }
@@ -87,7 +87,7 @@ impl Flushing {
         Ok(Self { todo: scanouts.showing(id).filter_map(damaged).collect() })
     }
 
-    /// Gives displays their pixels until all have them or `deadline` passes.
+    /// Copies pixels to displays until done or `deadline` passes.
     pub(in crate::gpu) fn run(
         &mut self,
         resources: &Resources,

@@ -28,7 +28,7 @@ pub(in crate::gpu) fn create_2d(
     Ok(())
 }
 
-/// RESOURCE_DETACH_BACKING; the backing comes back, to be freed.
+/// RESOURCE_DETACH_BACKING; returns the backing, to be freed.
 pub(in crate::gpu) fn detach_backing(
     resources: &mut Resources,
     id: ResourceId,
@@ -36,8 +36,7 @@ pub(in crate::gpu) fn detach_backing(
     resources.with_image(id, |image: &mut Image| image.backed.take().ok_or(Fault::WrongState))
 }
 
-/// TRANSFER_TO_HOST_2D on its way: copies of rows, from guest memory to the image, with nothing in
-/// between.
+/// A TRANSFER_TO_HOST_2D in progress: copies rows directly from guest memory to the image.
 pub(in crate::gpu) struct TransferJob {
     id: ResourceId,
     /// Offset of the first row in the backing, and in the image.
@@ -62,8 +61,8 @@ impl TransferJob {
         let id = c.resource_id.get();
         let image = match &resources.get(id)?.kind {
             Kind::Image(image) => image,
-            // Linux sends it for its dumb buffers, whatever they are made of: a guest blob is its
-            // own image, so that there is nothing to do.
+            // Linux sends it for all dumb buffers, blobs included: a guest blob is its own image,
+            // so there is nothing to do.
             Kind::GuestBlob(_) => return Ok(None),
             Kind::HostBlob(_) => return Err(Fault::WrongKind),
         };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The commands, by what they are about. Each takes the parts of the device that it needs, and
+//! The commands, by subject. Each takes the parts of the device that it needs, and
 //! checks everything before it changes anything. Long ones are a [`Job`] that a deadline can cut.
 //!
 //! - `image.rs`: 2D resources, transfers to them, detaching
@@ -7,7 +7,7 @@
 //! - `blob.rs`: blobs in host memory, and the window
 //! - `flush.rs`: what scanouts show, flushes
 //! - `cursor.rs`: the image of the mouse pointer
-//! - `disposal.rs`: resources that are no longer known, whose memory is freed in steps
+//! - `disposal.rs`: dropped resources, whose memory is freed in steps
 
 pub(super) mod blob;
 mod build;

@@ -20,18 +20,18 @@ pub struct Entries {
 /// Why bytes are no command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// The command ends before its structure does, or counts entries that are not there.
-    #[error("the command is shorter than it says")]
+    /// The command is shorter than its structure, or than its number of entries.
+    #[error("the command is shorter than its header requires")]
     Malformed,
     /// More entries than a resource may have.
-    #[error("more entries than a resource may have")]
+    #[error("more backing entries than the limit for one resource")]
     TooManyEntries,
     /// More pages than one command may move.
-    #[error("more pages than one command may move")]
+    #[error("more pages than the limit for one command")]
     TooManyMoves,
 }
 
-/// What of a command's readable bytes is not decoded yet.
+/// The remaining undecoded bytes of a command.
 pub struct Body<R> {
     reader: R,
     taken: u64,
@@ -90,7 +90,7 @@ impl<R: Read> Body<R> {
         Ok(moves)
     }
 
-    /// The guest has sent `count` entries: only then is memory taken for any.
+    /// Checks that the guest has sent `count` entries before memory is allocated for them.
     fn check_count<E>(&self, count: u32) -> Result<(), DecodeError> {
         let sent = self.left / size_of::<E>() as u64;
         if u64::from(count) > sent { Err(DecodeError::Malformed) } else { Ok(()) }

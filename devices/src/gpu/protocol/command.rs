@@ -36,9 +36,9 @@ pub enum Command {
     MigratePages(Vec<MigratePage>),
     UpdateCursor(UpdateCursor),
     MoveCursor(UpdateCursor),
-    /// A capability set: there are none.
+    /// Capability sets: not supported.
     Capset,
-    /// A command on a rendering context: there are none.
+    /// Commands on rendering contexts: not supported.
     Context,
     /// Anything else, rendering contexts included.
     Unsupported(u32),
@@ -106,7 +106,7 @@ impl Command {
         Ok(Self::MigratePages(body.moves(count.get())?))
     }
 
-    /// The features without which the command is not offered; none for most.
+    /// The features without which the command is not supported; none for most.
     pub fn needed_features(&self) -> u64 {
         match self {
             Self::GetEdid { .. } => feature::EDID,

@@ -37,7 +37,7 @@ pub mod feature {
     pub const EDID: u64 = 1 << 1;
     /// RESOURCE_ASSIGN_UUID.
     pub const RESOURCE_UUID: u64 = 1 << 2;
-    /// RESOURCE_CREATE_BLOB and what goes with it.
+    /// RESOURCE_CREATE_BLOB and related features.
     pub const RESOURCE_BLOB: u64 = 1 << 3;
     /// RESOURCE_MIGRATE_BACKING; Ballast's own, see docs/virtio-extensions.md.
     pub const MIGRATE: u64 = 1 << 56;
@@ -47,7 +47,7 @@ pub mod feature {
 
 /// Flags of a header.
 pub mod header_flag {
-    /// The command is fenced: `fence_id` comes back in the response.
+    /// The command is fenced: the response carries its `fence_id`.
     pub const FENCE: u32 = 1 << 0;
     /// `ring_idx` names the timeline of the fence.
     pub const RING_IDX: u32 = 1 << 1;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Guests that take all they can get: everything is charged, and what goes is given back.
+//! Guests that allocate as much as possible: everything is charged, and freed resources release
+//! their charge.
 
 use zerocopy::IntoBytes;
 
@@ -67,7 +68,7 @@ fn runs_of_backings_are_charged() {
 
     let mut d = Driver::new(Setup { host_bytes: paid / 2, ..setup() });
     assert_eq!(made(&mut d), 31);
-    // What was refused in the middle is not kept.
+    // A command that fails midway leaves nothing behind.
     assert!(d.budget.used() <= paid / 63 * 31);
     d.gpu().validate();
 }

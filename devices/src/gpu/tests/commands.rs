@@ -244,7 +244,7 @@ fn host_blobs_are_mapped_where_asked_and_unmapped_cleanly() {
     assert_eq!(d.map(9, 0x7000), error::RESOURCE_ID);
     assert_eq!(d.gpu().stats().mapped_bytes, 3 * 4096);
 
-    // What the guest writes there is what a scanout shows.
+    // The scanout shows what the guest writes there.
     d.window.at(0x4000).unwrap().bytes().copy_from(&pattern(9, 5000));
     assert_eq!(d.set_scanout_blob(0, 1, Size::new(25, 50)), ok::NODATA);
     assert_eq!(picture(&mut d), pattern(9, 5000));
@@ -253,7 +253,7 @@ fn host_blobs_are_mapped_where_asked_and_unmapped_cleanly() {
     assert_eq!(d.on(code::RESOURCE_UNMAP_BLOB, 2), ok::NODATA);
     assert_eq!(d.on(code::RESOURCE_UNMAP_BLOB, 2), error::UNSPEC);
     assert!(d.window.at(0x6000).is_none());
-    // A mapped blob that goes takes its mapping with it.
+    // A freed blob is unmapped.
     assert_eq!(d.unref(1), ok::NODATA);
     assert!(d.window.at(0x4000).is_none());
     assert_eq!(d.map(2, 0x4000), ok::MAP_INFO);

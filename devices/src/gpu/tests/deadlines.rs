@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The longest commands that there are, many to a notification. A round ends when its work is done,
-//! give or take one step; work is counted, so that no clock decides.
+//! The longest possible commands, many per notification. A round ends when its work is done, plus
+//! at most one step; work is counted instead of measured by a clock.
 
 use zerocopy::IntoBytes;
 
@@ -18,8 +18,8 @@ use crate::virtio::Deadline;
 
 /// Work of one round in these tests.
 const WORK: u64 = 1 << 20;
-/// The longest step that is not cut, but for rows of which each byte is a run: 256 KiB of memory,
-/// or a chain of a thousand descriptors.
+/// The longest step that is not interrupted, except for rows in which each byte is a run: 256 KiB
+/// of memory, or a chain of a thousand descriptors.
 const STEP: u64 = 512 << 10;
 /// A row of 4 KiB of which each byte is a run.
 const RAGGED_ROW: u64 = 4096 * (Deadline::ENTRY + 1);
@@ -147,7 +147,7 @@ fn a_backing_of_many_runs_that_is_detached() {
     d.gpu().validate();
 }
 
-/// Entries that are good but for the last, which makes the command fail when all others are read.
+/// Valid entries except for the last, which makes the command fail after all others are read.
 fn many_entries_and_a_bad_one() -> Vec<MemEntry> {
     let mut entries = single_bytes(MANY);
     entries[MANY as usize - 1] = entry(u64::MAX - 4096, 1);

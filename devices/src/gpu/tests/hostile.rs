@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a guest must not do: the standard's error comes back, and nothing has changed.
+//! Misbehaving guests: the response is the standard's error, and nothing has changed.
 
 use vm_memory::GuestAddress;
 use zerocopy::IntoBytes;
@@ -333,7 +333,7 @@ fn commands_on_dead_resources_are_refused_and_scanouts_go_dark() {
 fn stalled_and_broken_buffers_come_back() {
     let mut d = driver();
     let header = Header { kind: code::GET_DISPLAY_INFO.into(), ..Header::default() };
-    // No room at all, less than a header, less than the answer.
+    // No room, less than a header, less than the response.
     for room in [0, 1, 23] {
         assert!(d.raw(CONTROL_QUEUE, header.as_bytes(), room).is_empty());
     }

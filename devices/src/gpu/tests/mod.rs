@@ -2,9 +2,9 @@
 //! The device through its queues, as a driver sees it.
 //!
 //! - `commands.rs`: each command done right
-//! - `hostile.rs`: each done wrong in every way that a guest may think of
-//! - `deadlines.rs`: the longest commands that there are, whose rounds stay short
-//! - `budgets.rs`: guests that take all they can get
+//! - `hostile.rs`: invalid commands of every kind
+//! - `deadlines.rs`: the longest possible commands, whose rounds stay short
+//! - `budgets.rs`: guests that allocate as much as possible
 //! - `model.rs`: any order of drawing, transfers and migrations, against two arrays
 
 mod budgets;
@@ -41,7 +41,7 @@ fn pattern(seed: u32, len: usize) -> Vec<u8> {
         .collect()
 }
 
-/// What a person sees on scanout 0.
+/// The picture on scanout 0.
 fn picture(d: &mut Driver) -> Vec<u8> {
     d.picture(ScanoutId::new(0).unwrap()).unwrap().data().to_vec()
 }

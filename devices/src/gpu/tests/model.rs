@@ -9,7 +9,7 @@ use crate::gpu::mock::{BUFFERS, Driver, Setup};
 use crate::gpu::response::{error, ok};
 use crate::virtio::Deadline;
 
-/// What a driver may do to one image, for the model below.
+/// Operations of a driver on one image, for the model below.
 #[derive(Debug, Clone)]
 enum Step {
     Draw { at: usize, seed: u32 },

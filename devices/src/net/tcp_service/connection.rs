@@ -95,7 +95,7 @@ impl ServiceConnection {
         now.saturating_duration_since(self.moved)
     }
 
-    /// Answers what has arrived, as far as window and deadline allow.
+    /// Answers received requests as far as the window and the deadline allow.
     pub(super) fn serve(
         &mut self,
         socket: &mut Socket<'_>,
@@ -125,12 +125,12 @@ impl ServiceConnection {
                 return served;
             }
             if self.close {
-                // What the guest sends from here on is not looked at.
+                // Further data from the guest is ignored.
                 socket.close();
                 return served;
             }
             if !socket.can_recv() {
-                // The guest sends no more: neither does the service.
+                // The guest has closed its side: the service closes too.
                 if socket.is_active() && socket.may_send() && !socket.may_recv() {
                     socket.close();
                 }
@@ -143,7 +143,7 @@ impl ServiceConnection {
             let mut received = vec![0; socket.recv_queue()];
             let len = socket.peek_slice(&mut received).unwrap_or(0);
             deadline.charge(Deadline::COMMAND + len as u64);
-            // What a guest that sends no more has begun does not get longer.
+            // The guest has closed its side: an incomplete request stays incomplete.
             let full = len >= MAX_REQUEST || !may_receive_more(socket);
             match service.answer(&received[..len], full, now) {
                 Exchange::Incomplete => return served,
@@ -161,7 +161,7 @@ impl ServiceConnection {
         }
     }
 
-    /// Sends what is left of the answer; whether all of it is in the socket's buffer.
+    /// Sends the rest of the answer; returns whether all of it is in the socket's buffer.
     fn send(&mut self, socket: &mut Socket<'_>, deadline: &mut Deadline) -> bool {
         while self.sent < self.answer.len() {
             match socket.send_slice(&self.answer[self.sent..]) {

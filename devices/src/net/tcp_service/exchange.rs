@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-/// What a service makes of the bytes received so far.
+/// A service's response to the bytes received so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exchange {
     /// The request is not complete yet.

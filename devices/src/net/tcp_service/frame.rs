@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The fields of a frame that are looked at before the stack sees it (RFC 791, 826, 894).
+//! The fields of a frame that are checked before the stack sees it (RFC 791, 826, 894).
 
 use std::net::Ipv4Addr;
 use std::ops::Range;
@@ -24,7 +24,7 @@ pub(super) fn is_ipv4(frame: &[u8]) -> bool {
     field(frame, ETHERTYPE) == Some(IPV4)
 }
 
-/// The address that a frame with an ARP or IPv4 packet is meant for.
+/// The destination address of a frame with an ARP or IPv4 packet.
 pub(super) fn target(frame: &[u8]) -> Option<Ipv4Addr> {
     let at = match field(frame, ETHERTYPE)? {
         ARP => ARP_TARGET,
@@ -48,7 +48,7 @@ impl Sender {
         Some(Self { mac: field(frame, SENDER_MAC)?, address })
     }
 
-    /// An ARP reply in which this sender tells `mac` and `address` where it is.
+    /// An ARP reply from this sender to `mac` and `address`.
     pub(super) fn arp_reply(&self, mac: [u8; 6], address: Ipv4Addr) -> Vec<u8> {
         let mut reply = Vec::with_capacity(ARP_TARGET.end);
         for part in [&mac[..], &self.mac, &ARP, &[0, 1], &IPV4, &[6, 4, 0, 2]] {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A TCP service inside the monitor, on an address of its own: Ethernet, ARP, IPv4 and TCP by
+//! A TCP service inside the monitor, on its own IP address: Ethernet, ARP, IPv4 and TCP by
 //! smoltcp, the protocol above them by a [`Service`].
 //!
 //! ```text
@@ -8,14 +8,14 @@
 //! guest ◀── Wire ◀── smoltcp ◀────┴── answer ◀─┘
 //! ```
 //!
-//! Limits, whatever the guest sends and however little it takes: [`CONNECTIONS`] connections, each
-//! with two fixed buffers and one answer; [`wire::MAX_WAITING`] frames that wait for the guest.
-//! Frames beyond that are lost, as on any wire. A connection on which nothing moves for
-//! [`PATIENCE`] is reset, and one that is idle makes room for a new one where all are in use.
+//! Limits, for any guest behaviour: [`CONNECTIONS`] connections, each with two fixed buffers and
+//! one answer; [`wire::MAX_WAITING`] frames queued for the guest. Excess frames are lost, as on any
+//! wire. A connection without progress for [`PATIENCE`] is reset, and an idle one is closed for a
+//! new one if all are in use.
 //!
 //! - `exchange.rs`: what a protocol above TCP is to this module
 //! - `connection.rs`: requests and answers of one connection
-//! - `frame.rs`: the fields of a frame that are looked at before the stack sees it
+//! - `frame.rs`: the fields of a frame that are checked before the stack sees it
 //! - `wire.rs`: frames between the guest and smoltcp
 
 mod connection;
@@ -44,7 +44,7 @@ pub use exchange::{Exchange, Service};
 use frame::Sender;
 use wire::Wire;
 
-/// Connections at a time, as in Firecracker.
+/// Limit on connections, as in Firecracker.
 const CONNECTIONS: usize = 30;
 /// Time after which an idle connection may make room for a new one.
 const GRACE: Duration = Duration::from_secs(1);
@@ -53,10 +53,10 @@ const LEARN: Duration = Duration::from_secs(30);
 /// Shortest time between two rounds that no frame causes.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// What has happened, in the words of Firecracker's `mmds` metrics.
+/// Counters with the names of Firecracker's `mmds` metrics.
 #[derive(Debug, Default, serde::Serialize)]
 pub struct TcpCounters {
-    /// Frames that the service was given.
+    /// Frames passed to the service.
     pub rx_accepted: AtomicU64,
     /// Of these, lost since too many frames wait for the guest.
     pub rx_accepted_err: AtomicU64,
@@ -94,11 +94,11 @@ pub struct TcpService {
     sockets: SocketSet<'static>,
     connections: Vec<ServiceConnection>,
 
-    /// The sender of the last IPv4 packet, and when the stack was told of it.
+    /// The sender of the last IPv4 packet, and when the stack learned of it.
     sender: Option<(Sender, Instant)>,
     /// Zero of the stack's clock.
     start: Instant,
-    /// When there is something to do though no frame came.
+    /// Next time at which the stack must run without a new frame.
     due: Option<Instant>,
 }
 
@@ -108,7 +108,7 @@ impl TcpService {
     ///
     /// # Errors
     ///
-    /// The host gives no random numbers.
+    /// The host cannot provide random numbers.
     pub fn new(
         address: Ipv4Addr,
         port: u16,
@@ -125,7 +125,8 @@ impl TcpService {
         stack.random_seed = u64::from_le_bytes(seed);
         let mut interface = Interface::new(stack, &mut wire, net_time::Instant::ZERO);
         interface.update_ip_addrs(|addresses| {
-            // Every address of a guest is on this wire, whatever its network is. The list has room.
+            // All addresses of a guest are on this wire, regardless of its network. The list has
+            // room.
             let _ = addresses.push(IpCidr::new(address.into(), 0));
         });
         let mut service = Self {
@@ -157,7 +158,7 @@ impl TcpService {
         net_time::Instant::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
     }
 
-    /// Lets stack and service go on as far as they get.
+    /// Runs the stack and the service as far as possible.
     fn run(&mut self, now: Instant, deadline: &mut Deadline) {
         self.poll(now, deadline);
         let unfinished = self.serve(now, deadline);
@@ -166,9 +167,9 @@ impl TcpService {
         self.due = self.next_due(now, unfinished);
     }
 
-    /// Tells the stack the Ethernet address of the guest that sent `frame`, an IPv4 packet. Packets
-    /// may come by way of a router that the guest believes in; then it never asks for the service's
-    /// Ethernet address, and the stack would have to ask for the guest's before each answer.
+    /// Tells the stack the Ethernet address of the guest that sent `frame`, an IPv4 packet. If the
+    /// guest sends packets through a router, it never requests the service's Ethernet address, and
+    /// the stack would have to resolve the guest's before each answer.
     fn learn(&mut self, frame: &[u8], now: Instant, deadline: &mut Deadline) {
         let Some(sender) = Sender::of(frame) else { return };
         let known = |(known, at): (Sender, Instant)| {
@@ -222,7 +223,7 @@ impl TcpService {
             if connection.open() {
                 count(&counters.connections_created, 1);
             }
-            // The guest's last acknowledgement may be lost: then it is told by a reset.
+            // The guest's last acknowledgement may be lost: then a reset follows.
             let ended = matches!(socket.state(), State::Closed | State::TimeWait);
             if ended {
                 sockets.remove(connection.handle());
@@ -274,13 +275,13 @@ impl TcpService {
         }
     }
 
-    /// When to run again though no frame came.
+    /// Next time to run without a new frame.
     fn next_due(&mut self, now: Instant, unfinished: bool) -> Option<Instant> {
         if unfinished {
             return Some(now);
         }
         if self.wire.is_full() {
-            // The guest has to take frames first, and notifies when it can.
+            // The guest must receive frames first, and notifies when it has room.
             return None;
         }
         let clock = self.clock(now);
@@ -307,7 +308,7 @@ impl Responder for TcpService {
             frame[..6].copy_from_slice(&self.mac.0);
             self.learn(&frame, now, deadline);
         } else {
-            // ARP may tell the stack another address.
+            // ARP may give the stack another address.
             self.sender = None;
         }
         if !self.wire.receive(frame) {
@@ -340,7 +341,7 @@ impl Responder for TcpService {
     }
 
     fn next_deadline(&mut self, _now: Instant) -> Option<Instant> {
-        // While frames wait, the guest's next buffer is what counts.
+        // While frames wait, only the guest's next buffer matters.
         self.due.filter(|_| !self.has_frames())
     }
 

@@ -146,7 +146,7 @@ fn sequence(frame: &[u8]) -> u32 {
     u32::from_be_bytes(frame[38..42].try_into().unwrap())
 }
 
-/// Opens a connection by hand; the service's next sequence number.
+/// Opens a connection manually; returns the service's next sequence number.
 fn open(service: &mut TcpService, port: u16, now: Instant) -> u32 {
     take(service, &arp_request(ADDRESS), now);
     take(service, &tcp(port, 0, 0, SYN, &[]), now);
@@ -288,7 +288,7 @@ fn a_guest_that_takes_no_frames_costs_a_fixed_number_of_them() {
     assert_eq!(service.wire.waiting(), MAX_WAITING);
     assert_eq!(service.next_deadline(now), None, "the guest's next buffer is awaited");
     assert!(service.counters.rx_accepted_err.load(Ordering::Relaxed) > 0);
-    // As soon as it takes them, the service goes on.
+    // As soon as the guest receives them, the service continues.
     while give(&mut service, now).is_some() {}
     let mut client = Client::at(now);
     client.exchange(&mut service);
@@ -327,7 +327,7 @@ fn many_requests_at_once_are_answered_in_rounds() {
     let first = service.counters.tx_count.load(Ordering::Relaxed);
     assert!((1..100).contains(&first), "{first}");
     assert!(deadline.spent() < 120_000, "{}", deadline.spent());
-    // The rest follows by itself, as far as the guest's window allows.
+    // The rest follows as far as the guest's window allows.
     while give(&mut service, now).is_some() {}
     let all = service.counters.tx_count.load(Ordering::Relaxed);
     assert_eq!(all, 1000);
@@ -358,7 +358,7 @@ fn frames() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever a guest sends, the limits hold, and a proper request is answered afterwards.
+    /// For any input from a guest, the limits hold, and a valid request is answered afterwards.
     #[test]
     fn any_frames_leave_the_service_in_order(
         frames in prop::collection::vec((frames(), 0u64..2000, any::<bool>()), 0..60),

@@ -20,7 +20,7 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    /// Takes a frame from the guest; false if it is lost, as an answer to it would have no room.
+    /// Receives a frame from the guest; false if it is dropped for lack of room for a reply.
     pub(super) fn receive(&mut self, frame: Vec<u8>) -> bool {
         let room = !self.is_full();
         self.received = Some(frame).filter(|_| room);

@@ -124,7 +124,7 @@ proptest! {
             prop_assert!(bytes[HEADER_LEN..] == pattern(seed, frames[seed]));
             seed += 1;
         }
-        // What is left has not been lost: there is no room for it.
+        // The remaining frames are not lost: they wait for room.
         let room: u32 = posted.iter().map(|(_, len)| len).sum();
         prop_assert!(seed == frames.len() || room < 1534, "{} of {}", seed, frames.len());
     }

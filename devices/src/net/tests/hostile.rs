@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a guest must not do, and hosts that go away.
+//! Misbehaving guests, and hosts that disappear.
 
 use super::*;
 use crate::virtio::{Deadline, Progress, VirtioDevice};
@@ -93,7 +93,7 @@ fn a_tap_that_is_taken_or_made_otherwise_is_refused_with_advice() {
     assert!(taken.contains(&name) && taken.contains("another process uses it"), "{taken}");
     let other = Tap::open(&name, 2).unwrap_err().to_string();
     assert!(other.contains("multi_queue") || other.contains("another process"), "{other}");
-    // It goes with its last user.
+    // The interface disappears with its last user.
     drop(first);
     assert_eq!(Tap::open(&name, 2).unwrap().len(), 2);
     let loopback = Tap::open("lo", 1).unwrap_err().to_string();

@@ -64,7 +64,7 @@ fn queues_that_were_held_back_are_emptied_though_a_round_ends_early() {
     assert_eq!((held_back[0] + held_back[2], held_back[1] + held_back[3]), (2, 2));
     let none = (BucketUpdate::Keep, BucketUpdate::Set(bucket(0)));
     rig.handle.limit(none, none);
-    // What the device's event leads to.
+    // Handles the device's event.
     rig.tell(0);
     let mut used = |queue| std::iter::from_fn(|| rig.driver.used(queue)).count();
     let rest: Vec<_> = (0..4).map(|queue| used(queue) + held_back[queue as usize]).collect();
@@ -98,7 +98,7 @@ fn the_driver_chooses_how_many_pairs_it_uses() {
     for bad in [&[4, 0, 0, 0][..], &[4, 0, 4, 0], &[4, 1, 1, 0], &[1, 0, 1, 0], &[4, 0, 1]] {
         assert_eq!(command(bad), 1, "{bad:?}");
     }
-    // Each pair has a wire of its own.
+    // Each pair has its own wire.
     for pair in 0..3u16 {
         let at = rig.driver.put(&[pair as u8; 80]);
         rig.driver.send(2 * pair + 1, &[Descriptor::readable(at, 80)]);

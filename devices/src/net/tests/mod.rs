@@ -3,7 +3,7 @@
 //! one frame with its virtio header, as a TAP has it.
 //!
 //! - `frames.rs`: frames in both directions, whole and unharmed
-//! - `hostile.rs`: what a guest must not do, and hosts that go away
+//! - `hostile.rs`: misbehaving guests, and hosts that go away
 //! - `lifecycle.rs`: limits, queue pairs, the responder, resets
 //! - `service.rs`: a TCP service on the interface
 //! - `streams.rs`: a stream to a process in place of a TAP
@@ -61,7 +61,7 @@ struct Rig {
     device: Arc<DeviceLock<Net>>,
     handle: NetHandle,
     mem: Arc<GuestMemoryMmap>,
-    /// The host's ends, one a pair.
+    /// The host's ends, one per pair.
     wires: Vec<UnixDatagram>,
 }
 
@@ -147,7 +147,7 @@ impl Rig {
         self.driver.release(mark);
     }
 
-    /// What has left on the wire of `pair`, without its header.
+    /// The frames sent on the wire of `pair`, without headers.
     fn left(&self, pair: usize) -> Option<Vec<u8>> {
         let mut buffer = vec![0; 1 << 17];
         match self.wires[pair].recv(&mut buffer) {

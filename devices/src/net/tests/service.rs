@@ -163,7 +163,7 @@ fn half_open_connections_are_bounded_and_end() {
         service.take(&syn(port), now, &mut Deadline::never());
         assert!(service.waiting() <= 64);
     }
-    // The guest has to take frames first.
+    // The guest must receive frames first.
     assert_eq!(service.next_deadline(now), None);
     let mut frame = Vec::new();
     while service.give(&mut frame, now, &mut Deadline::never()) {}
@@ -184,7 +184,7 @@ fn half_open_connections_are_bounded_and_end() {
 fn a_guest_that_takes_no_frames_is_held_no_more_than_its_share() {
     let (mut service, counters) = service();
     let now = Instant::now();
-    // Who has this address? From a thousand guests.
+    // ARP requests from a thousand addresses.
     for sender in 0..1000u16 {
         let [high, low] = sender.to_be_bytes();
         let mut frame = [&[0xff; 6][..], &[2, 0, 0, 0, high, low], &[8, 6]].concat();
@@ -257,7 +257,7 @@ fn the_guest_reaches_the_service_through_its_queues() {
 }
 
 proptest! {
-    /// Whatever frames a guest sends, an honest connection succeeds afterwards.
+    /// After any frames from a guest, a valid connection succeeds.
     #[test]
     fn no_frames_are_too_much(
         frames in prop::collection::vec(

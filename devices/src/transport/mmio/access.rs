@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What reading and writing each register does, but for the status.
+//! Reads and writes of each register except the status.
 
 use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_FEATURES_OK};
 
@@ -105,7 +105,7 @@ impl MmioTransport {
         if value == 0 {
             let mut registers = self.registers();
             if let Some(queue) = registers.selected() {
-                // Under the device's lock: once this returns, no round is under way on the queue
+                // Under the device's lock: once this returns, no round is running on the queue
                 // (virtio 1.3, 4.2.2.1).
                 let _device = self.lock();
                 queue.stop();

@@ -8,14 +8,14 @@
 //!                      features   queues         device active   any ─▶ FAILED
 //! ```
 //!
-//! A step out of order, a bit taken away and a register written in the wrong step are ignored, as
-//! the standard leaves them undefined; the log says so.
+//! Steps out of order, cleared bits and registers written in the wrong step are ignored and logged,
+//! as the standard leaves them undefined.
 //!
 //! Locks, in this order: `registers`, then the device. Interrupt status, device status, generation
 //! and notifications take neither.
 //!
 //! - `register.rs`: offsets of the registers
-//! - `access.rs`: what reading and writing each does, but for the status
+//! - `access.rs`: reads and writes of each register except the status
 //! - `status.rs`: the status machine
 
 mod access;
@@ -39,14 +39,14 @@ use crate::virtio::{
     Deadline, GuestMemoryMmap, Locked, LongestHold, Progress, QueueHost, SharedDevice, VirtioDevice,
 };
 
-/// Bytes of guest-physical address space that one device takes.
+/// Size of one device's window in guest-physical address space, in bytes.
 pub const REGION_SIZE: u64 = 0x1000;
 
-/// Most rounds of a queue that is to finish in the vCPU that notified it.
+/// Maximum number of rounds of a queue that should finish on the notifying vCPU.
 const MAX_ROUNDS_AT_NOTIFY: usize = 256;
 
-/// Pause between two rounds of a clean-up, in which a thread that waits for the device's lock gets it:
-/// the mutex is not fair.
+/// Pause between two rounds of a clean-up, so that waiting threads get the device's lock: the mutex
+/// is not fair.
 const GAP: Duration = Duration::from_micros(50);
 /// Pause between two rounds of a clean-up that waits for the host.
 const HOST_GAP: Duration = Duration::from_millis(10);
@@ -75,7 +75,7 @@ pub struct MmioTransport {
     acknowledged: EventFd,
     /// Queues that may have to run in the vCPU that notifies them.
     at_notify: Vec<bool>,
-    /// Queues with more to do, which the event loop comes back to.
+    /// Queues with remaining work, to which the event loop returns.
     resumed: Vec<AtomicBool>,
     registers: Mutex<Registers>,
     /// Makes the deadline of each round.
@@ -83,7 +83,7 @@ pub struct MmioTransport {
     most_work: AtomicU64,
 }
 
-/// What a driver has written so far, but for the status.
+/// Registers written by the driver, except the status.
 struct Registers {
     device_features_sel: u32,
     driver_features_sel: u32,
@@ -144,8 +144,8 @@ impl MmioTransport {
         })
     }
 
-    /// Gives each round of processing a deadline of `make`'s; [`Deadline::new`] unless told
-    /// otherwise. Tests bound rounds by work with it.
+    /// Sets the constructor of each round's deadline; [`Deadline::new`] by default. Tests use it to
+    /// limit rounds by work.
     #[must_use]
     pub fn with_deadline(self, make: fn() -> Deadline) -> Self {
         Self { deadline: make, ..self }
@@ -184,7 +184,7 @@ impl MmioTransport {
         progress
     }
 
-    /// Has the event loop come back to queue `queue`.
+    /// Schedules another round of queue `queue` in the event loop.
     fn kick(&self, queue: u16) {
         if let Some(kick) = self.kicks.get(usize::from(queue)) {
             // Fails only when the counter is full: then the loop is awake already.
@@ -192,8 +192,8 @@ impl MmioTransport {
         }
     }
 
-    /// Processes queue `queue` in the vCPU that notified it: once, or until it is empty if the device
-    /// wants that, but not for as long as other vCPUs keep filling it.
+    /// Processes queue `queue` on the notifying vCPU: once, or until it is empty if the device
+    /// requires that, but with a limit if other vCPUs keep filling it.
     fn process_at_notify(&self, queue: u16, finish: bool) {
         let rounds = if finish { MAX_ROUNDS_AT_NOTIFY } else { 1 };
         for _ in 0..rounds {
@@ -258,8 +258,8 @@ impl MmioTransport {
             let device = self.lock();
             let (here, finish) = (device.runs_at_notify(queue), device.finishes_at_notify(queue));
             drop(device);
-            // What a deadline has cut is the event loop's: a guest that notifies again and
-            // again would keep the device from other threads.
+            // The event loop finishes interrupted work: a guest that notifies repeatedly could
+            // otherwise starve other threads of the device.
             let cut = self.resumed[usize::from(queue)].load(Ordering::Relaxed);
             if here && (finish || !cut) {
                 return self.process_at_notify(queue, finish);
@@ -285,7 +285,7 @@ impl QueueHost for MmioTransport {
     }
 }
 
-/// Says what a driver does that the standard does not allow. The log limits how often.
+/// Logs a driver's violation of the standard, with a limited rate.
 fn note(what: &str) {
     tracing::warn!("virtio-mmio: {what}: ignored");
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The status machine: what a driver's steps do, and a reset.
+//! The status state machine: the driver's steps, and resets.
 
 use std::io;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ impl MmioTransport {
             return self.reset(&mut registers);
         }
         let before = self.interrupt.status();
-        // The driver hands back what it read: NEEDS_RESET is not its to set or clear.
+        // The driver writes back what it read: it cannot set or clear NEEDS_RESET.
         let value = (value & 0xff & !VIRTIO_CONFIG_S_NEEDS_RESET) | before;
         if value & VIRTIO_CONFIG_S_FAILED & !before != 0 {
             self.interrupt.add_status(VIRTIO_CONFIG_S_FAILED);
@@ -122,7 +122,7 @@ impl MmioTransport {
         let remains = device.take_remains();
         drop(device);
         drop(remains);
-        // On the thread of the vCPU that waits for its reset: others wait for a round at most.
+        // Runs on the vCPU that waits for its reset: others wait for at most one round.
         loop {
             let mut deadline = (self.deadline)();
             if self.lock().clean_up(&mut deadline) == Progress::Done {
@@ -135,8 +135,8 @@ impl MmioTransport {
         *registers = Registers::new(sizes);
     }
 
-    /// The device cannot go on; called with its lock held, so that a reset comes wholly before or
-    /// wholly after.
+    /// The device cannot continue; called with its lock held, so that a reset comes entirely before
+    /// or after it.
     pub(super) fn fail(&self, cause: &dyn std::fmt::Display) {
         tracing::warn!(device_type = self.device_type, "device needs a reset: {cause}");
         if let Err(error) = self.interrupt.signal_needs_reset() {

@@ -68,7 +68,7 @@ proptest! {
     }
 
     /// A chain of any shape is walked to its end and no further, also one whose buffers are the rings
-    /// themselves: what is then read from them may be refused, and is nothing worse.
+    /// themselves: such contents may be rejected but do no harm.
     #[test]
     fn any_descriptor_table_is_survived(
         table in prop::collection::vec((any::<u64>(), any::<u32>(), 0u16..8, 0u16..20), 16),

@@ -118,7 +118,7 @@ impl Rig {
         Self { driver, device }
     }
 
-    /// Lets the device look at its queues, as it does once after DRIVER_OK, and forgets that.
+    /// Runs the device's first look at its queues after DRIVER_OK, and resets the record.
     fn first_look(&mut self) {
         self.driver.run();
         self.device.lock().processed.clear();
@@ -128,7 +128,7 @@ impl Rig {
         self.driver.read(reg::STATUS)
     }
 
-    /// Writes a status and returns what becomes of it.
+    /// Writes a status and reads it back.
     fn set_status(&self, status: u32) -> u32 {
         self.driver.write(reg::STATUS, status);
         self.status()

@@ -27,7 +27,7 @@ fn status_is_climbed_step_by_step() {
     assert_eq!(rig.set_status(ACKNOWLEDGE | FEATURES_OK), ACKNOWLEDGE);
     assert_eq!(rig.set_status(ACKNOWLEDGE | DRIVER), ACKNOWLEDGE | DRIVER);
     assert_eq!(rig.set_status(ACKNOWLEDGE | DRIVER | DRIVER_OK), ACKNOWLEDGE | DRIVER);
-    // No bit can be taken away, and NEEDS_RESET is not the driver's.
+    // No bit can be cleared, and the driver cannot set NEEDS_RESET.
     assert_eq!(rig.set_status(ACKNOWLEDGE), ACKNOWLEDGE | DRIVER);
     assert_eq!(rig.set_status(NEEDS_RESET | DRIVER), ACKNOWLEDGE | DRIVER);
     rig.set_features(VERSION_1 | FANCY);

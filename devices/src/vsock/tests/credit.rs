@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Neither side is given more than it has room for, and no byte is lost on the way.
+//! Neither side receives more than it has room for, and no byte is lost.
 
 use super::*;
 
@@ -75,7 +75,7 @@ fn what_a_program_does_not_read_is_held_up_to_the_credit_and_then_told() {
         }
     }
     assert_eq!(sent - told, room, "the device took more than its credit");
-    // Now the program reads, and the guest hears that there is room.
+    // Now the program reads, and the guest is notified of room.
     let mut got = Vec::new();
     loop {
         let part = read_now(&mut program);

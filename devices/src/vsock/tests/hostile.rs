@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Packets that lie, floods, and what is left behind: nothing.
+//! False packets, floods, and leaks.
 
 use proptest::prelude::*;
 
@@ -127,7 +127,7 @@ fn answers_without_buffers_hold_the_guest_back_and_are_not_lost() {
     rig.driver.probe(u64::MAX, 3);
     let at = rig.driver.put(header(Op::Rw, 1, 2).as_bytes());
     let mut taken = 0;
-    // No receive buffer at all: at some time nothing more is taken.
+    // No receive buffer: the device eventually stops taking packets.
     for _ in 0..20 {
         while rig.driver.room(TX) > 0 {
             rig.driver.add(TX, &[Descriptor::readable(at, 44)]);

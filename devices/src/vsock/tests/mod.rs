@@ -2,8 +2,8 @@
 //! The socket device from its driver's side, with real Unix sockets on the other.
 //!
 //! - `streams.rs`: connections in both directions, data, ends
-//! - `credit.rs`: neither side is given more than it has room for
-//! - `hostile.rs`: packets that lie, floods, and what is left behind
+//! - `credit.rs`: neither side receives more than it has room for
+//! - `hostile.rs`: false packets, floods, and leaks
 
 mod credit;
 mod hostile;
@@ -31,7 +31,7 @@ const RX: u16 = 0;
 const TX: u16 = 1;
 /// A receive buffer of the guest's, as Linux has them.
 const BUFFER: u32 = 4096;
-/// What the guest says it has room for.
+/// The guest's reported buffer space.
 const ROOM: u32 = 64 << 10;
 
 /// A guest with the device, and the host's folder with its sockets.
@@ -183,7 +183,7 @@ fn header(op: Op, host: u32, guest: u32) -> Header {
     }
 }
 
-/// What a program can read now.
+/// Data that a program can read now.
 fn read_now(program: &mut UnixStream) -> Vec<u8> {
     let mut all = Vec::new();
     let mut buffer = [0; 8192];

@@ -152,7 +152,7 @@ fn a_program_that_goes_away_is_told_to_the_guest_after_its_data() {
     data.extend(rig.expect(Op::Rw).data);
     assert!(data == pattern(2, 6000));
     assert_eq!(rig.expect(Op::Shutdown).header.flags.get(), shutdown::BOTH);
-    // What the guest still sends is taken and goes nowhere.
+    // Data that the guest still sends is accepted and dropped.
     rig.data(host, 5, b"too late");
     rig.op(Op::Reset, host, 5);
     assert_eq!(rig.held(), (0, 0, 0));
@@ -168,7 +168,7 @@ fn a_reset_of_the_device_closes_everything() {
     program.set_nonblocking(false).unwrap();
     assert_eq!(program.read(&mut [0; 8]).unwrap(), 0);
     drop(waiting);
-    // A program that comes while there is no driver is served when there is one.
+    // A program that connects without a driver is served once a driver is active.
     let mut early = UnixStream::connect(&rig.path).unwrap();
     early.write_all(b"CONNECT 6\n").unwrap();
     rig.host_event();
