@@ -2,15 +2,15 @@
 //! The epoll loop of the main thread: queue notifications of all devices, console input, the
 //! receiving end of the API, and timers.
 //!
-//! The loop exists before any machine does, because a machine may be described and started over
-//! the API. What has a file descriptor to watch implements [`MutEventSubscriber`] and is added
+//! The loop exists before any machine does, because a machine may be described and started over the
+//! API. A source of events with a file descriptor implements [`MutEventSubscriber`] and is added
 //! directly ([`EventLoop::add`]) or, from within a subscriber or from another thread, through a
 //! [`LoopHandle`].
 //!
 //! ```no_run
 //! # fn f() -> Result<(), Box<dyn std::error::Error>> {
 //! let mut events = vmm::event_loop::EventLoop::new()?;
-//! let handle = events.handle(); // give it to builder::build() and to the API's controller
+//! let handle = events.handle(); // pass it to builder::build() and to the API's controller
 //! let reason = events.run();
 //! std::process::exit(reason.code().into());
 //! # }
@@ -42,25 +42,25 @@ pub struct EventLoop {
 }
 
 impl EventLoop {
-    /// How many events one epoll call takes at most: there are a dozen descriptors or so.
+    /// Maximum number of events per epoll call: there are about a dozen descriptors.
     const READY_EVENTS: usize = 32;
 
     /// A loop without subscribers.
     ///
     /// # Errors
     ///
-    /// The host gives no epoll instance or eventfd.
+    /// The host cannot create an epoll instance or eventfd.
     pub fn new() -> Result<Self, EventLoopError> {
         let manager = EventManager::new_with_capacity(Self::READY_EVENTS)?;
         let endpoint = manager.remote_endpoint();
         let exit = Arc::new(ExitSignal::new(move || {
-            // Fails only if the loop is gone, and then nothing waits any more.
+            // Fails only if the loop has ended, and then nothing waits any more.
             let _ = endpoint.kick();
         }));
         Ok(Self { manager, exit, longest_turn: Arc::default() })
     }
 
-    /// Adds a subscriber at once.
+    /// Adds a subscriber immediately.
     pub fn add(&mut self, subscriber: Subscriber) {
         self.manager.add_subscriber(timed(subscriber, &self.longest_turn));
     }
@@ -76,7 +76,8 @@ impl EventLoop {
 
     /// Serves events until someone raises the exit signal, and says why.
     ///
-    /// What came in together with the exit is still served, so a console's last words are seen.
+    /// Events that arrived together with the exit are still served, so the last console output is
+    /// shown.
     pub fn run(&mut self) -> ExitReason {
         loop {
             if let Some(reason) = self.exit.reason() {
@@ -89,7 +90,7 @@ impl EventLoop {
     }
 }
 
-/// The way to the loop from elsewhere; cheap to clone.
+/// A handle of the loop for other threads; cheap to clone.
 #[derive(Clone)]
 pub struct LoopHandle {
     endpoint: RemoteEndpoint<Subscriber>,
@@ -98,7 +99,7 @@ pub struct LoopHandle {
 }
 
 impl LoopHandle {
-    /// Adds a subscriber as soon as the loop has served the events at hand. Never blocks.
+    /// Adds a subscriber once the loop has served its current events. Never blocks.
     ///
     /// # Errors
     ///

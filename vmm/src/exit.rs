@@ -6,14 +6,14 @@ use std::sync::OnceLock;
 
 use vmm_sys_util::eventfd::EventFd;
 
-/// What made the guest ask for a reset.
+/// How the guest reset itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResetSource {
     /// The keyboard controller's pulse command (Linux: `reboot=k`).
     KeyboardController,
     /// The reset register that the FADT names (Linux: `reboot=a`, its default on our machine).
     AcpiRegister,
-    /// Three faults in a row on one vCPU (Linux: `reboot=t`).
+    /// Triple fault on one vCPU (Linux: `reboot=t`).
     TripleFault,
     /// A jump to the CPU's reset vector, where a PC has its firmware.
     ResetVector,
@@ -29,7 +29,7 @@ pub enum ExitReason {
     Reset(ResetSource),
     /// The host ended it: by a signal, or by a request.
     Stopped(String),
-    /// The guest cannot go on, by its own doing.
+    /// The guest cannot continue because of its own error.
     GuestCrashed(String),
     /// The host failed us.
     HostError(String),
@@ -69,7 +69,7 @@ impl fmt::Display for ExitReason {
     }
 }
 
-/// Set once, by any thread, when the machine is to end; the event loop then returns the reason.
+/// Set once, by any thread, when the machine should stop; the event loop then returns the reason.
 pub struct ExitSignal {
     reason: OnceLock<ExitReason>,
     wake: Box<dyn Fn() + Send + Sync>,
@@ -84,7 +84,7 @@ impl ExitSignal {
 
     /// Has `event` written too when the end is raised; once.
     pub(crate) fn also_wake(&self, event: EventFd) {
-        // A second one would be a second thread that watches for signals: there is none.
+        // A second one would need a second thread that watches for signals, which does not exist.
         let _ = self.also.set(event);
     }
 

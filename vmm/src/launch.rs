@@ -30,7 +30,7 @@ pub const DEFAULT_ID: &str = "anonymous-instance";
 /// Version of Ballast.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// How long the log may take for its last lines.
+/// Timeout for writing the last log lines.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// All that a monitor is started with.
@@ -38,13 +38,13 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 pub struct Launch {
     /// Name of the machine.
     pub id: String,
-    /// The machine to start at once; `None` waits for the API to describe it.
+    /// The machine to start immediately; `None` waits for the API to configure it.
     pub config: Option<VmConfig>,
-    /// The log; what is given here stands above the configuration's section.
+    /// The log; settings here override the configuration's section.
     pub logger: LoggerConfig,
-    /// The metrics file; stands above the configuration's section.
+    /// The metrics file; overrides the configuration's section.
     pub metrics: Option<MetricsConfig>,
-    /// Where to serve the API, if at all.
+    /// Where to serve the API, if anywhere.
     pub api_sock: Option<PathBuf>,
     /// Largest body of an API request, in bytes.
     pub max_payload_bytes: usize,
@@ -52,13 +52,14 @@ pub struct Launch {
     pub count_cpu_time: bool,
     /// Metadata for the guest from the start on.
     pub metadata: Option<Value>,
-    /// Most bytes of metadata; as many as a request's body may have if not given.
+    /// Limit on the size of metadata, in bytes; the limit on a request body by default.
     pub mmds_size_limit: Option<usize>,
-    /// Whether threads are to restrict their system calls; there are no filters yet.
+    /// Whether to install seccomp filters; there are none yet.
     pub seccomp: bool,
-    /// What it is started as.
+    /// How it is started.
     pub mode: Mode,
-    /// When the parent started this process, by the monotonic clock in microseconds, if it said.
+    /// Start time of this process from its parent, in microseconds of the monotonic clock, if
+    /// given.
     pub start_time_us: Option<u64>,
     /// Flags that were accepted without effect.
     pub ignored: Vec<&'static str>,
@@ -67,7 +68,7 @@ pub struct Launch {
 /// Why a monitor did not start, or ended in error.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
-    /// The name is not one that Firecracker would take.
+    /// The name is not valid in Firecracker.
     #[error("--id {0}: give 1 to 64 letters, digits and hyphens")]
     Id(String),
     /// No log.
@@ -76,13 +77,13 @@ pub enum LaunchError {
     /// No API.
     #[error(transparent)]
     Server(#[from] ServerError),
-    /// No descriptors for what the monitor needs itself.
+    /// No descriptors left for the monitor itself.
     #[error("cannot set up the monitor: {0}")]
     Host(std::io::Error),
     /// No event loop.
     #[error(transparent)]
     Events(#[from] EventLoopError),
-    /// The machine, or what its configuration asks for beside it, cannot be had.
+    /// The machine, or another part of its configuration, cannot be started.
     #[error("{0}")]
     Start(Refusal),
 }
@@ -117,7 +118,7 @@ impl Launch {
         let stats = Arc::new(ApiStats::default());
         let (mut machine, requests) = api::channel().map_err(LaunchError::Host)?;
         machine.stops_by(Arc::clone(events.handle().exit()));
-        // Bound before anything costs time: a path that is taken is the commonest mistake.
+        // Bound before any slow step: a path in use is the most common mistake.
         let mut socket =
             self.api_sock.as_deref().map(Listener::bind).transpose().map_err(ServerError::from)?;
         if let Some(socket) = socket.as_mut().filter(|_| self.mode.keeps_socket()) {
@@ -169,7 +170,7 @@ impl Launch {
                 Err(LaunchError::Start(refusal))
             }
         };
-        // The machine first: who still waits for its answer learns that there is none.
+        // Drop the machine first, so that pending requests fail.
         drop(events);
         if let Some(server) = server {
             server.stop();

@@ -8,20 +8,20 @@
 //! - `machine`: a configuration becomes a machine, a device a file
 //! - `compactor`, `block_view`: guest memory is put in order, and drawn
 //! - `parking`: guest memory is compressed into a pool, and brought back
-//! - `pressure`: memory is taken and given back unasked, as the host and the guest need it
-//! - `config`: what a machine is to be
+//! - `pressure`: automatic reclaim and return of memory, by the needs of host and guest
+//! - `config`: the configuration of a machine
 //! - `mmds`: the metadata service that the guest reads from
-//! - `api`, `control`: requests over HTTP; what each does to the machine
+//! - `api`, `control`: requests over HTTP; their effects on the machine
 //! - `cli`: the command line, one file a subcommand
 //!
-//! Files beside them: `launch` is one monitor's life, `event_loop` what its main thread does,
-//! `exit` why it ends, `signals` the thread that makes it end; `console` is the host's side of the
-//! serial port, `metrics` the metrics file, `mode` what differs where the monitor stands in for
-//! Firecracker, `own_memory` what start-up leaves and gives back.
+//! Other files: `launch` runs one monitor, `event_loop` is its main thread, `exit` the reason of
+//! its end, `signals` the thread that handles signals; `console` is the host's side of the serial
+//! port, `metrics` the metrics file, `mode` the differences in Firecracker mode, `own_memory` the
+//! release of memory used at start-up.
 //!
 //! # Example
 //!
-//! A guest from a kernel, and what ended it (needs `/dev/kvm`):
+//! Boots a guest from a kernel and prints why it ended (needs `/dev/kvm`):
 //!
 //! ```no_run
 //! use vmm::config::{HostLimits, VmConfig};

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What differs outside the API when the monitor stands in for Firecracker: names, places and
-//! numbers that its clients and supervisors know. `docs/api.md` has the list.
+//! Differences outside the API in Firecracker mode: names, paths and codes that its clients and
+//! supervisors expect. `docs/api.md` has the list.
 
 use tracing::{error, info};
 
 use crate::config::LogLevel;
 use crate::exit::ExitReason;
 
-/// What the monitor was started as.
+/// How the monitor was started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Mode {
     /// `ballast run`: itself.
@@ -17,9 +17,9 @@ pub enum Mode {
     Firecracker,
 }
 
-/// Exit codes of Firecracker's (`FcExitCode`) beside 0.
+/// Firecracker's exit codes (`FcExitCode`) other than 0.
 pub mod firecracker_exit {
-    /// Any error that has no code of its own.
+    /// Any error without a specific code.
     pub const GENERIC: u8 = 1;
     /// `--level` names no level.
     pub const BAD_CONFIGURATION: u8 = 152;
@@ -46,12 +46,12 @@ impl Mode {
         }
     }
 
-    /// Whether the log goes to standard output where no file is named, and not to standard error.
+    /// Whether the log goes to standard output instead of standard error if no file is named.
     pub fn logs_to_stdout(self) -> bool {
         self == Self::Firecracker
     }
 
-    /// The level where none is named and the log goes to no file.
+    /// The default level of a log without a file.
     pub fn log_level(self) -> LogLevel {
         match self {
             Self::Ballast => LogLevel::Warning,
@@ -88,7 +88,8 @@ impl Mode {
         }
     }
 
-    /// The signal that the process is to die of at its orderly end, since its parent expects that.
+    /// The signal that should terminate the process after an orderly shutdown, as its parent
+    /// expects.
     pub fn dies_of(self, reason: &ExitReason) -> Option<libc::c_int> {
         match (self, reason) {
             (Self::Firecracker, ExitReason::Stopped(by)) => match by.as_str() {

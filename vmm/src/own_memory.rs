@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The memory of the monitor itself, beside its guest's. Start-up needs more than what follows: it
-//! reads arguments and a configuration, builds tables and devices. What of that is not needed again
-//! goes back to the host.
+//! The monitor's own memory, without guest memory. Start-up needs more than the rest of the run: it
+//! parses arguments and a configuration, and builds tables and devices. Memory that is not needed
+//! again is returned to the host.
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
@@ -13,11 +13,11 @@ const PAGE: usize = 4096;
 /// How far below the stack pointer start-up may have been. Linux keeps four times as much below a
 /// stack free of other mappings.
 const STACK_DEPTH: usize = 256 << 10;
-/// What is left below the stack pointer: the frames of calls from here, and the red zone.
+/// Margin below the stack pointer: the frames of calls from here, and the red zone.
 const STACK_MARGIN: usize = 4 * PAGE;
 
-/// Has all threads allocate from one arena: each further one would keep memory of its own, and no
-/// thread here allocates often enough to wait for another.
+/// Makes all threads allocate from one arena: each further arena would keep memory, and no thread
+/// allocates often enough for contention.
 pub(crate) fn use_one_arena() {
     // SAFETY: sets a parameter of the allocator; the process has one thread so far.
     unsafe {
@@ -25,8 +25,8 @@ pub(crate) fn use_one_arena() {
     }
 }
 
-/// Gives back what start-up has used and left. To be called on the main thread once the machine
-/// runs. What is used again comes back by itself: code from the file, by page faults.
+/// Returns memory used by start-up to the host. Called on the main thread once the machine runs.
+/// Pages that are used again are loaded by page faults, code from the file.
 pub(crate) fn give_back_start_up() {
     // SAFETY: has no preconditions; it releases only pages that hold no allocation.
     unsafe {
@@ -39,8 +39,8 @@ pub(crate) fn give_back_start_up() {
     forget_below_stack();
 }
 
-/// Takes code and constants of the program out of this process's page tables; they stay in the
-/// host's page cache for as long as that has room. Called for each loaded object.
+/// Removes code and constants of the program from this process's page tables; they stay in the
+/// host's page cache while it has room. Called for each loaded object.
 unsafe extern "C" fn forget_unwritable(
     object: *mut libc::dl_phdr_info,
     _size: usize,
@@ -64,7 +64,7 @@ unsafe extern "C" fn forget_unwritable(
             let given = unsafe {
                 madvise(ptr::without_provenance_mut(start), end - start, Advice::LinuxDontNeed)
             };
-            // Where the host refuses, they just stay.
+            // On an error they stay mapped.
             let _ = given;
         }
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The thread `signals`: it takes signals and sees to it that an end is an end.
+//! The thread `signals`: it handles signals and guarantees that a shutdown completes.
 //!
 //! ```text
 //!  SIGTERM, SIGINT, … ──▶ raise ──▶ the main thread ends in order ──▶ finished
@@ -7,7 +7,7 @@
 //! ```
 //!
 //! It takes no device's lock and waits for no other thread, so a guest that keeps the main thread
-//! or a vCPU busy cannot keep the process alive: two seconds after the signal it is gone.
+//! or a vCPU busy cannot keep the process alive: it ends within two seconds after the signal.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -28,7 +28,7 @@ use crate::host::sockets::SocketFile;
 use crate::host::{ring, terminal};
 use crate::mode::{Mode, die_of};
 
-/// What ends the monitor, by name.
+/// Signals that stop the monitor, by name.
 const ENDING: [(libc::c_int, &str); 4] = [
     (libc::SIGTERM, "SIGTERM"),
     (libc::SIGINT, "SIGINT"),
@@ -40,13 +40,13 @@ const ENDING: [(libc::c_int, &str); 4] = [
 /// with, instead of stops of the whole monitor.
 const TERMINAL: [libc::c_int; 2] = [libc::SIGTTOU, libc::SIGTTIN];
 
-/// How long an end in order may take.
+/// Timeout of an orderly shutdown.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Stack of the thread.
 const STACK: usize = 128 << 10;
 
-/// What the thread and its handle share.
+/// State shared by the thread and its handle.
 struct Shared {
     mode: Mode,
     exit: Arc<ExitSignal>,
@@ -120,7 +120,7 @@ fn take_signals() -> io::Result<File> {
 /// Whether the process was started with `number` ignored.
 fn is_ignored(number: libc::c_int) -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::uninit();
-    // SAFETY: without a new action, the call only writes the present one to the place given.
+    // SAFETY: without a new action, the call only writes the current one to the given location.
     if unsafe { libc::sigaction(number, ptr::null(), action.as_mut_ptr()) } != 0 {
         return false;
     }
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn ignored_signals_are_told_from_others() {
-        // A test process of its own would be needed for HUP and its kind: SIGPIPE is ignored in
+        // HUP and similar signals would need a separate test process: SIGPIPE is ignored in
         // every Rust program, SIGCHLD is not.
         assert!(is_ignored(libc::SIGPIPE));
         assert!(!is_ignored(libc::SIGCHLD));

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Paths of Firecracker's API for what Ballast does not have. They say so, instead of pretending to
-//! a client that its disk is there, and instead of telling it that it mistyped the path.
+//! Paths of Firecracker's API for features that Ballast lacks. They return a specific error instead
+//! of a false success or an unknown-path error.
 
 use axum::Router;
 use axum::routing::any;
 
 use super::error::ApiError;
 
-/// Each path, and what it would be about.
+/// Each path, and the missing feature.
 pub(super) const ABSENT: &[(&str, &str)] = &[
     ("/pmem/{id}", "persistent memory devices"),
     ("/cpu-config", "CPU templates: the guest sees the host's CPU"),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Bodies of requests, as handlers take them.
+//! Request bodies as received by handlers.
 //!
 //! The server has read the whole body, within its limit, before a handler sees the request
 //! ([`super::server::Service`]); so these never wait. The content type is not looked at: clients of

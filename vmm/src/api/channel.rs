@@ -3,10 +3,10 @@
 //!
 //! 1. The API puts an action and the place for its reply into a bounded queue.
 //! 2. It signals an eventfd, which the event loop watches.
-//! 3. The loop takes everything out of the queue, does it, and replies to each; a reply may also be
-//!    kept and sent later, when the guest or another thread has to answer first.
+//! 3. The loop takes all actions out of the queue, performs them, and replies to each; a reply may
+//!    also be sent later, when the guest or another thread must respond first.
 //!
-//! A client that goes away drops its end of the reply; the action is done all the same.
+//! A client that disconnects drops its end of the reply; the action is performed nevertheless.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -48,7 +48,7 @@ pub struct ActionSender {
 }
 
 impl ActionSender {
-    /// Has a stop raise `exit` at once, without the thread that owns the machine.
+    /// Lets a stop action raise `exit` immediately, without the thread that owns the machine.
     pub fn stops_by(&mut self, exit: Arc<ExitSignal>) {
         self.exit = Some(exit);
     }
@@ -79,10 +79,10 @@ pub struct ActionReceiver {
 }
 
 impl ActionReceiver {
-    /// Takes the signal back. Call this before [`take`](Self::take), so that what comes in
-    /// meanwhile signals again.
+    /// Clears the signal. Call this before [`take`](Self::take), so that a new action signals
+    /// again.
     pub fn acknowledge(&self) {
-        // An error means that there was no signal: then the queue is looked at in vain.
+        // An error means that there was no signal; then the queue is empty.
         let _ = self.wake.read();
     }
 
@@ -115,14 +115,14 @@ pub struct Request {
     pub reply: ReplySender,
 }
 
-/// Where a reply goes. Dropped without one, it replies [`Refusal::NoAnswer`].
+/// The sender of one reply. Dropping it replies [`Refusal::NoAnswer`].
 #[derive(Debug)]
 pub struct ReplySender(oneshot::Sender<Result<Reply, Refusal>>);
 
 impl ReplySender {
     /// Replies. Never blocks.
     pub fn send(self, reply: Result<Reply, Refusal>) {
-        // The client may have gone away.
+        // The client may have disconnected.
         let _ = self.0.send(reply);
     }
 }

@@ -16,7 +16,7 @@ use super::phase::Phases;
 /// Actions on compaction passes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CompactionAction {
-    /// Runs a pass: [`CompactionReply::Report`] at its end, or nothing at once.
+    /// Runs a pass: [`CompactionReply::Report`] at its end, or no report immediately.
     Compact(Compact),
     /// Progress, and the last pass: [`CompactionReply::Status`].
     Get,
@@ -175,11 +175,11 @@ pub struct CompactReport {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PassStage {
-    /// The guest made whole blocks of its free memory, lent them, and has them back.
+    /// The guest made whole blocks of its free memory, lent them, and got them back.
     Gather,
     /// The guest evacuated sparse blocks.
     Evacuate,
-    /// The same, waiting for what was busy.
+    /// The same, waiting for busy pages.
     EvacuateSync,
     /// The guest evacuated full blocks into the gaps of others.
     Squeeze,

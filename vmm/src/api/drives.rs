@@ -18,7 +18,7 @@ pub enum DriveAction {
     Set(DriveConfig),
     /// Changes a disk that the guest has.
     Update(DriveUpdate),
-    /// Takes a disk away from a running guest.
+    /// Removes a disk from a running guest.
     Remove(String),
 }
 

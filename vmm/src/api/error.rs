@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a client is told when something is wrong: `{"fault_message": …}`, as by Firecracker always
-//! with status 400, except for metadata beyond its limit.
+//! Error responses: `{"fault_message": …}`, always with status 400 as in Firecracker, except for
+//! metadata beyond its limit.
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
@@ -60,7 +60,7 @@ pub enum ApiError {
     /// The body is not the JSON that belongs here.
     #[error("An error occurred when deserializing the json body of a request: {0}.")]
     Json(#[from] serde_json::Error),
-    /// A reply came back that does not belong to the action: an error of ours.
+    /// The reply does not belong to the action: an internal error.
     #[error("Internal error: unexpected reply.")]
     WrongReply,
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `/memory/evacuate`: blocks that the guest is asked to give up whole. Ballast's own.
+//! `/memory/evacuate`: blocks that the guest is asked to give up whole. Ballast extension.
 
 use axum::Router;
 use axum::extract::State;

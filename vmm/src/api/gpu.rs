@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `/gpu`, `/gpu/scanouts/{n}`: the display device and what it shows. Ballast's own.
+//! `/gpu`, `/gpu/scanouts/{n}`: the display device and its pictures. Ballast extension.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub enum GpuAction {
     Get,
     /// Sets the section.
     Set(GpuConfig),
-    /// What a scanout shows: [`GpuReply::Picture`].
+    /// The picture on a scanout: [`GpuReply::Picture`].
     GetScanout(u32),
     /// Changes a scanout's mode.
     UpdateScanout(u32, ScanoutUpdate),
@@ -53,8 +53,8 @@ pub enum GpuReply {
     Picture(Camera),
 }
 
-/// Takes a picture and makes a PNG file of it, on the thread that calls it: that takes as long as
-/// copying and compressing the picture.
+/// Captures a picture and encodes it as PNG on the calling thread, which takes as long as copying
+/// and compressing it.
 #[derive(Clone)]
 pub struct Camera(Arc<dyn Fn() -> Result<PngFile, String> + Send + Sync>);
 
@@ -68,7 +68,7 @@ impl Camera {
     ///
     /// # Errors
     ///
-    /// What keeps the picture from being taken: nothing is shown, or there is too little memory.
+    /// Why no picture can be captured: nothing is displayed, or there is too little memory.
     pub fn take(&self) -> Result<PngFile, String> {
         (self.0)()
     }
@@ -208,7 +208,7 @@ pub(super) async fn get_scanout(State(machine): Machine, Path(n): Path<String>) 
     let Some(GpuReply::Picture(camera)) = machine.ask(action).await? else {
         return Err(ApiError::WrongReply);
     };
-    // Here and not where devices are served: it takes milliseconds.
+    // On this thread and not on the devices' thread, as it takes milliseconds.
     let png = camera.take().map_err(|error| ApiError::Refused(Refusal::Failed(error)))?;
     // The file stays charged to its budget until it is sent.
     Ok(([(CONTENT_TYPE, "image/png")], Bytes::from_owner(png)).into_response())

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the handlers of all resources share. A resource knows its own actions and replies only: it
-//! gives its actions to an [`Asker`], and `resources.rs` connects that to the machine.
+//! Common parts of the handlers of all resources. A resource knows only its own actions and
+//! replies: it passes its actions to an [`Asker`], and `resources.rs` connects that to the machine.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -34,7 +34,7 @@ pub enum InstanceAction {
     SendCtrlAltDel,
     /// Writes a line to the metrics file.
     FlushMetrics,
-    /// Ends the monitor, and the machine with it, at once.
+    /// Stops the monitor and its machine immediately.
     Stop,
 }
 
@@ -139,7 +139,7 @@ pub(super) enum ActionType {
     FlushMetrics,
     /// Press Ctrl+Alt+Del.
     SendCtrlAltDel,
-    /// End the monitor, and the machine with it, at once. Ours.
+    /// Stop the monitor and its machine immediately. Ballast extension.
     InstanceStop,
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `/memory`: what guest memory is made of on the host. Ballast's own.
+//! `/memory`: how guest memory is backed on the host. Ballast extension.
 
 use axum::Router;
 use axum::extract::State;
@@ -16,7 +16,7 @@ use crate::config::{BackingKind, MemoryConfig};
 /// Actions on guest memory as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemoryAction {
-    /// What it is made of now: [`MemoryReply`].
+    /// Its current state: [`MemoryReply`].
     Get,
     /// Sets the section.
     Set(MemoryConfig),

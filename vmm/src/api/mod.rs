@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The HTTP API: Firecracker's paths, names and status codes on a Unix socket, and a few of our own.
+//! The HTTP API: Firecracker's paths, names and status codes on a Unix socket, with Ballast's
+//! extensions.
 //!
-//! Runs on a thread of its own, on a single-threaded runtime, and reaches the machine only through
-//! the [`mod@channel`]: a handler turns a request into an [`Action`] and a [`Reply`] into JSON, nothing
-//! else. Wire types and routes live here; what a request does to the machine is in
-//! [`control`](crate::control), and the rules about values are in [`config`](crate::config). May use:
-//! `config`, `block_view`, and plain data of `devices::display`. Must not use: KVM, devices, memory.
+//! Runs on a separate thread with a single-threaded runtime, and reaches the machine only through
+//! the [`mod@channel`]: a handler turns a request into an [`Action`] and a [`Reply`] into JSON,
+//! nothing else. Wire types and routes live here; what a request does to the machine is in
+//! [`control`](crate::control), and the rules about values are in [`config`](crate::config). May
+//! use: `config`, `block_view`, and plain data of `devices::display`. Must not use: KVM, devices,
+//! memory.
 //!
 //! - `refusal.rs`, `phase.rs`: why an action is refused; when which is legal
 //! - `body.rs`, `error.rs`: bodies in, errors out
@@ -28,10 +30,10 @@
 //! 2. `api/NAME.rs`: wire types, `NameAction` with its `legal_in`, `NameReply` if there is anything
 //!    to report, handlers, `routes()` and `Description`; a `mod` line below and a line in
 //!    `resources.rs`. `boot_source.rs` is the smallest example, `balloon.rs` a typical one.
-//! 3. `control/NAME.rs`: `Controller::name_action`, which does it; a line in
+//! 3. `control/NAME.rs`: `Controller::name_action`, which performs it; a line in
 //!    `Controller::perform`.
 //!
-//! A path that was in `absent.rs` leaves it. The OpenAPI description follows by itself.
+//! A path that was in `absent.rs` leaves it. The OpenAPI description is updated automatically.
 
 pub mod channel;
 pub mod error;

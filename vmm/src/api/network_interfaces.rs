@@ -18,7 +18,7 @@ pub enum NetworkAction {
     Set(NetworkInterfaceConfig),
     /// Changes a network card that the guest has.
     Update(NetworkInterfaceUpdate),
-    /// Takes a network card away from a running guest.
+    /// Removes a network interface from a running guest.
     Remove(String),
 }
 

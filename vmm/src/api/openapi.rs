@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The OpenAPI description, made from the handlers and the types that they take and give.
+//! The OpenAPI description, generated from the handlers and their request and response types.
 //!
 //! `ballast openapi` prints it, `resources/openapi.json` holds it, and a test keeps the two equal.
 

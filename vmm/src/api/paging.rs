@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `/memory/park`, `/memory/unpark`, `/memory/paging`, `/memory/pool`: guest memory that is
-//! compressed and elsewhere. Ballast's own.
+//! `/memory/park`, `/memory/unpark`, `/memory/paging`, `/memory/pool`: parked guest memory. Ballast
+//! extension.
 
 use axum::Router;
 use axum::extract::State;
@@ -17,11 +17,11 @@ use super::phase::Phases;
 /// Actions on parked memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PagingAction {
-    /// Parks: [`PagingReply::Parked`] at its end, or nothing at once.
+    /// Parks: [`PagingReply::Parked`] at its end, or no report immediately.
     Park(Park),
     /// Ends the parking or bringing back that runs.
     Cancel,
-    /// Brings everything back: [`PagingReply::Unparked`] at its end, or nothing at once.
+    /// Brings everything back: [`PagingReply::Unparked`] at its end, or no report immediately.
     Unpark(Unpark),
     /// Progress and figures: [`PagingReply::Status`].
     Get,
@@ -124,7 +124,7 @@ pub struct UnparkReport {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PagingOperation {
-    /// Memory goes to the pool.
+    /// Memory is moved to the pool.
     Park,
     /// Memory is brought back.
     Unpark,

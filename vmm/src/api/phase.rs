@@ -58,7 +58,7 @@ impl Phases {
     ///
     /// # Errors
     ///
-    /// The refusal says whether the action came too early, too late, or while the machine is
+    /// The error states whether the action came too early, too late, or while the machine is
     /// paused.
     pub fn check(self, phase: Phase) -> Result<(), Refusal> {
         if self.contains(phase.into()) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `/memory/policy`: memory is taken and given back unasked. Ballast's own.
+//! `/memory/policy`: automatic reclaim and return of memory. Ballast extension.
 
 use axum::Router;
 use axum::extract::State;
@@ -16,7 +16,7 @@ use crate::config::PolicyConfig;
 /// Actions on the memory policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PolicyAction {
-    /// What it sees and has done: [`PolicyReply`].
+    /// Its state and decisions: [`PolicyReply`].
     Get,
     /// Sets it.
     Set(PolicyConfig),

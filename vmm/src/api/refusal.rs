@@ -15,7 +15,7 @@ pub enum Refusal {
     /// It needs a guest that runs.
     #[error("The requested operation is not supported while the microVM is paused.")]
     WhilePaused,
-    /// The configuration, with what was asked for, is invalid.
+    /// The configuration would be invalid with the requested change.
     #[error("{0}")]
     Invalid(Faults),
     /// The machine has no such device.
@@ -24,7 +24,7 @@ pub enum Refusal {
     /// The display has no such scanout.
     #[error("Unknown scanout {0}.")]
     NoScanout(String),
-    /// It would take more than its limit: status 413.
+    /// It would exceed its limit: status 413.
     #[error("{0}")]
     TooLarge(String),
     /// It was tried and failed, or is impossible in the present state.

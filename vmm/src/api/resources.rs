@@ -22,7 +22,7 @@ type Replied = Pin<Box<dyn Future<Output = Result<Reply, Refusal>> + Send>>;
 
 macro_rules! resources {
     ($($variant:ident: $module:ident { $action:ident $(, $reply:ident)? },)*) => {
-        /// One thing to do or to report, by resource.
+        /// An action, by resource.
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub enum Action {
             $(#[doc = concat!("Of the resource `", stringify!($module), "`.")]

@@ -52,7 +52,7 @@ impl RequestCounts {
     }
 }
 
-/// What the server counts; relaxed, since no count orders anything.
+/// Counters of the server; relaxed, as no ordering depends on them.
 #[derive(Debug, Default, Serialize)]
 pub struct ApiStats {
     /// GET requests.
@@ -63,7 +63,7 @@ pub struct ApiStats {
     pub patch: RequestCounts,
     /// Requests of any other method.
     pub other: RequestCounts,
-    /// Connections turned away because there were too many.
+    /// Connections rejected above the limit.
     pub refused_connections: AtomicU64,
     /// Requests that used something deprecated.
     pub deprecated: AtomicU64,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! CPUID as each vCPU answers it: what KVM supports of this host, with the topology of the guest.
+//! CPUID of each vCPU: the host features that KVM supports, with the guest's topology.
 //!
 //! The guest is one package. APIC ids are vCPU numbers; the threads of a core are neighbours.
 
@@ -52,7 +52,7 @@ const EDX_HTT: u32 = 1 << 28;
 /// Leaf 0x8000_0001, ECX: the package has several cores and each counts as a CPU.
 const ECX_CMP_LEGACY: u32 = 1 << 1;
 
-/// What of the machine CPUID must tell beside topology.
+/// Properties of the machine in CPUID besides topology.
 #[derive(Clone, Copy, Debug)]
 pub struct Features {
     /// KVM emulates the TSC deadline timer: spares the guest the calibration of its APIC timer.
@@ -71,7 +71,7 @@ impl Features {
     }
 }
 
-/// The leaves of the vCPU with APIC id `apic_id`, made of what KVM supports.
+/// The leaves of the vCPU with APIC ID `apic_id`, based on KVM's supported leaves.
 pub fn for_vcpu(
     supported: &[kvm_cpuid_entry2],
     topology: Topology,
@@ -80,7 +80,7 @@ pub fn for_vcpu(
 ) -> Vec<kvm_cpuid_entry2> {
     let mut leaves: Vec<_> = supported
         .iter()
-        // Made anew below, or describing the host's own topology.
+        // Rebuilt below, or describing the host's topology.
         .filter(|e| ![TOPOLOGY, TOPOLOGY_V2, TOPOLOGY_V2_AMD].contains(&e.function))
         .copied()
         .collect();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Features of the host's CPU that a guest does not get unless its configuration asks for them, as
-//! data: bits of CPUID, whole leaves, and the MSRs that belong to them.
+//! Host CPU features that are hidden from the guest unless its configuration enables them, as data:
+//! bits of CPUID, whole leaves, and the MSRs that belong to them.
 //!
 //! KVM offers a guest all that it can virtualize. Each of these is a large piece of KVM that a
 //! guest could attack, or a way to observe others on the same core.
@@ -10,7 +10,7 @@ use kvm_ioctls::{
     Cap, Error, Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd,
 };
 
-/// What a feature is asked for by.
+/// The configuration field that enables a feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
     /// `cpu.nested_virtualization`.
@@ -85,12 +85,12 @@ const MSRS: &[(u32, u32, Group)] = &[
     (0x560, 0x12, Never),     // processor trace
 ];
 
-/// What a configuration asks for.
+/// Features that a configuration enables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// VMX or SVM.
     pub nested: bool,
-    /// Performance counters and what builds on them.
+    /// Performance counters and features based on them.
     pub pmu: bool,
 }
 
@@ -104,7 +104,7 @@ impl Wanted {
     }
 }
 
-/// Takes what is denied out of `leaves`.
+/// Removes denied features from `leaves`.
 pub fn restrict_cpuid(leaves: &mut Vec<kvm_cpuid_entry2>, wanted: Wanted) {
     leaves.retain(|leaf| {
         !LEAVES.iter().any(|(function, group)| leaf.function == *function && wanted.denies(*group))

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the kernel gets at its entry: command line, initrd, memory map, ACPI root.
+//! Data passed to the kernel at its entry: command line, initrd, memory map, ACPI root.
 //!
 //! Linux: a zero page (Documentation/arch/x86/zero-page.rst). PVH: a start info with its module
 //! list and memory map behind it (xen/include/public/arch-x86/hvm/start_info.h).
@@ -18,12 +18,12 @@ use super::memory_map::MapEntry;
 const BOOT_FLAG: u16 = 0xaa55;
 /// "HdrS": a setup header is present.
 const HEADER_MAGIC: u32 = 0x5372_6448;
-/// `type_of_loader`: a loader without a number of its own.
+/// `type_of_loader`: a loader without an assigned number.
 const LOADER_UNDEFINED: u8 = 0xff;
-/// `kernel_alignment` where the image has no header to say it; what x86-64 kernels are built with.
+/// `kernel_alignment` for images without a header: the value that x86-64 kernels are built with.
 const KERNEL_ALIGNMENT: u32 = 0x20_0000;
 
-/// Everything the kernel gets, apart from the address of the structure.
+/// Data passed to the kernel, except the address of the structure.
 pub struct Handover<'a> {
     /// Initrd, if any.
     pub initrd: Option<LoadedInitrd>,
@@ -86,7 +86,7 @@ pub fn write_zero_page<M: GuestMemoryBackend>(
     Ok(mem.write_slice(params.as_slice(), layout::ZERO_PAGE)?)
 }
 
-/// Writes the start info and what it points to.
+/// Writes the start info and the structures that it points to.
 ///
 /// # Errors
 ///

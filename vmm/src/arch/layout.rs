@@ -21,7 +21,7 @@ pub const PVH_START_INFO: GuestAddress = GuestAddress(0x6000);
 pub const ZERO_PAGE: GuestAddress = GuestAddress(0x7000);
 /// Top of the stack that the first instructions may use.
 pub const BOOT_STACK: GuestAddress = GuestAddress(0x8ff0);
-/// PML4, page-directory-pointer table and page directory, a page each.
+/// PML4, page-directory-pointer table and page directory, one page each.
 pub const PAGE_TABLES: GuestAddress = GuestAddress(0x9000);
 /// Kernel command line.
 pub const CMDLINE: GuestAddress = GuestAddress(0x2_0000);
@@ -30,7 +30,7 @@ pub const CMDLINE_MAX: usize = crate::config::CMDLINE_MAX;
 /// End of conventional memory, where a PC has its extended BIOS data area.
 pub const LOW_RAM_END: GuestAddress = GuestAddress(0x9_fc00);
 /// ACPI tables. The RSDP is the first of them, so that a kernel that scans for it (ACPI 6.5,
-/// 5.2.5.1) finds it at once.
+/// 5.2.5.1) finds it immediately.
 pub const ACPI_START: GuestAddress = GuestAddress(0xe_0000);
 /// Where they must have ended.
 pub const ACPI_END: GuestAddress = GuestAddress(0xf_0000);
@@ -47,8 +47,8 @@ pub const MMIO_START: GuestAddress = GuestAddress(0xd000_0000);
 pub const MMIO_END: GuestAddress = GuestAddress(IOAPIC as u64);
 /// Size of one such window.
 pub const MMIO_SIZE: u64 = 0x1000;
-/// Size of the GPU's host-visible window, which begins where the windows above RAM do. As much as
-/// the host memory that a guest may take by it.
+/// Size of the GPU's host-visible window, at the start of the windows above RAM. Equal to the limit
+/// on the host memory that a guest can allocate through it.
 pub const GPU_WINDOW_SIZE: u64 = 256 << 20;
 /// IOAPIC, as KVM's is.
 pub const IOAPIC: u32 = 0xfec0_0000;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The memory map a kernel is given, in whichever boot protocol: e820 types throughout.
+//! The memory map for the kernel, with e820 types in both boot protocols.
 
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::layout;
 
-/// What a stretch of memory is (ACPI 6.5, table 15.4; the PVH boot protocol has the same numbers).
+/// The type of a memory range (ACPI 6.5, table 15.4; the PVH boot protocol has the same numbers).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum MemoryKind {
@@ -26,8 +26,8 @@ pub struct MapEntry {
     pub kind: MemoryKind,
 }
 
-/// The map of `mem`: its RAM, less what a PC keeps between 639 KiB and 1 MiB, where our ACPI
-/// tables lie.
+/// The map of `mem`: its RAM, without the PC's reserved range from 639 KiB to 1 MiB, which holds
+/// the ACPI tables.
 pub fn memory_map<M: GuestMemoryBackend>(mem: &M) -> Vec<MapEntry> {
     let mut map = Vec::with_capacity(mem.num_regions() + 2);
     for region in mem.iter() {

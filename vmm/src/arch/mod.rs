@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! x86-64: what a kernel finds in memory and in its CPU when it takes its first instruction.
+//! x86-64: the state of memory and CPU at the kernel's first instruction.
 //!
 //! Uses guest memory, `kvm-bindings` and the loader crates; knows no VM and no vCPU threads.
 //!
-//! - `layout`: addresses that are ours to choose: boot structures, device windows, interrupts
+//! - `layout`: fixed addresses: boot structures, device windows, interrupts
 //! - `memory_map`: which stretches of guest memory are RAM, as the kernel sees it
 //! - `kernel`: loads ELF and bzImage kernels, places the initrd
 //! - `handover`: zero page (Linux boot protocol) and start info (PVH boot protocol)
 //! - `registers`: segments, control registers, page tables, MSRs and local APIC at entry
 //! - `cpuid`: CPUID leaves, topology above all
-//! - `denied`: features of the host's CPU that guests do not get unless they ask
+//! - `denied`: host CPU features that are hidden from guests by default
 //! - `mptable`: the table that replaces ACPI for a kernel that is configured not to use it
 //! - `acpi`: the tables that list CPUs, interrupt controller and devices
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The MP table (Intel MultiProcessor Specification 1.4): CPUs and interrupt lines for a kernel that
-//! is told not to look into ACPI tables.
+//! The MP table (Intel MultiProcessor Specification 1.4): CPUs and interrupt lines for a kernel
+//! that does not use ACPI tables.
 
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryError};
 
@@ -99,7 +99,7 @@ fn table(cpus: u8) -> Vec<u8> {
     table
 }
 
-/// What makes all bytes sum to 0.
+/// The checksum: makes all bytes sum to 0.
 fn checksum(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0u8, |sum, byte| sum.wrapping_sub(*byte))
 }

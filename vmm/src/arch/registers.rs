@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The boot vCPU's registers at the kernel's first instruction, and what every vCPU's local APIC
-//! and MSRs hold then. The other vCPUs wait for their INIT and SIPI with what KVM gave them.
+//! The boot vCPU's registers at the kernel's first instruction, and the state of every vCPU's local
+//! APIC and MSRs. The other vCPUs wait for INIT and SIPI with KVM's default registers.
 
 use kvm_bindings::{
     Msrs, kvm_fpu, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs,
@@ -11,7 +11,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
 use super::kernel::Entry;
 use super::layout;
 
-/// A vCPU could not be given its first state.
+/// A vCPU's initial state could not be set.
 #[derive(Debug, thiserror::Error)]
 pub enum RegisterError {
     /// Guest memory is too small for the descriptor and page tables.
@@ -52,7 +52,7 @@ const TSS_BUSY: u16 = 0x008b;
 const LIMIT_4G: u32 = 0xf_ffff;
 const LIMIT_TSS: u32 = 0x67;
 
-/// Places in the GDT. The Linux protocol wants code at selector 0x10, data at 0x18.
+/// Indexes in the GDT. The Linux protocol requires code at selector 0x10 and data at 0x18.
 const GDT_CODE: u16 = 2;
 const GDT_DATA: u16 = 3;
 const GDT_TSS: u16 = 4;
@@ -67,7 +67,7 @@ const LARGE_PAGE: u64 = 2 << 20;
 const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
 const MISC_ENABLE_FAST_STRING: u64 = 1;
 const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
-/// MTRRs on, write-back where none says otherwise: what firmware would have left.
+/// MTRRs enabled with write-back as the default type, as left by firmware.
 const MTRR_WRITE_BACK: u64 = 1 << 11 | 6;
 
 // Local APIC registers (Intel SDM volume 3, 11.4.1).
@@ -76,7 +76,7 @@ const APIC_LVT_LINT1: usize = 0x360;
 const DELIVERY_NMI: u32 = 4 << 8;
 const DELIVERY_EXTINT: u32 = 7 << 8;
 
-/// Sets what every vCPU has in common: MSRs and the local APIC's two input lines.
+/// Sets the state common to all vCPUs: MSRs and the local APIC's two input lines.
 ///
 /// # Errors
 ///
@@ -100,7 +100,7 @@ pub fn setup_common(vcpu: &VcpuFd) -> Result<(), RegisterError> {
     vcpu.set_lapic(&lapic).map_err(kvm("local APIC"))
 }
 
-/// Makes `vcpu` ready to take the kernel's first instruction.
+/// Prepares `vcpu` for the kernel's first instruction.
 ///
 /// # Errors
 ///

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a block looks like: one of a few kinds, each with a colour and a name.
+//! The kind of a block for display: one of a few kinds, each with a colour and a name.
 
 use mm::units::PAGES_PER_BLOCK;
 
 use super::runs::BlockRun;
 
-/// From so many small pages on a block counts as dense: nine tenths.
+/// Number of small pages from which a block counts as dense: nine tenths.
 const DENSE_FROM: u16 = (PAGES_PER_BLOCK * 9 / 10) as u16;
 
-/// What a block is, in one word.
+/// The kind of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockKind {
     /// One huge page.
@@ -19,13 +19,13 @@ pub enum BlockKind {
     Sparse,
     /// Partly in the balloon.
     Holed,
-    /// Wholly in the balloon, and given back.
+    /// Entirely in the balloon, and free on the host.
     Ballooned,
-    /// Held for nothing: ballooned and yet present.
+    /// In the balloon but still present.
     Wasted,
-    /// Reported free, and given back.
+    /// Reported free, and free on the host.
     Reported,
-    /// Never touched, or given back without a report.
+    /// Never accessed, or discarded without a report.
     Absent,
 }
 
@@ -57,7 +57,7 @@ impl BlockKind {
         }
     }
 
-    /// Its colour: red, green, blue. Told apart also by those who see few colours.
+    /// Its RGB colour. The palette is readable with colour blindness.
     pub const fn colour(self) -> [u8; 3] {
         match self {
             Self::Huge => [0x00, 0x72, 0xb2],

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The blocks of guest memory, to be looked at: as JSON, as bytes, on a terminal, as a picture.
 //!
-//! Pure: what the API sends is what the command line draws. May use `mm::blocks`; knows neither KVM
-//! nor devices.
+//! Pure: the command line draws the data that the API sends. May use `mm::blocks`; knows neither
+//! KVM nor devices.
 //!
 //! - `runs.rs`: runs of equal blocks, as the API sends them, in JSON or compact
-//! - `kind.rs`: what a block looks like, its colour and its name
+//! - `kind.rs`: kinds of blocks, their colours and names
 //! - `terminal.rs`, `svg.rs`, `png.rs`: the pictures
 
 mod kind;

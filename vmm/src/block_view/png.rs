@@ -6,9 +6,9 @@ use font8x8::UnicodeFonts;
 use super::kind::BlockKind;
 use super::runs::BlockRuns;
 
-/// Blocks in a line: 128 MiB.
+/// Blocks per line: 128 MiB.
 const PER_LINE: usize = 64;
-/// Pixels of a block, with the gap to the next.
+/// Pixels per block, with the gap to the next.
 const CELL: usize = 10;
 const LEFT: usize = 124;
 const TOP: usize = 36;
@@ -71,7 +71,7 @@ impl Canvas {
         Self { width, height, pixels: vec![0xff; width * height * 3] }
     }
 
-    /// Paints a rectangle; what lies outside the picture is left out.
+    /// Paints a rectangle; clipped to the picture.
     fn fill(&mut self, x: usize, y: usize, width: usize, height: usize, colour: [u8; 3]) {
         for row in y..(y + height).min(self.height) {
             for column in x..(x + width).min(self.width) {

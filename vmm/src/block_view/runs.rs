@@ -74,7 +74,7 @@ impl BlockRuns {
         Self { block_bytes: BLOCK_SIZE, runs }
     }
 
-    /// Every block by itself, with its number.
+    /// Every single block, with its number.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &BlockRun)> {
         self.runs.iter().flat_map(|run| {
             (0..u64::from(run.blocks)).map(move |i| (run.first.saturating_add(i), run))
@@ -146,7 +146,7 @@ impl BlockRun {
         }
     }
 
-    /// Whether `next` is alike and follows at once.
+    /// Whether `next` is adjacent and has the same state.
     fn continues_with(&self, next: &Self) -> bool {
         let follows = self.first.checked_add(u64::from(self.blocks)) == Some(next.first);
         follows && *self == Self { first: self.first, blocks: self.blocks, ..*next }

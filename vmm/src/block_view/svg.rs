@@ -6,9 +6,9 @@ use std::fmt::Write;
 use super::kind::BlockKind;
 use super::runs::BlockRuns;
 
-/// Blocks in a line: 128 MiB.
+/// Blocks per line: 128 MiB.
 const PER_LINE: u64 = 64;
-/// Pixels of a block, with the gap to the next.
+/// Pixels per block, with the gap to the next.
 const CELL: u64 = 10;
 const LEFT: u64 = 110;
 const TOP: u64 = 40;

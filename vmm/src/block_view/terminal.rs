@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The map on a terminal: one cell a block, 128 MiB a line.
+//! The map on a terminal: one cell per block, 128 MiB per line.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use super::runs::{BlockRun, BlockRuns};
 /// Blocks in a line.
 const PER_LINE: u64 = 64;
 
-/// Draws the map with a legend; with colours, or with letters where there are none.
+/// Draws the map with a legend; with colours, or with letters if the terminal has none.
 pub fn to_terminal(map: &BlockRuns, colours: bool) -> String {
     let mut out = String::new();
     let mut next = None;

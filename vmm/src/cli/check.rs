@@ -66,7 +66,7 @@ fn finding(verdict: Verdict, what: &'static str, says: impl Into<String>) -> Fin
     Finding { verdict, what, says: says.into() }
 }
 
-/// The text of a file of the kernel's; empty where there is none.
+/// The contents of a kernel file; empty if it does not exist.
 fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
@@ -183,7 +183,7 @@ fn collapse() -> Finding {
     });
     match tried {
         Ok(()) => finding(Verdict::Fine, what, "works: scattered pages can be made huge"),
-        // The kernel knows the call, and had no huge page to give.
+        // The kernel supports the call but had no free huge page.
         Err(error)
             if matches!(
                 Errno::from_io_error(&error),

@@ -38,7 +38,7 @@ pub enum ClientError {
     Refused(String),
 }
 
-/// Sends one request; the reply's JSON, `Null` where there is none.
+/// Sends one request; returns the response's JSON, `Null` if it has none.
 pub(super) fn request(
     path: &Path,
     method: Method,
@@ -104,7 +104,7 @@ fn exchange(
     })
 }
 
-/// What the monitor says; its words if it is one.
+/// The response; the fault message if the server is a monitor.
 fn refusal(status: StatusCode, bytes: &[u8]) -> ClientError {
     let message = serde_json::from_slice::<FaultMessage>(bytes).map_or_else(
         |_| format!("{status}: {}", String::from_utf8_lossy(bytes)),

@@ -16,7 +16,7 @@ use super::values::{SizeMib, address};
 use crate::api::compaction::{Compact, CompactReport, CompactStatus, Scope};
 use crate::block_view::{BlockRuns, to_png, to_svg, to_terminal};
 
-/// How often the bar is drawn anew.
+/// Refresh interval of the progress bar.
 const REDRAW: Duration = Duration::from_millis(100);
 const BAR: usize = 40;
 
@@ -211,7 +211,7 @@ mod tests {
         let filled = |status: &CompactStatus| bar(status).matches('#').count();
         assert_eq!(filled(&status), BAR / 4);
         assert!(bar(&status).ends_with("5/20 steps "));
-        // A stage more was planned meanwhile.
+        // Another stage was planned.
         (status.done, status.planned) = (20, 25);
         assert_eq!(filled(&status), BAR * 4 / 5);
         (status.running, status.done, status.planned) = (false, 0, 0);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What ends `ballast`, and with which status.
+//! Errors that end `ballast`, and their exit status.
 
 use std::path::PathBuf;
 
@@ -20,7 +20,7 @@ pub enum CliError {
     /// A flag of Firecracker's for something that Ballast does not have.
     #[error("Ballast does not offer {0}")]
     NotOffered(&'static str),
-    /// The configuration file is of no use.
+    /// The configuration file is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The machine cannot be run.
@@ -45,13 +45,13 @@ pub enum CliError {
         /// Where it is wrong.
         cause: serde_json::Error,
     },
-    /// What a running monitor sent makes no sense.
+    /// The response of a running monitor is invalid.
     #[error("{0}")]
     Reply(String),
     /// Standard output is gone.
     #[error("standard output: {0}")]
     Output(#[from] std::io::Error),
-    /// This host cannot run machines; what is missing has been said.
+    /// This host cannot run machines; the reason was printed.
     #[error("this host cannot run machines")]
     NotAble,
 }

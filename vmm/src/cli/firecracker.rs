@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Firecracker's flags, for those who start it by a script or a library.
+//! Firecracker's flags, for scripts and libraries that start it.
 //!
 //! Flags without a meaning here are accepted, and logged unless the jailer passes them at every
 //! start. Where ignoring a flag would break a promise it is refused.
@@ -16,7 +16,7 @@ use crate::host::files::open_regular;
 use crate::launch::{DEFAULT_ID, Launch};
 use crate::mode::Mode;
 
-/// Takes Firecracker's flags, and serves its API.
+/// Accepts Firecracker's flags and serves its API.
 #[derive(Debug, Parser)]
 #[command(name = "firecracker", disable_version_flag = true)]
 pub(super) struct FirecrackerArgs {
@@ -92,8 +92,8 @@ pub(super) struct FirecrackerArgs {
     describe_snapshot: Option<PathBuf>,
 }
 
-/// A level in any case of letters. Not parsed with the other arguments, as a wrong one has an exit
-/// code of its own.
+/// A level, case-insensitive. Not parsed with the other arguments, as an invalid level has its own
+/// exit code.
 fn level(name: &str) -> Result<LogLevel, CliError> {
     LogLevel::from_str(name, true).map_err(|_| CliError::Level(name.to_owned()))
 }

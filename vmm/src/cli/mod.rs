@@ -17,8 +17,8 @@
 //! - `top/`: the same live, on the whole terminal
 //! - `client.rs`: HTTP over its socket
 //! - `check.rs`: `ballast check`
-//! - `error.rs`: what ends `ballast`, and with which status
-//! - `version.rs`: what `--version` prints
+//! - `error.rs`: errors that end `ballast`, and their exit status
+//! - `version.rs`: output of `--version`
 
 mod check;
 mod client;
@@ -48,7 +48,7 @@ use firecracker::FirecrackerArgs;
 use run::RunArgs;
 use version::version_text;
 
-/// Runs a virtual machine whose memory can be moved and given back, or speaks to one that runs.
+/// Runs a virtual machine with movable, reclaimable memory, or controls a running one.
 #[derive(Debug, Parser)]
 #[command(name = "ballast", bin_name = "ballast", disable_version_flag = true)]
 #[command(after_help = "Without a subcommand, Firecracker's flags are taken: \
@@ -95,12 +95,12 @@ enum Command {
     },
 }
 
-/// Does what `args` ask for; the status to exit with.
+/// Runs the command in `args`; returns the exit status.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     match dispatch(&args) {
         Ok(status) => ExitCode::from(status),
-        // The reader of our output has gone: `ballast … | head`.
+        // The reader of the output has closed the pipe: `ballast … | head`.
         Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
             ExitCode::from(1)
         }
@@ -170,7 +170,7 @@ fn speaks_firecracker(args: &[OsString]) -> bool {
     })
 }
 
-/// Firecracker leaves what follows `--` to others, and so do we.
+/// Like Firecracker, ignore arguments after `--`.
 fn until_dashes(args: &[OsString]) -> &[OsString] {
     let end = args.iter().position(|arg| arg == "--").unwrap_or(args.len());
     &args[..end]
@@ -193,7 +193,7 @@ fn parsed<T>(result: clap::error::Result<T>, out: &mut impl Write) -> Result<Opt
     }
 }
 
-/// What clap has to say, in one line: its first paragraph, and where to read more.
+/// clap's error in one line: its first paragraph, and where to read more.
 fn one_line(error: &clap::Error) -> String {
     use clap::error::ErrorKind;
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {

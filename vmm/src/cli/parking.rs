@@ -15,7 +15,7 @@ use super::target::Target;
 use super::values::SizeMib;
 use crate::api::paging::{PagingStatus, Park, ParkReport, Unpark, UnparkReport};
 
-/// How often the bar is drawn anew.
+/// Refresh interval of the progress bar.
 const REDRAW: Duration = Duration::from_millis(100);
 
 /// `ballast memory park`.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `ballast memory policy`: who takes memory when, and what it did last.
+//! `ballast memory policy`: the memory policy and its last decisions.
 
 use std::io::Write;
 

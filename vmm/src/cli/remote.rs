@@ -37,7 +37,7 @@ impl Shutdown {
 /// `ballast balloon …`.
 #[derive(Debug, Subcommand)]
 pub(super) enum Balloon {
-    /// Give the balloon a new target size
+    /// Set the balloon's target size
     Set {
         /// The size, as in 512M
         size: SizeMib,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `ballast run`: flags into a configuration. A configuration file may be the ground, and then each
-//! flag stands above what the file says of the same thing.
+//! `ballast run`: builds a configuration from flags. With a configuration file, each flag overrides
+//! the file's setting.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -255,7 +255,7 @@ impl FromStr for DiskSpec {
             partuuid: None,
             is_read_only: pieces.take_flag("ro")?,
             cache_type: match pieces.take::<String>("cache")?.as_deref() {
-                // A disk that is made by hand is one to keep.
+                // A disk named on the command line is usually kept: default to durable writes.
                 None | Some("writeback") => CacheType::Writeback,
                 Some("unsafe") => CacheType::Unsafe,
                 Some(other) => return Err(format!("cache: `{other}`: give unsafe or writeback")),

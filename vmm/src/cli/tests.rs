@@ -177,7 +177,7 @@ fn flags_stand_above_the_file() {
     assert_eq!(config.machine_config.vcpu_count, 3);
     assert_eq!(config.machine_config.mem_size_mib, 64);
     assert_eq!(config.boot_source.unwrap().kernel_image_path, Path::new("/old"));
-    // A section that is given is given whole.
+    // A flag replaces its whole section.
     let balloon = config.balloon.unwrap();
     assert_eq!((balloon.amount_mib, balloon.deflate_on_oom), (2, false));
 

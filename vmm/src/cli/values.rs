@@ -61,7 +61,7 @@ pub(super) fn width_and_height(text: &str) -> Result<(u32, u32), String> {
         .ok_or_else(|| format!("invalid mode `{text}`: give WIDTHxHEIGHT, as in 1280x720"))
 }
 
-/// `VALUE,key=value,flag`, taken apart. Keys are taken out one by one; [`finish`](Self::finish)
+/// Parser for `VALUE,key=value,flag`. Keys are removed one by one; [`finish`](Self::finish)
 /// rejects those that are not known.
 #[derive(Debug)]
 pub(super) struct Pieces<'a> {
@@ -123,7 +123,7 @@ impl<'a> Pieces<'a> {
         }
     }
 
-    /// Nothing must be left; `known` is what there could have been.
+    /// Fails if anything is left; `known` lists the valid keys.
     pub(super) fn finish(self, known: &str) -> Result<(), String> {
         match self.pairs.first() {
             None => Ok(()),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the thread is asked to do.
+//! Jobs for the thread.
 
 use std::sync::atomic::AtomicBool;
 
@@ -9,10 +9,10 @@ use mm::guest_ram::GuestRamError;
 
 use super::live_guest::LiveGuest;
 
-/// What a pass is asked for.
+/// A request for a pass.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// What it is for; whether the guest can evacuate is found out when it runs.
+    /// Its goals; whether the guest supports evacuation is checked when it runs.
     pub goals: Goals,
     /// What it may spend.
     pub limits: PassLimits,
@@ -21,20 +21,20 @@ pub struct Job {
 /// Called on the compactor's thread when a job is done.
 pub type WhenDone = Box<dyn FnOnce(Result<PassReport, GuestRamError>) + Send>;
 
-/// Work on guest memory that must not meet a pass. Its arguments are the guest, and a flag that asks it
-/// to end. What it returns is called when the next may begin.
+/// Work on guest memory that must not run during a pass. Its arguments are the guest and a cancel
+/// flag. The returned closure is called when the next job may start.
 pub type AloneTask = Box<dyn FnOnce(&LiveGuest, &AtomicBool) -> Box<dyn FnOnce()> + Send>;
 
-/// Why a job was not taken.
+/// Why a job was rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CompactorError {
     /// Two passes at once would undo each other's plans.
     #[error("A compaction pass or parking is running; wait for it or cancel it.")]
     Busy,
     /// As many requests as may wait for a walk do so already.
-    #[error("Too many requests for the state of memory are waiting; try again later.")]
+    #[error("Too many memory queries are waiting; try again later.")]
     TooManyWalks,
-    /// The machine is being taken down.
+    /// The machine is shutting down.
     #[error("The compactor has stopped.")]
     Stopped,
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a pass needs of a machine's devices, with the machine running.
+//! What a pass needs from the devices of a running machine.
 //!
 //! Nothing here polls: the balloon announces its changes ([`Changes`]), and each wait for the
 //! guest waits for those. No device's lock is held while waiting, nor while a page table is walked.
@@ -18,19 +18,19 @@ use mm::blocks::mask::PageMask;
 use mm::guest_ram::{GuestRam, GuestRamError};
 use mm::units::{BlockId, Bytes, PAGES_PER_BLOCK, Pages};
 
-/// How long the guest may take to evacuate blocks: so long, and so much longer for each of them.
+/// Timeout for an evacuation: a base time, plus a time per block.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PATIENCE_PER_BLOCK: Duration = Duration::from_millis(200);
-/// How much longer the balloon may take to report that the guest did not.
+/// Extra time for the balloon to report a timeout.
 const GRACE: Duration = Duration::from_secs(1);
-/// The guest's figure of its free memory is of use for so long.
+/// Maximum age of the guest's reported free memory.
 const FRESH: Duration = Duration::from_secs(5);
-/// A guest that has moved nothing into the balloon, or out of it, for so long does not any more.
+/// Time without a change of the balloon after which the guest counts as finished.
 const STANDSTILL: Duration = Duration::from_secs(2);
-/// So many pages may be in the balloon by themselves for a moment, as halves of migrations. A driver
+/// This many single pages may be in the balloon temporarily, as halves of migrations. A driver
 /// that can make no more blocks sends 256 at a time.
 const STRAY_PAGES: u64 = 64;
-/// Blocks whose record is copied while the balloon is locked once.
+/// Blocks whose record is copied under one lock of the balloon.
 const BLOCKS_AT_ONCE: usize = 2048;
 
 /// A balloon as the event loop and the compactor share it.
@@ -49,22 +49,22 @@ pub struct LiveGuest {
 #[derive(Debug, Clone, Copy)]
 struct Size {
     pages: Pages,
-    /// Blocks that have ever gone into it.
+    /// Total number of blocks put into it.
     blocks: u64,
     /// Pages in it that are not part of a block.
     single: u64,
 }
 
 impl Size {
-    /// Whether a guest that was asked for blocks has lent them all, or can make no more: it puts
-    /// single pages into the balloon then. `before` is the size before it was asked.
+    /// Whether the guest has lent all requested blocks or can make no more: then it puts single
+    /// pages into the balloon. `before` is the size before it was asked.
     fn has_lent(&self, before: &Self, goal: Pages) -> bool {
         self.pages >= goal || self.single > before.single + STRAY_PAGES
     }
 }
 
 impl LiveGuest {
-    /// Of memory, the balloon and the display device, as far as the machine has them.
+    /// Creates it from memory and, if present, the balloon and the display device.
     pub fn new(
         ram: Arc<GuestRam>,
         balloon: Option<SharedBalloon>,
@@ -79,7 +79,7 @@ impl LiveGuest {
         &self.ram
     }
 
-    /// The block map as it is now.
+    /// The current block map.
     ///
     /// # Errors
     ///
@@ -104,13 +104,12 @@ impl LiveGuest {
         self.balloon().is_some_and(|balloon| balloon.can_evacuate())
     }
 
-    /// Has every wait for the guest look at what has changed: to be called after setting the flag
-    /// that cancels a pass.
+    /// Wakes all waits for the guest; called after setting the flag that cancels a pass.
     pub(super) fn wake(&self) {
         self.changes.announce();
     }
 
-    /// Has `tell` called when the display device could do with huge pages; `None` ends it.
+    /// Calls `tell` when the display device would benefit from huge pages; `None` disables it.
     pub(super) fn on_large_gpu_buffer(&self, tell: Option<WantsBlocks>) {
         if let Some(gpu) = &self.gpu {
             gpu.lock().on_large_backing(tell);
@@ -126,7 +125,7 @@ impl LiveGuest {
         self.balloon.as_ref().map(|balloon| balloon.lock())
     }
 
-    /// The size of the balloon; `None` if its driver is gone, and with it what it had lent.
+    /// The size of the balloon; `None` if its driver is inactive, which also ends its loans.
     fn size(&self) -> Option<Size> {
         let balloon = self.balloon().filter(|balloon| balloon.is_active())?;
         let (counters, pages) = (balloon.counters(), balloon.ballooned());
@@ -135,8 +134,8 @@ impl LiveGuest {
         Some(Size { pages, blocks: counters.inflated_blocks, single })
     }
 
-    /// Looks at the balloon at each change until `judge` says how it ended, the deadline passes, it
-    /// is cancelled or the balloon stands still; the last size, if there is one.
+    /// Checks the balloon at each change until `reached` returns true, the deadline passes, it is
+    /// cancelled or the balloon stops changing; returns the last size, if any.
     fn wait_until(
         &self,
         deadline: Option<Instant>,
@@ -161,7 +160,7 @@ impl LiveGuest {
         }
     }
 
-    /// The pages that the balloon holds and those reported free, copied a part at a time, so that the
+    /// The pages that the balloon holds and those reported free, copied in parts, so that the
     /// balloon's lock is never held for long.
     fn balloon_holdings(&self, held: &mut Holdings) {
         for region in self.ram.regions() {
@@ -276,10 +275,11 @@ impl GuestSide for LiveGuest {
         self.balloon().map(|balloon| balloon.surplus()).unwrap_or_default()
     }
 
-    /// Only of a guest that would take its memory back rather than kill a process when it runs out.
+    /// Only from a guest that deflates the balloon instead of killing a process when memory runs
+    /// out.
     ///
-    /// A guest that puts single pages into the balloon can make no more blocks: it is asked for no
-    /// more then.
+    /// A guest that puts single pages into the balloon can make no more blocks: the request then
+    /// ends.
     fn gather(&self, blocks: u32, patience: Duration, cancel: &AtomicBool) -> u32 {
         let Some(before) = self.size() else { return 0 };
         let goal = self.balloon().filter(|b| b.can_evacuate() && b.deflates_on_oom());

@@ -13,10 +13,10 @@
 //! client asked for (scheduled passes, eviction by the memory policy) makes room for a client's.
 //! May use: `mm::blocks`, `devices::balloon`, `devices::gpu`. Must not use: KVM, the API.
 //!
-//! - `job.rs`: what the thread is asked to do
-//! - `live_guest.rs`: what a pass needs of the devices
-//! - `turn.rs`: whose turn it is on the thread
-//! - `schedule.rs`: when to run one unasked
+//! - `job.rs`: jobs for the thread
+//! - `live_guest.rs`: what a pass needs from the devices
+//! - `turn.rs`: who may use the thread
+//! - `schedule.rs`: when to run a background pass
 //! - `pressure.rs`: the host's signal that memory is short
 //! - `walker.rs`: walks for requests
 
@@ -62,7 +62,7 @@ pub struct Progress {
     pub planned: usize,
 }
 
-/// The handle on the thread; dropping it cancels what runs and waits for the thread.
+/// The handle of the thread; dropping it cancels the running job and joins the thread.
 pub struct Compactor {
     messages: Option<Arc<SyncSender<Message>>>,
     shared: Arc<Shared>,
@@ -71,7 +71,7 @@ pub struct Compactor {
     thread: Option<JoinHandle<()>>,
 }
 
-/// A way to give the thread work that no client asked for. It does not keep the thread alive.
+/// A handle for background work on the thread. It does not keep the thread alive.
 #[derive(Clone)]
 pub struct BackgroundWork {
     messages: Weak<SyncSender<Message>>,
@@ -79,12 +79,13 @@ pub struct BackgroundWork {
 }
 
 impl BackgroundWork {
-    /// Runs `task` if the thread is free. The flag that it gets is also set when a client wants the
+    /// Runs `task` if the thread is free. Its cancel flag is also set when a client needs the
     /// thread.
     ///
     /// # Errors
     ///
-    /// [`CompactorError`]: a pass or a task runs already, or the thread is gone; the task is dropped.
+    /// [`CompactorError`]: a pass or a task is already running, or the thread has stopped; the task
+    /// is dropped.
     pub fn run(&self, task: AloneTask) -> Result<(), CompactorError> {
         let messages = self.messages.upgrade().ok_or(CompactorError::Stopped)?;
         if !self.shared.turn.take_for_background() {
@@ -116,7 +117,7 @@ enum Message {
     LargeBuffer,
 }
 
-/// What the thread and its handle have in common.
+/// State shared by the thread and its handle.
 #[derive(Default)]
 struct Shared {
     turn: Turn,
@@ -145,7 +146,7 @@ impl Compactor {
         if schedule.is_some() {
             let (messages, shared) = (SyncSender::clone(&messages), Arc::clone(&shared));
             guest.on_large_gpu_buffer(Some(Box::new(move || {
-                // One word is enough, until it is heard.
+                // One pending message is enough.
                 if !shared.gpu_asks.swap(true, Ordering::AcqRel)
                     && messages.try_send(Message::LargeBuffer).is_err()
                 {
@@ -161,7 +162,7 @@ impl Compactor {
     ///
     /// # Errors
     ///
-    /// [`CompactorError`]: a pass or a task runs already, or the thread is gone.
+    /// [`CompactorError`]: a pass or a task is already running, or the thread has stopped.
     pub fn submit(&self, job: Job, when_done: WhenDone) -> Result<(), CompactorError> {
         self.send(Message::Job(job, when_done))
     }
@@ -171,7 +172,7 @@ impl Compactor {
     ///
     /// # Errors
     ///
-    /// [`CompactorError`]: a pass or a task runs already, or the thread is gone.
+    /// [`CompactorError`]: a pass or a task is already running, or the thread has stopped.
     pub fn run_alone(&self, task: AloneTask) -> Result<(), CompactorError> {
         self.send(Message::Alone(task))
     }
@@ -188,12 +189,12 @@ impl Compactor {
         })
     }
 
-    /// What passes need of the machine.
+    /// What passes need from the machine.
     pub fn guest(&self) -> &LiveGuest {
         &self.guest
     }
 
-    /// A way to give the thread work in the background.
+    /// A handle for background work.
     pub fn background(&self) -> BackgroundWork {
         let messages = self.messages.as_ref().map(Arc::downgrade).unwrap_or_default();
         BackgroundWork { messages, shared: Arc::clone(&self.shared) }
@@ -215,7 +216,7 @@ impl Compactor {
         }
     }
 
-    /// What the last pass did.
+    /// Report of the last pass.
     pub fn last_report(&self) -> Option<PassReport> {
         self.shared.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -236,7 +237,7 @@ impl Compactor {
 impl Drop for Compactor {
     fn drop(&mut self) {
         self.cancel();
-        // The thread ends when all senders are gone.
+        // The thread ends when all senders are dropped.
         self.guest.on_large_gpu_buffer(None);
         self.messages = None;
         if let Some(thread) = self.thread.take()
@@ -309,7 +310,7 @@ impl Worker {
             return;
         }
         if !self.shared.turn.take_for_background() {
-            // A job has come meanwhile, which goes first.
+            // A new job has arrived, which runs first.
             if look == Look::AtTheGpu {
                 scheduler.gpu_asks(Instant::now());
             }

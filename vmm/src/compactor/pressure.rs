@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The host's word that memory is short: pressure stall information
+//! The host's memory pressure: pressure stall information
 //! (Documentation/accounting/psi.rst).
 
 use std::fs::{File, OpenOptions};

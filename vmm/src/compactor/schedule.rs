@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! When to run a pass unasked: a target, how often to look, and what wakes it.
+//! When to run a background pass: a target, the interval of checks, and triggers.
 
 use std::time::{Duration, Instant};
 
@@ -21,9 +21,9 @@ pub struct PassSchedule {
     /// Run only while the guest's memory has been still since the look before: its resident size
     /// has changed by less than a hundredth.
     pub only_idle: bool,
-    /// Look at once when tasks of the host waited for memory for so long in two seconds.
+    /// Check immediately when host tasks stalled on memory for this long within two seconds.
     pub stall: Option<Duration>,
-    /// What each pass may spend.
+    /// Limits of each pass.
     pub limits: PassLimits,
 }
 
@@ -33,30 +33,29 @@ pub(super) struct Scheduler {
     policy: PassSchedule,
     pressure: Option<Pressure>,
     next_look: Instant,
-    /// The GPU has asked since the last look; and when it will be heard.
+    /// The GPU has requested a check since the last one; and when it will run.
     gpu_asks: Option<Instant>,
     /// The host was short of memory when last looked at.
     pressed: bool,
     last_resident: Option<Bytes>,
-    /// Looks to leave out, and how many after the next pass in vain.
+    /// Checks to skip, and how many to skip after the next useless pass.
     skip: u32,
     back_off: u32,
     last_huge: Option<Bytes>,
 }
 
-/// Between the GPU's asking and the look at what it wants: buffers come in numbers.
+/// Delay between the GPU's request and the check, as buffers often arrive in groups.
 const GATHER_REQUESTS: Duration = Duration::from_millis(20);
-/// What a look at the map is for.
+/// Purpose of a check of the map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
     /// All that the policy is about.
     AtEverything,
-    /// What the GPU has new, and nothing else: it does not wait for the guest to be idle, nor make
-    /// it work.
+    /// New GPU buffers only: does not wait for an idle guest and does not involve the guest.
     AtTheGpu,
 }
 
-/// After passes in vain, at most so many looks are left out.
+/// Maximum number of checks to skip after useless passes.
 const LONGEST_BACK_OFF: u32 = 64;
 
 impl Scheduler {
@@ -96,18 +95,18 @@ impl Scheduler {
         self.gpu_asks.take_if(|at| *at <= now).map(|_| Look::AtTheGpu)
     }
 
-    /// What a map with these totals calls for that was looked at on behalf of the GPU.
+    /// The job for a map with these totals that was read for the GPU.
     pub(super) fn serve_gpu(&self, totals: &Totals) -> Option<Job> {
         let asked = totals.gpu_in_pieces > Bytes(0);
         asked.then(|| Job { goals: Goals::backing_gpu(), limits: self.policy.limits })
     }
 
-    /// What a map with these totals calls for.
+    /// The job for a map with these totals.
     pub(super) fn decide(&mut self, totals: &Totals) -> Option<Job> {
         let before = self.last_resident.replace(totals.resident);
         let moved = before.map_or(u64::MAX, |b| b.0.abs_diff(totals.resident.0));
         let idle = moved.saturating_mul(100) < totals.resident.0.max(1);
-        // A device has the whole of a block in use: it asks for contiguous memory now.
+        // A device uses a whole block: it needs contiguous memory now.
         let asked = totals.gpu_in_pieces > Bytes(0);
         if self.policy.only_idle && !idle && !self.pressed && !asked {
             return None;
@@ -122,7 +121,7 @@ impl Scheduler {
             self.back_off = 0;
             return None;
         }
-        // A pass that changed nothing will not change more when repeated at once.
+        // A pass that changed nothing is not repeated immediately.
         let in_vain = self.last_huge.replace(totals.huge) == Some(totals.huge);
         self.back_off = if in_vain { (self.back_off * 2).clamp(1, LONGEST_BACK_OFF) } else { 0 };
         self.skip = self.back_off;

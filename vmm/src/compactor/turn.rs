@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Whose turn it is on the compactor's thread: one client's at a time, or the background's, which makes
-//! room for a client.
+//! Turns on the compactor's thread: one client at a time, or background work, which yields to a
+//! client.
 //!
 //! ```text
 //!   free ──▶ background ──▶ client ──▶ free
@@ -22,8 +22,8 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// A client takes the turn; `false` if another client has it. Work in the background is asked to
-    /// end: the client's begins after it.
+    /// A client takes the turn; `false` if another client has it. Background work is asked to stop,
+    /// and the client's work starts after it.
     pub(super) fn take_for_client(&self) -> bool {
         let took = |from| {
             let result =
@@ -39,7 +39,7 @@ impl Turn {
         true
     }
 
-    /// The background takes the turn; `false` if it is taken.
+    /// Background work takes the turn; `false` if it is taken.
     pub(super) fn take_for_background(&self) -> bool {
         let free =
             self.owner.compare_exchange(FREE, BACKGROUND, Ordering::SeqCst, Ordering::SeqCst);
@@ -47,7 +47,7 @@ impl Turn {
             return false;
         }
         self.cancel_background.store(false, Ordering::SeqCst);
-        // A client that came before this store has set the flag in vain.
+        // A client that arrived before this store has set the flag too early.
         if self.owner.load(Ordering::SeqCst) != BACKGROUND {
             self.cancel_background.store(true, Ordering::SeqCst);
         }
@@ -75,12 +75,12 @@ impl Turn {
         self.owner.load(Ordering::SeqCst) != FREE
     }
 
-    /// Set when the client is to end.
+    /// Set when the client's work should stop.
     pub(super) fn client_cancel(&self) -> &AtomicBool {
         &self.cancel_client
     }
 
-    /// Set when the background is to end.
+    /// Set when background work should stop.
     pub(super) fn background_cancel(&self) -> &AtomicBool {
         &self.cancel_background
     }

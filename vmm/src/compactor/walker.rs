@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The thread that walks the page table for requests of the API, one after the other: a walk takes
-//! as long as the guest is large, and neither the event loop nor a pass waits for it.
+//! The thread that walks the page table for API requests, one at a time: the time grows with guest
+//! memory, and neither the event loop nor a pass waits for it.
 
 use std::io;
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
@@ -17,7 +17,7 @@ const WAITING: usize = 16;
 /// Looks at the guest's memory, and replies.
 type Look = Box<dyn FnOnce(&LiveGuest) + Send>;
 
-/// The handle on the thread; dropping it waits for the walk under way.
+/// The handle of the thread; dropping it waits for the current walk.
 #[derive(Debug)]
 pub(super) struct Walker {
     looks: Option<SyncSender<Look>>,

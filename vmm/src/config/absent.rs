@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Sections of Firecracker's configuration for devices that Ballast does not have.
 //!
-//! Its `GET /vm/config` lists them as `null` or `[]`, and people feed that back as a configuration
-//! file, so the empty forms are taken; anything else is refused rather than ignored.
+//! Its `GET /vm/config` lists them as `null` or `[]`, and users pass that back as a configuration
+//! file, so the empty forms are accepted; anything else is rejected.
 
 use serde::de::{Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `balloon`: the device by which a guest gives memory back.
+//! `balloon`: the device through which a guest returns memory.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

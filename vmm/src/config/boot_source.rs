@@ -14,12 +14,12 @@ use super::memory::MemoryConfig;
 use super::rules::{Check, Faults};
 use crate::host::files::open_regular;
 
-/// Kernel command line where none is given: the console on the serial port, reset through the
+/// Default kernel command line: the console on the serial port, reset through the
 /// keyboard controller, no waiting after a panic and for absent PS/2 devices.
 pub const DEFAULT_BOOT_ARGS: &str =
     "console=ttyS0 reboot=k panic=1 i8042.noaux i8042.nomux i8042.dumbkbd";
 
-/// Longest command line with its terminating zero: what Linux reads on x86 (COMMAND_LINE_SIZE).
+/// Longest command line with its terminating zero: Linux's limit on x86 (COMMAND_LINE_SIZE).
 pub const CMDLINE_MAX: usize = 2048;
 
 /// Most virtio devices of a machine: one for each free interrupt line of the IOAPIC, 5 to 23.
@@ -41,7 +41,7 @@ pub struct BootSource {
     pub boot_args: Option<String>,
 }
 
-/// What kind of kernel image a file holds.
+/// Format of a kernel image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ImageKind {
     /// 64-bit little-endian ELF (`vmlinux`).
@@ -51,7 +51,7 @@ pub enum ImageKind {
 }
 
 impl BootSource {
-    /// The kernel command line, without what the machine adds.
+    /// The kernel command line, without the machine's additions.
     pub fn cmdline(&self) -> &str {
         self.boot_args.as_deref().unwrap_or(DEFAULT_BOOT_ARGS)
     }
@@ -92,8 +92,8 @@ fn command_line_rules(cmdline: &str, added: usize, faults: &mut Faults) {
     }
 }
 
-/// Most bytes that the machine adds to the command line: the contiguous region and, for a kernel
-/// that is told to read no ACPI tables, each virtio device, and where the root file system is.
+/// Maximum length of the machine's additions to the command line: the CMA region, the root file
+/// system, and each virtio device for a kernel without ACPI.
 fn added(cmdline: &str, memory: &MemoryConfig, drives: &[DriveConfig]) -> usize {
     let cma = if memory.cma_mib > 0 { " cma=0123456789012@0x0123456789ab".len() } else { 0 };
     let devices = match without_acpi(cmdline) {
@@ -104,13 +104,12 @@ fn added(cmdline: &str, memory: &MemoryConfig, drives: &[DriveConfig]) -> usize 
     cma + devices + root
 }
 
-/// Options by which a kernel does without ACPI's interrupts, or without the controllers that ACPI
-/// tells of. With ACPI's tables such a kernel finds no interrupt line at all: the platform is
-/// hardware-reduced, which promises that there is no older controller. Without them it finds what
-/// the MP table lists, and the PICs.
+/// Options that disable ACPI's interrupts or interrupt controllers. With ACPI tables such a kernel
+/// finds no interrupt line, as a hardware-reduced platform has no legacy controller. Without them
+/// it uses the MP table and the PICs.
 const WITHOUT_ACPI: [&str; 4] = ["acpi=off", "acpi=noirq", "noapic", "nolapic"];
 
-/// The first option of `cmdline` that takes ACPI away. What follows `--` is for init.
+/// The first option of `cmdline` that disables ACPI. Arguments after `--` are for init.
 pub fn without_acpi(cmdline: &str) -> Option<&'static str> {
     cmdline
         .split_whitespace()

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `console`: where the guest's serial console goes.
+//! `console`: the guest's serial console.
 
 use std::path::PathBuf;
 
@@ -8,8 +8,7 @@ use utoipa::ToSchema;
 
 use super::rules::{Check, Faults, socket_path};
 
-/// Where the guest's serial console goes: `"tty"`, `"pty"`, `{"socket": PATH}`,
-/// `{"file": PATH}` or `"null"`.
+/// The guest's serial console: `"tty"`, `"pty"`, `{"socket": PATH}`, `{"file": PATH}` or `"null"`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ConsoleConfig {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `cpu`: features of the host's CPU that a guest gets only where it is asked for.
+//! `cpu`: host CPU features that are hidden from the guest unless enabled.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -72,7 +72,7 @@ pub enum CacheType {
     /// Flushes are not offered to the guest.
     #[default]
     Unsafe,
-    /// What the guest flushes is on the host's disk.
+    /// The guest's flushes reach the host's disk.
     Writeback,
 }
 
@@ -125,7 +125,7 @@ pub fn in_order(drives: &[DriveConfig]) -> impl Iterator<Item = &DriveConfig> {
     root.chain(drives.iter().filter(|drive| !drive.is_root_device))
 }
 
-/// What the kernel is told of the root device: `root=` and `ro` or `rw`.
+/// Kernel arguments for the root device: `root=` and `ro` or `rw`.
 pub fn root_argument(drives: &[DriveConfig]) -> Option<String> {
     let root = drives.iter().find(|drive| drive.is_root_device)?;
     let device = match &root.partuuid {
@@ -177,7 +177,7 @@ fn image_rules(check: &Check<'_, Vec<DriveConfig>>, drive: &DriveConfig, faults:
     }
 }
 
-/// Whether the image of disk `id` is to be looked at: at the start, and when that disk changes.
+/// Whether to check the image of disk `id`: at the start, and when that disk changes.
 fn looks_at(check: &Check<'_, Vec<DriveConfig>>, id: &str) -> bool {
     fn find<'a>(drives: &'a [DriveConfig], id: &str) -> Option<&'a DriveConfig> {
         drives.iter().find(|drive| drive.drive_id == id)

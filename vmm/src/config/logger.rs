@@ -34,9 +34,9 @@ pub enum LogLevel {
     #[value(alias = "warn")]
     #[default]
     Warning,
-    /// What a person running the monitor wants to know.
+    /// Information for operators.
     Info,
-    /// What a person debugging it wants to know.
+    /// Information for debugging.
     Debug,
     /// Everything.
     Trace,

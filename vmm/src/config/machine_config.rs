@@ -53,8 +53,8 @@ impl Default for MachineConfig {
 }
 
 impl MachineConfig {
-    /// Size of guest memory, in bytes. RAM is made of whole blocks of 2 MiB: an odd number of MiB is
-    /// rounded up. Saturates; the rules refuse what does.
+    /// Size of guest memory, in bytes. RAM consists of whole 2 MiB blocks: an odd number of MiB is
+    /// rounded up. Saturates; the rules reject such sizes.
     pub fn memory_bytes(&self) -> u64 {
         self.mem_size_mib
             .saturating_mul(1 << 20)
@@ -62,7 +62,7 @@ impl MachineConfig {
             .unwrap_or(u64::MAX)
     }
 
-    /// Takes over the fields that `update` names.
+    /// Applies the fields that are present in `update`.
     pub fn apply(&mut self, update: MachineUpdate) {
         let MachineUpdate {
             vcpu_count,
@@ -196,7 +196,7 @@ pub enum CpuTemplate {
     C3,
     /// Intel, like AWS T2.
     T2,
-    /// Intel, like AWS T2 with what snapshots need.
+    /// Intel, like AWS T2 with the features that snapshots need.
     T2S,
     /// Intel Cascade Lake, like AWS T2.
     T2CL,
@@ -209,7 +209,7 @@ pub enum CpuTemplate {
 /// Page size of guest memory, in Firecracker's terms.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum HugePages {
-    /// No wish: `memory.backing` decides, which is transparent huge pages unless it is given.
+    /// Default: `memory.backing` decides (transparent huge pages by default).
     #[default]
     None,
     /// Transparent huge pages.

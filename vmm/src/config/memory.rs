@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `memory`: what guest memory is made of on the host (its size is `machine-config.mem_size_mib`).
+//! `memory`: how guest memory is backed on the host (its size is `machine-config.mem_size_mib`).
 
 use devices::gpu::DEFAULT_HOST_BYTES;
 use mm::layout::LayoutError;
@@ -40,7 +40,7 @@ pub struct MemoryConfig {
 }
 
 impl MemoryConfig {
-    /// What guest memory is made of: this section's word, else Firecracker's `huge_pages`, else
+    /// The backing of guest memory: from this section, else from Firecracker's `huge_pages`, else
     /// transparent huge pages.
     pub(super) fn backing_beside(&self, huge_pages: HugePages) -> BackingKind {
         self.backing.unwrap_or(match huge_pages {
@@ -69,7 +69,7 @@ const OWN_MAPPINGS: u64 = 4096;
 /// Fewest mappings for giving memory back: two for each of a few runs.
 const LEAST_MAPPINGS: u64 = 64;
 
-/// How many mappings each way of giving memory back piecemeal may cost.
+/// Limits on mappings for each user of partial discards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MappingShares {
     /// The balloon's, for blocks with holes.
@@ -79,8 +79,8 @@ pub struct MappingShares {
 }
 
 impl MemoryConfig {
-    /// What [`host_mappings`](Self::host_mappings) says, or `host` allows, in halves: parking may
-    /// be asked for at any time.
+    /// Half of [`host_mappings`](Self::host_mappings), or of the limit of `host`, each: parking may
+    /// be requested at any time.
     pub fn mapping_shares(&self, host: &HostLimits) -> MappingShares {
         let derived = host.mappings.saturating_sub(OWN_MAPPINGS).max(LEAST_MAPPINGS);
         let half = self.host_mappings.unwrap_or(derived) / 2;
@@ -121,7 +121,7 @@ pub struct CompactionConfig {
     /// Check immediately when host tasks stalled on memory for this long within two seconds, in
     /// milliseconds; 0 disables this.
     pub stall_ms: u16,
-    /// Time that each pass may take, in milliseconds.
+    /// Time limit of each pass, in milliseconds.
     pub budget_ms: u32,
 }
 

@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a machine is to be: the one value that the command line, a configuration file and the API
-//! all end in, and that the builder starts from.
+//! The configuration of a machine: one value, produced by the command line, a configuration file
+//! and the API alike, from which the builder starts.
 //!
-//! The JSON form is Firecracker's (`--config-file`, `GET /vm/config`), with sections of our own
-//! beside it. Unknown fields are refused, every number carries its unit in its name, and
-//! [`VmConfig::validate`] names every fault at once. Nothing here touches KVM.
+//! The JSON form is Firecracker's (`--config-file`, `GET /vm/config`), with Ballast's additional
+//! sections. Unknown fields are rejected, every number has its unit in its name, and
+//! [`VmConfig::validate`] reports all faults together. Nothing here touches KVM.
 //!
 //! One set of rules about values: each section's file has a function `rules`, called by
-//! `VmConfig::check`. A PUT asks all of them about what the configuration would be then, and the start
-//! asks them again; so what a PUT accepts, the start accepts.
+//! `VmConfig::check`. A PUT checks the resulting configuration against all of them, and the start
+//! checks again, so the start accepts what a PUT accepts.
 //!
 //! May use: constants and plain data of `devices` and `mm` (extents, layouts). Must not use: `api`,
 //! `control`, `compactor`, the machine.
 //!
-//! - `rules.rs`: what a rule sees, and the faults that it finds
+//! - `rules.rs`: inputs of rules, and the faults that they find
 //! - `machine_config.rs`: vCPUs and the size of memory (`machine-config`)
-//! - `memory.rs`: what that memory is made of on the host (`memory`, Ballast's own)
+//! - `memory.rs`: how that memory is backed on the host (`memory`, Ballast extension)
 //! - `page_codec.rs`: how parked pages are compressed
-//! - `policy.rs`: when memory is taken and given back unasked (`memory.policy`)
+//! - `policy.rs`: the memory policy (`memory.policy`)
 //! - `boot_source.rs`: kernel, initrd and command line (`boot-source`), and their files
 //! - `balloon.rs`: the balloon (`balloon`)
 //! - `cpu.rs`: CPU features that are off unless asked for (`cpu`, Ballast's own)
-//! - `console.rs`: where the serial console goes (`console`, Ballast's own)
+//! - `console.rs`: the serial console (`console`, Ballast extension)
 //! - `drives.rs`: disks (`drives`)
 //! - `entropy.rs`: the source of random numbers (`entropy`)
 //! - `network_interfaces.rs`: network interfaces (`network-interfaces`)
@@ -30,7 +30,7 @@
 //! - `rate_limiter.rs`: limits that devices share
 //! - `gpu.rs`: the display (`gpu`, Ballast's own)
 //! - `logger.rs`, `metrics.rs`: the monitor's log and counters (`logger`, `metrics`)
-//! - `objects.rs`: JSON in which an array is never taken for an object
+//! - `objects.rs`: JSON in which an array is never accepted as an object
 //! - `absent.rs`: Firecracker's sections that name devices Ballast does not have
 
 mod absent;
@@ -108,7 +108,7 @@ pub struct VmConfig {
     pub balloon: Option<BalloonConfig>,
     /// The display, if there is one.
     pub gpu: Option<GpuConfig>,
-    /// Where the serial console goes.
+    /// The serial console.
     pub console: ConsoleConfig,
     /// Where the monitor's log goes.
     pub logger: Option<LoggerConfig>,
@@ -152,7 +152,7 @@ impl VmConfig {
         from_slice(&text).map_err(|cause| ConfigError::Malformed { file, cause })
     }
 
-    /// What guest memory is made of: the `memory` section's word, else Firecracker's
+    /// The backing of guest memory: from the `memory` section, else from Firecracker's
     /// `huge_pages`, else transparent huge pages.
     pub fn backing(&self) -> BackingKind {
         self.memory.backing_beside(self.machine_config.huge_pages)
@@ -164,7 +164,7 @@ impl VmConfig {
     ///
     /// The size of memory or of the contiguous region is one that cannot be laid out.
     pub fn layout(&self) -> Result<MemoryLayout, LayoutError> {
-        // A count of MiB that overflows is more than any layout takes.
+        // A count of MiB that overflows exceeds every layout.
         let cma = Bytes::from_mib(self.memory.cma_mib).unwrap_or(Bytes(u64::MAX));
         MemoryLayout::new(Bytes(self.machine_config.memory_bytes()), cma)
     }
@@ -210,7 +210,7 @@ impl VmConfig {
     }
 }
 
-/// A configuration to be judged, and what it was before.
+/// A configuration to check, and its previous value.
 struct Change<'a> {
     config: &'a VmConfig,
     before: Option<&'a VmConfig>,

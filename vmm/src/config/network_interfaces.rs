@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::rate_limiter::RateLimiterConfig;
 use super::rules::{Check, Faults, device_id};
 
-/// Smallest MTU: what IPv4 asks of every link (RFC 791).
+/// Smallest MTU, required of every link by IPv4 (RFC 791).
 const MIN_MTU: u16 = 68;
 /// Longest name of an interface (`IFNAMSIZ` less the terminating zero).
 const MAX_NAME: usize = 15;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! JSON as the API and configuration files take it: what is described as an object must be one.
+//! JSON for the API and configuration files: objects must not be written as arrays.
 //!
 //! serde's derived structures also take an array, its elements as fields in their order. A client
-//! that sends one by mistake would set fields that it never named, so [`from_slice`] refuses that
-//! at any depth, wherever a structure is expected.
+//! that sends one by mistake would set fields that it never named, so [`from_slice`] rejects that
+//! at any depth.
 
 use std::fmt;
 

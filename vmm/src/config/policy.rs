@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `memory.policy`: when the monitor takes memory from the guest unasked, and gives it back.
+//! `memory.policy`: automatic reclaim and return of guest memory.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -51,10 +51,10 @@ impl Default for PolicyConfig {
 )]
 #[serde(rename_all = "lowercase")]
 pub enum PolicyPreset {
-    /// Memory is taken on request only.
+    /// Memory is reclaimed on request only.
     #[default]
     Off,
-    /// Memory is taken while the host is short of it, and given back when it is not.
+    /// Memory is reclaimed while the host is short of it, and returned when it is not.
     Gentle,
     /// As `gentle`, and the policy always compresses cold memory.
     Dense,

@@ -49,8 +49,7 @@ impl RateLimiterConfig {
         RateLimiter::new(bandwidth.map(Bucket::from), ops.map(Bucket::from), Instant::now())
     }
 
-    /// What an update with this asks of the buckets for bytes and operations: one that is left out
-    /// stays as it is.
+    /// Updates for the buckets of bytes and operations; an omitted bucket is unchanged.
     pub fn update(config: Option<Self>) -> (BucketUpdate, BucketUpdate) {
         let Self { bandwidth, ops } = config.unwrap_or_default();
         let update = |bucket: Option<TokenBucket>| match bucket {
@@ -60,7 +59,7 @@ impl RateLimiterConfig {
         (update(bandwidth), update(ops))
     }
 
-    /// What the section says after an update with `update`.
+    /// The section after an update with `update`.
     pub fn updated(config: Option<Self>, update: Option<Self>) -> Option<Self> {
         let (old, new) = (config.unwrap_or_default(), update.unwrap_or_default());
         let merged = Self { bandwidth: new.bandwidth.or(old.bandwidth), ops: new.ops.or(old.ops) };

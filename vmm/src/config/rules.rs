@@ -1,27 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a rule sees, and the faults that it finds.
+//! Inputs of rules, and the faults that they find.
 
 use std::fmt;
 use std::path::Path;
 
-/// What the rules of one section see. What they need of other sections they are given beside it.
+/// Input of the rules of one section. Data from other sections is passed separately.
 pub(super) struct Check<'a, S> {
     /// The section to judge.
     pub(super) section: &'a S,
     /// Limits of this host.
     pub(super) host: &'a HostLimits,
-    /// The section before a change; `None` when a machine is to be started.
+    /// The section before a change; `None` when a machine is started.
     pub(super) before: Option<&'a S>,
 }
 
 impl<S: PartialEq> Check<'_, S> {
-    /// Whether a machine is to be started, so that nothing may be missing.
+    /// Whether a machine is being started, so that nothing may be missing.
     pub(super) fn starts(&self) -> bool {
         self.before.is_none()
     }
 
-    /// Whether files that the section names are to be opened: at the start, and when the section
-    /// changes.
+    /// Whether to open files that the section names: at the start, and when the section changes.
     pub(super) fn opens_files(&self) -> bool {
         self.before != Some(self.section)
     }
@@ -29,7 +28,7 @@ impl<S: PartialEq> Check<'_, S> {
 
 pub(super) use crate::host::sockets::MAX_PATH as MAX_SOCKET_PATH;
 
-/// Checks the path of a Unix socket that is to be made.
+/// Checks the path of a Unix socket to create.
 pub(super) fn socket_path(field: &'static str, path: &Path, faults: &mut Faults) {
     let bytes = path.as_os_str().as_encoded_bytes();
     if bytes.is_empty() {
@@ -61,7 +60,7 @@ pub struct HostLimits {
 }
 
 impl HostLimits {
-    /// What Linux allows a process unless told otherwise.
+    /// Linux's default limit per process.
     pub const DEFAULT_MAPPINGS: u64 = 65_530;
 
     /// Asks the kernel. In a jail without /proc, mappings are Linux's default.
@@ -77,17 +76,17 @@ impl HostLimits {
     }
 }
 
-/// One thing that is wrong with a configuration.
+/// One fault of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
 pub struct Fault {
     /// Section and field, as in the JSON form: `machine-config.vcpu_count`.
     pub field: &'static str,
-    /// What is wrong, and what would be right.
+    /// The problem, and how to fix it.
     pub problem: String,
 }
 
-/// Everything that is wrong with a configuration.
+/// All faults of a configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Faults(pub Vec<Fault>);
 

@@ -2,8 +2,8 @@
 //! A console that one can attach to and type into at any time: a pseudo-terminal, or a socket with
 //! several clients, who all see the same output and may all type.
 //!
-//! A client that connects is shown the last output first. One that does not read loses output,
-//! and is told how much.
+//! A new client first gets the last output. A client that does not read loses output, and a notice
+//! reports how much.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -18,7 +18,7 @@ use crate::event_loop::Subscriber;
 use crate::host::sockets::Listener;
 use crate::host::terminal::Pty;
 
-/// Clients of a socket at a time; one more is turned away.
+/// Limit on clients of a socket; further ones are rejected.
 const MAX_CLIENTS: usize = 8;
 /// Bytes of output that a new client is shown.
 const SCROLLBACK: usize = 16 << 10;
@@ -59,7 +59,7 @@ struct Attached {
 /// A client, or the pseudo-terminal.
 struct Peer {
     fd: OwnedFd,
-    /// Output that it has not taken yet.
+    /// Output that it has not read yet.
     pending: VecDeque<u8>,
     lost: u64,
     watched: EventSet,
@@ -80,7 +80,8 @@ impl Peer {
             self.lost = 0;
         }
         let taken = bytes.len().min(PENDING.saturating_sub(self.pending.len()));
-        // While some are lost, all that follow are, so that the notice stands where they were.
+        // After a loss all further bytes are lost too, so that the notice appears in the right
+        // place.
         let taken = if self.lost > 0 { 0 } else { taken };
         self.pending.extend(bytes.range(..taken));
         let lost = (bytes.len() - taken) as u64;
@@ -88,7 +89,7 @@ impl Peer {
         lost
     }
 
-    /// Sends what it takes at once.
+    /// Sends as much as the socket accepts.
     fn send(&mut self) {
         while !self.pending.is_empty() {
             match rustix::io::write(&self.fd, self.pending.as_slices().0) {
@@ -171,8 +172,7 @@ impl Attached {
         }
     }
 
-    /// Sends what is pending, drops clients that have gone, and watches the others for what can be
-    /// done with them.
+    /// Sends pending output, drops disconnected clients, and updates the events of the others.
     fn settle(&mut self, ops: &mut EventOps<'_>) {
         let readable = self.feed.is_empty();
         for peer in &mut self.console.peers {
@@ -188,7 +188,7 @@ impl Attached {
                 peer.watched = wanted;
             }
         }
-        // The pseudo-terminal stays: its other end is ours too.
+        // The pseudo-terminal stays open: this process also holds its other end.
         if self.console.listener.is_some() {
             self.console.peers.retain(|peer| !peer.gone);
         }
@@ -235,7 +235,7 @@ mod tests {
             peer.send();
         }
         assert!(peer.pending.len() <= PENDING && peer.lost > 0);
-        // It reads again: what it missed is said where it was.
+        // It reads again: the notice appears where output was lost.
         theirs.set_nonblocking(true).unwrap();
         let mut seen = Vec::new();
         for _ in 0..10 {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Output on its way from a vCPU to the event loop: bounded, never waited for.
+//! Bounded output buffer from a vCPU to the event loop; a vCPU never waits for it.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -31,12 +31,12 @@ impl Backlog {
         Ok(Self(Arc::new(Shared { state: Mutex::default(), event, capacity })))
     }
 
-    /// Readable when there is something to take.
+    /// Readable when there is output.
     pub(super) fn event(&self) -> &EventFd {
         &self.0.event
     }
 
-    /// Takes everything, and how many bytes before it were lost.
+    /// Takes all output, and the number of bytes lost before it.
     pub(super) fn take(&self) -> (VecDeque<u8>, u64) {
         // Only wakes us; the count means nothing.
         let _ = self.0.event.read();
@@ -60,7 +60,7 @@ impl Backlog {
 }
 
 impl Write for Backlog {
-    /// Never fails: what does not fit is counted as lost.
+    /// Never fails: bytes that do not fit are counted as lost.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut state = self.lock();
         let taken = bytes.len().min(self.0.capacity - state.bytes.len());

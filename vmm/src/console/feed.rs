@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Input on its way to the serial port, which has room for a few bytes at a time.
+//! Input buffer for the serial port, which has room for a few bytes at a time.
 
 use std::sync::Arc;
 
 use devices::legacy::SerialPort;
 use vmm_sys_util::eventfd::EventFd;
 
-/// Bytes read but not yet taken by the guest.
+/// Bytes not yet read by the guest.
 pub struct Feed {
     serial: Arc<SerialPort>,
     waiting: Vec<u8>,
@@ -41,7 +41,7 @@ impl Feed {
         self.serial.drained()
     }
 
-    /// Gives the guest what it has room for.
+    /// Passes as much input to the guest as it has room for.
     pub fn pump(&mut self) {
         let count = self.serial.room().min(self.waiting.len());
         match self.serial.input(&self.waiting[..count]) {

@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The host's side of the serial console: where the guest's output goes, and where its input comes
-//! from.
+//! The host's side of the serial console: destination of output and source of input.
 //!
-//! Output never makes a vCPU wait: it goes into a bounded ring or backlog, and what a slow reader
-//! leaves no room for is dropped and counted. Input is read only while the guest has room for it.
+//! Output never makes a vCPU wait: it goes into a bounded ring or backlog, and output beyond its
+//! capacity is dropped and counted. Input is read only while the guest has room for it.
 //!
 //! May use: `host`, `config`, `devices::legacy`. Runs on the main thread's event loop.
 //!
 //! - `tty.rs`: standard input and output, with the escape sequence of a raw terminal
 //! - `attachable.rs`: a pseudo-terminal, or a socket that clients connect to at any time
-//! - `backlog.rs`: output on its way from a vCPU to `attachable`
-//! - `feed.rs`: input on its way to the serial port
+//! - `backlog.rs`: output buffer between a vCPU and `attachable`
+//! - `feed.rs`: input buffer for the serial port
 
 mod attachable;
 mod backlog;
@@ -70,15 +69,15 @@ pub enum ConsoleError {
 
 /// A console that is open, before there is a serial port.
 pub struct Console {
-    /// What the serial port writes to.
+    /// The sink of the serial port.
     pub output: Box<dyn Write + Send>,
-    /// What feeds the serial port.
+    /// The source of input for the serial port.
     pub input: ConsoleInput,
-    /// What of the output is lost.
+    /// Count of lost output.
     pub lost: LostOutput,
 }
 
-/// Looks at how much output no reader has got.
+/// Reads the amount of lost output.
 pub struct LostOutput(Where);
 
 /// Where output waits for its reader.
@@ -99,7 +98,7 @@ impl LostOutput {
     }
 }
 
-/// Where a console's input comes from.
+/// The source of a console's input.
 pub enum ConsoleInput {
     /// From nowhere.
     None,
@@ -126,7 +125,7 @@ impl Console {
             Self { output: Box::new(backlog), input: ConsoleInput::Attachable(input), lost }
         };
         match config {
-            // A descriptor of its own, past the buffer and the lock of the standard library.
+            // A separate descriptor, without the buffer and the lock of the standard library.
             ConsoleConfig::Tty => {
                 let stdout = rustix::io::dup(io::stdout());
                 let stdout = stdout.map_err(|error| ConsoleError::Stdout(error.into()))?;
@@ -157,7 +156,7 @@ impl Console {
 }
 
 impl ConsoleInput {
-    /// What feeds `serial` on the event loop; `None` where there is no input.
+    /// The event-loop subscriber that feeds `serial`; `None` without input.
     ///
     /// # Errors
     ///

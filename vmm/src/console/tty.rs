@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Standard input as the console's input: a terminal in raw mode, a pipe, or a file.
 //!
-//! On a terminal in raw mode every key goes to the guest, so one sequence must end the monitor:
-//! Ctrl-A x, as elsewhere. Ctrl-A twice sends a Ctrl-A.
+//! On a terminal in raw mode every key goes to the guest, so one sequence must stop the monitor:
+//! Ctrl-A x, as in QEMU. Ctrl-A twice sends a Ctrl-A.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -26,14 +26,14 @@ pub(super) struct TtyInput {
     source: Source,
 }
 
-/// What standard input is at the moment.
+/// The current kind of standard input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     /// In epoll's set.
     Watched,
     /// Out of it: the guest has no room.
     Unwatched,
-    /// A regular file, which epoll does not take: read when the guest has room.
+    /// A regular file, which epoll does not support: read when the guest has room.
     File,
     /// A terminal that another process group has: nothing until SIGCONT.
     Background,
@@ -42,7 +42,7 @@ enum Source {
 }
 
 impl TtyInput {
-    /// Input for `serial`; a terminal goes into raw mode now.
+    /// Input for `serial`; sets a terminal to raw mode.
     pub(super) fn new(serial: Arc<SerialPort>, exit: Arc<ExitSignal>) -> io::Result<Self> {
         let raw = RawTerminal::enter()?;
         let (feed, escape) = (Feed::new(serial), Escape::default());
@@ -105,7 +105,7 @@ impl TtyInput {
         }
     }
 
-    /// Feeds the guest from a file until it has no more room, or the file no more bytes.
+    /// Feeds the guest from a file until its buffer is full or the file ends.
     fn feed_from_file(&mut self, ops: &mut EventOps<'_>) {
         while self.source == Source::File && self.feed.is_empty() && self.read(ops) {
             self.feed.pump();
@@ -154,7 +154,7 @@ struct Escape {
 }
 
 impl Escape {
-    /// Appends what of `bytes` is for the guest to `out`; true if the monitor is to end.
+    /// Appends the guest's part of `bytes` to `out`; true if the monitor should stop.
     fn filter(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> bool {
         for &byte in bytes {
             match (std::mem::take(&mut self.seen), byte) {

@@ -69,7 +69,7 @@ struct ImpossibleCma {
     allocated: u64,
 }
 
-/// The guest's figures, on a host whose guest has `ram` in all; `None` where it sends none.
+/// The guest's figures, for a guest with `ram` in total; `None` if it sends none.
 fn guest_use(told: &Statistics, ram: Bytes) -> Result<Option<CmaUse>, ImpossibleCma> {
     let figures = (told.cma_total, told.cma_free, told.cma_allocated, told.updated);
     let (Some(total), Some(free), Some(allocated), Some(updated)) = figures else {

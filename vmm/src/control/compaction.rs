@@ -31,7 +31,7 @@ impl Controller {
         }
     }
 
-    /// Starts a pass; the reply is sent at its end or, without `wait`, at once.
+    /// Starts a pass; the reply is sent at its end or, without `wait`, immediately.
     fn compact(&mut self, wanted: &Compact, answer: ReplySender) {
         let job = match self.vm() {
             Ok(vm) => job(wanted, vm.ram().layout()).map_err(failed),
@@ -67,8 +67,8 @@ impl Controller {
         Ok(Reply::Done)
     }
 
-    /// Replies with what `look` makes of the guest's memory, from the thread that walks the page
-    /// table.
+    /// Replies with the result of `look` on guest memory, computed on the page-table walker's
+    /// thread.
     pub(super) fn walk(
         &mut self,
         reply: ReplySender,
@@ -84,7 +84,7 @@ impl Controller {
         }
     }
 
-    /// Replies with what `look` makes of the block map; see [`walk`](Self::walk).
+    /// Replies with the result of `look` on the block map; see [`walk`](Self::walk).
     pub(super) fn with_map(
         &mut self,
         reply: ReplySender,
@@ -93,7 +93,7 @@ impl Controller {
         self.walk(reply, |guest| look(&guest.map().map_err(failed)?));
     }
 
-    /// The compactor, whose thread starts when it is first asked for anything.
+    /// The compactor, whose thread starts on first use.
     pub(super) fn compactor(&mut self) -> Result<&Compactor, Refusal> {
         if self.compactor.is_none() {
             let vm = self.vm()?;
@@ -106,8 +106,8 @@ impl Controller {
     }
 }
 
-/// Two ways to send one reply: the first that is taken counts. For a reply that comes from another
-/// thread, or from here if that thread cannot be asked.
+/// Two senders for one reply, of which the first one used counts: for a reply from another thread,
+/// or from here if that thread cannot take the job.
 fn once(reply: ReplySender) -> (impl Fn(ReplyOrRefusal), impl Fn(ReplyOrRefusal) + Send + 'static) {
     let reply = Arc::new(Mutex::new(Some(reply)));
     let way = |reply: Arc<Mutex<Option<ReplySender>>>| {
@@ -147,7 +147,7 @@ fn status(compactor: &Compactor) -> CompactStatus {
     }
 }
 
-/// Why a pass cannot be what was asked for.
+/// Why a requested pass is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 enum CompactFault {
     /// Start and length go with a range, and only with it.
@@ -172,7 +172,7 @@ enum CompactFault {
     NoBudget,
 }
 
-/// The pass that `wanted` describes, for a guest with memory laid out so.
+/// The job for `wanted`, for a guest with this memory layout.
 fn job(wanted: &Compact, layout: &MemoryLayout) -> Result<Job, CompactFault> {
     let scope = match (wanted.scope, wanted.start, wanted.blocks) {
         (Scope::All, None, None) => None,

@@ -14,7 +14,7 @@ use crate::api::evacuation::{
 };
 use crate::api::{Refusal, Reply};
 
-/// How long the guest may take.
+/// Timeout for the guest.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Controller {
@@ -43,7 +43,7 @@ impl Controller {
         }
     }
 
-    /// The blocks that are meant, if they begin with a block and end before RAM does.
+    /// The requested blocks, if they are aligned and inside RAM.
     fn blocks_of(&self, wanted: Evacuate) -> Result<Vec<BlockId>, Refusal> {
         let vm = self.vm()?;
         if !wanted.start.is_multiple_of(BLOCK_SIZE) || wanted.blocks == 0 {

@@ -55,7 +55,7 @@ impl Controller {
         let id = ScanoutId::new(n)
             .filter(|id| id.index() < gpu.lock().scanouts())
             .ok_or_else(|| Refusal::NoScanout(n.to_string()))?;
-        // The picture is taken by the thread that asks for it, a strip at a time.
+        // The picture is captured on the requesting thread, one strip at a time.
         let gpu = Arc::clone(gpu);
         let take = move || {
             let picture = capture(&gpu, id).map_err(|error| format!("Scanout {id}: {error}."))?;

@@ -59,7 +59,7 @@ impl Controller {
         }
     }
 
-    /// The configuration that would make the machine as it is now.
+    /// The machine's current configuration.
     fn current_config(&self) -> VmConfig {
         VmConfig { balloon: self.balloon_config().ok(), ..self.config.clone() }
     }
@@ -68,8 +68,8 @@ impl Controller {
     ///
     /// # Errors
     ///
-    /// The configuration is invalid or incomplete, or the host refuses a part of the machine; the
-    /// configuration stays as it was.
+    /// The configuration is invalid or incomplete, or the host cannot provide a part of the
+    /// machine; the configuration is unchanged.
     pub fn start(&mut self) -> Result<(), Refusal> {
         self.config.validate(&self.host).map_err(Refusal::Invalid)?;
         let mut vm = machine::build(&self.config, &self.events, &self.mmds).map_err(failed)?;

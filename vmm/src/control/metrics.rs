@@ -116,7 +116,7 @@ impl Controller {
         group
     }
 
-    /// How long the monitor was held up, in microseconds, and what it could not say.
+    /// How long the monitor was blocked, in microseconds, and how much output it lost.
     fn monitor_totals(&self) -> Value {
         let lost_log = self.log.lost();
         let mut turns = vec![("main".to_owned(), self.events.longest_turn())];
@@ -158,7 +158,7 @@ impl Controller {
         if self.metrics.take_due()
             && let Err(error) = self.flush_metrics()
         {
-            warn!(%error, "metrics are lost");
+            warn!(%error, "cannot write metrics");
         }
     }
 
@@ -181,7 +181,7 @@ fn budget_group(budget: &Budget) -> Value {
     })
 }
 
-/// The balloon's counters, and among them Firecracker's names for the bytes given back.
+/// The balloon's counters, with Firecracker's names for the bytes returned.
 fn balloon_group(counters: &devices::balloon::Counters) -> Value {
     let mut group = json!(counters);
     for (name, given) in [

@@ -72,7 +72,7 @@ impl MetricsWriter {
         self.timer.as_raw_fd()
     }
 
-    /// Whether a line is due; it is not any more after this.
+    /// Whether a line is due; clears that state.
     pub(super) fn take_due(&self) -> bool {
         // An error means that the timer was read before.
         rustix::io::read(&self.timer, &mut [0; 8]).is_ok()
@@ -123,8 +123,8 @@ impl MetricsWriter {
         Ok(())
     }
 
-    /// Writes what `totals` has more than the last time. Without a file, as in Firecracker, there is
-    /// nothing to do, and that is no error.
+    /// Writes the difference between `totals` and the last line. Without a file it does nothing, as
+    /// in Firecracker.
     ///
     /// # Errors
     ///
@@ -139,7 +139,7 @@ impl MetricsWriter {
         self.missed_lines
     }
 
-    /// Bytes of lines that did not get out.
+    /// Bytes of lines that were dropped.
     pub(super) fn lost_bytes(&self) -> u64 {
         self.file.as_ref().map_or(0, MetricsFile::lost_bytes)
     }

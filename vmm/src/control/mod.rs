@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What requests do to the machine: actions of the API and the command line become calls on the
-//! machine and its devices, and their results become wire types. Runs on the main thread, as a
-//! subscriber of the event loop.
+//! Performs requests: actions of the API and the command line become calls on the machine and its
+//! devices, and their results become wire types. Runs on the main thread, as a subscriber of the
+//! event loop.
 //!
-//! May use: everything of this crate but `api`'s server and `cli`. Never waits: what takes long
-//! replies later, from the thread that has the answer.
+//! May use: everything in this crate except `api`'s server and `cli`. Never waits: long operations
+//! reply later, from the thread that has the result.
 //!
 //! - `instance.rs`: start, pause, stop, the whole configuration
 //! - `machine_config.rs`, `boot_source.rs`, `balloon.rs`, `memory.rs`, `evacuation.rs`,
@@ -58,14 +58,15 @@ use crate::pressure::MemoryPolicy;
 
 use metrics_writer::MetricsWriter;
 
-/// What the monitor was started as.
+/// How the monitor was started.
 #[derive(Debug, Clone, Default)]
 pub struct Identity {
     /// In whose place.
     pub mode: Mode,
     /// Name of the machine.
     pub id: String,
-    /// When the parent started this process, by the monotonic clock in microseconds, if it said.
+    /// Start time of this process from its parent, in microseconds of the monotonic clock, if
+    /// given.
     pub start_time_us: Option<u64>,
 }
 
@@ -90,7 +91,7 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// A controller of a machine that is described by `config` so far.
+    /// A controller of a machine with the initial configuration `config`.
     ///
     /// # Errors
     ///
@@ -137,7 +138,7 @@ impl Controller {
         }
     }
 
-    /// The list of resources: a line each.
+    /// The list of resources, one line each.
     fn perform(&mut self, action: Action, asked: Instant, reply: ReplySender) {
         match action {
             Action::Instance(action) => reply.send(self.instance_action(action, asked)),
@@ -163,8 +164,8 @@ impl Controller {
         }
     }
 
-    /// Changes the description, unless a rule of `config` forbids what it would be then. What is
-    /// missing is judged at the start.
+    /// Changes the configuration unless the result violates a rule of `config`. Missing parts are
+    /// checked at the start.
     fn configure(&mut self, change: impl FnOnce(&mut VmConfig)) -> Result<Reply, Refusal> {
         let mut config = self.config.clone();
         change(&mut config);
@@ -207,12 +208,12 @@ impl Drop for Controller {
     }
 }
 
-/// What a panic elsewhere leaves is usable: a reply is there, or it is not.
+/// Usable after a panic in another thread: a reply is either present or not.
 fn lock<T>(reply: &Mutex<T>) -> MutexGuard<'_, T> {
     reply.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Devices stay: what takes them away from a running guest is PCI, which this machine does not have.
+/// Hot-unplug needs PCI, which this machine does not have.
 fn no_hot_unplug() -> Refusal {
     Refusal::Failed("Devices cannot be removed from a running microVM without PCI.".into())
 }

@@ -28,7 +28,7 @@ impl Controller {
         }
     }
 
-    /// Starts parking; the reply is sent at its end or, without `wait`, at once.
+    /// Starts parking; the reply is sent at its end or, without `wait`, immediately.
     fn park(&mut self, wanted: Park, reply: ReplySender) {
         let answer = Answer::new(reply);
         let at_the_end = answer.clone();
@@ -82,8 +82,7 @@ impl Controller {
         Ok(())
     }
 
-    /// The pager, and the thread that its operations run on; both are started when they are first
-    /// wanted.
+    /// The pager, and the thread of its operations; both are started on first use.
     fn parking(&mut self) -> Result<(&Parking, &Compactor), Refusal> {
         self.start_paging()?;
         self.compactor()?;

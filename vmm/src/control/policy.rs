@@ -26,7 +26,7 @@ impl Controller {
         }
     }
 
-    /// Has the machine follow `policy`. What runs already goes on with other numbers.
+    /// Sets the machine's policy. A running policy continues with new limits.
     pub(super) fn apply_policy(&mut self, policy: PolicyConfig) -> Result<(), Refusal> {
         let limits = Limits::new(&policy, self.vm()?.ram().pages().bytes());
         if let Some(running) = &self.policy {
@@ -107,7 +107,7 @@ impl Controller {
         }
     }
 
-    /// The policy's counters, for metrics; `None` while there is none.
+    /// The policy's counters, for metrics; `None` without a policy.
     pub(super) fn policy_counters(&self) -> Option<PolicyCounters> {
         self.policy.as_ref().map(|policy| (&policy.status()).into())
     }

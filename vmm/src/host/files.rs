@@ -13,7 +13,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 /// How long a configuration may take to arrive through a FIFO.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A FIFO without a peer makes open(2) wait unless told not to; a terminal would become ours.
+/// Without O_NONBLOCK, open(2) waits on a FIFO without a peer; without O_NOCTTY, a terminal would
+/// become the controlling one.
 const FLAGS: i32 = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
 
 fn kind(file: &File) -> io::Result<&'static str> {
@@ -32,7 +33,7 @@ fn kind(file: &File) -> io::Result<&'static str> {
 ///
 /// # Errors
 ///
-/// What open(2) says; or that it is something else than a file, such as a FIFO.
+/// The error of open(2), or that it is not a regular file.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(FLAGS).open(path)?;
     match kind(&file)? {
@@ -45,7 +46,7 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 ///
-/// What open(2) says; or that it is something else, such as a FIFO.
+/// The error of open(2), or that it is neither a regular file nor a block device.
 pub fn open_disk(path: &Path, read_only: bool) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(!read_only).custom_flags(FLAGS).open(path)?;
     match kind(&file)? {
@@ -70,8 +71,8 @@ pub fn open_lines(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 ///
-/// What the host says; where it is longer than `limit` bytes; where a FIFO's writer sends nothing
-/// for five seconds.
+/// The host's error; if it is longer than `limit` bytes; if a FIFO's writer sends nothing for five
+/// seconds.
 pub fn read_text(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
     let mut file = OpenOptions::new().read(true).custom_flags(FLAGS).open(path)?;
     if kind(&file)? == "a directory" {
@@ -103,8 +104,8 @@ fn wait(file: &File) -> io::Result<()> {
     }
 }
 
-/// A file that grows by what a guest does, within a limit: when it is full, it is renamed to
-/// `PATH.1`, which replaces the one before, and begun anew. FIFOs and devices have no limit.
+/// A file whose size a guest controls, within a limit: when full, it is renamed to `PATH.1`,
+/// replacing the previous one, and a new file is started. FIFOs and devices have no limit.
 #[derive(Debug)]
 pub struct LimitedFile {
     file: File,
@@ -132,7 +133,7 @@ impl LimitedFile {
         if std::fs::rename(&self.path, older).is_ok() {
             self.file = open_lines(&self.path)?;
         } else {
-            // The folder is not writable: only the file itself can be begun anew.
+            // The directory is not writable: truncate the file instead.
             self.file.set_len(0)?;
         }
         self.size = 0;
@@ -207,7 +208,7 @@ mod tests {
         let reader = std::thread::spawn(move || read_text(&path, 100));
         writer.write_all(b"te").unwrap();
         writer.write_all(b"xt").unwrap();
-        // What no end has open any more is gone: the reader must have it first.
+        // Data is lost once no end is open: the reader must read it first.
         while rustix::io::ioctl_fionread(&writer).unwrap() > 0 {
             std::thread::yield_now();
         }
@@ -228,7 +229,7 @@ mod tests {
         let older = std::fs::read(dir.path().join("console.1")).unwrap();
         assert!((1..=100).contains(&newer.len()) && older.len() == 100);
         assert_eq!(newer.last(), Some(&49), "the newest is kept");
-        // What was there before counts.
+        // Existing contents count.
         let mut file = LimitedFile::open(&path, 100).unwrap();
         file.write_all(&[9; 90]).unwrap();
         assert!(std::fs::metadata(&path).unwrap().len() <= 100);

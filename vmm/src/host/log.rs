@@ -41,7 +41,7 @@ pub struct LogError {
 type Filtered = Layered<Throttle, Layered<reload::Layer<Targets, Registry>, Registry>>;
 type Lines = Box<dyn Layer<Filtered> + Send + Sync>;
 
-/// What can be changed about the log; cheap to clone.
+/// A handle to change the log's settings; cheap to clone.
 #[derive(Clone)]
 pub struct Log {
     filter: reload::Handle<Targets, Registry>,
@@ -54,7 +54,7 @@ impl Log {
     /// process.
     pub fn init(mode: Mode, id: &str) -> Self {
         let (log, subscriber) = Self::build(mode, id);
-        // Fails if there is a log already; then that one stays, and this handle changes nothing.
+        // Fails if there is already a log; then that one stays, and this handle has no effect.
         let _ = subscriber.try_init();
         log
     }
@@ -74,8 +74,7 @@ impl Log {
         (Self { filter, lines, sink }, subscriber)
     }
 
-    /// Brings the log to what `config` says. Where that names a file and no level, information is
-    /// logged too, as it disturbs no terminal.
+    /// Applies `config`. With a file and no level, the level is Info, as no terminal is affected.
     ///
     /// # Errors
     ///
@@ -89,7 +88,7 @@ impl Log {
             Some(_) => LogLevel::Info,
             None => self.sink.mode.log_level(),
         });
-        // Both fail only when the subscriber is gone, which lives as long as the process.
+        // Both fail only without the subscriber, which lives as long as the process.
         let _ = self.lines.reload(lines(&self.sink, config));
         let _ = self.filter.reload(targets(level, config.module.as_deref()));
         Ok(())
@@ -100,7 +99,7 @@ impl Log {
         self.sink.ring().map(|ring| ring.lost()).unwrap_or_default()
     }
 
-    /// Waits until what was logged has been written, but no longer than `limit`.
+    /// Waits until all log lines are written, for at most `limit`.
     pub fn flush(&self, limit: Duration) {
         if let Some(ring) = self.sink.ring() {
             ring.flush(limit);
@@ -136,7 +135,7 @@ fn lines(sink: &Arc<Sink>, config: &LoggerConfig) -> Lines {
     }
 }
 
-/// Where lines go: a file, else a standard stream.
+/// Destination of lines: a file, else a standard stream.
 struct Sink {
     ring: Mutex<Option<Ring>>,
     mode: Mode,
@@ -147,7 +146,7 @@ impl Sink {
     fn redirect(&self, to: OwnedFd) {
         let ring = Ring::new("log", CAPACITY, Box::new(Descriptor(to)));
         let before = self.ring.lock().unwrap_or_else(PoisonError::into_inner).replace(ring);
-        // Its last words may take a while, without the lock.
+        // Dropping it may take a while; do that without the lock.
         drop(before);
     }
 
@@ -202,7 +201,7 @@ impl Write for &Sink {
 mod tests {
     use super::*;
 
-    /// Runs `work` with a log of its own that goes to a file; returns what is in it then.
+    /// Runs `work` with a separate log to a file; returns the file's contents.
     fn logged(config: &LoggerConfig, work: impl FnOnce()) -> String {
         logged_as(Mode::Ballast, config, work)
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Firecracker's form of a line of the log: `TIME [ID:THREAD:LEVEL:FILE:LINE] message`, of which
-//! level and place are there only where they are asked for. Its time is local, to the nanosecond.
+//! Firecracker's form of a line of the log: `TIME [ID:THREAD:LEVEL:FILE:LINE] message`, with level
+//! and place only if enabled. Its time is local, to the nanosecond.
 
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -22,7 +22,7 @@ pub(super) struct FirecrackerFormat {
 }
 
 impl FirecrackerFormat {
-    /// What stands in front of the message.
+    /// The prefix of the message.
     pub(super) fn prefix(&self, out: &mut dyn fmt::Write, place: &Metadata<'_>) -> fmt::Result {
         write_local_time(out)?;
         let thread = std::thread::current();
@@ -60,7 +60,7 @@ fn write_local_time(out: &mut dyn fmt::Write) -> fmt::Result {
     let seconds = libc::time_t::try_from(since.as_secs()).unwrap_or(libc::time_t::MAX);
     // SAFETY: a C structure of numbers and a pointer, for which zeroes are valid.
     let mut time: libc::tm = unsafe { std::mem::zeroed() };
-    // SAFETY: both point to variables of this function; a failure leaves `time` as it is.
+    // SAFETY: both point to variables of this function; a failure leaves `time` unchanged.
     unsafe { libc::localtime_r(&raw const seconds, &raw mut time) };
     let (year, month, day) = (time.tm_year + 1900, time.tm_mon + 1, time.tm_mday);
     write!(out, "{year:04}-{month:02}-{day:02}T")?;

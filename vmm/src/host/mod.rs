@@ -9,8 +9,8 @@
 //! - `ring.rs`: bounded output that never makes its writer wait
 //! - `log.rs`: the monitor's log
 //! - `log_format.rs`: its lines in Firecracker's form
-//! - `throttle.rs`: how many lines of one kind the log takes
-//! - `terminal.rs`: standard input in raw mode, and as it was before on every way out
+//! - `throttle.rs`: rate limit for log lines of one kind
+//! - `terminal.rs`: standard input in raw mode, restored on every exit path
 
 pub mod files;
 pub mod log;

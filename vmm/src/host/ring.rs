@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Output that never makes its writer wait: a bounded ring, emptied by a thread of its own.
+//! Output that never makes its writer wait: a bounded ring with its own output thread.
 //!
-//! Serial output, log and metrics go to descriptors whose other end belongs to the outside: a pipe
-//! without a reader, a full disk, a stopped terminal. A writer only copies into the ring, under a
-//! lock that is never held across a system call. What does not fit is dropped as a whole record,
-//! and counted.
+//! Serial output, log and metrics go to descriptors that may block: a pipe without a reader, a full
+//! disk, a stopped terminal. A writer only copies into the ring, under a lock that is never held
+//! across a system call. A record that does not fit is dropped entirely and counted.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -20,11 +19,11 @@ use rustix::event::{PollFd, PollFlags, poll};
 const STACK: usize = 64 << 10;
 /// Bytes taken out of the ring at a time.
 const CHUNK: usize = 4096;
-/// How long the end of a ring waits for what is in it.
+/// How long dropping a ring waits for its contents to be written.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
-/// The end that writes; cheap to clone. When the last one is dropped, what is in the ring is given
-/// a fifth of a second to get out.
+/// The writer's end; cheap to clone. When the last one is dropped, the ring's contents have 0.2 s
+/// to be written.
 #[derive(Clone)]
 pub struct Ring(Arc<Handle>);
 
@@ -41,13 +40,13 @@ struct State {
     bytes: VecDeque<u8>,
     /// Where the bytes go; the thread has it once it runs.
     sink: Option<Box<dyn Write + Send>>,
-    /// A chunk is on its way to the sink.
+    /// A chunk is being written to the sink.
     writing: bool,
     closed: bool,
     lost: Lost,
 }
 
-/// What did not get out.
+/// Dropped bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Lost {
     /// Records that found the ring full.
@@ -71,7 +70,7 @@ impl Ring {
         Self(Arc::new(Handle(Arc::new(shared))))
     }
 
-    /// Takes `record` as a whole, or drops it as a whole; says which (true: taken).
+    /// Accepts or drops the whole `record`; returns true if accepted.
     pub fn push(&self, record: &[u8]) -> bool {
         let shared = &self.0.0;
         let mut state = shared.lock();
@@ -92,12 +91,12 @@ impl Ring {
         true
     }
 
-    /// What was dropped so far.
+    /// Bytes dropped so far.
     pub fn lost(&self) -> Lost {
         self.0.0.lock().lost
     }
 
-    /// A way to look at what is lost, for as long as the ring lives.
+    /// A handle to read the loss counter while the ring lives.
     pub fn watch(&self) -> LostWatch {
         LostWatch(Arc::downgrade(&self.0))
     }
@@ -108,12 +107,12 @@ impl Ring {
     }
 }
 
-/// Looks at what a ring has lost, without keeping it.
+/// Reads a ring's loss counter without keeping the ring alive.
 #[derive(Clone)]
 pub struct LostWatch(Weak<Handle>);
 
 impl LostWatch {
-    /// What was dropped so far; nothing once the ring is gone.
+    /// Bytes dropped so far; 0 once the ring is gone.
     pub fn lost(&self) -> Lost {
         self.0.upgrade().map(|handle| handle.0.lock().lost).unwrap_or_default()
     }
@@ -126,7 +125,7 @@ impl fmt::Debug for Ring {
 }
 
 impl Write for Ring {
-    /// Never fails: what does not fit is counted as lost.
+    /// Never fails: bytes that do not fit are counted as lost.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.push(bytes);
         Ok(bytes.len())
@@ -225,7 +224,7 @@ impl Write for Descriptor {
     }
 }
 
-/// Waits until `fd` takes bytes, for at most `limit`; says whether it does.
+/// Waits until `fd` is writable, for at most `limit`; returns whether it is.
 fn wait_for_room(fd: &impl AsFd, limit: Option<Duration>) -> io::Result<bool> {
     let limit = limit.map(|limit| rustix::event::Timespec {
         tv_sec: limit.as_secs().try_into().unwrap_or(i64::MAX),
@@ -240,12 +239,12 @@ fn wait_for_room(fd: &impl AsFd, limit: Option<Duration>) -> io::Result<bool> {
     }
 }
 
-/// Says `line` on standard error, unless it stays full for a fifth of a second: for
-/// the last words of a process that has no ring, or no time for one.
+/// Prints `line` on standard error, unless that blocks for 0.2 s: for final messages of a process
+/// without a ring.
 pub fn say(line: &str) {
     let stderr = io::stderr();
     if wait_for_room(&stderr, Some(LAST_WORDS)).unwrap_or(false) {
-        // A pipe that polls as writable takes PIPE_BUF bytes at once.
+        // A pipe that polls as writable accepts PIPE_BUF bytes at once.
         let line = &line.as_bytes()[..line.len().min(CHUNK)];
         // There is no other place to report to.
         let _ = rustix::io::write(&stderr, line);
@@ -274,7 +273,7 @@ mod tests {
         }
     }
 
-    /// A reader that takes nothing until told to.
+    /// A reader that reads nothing until released.
     struct Stuck {
         entered: Sender<()>,
         go_on: Receiver<()>,

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Unix sockets that others connect to: made with mode 0600, in the place of one that no process
-//! listens to any more, and removed only if they are still ours.
+//! Listening Unix sockets: created with mode 0600, replacing a stale one, and removed only if still
+//! owned by this process.
 //!
-//! No step looks first and acts later. A new socket takes a free name by bind(2), which fails where
-//! something is; a dead one is exchanged with ours in one step, and if what came out is not the
-//! dead one, the exchange is undone. A lock on the folder lets one monitor at a time do that.
+//! No step has a race between check and use. A new socket takes a free name with bind(2), which
+//! fails if the name exists; a stale one is exchanged with the new one atomically, and if the
+//! removed one is not stale, the exchange is undone. A lock on the directory serializes this
+//! between monitors.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -45,7 +46,7 @@ pub enum SocketError {
     /// Another process answers there.
     #[error("{}: in use by a running instance; choose another path", .0.display())]
     InUse(PathBuf),
-    /// There is something else than a socket.
+    /// The path exists and is not a socket.
     #[error("{}: exists and is not a socket; remove it or choose another path", .0.display())]
     NotASocket(PathBuf),
     /// The host refused.
@@ -63,7 +64,7 @@ pub enum SocketError {
 pub struct Listener {
     /// Accepts connections; not blocking.
     pub socket: UnixListener,
-    /// Its name, which goes with this value.
+    /// Its name, which is removed when this value is dropped.
     pub file: SocketFile,
 }
 
@@ -88,7 +89,7 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// If a process listens there, or the name is taken by something else, or the host refuses.
+    /// If a process listens there, the name is in use by something else, or the host fails.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
         if path.as_os_str().is_empty() {
             return Err(SocketError::NoPath);
@@ -144,13 +145,13 @@ fn replace_dead(path: &Path) -> Result<OwnedFd, SocketError> {
     let outcome = match exchange() {
         Ok(()) if identity(&aside).is_ok_and(|found| found == dead) => Ok(socket),
         Ok(()) => {
-            // Another process was quicker: its socket stays.
+            // Another process was faster: its socket stays.
             let back = exchange();
             back.map_err(|error| failed(error.into())).and(Err(SocketError::InUse(path.to_owned())))
         }
         Err(error) => Err(failed(error.into())),
     };
-    // The dead one, or ours where it was not wanted.
+    // The stale one, or ours if it was not used.
     let _ = std::fs::remove_file(&aside);
     outcome
 }
@@ -193,7 +194,7 @@ impl SocketFile {
         if self.keep || !ours(&self.path) {
             return;
         }
-        // Moved aside in one step, so that what is looked at is what is removed.
+        // Moved aside atomically, so that the checked socket is the one removed.
         let aside = beside(&self.path);
         let flags = RenameFlags::NOREPLACE;
         if renameat_with(CWD, &self.path, CWD, &aside, flags).is_err() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The terminal in raw mode while a guest has it, and as it was on every way out.
+//! The terminal: in raw mode while a guest uses it, and restored on every exit path.
 //!
 //! ```text
 //!  enter() in the foreground ─▶ raw ─▶ restore(): as it was
@@ -34,21 +34,21 @@ use vmm_sys_util::signal::register_signal_handler;
 static COOKED: AtomicPtr<Termios> = AtomicPtr::new(ptr::null_mut());
 /// Whether it is raw now.
 static RAW: AtomicBool = AtomicBool::new(false);
-/// Whether a console wants it raw.
+/// Whether a console needs raw mode.
 static WANTED: AtomicBool = AtomicBool::new(false);
 /// Written when the terminal may have become readable again.
 static BACK: OnceLock<EventFd> = OnceLock::new();
 
-/// Signals that end a process by its own fault, or by a filter's.
+/// Signals that end a process because of its own error, or a seccomp filter.
 const DEADLY: [libc::c_int; 6] =
     [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT, libc::SIGSYS];
 
-/// A pseudo-terminal in raw mode: what is at the other end is a guest, not a line editor.
+/// A pseudo-terminal in raw mode: the other end is a guest, not a line editor.
 #[derive(Debug)]
 pub struct Pty {
     /// The end that the monitor reads and writes, without blocking.
     pub ours: OwnedFd,
-    /// The other end, open for as long as the console is to survive those who attach to it.
+    /// The other end, kept open so that the console survives when users detach.
     pub theirs: OwnedFd,
     /// What to attach to.
     pub path: PathBuf,
@@ -124,8 +124,8 @@ impl Drop for RawTerminal {
     }
 }
 
-/// Whether the terminal at standard input is ours to change. One that is no controlling terminal
-/// knows no foreground.
+/// Whether this process may change the terminal at standard input. A terminal that is not the
+/// controlling one has no foreground group.
 fn in_foreground() -> bool {
     match tcgetpgrp(stdin()) {
         Ok(group) => group == getpgrp(),
@@ -147,7 +147,8 @@ fn make_raw() -> io::Result<()> {
     Ok(tcsetattr(stdin(), OptionalActions::Now, &attributes)?)
 }
 
-/// After SIGCONT: makes the terminal raw again if a console wants it and it is ours by now.
+/// After SIGCONT: sets the terminal to raw mode again if a console needs it and this process is in
+/// the foreground.
 pub fn reenter() {
     if !WANTED.load(Ordering::SeqCst) || !in_foreground() {
         return;
@@ -161,8 +162,8 @@ pub fn reenter() {
     }
 }
 
-/// Puts the terminal back as it was, if it is raw and still ours. Safe to call in a signal
-/// handler: atomic operations, getpgrp(2) and two ioctls.
+/// Restores the terminal if it is raw and this process is in the foreground. Safe to call in a
+/// signal handler: atomic operations, getpgrp(2) and two ioctls.
 pub fn restore() {
     let cooked = COOKED.load(Ordering::SeqCst);
     if cooked.is_null() || !RAW.swap(false, Ordering::SeqCst) || !in_foreground() {
@@ -171,7 +172,7 @@ pub fn restore() {
     // SAFETY: not null, so it came from `Box::into_raw` in `make_raw`; it is never freed and never
     // written again.
     let cooked = unsafe { &*cooked };
-    // On the way out: there is nothing to report a failure to.
+    // The process is ending: a failure cannot be reported.
     let _ = tcsetattr(stdin(), OptionalActions::Now, cooked);
 }
 
@@ -188,7 +189,7 @@ fn guard_ways_out() -> io::Result<()> {
     Ok(())
 }
 
-/// Restores the terminal and lets the signal do what it would have done.
+/// Restores the terminal and then performs the signal's default action.
 extern "C" fn on_deadly_signal(signal: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     restore();
     // SAFETY: signal(2) and raise(3) are async-signal-safe; the signal is one that has a default.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How many lines of one kind the log takes: a token bucket for each place in the source.
+//! Rate limit for log lines: a token bucket for each place in the source.
 //!
-//! A guest or a client can repeat what causes a line as fast as it likes. Here, in front of the
-//! sink, no caller can forget the limit.
+//! A guest or a client can trigger a log line at any rate. Here, in front of the sink, the limit
+//! applies to every caller.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +15,7 @@ use tracing_subscriber::layer::{Context, Layer};
 /// Told how many lines of a place were suppressed, before the next one that is not.
 pub(super) type Report = Arc<dyn Fn(&Metadata<'_>, u64) + Send + Sync>;
 
-/// What one place may log.
+/// Allowance of one place.
 #[derive(Debug, Clone, Copy)]
 struct Allowance {
     /// Lines at once.
@@ -24,7 +24,7 @@ struct Allowance {
     refill: Duration,
 }
 
-/// Errors, warnings and information: what is left on at all times.
+/// Errors, warnings and information: the levels that are always enabled.
 const ALWAYS_ON: Allowance = Allowance { burst: 20, refill: Duration::from_secs(1) };
 /// Debugging: turned on to see every event.
 const DEBUGGING: Allowance = Allowance { burst: 2000, refill: Duration::from_millis(2) };
@@ -79,7 +79,7 @@ impl Bucket {
         Self { tokens: allowance.burst, filled: now, suppressed: 0 }
     }
 
-    /// Takes a token; how many were refused since the last one that was given.
+    /// Takes a token; returns the number of refusals since the last token.
     fn take(&mut self, allowance: Allowance, now: Instant) -> Option<u64> {
         let passed = now.saturating_duration_since(self.filled).as_nanos();
         let gained = passed / allowance.refill.as_nanos();

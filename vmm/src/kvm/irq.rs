@@ -47,7 +47,7 @@ impl Default for Lines {
 }
 
 impl Lines {
-    /// A line that no other device has.
+    /// Allocates an unused line.
     ///
     /// # Errors
     ///

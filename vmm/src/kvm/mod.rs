@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The host's KVM: whether it is present and permitted, and what a machine asks of it beside vCPUs.
+//! The host's KVM: whether it is present and permitted, and everything a machine needs from it
+//! except vCPUs.
 //!
 //! May use: kvm-ioctls, `mm` and `arch::layout`. Knows no configuration and no API.
 //!
@@ -21,7 +22,7 @@ const DEVICE: &str = "/dev/kvm";
 /// The only version there has been since Linux 2.6.22.
 const API_VERSION: i32 = 12;
 
-/// What the machine is built on; all of it is in Linux since 4.13.
+/// Required capabilities; all of them are in Linux since 4.13.
 const REQUIRED: [(Cap, &str); 9] = [
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
     (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
@@ -49,7 +50,7 @@ pub enum KvmError {
         /// The group that owns the device.
         group: String,
     },
-    /// Anything else that open(2) says.
+    /// Any other error of open(2).
     #[error("cannot open {DEVICE}: {0}")]
     Open(kvm_ioctls::Error),
     /// Not a KVM, or one from another world.
@@ -64,7 +65,7 @@ pub enum KvmError {
 ///
 /// # Errors
 ///
-/// [`KvmError`]: KVM is missing, may not be opened, or lacks a capability; it says what to do.
+/// [`KvmError`]: KVM is missing, may not be opened, or lacks a capability.
 pub fn open() -> Result<Kvm, KvmError> {
     let kvm = Kvm::new().map_err(|error| match error.errno() {
         libc::ENOENT | libc::ENODEV | libc::ENXIO => KvmError::Absent,

@@ -14,13 +14,13 @@ use mm::guest_ram::GuestRam;
 
 /// First slot of the window; RAM has those below.
 const FIRST_SLOT: u32 = 64;
-/// Most mappings at a time; KVM has 509 slots at least.
+/// Limit on mappings; KVM has at least 509 slots.
 pub const MAX_SLOTS: u32 = 384;
 
 /// A mapping: its slot, and the memory that is there.
 struct Mapping {
     slot: u32,
-    // Kept alive for the guest, which may write to it until the slot is gone.
+    // Kept alive for the guest, which may write to it until the slot is removed.
     memory: Arc<dyn HostRegion>,
 }
 

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The machine while devices are added to it: buses, interrupt lines, windows, threads.
 //!
-//! A device lives on the main thread's event loop or on a thread of its own ([`Home`]). Where a
-//! device lives changes nothing about its contract:
+//! A device lives on the main thread's event loop or on a thread of its own ([`Home`]). The
+//! contract of a device is the same in both places:
 //!
 //! - *Activation, reset, configuration accesses* come from vCPU threads, under the device's mutex.
 //! - *Pause* stops vCPUs only. A device goes on with requests that the guest made before, and its
 //!   interrupts stay pending in KVM until the guest runs again.
 //! - *Reset* by the driver: the device's `reset` returns when it no longer touches guest memory, so
-//!   one with requests under way on a ring or another thread cancels or awaits them there.
+//!   a device with requests in flight on a ring or another thread cancels or awaits them there.
 //! - *Teardown*: vCPUs stop first, then each device thread ends after the turn that it is in and is
 //!   joined, then KVM's machine and guest memory go.
 
@@ -34,15 +34,15 @@ use crate::mmds::Mmds;
 /// Which thread serves a device's queues.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Home {
-    /// The main thread's event loop: for devices whose turns are short.
+    /// The main thread's event loop, for devices with short turns.
     Main,
-    /// A thread of its own with this name, such as `block-rootfs` (the kernel keeps 15 bytes).
+    /// A separate thread with this name, such as `block-rootfs` (the kernel keeps 15 bytes).
     Thread(String),
 }
 
-/// A machine under construction: what `attach/` adds devices to.
+/// A machine under construction, to which `attach/` adds devices.
 pub struct Assembly<'a> {
-    /// What is to be built.
+    /// The configuration to build.
     pub config: &'a VmConfig,
     /// KVM's machine.
     pub vm: Arc<VmFd>,
@@ -57,7 +57,7 @@ pub struct Assembly<'a> {
     pub(super) windows: Vec<MmioWindow>,
     /// The transport of each window, with its device's name for metrics.
     pub(super) transports: Vec<(&'static str, Arc<MmioTransport>)>,
-    /// What the guest and clients can make the monitor spend, for metrics.
+    /// Budgets for resources that the guest and clients can use, for metrics.
     pub budgets: Vec<Arc<Budget>>,
     lines: Lines,
     /// Subscribers of the main thread's event loop.

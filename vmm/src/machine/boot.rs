@@ -16,8 +16,8 @@ use crate::arch::memory_map::memory_map;
 use crate::arch::{layout, mptable};
 use crate::config::{VmConfig, drives, without_acpi};
 
-/// What stands where firmware would begin: guests jump there to reset the machine. Writes to the
-/// reset register, then halts.
+/// Code at the reset vector: guests jump there to reset the machine. Writes to the reset register,
+/// then halts.
 const RESET_STUB: [u8; 9] = [
     0xba,
     (PORT_RESET & 0xff) as u8,
@@ -77,8 +77,8 @@ pub(super) fn load(
     Ok(kernel)
 }
 
-/// The user's command line and what the machine adds: the root device, where contiguous memory is to be reserved,
-/// and the devices, for a kernel that reads no ACPI tables.
+/// The user's command line with the machine's additions: the root device, the CMA region, and the
+/// devices for a kernel without ACPI.
 fn command_line(
     user: &str,
     root: Option<&str>,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The numbered steps from a configuration to a machine whose next event is its first instruction.
+//! The numbered steps from a configuration to a machine that is ready to run.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ use crate::vcpu::Surroundings;
 ///
 /// # Errors
 ///
-/// The first thing that failed, in one line for the user.
+/// The first failure, in one line for the user.
 pub fn build(config: &VmConfig, events: &LoopHandle, mmds: &Mmds) -> Result<Vm, BuildError> {
     // 1. RAM, laid out around the hole below 4 GiB. Nothing of it is allocated yet.
     let ram = Arc::new(reserve_ram(config)?);
@@ -48,7 +48,7 @@ pub fn build(config: &VmConfig, events: &LoopHandle, mmds: &Mmds) -> Result<Vm, 
     let mut machine = Assembly::new(config, Arc::clone(&vm), Arc::clone(&ram), exit, mmds);
     let devices = attach::all(&mut machine)?;
 
-    // 4. Kernel and initrd, and what the kernel gets with them.
+    // 4. Kernel, initrd and boot parameters.
     let kernel = boot::load(config, &ram, &machine.windows)?;
 
     // 5. vCPUs, the first of them at the kernel's first instruction.
@@ -90,8 +90,8 @@ fn create_vm(kvm: &Kvm) -> Result<VmFd, BuildError> {
     Ok(vm)
 }
 
-/// Masks all lines of both 8259s. KVM starts them unmasked with vectors from 0, so the first
-/// interrupt of a guest that never sets them up would be taken for an exception of its CPU.
+/// Masks all lines of both 8259s. KVM starts them unmasked with vectors from 0, so a guest that
+/// never sets them up would see the first interrupt as a CPU exception.
 fn mask_pics(vm: &VmFd) -> Result<(), BuildError> {
     for chip_id in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE] {
         let mut chip = kvm_irqchip { chip_id, ..Default::default() };

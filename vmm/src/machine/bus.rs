@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! From an address that a vCPU touched to the device that answers there.
 //!
-//! A bus is filled while the machine is built and never changes after, so vCPUs look devices up
-//! without any lock. What locks a device needs are its own.
+//! A bus is filled while the machine is built and never changes afterwards, so vCPUs look up
+//! devices without a lock. Devices have their own locks.
 
 use std::sync::Arc;
 
@@ -11,9 +11,9 @@ use devices::transport::MmioTransport;
 
 /// A device on a bus. Guests choose offset and length: any must be survived.
 pub trait BusDevice: Send + Sync {
-    /// Fills `data` with what is at `offset` of the device.
+    /// Reads at `offset` of the device into `data`.
     fn read(&self, offset: u64, data: &mut [u8]);
-    /// Takes `data` at `offset` of the device.
+    /// Writes `data` at `offset` of the device.
     fn write(&self, offset: u64, data: &[u8]);
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A thread of a device's own, with an event loop: for devices whose work must wait neither for
-//! other devices nor for requests to the API.
+//! A device thread with its own event loop, for devices that must not wait for other devices or API
+//! requests.
 
 use std::io;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::event_loop::{Subscriber, timed};
 
 /// Stack of the thread: subscribers keep nothing large there.
 const STACK: usize = 256 << 10;
-/// Events taken by one epoll call: a device has a few queues and a timer.
+/// Events per epoll call: a device has a few queues and a timer.
 const READY_EVENTS: usize = 8;
 
 /// The thread; dropping it ends the loop after the turn that it is in, and joins it.
@@ -113,7 +113,7 @@ mod tests {
         event.write(1).unwrap();
         assert_eq!(names.recv().unwrap(), "block-rootfs");
         drop(thread);
-        // Its subscriber is gone with it.
+        // Its subscriber was dropped with it.
         assert!(names.recv().is_err());
     }
 }

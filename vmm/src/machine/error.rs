@@ -27,7 +27,7 @@ pub enum BuildError {
     /// Memory of such a size cannot be laid out.
     #[error(transparent)]
     Layout(#[from] LayoutError),
-    /// The host does not give the memory.
+    /// The host cannot provide the memory.
     #[error(transparent)]
     Ram(#[from] GuestRamError),
     /// The host has no usable KVM.
@@ -36,7 +36,7 @@ pub enum BuildError {
     /// KVM refused a part of the machine.
     #[error("KVM cannot {what}: {source}")]
     Machine {
-        /// What was to be done.
+        /// The failed operation.
         what: &'static str,
         /// What KVM said.
         source: kvm_ioctls::Error,
@@ -55,7 +55,7 @@ pub enum BuildError {
     /// An interrupt line or a notification cannot be connected.
     #[error(transparent)]
     Irq(#[from] IrqError),
-    /// Two devices want the same addresses.
+    /// Two devices have overlapping addresses.
     #[error(transparent)]
     Bus(#[from] BusError),
     /// The space for virtio-mmio windows is used up.
@@ -98,21 +98,21 @@ pub enum BuildError {
     /// Tables of the first MiB do not fit.
     #[error("boot tables do not fit in guest memory: {0}")]
     BootTables(#[from] vm_memory::GuestMemoryError),
-    /// A vCPU does not take its first state.
+    /// A vCPU's initial state cannot be set.
     #[error(transparent)]
     Registers(#[from] RegisterError),
-    /// The event loop takes no subscribers.
+    /// The event loop accepts no subscribers.
     #[error(transparent)]
     EventLoop(#[from] EventLoopError),
 }
 
 impl BuildError {
-    /// KVM's refusal to do `what`.
+    /// KVM's error for `what`.
     pub(super) fn machine(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> Self {
         move |source| Self::Machine { what, source }
     }
 
-    /// What the device of section `device` said.
+    /// Error of the device of section `device`.
     pub(super) fn device<E>(device: &'static str) -> impl Fn(E) -> Self
     where
         E: Into<Box<dyn Error + Send + Sync>>,

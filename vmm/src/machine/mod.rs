@@ -15,7 +15,7 @@
 //! - `boot.rs`: kernel, initrd, command line and tables in guest memory
 //! - `cpus.rs`: vCPUs with their CPUID and registers
 //! - `bus.rs`: from an address that a vCPU touched to the device there
-//! - `vm.rs`: the machine, and what can be done with it
+//! - `vm.rs`: the machine and its operations
 
 mod assembly;
 pub mod attach;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A machine: what the builder leaves, and what can be done with it.
+//! A built machine and its operations.
 
 use std::sync::Arc;
 
@@ -19,10 +19,10 @@ use crate::vcpu::{ExitCounts, PauseError, StartError, Vcpu, VcpuGroup};
 
 /// A machine, from its first instruction to its end. Dropping it stops its vCPUs.
 ///
-/// Devices on the main thread live on in its event loop, which holds what serves their queues; the
-/// threads of the others end with the machine.
+/// Devices on the main thread stay in its event loop, which owns their queue runners; the threads
+/// of other devices end with the machine.
 pub struct Vm {
-    // First: vCPUs must have stopped before anything they use goes.
+    // First: vCPUs must stop before anything they use is dropped.
     vcpus: Vcpus,
     counts: Vec<Arc<ExitCounts>>,
     // No device thread may use the machine's descriptors after they close.
@@ -41,7 +41,7 @@ enum Vcpus {
     Started(VcpuGroup),
 }
 
-/// What the builder hands over.
+/// Parts passed by the builder.
 pub(crate) struct Parts {
     pub(crate) vcpus: Vec<Vcpu>,
     pub(crate) threads: Vec<DeviceThread>,
@@ -88,12 +88,12 @@ impl Vm {
         Ok(())
     }
 
-    /// Brings all vCPUs out of guest code, and returns when they are. The guest's time stands
-    /// still until [`resume`](Self::resume).
+    /// Stops all vCPUs and returns when they have left guest code. The guest's clock is stopped
+    /// until [`resume`](Self::resume).
     ///
     /// # Errors
     ///
-    /// Where a vCPU has not stopped after a second: then all run on.
+    /// If a vCPU has not stopped after one second; all vCPUs then continue.
     pub fn pause(&self) -> Result<(), PauseError> {
         match &self.vcpus {
             Vcpus::Started(group) => group.pause(),
@@ -134,7 +134,7 @@ impl Vm {
         self.threads.iter().map(|thread| (thread.name(), thread.longest_turn()))
     }
 
-    /// What the guest and clients can make the monitor spend.
+    /// Budgets for resources that the guest and clients can use.
     pub fn budgets(&self) -> &[Arc<Budget>] {
         &self.budgets
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Firecracker's metric groups (version 1.17), so that programs which expect a field find it: what
-//! Ballast does not count, or has no device for, is 0.
+//! Firecracker's metric groups (version 1.17), for programs that expect these fields: values that
+//! Ballast does not count, or has no device for, are 0.
 
 use serde_json::{Map, Value, json};
 
@@ -296,13 +296,13 @@ const GROUPS: &[(&str, &[&str])] = &[
 /// Fields of a latency that is summed up.
 const AGGREGATE: [&str; 3] = ["min_us", "max_us", "sum_us"];
 
-/// Groups whose numbers are values of now, and not counts.
+/// Groups of gauges, not counters.
 const GAUGE_GROUPS: [&str; 5] = ["api_server", "latencies_us", "seccomp", "signals", "vmm"];
 
 /// Fields of any group that are values of now.
 const GAUGE_FIELDS: [&str; 2] = ["min_us", "max_us"];
 
-/// Whether the number at `path` is a value of now: lines give it as it is, not as a difference.
+/// Whether the number at `path` is a gauge: lines contain its value, not a difference.
 pub(super) fn is_gauge(path: &[&str]) -> bool {
     path.first().is_some_and(|group| GAUGE_GROUPS.contains(group))
         || path.last().is_some_and(|field| GAUGE_FIELDS.contains(field))

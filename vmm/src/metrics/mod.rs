@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The metrics file: one JSON object a line, as Firecracker writes them.
+//! The metrics file: one JSON object per line, as in Firecracker.
 //!
-//! A snapshot of all counters is a tree of named groups. A line holds what was added since the line
-//! before, as those who sum up Firecracker's lines expect; `GET /metrics` gives the totals.
+//! A snapshot of all counters is a tree of named groups. A line contains differences since the
+//! previous line, as programs that sum up Firecracker's lines expect; `GET /metrics` returns the
+//! totals.
 //!
-//! - `groups.rs`: Firecracker's groups, and what of them is a value of now
+//! - `groups.rs`: Firecracker's groups, and which values are gauges
 
 mod groups;
 
@@ -19,7 +20,7 @@ use crate::host::files::open_lines;
 use crate::host::ring::{Descriptor, Ring};
 pub use groups::completed;
 
-/// How often a line is written without being asked for.
+/// Interval between automatic lines.
 pub const PERIOD: Duration = Duration::from_secs(60);
 
 /// Bytes of lines that may wait for their reader.
@@ -51,12 +52,12 @@ impl MetricsFile {
         Ok(Self { ring, config, id: id.to_owned(), last: Value::Null })
     }
 
-    /// Bytes of lines that did not get out.
+    /// Bytes of lines that were dropped.
     pub fn lost_bytes(&self) -> u64 {
         self.ring.lost().bytes
     }
 
-    /// Writes what `totals` has more than the last time.
+    /// Writes the difference between `totals` and the last line.
     pub fn write(&mut self, totals: Value) -> Result<(), MetricsError> {
         let mut line = Map::new();
         line.insert("utc_timestamp_ms".into(), utc_ms().into());
@@ -71,7 +72,7 @@ impl MetricsFile {
         }
         let mut text = Value::Object(line).to_string();
         text.push('\n');
-        // As a whole or not at all: what a line misses is in the next one.
+        // A line is written entirely or dropped: the next one then includes its differences.
         if !self.ring.push(text.as_bytes()) {
             let cause = io::Error::other("the reader does not keep up: dropped a line");
             return Err(MetricsError { path: self.config.metrics_path.clone(), cause });
@@ -81,7 +82,7 @@ impl MetricsFile {
     }
 }
 
-/// `now - before`, number by number; gauges as they are. What is new counts from 0.
+/// `now - before` for each number; gauges unchanged. New values count from 0.
 fn difference<'a>(now: &'a Value, before: &Value, path: &mut Vec<&'a str>) -> Value {
     match now {
         Value::Object(fields) => {

@@ -15,7 +15,7 @@ use super::token::TokenError;
 const MAX_HEADERS: usize = 32;
 /// Where tokens come from.
 const TOKEN_PATH: &[&str] = &["latest", "api", "token"];
-/// Headers with the token: ours, and EC2's.
+/// Headers with the token: Firecracker's and EC2's.
 const TOKEN: &[&str] = &["X-metadata-token", "X-aws-ec2-metadata-token"];
 /// Headers with the time to live of a new token, in seconds.
 const TOKEN_TTL: &[&str] =
@@ -24,9 +24,9 @@ const TOKEN_TTL: &[&str] =
 /// Which requests of the guest need a token, and the form of replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MmdsRules {
-    /// A GET without a valid token is refused (version 2).
+    /// A GET without a valid token is rejected (version 2).
     pub tokens_required: bool,
-    /// Plain text whatever the guest accepts, as EC2 replies.
+    /// Always plain text regardless of the `Accept` header, as in EC2.
     pub always_plain: bool,
 }
 
@@ -215,7 +215,7 @@ impl Service for Http {
             || request
                 .header(&["Connection"])
                 .is_some_and(|(_, how)| how.eq_ignore_ascii_case("close"));
-        // The reply to HEAD, which is refused, would have to come without a body.
+        // A reply to HEAD, which is rejected, must not have a body.
         let close = close || !matches!(request.method, "GET" | "PUT");
         let response = self.respond(&request, now);
         Exchange::Reply { consumed, bytes: response.bytes(close), close }
@@ -270,7 +270,7 @@ mod tests {
             ("GET http://169.254.169.254 HTTP/1.1\r\n\r\n", "200"),
             ("DELETE /a HTTP/1.1\r\n\r\n", "405"),
             ("POST /a HTTP/1.1\r\n\r\n", "405"),
-            // Tokens can be had and used before version 2 is switched on.
+            // Tokens can be requested and used before version 2 is enabled.
             ("PUT /latest/api/token HTTP/1.1\r\nX-metadata-token-ttl-seconds: 60\r\n\r\n", "200"),
             ("GET /a HTTP/1.1\r\nX-metadata-token: 00\r\n\r\n", "200"),
         ] {

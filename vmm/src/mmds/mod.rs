@@ -10,7 +10,7 @@
 //! May use: wire types of `config`, the TCP service of `devices::net`. Must not use: `api`,
 //! `control`, the machine.
 //!
-//! - `state.rs`: what the host and the guest share
+//! - `state.rs`: state shared by the host's and the guest's side
 //! - `store.rs`: the document
 //! - `token.rs`: session tokens
 //! - `http.rs`: the guest's requests and the replies to them
@@ -34,5 +34,5 @@ pub const PORT: u16 = 80;
 pub const MAC: [u8; 6] = [0x06, 0x01, 0x23, 0x45, 0x67, 0x01];
 /// Its address unless another is configured.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
-/// Most bytes of metadata unless another limit is given, as in Firecracker.
+/// Default limit on the size of metadata, in bytes, as in Firecracker.
 pub const DEFAULT_LIMIT: usize = 51_200;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the host and the guest share: the document, the tokens, the counters.
+//! State shared by the host's and the guest's side: the document, the tokens, the counters.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,17 +41,17 @@ impl Mmds {
         }))
     }
 
-    /// The document. Hold the lock only for as long as it takes to copy a part of it.
+    /// The document. Hold the lock only while copying a part of it.
     pub fn store(&self) -> MutexGuard<'_, Store> {
         self.0.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The tokens given out. Hold the lock for one look.
+    /// The issued tokens. Hold the lock only for one lookup.
     pub(super) fn tokens(&self) -> MutexGuard<'_, Tokens> {
         self.0.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What has happened on all interfaces.
+    /// Counters over all interfaces.
     pub fn tcp_counters(&self) -> &Arc<TcpCounters> {
         &self.0.tcp_counters
     }

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-/// Why the document stays as it is, or a part of it cannot be read.
+/// Why the document was not changed, or a part of it cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// It was never set.
@@ -61,7 +61,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// It was never set, or would be too large; it stays as it was.
+    /// It is not set, or would be too large; it is unchanged.
     pub fn patch(&mut self, patch: &Value) -> Result<(), StoreError> {
         let mut document = self.document.clone().ok_or(StoreError::NotInitialized)?;
         merge(&mut document, patch);
@@ -81,8 +81,8 @@ impl Store {
     }
 }
 
-/// A part as plain text: a string as it is, an object as its keys, a line each, those of objects
-/// with a slash behind them.
+/// A part as plain text: a string unchanged, an object as its keys, one per line, with a slash
+/// after keys of objects.
 ///
 /// # Errors
 ///

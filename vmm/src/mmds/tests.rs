@@ -32,7 +32,7 @@ impl Guest {
         Self { mmds, service, client, now }
     }
 
-    /// Status and body of the reply to `request`, on a connection of its own.
+    /// Status and body of the reply to `request`, on a new connection.
     fn ask(&mut self, request: &str) -> (String, String) {
         let reply = self.client.exchange(&mut self.service, request.as_bytes(), self.now);
         let reply = String::from_utf8(reply).unwrap();
@@ -68,7 +68,7 @@ fn version_1_is_read_without_a_token() {
         json!({"meta-data": {"ami-id": "ami-1", "size": 3}})
     );
     assert_eq!(guest.get("/nothing", "").0, "404");
-    // What the host changes is seen by the next request.
+    // The next request sees the host's changes.
     let patch = json!({"latest": {"meta-data": {"ami-id": "ami-2"}}});
     guest.mmds.store().patch(&patch).unwrap();
     assert_eq!(guest.get("/latest/meta-data/ami-id", ""), ok("ami-2"));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Session tokens: random, with a time to live, and forgotten with the machine.
+//! Session tokens: random, with a time to live, and valid for this machine only.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,7 +9,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 /// Longest life of a token, in seconds.
 pub(super) const MAX_TTL_S: u32 = 21_600;
-/// Tokens that are valid at a time: the oldest makes room for a new one.
+/// Limit on valid tokens: a new one replaces the oldest.
 const MAX_TOKENS: usize = 512;
 /// Random bytes in a token.
 const BYTES: usize = 24;
@@ -17,7 +17,7 @@ const BYTES: usize = 24;
 /// Why there is no token.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TokenError {
-    /// Not a time to live.
+    /// Not a valid time to live.
     #[error("Invalid token lifetime of {0} seconds: give 1 to {MAX_TTL_S}.")]
     TimeToLive(u32),
     /// The host's random numbers cannot be read.
@@ -36,7 +36,7 @@ impl Tokens {
     ///
     /// # Errors
     ///
-    /// That is not a time allowed, or the host gives no random numbers.
+    /// The time is not allowed, or the host cannot provide random numbers.
     pub(super) fn create(&mut self, ttl_s: u32, now: Instant) -> Result<String, TokenError> {
         if !(1..=MAX_TTL_S).contains(&ttl_s) {
             return Err(TokenError::TimeToLive(ttl_s));
@@ -52,8 +52,8 @@ impl Tokens {
 
     /// Whether `token` was created here and still lives.
     pub(super) fn is_valid(&self, token: &str, now: Instant) -> bool {
-        // Tokens are long and random, and only their own guest can try some: an early end of the
-        // comparison gives nothing away.
+        // Tokens are long and random, and only their guest can try them: a comparison that ends
+        // early leaks nothing useful.
         self.valid.iter().any(|(known, end)| known == token && *end > now)
     }
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Parking: a machine's memory goes, compressed, into a pool of the monitor's own, and comes back
-//! when it is touched or asked for.
+//! Parking: a machine's memory is compressed into the monitor's pool, and brought back on access or
+//! on request.
 //!
-//! The work is `mm::paging`'s. This folder starts it when it is first wanted, runs its operations on
-//! the compactor's thread, so that a pass and an eviction never meet, and knows how far they are.
-//! May use: `mm::paging`, the compactor, `config`. Must not use: KVM, the API.
+//! `mm::paging` does the work. This folder starts it on first use, runs its operations on the
+//! compactor's thread, so that a pass and an eviction never overlap, and tracks their progress. May
+//! use: `mm::paging`, the compactor, `config`. Must not use: KVM, the API.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,7 +25,7 @@ use crate::exit::{ExitReason, ExitSignal};
 /// The running operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// Memory goes to the pool.
+    /// Memory is moved to the pool.
     Park,
     /// Memory is brought back.
     Unpark,
@@ -43,7 +43,7 @@ pub struct Finished<R> {
 /// How far the present operation is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// What runs, if anything does.
+    /// The running operation, if any.
     pub operation: Option<Operation>,
     /// Blocks done.
     pub done: u64,
@@ -131,7 +131,7 @@ impl Parking {
         }))
     }
 
-    /// Brings everything back, what the guest is known to touch first before the rest.
+    /// Brings everything back, the hot set first.
     ///
     /// # Errors
     ///
@@ -197,8 +197,8 @@ impl Shared {
     }
 }
 
-/// Gives back what is resident in the balloon, since compressing it would be waste; returns what a
-/// device is using, which stays.
+/// Discards ballooned pages that are resident, as compressing them would be wasteful; returns pages
+/// that a device is using, which stay.
 pub(crate) fn release_what_is_free(guest: &LiveGuest) -> RangeSet {
     let holdings = guest.holdings();
     let map = match guest.map() {

@@ -31,7 +31,7 @@ impl BackOff {
         }
     }
 
-    /// Whether it is to be left alone now.
+    /// Whether it is deferred now.
     pub(super) fn holds(&self) -> bool {
         self.left > 0
     }

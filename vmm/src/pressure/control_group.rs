@@ -25,7 +25,7 @@ impl ControlGroups {
         Self(own.ancestors().take_while(|at| at.starts_with(root)).map(Into::into).collect())
     }
 
-    /// `host`, or what the tightest group leaves of it.
+    /// `host`, limited by the tightest control group.
     pub(super) fn narrow(&self, host: HostMemory) -> HostMemory {
         self.0.iter().filter_map(|folder| Usage::read(folder)).fold(host, |host, group| {
             if host.available.is_some_and(|available| available <= group.available()) {
@@ -47,7 +47,7 @@ impl ControlGroups {
 struct Usage {
     limit: u64,
     used: u64,
-    /// Page cache that can be dropped at once.
+    /// Page cache that can be dropped immediately.
     cache: u64,
     some: Option<f64>,
     full: Option<f64>,

@@ -18,9 +18,9 @@ use super::status::EvictionCounters;
 use crate::compactor::{BackgroundWork, CompactorError};
 use crate::parking::pages_of;
 
-/// Blocks that have been away for so long are compressed once more.
+/// Time after which parked blocks are recompressed.
 const LONG: Duration = Duration::from_secs(60);
-/// What is measured is believed after so many blocks.
+/// Number of blocks after which measured costs are used.
 const SAMPLE: u64 = 8;
 
 /// Where the present round of trials is.
@@ -28,13 +28,13 @@ const SAMPLE: u64 = 8;
 enum Stage {
     #[default]
     Idle,
-    /// The compactor's thread has work of ours.
+    /// Work of the policy is running on the compactor's thread.
     Working,
     /// Blocks are out.
     Waiting(OnTrial, Instant),
 }
 
-/// What the pressure thread and the compactor's share.
+/// State shared by the pressure thread and the compactor's thread.
 struct Shared {
     paging: Arc<Paging>,
     tracker: Mutex<ColdTracker>,
@@ -77,7 +77,7 @@ impl Eviction {
         started
     }
 
-    /// Ends the round whose time is up, or any round at all.
+    /// Ends the round if its time is up, or in any case with `anyway`.
     pub(super) fn end_if_due(&self, now: Instant, anyway: bool) {
         let is_due =
             |stage: &Stage| matches!(stage, Stage::Waiting(_, until) if anyway || *until <= now);
@@ -85,7 +85,7 @@ impl Eviction {
             return;
         }
         let shared = Arc::clone(&self.shared);
-        // If something else has the thread, the next round tries again: the blocks stay out.
+        // If the thread is busy, the next round tries again, and the blocks stay out.
         let _ = self.work.run(Box::new(move |_, cancel| {
             let stage = std::mem::replace(&mut *lock(&shared.stage), Stage::Working);
             if let Stage::Waiting(trial, _) = stage {
@@ -108,7 +108,7 @@ impl Eviction {
         }))
     }
 
-    /// Compresses at most `blocks` once more that have been away for long.
+    /// Recompresses at most `blocks` blocks that have been parked for long.
     pub(super) fn repack(&self, blocks: usize) -> Result<(), CompactorError> {
         let shared = Arc::clone(&self.shared);
         self.work.run(Box::new(move |_, cancel| {
@@ -118,12 +118,12 @@ impl Eviction {
         }))
     }
 
-    /// Whether blocks that the guest will want next come back ahead of it.
+    /// Enables or disables read-ahead.
     pub(super) fn read_ahead(&self, on: bool) {
         self.shared.paging.read_ahead(on);
     }
 
-    /// Whether no round is under way.
+    /// Whether no round is running.
     pub(super) fn is_idle(&self) -> bool {
         matches!(*lock(&self.shared.stage), Stage::Idle)
     }
@@ -145,7 +145,7 @@ impl Eviction {
         let spent = spent.saturating_add(counters.repack_ns);
         PagingUse {
             absent: Bytes(stats.absent_bytes.saturating_add(stats.staged_bytes)),
-            // Blocks that come back from a trial are what trials are for.
+            // Blocks that come back from a trial are expected and not counted.
             touched_blocks: counters.blocks_touched.saturating_sub(counters.blocks_returned),
             spent: Duration::from_nanos(spent),
             costs: measured(&stats),
@@ -166,12 +166,12 @@ impl Shared {
     }
 }
 
-/// What the pool takes, tables included.
+/// Memory used by the pool, including tables.
 fn pool_bytes(stats: &PagingStats) -> u64 {
     stats.pool.store.mem_used_total.saturating_add(stats.pool.metadata_bytes)
 }
 
-/// The cost of a block's way out and back as it was so far.
+/// The measured cost of evicting a block and bringing it back.
 fn measured(stats: &PagingStats) -> EvictionCosts {
     let usual = EvictionCosts::default();
     let counters = &stats.counters;

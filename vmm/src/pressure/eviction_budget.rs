@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The processor time that eviction may spend, and how much of what it took comes back.
+//! The CPU-time budget of eviction, and the rate at which evicted blocks come back.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ const MEMORY: Duration = Duration::from_secs(60);
 pub(super) struct EvictionBudget {
     /// Blocks touched, time spent, and when that was.
     seen: Option<(u64, Duration, Duration)>,
-    /// Blocks touched in a second of the last round.
+    /// Blocks accessed per second in the last round.
     touches: u64,
     credit_us: i64,
 }
 
 impl EvictionBudget {
-    /// Blocks that the guest touched in a second of the last round.
+    /// Blocks that the guest accessed per second in the last round.
     pub(super) fn touches(&self) -> u64 {
         self.touches
     }
@@ -32,7 +32,7 @@ impl EvictionBudget {
         u64::try_from(blocks).unwrap_or(u64::MAX)
     }
 
-    /// Takes the counters of a round at `now`.
+    /// Records the counters of a round at `now`.
     pub(super) fn look(&mut self, paging: &PagingUse, now: Duration, limits: &Limits) {
         let first = (paging.touched_blocks, paging.spent, now.saturating_sub(limits.interval));
         let (touched, spent, at) = self.seen.unwrap_or(first);
@@ -45,7 +45,7 @@ impl EvictionBudget {
         let share = i64::try_from(limits.cpu_percent).unwrap_or(100);
         let earned = micros(passed).saturating_mul(share) / 100;
         let used = micros(paging.spent.saturating_sub(spent));
-        // What is saved up is for one wide trial; a debt is paid off within a minute.
+        // Savings are limited to one large trial; a debt is paid off within a minute.
         let whole = i64::try_from(limits.at_once).unwrap_or(i64::MAX);
         let most = micros(paging.block_cost()).saturating_mul(whole);
         let least = -micros(MEMORY).saturating_mul(share) / 100;
@@ -78,8 +78,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is asked for, no more time is paid for than the share that was earned, and what
-        /// was saved up for one trial.
+        /// For any requests, the time spent never exceeds the earned share plus the savings for one
+        /// trial.
         #[test]
         fn spends_its_share_and_no_more(percent in 1u8..50, wishes in prop::collection::vec(0u64..64, 300)) {
             let preset = PolicyPreset::Dense;

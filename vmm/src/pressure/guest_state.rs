@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How the guest is off, by its own figures.
+//! The guest's state by its own figures.
 
 use mm::units::Bytes;
 
@@ -13,7 +13,7 @@ pub enum GuestState {
     Unknown,
     /// It has memory to spare.
     Easy,
-    /// It has what it needs, and nothing to spare.
+    /// It has what it needs, with nothing to spare.
     Tense,
     /// It lacks memory.
     Hurt,
@@ -45,7 +45,7 @@ impl GuestJudge {
         self.state
     }
 
-    /// Judges the guest by its figures; says what it lacks if it is hurt.
+    /// Judges the guest by its figures; returns the reason if it is short of memory.
     pub(super) fn look(&mut self, told: Option<GuestFigures>, reserve: Bytes) -> Option<String> {
         let Some(told) = told else {
             self.state = GuestState::Unknown;
@@ -55,7 +55,7 @@ impl GuestJudge {
         if before.at != told.at || self.told.is_none() {
             self.told = Some(told);
         } else if self.state != GuestState::Unknown {
-            // Nothing new: what was judged stays so.
+            // No new figures: the state is unchanged.
             return None;
         }
         let ms = told.at.saturating_sub(before.at).as_millis().max(1);
@@ -120,7 +120,7 @@ mod tests {
         let complaint = judge.look(Some(stalled), RESERVE).unwrap();
         assert!(complaint.starts_with("10 guest allocations"), "{complaint}");
         assert_eq!(judge.state(), GuestState::Hurt);
-        // The same figures once more are no new complaint.
+        // The same figures again are not a new complaint.
         assert_eq!(judge.look(Some(stalled), RESERVE), None);
         assert_eq!(judge.state(), GuestState::Hurt);
         assert_eq!(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The host as its own files tell: free memory, and how long tasks waited for some.
+//! The host's state from its files: available memory, and memory stalls.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read};
@@ -9,18 +9,18 @@ use std::path::Path;
 /// Longest text that is read of one of the kernel's files.
 const MAX_TEXT: u64 = 64 << 10;
 
-/// What the host says. `None` where it does not: another kernel, another mount.
+/// The host's figures. `None` if unavailable on this kernel or mount.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct HostMemory {
     /// Memory in all, in bytes.
     pub total: Option<u64>,
     /// Free, in bytes.
     pub free: Option<u64>,
-    /// What a new workload could have, in bytes.
+    /// Memory available to a new workload, in bytes.
     pub available: Option<u64>,
-    /// Share of the last ten seconds in which some task waited for memory, in per cent
-    /// (Documentation/accounting/psi.rst). `None` where the kernel does not tell: it was built
-    /// without PSI, or booted with `psi=0`.
+    /// Share of the last ten seconds in which some task stalled on memory, in percent
+    /// (Documentation/accounting/psi.rst). `None` if the kernel was built without PSI, or booted
+    /// with `psi=0`.
     pub some: Option<f64>,
     /// The same, in which all of them did.
     pub full: Option<f64>,
@@ -59,7 +59,7 @@ pub(super) fn stalls(pressure: &str) -> [Option<f64>; 2] {
     })
 }
 
-/// Reads one of the kernel's files without ever waiting for it.
+/// Reads a kernel file without blocking.
 pub(super) fn read_now(path: &Path) -> io::Result<String> {
     let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;

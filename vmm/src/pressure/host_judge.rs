@@ -10,8 +10,8 @@ use super::limits::Limits;
 /// Rounds for which the host must look better before it is believed.
 const SETTLED: u32 = 5;
 
-/// Judges the host, round by round. Its level rises at once and falls only when the host has been better
-/// by a quarter for some rounds.
+/// Judges the host, round by round. Its level rises immediately and falls only after the host has
+/// been better by a quarter for some rounds.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct HostJudge {
     level: HostLevel,
@@ -55,18 +55,18 @@ impl HostJudge {
     }
 }
 
-/// What is to stay available on the host.
+/// The reserve of available memory on the host.
 pub(super) fn reserve(host: &HostMemory, limits: &Limits) -> Bytes {
     let share = || Bytes(host.total.unwrap_or(0) / 100 * limits.host_reserve_percent);
     limits.host_reserve.unwrap_or_else(share)
 }
 
-/// The host's level with thresholds of so many per cent, and stalls counted in full or in part.
+/// The host's level, with thresholds scaled by a percentage, and stalls counted in full or in part.
 fn judge(host: &HostMemory, limits: &Limits, percent: u64, stall_share: f64) -> HostLevel {
     let reserve = reserve(host, limits).0 / 100 * percent;
     let available = host.available.unwrap_or(u64::MAX);
-    // A host with plenty stalls too: where it makes room for huge pages, and in control groups with
-    // limits of their own.
+    // A host with plenty of memory stalls too, when it compacts for huge pages, and in control
+    // groups with their own limits.
     let counts = available / 4 < reserve || host.available.is_none();
     let stalled = host.some.filter(|_| counts).unwrap_or(0.0);
     let [tight, short] = limits.stall_percent.map(|limit| limit * stall_share);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The last decisions, for those who ask what was done and why.
+//! The last decisions, with reasons.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -37,7 +37,7 @@ impl Journal {
         let (action, reason) = (&decision.action, &decision.reason);
         match &result {
             Err(error) => tracing::warn!("memory policy: cannot {action}: {error} ({reason})"),
-            // A round of eviction every few seconds is no news.
+            // Regular eviction rounds are logged at debug level.
             Ok(()) if matches!(action, Action::Evict { .. } | Action::Repack(_)) => {
                 tracing::debug!("memory policy: {action}: {reason}");
             }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the presets stand for: the numbers that decisions are made by.
+//! The presets: the numbers that decisions use.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ const MIB: u64 = 1 << 20;
 pub struct Limits {
     /// Where they come from.
     pub preset: PolicyPreset,
-    /// Guest memory that stays in host memory.
+    /// Guest memory that stays resident.
     pub floor: Bytes,
-    /// Guest memory above this is taken whatever the host has.
+    /// Guest memory above this is reclaimed regardless of the host's level.
     pub ceiling: Option<Bytes>,
     /// The host is short of memory when less than this is available; a share of its memory if
     /// `None`.
@@ -27,13 +27,13 @@ pub struct Limits {
     /// Share of time in which some task of the host waits for memory, in per cent, from which it is
     /// tight, and short.
     pub stall_percent: [f64; 2],
-    /// What the guest must keep available for itself.
+    /// Memory that must stay available to the guest.
     pub guest_reserve: Bytes,
-    /// Most that the balloon takes in one round.
+    /// Maximum inflation per round.
     pub step: Bytes,
     /// The host's level from which cold blocks are evicted.
     pub evicts_from: HostLevel,
-    /// Most blocks on trial at once.
+    /// Maximum number of blocks on trial.
     pub at_once: usize,
     /// CPU limit for eviction, in percent of one CPU.
     pub cpu_percent: u64,
@@ -48,7 +48,7 @@ impl Limits {
         let choose = |if_dense: u64, otherwise: u64| if dense { if_dense } else { otherwise };
         let of_mib = |mib: Option<u64>| mib.map(|mib| Bytes(mib.saturating_mul(MIB)));
         let floor = of_mib(config.floor_mib).unwrap_or(Bytes(memory.0 / choose(8, 2)));
-        // A quarter or a tenth of the guest, but not less than a kernel needs to get on.
+        // A quarter or a tenth of guest memory, but not less than a kernel needs.
         let guest_reserve = Bytes((memory.0 / choose(10, 4)).max(choose(16, 32) * MIB));
         Self {
             preset: config.preset,

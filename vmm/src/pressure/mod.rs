@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The memory policy: takes memory from the guest while the host needs it, and gives it back before the
-//! guest hurts, without an operator.
+//! The memory policy: automatically reclaims memory from the guest while the host needs it, and
+//! returns it before the guest is short.
 //!
 //! ```text
 //!  balloon statistics ─┐                                       ┌▶ balloon's target
@@ -9,19 +9,17 @@
 //!                                                 └▶ journal, log, `GET /memory/policy`
 //! ```
 //!
-//! One thread a machine, `pressure`, started when a policy is first wanted; it sleeps while the policy
-//! is off. It is the only writer of the balloon's target, except for a client: a client's target
-//! stands until the policy is set again. `main` never waits for it.
-//! May use: `compactor`, `parking`, `config`, `mm::paging`, `devices::balloon`. Must not use: KVM, the
-//! API.
+//! One thread per machine, `pressure`, started when a policy is first set; it sleeps while the
+//! policy is off. It is the only writer of the balloon's target, except for a client, whose target
+//! stays until the policy is set again. `main` never waits for it. May use: `compactor`, `parking`,
+//! `config`, `mm::paging`, `devices::balloon`. Must not use: KVM, the API.
 //!
-//! Deciding, without side effects: `snapshot.rs` what is seen and what can be done · `limits.rs` the
-//! presets · `host_level.rs`, `host_judge.rs`, `guest_state.rs` how both
-//! are off · `back_off.rs` leaving alone what did
-//! harm · `eviction_budget.rs` processor time · `decide/` the decision.
-//! Seeing and doing: `host.rs` the host's files · `control_group.rs` limits of this process's group ·
-//! `eviction.rs` trials · `journal.rs` the last decisions · `status.rs` what is
-//! shown · `orders.rs` what the thread is told · `worker.rs` the thread.
+//! Deciding, without side effects: `snapshot.rs` inputs and actions · `limits.rs` the presets ·
+//! `host_level.rs`, `host_judge.rs`, `guest_state.rs` the state of both · `back_off.rs` pauses
+//! after harm · `eviction_budget.rs` processor time · `decide/` the decision. Observing and acting:
+//! `host.rs` the host's files · `control_group.rs` limits of this process's group · `eviction.rs`
+//! trials · `journal.rs` the last decisions · `status.rs` reported state · `orders.rs` messages to
+//! the thread · `worker.rs` the thread.
 
 mod back_off;
 mod control_group;
@@ -67,7 +65,7 @@ impl MemoryPolicy {
     ///
     /// # Errors
     ///
-    /// The host gives no thread.
+    /// The host cannot start a thread.
     pub fn start(machine: PolicyMachine, limits: Limits) -> io::Result<Self> {
         let shared = Arc::new(PolicyShared::default());
         let worker = Worker::new(machine, limits, Arc::clone(&shared));
@@ -86,12 +84,12 @@ impl MemoryPolicy {
         });
     }
 
-    /// A client has set the balloon's target: it stands until [`set_limits`](Self::set_limits).
+    /// A client has set the balloon's target, which stays until [`set_limits`](Self::set_limits).
     pub fn client_set_target(&self, target: Pages) {
         self.order(|orders| orders.client_target = Some(target));
     }
 
-    /// What it sees and has done.
+    /// Its state and decisions.
     pub fn status(&self) -> PolicyStatus {
         lock(&self.shared.status).clone()
     }

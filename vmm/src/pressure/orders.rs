@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the thread and its handle share.
+//! State shared by the thread and its handle.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -8,7 +8,7 @@ use mm::units::Pages;
 use super::limits::Limits;
 use super::status::PolicyStatus;
 
-/// What the thread is told.
+/// Messages to the thread.
 #[derive(Debug, Default)]
 pub(super) struct Orders {
     pub(super) limits: Option<Limits>,
@@ -16,7 +16,7 @@ pub(super) struct Orders {
     pub(super) stop: bool,
 }
 
-/// What the thread and its handle share.
+/// State shared by the thread and its handle.
 #[derive(Default)]
 pub(super) struct PolicyShared {
     pub(super) orders: Mutex<Orders>,
@@ -24,7 +24,7 @@ pub(super) struct PolicyShared {
     pub(super) status: Mutex<PolicyStatus>,
 }
 
-/// A panic elsewhere leaves these as they are: each change is whole.
+/// A panic in another thread leaves these consistent: each change is complete.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a decision is made from, and what it may be: plain values.
+//! Inputs of decisions, and actions: plain values.
 
 use std::fmt;
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub(super) struct Snapshot {
     pub memory: MemoryUse,
     /// The guest's own figures; `None` if it sends none, or none lately.
     pub guest: Option<GuestFigures>,
-    /// The balloon; `None` without one whose driver is up.
+    /// The balloon; `None` without an active driver.
     pub balloon: Option<BalloonUse>,
     /// The pager; `None` where memory cannot be parked.
     pub paging: Option<PagingUse>,
@@ -35,7 +35,7 @@ pub struct MemoryUse {
     pub resident: Bytes,
 }
 
-/// What the guest says about itself.
+/// The guest's figures.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GuestFigures {
     /// When it did, since the policy started.
@@ -57,7 +57,7 @@ pub struct GuestFigures {
 /// The balloon.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct BalloonUse {
-    /// What the guest was asked for.
+    /// The current target.
     pub target: Pages,
     /// What it has given.
     pub given: Pages,
@@ -68,24 +68,24 @@ pub(super) struct BalloonUse {
 /// The pager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PagingUse {
-    /// Guest memory that is away.
+    /// Parked guest memory.
     pub absent: Bytes,
-    /// Blocks brought back from the pool by touches so far.
+    /// Blocks brought back from the pool on access.
     pub touched_blocks: u64,
-    /// Processor time spent on taking out and bringing back so far.
+    /// CPU time spent on evicting and bringing back.
     pub spent: Duration,
-    /// What a block's way out and back costs and gains, as measured.
+    /// Measured cost and gain of evicting a block and bringing it back.
     pub costs: EvictionCosts,
-    /// What the pool takes, and may take.
+    /// Size and limit of the pool.
     pub pool: [Bytes; 2],
-    /// Whether blocks are on trial, or something else moves memory now.
+    /// Whether blocks are on trial, or memory is otherwise being moved.
     pub busy: bool,
-    /// Blocks that have been away for long enough to be compressed once more.
+    /// Blocks that have been parked long enough for recompression.
     pub repackable: u64,
 }
 
 impl PagingUse {
-    /// Processor time for a block's way out and back.
+    /// CPU time to evict a block and bring it back.
     pub(super) fn block_cost(&self) -> Duration {
         self.costs.evict.saturating_add(self.costs.fill)
     }
@@ -100,20 +100,21 @@ impl PagingUse {
 /// Something to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Give back what lies in the balloon and is resident all the same.
+    /// Discard ballooned pages that are still resident.
     Discard,
-    /// Ask the guest for hints at its free pages, and give those back.
+    /// Ask the guest for free page hints, and discard those pages.
     Hint,
-    /// Give the balloon a new target.
+    /// Set the balloon's target.
     SetBalloon(Pages),
-    /// Take so many blocks out on trial, and compress those that are not missed within the time.
+    /// Take this many blocks out on trial, and compress those that are not accessed within the
+    /// time.
     Evict {
         /// Most blocks to try.
         blocks: usize,
         /// How long they must not be touched.
         trial: Duration,
     },
-    /// Compress at most so many blocks once more.
+    /// Recompress at most this many blocks.
     Repack(usize),
     /// Bring parked memory back.
     Unpark,

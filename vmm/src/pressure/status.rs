@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the policy shows of itself.
+//! Reported state of the policy.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::journal::Journal;
 use super::limits::Limits;
 use super::snapshot::{GuestFigures, MemoryUse};
 
-/// What the policy sees and has done.
+/// State and decisions of the policy.
 #[derive(Debug, Clone, Default)]
 pub struct PolicyStatus {
     /// The numbers that it decides by; `None` before the first round.
@@ -33,11 +33,11 @@ pub struct PolicyStatus {
     pub figures: Option<GuestFigures>,
     /// Where guest memory is.
     pub memory: MemoryUse,
-    /// Guest memory that is parked or on trial.
+    /// Guest memory that is parked or on probation.
     pub absent: Bytes,
     /// Why cold memory cannot be evicted, if so.
     pub no_eviction: Option<String>,
-    /// Rounds for which nothing is taken by the balloon, and by eviction, since that did harm.
+    /// Rounds without inflation, and without eviction, after it did harm.
     pub backing_off: [u32; 2],
     /// Processor time for eviction since the policy started, and how long ago that was.
     pub spent: Duration,
@@ -51,37 +51,37 @@ pub struct PolicyStatus {
     pub journal: Journal,
 }
 
-/// What a policy has done since it started.
+/// Counters of the policy since it started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PolicyCounters {
     /// Rounds.
     pub rounds: u64,
-    /// Rounds in which the guest was hurt.
+    /// Rounds in which the guest was short of memory.
     pub guest_hurt: u64,
-    /// Times that the balloon was made larger.
+    /// Number of times that the policy inflated the balloon.
     pub balloon_raised: u64,
-    /// Times that it was made smaller.
+    /// Number of times that the policy deflated the balloon.
     pub balloon_lowered: u64,
     /// Rounds of hints.
     pub hints: u64,
-    /// Searches for resident pages of the balloon.
+    /// Scans for ballooned pages that are still resident.
     pub discards: u64,
-    /// Times that parked memory was brought back.
+    /// Number of times that parked memory was brought back.
     pub unparks: u64,
     /// Decisions that could not be carried out.
     pub failures: u64,
 }
 
-/// What evictions have come to.
+/// Results of evictions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EvictionCounters {
-    /// Rounds of trials.
+    /// Rounds of probation.
     pub trials: u64,
     /// Blocks taken out on trial.
     pub tried: u64,
-    /// Of those, compressed.
+    /// Blocks on probation that were then compressed.
     pub stored: u64,
-    /// Of those, wanted back by the guest.
+    /// Blocks on probation that the guest accessed.
     pub returned: u64,
     /// Of those, not fit to leave: pinned, of small pages, not compressible.
     pub unfit: u64,

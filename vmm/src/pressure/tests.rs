@@ -15,7 +15,7 @@ use crate::config::{PagingConfig, PolicyConfig, PolicyPreset};
 use crate::event_loop::EventLoop;
 use crate::parking::Parking;
 
-/// How long anything may take on a busy machine.
+/// Timeout for any step on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Fixture {
@@ -36,7 +36,7 @@ fn limits(preset: PolicyPreset) -> Limits {
         ..PolicyConfig::default()
     };
     let limits = Limits::new(&config, Bytes(32 << 20));
-    // Whatever this host has, it is short: trials are as short as can be.
+    // Every host counts as short here: trials are as short as possible.
     Limits { host_reserve: Some(Bytes(u64::MAX / 1000)), ..limits }
 }
 
@@ -93,7 +93,7 @@ fn cold_memory_goes_down_to_the_floor_and_every_step_has_a_reason() {
     let last = status.journal.entries().next_back().unwrap();
     assert!(last.decision.reason.contains("the host is short"), "{last:?}");
     assert!(f.is_intact());
-    // Switched off, nothing stays on trial.
+    // When switched off, no block stays on trial.
     f.policy.set_limits(limits(PolicyPreset::Off));
     f.until("rest", |status| status.limits.is_some_and(|now| now.preset == PolicyPreset::Off));
     let end = Instant::now() + PATIENCE;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The thread: looks, decides, acts, and writes down what it did.
+//! The thread: observes, decides, acts, and records its decisions.
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,15 +26,15 @@ use crate::parking::release_what_is_free;
 /// Figures of the guest older than this, and than three rounds, say nothing.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// What a policy works with.
+/// Interfaces for a policy.
 pub struct PolicyMachine {
     /// Memory and balloon.
     pub guest: LiveGuest,
     /// The balloon's target as the client set it.
     pub target: Pages,
-    /// The pager, or why there is none.
+    /// The pager, or why it is unavailable.
     pub paging: Result<Arc<Paging>, String>,
-    /// A way to the compactor's thread.
+    /// A handle for background work on the compactor's thread.
     pub work: BackgroundWork,
 }
 
@@ -77,7 +77,7 @@ impl Worker {
         }
     }
 
-    /// Waits for the next round, and takes orders; `false` at the end.
+    /// Waits for the next round and reads messages; `false` at the end.
     fn wait(&mut self) -> bool {
         let mut orders = lock(&self.shared.orders);
         let until = Instant::now() + self.policy.limits().interval;
@@ -198,7 +198,7 @@ impl Worker {
 
     /// Sets the balloon's target, unless a client has set one since the decision.
     fn set_target(&self, target: Pages) -> Result<(), String> {
-        // A client's order comes before its change of the target, and waits for this lock.
+        // A client's message precedes its change of the target, and waits for this lock.
         let orders = lock(&self.shared.orders);
         if orders.client_target.is_some() {
             return Err("a client set the balloon's target".into());

@@ -102,7 +102,7 @@ impl ServedTime {
     }
 }
 
-/// [`ServedTime`], as it is added up.
+/// Accumulator of [`ServedTime`].
 #[derive(Debug, Default)]
 struct ServedTimes {
     min_ns: AtomicU64,

@@ -20,11 +20,11 @@ use crate::mode::Mode;
 /// vCPU threads parse no input and keep nothing large on the stack.
 const STACK: usize = 256 << 10;
 
-/// One kick gets a thread out of KVM_RUN for certain, but not out of a device that is just about to
-/// wait for the host (for room in a pipe, say): then another does.
+/// One kick reliably interrupts KVM_RUN, but not a device that is about to wait for the host (for
+/// room in a pipe, for example); a further kick does.
 const KICK_AGAIN: Duration = Duration::from_millis(50);
 
-/// How long a pause waits for the last vCPU before it is given up.
+/// Timeout of a pause.
 const PAUSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// vCPUs that did not stop for a pause; all run on.
@@ -54,7 +54,7 @@ struct Shared {
 
 struct State {
     phase: Phase,
-    /// Numbers of the vCPUs that are in guest code, or on their way in or out.
+    /// Numbers of the vCPUs that are in guest code, or entering or leaving it.
     active: BTreeSet<u8>,
 }
 
@@ -86,7 +86,7 @@ impl Shared {
     }
 }
 
-/// Tells the others when a thread ends in any way.
+/// Notifies the others when a thread ends for any reason.
 struct Finish {
     shared: Arc<Shared>,
     exit: Arc<ExitSignal>,
@@ -111,7 +111,7 @@ pub struct VcpuGroup {
 }
 
 impl VcpuGroup {
-    /// Starts a thread for each of `vcpus`; `on_thread` is the first thing that each does.
+    /// Starts a thread for each of `vcpus`, which first calls `on_thread`.
     ///
     /// # Errors
     ///
@@ -151,8 +151,8 @@ impl VcpuGroup {
             // SAFETY: declared after `vcpu` was moved in, so dropped before it.
             let _kickable = unsafe { Kickable::new(&mut vcpu.fd) };
             loop {
-                // Tells the guest that time stood still, so that its watchdogs do not bark; a
-                // guest without that clock makes it fail, and has no such watchdog.
+                // Tells the guest that it was paused, so that its watchdogs do not fire; this fails
+                // for a guest without that clock, which has no such watchdog.
                 let resumed = || {
                     let _ = vcpu.fd.kvmclock_ctrl();
                 };
@@ -169,7 +169,7 @@ impl VcpuGroup {
     ///
     /// # Errors
     ///
-    /// Where one has not stopped after a second: then all run on.
+    /// If a vCPU has not stopped after one second; all vCPUs then continue.
     pub fn pause(&self) -> Result<(), PauseError> {
         self.set(Phase::Paused);
         let left = self.wait_until_idle(Some(PAUSE_LIMIT));

@@ -3,7 +3,8 @@
 //!
 //! A signal alone is lost if it comes just before KVM_RUN. So the handler, which runs on the vCPU's
 //! own thread, also sets `kvm_run.immediate_exit`: the next KVM_RUN returns at once. The thread
-//! clears it before it looks for a command, and who kicks has left the command before.
+//! clears it before it checks for a command, and the kicking thread stores the command before the
+//! kick.
 
 use std::cell::Cell;
 use std::io;

@@ -4,7 +4,7 @@
 //! - `mod.rs` (here): the loop around KVM_RUN
 //! - `exits.rs`: the kinds of exits and their counters
 //! - `diagnosis.rs`: diagnosis of an exit that the monitor cannot serve
-//! - `kick.rs`: how a thread inside KVM_RUN is made to come out
+//! - `kick.rs`: interrupts a thread inside KVM_RUN
 //! - `group.rs`: all vCPUs of a machine: start, pause, resume, stop
 
 mod diagnosis;
@@ -24,7 +24,7 @@ pub use group::{PauseError, StartError, VcpuGroup};
 use crate::exit::{ExitReason, ExitSignal, ResetSource};
 use crate::machine::bus::Bus;
 
-/// What the vCPUs of one machine reach outside themselves.
+/// Environment of the vCPUs of one machine.
 #[derive(Clone)]
 pub struct Surroundings {
     /// I/O ports.
@@ -99,11 +99,11 @@ impl Vcpu {
                 Err(error) => match error.errno() {
                     libc::EINTR => {
                         self.counts.add(ExitKind::Interrupted);
-                        // Before the command is looked for: a kick after this stands.
+                        // Cleared before checking for a command, so that a later kick is not lost.
                         self.fd.set_kvm_immediate_exit(0);
                         return Left::Kicked;
                     }
-                    // An application processor that waits for its SIPI was woken for nothing.
+                    // An application processor that waits for its SIPI was woken spuriously.
                     libc::EAGAIN => ExitKind::Interrupted,
                     _ => {
                         self.counts.add(ExitKind::Failed);
@@ -123,7 +123,7 @@ impl Vcpu {
     }
 }
 
-/// The end that `exit` is, where it can be told without asking KVM for more.
+/// The reason to stop for `exit`, if it can be determined without further KVM calls.
 fn end_of(exit: &VcpuExit<'_>) -> Option<ExitReason> {
     match exit {
         VcpuExit::Shutdown => Some(ExitReason::Reset(ResetSource::TripleFault)),

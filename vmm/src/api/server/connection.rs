@@ -2,9 +2,9 @@
 //! One connection, from its first byte to its end: requests one after the other, each with deadlines
 //! for its head, its body and the reading of its answer.
 //!
-//! A client that closes its sending side still gets the answers to everything that it sent. One
-//! that is gone altogether gives its place back, even while the machine works on its request; that
-//! is done all the same.
+//! A client that closes its sending side still gets the responses to all its requests. A
+//! disconnected client frees its place, even while the machine performs its request, which is
+//! completed nevertheless.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -26,14 +26,14 @@ use crate::api::error::ApiError;
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 /// The client may read nothing of an answer for this long.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// How long, and how much, is read in vain after a refused body, so that the answer to it is not
-/// lost with the connection.
+/// How long, and how much, is read and discarded after a rejected body, so that the response is not
+/// lost when the connection closes.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1 << 20;
-/// A reply that takes longer than this makes it worth watching whether the client is still there.
+/// After this time without a reply, the server watches whether the client is still connected.
 const PROMPT: Duration = Duration::from_millis(500);
 
-/// Serves a connection until either side ends it. When `stopped` changes, the answer under way is
+/// Serves a connection until either side closes it. When `stopped` changes, the current response is
 /// the last.
 pub(super) async fn serve(
     stream: UnixStream,
@@ -76,7 +76,7 @@ impl Connection {
             let head = match self.head().await? {
                 Some(Ok(head)) => head,
                 Some(Err(error)) => {
-                    // What is not HTTP may be anything: nothing after it can be understood.
+                    // After invalid HTTP, nothing that follows can be parsed.
                     let refusal = ApiError::NotHttp(error.to_string());
                     let answer = self.service.refuse(&Method::default(), "", refusal);
                     self.answer(answer, true).await?;
@@ -96,7 +96,7 @@ impl Connection {
                 }
                 Err(error) => {
                     let answer = self.service.refuse(&head.method, head.uri.path(), error);
-                    // The rest of the body would be taken for a request.
+                    // The rest of the body would be mistaken for a request.
                     self.answer(answer, true).await?;
                     return self.linger().await;
                 }
@@ -110,7 +110,7 @@ impl Connection {
 
     /// The next head; `None` at the end of the connection between two requests.
     async fn head(&mut self) -> Result<Option<Result<Head, MessageError>>, Broken> {
-        // Between requests there is no deadline, but others may take the place.
+        // Between requests there is no deadline, but another client may take the place.
         self.place.set_idle(self.input.is_empty());
         while self.input.is_empty() {
             if self.at_end || self.stopping() {
@@ -140,7 +140,7 @@ impl Connection {
         }
     }
 
-    /// The whole body, or why it cannot be taken.
+    /// The whole body, or why it cannot be accepted.
     async fn body(&mut self, head: &Head) -> Result<Result<Bytes, ApiError>, Broken> {
         let limit = self.service.max_payload_bytes;
         let deadline = Instant::now() + REQUEST_LIMIT;
@@ -188,7 +188,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Asks the routes. Returns early if the client disappears meanwhile.
+    /// Calls the routes. Returns early if the client disconnects.
     async fn ask(&self, head: Head, body: Bytes) -> Result<axum::response::Response, Broken> {
         let mut request = Request::new(body);
         *request.method_mut() = head.method;
@@ -201,7 +201,7 @@ impl Connection {
             answer = &mut answer => return Ok(answer),
             () = sleep(PROMPT) => {}
         }
-        // A descriptor of its own: readiness is taken back below, which would deafen the stream.
+        // A separate descriptor: readiness is cleared below, which would stall the stream.
         let descriptor = self.stream.as_fd().try_clone_to_owned()?;
         let watched = UnixStream::from_std(descriptor.into())?;
         tokio::select! {
@@ -237,8 +237,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Ends the sending side and reads what is under way: a socket that is closed with unread bytes
-    /// may take the answer with it.
+    /// Closes the sending side and reads pending input: closing a socket with unread bytes may
+    /// discard the response.
     async fn linger(mut self) -> Result<(), Broken> {
         self.stream.shutdown().await?;
         let drain = async {
@@ -263,7 +263,7 @@ async fn hung_up(watched: &UnixStream) {
         if ready.is_write_closed() {
             return;
         }
-        // Takes the readiness back, until the kernel reports a change.
+        // Clears the readiness until the kernel reports a change.
         let _ = watched.try_io(Interest::WRITABLE, || {
             Err::<(), _>(io::Error::from(io::ErrorKind::WouldBlock))
         });
@@ -297,7 +297,7 @@ mod tests {
         Setup { client, machine, places, served, _stopping: stopping }
     }
 
-    /// Time stands still but for what is waited for, so nothing here depends on the clock.
+    /// Time is paused and advances only while waiting, so nothing here depends on the clock.
     #[tokio::test(start_paused = true)]
     async fn half_sent_requests_are_given_up() {
         for half in [
@@ -326,7 +326,7 @@ mod tests {
         let mut setup = connect();
         let requests = b"GET /version HTTP/1.1\r\n\r\n".repeat(1000);
         let send = async {
-            // Its own sending stops too when the server stops reading.
+            // The client's sending blocks too when the server stops reading.
             while setup.client.write_all(&requests).await.is_ok() {}
         };
         tokio::select! {

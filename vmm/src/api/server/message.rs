@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! HTTP/1 messages as bytes: heads and chunked bodies in, answers out. No I/O.
 //!
-//! The grammar is `httparse`'s; here is what RFC 9112 says of framing, and Firecracker of
-//! connections: HTTP/1.0 clients keep theirs too, unless they ask for its end.
+//! The grammar is `httparse`'s; this file implements RFC 9112's framing and Firecracker's
+//! connection handling: HTTP/1.0 connections are kept alive too, unless the client closes them.
 
 use axum::response::Response;
 use bytes::{Buf, Bytes, BytesMut};
@@ -43,7 +43,7 @@ pub(super) enum MessageError {
 /// How long a body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// So many bytes; 0 where no field says anything.
+    /// This many bytes; 0 without a length field.
     Length(u64),
     /// In chunks that say themselves.
     Chunked,
@@ -120,7 +120,7 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(token))
 }
 
-/// A body in chunks, as it comes in.
+/// A chunked body being received.
 #[derive(Debug)]
 pub(super) struct Chunks {
     expects: Expects,
@@ -150,8 +150,8 @@ impl Chunks {
         self.body.freeze()
     }
 
-    /// Takes what it can off the front of `buffer`, at most `limit` bytes of body and one chunk
-    /// more; true at the end of the body.
+    /// Takes as much as possible off the front of `buffer`, at most `limit` bytes of body and one
+    /// more chunk; true at the end of the body.
     pub(super) fn take(
         &mut self,
         buffer: &mut BytesMut,
@@ -198,7 +198,7 @@ impl Chunks {
     }
 }
 
-/// Takes a line off `buffer`, and tells its length without the line's end.
+/// Takes a line off `buffer` and returns its length without the line ending.
 fn line(buffer: &mut BytesMut) -> Result<Option<usize>, MessageError> {
     match buffer.windows(2).position(|two| two == b"\r\n") {
         Some(length) => {
@@ -210,7 +210,7 @@ fn line(buffer: &mut BytesMut) -> Result<Option<usize>, MessageError> {
     }
 }
 
-/// The bytes of an answer; `closes` says so to the client.
+/// The bytes of a response; `closes` tells the client that the connection will close.
 pub(super) fn answer(parts: &http::response::Parts, body: &Bytes, closes: bool) -> BytesMut {
     let mut out = BytesMut::with_capacity(256 + body.len());
     let reason = parts.status.canonical_reason().unwrap_or_default();
@@ -253,7 +253,7 @@ fn title_case(name: &str) -> String {
 pub(super) async fn whole(response: Response) -> (http::response::Parts, Bytes) {
     use http_body_util::BodyExt;
     let (parts, body) = response.into_parts();
-    // Bodies of ours are in memory: reading them neither fails nor waits.
+    // Response bodies are in memory: reading them neither fails nor waits.
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     (parts, body)
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The server: a Unix socket, a few connections at a time, and what every answer has in common.
+//! The server: a Unix socket, a few connections at a time, and the common parts of all responses.
 //!
-//! Limits are Firecracker's: [`MAX_CONNECTIONS`] at a time, and one more is told so and closed;
-//! bodies of at most [`DEFAULT_MAX_PAYLOAD_BYTES`] unless `--http-api-max-payload-size` says
-//! otherwise. A client that stalls holds only its own connection, and not for long.
+//! Limits are Firecracker's: [`MAX_CONNECTIONS`] at a time, and a further one gets an error and is
+//! closed; bodies of at most [`DEFAULT_MAX_PAYLOAD_BYTES`] unless `--http-api-max-payload-size`
+//! says otherwise. A client that stalls holds only its own connection, and not for long.
 //!
 //! HTTP/1 itself is read here, with `httparse`, and not by a server library: Firecracker keeps the
 //! connections of HTTP/1.0 clients without being asked, and clients rely on it; libraries close
@@ -38,13 +38,13 @@ pub use places::MAX_CONNECTIONS;
 use places::Places;
 pub use service::Service;
 
-/// Largest body taken unless told otherwise, in bytes.
+/// Default limit on the size of a request body, in bytes.
 pub const DEFAULT_MAX_PAYLOAD_BYTES: usize = 51200;
 
 /// How long no connection is accepted after the host refused to.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What one connection too many is told.
+/// Response to a connection above the limit.
 const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     Server: Firecracker API\r\n\
     Connection: close\r\n\
@@ -63,7 +63,7 @@ pub enum ServerError {
     Thread(io::Error),
 }
 
-/// A server on a thread of its own.
+/// A server on its own thread.
 #[derive(Debug)]
 pub struct Server {
     file: Arc<SocketFile>,
@@ -72,11 +72,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// How long those who are owed an answer may take to be given it.
+    /// How long to wait for clients to receive pending responses.
     const LAST_WORDS: Duration = Duration::from_millis(200);
 
-    /// Serves `socket` until [`stop`](Self::stop) or the end of the process. The service is made on
-    /// the new thread, so that a machine that starts at once does not wait for it.
+    /// Serves `socket` until [`stop`](Self::stop) or the end of the process. The service is created
+    /// on the new thread, so that a machine that starts immediately does not wait for it.
     pub fn spawn(
         socket: Listener,
         thread: &str,
@@ -110,16 +110,16 @@ impl Server {
         Arc::clone(&self.file)
     }
 
-    /// Takes the socket's file away, gives the answers that are owed, and ends.
+    /// Removes the socket's file, sends pending responses, and stops.
     pub fn stop(self) {
         self.file.remove();
-        // Both fail if the thread has ended by itself.
+        // Both fail if the thread has already ended.
         let _ = self.stop.send(());
         let _ = self.stopped.recv_timeout(Self::LAST_WORDS);
     }
 }
 
-/// Accepts connections until told to stop; then waits for answers that are under way.
+/// Accepts connections until stopped; then waits for pending responses.
 async fn serve(
     listener: UnixListener,
     service: Service,
@@ -139,7 +139,7 @@ async fn serve(
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Out of descriptors, for example: trying again at once would only spin.
+                // Out of descriptors, for example: an immediate retry would only spin.
                 warn!(%error, "cannot accept an API connection");
                 sleep(ACCEPT_PAUSE).await;
                 continue;
@@ -156,7 +156,7 @@ async fn serve(
             }
             None => {
                 service.stats.refused_connections.fetch_add(1, Ordering::Relaxed);
-                // A new connection's buffer is empty: this takes all of it.
+                // A new connection's send buffer is empty: it accepts all of this.
                 let _ = stream.try_write(TOO_MANY);
             }
         }

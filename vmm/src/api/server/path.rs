@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Targets of requests, as Firecracker reads them: empty segments count for nothing, a query is part
-//! of the path and so makes it an unknown one, and for some resources further segments are ignored.
+//! Request targets as parsed by Firecracker: empty segments are ignored, a query is part of the
+//! path and makes it unknown, and for some resources further segments are ignored.
 
 use std::borrow::Cow;
 
 use http::{Method, Uri};
 
-/// Resources of Firecracker's with a path of one segment: what follows it is ignored. One client
+/// Firecracker resources with a path of one segment: further segments are ignored. One client
 /// appends a device's name to `/vsock`.
 const ONE_SEGMENT: [&str; 10] = [
     "actions",

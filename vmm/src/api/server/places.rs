@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Places for connections: a few at a time. One that is idle for long loses its place when another
-//! client needs it, and only then.
+//! Places for connections: a limited number. A connection that is idle for long loses its place
+//! only when another client needs it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub(super) struct Places(Arc<Mutex<Vec<Arc<Occupant>>>>);
 /// A connection that has a place.
 #[derive(Debug)]
 struct Occupant {
-    /// Since when the client has not sent anything; `None` while a request is under way.
+    /// Since when the client has been idle; `None` during a request.
     idle_since: Mutex<Option<Instant>>,
     evicted: Notify,
 }
@@ -56,7 +56,7 @@ impl Places {
     }
 }
 
-/// One connection's place, given back on drop.
+/// One connection's place, freed on drop.
 #[derive(Debug)]
 pub(super) struct Place {
     places: Places,
@@ -64,7 +64,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Notes that the client waits for nothing, or that a request has begun.
+    /// Marks the client as idle, or a request as started.
     pub(super) fn set_idle(&self, idle: bool) {
         *self.occupant.idle_since() = idle.then(Instant::now);
     }

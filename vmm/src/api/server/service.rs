@@ -44,7 +44,7 @@ impl Service {
         response
     }
 
-    /// Answers a request whose body cannot be taken.
+    /// Responds to a request whose body cannot be accepted.
     pub(super) fn refuse(&self, method: &Method, path: &str, error: ApiError) -> Response {
         let response = error.into_response();
         self.count(method, path, &response);
@@ -59,7 +59,7 @@ impl Service {
         debug!(%method, path, status = response.status().as_u16(), "API request");
     }
 
-    /// Checks what can be told without the resource, and brings the request into the routes' form.
+    /// Performs checks that need no resource, and converts the request for the routes.
     fn prepare(&self, request: Request<Bytes>) -> Result<Request<Body>, ApiError> {
         let (mut parts, body) = request.into_parts();
         let no_such_path =

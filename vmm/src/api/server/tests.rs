@@ -196,18 +196,18 @@ fn requests_may_come_byte_by_byte_and_clients_may_disappear() {
     let request = put("/actions", r#"{"action_type":"FlushMetrics"}"#);
     // The server may have closed a connection that is one too many.
     let send_and_go = |part: &[u8]| drop(server.connect().stream.write_all(part));
-    // Gone after each prefix of a request.
+    // Disconnects after each prefix of a request.
     for end in 0..request.len() {
         send_and_go(&request.as_bytes()[..end]);
     }
-    // Gone before the answer can be given.
+    // Disconnects before the response.
     for _ in 0..50 {
         send_and_go(request.as_bytes());
     }
     let mut client = loop {
-        // The server may not have noticed yet that the last ten are gone.
+        // The server may not yet have noticed that the last ten have disconnected.
         let mut client = server.connect();
-        // A connection turned away may already be closed.
+        // A rejected connection may already be closed.
         if client.stream.write_all(GET.as_bytes()).is_ok() && client.status() == 200 {
             break client;
         }
@@ -232,13 +232,13 @@ fn the_eleventh_connection_gets_503() {
     assert_eq!(body, r#"{ "error": "Too many open connections" }"#);
     assert!(late.is_closed());
 
-    // The others go on, and a place that gets free can be had.
+    // The others continue, and a freed place can be used.
     clients[3].send(GET);
     assert_eq!(clients[3].status(), 200);
     drop(clients.pop());
     loop {
         let mut next = server.connect();
-        // A connection turned away may already be closed.
+        // A rejected connection may already be closed.
         if next.stream.write_all(GET.as_bytes()).is_ok() && next.status() == 200 {
             break;
         }
@@ -339,7 +339,7 @@ fn a_server_that_stops_gives_the_answers_under_way_and_removes_its_file() {
     let never_answered = requests.wait().unwrap();
     idle.send("GET / HT");
 
-    // As at the end of a machine: the last answer is given, and at once all is over.
+    // Shutdown of a machine: the last response is sent, then everything stops immediately.
     request.reply.send(Ok(Reply::Done));
     drop((requests, never_answered));
     let start = std::time::Instant::now();

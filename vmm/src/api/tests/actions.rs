@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the machine is asked by requests that are accepted.
+//! The actions that accepted requests send to the machine.
 
 use http::StatusCode;
 use serde_json::json;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a client is told: documents, pictures, and refusals of the machine.
+//! Responses to clients: documents, pictures, and errors of the machine.
 
 use super::*;
 
@@ -20,7 +20,7 @@ fn what_is_told() {
         json!({"vcpu_count": 1, "mem_size_mib": 128, "smt": false, "cpu_template": "None",
             "track_dirty_pages": false, "huge_pages": "None"})
     );
-    // What the guest never told is left out.
+    // Values that the guest has not reported are omitted.
     assert_eq!(
         get("/balloon/statistics"),
         json!({"target_pages": 512, "actual_pages": 0, "target_mib": 2, "actual_mib": 0,
@@ -50,7 +50,7 @@ fn what_is_told() {
     assert_eq!(serde_json::from_value::<VmConfig>(config).unwrap(), VmConfig::default());
 }
 
-/// Sends a GET and returns type and bytes of the answer.
+/// Sends a GET and returns type and bytes of the response.
 fn get_raw(path: &str, accept: &str) -> (String, Vec<u8>) {
     let (machine, responder) = Responder::start(Phase::Running);
     let request = Request::get(path).header("accept", accept).body(Bytes::new()).unwrap();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The OpenAPI document: that it says what is served, and that the copy in the tree is current.
+//! The OpenAPI document matches the served routes, and the copy in the tree is current.
 
 use super::*;
 
@@ -51,7 +51,7 @@ fn unsigned_fields_have_unsigned_formats() {
     assert_eq!(field["amount_mib"]["format"], "uint32");
 }
 
-/// `resources/openapi.json` is what the handlers say. To renew it:
+/// `resources/openapi.json` matches the handlers. To regenerate it:
 /// `cargo run -p ballast-vmm -- openapi > resources/openapi.json`.
 #[test]
 fn the_description_in_the_tree_is_true() {

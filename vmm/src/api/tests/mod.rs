@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The routes over a real channel, with a thread that stands in for the machine, but no socket.
 //!
-//! - `actions.rs`: what the machine is asked
-//! - `answers.rs`: what a client is told
+//! - `actions.rs`: actions sent to the machine
+//! - `answers.rs`: responses to clients
 //! - `rejected.rs`: requests that never reach the machine
 //! - `legality.rs`: which action is allowed in which phase
 //! - `description.rs`: the OpenAPI document
@@ -36,7 +36,7 @@ use super::*;
 use crate::block_view::{BlockRun, BlockRuns};
 use crate::config::*;
 
-/// A machine's end of the channel that notes every action and answers with what a real one could.
+/// A machine's end of the channel that records every action and returns plausible replies.
 pub(super) struct Responder {
     pub(super) seen: Arc<Mutex<Vec<Action>>>,
     thread: JoinHandle<()>,
@@ -106,8 +106,8 @@ fn blocks() -> BlockRuns {
     BlockRuns { block_bytes: 2 << 20, runs: vec![run] }
 }
 
-/// Sends one request through everything but the socket; returns the status, the body and what the
-/// machine was asked.
+/// Sends one request through everything except the socket; returns the status, the body and the
+/// actions sent to the machine.
 fn send_in(
     phase: Phase,
     method: &str,

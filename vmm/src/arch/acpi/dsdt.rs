@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The machine's devices in AML: serial port, keyboard controller, virtio-mmio windows, and what
-//! to write to the sleep register for power-off.
+//! The machine's devices in AML: serial port, keyboard controller, virtio-mmio windows, and the
+//! sleep register's value for power-off.
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{

@@ -2,7 +2,7 @@
 //! ACPI tables (ACPI 6.5): RSDP, XSDT, FADT, MADT, DSDT.
 //!
 //! The platform is hardware-reduced (4.1): no PM timer, no SCI, no legacy interrupt controller to
-//! probe, which saves the guest boot time; sleep and reset go through three ports of our own.
+//! probe, which saves the guest boot time; sleep and reset use three dedicated ports.
 //!
 //! - `mod.rs` (here): the tables that point to each other, and where they lie
 //! - `dsdt`: the devices in AML
@@ -41,7 +41,7 @@ const BOOT_NO_VGA: u16 = 1 << 2;
 const BOOT_NO_ASPM: u16 = 1 << 4;
 const BOOT_NO_RTC: u16 = 1 << 5;
 
-/// The machine, as far as its tables tell of it.
+/// The properties of the machine that its tables describe.
 #[derive(Clone, Copy, Debug)]
 pub struct Machine<'a> {
     /// vCPUs, with APIC ids from 0.
@@ -61,7 +61,7 @@ pub enum AcpiError {
     TooLarge(u64),
 }
 
-/// Writes all tables and returns where the RSDP lies.
+/// Writes all tables and returns the address of the RSDP.
 ///
 /// # Errors
 ///

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the headers of a kernel's file say before it is loaded: its format and the memory that it
-//! needs.
+//! Headers of a kernel file, read before loading: its format and the memory that it needs.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -16,7 +15,7 @@ pub(super) enum Format {
     BzImage,
 }
 
-/// What `file` is; `None` if it is no kernel that we know. Leaves the file at its beginning.
+/// The format of `file`; `None` if it is not a supported kernel. Rewinds the file.
 pub(super) fn format(file: &mut File) -> io::Result<Option<Format>> {
     // The bzImage magic "HdrS" is at 0x202; `e_machine` of an ELF file at 18.
     let mut head = [0u8; 0x206];
@@ -75,7 +74,7 @@ fn little_endian(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
 
-/// Reads at `offset`; what is beyond the file's end stays zero.
+/// Reads at `offset`; bytes beyond the end of the file stay zero.
 fn read_or_zero(file: &File, into: &mut [u8], offset: u64) -> io::Result<()> {
     match file.read_exact_at(into, offset) {
         Err(short) if short.kind() == io::ErrorKind::UnexpectedEof => Ok(()),

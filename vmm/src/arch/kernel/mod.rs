@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Loads a kernel (ELF or bzImage, told apart by their magic) and an initrd into guest memory.
 //!
-//! - `headers.rs`: what a kernel's file says about itself
+//! - `headers.rs`: the headers of a kernel file
 
 mod headers;
 #[cfg(test)]
@@ -78,7 +78,7 @@ pub enum KernelError {
     TooLittleMemory {
         /// The file.
         path: PathBuf,
-        /// MiB that it needs at least; an initrd and the work to do come on top.
+        /// Minimum memory in MiB, without an initrd and the guest's workload.
         needed_mib: u64,
         /// MiB of low RAM.
         has_mib: u64,
@@ -98,7 +98,7 @@ pub enum KernelError {
     },
 }
 
-/// How the kernel wants to be entered.
+/// Entry protocol of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Entry {
     /// 32-bit protected mode without paging, `hvm_start_info` in EBX.
@@ -176,7 +176,7 @@ pub fn load_kernel<M: GuestMemoryBackend>(
                 PvhBootCapability::PvhEntryPresent(rip) => Entry::Pvh { rip },
                 _ => Entry::Linux64 { rip: loaded.kernel_load, header: None },
             };
-            // The loader's end leaves out what a segment has more in the file than in memory.
+            // The loader's end address ignores segments that are larger in the file than in memory.
             LoadedKernel { entry, end: loaded.kernel_end.max(needed) }
         }
         Some(Format::BzImage) => {
@@ -202,8 +202,8 @@ pub fn load_kernel<M: GuestMemoryBackend>(
     Ok(kernel)
 }
 
-/// Loads the initrd at `path` as high in low RAM as `kernel` allows, but below `ceiling`: the kernel
-/// reserves its CMA region where it is told to, or not at all if something lies there.
+/// Loads the initrd at `path` as high in low RAM as `kernel` allows, but below `ceiling`: the
+/// kernel reserves its CMA region only at the given address, and fails if that is occupied.
 ///
 /// # Errors
 ///

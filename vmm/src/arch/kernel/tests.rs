@@ -76,7 +76,8 @@ fn what_is_no_kernel_is_refused() {
 #[test]
 fn the_end_is_that_of_the_highest_segment() {
     let mem = memory();
-    // The first segment of the table lies above the second, and holds more than it says.
+    // The first segment in the table lies above the second, and its file size exceeds its memory
+    // size.
     let mut image = elf(6 << 20, b"");
     image[56] = 2; // e_phnum
     let table = image.len() as u64;

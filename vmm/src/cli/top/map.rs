@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The blocks on a part of the terminal, however many they are: a cell stands for one block, or for
-//! as many that follow each other as it takes for all to fit.
+//! The blocks on a part of the terminal: a cell represents one block, or as many consecutive blocks
+//! as needed for all to fit.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -13,7 +13,7 @@ use crate::block_view::{BlockKind, BlockRun, BlockRuns};
 pub(super) struct Map<'a>(pub(super) &'a BlockRuns);
 
 impl Map<'_> {
-    /// Blocks that one of `cells` cells stands for.
+    /// Blocks per cell with `cells` cells.
     pub(super) fn scale(&self, cells: usize) -> usize {
         self.0.iter().count().div_ceil(cells.max(1)).max(1)
     }
@@ -31,7 +31,7 @@ fn most_of(blocks: &[&BlockRun]) -> Option<BlockKind> {
     BlockKind::ALL.into_iter().rev().max_by_key(|kind| count(*kind))
 }
 
-/// What is marked in a cell besides its colour.
+/// Mark of a cell besides its colour.
 fn mark(blocks: &[&BlockRun]) -> char {
     match blocks {
         b if b.iter().any(|block| block.gpu > 0) => 'g',

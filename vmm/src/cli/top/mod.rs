@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `ballast top`: what guest memory is made of, live, with what bears on it.
+//! `ballast top`: a live view of guest memory, its devices and the host.
 //!
-//! A client like the others: it polls the API's socket and reads the host's own files, and takes
-//! nothing of the monitor's process.
+//! An ordinary client: it polls the API's socket and reads the host's files, independent of the
+//! monitor's process.
 //!
-//! - `snapshot.rs`: what is polled, of the monitor and of the host
+//! - `snapshot.rs`: data polled from the monitor and the host
 //! - `view.rs`: a snapshot drawn
 //! - `map.rs`: the blocks drawn, one cell for one or several
 
@@ -35,7 +35,7 @@ pub(super) struct TopArgs {
     target: Target,
 }
 
-/// What a key asks for.
+/// Command of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wish {
     Quit,
@@ -51,7 +51,7 @@ impl TopArgs {
                 "`top` needs a terminal; `ballast memory map` and `ballast memory show` do not";
             return Err(CliError::Usage(words.into()));
         }
-        // A missing monitor shows before the screen is taken.
+        // A missing monitor is reported before the screen is switched.
         let first = Snapshot::take(&self.target)?;
         let mut terminal = ratatui::try_init()?;
         let outcome = self.watch(&mut terminal, first);
@@ -94,7 +94,7 @@ impl TopArgs {
     }
 }
 
-/// What an event asks for, if anything.
+/// Command of an event, if any.
 fn wish(event: &Event) -> Option<Wish> {
     match event {
         Event::Resize(..) => Some(Wish::Redraw),

@@ -16,7 +16,7 @@ use crate::cli::error::CliError;
 use crate::cli::target::Target;
 use crate::pressure::HostMemory;
 
-/// What the monitor and the host say.
+/// Data from the monitor and the host.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Snapshot {
     pub(super) id: String,
@@ -31,15 +31,15 @@ pub(super) struct Snapshot {
     pub(super) paging: Option<PagingStatus>,
     pub(super) policy: Option<PolicyStatus>,
     pub(super) host: HostMemory,
-    /// What the monitor said to the last wish that it refused.
+    /// The monitor's last error.
     pub(super) said: Option<String>,
 }
 
-/// The balloon, as far as it tells.
+/// The balloon, if it reports.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Balloon {
     pub(super) target_mib: u64,
-    /// What the guest says it has free and could have, in bytes; only with statistics.
+    /// Free and available memory reported by the guest, in bytes; only with statistics.
     pub(super) guest_free: Option<u64>,
     pub(super) guest_available: Option<u64>,
 }

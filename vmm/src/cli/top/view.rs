@@ -14,7 +14,7 @@ use crate::api::paging::PagingStatus;
 use crate::api::policy::PolicyStatus;
 use crate::block_view::BlockKind;
 
-/// Columns of the figures beside the map.
+/// Columns of the figures next to the map.
 const FIGURES: u16 = 46;
 const KEYS: &str = " q quit  c compact  x cancel the pass ";
 
@@ -91,7 +91,7 @@ fn draw_figures(frame: &mut Frame<'_>, area: Rect, now: &Snapshot) {
     }
 }
 
-/// Everything that there is to say beside the map.
+/// All figures next to the map.
 fn sections(now: &Snapshot) -> Vec<Section> {
     let mut all = Vec::new();
     let title = format!("{} · {} · {} vCPU", now.id, now.state, now.vcpus);

@@ -36,7 +36,7 @@ fn a_firecracker_file_is_taken_whole() {
     assert_eq!(config.logger.unwrap().level, Some(LogLevel::Info));
     let balloon = config.balloon.unwrap();
     assert!(balloon.free_page_reporting && balloon.blocks);
-    // What Firecracker does not know is told only where it is not as ever.
+    // Ballast's extensions are listed only if they differ from the default.
     let told =
         |balloon: &BalloonConfig| serde_json::to_value(balloon).unwrap().get("blocks").cloned();
     assert_eq!(told(&balloon), None);

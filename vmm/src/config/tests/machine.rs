@@ -65,7 +65,7 @@ fn backings_have_their_multiples() {
 }
 
 proptest! {
-    /// Whatever JSON comes, reading and judging it ends without a panic.
+    /// Reading and checking any JSON ends without a panic.
     #[test]
     fn no_number_breaks_validation(
         vcpus: u8, mem: u64, cma: u64, amount: u32, smt: bool, side: u32,
@@ -87,7 +87,7 @@ proptest! {
     }
 }
 
-/// Rule by rule: what a PUT would refuse, although nothing is missing yet.
+/// Rule by rule: values that a PUT rejects.
 #[test]
 fn a_change_is_judged_by_the_rules_of_the_start() {
     let faults = |change: fn(&mut VmConfig)| -> Vec<&'static str> {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The configuration from outside: what is read, what is refused, and by which name.
+//! Tests of the configuration: accepted and rejected input, and the reported fields.
 //!
 //! - `json.rs`: the forms of a configuration file
 //! - `machine.rs`: vCPUs, memory, balloon and display

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Disks, each on a thread of its own.
+//! Disks, each on its own thread.
 
 use std::io;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ enum DriveError {
     /// Its image cannot be used.
     #[error("{id}: {path}: {cause}")]
     Image { id: String, path: String, cause: ImageError },
-    /// The host refused something else.
+    /// Any other error of the host.
     #[error("{id}: {cause}")]
     Host { id: String, cause: io::Error },
 }

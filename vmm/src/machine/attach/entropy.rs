@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The entropy device, on a thread of its own.
+//! The entropy device, on its own thread.
 
 use std::sync::Arc;
 

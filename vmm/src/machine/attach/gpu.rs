@@ -19,9 +19,9 @@ use crate::kvm::window::{KvmWindow, MAX_SLOTS};
 use crate::machine::assembly::{Assembly, Home};
 use crate::machine::error::BuildError;
 
-/// The display device and what it shows.
+/// The display device and its viewers.
 pub struct Screens {
-    /// The device. Viewers and the API's thread lock it too, for a strip of a picture at a time.
+    /// The device. Viewers and the API's thread also lock it, for one strip of a picture at a time.
     pub gpu: Arc<DeviceLock<Gpu>>,
     /// Its frames, for any thread.
     pub frames: Frames,
@@ -90,12 +90,12 @@ pub enum VncError {
     NoScanout,
 }
 
-/// A socket that viewers connect to; its file goes with it.
+/// The viewers' socket; its file is removed on drop.
 pub struct VncSocket(SocketFile);
 
 impl VncSocket {
-    /// Serves scanout 0 of `gpu`, whose display gives `frames`, at `path`, to as many clients as
-    /// `places` has room for.
+    /// Serves scanout 0 of `gpu` with the display's `frames` at `path`, for as many clients as
+    /// `places` allows.
     ///
     /// # Errors
     ///

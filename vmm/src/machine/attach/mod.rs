@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! One file a device: its section of the configuration becomes a device on a bus, with a thread
-//! that serves it. docs/adding-a-device.md says what else a new device needs.
+//! One file per device: its section of the configuration becomes a device on a bus, with a thread
+//! that serves it. docs/adding-a-device.md lists what else a new device needs.
 //!
 //! - `platform.rs`: serial port, keyboard controller, power registers
 //! - `balloon.rs`: the balloon
@@ -39,8 +39,8 @@ pub struct Devices {
     pub entropy: Option<devices::entropy::EntropyHandle>,
 }
 
-/// Attaches every device that the configuration asks for. A line a device: the order decides which
-/// window and interrupt line each gets, so new ones go to the end.
+/// Attaches every configured device, one line per device. The order determines windows and
+/// interrupt lines, so add new ones at the end.
 pub(super) fn all(machine: &mut Assembly<'_>) -> Result<Devices, BuildError> {
     Ok(Devices {
         platform: platform::attach(machine)?,

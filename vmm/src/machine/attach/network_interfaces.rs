@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Network interfaces, each on a thread of its own.
+//! Network interfaces, each on its own thread.
 
 use std::error::Error;
 use std::os::fd::AsRawFd;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What every PC has: serial port, keyboard controller, power registers.
+//! Devices of every PC: serial port, keyboard controller, power registers.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The socket device, on a thread of its own.
+//! The vsock device, on its own thread.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::machine::error::BuildError;
 pub struct Shared {
     /// The device.
     pub handle: VsockHandle,
-    /// The name of its socket, which goes with the device unless it is kept.
+    /// The name of its socket, which is removed with the device unless kept.
     pub file: SocketFile,
 }
 

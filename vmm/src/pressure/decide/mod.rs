@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Decisions: a function of what is seen now and of what is remembered, and of nothing else.
+//! Decisions: a pure function of the current snapshot and the policy's state.
 //!
 //! ```text
 //!              guest hurts                    host short, tight, or above the ceiling
@@ -8,11 +8,11 @@
 //!                               └── host comfortable for long: give back slowly
 //! ```
 //!
-//! Memory is taken in the order of what it costs the guest: what lies in the balloon already, what is
-//! free, page cache, and last what is in use but cold. Three things keep it from swinging to and
-//! fro: the host's level falls only well beyond the point where it rose; after the guest was hurt, or
-//! blocks came back, nothing of that kind is taken for some rounds, twice as many each time; and
-//! what is given back for comfort needs a host that stays comfortable with it.
+//! Memory is reclaimed in the order of its cost to the guest: ballooned pages, free pages, page
+//! cache, and last cold memory in use. Three rules prevent oscillation: the host's level falls only
+//! well beyond the point where it rose; after the guest was short of memory, or blocks came back,
+//! that kind of reclaim pauses for some rounds, twice as many each time; and memory is returned
+//! only if the host stays comfortable with it.
 
 use std::time::Duration;
 
@@ -28,19 +28,19 @@ use crate::pressure::host_level::HostLevel;
 use crate::pressure::limits::Limits;
 use crate::pressure::snapshot::{Action, BalloonUse, Decision, Snapshot};
 
-/// Rounds of a comfortable host after which memory is given back unasked.
+/// Comfortable rounds of the host after which memory is returned.
 const CALM: u32 = 30;
 /// Rounds between two requests for hints, and between two searches for resident balloon pages.
 const SELDOM: u32 = 30;
-/// Blocks that the guest may touch in a second without slowing eviction.
+/// Blocks per second that the guest may access without slowing eviction.
 const TOUCHES: u64 = 2;
-/// Blocks touched in a second from which a comfortable host brings everything back.
+/// Blocks accessed per second from which a comfortable host brings everything back.
 const AWAKE: u64 = 8;
-/// What must be resident although the balloon has it before it is searched for.
+/// Amount of resident ballooned memory from which a scan is worthwhile.
 const WORTH_DISCARDING: Bytes = Bytes(4 << 20);
 /// Free memory of the guest worth asking for.
 const WORTH_HINTING: Bytes = Bytes(16 << 20);
-/// A block's second compression takes so many times what its way out and back takes.
+/// Cost of recompressing a block, as a multiple of evicting it and bringing it back.
 const REPACK_COST: u64 = 6;
 /// A balloon is behind its target if more than this is missing.
 const LAG: Pages = Pages(256);
@@ -85,7 +85,7 @@ impl Policy {
         }
     }
 
-    /// Goes on with other limits, and with the balloon if a client had taken it.
+    /// Sets new limits, and takes over the balloon's target from a client.
     pub(super) fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
         self.held = false;
@@ -112,17 +112,17 @@ impl Policy {
         self.host.level()
     }
 
-    /// How the guest was off when it last said.
+    /// The guest's state by its last report.
     pub(super) fn guest(&self) -> GuestState {
         self.guest.state()
     }
 
-    /// Rounds for which nothing is taken by the balloon, and by eviction, since that did harm.
+    /// Rounds without inflation, and without eviction, after it did harm.
     pub(super) fn backing_off(&self) -> [u32; 2] {
         [self.taking.left(), self.evicting.left()]
     }
 
-    /// What to do now, in order.
+    /// Actions for this round, in order.
     pub(super) fn decide(&mut self, now: &Snapshot) -> Vec<Decision> {
         let mut decisions = Vec::new();
         if self.limits.preset == PolicyPreset::Off {
@@ -145,7 +145,7 @@ impl Policy {
             self.taking.trip();
             self.give_back(now, &why, &mut decisions);
         } else if self.lift_floor(now, &mut decisions) {
-            // Nothing is taken in the same round.
+            // Nothing is reclaimed in the same round.
         } else if let Some((need, why)) = self.need(now) {
             self.take(now, need, &why, &mut decisions);
         } else {
@@ -167,7 +167,7 @@ impl Policy {
         most.max(self.base)
     }
 
-    /// Gives the balloon back to where the client had it.
+    /// Restores the client's balloon target.
     fn restore(&self, now: &Snapshot, decisions: &mut Vec<Decision>) {
         if let Some(balloon) = self.balloon(now)
             && balloon.target != self.base
@@ -188,7 +188,7 @@ impl Policy {
         above
     }
 
-    /// Makes the balloon smaller at once.
+    /// Deflates the balloon immediately.
     fn give_back(&self, now: &Snapshot, why: &str, decisions: &mut Vec<Decision>) {
         let Some(balloon) = self.balloon(now) else { return };
         let short = now
@@ -203,7 +203,7 @@ impl Policy {
         }
     }
 
-    /// How much is to be taken in this round, and why.
+    /// How much to reclaim in this round, and why.
     fn need(&self, now: &Snapshot) -> Option<(Bytes, String)> {
         let (resident, step) = (now.memory.resident.0, self.limits.step.0);
         let spare = resident.saturating_sub(self.limits.floor.0);
@@ -236,7 +236,7 @@ impl Policy {
         (need > 0).then_some((Bytes(need), why))
     }
 
-    /// Takes `need` in the order of what it costs the guest, up to the balloon.
+    /// Reclaims `need` in the order of its cost to the guest, up to the balloon.
     fn take(&mut self, now: &Snapshot, need: Bytes, why: &str, decisions: &mut Vec<Decision>) {
         let mut need = need.0;
         let memory = now.memory;
@@ -250,7 +250,7 @@ impl Policy {
             decisions.push(Decision { action: Action::Discard, reason });
         }
         let (Some(balloon), Some(told)) = (self.balloon(now), now.guest) else { return };
-        // What is in use is either resident or away; the rest of what is resident is free.
+        // Used memory is either resident or parked; the rest of resident memory is free.
         let used = memory.total.0.saturating_sub(given + told.free.0);
         let free = (memory.resident.0 + absent).saturating_sub(used).min(told.free.0);
         if balloon.hints && free >= WORTH_HINTING.0 && self.since_hint >= SELDOM {
@@ -280,7 +280,7 @@ impl Policy {
         }
     }
 
-    /// Gives back slowly what the host no longer needs.
+    /// Slowly returns memory that the host no longer needs.
     fn relax(&self, now: &Snapshot, decisions: &mut Vec<Decision>) {
         if self.host.calm() < CALM {
             return;
@@ -334,7 +334,7 @@ impl Policy {
             Action::Unpark => true,
             _ => false,
         };
-        // One thing after the other, except for a host that is short.
+        // One action at a time, except on a host that is short of memory.
         if self.level() < HostLevel::Short && decisions.iter().any(taken) {
             return;
         }
@@ -345,8 +345,8 @@ impl Policy {
         let spare = now.memory.resident.saturating_sub(self.limits.floor).0 / BLOCK_SIZE;
         let most = spare.min(self.limits.at_once as u64).min(self.budget.blocks(&paging));
         let Ok(blocks @ 1..) = usize::try_from(most) else { return };
-        // A block left alone for as long as pays for its way out and back is expected to be left
-        // alone as long again. Memory that is short is worth more time.
+        // A block that was not accessed for the break-even time is expected to stay unaccessed for
+        // as long again. Scarce memory is worth more CPU time.
         let (worth, [shortest, longest]) = match self.level() {
             HostLevel::Comfortable => (1, TRIALS[0]),
             HostLevel::Tight => (2, TRIALS[1]),
@@ -365,7 +365,7 @@ impl Policy {
         decisions.push(Decision { action: Action::Evict { blocks, trial }, reason });
     }
 
-    /// Compresses once more what has been away for long, when nothing else moves memory.
+    /// Recompresses blocks that have been parked for long, when nothing else moves memory.
     fn repack(&self, now: &Snapshot, decisions: &mut Vec<Decision>) {
         let Some(paging) = now.paging.filter(|paging| !paging.busy) else { return };
         let blocks = paging.repackable.min(self.limits.at_once as u64);

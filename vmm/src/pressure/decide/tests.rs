@@ -83,7 +83,7 @@ fn a_gentle_policy_leaves_a_guest_alone_until_the_host_is_tight() {
     assert!((0..100).all(|round| policy.decide(&moment(round, 2000)).is_empty()));
     let tight = policy.decide(&moment(100, 350));
     assert_eq!(actions(&tight), ["balloon"], "{tight:?}");
-    // Cold memory goes only when the host is short, after the balloon.
+    // Cold memory is evicted only when the host is short, after inflation.
     let full = |round, available| Snapshot {
         guest: Some(GuestFigures {
             at: Duration::from_secs(round),
@@ -151,7 +151,7 @@ fn eviction_backs_off_when_the_guest_wants_blocks_back() {
     let mut policy = Policy::new(limits(PolicyPreset::Dense, 0), Pages(0));
     let evicted = (0..1000)
         .filter(|&round| {
-            // Everything that was taken is touched at once.
+            // Everything that was evicted is accessed immediately.
             let paging = PagingUse { touched_blocks: round * 10, ..pager(Bytes(20 * MIB)) };
             let decisions =
                 policy.decide(&Snapshot { paging: Some(paging), ..moment(round, 4000) });
@@ -194,7 +194,7 @@ fn a_clients_target_stands_until_the_policy_is_set_again() {
     policy.set_limits(limits(PolicyPreset::Gentle, 0));
     let decisions = policy.decide(&moment(2, 300));
     assert_eq!(actions(&decisions), ["balloon"]);
-    // Switched off, it is what the client said last.
+    // Switched off, the target is the client's last one.
     policy.set_limits(limits(PolicyPreset::Off, 0));
     let off = policy.decide(&moment(3, 300));
     assert_eq!(off[0].action, Action::SetBalloon(Pages(1000)));
@@ -255,7 +255,7 @@ fn at(round: u64, seen: &Snapshot) -> Snapshot {
 }
 
 proptest! {
-    /// Whatever is seen, in any order: no target leaves the guest less than its floor, none is below
+    /// For any sequence of snapshots: no target leaves the guest less than its floor, none is below
     /// the client's, and no more blocks are tried than the floor leaves.
     #[test]
     fn never_below_the_floor(
@@ -304,7 +304,7 @@ proptest! {
         prop_assert!(up == 0 || down == 0, "{up} times up, {down} times down");
     }
 
-    /// A guest that is hurt never has memory taken by the balloon in that round.
+    /// The balloon is never inflated in a round in which the guest is short of memory.
     #[test]
     fn a_guest_that_hurts_loses_nothing(preset in preset(), seen in any_snapshot()) {
         let mut policy = Policy::new(limits(preset, 0), Pages(0));
@@ -320,7 +320,7 @@ proptest! {
         }
     }
 
-    /// With a guest that follows and a host that feels it, the balloon comes to rest.
+    /// With a guest that follows and a host that reacts, the balloon converges.
     #[test]
     fn comes_to_rest(
         preset in preset(),
