@@ -25,7 +25,7 @@ use vmm_sys_util::signal::{block_signal, create_sigset};
 
 use crate::exit::{ExitReason, ExitSignal};
 use crate::host::sockets::SocketFile;
-use crate::host::{ring, terminal};
+use crate::host::{descriptor, terminal};
 use crate::mode::{Mode, die_of};
 
 /// Signals that stop the monitor, by name.
@@ -169,7 +169,7 @@ impl Shared {
         if let Ok(files) = self.files.try_lock() {
             files.iter().for_each(|file| file.remove());
         }
-        ring::say(&format!("ballast: {reason} ({why})\n"));
+        descriptor::say(&format!("ballast: {reason} ({why})\n"));
         if let Some(signal) = self.mode.dies_of(reason) {
             die_of(signal);
         }

@@ -19,6 +19,8 @@ fn every_configuration_in_resources_validates() {
     let files = dir.path().join("target/debian");
     fs::create_dir_all(&files).unwrap();
     let mut kernel = b"\x7fELF\x02\x01\x01".to_vec();
+    kernel.resize(64, 0);
+    (kernel[16], kernel[18]) = (2, 62); // executable, x86-64
     kernel.resize(4096, 0);
     fs::write(files.join("vmlinux"), kernel).unwrap();
     File::create(files.join("rootfs.ext4")).unwrap().set_len(1 << 20).unwrap();

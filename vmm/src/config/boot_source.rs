@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `boot-source`: what the guest boots.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +10,7 @@ use utoipa::ToSchema;
 use super::drives::{DriveConfig, root_argument};
 use super::memory::MemoryConfig;
 use super::rules::{Check, Faults};
+use crate::host::contents::Contents;
 use crate::host::files::open_regular;
 
 /// Default kernel command line: the console on the serial port, reset through the
@@ -39,15 +38,6 @@ pub struct BootSource {
     /// Kernel command line; [`DEFAULT_BOOT_ARGS`] by default.
     #[serde(default)]
     pub boot_args: Option<String>,
-}
-
-/// Format of a kernel image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ImageKind {
-    /// 64-bit little-endian ELF (`vmlinux`).
-    Elf,
-    /// Linux boot protocol image (`bzImage`).
-    BzImage,
 }
 
 impl BootSource {
@@ -119,41 +109,39 @@ pub fn without_acpi(cmdline: &str) -> Option<&'static str> {
 
 fn file_rules(boot: &BootSource, faults: &mut Faults) {
     let kernel = &boot.kernel_image_path;
-    match image_kind(kernel) {
-        Ok(Some(_)) => {}
-        Ok(None) => {
-            let problem = format!("{}: neither an ELF vmlinux nor a bzImage", kernel.display());
-            faults.add("boot-source.kernel_image_path", problem);
-        }
-        Err(cause) => {
-            let problem = format!("{}: {cause}", kernel.display());
-            faults.add("boot-source.kernel_image_path", problem);
-        }
+    if let Some(problem) = kernel_problem(contents(kernel)) {
+        let problem = format!("{}: {problem}", kernel.display());
+        faults.add("boot-source.kernel_image_path", problem);
     }
     if let Some(initrd) = &boot.initrd_path
-        && let Err(cause) = open_regular(initrd)
+        && let Some(problem) = initrd_problem(contents(initrd))
     {
-        faults.add("boot-source.initrd_path", format!("{}: {cause}", initrd.display()));
+        faults.add("boot-source.initrd_path", format!("{}: {problem}", initrd.display()));
     }
 }
 
-/// Reads the two magic numbers: ELF's, and `HdrS` at 0x202 of a Linux image
-/// (Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header").
-fn image_kind(path: &Path) -> io::Result<Option<ImageKind>> {
-    let file = open_regular(path)?;
-    // \x7fELF, 64 bits, little-endian.
-    if starts_with(&file, 0, b"\x7fELF\x02\x01")? {
-        return Ok(Some(ImageKind::Elf));
-    }
-    Ok(starts_with(&file, 0x202, b"HdrS")?.then_some(ImageKind::BzImage))
+fn contents(path: &Path) -> io::Result<Contents> {
+    Contents::of(&open_regular(path)?)
 }
 
-fn starts_with<const N: usize>(file: &File, offset: u64, magic: &[u8; N]) -> io::Result<bool> {
-    let mut found = [0; N];
-    match file.read_exact_at(&mut found, offset) {
-        Ok(()) => Ok(&found == magic),
-        Err(short) if short.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(cause) => Err(cause),
+fn kernel_problem(found: io::Result<Contents>) -> Option<String> {
+    match found {
+        Ok(Contents::Elf | Contents::BzImage) => None,
+        Ok(Contents::Other(what)) => {
+            Some(format!("{what}: give an ELF vmlinux or a bzImage for x86-64"))
+        }
+        Err(cause) => Some(cause.to_string()),
+    }
+}
+
+/// An initrd may be anything that some kernel unpacks or mounts, but no kernel.
+fn initrd_problem(found: io::Result<Contents>) -> Option<String> {
+    match found {
+        Ok(kernel @ (Contents::Elf | Contents::BzImage)) => {
+            Some(format!("{kernel}, which is a kernel: give an initial RAM disk"))
+        }
+        Ok(Contents::Other(_)) => None,
+        Err(cause) => Some(cause.to_string()),
     }
 }
 

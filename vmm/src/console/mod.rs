@@ -29,8 +29,9 @@ use self::tty::TtyInput;
 use crate::config::ConsoleConfig;
 use crate::event_loop::Subscriber;
 use crate::exit::ExitSignal;
+use crate::host::descriptor::{self, Descriptor};
 use crate::host::files::LimitedFile;
-use crate::host::ring::{self, Descriptor, LostWatch, Ring};
+use crate::host::ring::{LostWatch, Ring};
 use crate::host::sockets::{Listener, SocketError};
 use crate::host::terminal::Pty;
 
@@ -143,7 +144,7 @@ impl Console {
             ConsoleConfig::Pty => {
                 let pty = Pty::open().map_err(ConsoleError::Pty)?;
                 let backlog = Backlog::new(CAPACITY).map_err(ConsoleError::Event)?;
-                ring::say(&format!("ballast: console on {}\n", pty.path.display()));
+                descriptor::say(&format!("ballast: console on {}\n", pty.path.display()));
                 Ok(attachable(backlog.clone(), Attachable::on_pty(pty, backlog)))
             }
             ConsoleConfig::Socket(path) => {

@@ -20,9 +20,10 @@ use tracing_subscriber::layer::{Layer, Layered, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, fmt, reload};
 
+use super::descriptor::Descriptor;
 use super::files::open_lines;
 use super::log_format::FirecrackerFormat;
-use super::ring::{Descriptor, Lost, Ring};
+use super::ring::{Lost, Ring};
 use super::throttle::Throttle;
 use crate::config::{LogLevel, LoggerConfig};
 use crate::mode::Mode;

@@ -4,14 +4,18 @@
 //! May use: rustix, libc, tracing. Knows no machine, no device and no API.
 //!
 //! - `files.rs`: every file whose path a user names
+//! - `contents.rs`: what is in a file that is given as a kernel or an initrd
 //! - `sockets.rs`: Unix sockets that others connect to
 //! - `passt.rs`: a process that gives a guest the host's network
-//! - `ring.rs`: bounded output that never makes its writer wait
+//! - `ring/`: bounded output that never makes its writer wait
+//! - `descriptor.rs`: writes to descriptors of the outside
 //! - `log.rs`: the monitor's log
 //! - `log_format.rs`: its lines in Firecracker's form
 //! - `throttle.rs`: rate limit for log lines of one kind
 //! - `terminal.rs`: standard input in raw mode, restored on every exit path
 
+pub mod contents;
+pub mod descriptor;
 pub mod files;
 pub mod log;
 mod log_format;

@@ -5,9 +5,11 @@
 //! previous line, as programs that sum up Firecracker's lines expect; `GET /metrics` returns the
 //! totals.
 //!
-//! - `groups.rs`: Firecracker's groups, and which values are gauges
+//! - `groups.rs`: Firecracker's groups, and what of them is a value of now
+//! - `sums.rs`: groups put together
 
 mod groups;
+mod sums;
 
 use std::io;
 use std::path::PathBuf;
@@ -16,8 +18,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value};
 
 use crate::config::MetricsConfig;
+use crate::host::descriptor::Descriptor;
 use crate::host::files::open_lines;
-use crate::host::ring::{Descriptor, Ring};
+use crate::host::ring::Ring;
 pub use groups::completed;
 
 /// Interval between automatic lines.

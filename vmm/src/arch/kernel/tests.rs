@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Kernels and initrds in small guest memories.
-
 use std::io::Write;
 
-use vm_memory::GuestMemoryMmap;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::*;
 use crate::arch::memory_map::memory_map;
@@ -64,13 +62,40 @@ fn what_is_no_kernel_is_refused() {
     for bytes in [&b""[..], b"MZ", &[0u8; 4096], b"\x7fELF"] {
         let file = file_of(bytes);
         let error = load_kernel(&mem, &memory_map(&mem), file.path()).unwrap_err();
-        assert!(matches!(error, KernelError::NotAKernel(_)), "{error}");
+        assert!(matches!(error, KernelError::NotAKernel { .. }), "{error}");
     }
+    let program = load_kernel(&mem, &memory_map(&mem), Path::new("/bin/ls")).unwrap_err();
+    assert!(program.to_string().starts_with("kernel /bin/ls is a program"), "{program}");
     let outside = file_of(&elf(1 << 40, b"kernel"));
     let error = load_kernel(&mem, &memory_map(&mem), outside.path()).unwrap_err();
     assert!(matches!(error, KernelError::Load { .. }), "{error}");
     let missing = load_kernel(&mem, &memory_map(&mem), Path::new("/nonexistent")).unwrap_err();
     assert!(missing.to_string().starts_with("cannot read kernel /nonexistent: "));
+}
+
+#[test]
+fn a_kernel_that_is_cut_off_says_so() {
+    let mem = memory();
+    let mut image = elf(2 << 20, &[0; 1000]);
+    image.truncate(500);
+    let error = load_kernel(&mem, &memory_map(&mem), file_of(&image).path()).unwrap_err();
+    assert!(matches!(error, KernelError::CutOff { has: 500, named: 1120, .. }), "{error}");
+    let mut image = vec![0; 0x300];
+    image[0x1f1] = 10; // setup_sects
+    image[0x1f4..0x1f6].copy_from_slice(&100u16.to_le_bytes()); // syssize
+    image[0x202..0x206].copy_from_slice(b"HdrS");
+    let error = load_kernel(&mem, &memory_map(&mem), file_of(&image).path()).unwrap_err();
+    let named = 11 * 512 + 99 * 16;
+    assert!(matches!(error, KernelError::CutOff { named: n, .. } if n == named), "{error}");
+}
+
+#[test]
+fn a_segment_below_one_mib_is_refused() {
+    let mem = memory();
+    let mut image = elf(2 << 20, b"kernel");
+    image[64 + 24..64 + 32].copy_from_slice(&0x9000u64.to_le_bytes()); // p_paddr
+    let error = load_kernel(&mem, &memory_map(&mem), file_of(&image).path()).unwrap_err();
+    assert!(matches!(error, KernelError::TooLow { at: 0x9000, .. }), "{error}");
 }
 
 #[test]

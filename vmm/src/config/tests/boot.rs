@@ -60,3 +60,31 @@ fn a_command_line_must_fit_with_what_the_machine_adds() {
     config.boot_source.as_mut().unwrap().boot_args = Some("a\nb".into());
     assert_eq!(fields(&config), ["boot-source.boot_args"]);
 }
+
+#[test]
+fn files_of_the_wrong_kind_are_named() {
+    let problem = |boot: BootSource| {
+        let config = VmConfig { boot_source: Some(boot), ..VmConfig::default() };
+        config.validate(&HOST).unwrap_err().to_string()
+    };
+    let kernel = elf();
+    let boot = |kernel: &Path| BootSource {
+        kernel_image_path: kernel.to_owned(),
+        initrd_path: None,
+        boot_args: None,
+    };
+    for (path, says) in [
+        ("/bin/ls", "a program that runs under Linux, not a kernel: give an ELF vmlinux"),
+        ("/", "a directory, not a regular file"),
+        ("/dev/null", "a device, not a regular file"),
+        ("/no/such/kernel", "No such file"),
+    ] {
+        let problem = problem(boot(Path::new(path)));
+        assert!(problem.starts_with("boot-source.kernel_image_path: ") && problem.contains(says));
+    }
+    let with =
+        |initrd: &Path| BootSource { initrd_path: Some(initrd.to_owned()), ..boot(kernel.path()) };
+    let problem = [problem(with(kernel.path())), problem(with(Path::new("/dev")))];
+    assert!(problem[0].contains("which is a kernel: give an initial RAM disk"), "{problem:?}");
+    assert!(problem[1].contains("a directory"), "{problem:?}");
+}

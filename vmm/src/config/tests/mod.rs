@@ -21,7 +21,10 @@ const HOST: HostLimits = HostLimits { memory_mib: 4096, mappings: HostLimits::DE
 
 fn elf() -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(b"\x7fELF\x02\x01\x01").unwrap();
+    let mut head = [0; 64];
+    head[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    (head[16], head[18]) = (2, 62); // executable, x86-64
+    file.write_all(&head).unwrap();
     file
 }
 
