@@ -15,8 +15,8 @@ use crate::config::{LoggerConfig, MetricsConfig, VmConfig};
 use crate::control::{Controller, Identity};
 use crate::event_loop::{EventLoop, EventLoopError};
 use crate::exit::ExitReason;
+use crate::host::descriptor;
 use crate::host::log::{Log, LogError};
-use crate::host::ring;
 use crate::host::sockets::Listener;
 use crate::host::terminal;
 use crate::mmds::Mmds;
@@ -200,7 +200,7 @@ impl Launch {
 
     fn check_id(&self) -> Result<(), LaunchError> {
         let fits = (1..=64).contains(&self.id.len())
-            && self.id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+            && self.id.chars().all(|letter| letter.is_alphanumeric() || letter == '-');
         if fits { Ok(()) } else { Err(LaunchError::Id(self.id.clone())) }
     }
 
@@ -212,6 +212,6 @@ impl Launch {
             tracing::error!(%reason, "the machine has stopped");
         }
         log.flush(LAST_WORDS);
-        ring::say(&format!("ballast: {reason}\n"));
+        descriptor::say(&format!("ballast: {reason}\n"));
     }
 }

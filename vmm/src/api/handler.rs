@@ -82,8 +82,13 @@ macro_rules! reported {
 }
 pub(super) use reported;
 
-/// Marks an answer as one to a request that uses something deprecated, as Firecracker does.
-pub(super) fn deprecated(mut response: Response) -> Response {
+/// Marks an answer, be it a refusal, as one to a request that uses something deprecated if it does, as
+/// Firecracker does.
+pub(super) fn deprecated_if(uses: bool, answer: HandlerResult) -> HandlerResult {
+    if !uses {
+        return answer;
+    }
+    let mut response = answer.unwrap_or_else(IntoResponse::into_response);
     response.headers_mut().insert("Deprecation", HeaderValue::from_static("true"));
-    response
+    Ok(response)
 }

@@ -7,7 +7,7 @@ use axum::routing::get;
 
 use super::body::Body;
 use super::error::FaultMessage;
-use super::handler::{Asker, HandlerResult, deprecated, done, reported};
+use super::handler::{Asker, HandlerResult, deprecated_if, done, reported};
 use super::phase::Phases;
 use crate::config::{MachineConfig, MachineUpdate};
 
@@ -63,8 +63,7 @@ pub(super) async fn put_machine(
     Body(body): Body<MachineConfig>,
 ) -> HandlerResult {
     let uses_template = body.cpu_template.is_named();
-    let answer = done(&machine, MachineAction::Set(body)).await?;
-    Ok(if uses_template { deprecated(answer) } else { answer })
+    deprecated_if(uses_template, done(&machine, MachineAction::Set(body)).await)
 }
 
 /// Changes the fields that are given. Before the start only.
@@ -75,6 +74,5 @@ pub(super) async fn patch_machine(
     Body(body): Body<MachineUpdate>,
 ) -> HandlerResult {
     let uses_template = body.cpu_template.is_some();
-    let answer = done(&machine, MachineAction::Update(body)).await?;
-    Ok(if uses_template { deprecated(answer) } else { answer })
+    deprecated_if(uses_template, done(&machine, MachineAction::Update(body)).await)
 }

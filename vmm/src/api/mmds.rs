@@ -3,13 +3,12 @@
 
 use axum::Router;
 use axum::extract::State;
-use axum::response::IntoResponse;
 use axum::routing::{get, put};
 use serde_json::Value;
 
 use super::body::Body;
 use super::error::FaultMessage;
-use super::handler::{Asker, HandlerResult, deprecated, done, reported};
+use super::handler::{Asker, HandlerResult, deprecated_if, done, reported};
 use super::phase::Phases;
 use crate::config::{MmdsConfig, MmdsVersion};
 
@@ -54,7 +53,7 @@ pub(super) fn routes() -> Router<Asker<MmdsAction, MmdsReply>> {
 #[openapi(paths(get_mmds, put_mmds, patch_mmds, put_mmds_config))]
 pub(super) struct Description;
 
-/// Returns the metadata; `{}` if it is not set.
+/// Returns the metadata; `{}` if it is not set. Refused after a start without `/mmds/config`.
 #[utoipa::path(get, path = "/mmds", tag = "mmds",
     responses((status = 200, body = Value), (status = 400, body = FaultMessage)))]
 pub(super) async fn get_mmds(State(machine): Machine) -> HandlerResult {
@@ -88,7 +87,5 @@ pub(super) async fn put_mmds_config(
     Body(config): Body<MmdsConfig>,
 ) -> HandlerResult {
     let old = config.version == MmdsVersion::V1;
-    let response = done(&machine, MmdsAction::Configure(config)).await;
-    let response = response.unwrap_or_else(IntoResponse::into_response);
-    Ok(if old { deprecated(response) } else { response })
+    deprecated_if(old, done(&machine, MmdsAction::Configure(config)).await)
 }

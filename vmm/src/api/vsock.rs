@@ -7,7 +7,7 @@ use axum::routing::put;
 
 use super::body::Body;
 use super::error::FaultMessage;
-use super::handler::{Asker, HandlerResult, deprecated, done};
+use super::handler::{Asker, HandlerResult, deprecated_if, done};
 use super::phase::Phases;
 use crate::config::VsockConfig;
 
@@ -46,6 +46,5 @@ pub(super) async fn put_vsock(
     Body(body): Body<VsockConfig>,
 ) -> HandlerResult {
     let named = body.vsock_id.is_some();
-    let response = done(&machine, VsockAction::Set(body)).await?;
-    Ok(if named { deprecated(response) } else { response })
+    deprecated_if(named, done(&machine, VsockAction::Set(body)).await)
 }

@@ -42,10 +42,11 @@ pub(super) fn socket_path(field: &'static str, path: &Path, faults: &mut Faults)
     }
 }
 
-/// Checks the name of a device: Firecracker's rule, so that it can be part of a path.
+/// Checks the name of a device: Firecracker's rule (letters and digits of any script), so that it can
+/// be part of a path.
 pub(super) fn device_id(field: &'static str, id: &str, faults: &mut Faults) {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    if id.is_empty() || !id.bytes().all(fits) {
+    let fits = |letter: char| letter.is_alphanumeric() || letter == '_';
+    if id.is_empty() || !id.chars().all(fits) {
         faults.add(field, format!("`{id}`: give letters, digits and underscores"));
     }
 }

@@ -11,7 +11,10 @@ use crate::mmds::StoreError;
 impl Controller {
     pub(super) fn mmds_action(&mut self, action: MmdsAction) -> Result<Reply, Refusal> {
         match action {
-            MmdsAction::Get => Ok(MmdsReply(self.mmds.store().get()).into()),
+            MmdsAction::Get => {
+                self.check_offered()?;
+                Ok(MmdsReply(self.mmds.store().get()).into())
+            }
             MmdsAction::Put(document) => {
                 self.check_offered()?;
                 self.set_metadata(document).map(|()| Reply::Done)

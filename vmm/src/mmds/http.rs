@@ -53,6 +53,14 @@ impl<'a> GuestRequest<'a> {
         };
         names.iter().copied().find_map(find)
     }
+
+    /// Whether the lists of field `Connection` contain `token` (RFC 9110, 7.6.1).
+    fn connection_has(&self, token: &str) -> bool {
+        let lists = self.headers.iter().filter(|it| it.name.eq_ignore_ascii_case("Connection"));
+        lists
+            .flat_map(|list| list.value.split(|byte| *byte == b','))
+            .any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+    }
 }
 
 /// The path of a request's target, which may be an absolute URI (RFC 9112, 3.2.2).
@@ -211,11 +219,11 @@ impl Service for Http {
         let Some(consumed) = head.checked_add(body).filter(|len| *len <= received.len()) else {
             return incomplete();
         };
-        let close = parsed.version == Some(0)
-            || request
-                .header(&["Connection"])
-                .is_some_and(|(_, how)| how.eq_ignore_ascii_case("close"));
-        // A reply to HEAD, which is rejected, must not have a body.
+        // RFC 9112, 9.3: version 1.0 keeps a connection only where it is asked to.
+        let old = parsed.version == Some(0);
+        let close =
+            request.connection_has("close") || (old && !request.connection_has("keep-alive"));
+        // The reply to HEAD, which is refused, would have to come without a body.
         let close = close || !matches!(request.method, "GET" | "PUT");
         let response = self.respond(&request, now);
         Exchange::Reply { consumed, bytes: response.bytes(close), close }
@@ -364,9 +372,22 @@ mod tests {
             "GET /a HTTP/1.0\r\n\r\n",
             "HEAD /a HTTP/1.1\r\n\r\n",
             "GET /a HTTP/1.1\r\nConnection: Close\r\n\r\n",
+            "GET /a HTTP/1.1\r\nConnection: x\r\nConnection: y , close\r\n\r\n",
+            "GET /a HTTP/1.0\r\nConnection: keep-alive, close\r\n\r\n",
         ] {
             let reply = http.answer(last.as_bytes(), false, now);
             assert!(matches!(reply, Exchange::Reply { close: true, .. }), "{last}");
+        }
+        for kept in [
+            "GET /a HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n",
+            "GET /a HTTP/1.0\r\nConnection: TE, keep-alive\r\n\r\n",
+        ] {
+            let Exchange::Reply { bytes, close, .. } = http.answer(kept.as_bytes(), false, now)
+            else {
+                panic!("no reply");
+            };
+            let text = String::from_utf8(bytes).unwrap();
+            assert!(!close && text.contains("\r\nConnection: keep-alive\r\n"), "{kept}: {text}");
         }
     }
 }

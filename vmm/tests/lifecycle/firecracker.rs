@@ -320,7 +320,7 @@ fn metadata_of_a_guest_that_cannot_see_them_are_refused() {
     let mut monitor = firecracker(|_, _| ());
     assert_eq!(monitor.request("PUT", "/mmds", r#"{"a": "b"}"#), 204);
     start(&mut monitor);
-    assert_eq!(monitor.request("GET", "/mmds", ""), 200);
+    assert_eq!(monitor.request("GET", "/mmds", ""), 400);
     assert_eq!(monitor.request("PUT", "/mmds", r#"{"a": "b"}"#), 400);
     assert_eq!(monitor.request("PATCH", "/mmds", r#"{"a": "b"}"#), 400);
     let config = r#"{"network_interfaces": ["eth0"]}"#;

@@ -11,6 +11,8 @@ use http::header::{
 };
 use http::{HeaderMap, Method, Uri};
 
+use super::path::target;
+
 /// Longest head, in bytes.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
 
@@ -78,7 +80,7 @@ impl Head {
     fn new(request: &httparse::Request<'_, '_>) -> Result<Self, MessageError> {
         let invalid = || MessageError::Invalid;
         let method = request.method.and_then(|method| method.parse().ok()).ok_or_else(invalid)?;
-        let uri = request.path.and_then(|path| path.parse().ok()).ok_or_else(invalid)?;
+        let uri = request.path.and_then(|path| target(path).ok()).ok_or_else(invalid)?;
         let mut headers = HeaderMap::with_capacity(request.headers.len());
         for field in request.headers.iter() {
             let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| invalid())?;

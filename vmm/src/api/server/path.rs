@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Request targets as parsed by Firecracker: empty segments are ignored, a query is part of the
-//! path and makes it unknown, and for some resources further segments are ignored.
+//! Targets of requests, as Firecracker reads them: empty segments count for nothing, a query, a
+//! fragment and percent-encoding are parts of the path and so make it an unknown one, and for some
+//! resources further segments are ignored.
 
 use std::borrow::Cow;
 
+use http::uri::InvalidUri;
 use http::{Method, Uri};
 
 /// Firecracker resources with a path of one segment: further segments are ignored. One client
@@ -21,12 +23,17 @@ const ONE_SEGMENT: [&str; 10] = [
     "vsock",
 ];
 
-/// The path that the routes know `uri` by; `None` for one with a query.
+/// The target `text` of a request. A fragment, which `Uri` would drop, becomes a part of the path.
+pub(super) fn target(text: &str) -> Result<Uri, InvalidUri> {
+    if text.contains('#') { text.replace('#', "%23").parse() } else { text.parse() }
+}
+
+/// The path that the routes know `uri` by; `None` where Firecracker knows none such.
 pub(super) fn canonical<'a>(method: &Method, uri: &'a Uri) -> Option<Cow<'a, str>> {
-    if uri.query().is_some() {
+    let path = uri.path();
+    if uri.query().is_some() || path.contains('%') {
         return None;
     }
-    let path = uri.path();
     let first = path.split('/').find(|segment| !segment.is_empty()).unwrap_or_default();
     let ignores_more =
         ONE_SEGMENT.contains(&first) || (first == "balloon" && method == Method::PUT);
@@ -54,9 +61,13 @@ mod tests {
             ("GET", "/balloon//statistics/", Some("/balloon/statistics")),
             ("GET", "/memory/x", Some("/memory/x")),
             ("GET", "http://localhost/version", Some("/version")),
+            ("PUT", "/drives/größe", Some("/drives/größe")),
             ("GET", "/machine-config?x=1", None),
+            ("GET", "/version#x", None),
+            ("GET", "/version/x#y", None),
+            ("GET", "/%76ersion", None),
         ] {
-            let uri: Uri = target.parse().unwrap();
+            let uri = super::target(target).unwrap();
             let found = canonical(&method.parse().unwrap(), &uri);
             assert_eq!(found.as_deref(), expected, "{method} {target}");
         }

@@ -22,9 +22,13 @@ struct TestServer {
 
 impl TestServer {
     fn start() -> Self {
+        Self::start_in(Phase::Running)
+    }
+
+    fn start_in(phase: Phase) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api.socket");
-        let (door, responder) = Responder::start(Phase::Running);
+        let (door, responder) = Responder::start(phase);
         let socket = Listener::bind(&path).unwrap();
         let service = || Service::new(door, Default::default(), DEFAULT_MAX_PAYLOAD_BYTES);
         let server = Server::spawn(socket, "api", service).unwrap();
@@ -117,6 +121,34 @@ fn answers_have_the_headers_that_clients_expect() {
     assert!(head.starts_with("HTTP/1.1 204 "), "{head}");
     assert!(!head.contains("Content-"), "{head}");
     assert_eq!(body, "");
+}
+
+/// As in Firecracker, of refusals too.
+#[test]
+fn answers_to_what_is_deprecated_say_so() {
+    let requests = [
+        (
+            "/machine-config",
+            r#"{"vcpu_count": 1, "mem_size_mib": 128, "cpu_template": "T2"}"#,
+            true,
+        ),
+        ("/machine-config", r#"{"vcpu_count": 1, "mem_size_mib": 128}"#, false),
+        ("/vsock", r#"{"vsock_id": "v", "guest_cid": 3, "uds_path": "/v"}"#, true),
+        ("/vsock", r#"{"guest_cid": 3, "uds_path": "/v"}"#, false),
+        ("/mmds/config", r#"{"network_interfaces": ["eth0"]}"#, true),
+        ("/mmds/config", r#"{"network_interfaces": ["eth0"], "version": "V2"}"#, false),
+    ];
+    for (phase, code) in [(Phase::NotStarted, 204), (Phase::Running, 400)] {
+        let server = TestServer::start_in(phase);
+        let mut client = server.connect();
+        for (path, body, deprecated) in requests {
+            client.send(put(path, body));
+            let (head, _) = client.answer();
+            assert!(head.starts_with(&format!("HTTP/1.1 {code} ")), "{path}: {head}");
+            let marked = head.to_ascii_lowercase().contains("\r\ndeprecation: true\r\n");
+            assert_eq!(marked, deprecated, "{path} {body}: {head}");
+        }
+    }
 }
 
 #[test]

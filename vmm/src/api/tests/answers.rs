@@ -83,7 +83,7 @@ fn scanouts() {
     assert_eq!((kind.as_str(), &png[..8]), ("image/png", &b"\x89PNG\r\n\x1a\n"[..]));
     let (_, reply, _) = send("GET", "/gpu/scanouts/7", "");
     assert_eq!(reply["fault_message"], "Unknown scanout 7.");
-    for n in ["-1", "x", "4294967296", "0x0", "%20"] {
+    for n in ["-1", "x", "4294967296", "0x0", "1x"] {
         let message = refused("GET", &format!("/gpu/scanouts/{n}"), "");
         assert!(message.starts_with("Unknown scanout "), "{message}");
     }

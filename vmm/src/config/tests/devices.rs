@@ -30,6 +30,8 @@ fn disks_are_looked_at() {
         assert_eq!(fields(&with(vec![drive.clone()])), [field], "{drive:?}");
     }
     assert_eq!(fields(&with(vec![disk.clone(), disk.clone()])), ["drives.drive_id"]);
+    // Letters of any script are letters, as in Firecracker.
+    assert_eq!(fields(&with(vec![drive("größe_٣", image.path())])), [""; 0]);
     let root = |id: &str| DriveConfig { is_root_device: true, ..drive(id, image.path()) };
     assert_eq!(fields(&with(vec![root("a"), root("b")])), ["drives.is_root_device"]);
 }
