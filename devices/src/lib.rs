@@ -34,6 +34,7 @@
 //! - `entropy/`: virtio-rng
 //! - `net/`: virtio-net
 //! - `vsock/`: virtio-vsock
+//! - `latency.rs`: how long requests took, for metrics
 //! - `timer.rs`: a timer for deferred work of a device
 //! - `throttle.rs`: rate limit for events that a guest can cause
 
@@ -42,6 +43,7 @@ pub mod block;
 pub mod display;
 pub mod entropy;
 pub mod gpu;
+mod latency;
 pub mod legacy;
 pub mod net;
 pub mod throttle;

@@ -111,6 +111,7 @@ fn all_with(deadline: fn() -> Deadline) -> [Rig; 7] {
                 engine: IoEngine::Async,
                 limiter: RateLimiter::unlimited(),
                 queues: 2,
+                workers: 1,
             };
             Arc::new(DeviceLock::new(Block::new(config).unwrap()))
         }),

@@ -9,6 +9,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::image::Place;
 use super::{Image, ImageError};
+use crate::latency::LatencyAggregate;
 use crate::virtio::BucketUpdate;
 
 /// Counters with the names of Firecracker's `block` metrics.
@@ -46,6 +47,10 @@ pub struct Counters {
     pub read_count: AtomicU64,
     /// Writes done.
     pub write_count: AtomicU64,
+    /// How long reads took, from the queue to their answer.
+    pub read_agg: LatencyAggregate,
+    /// How long writes took, from the queue to their answer.
+    pub write_agg: LatencyAggregate,
     /// Times that the rate limit put a request off.
     pub rate_limiter_throttled_events: AtomicU64,
 }

@@ -82,6 +82,8 @@ pub struct BlockConfig {
     pub limiter: RateLimiter,
     /// Request queues, 1 to [`MAX_QUEUES`].
     pub queues: u16,
+    /// Most threads of the host's that work for the engine `Async`; 1 or more.
+    pub workers: u16,
 }
 
 /// Most request queues of one device.

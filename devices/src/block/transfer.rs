@@ -2,6 +2,7 @@
 //! Requests in flight, each moved in pieces that complete quickly.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::engine::{Action, Piece};
 use super::protocol::Header;
@@ -20,6 +21,8 @@ pub(super) struct Transfer {
     pub(super) request: Request,
     /// Whether its data must be durable before it completes.
     pub(super) durable: bool,
+    /// When it was taken from its queue.
+    pub(super) since: Instant,
     done: u64,
     flushed: bool,
     memory: IoVecs,
@@ -46,7 +49,17 @@ pub(super) enum Next {
 impl Transfer {
     pub(super) fn new(queue: u16, head: u16, parts: Parts, request: Request) -> Self {
         let Parts { buffer, memory } = parts;
-        Self { queue, head, buffer, request, durable: false, done: 0, flushed: false, memory }
+        Self {
+            queue,
+            head,
+            buffer,
+            request,
+            durable: false,
+            since: Instant::now(),
+            done: 0,
+            flushed: false,
+            memory,
+        }
     }
 
     /// Makes the next piece ready, of at most `limit` bytes, on a disk of `size` bytes.
@@ -118,6 +131,10 @@ impl Transfers {
     pub(super) fn new(slots: u16) -> Self {
         let empty = std::iter::repeat_with(|| None).take(slots.into());
         Self { slots: empty.collect(), free: (0..slots).rev().collect(), spare: Vec::new() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.free.len() == self.slots.len()
     }
 
     pub(super) fn is_full(&self) -> bool {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The network device: pairs of queues over links of the host, and one dispatch.
 
+use std::any::Any;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Instant;
@@ -36,6 +37,8 @@ pub struct Net {
     queue_sizes: Vec<u16>,
     config: Config,
     active: Option<Active>,
+    /// Buffers of before a reset.
+    remains: Option<Active>,
 
     // The host's side.
     links: Vec<Link>,
@@ -101,6 +104,7 @@ impl Net {
                 mtu: mtu.unwrap_or_default().into(),
             },
             active: None,
+            remains: None,
             links,
             responder,
             rx_limiter,
@@ -337,11 +341,15 @@ impl VirtioDevice for Net {
     }
 
     fn reset(&mut self) {
-        self.active = None;
+        self.remains = self.active.take();
         self.timer.set(None);
         if let Some(responder) = &mut self.responder {
             responder.reset();
         }
+    }
+
+    fn take_remains(&mut self) -> Option<Box<dyn Any + Send>> {
+        self.remains.take().map(|remains| Box::new(remains) as Box<dyn Any + Send>)
     }
 
     fn process(&mut self, queue: u16, deadline: &mut Deadline) -> Result<Progress, DeviceFailure> {

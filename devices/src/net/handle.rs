@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::latency::LatencyAggregate;
 use crate::virtio::BucketUpdate;
 
 /// Counters with the names of Firecracker's `net` metrics.
@@ -33,6 +34,8 @@ pub struct Counters {
     pub rx_fails: AtomicU64,
     /// Reads of the TAP that failed.
     pub tap_read_fails: AtomicU64,
+    /// How long writes to the TAP took.
+    pub tap_write_agg: LatencyAggregate,
     /// Writes to the TAP that failed.
     pub tap_write_fails: AtomicU64,
     /// Bytes sent, with their headers.

@@ -107,7 +107,10 @@ impl Receiver {
                 break End::Deadline;
             }
             deadline.charge(Deadline::COMMAND);
-            if !self.have_room(self.wanted, counters)? {
+            if !self.have_room(self.wanted, counters, deadline)? {
+                if deadline.passed() {
+                    break End::Deadline;
+                }
                 Counters::add(&counters.no_rx_avail_buffer, 1);
                 break End::Idle;
             }
@@ -124,7 +127,7 @@ impl Receiver {
             }
             let taken = match link {
                 Link::Tap(tap) => self.read(tap, counters)?,
-                Link::Stream(stream) => self.copy(stream, counters)?,
+                Link::Stream(stream) => self.copy(stream, counters, deadline)?,
             };
             match taken {
                 Some(len) => {
@@ -133,7 +136,7 @@ impl Receiver {
                 }
                 None => {
                     limiter.refund(1, 1);
-                    break End::Idle;
+                    break if deadline.passed() { End::Deadline } else { End::Idle };
                 }
             }
         };
@@ -166,11 +169,12 @@ impl Receiver {
         &mut self,
         stream: &mut FrameStream,
         counters: &Counters,
+        deadline: &mut Deadline,
     ) -> Result<Option<usize>, QueueError> {
         let Some(frame) = stream.peek() else { return Ok(None) };
         let len = HEADER_LEN + frame.len();
         // One buffer is all that a frame gets if buffers are not merged.
-        if self.mergeable && !self.have_room(len, counters)? {
+        if self.mergeable && !self.have_room(len, counters, deadline)? {
             Counters::add(&counters.no_rx_avail_buffer, 1);
             return Ok(None);
         }
@@ -180,10 +184,18 @@ impl Receiver {
     }
 
     /// Takes buffers from the queue until a frame of `wanted` bytes fits; false if the guest has
-    /// none.
-    fn have_room(&mut self, wanted: usize, counters: &Counters) -> Result<bool, QueueError> {
+    /// none, or if the deadline has passed.
+    fn have_room(
+        &mut self,
+        wanted: usize,
+        counters: &Counters,
+        deadline: &mut Deadline,
+    ) -> Result<bool, QueueError> {
         let (mut asked, mut scattered) = (false, false);
         while self.room < wanted {
+            if deadline.passed() {
+                return Ok(false);
+            }
             let Some(chain) = self.queue.pop()? else {
                 if asked {
                     break;
@@ -193,6 +205,7 @@ impl Receiver {
                 asked = true;
                 continue;
             };
+            deadline.charge(Deadline::COMMAND);
             let head = chain.head_index();
             match Self::usable(Segments::collect(chain, self.queue.size())) {
                 Some((segments, len)) => {

@@ -146,7 +146,10 @@ impl Transmitter {
             return;
         }
         loop {
-            match tap.write(&self.iovecs) {
+            let since = Instant::now();
+            let written = tap.write(&self.iovecs);
+            counters.tap_write_agg.record(since.elapsed());
+            match written {
                 Ok(_) => {
                     Counters::add(&counters.tx_packets_count, 1);
                     Counters::add(&counters.tx_bytes_count, len as u64);

@@ -163,8 +163,9 @@ pub trait VirtioDevice: Send {
         Progress::Done
     }
 
-    /// State left by [`reset`](Self::reset) or a round that takes long to free, such as lists and
-    /// bitmaps proportional to guest RAM: the transport drops it with the lock released.
+    /// What [`reset`](Self::reset), [`clean_up`](Self::clean_up) or a round of processing left that
+    /// takes long to free, such as lists and bitmaps by the size of guest RAM, or files: the transport
+    /// drops it with the lock released.
     fn take_remains(&mut self) -> Option<Box<dyn Any + Send>> {
         None
     }

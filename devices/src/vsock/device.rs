@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The socket device: its queues, and one dispatch.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -32,6 +33,8 @@ pub struct Vsock {
     /// Descriptors of one packet of the guest's, and its data; kept for their memory.
     packet: Segments,
     vectors: IoVecs,
+    /// Connections of before a reset.
+    remains: Option<Box<dyn Any + Send>>,
     counters: Arc<Counters>,
 }
 
@@ -58,6 +61,7 @@ impl Vsock {
             active: None,
             packet: Segments::default(),
             vectors: IoVecs::default(),
+            remains: None,
             counters,
         })
     }
@@ -204,7 +208,11 @@ impl VirtioDevice for Vsock {
 
     fn reset(&mut self) {
         self.active = None;
-        self.muxer.reset();
+        self.remains = Some(self.muxer.reset());
+    }
+
+    fn take_remains(&mut self) -> Option<Box<dyn Any + Send>> {
+        self.remains.take()
     }
 
     fn process(&mut self, queue: u16, deadline: &mut Deadline) -> Result<Progress, DeviceFailure> {

@@ -2,6 +2,7 @@
 //! Handles packets from the guest and events of the host's sockets, and selects the next packet to
 //! the guest.
 
+use std::any::Any;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
@@ -51,10 +52,12 @@ impl Muxer {
         self.streams.held()
     }
 
-    /// The driver was reset: all streams end, and later host connections wait.
-    pub(super) fn reset(&mut self) {
-        self.streams.clear();
+    /// The guest has gone: everything ends, and what the host connects later waits. Returned are the
+    /// sockets and what they hold, to be closed and freed without the device's lock.
+    pub(super) fn reset(&mut self) -> Box<dyn Any + Send> {
+        let ended = self.streams.clear();
         self.sockets.look_again();
+        ended
     }
 
     /// Whether there is anything for the guest.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! All streams of a guest: the existing ones, their sockets, and which have packets for the guest.
 
+use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -83,15 +84,16 @@ impl StreamTable {
         (self.connections.len(), self.owners.len(), self.ready.len() + self.resets.len())
     }
 
-    /// Drops everything without notifying either side.
-    pub(super) fn clear(&mut self) {
+    /// Ends everything, and tells nobody; gives the sockets and what they hold.
+    pub(super) fn clear(&mut self) -> Box<dyn Any + Send> {
         let ended = self.connections.len() as u64;
         Counters::add(&self.counters.conns_removed, ended);
-        self.connections.clear();
-        self.owners.clear();
+        let connections = std::mem::take(&mut self.connections);
+        let owners = std::mem::take(&mut self.owners);
         self.ready.clear();
         self.resets.clear();
         self.buffered = 0;
+        Box::new((connections, owners))
     }
 
     /// Whether there is anything for the guest.

@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Requests counted, for the metrics.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::Method;
+use mm::budget::Budget;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+
+/// Connections served at a time.
+pub const MAX_CONNECTIONS: usize = 10;
 
 /// Requests that have a field of their own in Firecracker's metrics: group, method, first segment
 /// of the path, and the field's name without its ending.
@@ -52,6 +57,16 @@ impl RequestCounts {
     }
 }
 
+/// Places for connections.
+#[derive(Debug, Clone)]
+pub struct ConnectionBudget(pub Arc<Budget>);
+
+impl Default for ConnectionBudget {
+    fn default() -> Self {
+        Self(Budget::count("api-connections", MAX_CONNECTIONS as u64))
+    }
+}
+
 /// Counters of the server; relaxed, as no ordering depends on them.
 #[derive(Debug, Default, Serialize)]
 pub struct ApiStats {
@@ -67,6 +82,9 @@ pub struct ApiStats {
     pub refused_connections: AtomicU64,
     /// Requests that used something deprecated.
     pub deprecated: AtomicU64,
+    /// Connections, of which there may be so many at a time.
+    #[serde(skip)]
+    pub connections: ConnectionBudget,
     #[serde(skip)]
     named: [RequestCounts; NAMED.len()],
 }

@@ -194,11 +194,14 @@ impl FromStr for MemorySpec {
             config.host_budget_mib = mib;
         }
         config.host_mappings = pieces.take("host-mappings")?;
+        if let Some(threads) = pieces.take("host-threads")? {
+            config.host_threads = threads;
+        }
         if let Some(Named(preset)) = pieces.take("policy")? {
             config.policy = Some(PolicyConfig { preset, ..PolicyConfig::default() });
         }
         pieces.finish(
-            "backing=KIND, cma=SIZE, host-budget=SIZE, host-mappings=N and policy=PRESET",
+            "backing=KIND, cma=SIZE, host-budget=SIZE, host-mappings=N, host-threads=N and policy=PRESET",
         )?;
         Ok(Self { size, config })
     }

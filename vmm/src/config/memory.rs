@@ -28,6 +28,8 @@ pub struct MemoryConfig {
     /// absent, the host's limit per process (`vm.max_map_count`) less 4096.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_mappings: Option<u64>,
+    /// Limit on threads beside the vCPUs: of devices, of io_uring, of viewers and of parking.
+    pub host_threads: u16,
     /// Background compaction on the host side; none if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compaction: Option<CompactionConfig>,
@@ -57,6 +59,7 @@ impl Default for MemoryConfig {
             cma_mib: 0,
             host_budget_mib: DEFAULT_HOST_BYTES >> 20,
             host_mappings: None,
+            host_threads: DEFAULT_THREADS,
             compaction: None,
             paging: None,
             policy: None,
@@ -64,6 +67,8 @@ impl Default for MemoryConfig {
     }
 }
 
+/// Threads unless told otherwise: enough for as many devices as a machine can have.
+const DEFAULT_THREADS: u16 = 64;
 /// Mappings that are left to the monitor itself: code, heap, stacks, images of the display.
 const OWN_MAPPINGS: u64 = 4096;
 /// Fewest mappings for giving memory back: two for each of a few runs.

@@ -16,6 +16,7 @@
 //! - `rules.rs`: inputs of rules, and the faults that they find
 //! - `machine_config.rs`: vCPUs and the size of memory (`machine-config`)
 //! - `memory.rs`: how that memory is backed on the host (`memory`, Ballast extension)
+//! - `threads.rs`: threads that devices and clients may have (`memory.host_threads`)
 //! - `page_codec.rs`: how parked pages are compressed
 //! - `policy.rs`: the memory policy (`memory.policy`)
 //! - `boot_source.rs`: kernel, initrd and command line (`boot-source`), and their files
@@ -52,6 +53,7 @@ mod page_codec;
 mod policy;
 mod rate_limiter;
 mod rules;
+mod threads;
 mod vsock;
 
 use std::path::Path;
@@ -68,7 +70,7 @@ const MAX_FILE_BYTES: usize = 4 << 20;
 
 pub use absent::Absent;
 pub use balloon::{BalloonConfig, BalloonStatsUpdate, BalloonUpdate};
-pub use boot_source::{BootSource, CMDLINE_MAX, DEFAULT_BOOT_ARGS, ImageKind, without_acpi};
+pub use boot_source::{BootSource, CMDLINE_MAX, DEFAULT_BOOT_ARGS, without_acpi};
 pub use console::ConsoleConfig;
 pub use cpu::CpuConfig;
 pub use drives::{CacheType, DriveConfig, DriveUpdate, ImageFormat, IoEngine};
@@ -90,6 +92,8 @@ pub use policy::{PolicyConfig, PolicyPreset};
 pub use rate_limiter::{RateLimiterConfig, TokenBucket};
 use rules::Check;
 pub use rules::{Fault, Faults, HostLimits};
+pub use threads::ThreadShares;
+use threads::Threaded;
 pub use vsock::VsockConfig;
 
 /// A whole machine.
@@ -169,6 +173,19 @@ impl VmConfig {
         MemoryLayout::new(Bytes(self.machine_config.memory_bytes()), cma)
     }
 
+    fn threaded(&self) -> Threaded<'_> {
+        let others = self.network_interfaces.len()
+            + usize::from(self.vsock.is_some())
+            + usize::from(self.entropy.is_some());
+        let watched = self.gpu.as_ref().is_some_and(|gpu| gpu.vnc_socket.is_some());
+        Threaded { drives: &self.drives, others, watched }
+    }
+
+    /// What devices get of the threads that they may have.
+    pub fn thread_shares(&self) -> ThreadShares {
+        self.threaded().shares(self.memory.host_threads)
+    }
+
     /// Checks all rules, and that nothing is missing that a machine needs.
     ///
     /// # Errors
@@ -197,6 +214,7 @@ impl VmConfig {
         let faults = &mut found;
         machine_config::rules(&change.of(|c| &c.machine_config), layout, faults);
         memory::rules(&change.of(|c| &c.memory), machine, layout, faults);
+        threads::rules(&change.of(|c| &c.memory), &self.threaded(), faults);
         policy::rules(&change.of(|c| &c.memory.policy), machine.mem_size_mib, faults);
         boot_source::rules(&change.of(|c| &c.boot_source), &self.memory, &self.drives, faults);
         balloon::rules(&change.of(|c| &c.balloon), machine.mem_size_mib, faults);

@@ -58,6 +58,11 @@ impl Controller {
                 "missed_metrics_count": self.metrics.missed_lines(),
             }),
         );
+        let connections = std::iter::once(self.metrics.connections());
+        let machine = self.vm.iter().flat_map(|vm| vm.budgets());
+        let budgets: Map<String, Value> =
+            connections.chain(machine).map(|b| (b.name().to_owned(), budget_group(b))).collect();
+        groups.insert("budgets".into(), budgets.into());
         if let Some(policy) = self.policy_counters() {
             groups.insert("memory_policy".into(), json!(policy));
         }
@@ -83,9 +88,6 @@ impl Controller {
             if let Some(balloon) = vm.balloon() {
                 groups.insert("balloon".into(), balloon_group(&balloon.lock().counters()));
             }
-            let budgets: Map<String, Value> =
-                vm.budgets().iter().map(|b| (b.name().to_owned(), budget_group(b))).collect();
-            groups.insert("budgets".into(), budgets.into());
             if let Ok(gpu) = self.gpu_status() {
                 groups.insert("gpu".into(), json!(gpu.counters));
             }

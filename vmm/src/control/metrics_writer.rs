@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mm::budget::Budget;
 use rustix::time::{
     ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
     timerfd_create, timerfd_settime,
@@ -142,6 +143,11 @@ impl MetricsWriter {
     /// Bytes of lines that were dropped.
     pub(super) fn lost_bytes(&self) -> u64 {
         self.file.as_ref().map_or(0, MetricsFile::lost_bytes)
+    }
+
+    /// Places for connections to the API.
+    pub(super) fn connections(&self) -> &Arc<Budget> {
+        &self.api.connections.0
     }
 
     /// The groups of the API, of the start, and of pauses.

@@ -75,8 +75,8 @@ impl Controller {
         if self.parking.is_none() {
             let config = self.config.memory.paging.unwrap_or_default();
             let mappings = self.config.memory.mapping_shares(&self.host).parking;
-            let ram = self.vm()?.ram();
-            let started = Parking::start(ram, &config, mappings, self.events.exit());
+            let (ram, threads) = (self.vm()?.ram(), self.vm()?.host_threads());
+            let started = Parking::start(ram, &config, mappings, threads, self.events.exit());
             self.parking = Some(started.map_err(failed)?);
         }
         Ok(())

@@ -38,7 +38,7 @@ impl Write for Descriptor {
     }
 }
 
-/// Waits until `fd` takes bytes, for at most `limit`; says whether it does.
+/// Waits until `fd` is writable, for at most `limit`; returns whether it is.
 fn wait_for_room(fd: &impl AsFd, limit: Option<Duration>) -> io::Result<bool> {
     let limit = limit.map(|limit| rustix::event::Timespec {
         tv_sec: limit.as_secs().try_into().unwrap_or(i64::MAX),
@@ -53,12 +53,12 @@ fn wait_for_room(fd: &impl AsFd, limit: Option<Duration>) -> io::Result<bool> {
     }
 }
 
-/// Says `line` on standard error, unless it stays full for a fifth of a second: for
-/// the last words of a process that has no ring, or no time for one.
+/// Prints `line` on standard error, unless that blocks for 0.2 s: for final messages of a process
+/// without a ring.
 pub fn say(line: &str) {
     let stderr = io::stderr();
     if wait_for_room(&stderr, Some(LAST_WORDS)).unwrap_or(false) {
-        // A pipe that polls as writable takes PIPE_BUF bytes at once.
+        // A pipe that polls as writable accepts PIPE_BUF bytes at once.
         let line = &line.as_bytes()[..line.len().min(PIPE_BUF)];
         // There is no other place to report to.
         let _ = rustix::io::write(&stderr, line);

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use devices::transport::MmioTransport;
 use devices::virtio::{Runner, SharedDevice};
 use kvm_ioctls::VmFd;
-use mm::budget::Budget;
+use mm::budget::{Budget, Charge};
 use mm::guest_ram::GuestRam;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -59,6 +59,10 @@ pub struct Assembly<'a> {
     pub(super) transports: Vec<(&'static str, Arc<MmioTransport>)>,
     /// Budgets for resources that the guest and clients can use, for metrics.
     pub budgets: Vec<Arc<Budget>>,
+    /// Threads of devices and of those who use them.
+    pub host_threads: Arc<Budget>,
+    /// What devices have taken of them, for as long as the machine lives.
+    pub(super) thread_charges: Vec<Charge>,
     lines: Lines,
     /// Subscribers of the main thread's event loop.
     pub(super) on_main: Vec<Subscriber>,
@@ -75,6 +79,7 @@ impl<'a> Assembly<'a> {
         exit: Arc<ExitSignal>,
         mmds: &'a Mmds,
     ) -> Self {
+        let host_threads = Budget::count("threads", config.memory.host_threads.into());
         Self {
             config,
             mmds,
@@ -85,7 +90,9 @@ impl<'a> Assembly<'a> {
             mmio: Bus::default(),
             windows: Vec::new(),
             transports: Vec::new(),
-            budgets: Vec::new(),
+            budgets: vec![Arc::clone(&host_threads)],
+            host_threads,
+            thread_charges: Vec::new(),
             lines: Lines::default(),
             on_main: Vec::new(),
             threads: Vec::new(),
@@ -122,13 +129,24 @@ impl<'a> Assembly<'a> {
         Ok(transport)
     }
 
-    /// Lets the thread of `home` serve `subscriber`: timers and completions of a device.
+    /// Lets the thread of `home` serve `subscriber`: timers and completions of a device. The builder
+    /// charges the threads.
     pub fn subscribe(&mut self, subscriber: Subscriber, home: &Home) {
         let Home::Thread(name) = home else { return self.on_main.push(subscriber) };
         match self.threads.iter_mut().find(|(known, _)| known == name) {
             Some((_, subscribers)) => subscribers.push(subscriber),
             None => self.threads.push((name.clone(), vec![subscriber])),
         }
+    }
+
+    /// Takes `count` threads for as long as the machine lives.
+    ///
+    /// # Errors
+    ///
+    /// Where the budget has fewer left.
+    pub fn charge_threads(&mut self, count: u64) -> Result<(), BuildError> {
+        self.thread_charges.push(self.host_threads.try_charge(count)?);
+        Ok(())
     }
 
     /// Puts `device` at `len` I/O ports from `start`.

@@ -52,7 +52,19 @@ pub fn build(config: &VmConfig, events: &LoopHandle, mmds: &Mmds) -> Result<Vm, 
     let kernel = boot::load(config, &ram, &machine.windows)?;
 
     // 5. vCPUs, the first of them at the kernel's first instruction.
-    let Assembly { ports, mmio, exit, on_main, threads, transports, budgets, .. } = machine;
+    machine.charge_threads(machine.threads.len() as u64)?;
+    let Assembly {
+        ports,
+        mmio,
+        exit,
+        on_main,
+        threads,
+        transports,
+        budgets,
+        host_threads,
+        thread_charges,
+        ..
+    } = machine;
     let around = Surroundings { ports: Arc::new(ports), mmio: Arc::new(mmio), exit };
     let vcpus = cpus::create(&kvm, &vm, config, &ram, &kernel, &around)?;
 
@@ -61,7 +73,17 @@ pub fn build(config: &VmConfig, events: &LoopHandle, mmds: &Mmds) -> Result<Vm, 
     for subscriber in on_main {
         events.add(subscriber)?;
     }
-    Ok(Vm::new(Parts { vcpus, threads, transports, budgets, devices, fd: vm, ram }))
+    Ok(Vm::new(Parts {
+        vcpus,
+        threads,
+        transports,
+        budgets,
+        host_threads,
+        thread_charges,
+        devices,
+        fd: vm,
+        ram,
+    }))
 }
 
 fn reserve_ram(config: &VmConfig) -> Result<GuestRam, BuildError> {

@@ -5,6 +5,7 @@ use std::error::Error;
 use std::io;
 
 use linux_loader::{cmdline, loader};
+use mm::budget::BudgetError;
 use mm::guest_ram::GuestRamError;
 use mm::layout::LayoutError;
 
@@ -80,6 +81,9 @@ pub enum BuildError {
         /// What the host said.
         source: io::Error,
     },
+    /// The configuration allows fewer threads than the devices need.
+    #[error("{0}: raise memory.host_threads")]
+    Threads(#[from] BudgetError),
     /// Kernel or initrd cannot be used.
     #[error(transparent)]
     Kernel(#[from] KernelError),

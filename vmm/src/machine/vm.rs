@@ -8,7 +8,7 @@ use devices::legacy::KeyboardBusy;
 use devices::transport::MmioTransport;
 use devices::virtio::{DeviceLock, LongestHold};
 use kvm_ioctls::VmFd;
-use mm::budget::Budget;
+use mm::budget::{Budget, Charge};
 use mm::guest_ram::GuestRam;
 
 use super::attach::Devices;
@@ -29,6 +29,8 @@ pub struct Vm {
     threads: Vec<DeviceThread>,
     transports: Vec<(&'static str, Arc<MmioTransport>)>,
     budgets: Vec<Arc<Budget>>,
+    host_threads: Arc<Budget>,
+    _thread_charges: Vec<Charge>,
     devices: Devices,
     // Interrupt routing and notifications are undone when it closes.
     _fd: Arc<VmFd>,
@@ -47,6 +49,8 @@ pub(crate) struct Parts {
     pub(crate) threads: Vec<DeviceThread>,
     pub(crate) transports: Vec<(&'static str, Arc<MmioTransport>)>,
     pub(crate) budgets: Vec<Arc<Budget>>,
+    pub(crate) host_threads: Arc<Budget>,
+    pub(crate) thread_charges: Vec<Charge>,
     pub(crate) devices: Devices,
     pub(crate) fd: Arc<VmFd>,
     pub(crate) ram: Arc<GuestRam>,
@@ -54,7 +58,17 @@ pub(crate) struct Parts {
 
 impl Vm {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { vcpus, threads, transports, budgets, devices, fd, ram } = parts;
+        let Parts {
+            vcpus,
+            threads,
+            transports,
+            budgets,
+            host_threads,
+            thread_charges,
+            devices,
+            fd,
+            ram,
+        } = parts;
         let counts = vcpus.iter().map(Vcpu::counts).collect();
         Self {
             vcpus: Vcpus::Built(vcpus),
@@ -62,6 +76,8 @@ impl Vm {
             threads,
             transports,
             budgets,
+            host_threads,
+            _thread_charges: thread_charges,
             devices,
             _fd: fd,
             ram,
@@ -137,6 +153,11 @@ impl Vm {
     /// Budgets for resources that the guest and clients can use.
     pub fn budgets(&self) -> &[Arc<Budget>] {
         &self.budgets
+    }
+
+    /// Threads that devices and requests may have, and how many they do.
+    pub fn host_threads(&self) -> &Arc<Budget> {
+        &self.host_threads
     }
 
     /// Its devices.

@@ -4,6 +4,8 @@
 
 use serde_json::{Map, Value, json};
 
+use super::sums::{add, merge};
+
 /// Groups and their fields. A field that ends in `_agg` is an object of [`AGGREGATE`].
 const GROUPS: &[(&str, &[&str])] = &[
     ("api_server", &["process_startup_time_us", "process_startup_time_cpu_us"]),
@@ -338,34 +340,6 @@ pub fn completed(counted: Map<String, Value>) -> Map<String, Value> {
     all
 }
 
-/// Puts `new` in the place of `old`; of objects, field by field.
-fn merge(old: &mut Value, new: Value) {
-    match (old, new) {
-        (Value::Object(old), Value::Object(new)) => {
-            for (name, value) in new {
-                merge(old.entry(name).or_insert(Value::Null), value);
-            }
-        }
-        (old, new) => *old = new,
-    }
-}
-
-/// Adds the numbers of `more` to those of `sum`.
-fn add(sum: &mut Value, more: &Value) {
-    match (sum, more) {
-        (Value::Object(sum), Value::Object(more)) => {
-            for (name, value) in more {
-                add(sum.entry(name).or_insert(json!(0)), value);
-            }
-        }
-        (sum, more) => {
-            if let Some(more) = more.as_u64() {
-                *sum = sum.as_u64().unwrap_or(0).saturating_add(more).into();
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -381,18 +355,20 @@ mod tests {
     fn every_group_is_complete_and_counts_take_their_places() {
         let counted = json!({
             "balloon": {"inflate_count": 3, "evacuated_blocks": 1},
-            "block_a": {"read_count": 1},
-            "block_b": {"read_count": 2},
+            "block_a": {"read_count": 1, "read_agg": {"min_us": 3, "max_us": 5, "sum_us": 8}},
+            "block_b": {"read_count": 2, "read_agg": {"min_us": 2, "max_us": 4, "sum_us": 6}},
+            "block_c": {"read_agg": {"min_us": 0, "max_us": 0, "sum_us": 0}},
             "gpu": {"flushes": 4},
         });
         let Value::Object(counted) = counted else { unreachable!() };
         let all = completed(counted);
-        assert_eq!(all.len(), GROUPS.len() + 3);
+        assert_eq!(all.len(), GROUPS.len() + 4);
         assert_eq!(all["balloon"]["inflate_count"], 3);
         assert_eq!(all["balloon"]["event_fails"], 0);
         assert_eq!(all["balloon"]["evacuated_blocks"], 1);
         assert_eq!(all["block"]["read_count"], 3);
-        assert_eq!(all["block_a"], json!({"read_count": 1}));
+        assert_eq!(all["block"]["read_agg"], json!({"min_us": 2, "max_us": 5, "sum_us": 14}));
+        assert_eq!(all["block_a"]["read_count"], 1);
         assert_eq!(all["vcpu"]["exit_io_in_agg"], json!({"min_us": 0, "max_us": 0, "sum_us": 0}));
     }
 }

@@ -5,7 +5,7 @@
 //! previous line, as programs that sum up Firecracker's lines expect; `GET /metrics` returns the
 //! totals.
 //!
-//! - `groups.rs`: Firecracker's groups, and what of them is a value of now
+//! - `groups.rs`: Firecracker's groups, and which values are gauges
 //! - `sums.rs`: groups put together
 
 mod groups;

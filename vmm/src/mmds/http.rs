@@ -223,7 +223,7 @@ impl Service for Http {
         let old = parsed.version == Some(0);
         let close =
             request.connection_has("close") || (old && !request.connection_has("keep-alive"));
-        // The reply to HEAD, which is refused, would have to come without a body.
+        // A reply to HEAD, which is rejected, must not have a body.
         let close = close || !matches!(request.method, "GET" | "PUT");
         let response = self.respond(&request, now);
         Exchange::Reply { consumed, bytes: response.bytes(close), close }

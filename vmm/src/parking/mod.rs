@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use mm::blocks::guest_side::GuestSide;
 use mm::blocks::page_set::PageSet;
+use mm::budget::{Budget, Charge};
 use mm::guest_ram::GuestRam;
 use mm::paging::{self, Paging, PagingError, PagingStats, ParkReport, ParkRequest, UnparkReport};
 use mm::range_set::RangeSet;
@@ -66,11 +67,14 @@ struct Shared {
 pub struct Parking {
     paging: Arc<Paging>,
     threads: Option<usize>,
+    host_threads: Arc<Budget>,
     shared: Arc<Shared>,
 }
 
 impl Parking {
-    /// Starts paging `ram` as configured; absent blocks may cost the process `max_mappings`. If contents are ever lost, the machine ends by `exit`.
+    /// Starts paging `ram` as configured; absent blocks may cost the process `max_mappings`, and
+    /// operations take their threads from `host_threads`. If contents are ever lost, the machine ends
+    /// by `exit`.
     ///
     /// # Errors
     ///
@@ -79,6 +83,7 @@ impl Parking {
         ram: &Arc<GuestRam>,
         config: &PagingConfig,
         max_mappings: u64,
+        host_threads: &Arc<Budget>,
         exit: &Arc<ExitSignal>,
     ) -> Result<Self, PagingError> {
         let exit = Arc::clone(exit);
@@ -104,6 +109,7 @@ impl Parking {
         Ok(Self {
             paging: Arc::new(Paging::start(Arc::clone(ram), settings, on_loss)?),
             threads: config.threads.map(usize::from),
+            host_threads: Arc::clone(host_threads),
             shared: Arc::default(),
         })
     }
@@ -119,10 +125,13 @@ impl Parking {
         floor: Bytes,
         when_done: WhenDone<ParkReport>,
     ) -> Result<(), CompactorError> {
-        let (paging, shared, threads) = (self.paging.clone(), self.shared.clone(), self.threads);
+        let (paging, shared) = (self.paging.clone(), self.shared.clone());
+        let (wanted, budget) = (self.threads, self.host_threads.clone());
         compactor.run_alone(Box::new(move |guest, cancel| {
             let finished = shared.run(Operation::Park, |progress| {
                 let exclude = release_what_is_free(guest);
+                let (threads, _charge) = take_threads(wanted, &budget);
+                let threads = Some(threads);
                 paging.park(&ParkRequest { floor, threads, exclude }, cancel, progress)
             });
             tracing::info!(ms = finished.took.as_millis(), "{}", finished.report);
@@ -141,10 +150,13 @@ impl Parking {
         compactor: &Compactor,
         when_done: WhenDone<UnparkReport>,
     ) -> Result<(), CompactorError> {
-        let (paging, shared, threads) = (self.paging.clone(), self.shared.clone(), self.threads);
+        let (paging, shared) = (self.paging.clone(), self.shared.clone());
+        let (wanted, budget) = (self.threads, self.host_threads.clone());
         compactor.run_alone(Box::new(move |_, cancel| {
-            let finished =
-                shared.run(Operation::Unpark, |progress| paging.unpark(threads, cancel, progress));
+            let finished = shared.run(Operation::Unpark, |progress| {
+                let (threads, _charge) = take_threads(wanted, &budget);
+                paging.unpark(Some(threads), cancel, progress)
+            });
             let UnparkReport { returned, left, lost } = finished.report;
             tracing::info!(returned, left, lost, ms = finished.took.as_millis(), "unparked");
             Box::new(move || when_done(finished))
@@ -195,6 +207,22 @@ impl Shared {
         self.planned.store(0, Ordering::Relaxed);
         Finished { report, took }
     }
+}
+
+/// As many threads as are wanted, or as the host has processors, and `budget` has left; with the
+/// charge for all but the calling one.
+fn take_threads(wanted: Option<usize>, budget: &Arc<Budget>) -> (usize, Option<Charge>) {
+    let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+    let mut more = wanted.unwrap_or_else(processors).saturating_sub(1);
+    more = more.min(usize::try_from(budget.left()).unwrap_or(usize::MAX));
+    while more > 0 {
+        // Others may have been faster.
+        if let Ok(charge) = budget.try_charge(more as u64) {
+            return (1 + more, Some(charge));
+        }
+        more -= 1;
+    }
+    (1, None)
 }
 
 /// Discards ballooned pages that are resident, as compressing them would be wasteful; returns pages

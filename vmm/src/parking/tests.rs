@@ -28,8 +28,9 @@ impl Fixture {
         }
         let events = EventLoop::new().unwrap();
         let config = PagingConfig { threads: Some(1), ..PagingConfig::default() };
-        let parking =
-            Parking::start(&ram, &config, 1 << 15, events.handle().exit()).expect("run as root");
+        let (threads, exit) = (Budget::count("threads", 8), events.handle().exit().clone());
+        let parking = Parking::start(&ram, &config, 1 << 15, &threads, &exit);
+        let parking = parking.expect("run as root");
         let guest = LiveGuest::new(Arc::clone(&ram), None, None);
         let compactor = Compactor::start(guest, None).unwrap();
         Self { ram, compactor, parking, _events: events }

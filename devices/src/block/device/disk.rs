@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The disk: an image behind an engine, and the properties that the driver sees.
 
-use std::os::fd::RawFd;
-
-use crate::block::engine::{self, Engine};
+use crate::block::engine::{self, Engine, RingConfig};
 use crate::block::protocol::{Config, ID_LEN, feature};
 use crate::block::request::{Limits, MAX_RANGE_SECTORS};
 use crate::block::{CacheType, Image, IoEngine};
@@ -14,32 +12,27 @@ pub(super) struct Disk {
     pub(super) limits: Limits,
     pub(super) cache: CacheType,
     pub(super) id: [u8; ID_LEN],
-    /// Most requests under way.
-    pub(super) slots: u16,
+    /// What its ring is made with, if it has one.
+    pub(super) ring: RingConfig,
     wanted: IoEngine,
 }
 
 impl Disk {
-    /// Opens `image` with the engine `wanted`, or the next best. The engine writes to `wake` when a
-    /// piece completes.
-    pub(super) fn open(
-        image: Image,
-        cache: CacheType,
-        wanted: IoEngine,
-        wake: RawFd,
-        slots: u16,
-    ) -> Self {
+    /// `image` behind the engine that is `wanted`, or the next best.
+    pub(super) fn open(image: Image, cache: CacheType, wanted: IoEngine, ring: RingConfig) -> Self {
         let limits = Limits { sectors: image.sectors(), read_only: image.read_only() };
         let id = image.id();
-        let engine = engine::open(image, wanted, wake, slots);
-        Self { engine, limits, cache, id, slots, wanted }
+        let engine = engine::open(image, wanted, &ring);
+        Self { engine, limits, cache, id, ring, wanted }
     }
 
-    /// Replaces the open image with `image`. No piece may be in flight.
-    pub(super) fn replace(&mut self, image: Image, wake: RawFd) {
+    /// Puts `image` in place of the one that is open, which is returned: closing it may wait for the
+    /// host. No piece may be under way.
+    pub(super) fn replace(&mut self, image: Image) -> Box<dyn Engine> {
         self.limits.sectors = image.sectors();
         self.id = image.id();
-        self.engine = engine::open(image, self.wanted, wake, self.slots);
+        let new = engine::open(image, self.wanted, &self.ring);
+        std::mem::replace(&mut self.engine, new)
     }
 
     /// Features that the disk offers.

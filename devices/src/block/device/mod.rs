@@ -4,23 +4,25 @@
 //! - `active.rs`: the active state
 //! - `disk.rs`: the image behind its engine
 //! - `intake.rs`: requests taken from a queue
+//! - `settling.rs`: what waits until no piece is under way: another image, the end of a reset
 
 mod active;
 mod disk;
 mod intake;
+mod settling;
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Instant;
 
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use zerocopy::IntoBytes;
 
-use crate::block::engine::{Action, Started};
-use crate::block::handle::{Counters, Pending, Shared};
+use crate::block::engine::{Action, RingConfig, Started};
+use crate::block::handle::{Counters, Shared};
 use crate::block::protocol::{Config, DEVICE_TYPE, SECTOR, Status, feature};
 use crate::block::request::{Operation, Request};
 use crate::block::transfer::{Next, Transfers};
@@ -57,6 +59,10 @@ pub struct Block {
     runnable: VecDeque<u16>,
     /// Transfers with a piece in flight.
     under_way: usize,
+    /// The image that takes the disk's place once no piece is under way; no piece starts until then.
+    replacing: Option<Image>,
+    /// What takes long to free.
+    remains: Vec<Box<dyn Any + Send>>,
 
     shared: Arc<Shared>,
     log: Throttle,
@@ -69,7 +75,7 @@ impl Block {
     ///
     /// The host cannot create an event or timer.
     pub fn new(config: BlockConfig) -> std::io::Result<Self> {
-        let BlockConfig { image, cache, engine, limiter, queues } = config;
+        let BlockConfig { image, cache, engine, limiter, queues, workers } = config;
         let queues = queues.clamp(1, MAX_QUEUES);
         let features = 1 << VIRTIO_F_VERSION_1
             | 1 << VIRTIO_RING_F_EVENT_IDX
@@ -77,7 +83,8 @@ impl Block {
             | if queues > 1 { feature::MQ } else { 0 };
         let shared = Arc::new(Shared::new(&image, EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?));
         let slots = queues * QUEUE_SIZE;
-        let disk = Disk::open(image, cache, engine, shared.wake.as_raw_fd(), slots);
+        let ring = RingConfig { wake: shared.wake.as_raw_fd(), slots, workers };
+        let disk = Disk::open(image, cache, engine, ring);
         Ok(Self {
             features: features | disk.features(),
             queue_sizes: vec![QUEUE_SIZE; queues.into()],
@@ -88,6 +95,8 @@ impl Block {
             transfers: Transfers::new(slots),
             runnable: VecDeque::new(),
             under_way: 0,
+            replacing: None,
+            remains: Vec::new(),
             shared,
             log: Throttle::default(),
         })
@@ -108,6 +117,11 @@ impl Block {
         let wake = unsafe { BorrowedFd::borrow_raw(self.shared.wake.as_raw_fd()) };
         let fds = [wake, self.timer.as_fd()];
         fds.iter().map(|fd| Ok(Source::readable(fd.try_clone_to_owned()?, 0))).collect()
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_engine(&mut self, engine: Box<dyn crate::block::engine::Engine>) {
+        self.disk.engine = engine;
     }
 
     /// One round for queue `index`.
@@ -138,7 +152,8 @@ impl Block {
             self.disk.engine.notify(false);
         }
         active.tell().map_err(failure)?;
-        Ok(Progress::more_if(progress == Progress::More || !self.runnable.is_empty()))
+        let startable = !self.runnable.is_empty() && self.replacing.is_none();
+        Ok(Progress::more_if(progress == Progress::More || startable))
     }
 
     /// The event or the timer may have been the reason of this round.
@@ -153,56 +168,6 @@ impl Block {
         }
     }
 
-    /// Applies changes requested through a handle.
-    fn apply(&mut self, pending: Pending, active: Option<&mut Active>) {
-        let Pending { image, bytes, ops } = pending;
-        self.limiter.update(bytes, ops, Instant::now());
-        let Some(image) = image else { return };
-        self.replace(image);
-        if let Some(active) = active
-            && let Err(error) = active.interrupt.signal_config_change()
-        {
-            tracing::warn!(%error, "cannot interrupt the driver of a block device");
-        }
-    }
-
-    fn replace(&mut self, image: Image) {
-        // Pieces in flight complete on the old image; the rest of their requests goes to the new
-        // one.
-        self.settle(|block, token, result| {
-            if let (Ok(bytes), Some(transfer)) = (&result, block.transfers.get_mut(token)) {
-                transfer.advance(*bytes);
-            }
-            block.runnable.push_back(token);
-        });
-        self.disk.replace(image, self.shared.wake.as_raw_fd());
-    }
-
-    /// Waits until no piece is in flight.
-    fn settle(&mut self, mut ended: impl FnMut(&mut Self, u16, std::io::Result<u64>)) {
-        while self.under_way > 0 {
-            while let Some((token, result)) = self.disk.engine.reap() {
-                self.under_way -= 1;
-                ended(self, token, result);
-            }
-            if self.under_way > 0
-                && let Err(error) = self.disk.engine.wait()
-            {
-                self.abandon(&error);
-                return;
-            }
-        }
-    }
-
-    /// The host no longer reports completions: the memory of pieces in flight is leaked.
-    fn abandon(&mut self, error: &std::io::Error) {
-        tracing::error!(%error, "io_uring failed: dropping requests in flight");
-        let empty = Transfers::new(self.disk.slots);
-        std::mem::forget(std::mem::replace(&mut self.transfers, empty));
-        self.runnable.clear();
-        self.under_way = 0;
-    }
-
     /// Collects completed pieces; returns whether there were any.
     fn reap(&mut self, active: &mut Active) -> Result<bool, DeviceFailure> {
         let mut any = false;
@@ -211,6 +176,7 @@ impl Block {
             any = true;
             self.ended(active, token, result)?;
         }
+        self.replace_when_settled(Some(active));
         Ok(any)
     }
 
@@ -242,6 +208,10 @@ impl Block {
         active: &mut Active,
         deadline: &mut Deadline,
     ) -> Result<Progress, DeviceFailure> {
+        if self.replacing.is_some() {
+            // The last piece under way makes the event loop come back.
+            return Ok(Progress::Done);
+        }
         let size = self.disk.limits.sectors * SECTOR;
         while let Some(token) = self.runnable.pop_front() {
             if deadline.passed() {
@@ -281,6 +251,12 @@ impl Block {
         status: Status,
     ) -> Result<(), DeviceFailure> {
         let Some(transfer) = self.transfers.remove(token) else { return Ok(()) };
+        let counters = &self.shared.counters;
+        match transfer.request.operation {
+            Operation::Read { .. } => counters.read_agg.record(transfer.since.elapsed()),
+            Operation::Write { .. } => counters.write_agg.record(transfer.since.elapsed()),
+            _ => {}
+        }
         if status == Status::Ok {
             self.count(&transfer.request);
         }
@@ -332,7 +308,7 @@ impl VirtioDevice for Block {
         let config = Config {
             capacity: self.shared.sectors().into(),
             seg_max: u32::from(QUEUE_SIZE - 2).into(),
-            num_queues: (self.disk.slots / QUEUE_SIZE).into(),
+            num_queues: (self.disk.ring.slots / QUEUE_SIZE).into(),
             ..self.disk.config()
         };
         read_config_slice(config.as_bytes(), offset, data);
@@ -364,12 +340,21 @@ impl VirtioDevice for Block {
     }
 
     fn reset(&mut self) {
-        // Buffers are the driver's again when this returns.
-        self.settle(|_, _, _| ());
         self.active = None;
         self.runnable.clear();
-        self.transfers = Transfers::new(self.disk.slots);
         self.timer.set(None);
+    }
+
+    fn clean_up(&mut self, deadline: &mut Deadline) -> Progress {
+        self.settle_step(deadline)
+    }
+
+    fn take_remains(&mut self) -> Option<Box<dyn Any + Send>> {
+        if self.remains.is_empty() {
+            None
+        } else {
+            Some(Box::new(std::mem::take(&mut self.remains)))
+        }
     }
 
     fn process(&mut self, queue: u16, deadline: &mut Deadline) -> Result<Progress, DeviceFailure> {
@@ -381,8 +366,9 @@ impl VirtioDevice for Block {
 }
 
 impl Drop for Block {
+    /// Waits for the host: guest memory goes after this.
     fn drop(&mut self) {
-        self.settle(|_, _, _| ());
+        self.settle();
     }
 }
 

@@ -12,6 +12,7 @@ mod qcow2;
 mod ring;
 
 use std::io;
+use std::os::fd::RawFd;
 
 use crate::virtio::IoVecs;
 pub(super) use open::open;
@@ -92,6 +93,17 @@ pub(super) trait Engine: Send {
     fn works_at_once(&self) -> bool {
         true
     }
+}
+
+/// What a ring is made with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RingConfig {
+    /// The event that completions write to.
+    pub(super) wake: RawFd,
+    /// Most pieces under way.
+    pub(super) slots: u16,
+    /// Most threads of the host's that wait for the disk.
+    pub(super) workers: u16,
 }
 
 /// fallocate(2) modes for an action, none for those that are no fallocate.

@@ -4,14 +4,14 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{IoUring, Probe, opcode, squeue};
 
 use super::calls::write_zeroes;
-use super::{Action, Engine, Piece, Started, fallocate_mode, is_unsupported, moved};
+use super::{Action, Engine, Piece, RingConfig, Started, fallocate_mode, is_unsupported, moved};
 
 /// Largest piece. Reset and image replacement wait for pieces in flight.
 const PIECE: usize = 4 << 20;
@@ -35,12 +35,13 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// A ring for pieces of up to `slots` tokens, whose completions write to the event `wake`.
+    /// A ring over `file`.
     ///
     /// # Errors
     ///
     /// The host does not permit io_uring, or it is too old (before Linux 5.6).
-    pub(super) fn new(file: Arc<File>, wake: RawFd, slots: u16) -> io::Result<Self> {
+    pub(super) fn new(file: Arc<File>, config: &RingConfig) -> io::Result<Self> {
+        let RingConfig { wake, slots, workers } = *config;
         let ring = IoUring::builder()
             .setup_cqsize(u32::from(slots).max(2).next_power_of_two())
             .build(slots.min(SUBMISSIONS).into())?;
@@ -57,6 +58,12 @@ impl Ring {
             return Err(io::ErrorKind::Unsupported.into());
         }
         ring.submitter().register_eventfd(wake)?;
+        // Of the two kinds of workers, disks and files have the first. Before Linux 5.15 there are as
+        // many as the kernel likes.
+        let mut limits = [workers.max(1).into(), 1];
+        if let Err(error) = ring.submitter().register_iowq_max_workers(&mut limits) {
+            tracing::debug!(%error, "the workers of io_uring cannot be limited");
+        }
         let asked = vec![None; slots.into()];
         Ok(Self { ring, file, asked, under_way: 0 })
     }

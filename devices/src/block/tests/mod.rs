@@ -5,11 +5,13 @@
 //! - `hostile.rs`: misbehaving guests, and what a host may
 //! - `lifecycle.rs`: locks, new images, limits, resets
 //! - `properties.rs`: any sequence of requests against a model
+//! - `stuck.rs`: a host whose disk does not answer
 
 mod hostile;
 mod lifecycle;
 mod properties;
 mod requests;
+mod stuck;
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
@@ -116,6 +118,7 @@ impl Setup {
             engine: if self.disk == Disk::Ring { IoEngine::Async } else { IoEngine::Sync },
             limiter: self.limiter,
             queues: self.queues,
+            workers: 2,
         };
         let mem = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).unwrap());
         let device = Block::new(config).unwrap();

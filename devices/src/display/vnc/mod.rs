@@ -22,17 +22,19 @@ mod messages;
 mod pixel_format;
 mod view;
 
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 use std::time::Duration;
 
-use mm::budget::Charge;
+use mm::budget::{BudgetError, Charge};
 
 pub use view::{Patience, Refresh, View};
 
-/// Default limit on clients; further ones are rejected. Each costs two threads.
+/// Clients at a time, unless told otherwise; further ones are turned away, with a reason.
 pub const MAX_CLIENTS: u64 = 4;
+/// Threads that a client costs.
+pub const THREADS_PER_CLIENT: u64 = 2;
 
 /// Serves `view` to the clients of `listener`, from threads of its own.
 ///
@@ -64,8 +66,9 @@ fn accept(listener: &UnixListener, view: &View) {
         match stream {
             Ok(stream) => {
                 pause = SHORT;
-                if let Ok(place) = view.places.try_charge(1) {
-                    start(stream, view.clone(), place);
+                match admit(view) {
+                    Ok(charges) => start(stream, view.clone(), charges),
+                    Err(reason) => refuse(&stream, &reason),
                 }
             }
             Err(error) => {
@@ -78,16 +81,31 @@ fn accept(listener: &UnixListener, view: &View) {
     }
 }
 
+/// A place and threads for one client more.
+fn admit(view: &View) -> Result<(Charge, Charge), BudgetError> {
+    Ok((view.places.try_charge(1)?, view.threads.try_charge(THREADS_PER_CLIENT)?))
+}
+
+/// Tells a client why it is not served, without waiting for what it says: in version 3.3 the server
+/// speaks on after its version, and ends with a reason (RFC 6143, 7.1.2).
+fn refuse(stream: &UnixStream, reason: &BudgetError) {
+    let reason = format!("too many viewers: {reason}");
+    let length = u32::try_from(reason.len()).unwrap_or(0).to_be_bytes();
+    let message = [b"RFB 003.003\n", &[0; 4][..], &length, reason.as_bytes()].concat();
+    // A new connection's buffer is empty: this takes all of it.
+    let _ = stream.set_nonblocking(true).and_then(|()| (&*stream).write_all(&message));
+}
+
 /// Serves a client from a thread of its own; its place is freed when the thread ends or cannot be
 /// started.
-fn start(stream: UnixStream, view: View, place: Charge) {
+fn start(stream: UnixStream, view: View, charges: (Charge, Charge)) {
     let run = move || {
         if let Err(error) = client::talk(&stream, &view) {
             tracing::debug!(%error, "VNC client disconnected");
         }
         // The client sees the end before another one is let in.
         drop(stream);
-        drop(place);
+        drop(charges);
     };
     if let Err(error) = thread::Builder::new().name("vnc-client".into()).spawn(run) {
         tracing::warn!(%error, "cannot start a thread for a VNC client");

@@ -22,6 +22,7 @@ struct Bed {
     budget: Arc<Budget>,
     refreshes: Arc<AtomicUsize>,
     dir: PathBuf,
+    path: PathBuf,
 }
 
 impl Bed {
@@ -39,12 +40,14 @@ impl Bed {
         });
         let listener = UnixListener::bind(dir.join("s")).unwrap();
         let places = Budget::count("vnc-clients", MAX_CLIENTS);
-        serve(listener, View { frames, scanout: id, refresh, patience, places }).unwrap();
-        Self { display, id, budget, refreshes, dir }
+        let threads = Budget::count("threads", 100);
+        serve(listener, View { frames, scanout: id, refresh, patience, places, threads }).unwrap();
+        let path = dir.join("s");
+        Self { display, id, budget, refreshes, dir, path }
     }
 
     fn connect(&self) -> UnixStream {
-        let client = UnixStream::connect(self.dir.join("s")).unwrap();
+        let client = UnixStream::connect(&self.path).unwrap();
         client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         client
     }
@@ -54,7 +57,9 @@ impl Bed {
         loop {
             let mut client = self.connect();
             let mut version = [0; 12];
-            if client.read_exact(&mut version).is_err() {
+            client.read_exact(&mut version).unwrap();
+            if version == *b"RFB 003.003\n" {
+                assert_eq!(read(&mut client, 4), [0; 4]);
                 thread::sleep(Duration::from_millis(5));
                 continue;
             }
@@ -133,6 +138,7 @@ fn the_listener_blocks_even_if_it_was_opened_otherwise() {
         refresh: Arc::new(|_| {}),
         patience: Patience::default(),
         places: Budget::count("vnc-clients", 1),
+        threads: Budget::count("threads", 2),
     };
     serve(listener, view).unwrap();
     let flags = rustix::fs::fcntl_getfl(&same).unwrap();
@@ -225,6 +231,43 @@ fn a_client_that_does_not_read_is_dropped_and_costs_a_fixed_amount() {
     // One frame and one client: the strip that is not taken is all that waits.
     bed.wait_until_empty();
     assert_eq!(bed.budget.peak(), large.bytes() + (1 << 20));
+}
+
+#[test]
+fn a_client_too_many_is_told_why() {
+    for (places, threads, says) in [(1, 100, "vnc-clients"), (4, 3, "threads")] {
+        let mut bed = Bed::new(says, Patience::default(), 16 << 20);
+        let listener = UnixListener::bind(bed.dir.join("t")).unwrap();
+        let (places, threads) =
+            (Budget::count("vnc-clients", places), Budget::count("threads", threads));
+        let (mut display, frames) = Headless::new(Budget::bytes("test", 1 << 24));
+        display.set_size(bed.id, Some(SMALL));
+        let view = View {
+            frames,
+            scanout: bed.id,
+            refresh: Arc::new(|_| {}),
+            patience: Patience::default(),
+            places: Arc::clone(&places),
+            threads: Arc::clone(&threads),
+        };
+        serve(listener, view).unwrap();
+        bed.path = bed.dir.join("t");
+        let first = bed.client();
+        let mut refusal = Vec::new();
+        bed.connect().read_to_end(&mut refusal).unwrap();
+        let text = refusal.strip_prefix(b"RFB 003.003\n\0\0\0\0").unwrap();
+        let (length, reason) = text.split_at(4);
+        assert_eq!(u32::from_be_bytes(length.try_into().unwrap()) as usize, reason.len());
+        let reason = String::from_utf8(reason.to_vec()).unwrap();
+        assert!(
+            reason.starts_with("too many viewers: budget ") && reason.contains(says),
+            "{reason}"
+        );
+        drop(first);
+        // Place and threads are free again.
+        drop(bed.client());
+        assert_eq!(threads.peak(), 2);
+    }
 }
 
 #[test]

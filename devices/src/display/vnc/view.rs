@@ -49,4 +49,7 @@ pub struct View {
     pub patience: Patience,
     /// Places for clients, which it counts.
     pub places: Arc<Budget>,
+    /// Threads, of which each client costs
+    /// [`THREADS_PER_CLIENT`](super::THREADS_PER_CLIENT).
+    pub threads: Arc<Budget>,
 }

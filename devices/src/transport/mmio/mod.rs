@@ -181,6 +181,9 @@ impl MmioTransport {
         if let Some(resumed) = self.resumed.get(usize::from(queue)) {
             resumed.store(progress == Progress::More, Ordering::Relaxed);
         }
+        let remains = device.take_remains();
+        drop(device);
+        drop(remains);
         progress
     }
 

@@ -125,7 +125,12 @@ impl MmioTransport {
         // Runs on the vCPU that waits for its reset: others wait for at most one round.
         loop {
             let mut deadline = (self.deadline)();
-            if self.lock().clean_up(&mut deadline) == Progress::Done {
+            let mut device = self.lock();
+            let progress = device.clean_up(&mut deadline);
+            let remains = device.take_remains();
+            drop(device);
+            drop(remains);
+            if progress == Progress::Done {
                 break;
             }
             // A round without work waits for the host.

@@ -69,6 +69,19 @@ fn buffers_that_are_no_packets_come_back() {
 }
 
 #[test]
+fn a_reset_leaves_its_connections_to_be_closed_without_the_lock() {
+    let mut rig = Rig::new();
+    let (mut program, _) = rig.connected(5);
+    program.set_nonblocking(true).unwrap();
+    let mut device = rig.device.lock();
+    device.reset();
+    let open = program.read(&mut [0; 8]).unwrap_err();
+    assert_eq!(open.kind(), ErrorKind::WouldBlock, "closed under the lock");
+    drop(device.take_remains().unwrap());
+    assert_eq!(program.read(&mut [0; 8]).unwrap(), 0);
+}
+
+#[test]
 fn thousands_of_connections_opened_and_dropped_leave_nothing_behind() {
     let mut rig = Rig::new();
     let fds = || std::fs::read_dir("/proc/self/fd").unwrap().count();

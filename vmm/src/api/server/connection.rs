@@ -291,7 +291,7 @@ mod tests {
         let (client, stream) = UnixStream::pair().unwrap();
         let (stopping, stopped) = watch::channel(());
         let service = Service::new(sender, Default::default(), 1000);
-        let places = Places::default();
+        let places = Places::new(service.stats.connections.0.clone());
         let place = places.claim().unwrap();
         let served = tokio::spawn(serve(stream, place, service, stopped));
         Setup { client, machine, places, served, _stopping: stopping }

@@ -33,8 +33,8 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::warn;
 
+pub use crate::api::stats::MAX_CONNECTIONS;
 use crate::host::sockets::{Listener, SocketError, SocketFile};
-pub use places::MAX_CONNECTIONS;
 use places::Places;
 pub use service::Service;
 
@@ -126,7 +126,7 @@ async fn serve(
     mut stop: oneshot::Receiver<()>,
 ) -> io::Result<()> {
     let listener = tokio::net::UnixListener::from_std(listener)?;
-    let places = Places::default();
+    let places = Places::new(service.stats.connections.0.clone());
     let mut connections = JoinSet::new();
     let (stopping, stopped) = watch::channel(());
     loop {

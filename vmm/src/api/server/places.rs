@@ -5,22 +5,25 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use mm::budget::{Budget, Charge};
 use tokio::sync::Notify;
 use tokio::time::Instant;
-
-/// Connections served at a time.
-pub const MAX_CONNECTIONS: usize = 10;
 
 /// An idle connection keeps its place for this long, even if others wait for one.
 const KEEPS_PLACE: Duration = Duration::from_secs(60);
 
-/// All places.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Places(Arc<Mutex<Vec<Arc<Occupant>>>>);
+/// All places, as many as the budget has.
+#[derive(Debug, Clone)]
+pub(super) struct Places {
+    occupants: Arc<Mutex<Vec<Arc<Occupant>>>>,
+    budget: Arc<Budget>,
+}
 
 /// A connection that has a place.
 #[derive(Debug)]
 struct Occupant {
+    /// Its place in the budget, until another connection has it.
+    charge: Mutex<Option<Charge>>,
     /// Since when the client has been idle; `None` during a request.
     idle_since: Mutex<Option<Instant>>,
     evicted: Notify,
@@ -33,10 +36,16 @@ impl Occupant {
 }
 
 impl Places {
+    /// Free places, which `budget` counts.
+    pub(super) fn new(budget: Arc<Budget>) -> Self {
+        Self { occupants: Arc::default(), budget }
+    }
+
     /// A place, if one is free or can be taken from an idle connection.
     pub(super) fn claim(&self) -> Option<Place> {
-        let mut occupants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if occupants.len() >= MAX_CONNECTIONS {
+        let mut occupants = self.occupants.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut charge = self.budget.try_charge(1).ok();
+        if charge.is_none() {
             let longest = occupants
                 .iter()
                 .enumerate()
@@ -45,9 +54,12 @@ impl Places {
             if longest.0.elapsed() < KEEPS_PLACE {
                 return None;
             }
-            occupants.swap_remove(longest.1).evicted.notify_one();
+            let evicted = occupants.swap_remove(longest.1);
+            charge = evicted.charge.lock().unwrap_or_else(PoisonError::into_inner).take();
+            evicted.evicted.notify_one();
         }
         let occupant = Arc::new(Occupant {
+            charge: Mutex::new(charge),
             idle_since: Mutex::new(Some(Instant::now())),
             evicted: Notify::new(),
         });
@@ -77,7 +89,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut occupants = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut occupants = self.places.occupants.lock().unwrap_or_else(PoisonError::into_inner);
         occupants.retain(|other| !Arc::ptr_eq(other, &self.occupant));
     }
 }
@@ -86,9 +98,12 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
+    const MAX_CONNECTIONS: usize = 10;
+
     #[tokio::test(start_paused = true)]
     async fn only_a_connection_that_is_idle_for_long_loses_its_place() {
-        let places = Places::default();
+        let budget = Budget::count("test", MAX_CONNECTIONS as u64);
+        let places = Places::new(Arc::clone(&budget));
         let taken: Vec<Place> = (0..MAX_CONNECTIONS).filter_map(|_| places.claim()).collect();
         assert_eq!(taken.len(), MAX_CONNECTIONS);
         assert!(places.claim().is_none());
@@ -106,5 +121,7 @@ mod tests {
         drop(taken);
         let free: Vec<Place> = std::iter::from_fn(|| places.claim()).collect();
         assert_eq!(free.len(), 2);
+        drop((late, free));
+        assert_eq!((budget.used(), budget.peak()), (0, MAX_CONNECTIONS as u64));
     }
 }

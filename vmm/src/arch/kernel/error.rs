@@ -88,7 +88,7 @@ pub enum KernelError {
     TooLittleMemory {
         /// The file.
         path: PathBuf,
-        /// MiB that it needs at least; an initrd and the work to do come on top.
+        /// Minimum memory in MiB, without an initrd and the guest's workload.
         needed_mib: u64,
         /// MiB of low RAM.
         has_mib: u64,

@@ -77,7 +77,7 @@ fn little_endian(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
 
-/// Reads at `offset`; what is beyond the file's end stays zero.
+/// Reads at `offset`; bytes beyond the end of the file stay zero.
 fn read_or_zero(file: &File, into: &mut [u8], offset: u64) -> io::Result<()> {
     match file.read_exact_at(into, offset) {
         Err(short) if short.kind() == io::ErrorKind::UnexpectedEof => Ok(()),

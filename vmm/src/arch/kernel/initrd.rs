@@ -13,8 +13,8 @@ use crate::host::files::open_regular;
 
 const PAGE: u64 = 4096;
 
-/// Loads the initrd at `path` as high in low RAM as `kernel` allows, but below `ceiling`: the kernel
-/// reserves its CMA region where it is told to, or not at all if something lies there.
+/// Loads the initrd at `path` as high in low RAM as `kernel` allows, but below `ceiling`: the
+/// kernel reserves its CMA region only at the given address, and fails if that is occupied.
 ///
 /// # Errors
 ///

@@ -7,7 +7,7 @@ use vm_memory::GuestAddress;
 use crate::arch::layout;
 use crate::arch::memory_map::{MapEntry, MemoryKind};
 
-/// How the kernel wants to be entered.
+/// Entry protocol of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Entry {
     /// 32-bit protected mode without paging, `hvm_start_info` in EBX.

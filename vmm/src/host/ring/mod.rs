@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Output that never makes its writer wait: a bounded ring, emptied by a thread of its own.
+//! Output that never makes its writer wait: a bounded ring with its own output thread.
 //!
-//! Serial output, log and metrics go to descriptors whose other end belongs to the outside: a pipe
-//! without a reader, a full disk, a stopped terminal. A writer only copies into the ring, under a
-//! lock that is never held across a system call. What does not fit is dropped as a whole record,
-//! and counted.
+//! Serial output, log and metrics go to descriptors that may block: a pipe without a reader, a full
+//! disk, a stopped terminal. A writer only copies into the ring, under a lock that is never held
+//! across a system call. A record that does not fit is dropped entirely and counted.
 //!
 //! A write that fails drops nothing: the thread tries the same bytes again when there is more to
 //! write, so that who reads later finds whole lines. Only the rest of a line is skipped whose first
@@ -21,13 +20,13 @@ use std::time::{Duration, Instant};
 const STACK: usize = 64 << 10;
 /// Bytes taken out of the ring at a time.
 const CHUNK: usize = 4096;
-/// How long the end of a ring waits for what is in it.
+/// How long dropping a ring waits for its contents to be written.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 /// Least time between two writes of which the first has failed.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// The end that writes; cheap to clone. When the last one is dropped, what is in the ring is given
-/// a fifth of a second to get out.
+/// The writer's end; cheap to clone. When the last one is dropped, the ring's contents have 0.2 s
+/// to be written.
 #[derive(Clone)]
 pub struct Ring(Arc<Handle>);
 
@@ -46,7 +45,7 @@ struct State {
     sink: Option<Box<dyn Write + Send>>,
     /// There is a thread.
     running: bool,
-    /// A chunk is on its way to the sink.
+    /// A chunk is being written to the sink.
     writing: bool,
     /// Writes that failed since the last that did not.
     failures: u64,
@@ -83,7 +82,7 @@ impl Ring {
         Self(Arc::new(Handle(Arc::new(shared))))
     }
 
-    /// Takes `record` as a whole, or drops it as a whole; says which (true: taken).
+    /// Accepts or drops the whole `record`; returns true if accepted.
     pub fn push(&self, record: &[u8]) -> bool {
         let shared = &self.0.0;
         let mut state = shared.lock();
@@ -105,12 +104,12 @@ impl Ring {
         true
     }
 
-    /// What was dropped so far.
+    /// Bytes dropped so far.
     pub fn lost(&self) -> Lost {
         self.0.0.lock().lost
     }
 
-    /// A way to look at what is lost, for as long as the ring lives.
+    /// A handle to read the loss counter while the ring lives.
     pub fn watch(&self) -> LostWatch {
         LostWatch(Arc::downgrade(&self.0))
     }
@@ -122,12 +121,12 @@ impl Ring {
     }
 }
 
-/// Looks at what a ring has lost, without keeping it.
+/// Reads a ring's loss counter without keeping the ring alive.
 #[derive(Clone)]
 pub struct LostWatch(Weak<Handle>);
 
 impl LostWatch {
-    /// What was dropped so far; nothing once the ring is gone.
+    /// Bytes dropped so far; 0 once the ring is gone.
     pub fn lost(&self) -> Lost {
         self.0.upgrade().map(|handle| handle.0.lock().lost).unwrap_or_default()
     }
@@ -140,7 +139,7 @@ impl fmt::Debug for Ring {
 }
 
 impl Write for Ring {
-    /// Never fails: what does not fit is counted as lost.
+    /// Never fails: bytes that do not fit are counted as lost.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.push(bytes);
         Ok(bytes.len())

@@ -41,6 +41,10 @@ pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Vec<Drive>, BuildErro
 fn attach_one(machine: &mut Assembly<'_>, wanted: &DriveConfig) -> Result<Drive, BuildError> {
     let id = wanted.drive_id.clone();
     let host = |cause| BuildError::device("drives")(DriveError::Host { id: id.clone(), cause });
+    let workers = machine.config.thread_shares().disk_workers;
+    if wanted.io_engine == IoEngine::Async {
+        machine.charge_threads(workers.into())?;
+    }
     let config = BlockConfig {
         image: open(wanted).map_err(BuildError::device("drives"))?,
         cache: match wanted.cache_type {
@@ -53,6 +57,7 @@ fn attach_one(machine: &mut Assembly<'_>, wanted: &DriveConfig) -> Result<Drive,
         },
         limiter: RateLimiterConfig::build(wanted.rate_limiter),
         queues: wanted.queues,
+        workers,
     };
     let device = Block::new(config).map_err(host)?;
     let handle = device.handle();

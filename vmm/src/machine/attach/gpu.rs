@@ -68,7 +68,9 @@ pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Option<Screens>, Buil
         Some(path) => {
             let places = Budget::count("vnc-clients", MAX_CLIENTS);
             machine.budgets.push(Arc::clone(&places));
-            let socket = VncSocket::open(path, &frames, &gpu, places);
+            machine.charge_threads(1)?;
+            let threads = Arc::clone(&machine.host_threads);
+            let socket = VncSocket::open(path, &frames, &gpu, places, threads);
             Some(socket.map_err(BuildError::device("gpu"))?)
         }
         None => None,
@@ -94,8 +96,8 @@ pub enum VncError {
 pub struct VncSocket(SocketFile);
 
 impl VncSocket {
-    /// Serves scanout 0 of `gpu` with the display's `frames` at `path`, for as many clients as
-    /// `places` allows.
+    /// Serves scanout 0 of `gpu`, whose display gives `frames`, at `path`, to as many clients as
+    /// `places` has room for, and `threads` threads.
     ///
     /// # Errors
     ///
@@ -105,6 +107,7 @@ impl VncSocket {
         frames: &Frames,
         gpu: &Arc<DeviceLock<Gpu>>,
         places: Arc<Budget>,
+        threads: Arc<Budget>,
     ) -> Result<Self, VncError> {
         let scanout = ScanoutId::new(0).ok_or(VncError::NoScanout)?;
         let Listener { socket, file } = Listener::bind(path)?;
@@ -116,7 +119,7 @@ impl VncSocket {
             }
         };
         let (frames, refresh, patience) = (frames.clone(), Arc::new(refresh), Patience::default());
-        let view = View { frames, scanout, refresh, patience, places };
+        let view = View { frames, scanout, refresh, patience, places, threads };
         serve(socket, view).map_err(VncError::Thread)?;
         Ok(Self(file))
     }

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What waits until no piece is under way: another image, and the end of a reset. Nobody waits for
+//! the host's disk with the device's lock; only the end of the device does.
+
+use std::time::Instant;
+
+use super::Block;
+use super::active::Active;
+use crate::block::handle::Pending;
+use crate::block::transfer::Transfers;
+use crate::virtio::{Deadline, Progress};
+
+impl Block {
+    /// Applies changes requested through a handle.
+    pub(super) fn apply(&mut self, pending: Pending, active: Option<&mut Active>) {
+        let Pending { image, bytes, ops } = pending;
+        self.limiter.update(bytes, ops, Instant::now());
+        if let Some(image) = image
+            && let Some(superseded) = self.replacing.replace(image)
+        {
+            self.remains.push(Box::new(superseded));
+        }
+        self.replace_when_settled(active);
+    }
+
+    /// Puts the image that waits in place, if no piece is under way. Pieces that were have ended on
+    /// the old one; what is left of their requests goes to the new.
+    pub(super) fn replace_when_settled(&mut self, active: Option<&mut Active>) {
+        if self.under_way > 0 {
+            return;
+        }
+        let Some(image) = self.replacing.take() else { return };
+        let before = self.disk.replace(image);
+        self.remains.push(Box::new(before));
+        if let Some(active) = active
+            && let Err(error) = active.interrupt.signal_config_change()
+        {
+            tracing::warn!(%error, "cannot interrupt the driver of a block device");
+        }
+    }
+
+    /// After a reset: takes the results of pieces under way. Their memory is the driver's again, and
+    /// their requests are dropped, when none is left.
+    pub(super) fn settle_step(&mut self, deadline: &mut Deadline) -> Progress {
+        if self.under_way > 0
+            && let Err(error) = self.disk.engine.submit()
+        {
+            self.abandon(&error);
+        }
+        while let Some(_ended) = self.disk.engine.reap() {
+            self.under_way -= 1;
+            deadline.charge(Deadline::COMMAND);
+        }
+        if self.under_way > 0 {
+            return Progress::More;
+        }
+        if !self.transfers.is_empty() {
+            let empty = Transfers::new(self.disk.ring.slots);
+            self.remains.push(Box::new(std::mem::replace(&mut self.transfers, empty)));
+        }
+        self.replace_when_settled(None);
+        Progress::Done
+    }
+
+    /// Waits until no piece is in flight.
+    pub(super) fn settle(&mut self) {
+        while self.under_way > 0 {
+            while let Some(_ended) = self.disk.engine.reap() {
+                self.under_way -= 1;
+            }
+            if self.under_way > 0
+                && let Err(error) = self.disk.engine.wait()
+            {
+                self.abandon(&error);
+            }
+        }
+    }
+
+    /// The host no longer reports completions: the memory of pieces in flight is leaked.
+    fn abandon(&mut self, error: &std::io::Error) {
+        tracing::error!(%error, "io_uring failed: dropping requests in flight");
+        let empty = Transfers::new(self.disk.ring.slots);
+        std::mem::forget(std::mem::replace(&mut self.transfers, empty));
+        self.runnable.clear();
+        self.under_way = 0;
+    }
+}
