@@ -234,6 +234,7 @@ fuzz_target!(|input: Input| {
         refresh: Arc::new(|_| ()),
         patience,
         places: Budget::count("vnc-clients", 1),
+        threads: Budget::count("threads", 2),
     };
     std::thread::scope(|scope| {
         // A client that breaks the protocol is dropped: whether it was is not the question.
