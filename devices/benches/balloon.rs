@@ -21,7 +21,7 @@ const BATCH: u64 = 256;
 /// Blocks that are inflated and deflated again.
 const BLOCKS: u64 = 64;
 
-/// Memory that is given back for nothing.
+/// Memory whose discard does nothing.
 struct Nowhere;
 
 impl MemoryReclaim for Nowhere {

@@ -4,7 +4,7 @@
 //!
 //! `cargo bench -p ballast-devices --features test-utils --bench hold`; prints lines `figure <name>
 //! <value> <unit> goal <goal> met|short`, by the wall's clock and by CPU time. The wall's wants a
-//! quiet machine: a thread that loses its CPU holds the lock meanwhile.
+//! quiet machine: a thread that loses its CPU keeps holding the lock.
 
 use devices::display::{Rect, ScanoutId, Size};
 use devices::gpu::mock::{BUFFERS, Driver, Setup, entry, single_pages};

@@ -56,7 +56,7 @@ impl Timer {
             return false;
         }
         let mut count = [0; 8];
-        // EAGAIN: it is just about to go off, and stays set until then or until it is set anew.
+        // EAGAIN: it is just about to go off, and stays set until then or until it is set again.
         let gone_off = rustix::io::read(&self.fd, &mut count).is_ok();
         if gone_off {
             self.deadline = None;

@@ -138,7 +138,7 @@ fn idle_pass() {
     figure("idle_pass_4gib", millis, "ms", 2.0, millis < 2.0 && planned == 0);
 }
 
-/// Making blocks huge: by the kernel, and by hand.
+/// Making blocks huge: by MADV_COLLAPSE, and by UFFDIO_MOVE.
 fn making_huge() {
     let blocks = 128;
     let ram = guest_ram(blocks * 2, BackingKind::Thp);

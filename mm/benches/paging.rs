@@ -159,7 +159,7 @@ fn bare_copies(count: usize) -> Vec<f64> {
     times
 }
 
-/// MiB a second of nothing but the codec, on the pages that are not zero, and the share that is left.
+/// MiB per second of the codec alone, on the pages that are not zero, and the share that is left.
 fn bare_lz4(data: &[u8]) -> (f64, f64) {
     let mut out = vec![0; get_maximum_output_size(PAGE_BYTES)];
     let mut table = CompressTable::small();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What comes back to the host, and how quickly: free memory, a fragmented guest, free page
-//! reporting. All have the same guest, with our kernel. Ballast is measured as it is, with whole
-//! blocks, and without them: then the guest's driver does as the stock one does, page by page, as
-//! it does with the peers. Where an unpatched kernel is given, Ballast is measured with that too.
+//! reporting. All have the same guest, with our kernel. Ballast is measured with whole blocks and
+//! without them: then the guest's driver does as the stock one does, page by page, as it does with
+//! the peers. Where an unpatched kernel is given, Ballast is measured with that too.
 
 use std::time::{Duration, Instant};
 

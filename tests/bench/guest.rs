@@ -48,7 +48,8 @@ fn cma_free(guest: &mut Guest) -> Result<u64> {
     Ok(guest.agent.vmstat(["nr_free_cma"])?[0])
 }
 
-/// Half of memory in the balloon: what is free outside CMA, and in what pieces it can be had.
+/// Half of memory in the balloon: free memory outside CMA, and the sizes in which it can be
+/// allocated.
 fn balloon(bed: &Bed, program: &Program, name: &str, spec: &Spec) -> Result<Vec<Figure>> {
     let mut rounds = Vec::new();
     for round in 1..=bed.rounds {

@@ -86,7 +86,7 @@ const TRIES: u32 = 4;
 fn patiently<T>(mut measure: impl FnMut() -> Result<T>) -> Result<T> {
     for _ in 1..TRIES {
         match measure() {
-            Err(error) if error.lost_guest() => println!("a guest was lost, once more: {error}"),
+            Err(error) if error.lost_guest() => println!("a guest was lost, retrying: {error}"),
             other => return other,
         }
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A source of absent pages gives each page as it was put there, as often as it is asked, alone or in
-//! a run, until `forget` is called.
+//! A source of absent pages returns each page as it was stored, any number of times, alone or in a
+//! run, until `forget` is called.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -70,7 +70,7 @@ fn read(case: &Case, page: u64) -> Page {
     match case.source.read(page, &mut into).unwrap() {
         Content::Written => into,
         Content::Zero => {
-            assert_eq!(into, EMPTY, "{}: page {page} was written all the same", case.name);
+            assert_eq!(into, EMPTY, "{}: page {page} was written although it is zero", case.name);
             EMPTY
         }
     }

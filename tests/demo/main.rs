@@ -34,7 +34,7 @@ fn show(options: &Options) -> Result<()> {
     let payload = Payload::new(&options.folders.payload);
     let program = Program { kind: Kind::Ballast, path: payload.ballast() };
     let mut last = Free::measure()?;
-    println!("A guest of {MEMORY} MiB, and what becomes of the host's free memory.");
+    println!("A guest of {MEMORY} MiB, and free memory of the host after each step.");
     println!();
     println!("{:58}{:>10}  {:>10}", "", "host free", "change");
     println!("{:58}{:>6} MiB", "before", last.mib());

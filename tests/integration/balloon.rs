@@ -102,7 +102,7 @@ pub(crate) fn memory_in_use_is_left_alone(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// The host changes its mind while the guest is on its way. Shown with Debian's kernel, whose
+/// The host changes the target while the guest is inflating. Shown with Debian's kernel, whose
 /// driver gives pages one by one and can be overtaken.
 pub(crate) fn follows_targets_that_change_on_the_way(context: &Context) -> Result<()> {
     const TARGETS: [u64; 7] = [400, 30, 350, 0, 300, 0, 64];
@@ -174,7 +174,7 @@ pub(crate) fn a_driver_can_be_unloaded_and_loaded_again(context: &Context) -> Re
     Ok(())
 }
 
-/// Waits until the guest has that much memory available again, but for a little. Pages of 2 MiB that
+/// Waits until the guest has about that much memory available again. Pages of 2 MiB that
 /// are freed in numbers rest in the lists of each CPU, up to an eighth of memory, and leave them in
 /// the course of seconds (Linux, `decay_pcp_high`).
 fn wait_for_available(guest: &mut Guest, bytes: u64) -> Result<()> {

@@ -278,7 +278,7 @@ pub(crate) fn recognises_guests_that_reset_or_hang(context: &Context) -> Result<
     api.patch("/vm", &json!({ "state": "Paused" }))?;
     let report = finish(&mut guest)?;
     println!("paused: {report}");
-    // A guest that stands still cannot help.
+    // A paused guest takes no part.
     let response = api.request("PUT", "/memory/compact", Some("{}"))?;
     check_eq!(response.status, 400);
     check!(response.text().contains("paused"), "{}", response.text());

@@ -130,8 +130,8 @@ pub(crate) fn every_kind_of_memory(context: &Context) -> Result<()> {
     fs::write(HUGE_POOL, "0").map_err(Error::io(HUGE_POOL))
 }
 
-/// Guest memory in one page of 1 GiB: all of it is huge, nothing of it can come back by parts, and
-/// that is what is said.
+/// Guest memory in one page of 1 GiB: all of it is huge, no part of it can be freed, and the report
+/// says so.
 pub(crate) fn a_gigantic_page(context: &Context) -> Result<()> {
     const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-1048576kB";
     const GIB: u64 = 1 << 30;
@@ -149,7 +149,7 @@ pub(crate) fn a_gigantic_page(context: &Context) -> Result<()> {
     guest.agent.command("fill kept 64M")?;
     guest.balloon_to(100)?;
     check_eq!(guest.balloon_counter("inflation/freed")?, 0);
-    check!(guest.balloon_counter("inflation/held")? >= 100 * MIB, "nothing is said to be held");
+    check!(guest.balloon_counter("inflation/held")? >= 100 * MIB, "nothing is reported as held");
     let report = compact(&mut guest, &json!({}))?;
     println!("{report}");
     check_eq!(report["end"], json!("finished"));

@@ -24,8 +24,8 @@ fn boot(context: &Context, memory_mib: u64, cma_mib: u64) -> Result<Guest> {
     Guest::boot(&context.ballast(), spec, &context.logs)
 }
 
-/// The CMA region lies where the guest was told, costs nothing while it is unused, is of huge
-/// pages when it is backed, and serves for contiguous memory then.
+/// The CMA region is at the address passed to the guest, costs nothing while it is unused, is of
+/// huge pages when it is backed, and serves for contiguous memory then.
 pub(crate) fn backs_the_region_on_request(context: &Context) -> Result<()> {
     const SIZE: u64 = 64 * MIB;
     let mut guest = boot(context, 384, SIZE / MIB)?;
@@ -173,7 +173,7 @@ pub(crate) fn requests_succeed_while_blocks_are_evacuated(context: &Context) -> 
     if alone["refused"] == 0 {
         check_eq!(raced["refused"], 0);
     }
-    // All of the region can still be had.
+    // The whole region can still be allocated.
     let all = CMA_MIB << 8;
     for _ in 0..3 {
         guest.agent.command(&format!("write {CMA}/alloc {all}"))?;

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::devices::run;
 
-/// The configuration that is tried, as it is in the repository.
+/// The tested configuration, as in the repository.
 const CONFIGURATION: &str = include_str!("../../resources/debian.json");
 /// The TAP that it names, and the host's address in the network of its command line.
 const TAP: &str = "ballast0";
@@ -162,8 +162,8 @@ fn network(context: &Context, guest: &Debian) -> Result<()> {
     every_packet_arrived(guest)
 }
 
-/// What one side has sent, the other has received, but for what was sent before the TAP was up: such
-/// frames are lost as on an unplugged wire, and the monitor counts them.
+/// What one side has sent, the other has received, except for frames sent before the TAP was up:
+/// such frames are lost as on an unplugged wire, and the monitor counts them.
 fn every_packet_arrived(guest: &Debian) -> Result<()> {
     let mut counted = String::new();
     // Packets that are still on their way are counted by one side only: look again then.
@@ -277,7 +277,7 @@ END
     )?;
     let files: u64 = checked.trim().parse().map_err(|_| Error::Check(checked.clone()))?;
     println!("{files} files are intact");
-    check!(files >= 6, "only {files} files were written meanwhile");
+    check!(files >= 6, "only {files} files were written in between");
     Ok(())
 }
 

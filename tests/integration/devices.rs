@@ -291,7 +291,7 @@ pub(crate) fn debians_kernel_uses_them_all(context: &Context) -> Result<()> {
     run(Command::new(context.payload.path("e2fsck")).args(["-f", "-n"]).arg(&path))
 }
 
-/// The guest is told that its link is down, and nothing else happens to it.
+/// The guest is notified that its link is down; nothing else changes.
 fn passt_ends(guest: &mut Guest) -> Result<()> {
     let carrier = "read /sys/class/net/eth1/carrier";
     check_eq!(guest.agent.command(carrier)?.join(""), "1");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Whole blocks: taken first, made where there are none, and evacuated on request.
+//! Whole blocks: taken first, made if none are free, and evacuated on request.
 
 use harness::guest::Guest;
 use harness::monitor::Spec;
@@ -158,8 +158,8 @@ pub(crate) fn a_block_with_a_pinned_page_is_busy(context: &Context) -> Result<()
 }
 
 /// What the other tests here show comes of our patches: with Debian's kernel there are no whole
-/// blocks, no evacuation, and no counters by owner. What its driver does give up, in single pages,
-/// the host gains all the same.
+/// blocks, no evacuation, and no counters by owner. Single pages that its driver gives up still
+/// become free on the host.
 pub(crate) fn without_our_patches_there_are_no_blocks(context: &Context) -> Result<()> {
     const BALLOON_MIB: u64 = 128;
     let mut guest =

@@ -17,7 +17,7 @@ use crate::devices::{drive, image, run, with};
 const MIB: u64 = 1 << 20;
 
 /// A file system without room, a file that was cut off, one that was deleted, a device with bad
-/// sectors: in one guest, whose other disks go on meanwhile.
+/// sectors: in one guest, whose other disks keep working.
 pub(crate) fn the_guest_sees_errors_and_goes_on(context: &Context) -> Result<()> {
     let small = SmallFileSystem::mount(context.logs.join("small"))?;
     let full = small.0.join("image");
@@ -85,7 +85,7 @@ pub(crate) fn the_guest_sees_errors_and_goes_on(context: &Context) -> Result<()>
     Ok(())
 }
 
-/// What a guest has flushed is in the image after SIGKILL, whatever else was on its way.
+/// What a guest has flushed is in the image after SIGKILL, regardless of other data in flight.
 pub(crate) fn flushed_data_survives_a_killed_monitor(context: &Context) -> Result<()> {
     let path = image(context, "ext4", 96)?;
     run(Command::new(context.payload.path("mke2fs")).args(["-q", "-t", "ext4", "-F"]).arg(&path))?;
@@ -100,7 +100,7 @@ pub(crate) fn flushed_data_survives_a_killed_monitor(context: &Context) -> Resul
     for file in 0..3 {
         guest.agent.command(&format!("disk-write /mnt/file{file} 8M {file}"))?;
     }
-    // Its monitor is killed as it is dropped.
+    // Dropping it kills its monitor.
     drop(guest);
 
     let mut guest = Guest::boot(&context.ballast(), spec(context), &context.logs)?;
@@ -146,7 +146,7 @@ struct BadSectors {
 }
 
 impl BadSectors {
-    /// `None` where the host's kernel has no null_blk, which is said.
+    /// `None`, with a message, if the host's kernel has no null_blk.
     fn make() -> Result<Option<Self>> {
         const CONFIGFS: &str = "/sys/kernel/config";
         const NAME: &str = "ballastbad";

@@ -72,8 +72,8 @@ pub(crate) fn zram_pages_migrate(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// zram and balloon pages lie in the CMA region while it is idle; contiguous memory is made there
-/// all the same, and nothing is lost.
+/// zram and balloon pages lie in the CMA region while it is idle; contiguous memory is still made
+/// there, and nothing is lost.
 pub(crate) fn contiguous_memory_over_zram_and_balloon_pages(context: &Context) -> Result<()> {
     const REGION_MIB: u64 = 64;
     const WANTED_PAGES: u64 = 48 << 8;

@@ -93,7 +93,7 @@ pub(crate) fn free_memory_is_hinted_on_request(context: &Context) -> Result<()> 
     guest.agent.verify("verify again")?;
     guest.agent.command("free again")?;
 
-    // Once more; now the guest has its pages back as soon as it has named them all.
+    // Again; now the guest gets its pages back as soon as it has hinted them all.
     guest.monitor.api().patch("/balloon/hinting/start", &json!({}))?;
     wait_for_hints(&mut guest, DONE)?;
     check!(guest.balloon_counter("free_page_hint/freed")? > freed, "nothing came the second time");
@@ -106,7 +106,7 @@ pub(crate) fn free_memory_is_hinted_on_request(context: &Context) -> Result<()> 
 }
 
 /// A guest that fills free pages with a pattern, and checks it when it takes them, would find zeroes
-/// where pages were given back: what it reports is left alone. The balloon works as ever. Shown with
+/// where pages were given back: what it reports is ignored. The balloon works as usual. Shown with
 /// Debian's kernel, whose driver tells the pattern.
 pub(crate) fn poisoned_pages_are_left_alone(context: &Context) -> Result<()> {
     let mut spec = Spec::debian(&context.payload, 384);

@@ -15,7 +15,7 @@ use harness::{Error, Result, check, check_eq};
 
 const MIB: u64 = 1 << 20;
 const PAGE: u64 = 4096;
-/// GPU pages that the guest's kernel moved; and how often it tried in vain, which it does several
+/// GPU pages that the guest's kernel moved; and how often it failed, which it does several
 /// times a page until the device has answered.
 pub(crate) const COUNTERS: [&str; 2] = ["movable_migrate_gpu", "movable_fail_gpu"];
 
@@ -26,7 +26,7 @@ pub(crate) fn compact(guest: &mut Guest) -> Result<()> {
 /// Where the pages of buffers or of a picture are, each by what it is filled with.
 type Held = BTreeMap<(String, u64, usize), u64>;
 
-/// Checks all pages of those sets of buffers, paints them anew, and finds them.
+/// Checks all pages of those sets of buffers, repaints them, and finds them.
 fn find_buffers(guest: &mut Guest, sets: &[&str]) -> Result<Held> {
     let mut held = Held::new();
     for set in sets {
@@ -36,7 +36,7 @@ fn find_buffers(guest: &mut Guest, sets: &[&str]) -> Result<Held> {
 }
 
 /// Has the guest paint something with a pattern that is nowhere else yet, which says where it is.
-/// Should the kernel move a page of it just then, an older copy is found too: once more, then.
+/// Should the kernel move a page of it just then, an older copy is found too: then try again.
 fn find_painted(guest: &mut Guest, paint: &str, name: &str, held: &mut Held) -> Result<()> {
     for _ in 0..3 {
         let painted = guest.agent.figures(paint)?;
@@ -82,7 +82,7 @@ fn shows(guest: &mut Guest, number: u32, checksum: u64) -> Result<()> {
 
 /// Dumb buffers and blobs keep their bytes, and a client that draws and flips all the time finds
 /// its own as it left them, while every page of them is moved; so is every page of a picture, which
-/// stays as it is in the guest and on the scanout.
+/// is unchanged in the guest and on the scanout.
 pub(crate) fn buffers_move_while_in_use(context: &Context) -> Result<()> {
     let spec = Spec { cpus: 2, ..Spec::new(&context.payload, 512) }.with_gpu(640, 480, 2);
     let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
@@ -144,7 +144,11 @@ pub(crate) fn buffers_move_while_in_use(context: &Context) -> Result<()> {
         by_export.len()
     );
     check_eq!(client["damaged"], 0);
-    check!(by_export.len() < first.len() / 20, "{} pages were moved for nothing", by_export.len());
+    check!(
+        by_export.len() < first.len() / 20,
+        "{} pages were moved unnecessarily",
+        by_export.len()
+    );
     guest.agent.verify("gpu-verify dumb")?;
     guest.agent.verify("gpu-verify blob")?;
 
@@ -155,7 +159,7 @@ pub(crate) fn buffers_move_while_in_use(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// A picture stays as it is, in the guest and on its scanout, while each of its pages is moved.
+/// A picture is unchanged, in the guest and on its scanout, while each of its pages is moved.
 fn a_picture_moves(guest: &mut Guest) -> Result<()> {
     let picture = guest.agent.figures("screen-hold 1 77")?;
     shows(guest, 1, picture["checksum"])?;

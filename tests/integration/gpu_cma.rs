@@ -59,7 +59,7 @@ pub(crate) fn cma_is_filled_before_memory_runs_out(context: &Context) -> Result<
 }
 
 /// What is exported stays where it is, so nothing of it may lie in the CMA region: an export moves
-/// that, and the region can still be had as a whole.
+/// those pages, and the region can still be allocated as a whole.
 pub(crate) fn exported_buffers_leave_cma(context: &Context) -> Result<()> {
     const CMA_MIB: u64 = 64;
     let mut guest = boot_with_cma(context, 384, CMA_MIB)?;

@@ -73,7 +73,7 @@ pub(crate) fn everything_at_once(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Buffers of one kind come and go, zram is written anew, and all that stays is looked at.
+/// Buffers of one kind come and go, zram is rewritten, and everything that stays is checked.
 fn one_round(guest: &mut Guest, round: usize) -> Result<()> {
     let agent = &mut guest.agent;
     let kind = ["dumb", "blob"][round % 2];

@@ -52,7 +52,7 @@ fn is_refused(guest: &Guest, method: &str, path: &str, body: &Value, why: &str) 
     Ok(())
 }
 
-/// The host has the memory of a parked guest, in whole blocks, and the guest has it back unharmed.
+/// The host has the memory of a parked guest, in whole blocks, and the guest gets it back intact.
 pub(crate) fn a_parked_guest_gives_its_memory_to_the_host(context: &Context) -> Result<()> {
     let mut guest = boot(context, 256)?;
     guest.agent.command("text-fill kept 96M")?;
@@ -75,7 +75,7 @@ pub(crate) fn a_parked_guest_gives_its_memory_to_the_host(context: &Context) -> 
     check!(number(&status, "/counters/touched")? > 0, "{status}");
     check_eq!(number(&status, "/counters/lost")?, 0);
 
-    // Once more, and back on request: nothing is left to be faulted in.
+    // Again, and back on request: nothing is left to be faulted in.
     park(&guest, 0)?;
     let returned = unpark(&guest)?;
     println!("{returned}");
@@ -195,7 +195,7 @@ pub(crate) fn parking_that_cannot_be(context: &Context) -> Result<()> {
     api.patch("/vm", &json!({ "state": "Resumed" }))?;
     guest.agent.verify("text-verify kept")?;
 
-    // The guest resets itself under way.
+    // The guest resets itself during the operation.
     api.put("/memory/park", &json!({ "wait": false }))?;
     guest.agent.farewell("reboot")?;
     guest.monitor.wait_exit(EXIT_LIMIT)?;

@@ -94,7 +94,7 @@ pub(crate) fn the_clients_balloon_wins(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Without userfaultfd parking is refused with the reason, and the policy does without.
+/// Without userfaultfd parking is rejected with the reason, and the policy works without it.
 pub(crate) fn a_host_without_userfaultfd(context: &Context) -> Result<()> {
     let mut spec = Spec::new(&context.payload, 192);
     spec.more.insert("memory".into(), json!({ "policy": { "preset": "dense" } }));

@@ -219,7 +219,7 @@ mod tests {
         arriving.take(line(0, "a=1"));
         arriving.take(line(2, "end ok"));
         assert_eq!(arriving.complete(), None);
-        // As after `again`: everything once more, in any order.
+        // As after `again`: everything repeated, in any order.
         arriving.take(line(1, "b=2"));
         arriving.take(line(0, "a=1"));
         let expected = (vec!["a=1".to_owned(), "b=2".to_owned()], "ok".to_owned());

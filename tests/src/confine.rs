@@ -174,7 +174,7 @@ impl MemoryGroup {
         write(&self.dir.join("memory.high"), &limit)
     }
 
-    /// How many of its processes were killed for lack of memory.
+    /// How many of its processes the OOM killer has killed.
     pub fn kills(&self) -> Result<u64> {
         let path = self.dir.join("memory.events");
         let text = fs::read_to_string(&path).map_err(Error::io(path.display().to_string()))?;

@@ -15,7 +15,7 @@ pub enum Error {
         /// The cause.
         source: io::Error,
     },
-    /// Something was waited for in vain.
+    /// A wait timed out.
     #[error("timed out after {} s waiting for {what}; end of the console:\n{tail}", limit.as_secs())]
     Timeout {
         /// What did not come.

@@ -77,7 +77,7 @@ impl fmt::Display for Figure {
 /// The middle value; of an even number of values, the mean of the two in the middle.
 ///
 /// # Panics
-/// If there are none.
+/// If `values` is empty.
 #[must_use]
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();

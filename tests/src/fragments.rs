@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What GPU buffers do to a guest's memory: many of them, every other one freed, and what can then
-//! be had in one piece. The same for tests and benches, for our kernel and for others.
+//! What GPU buffers do to a guest's memory: many of them, every other one freed, and the contiguous
+//! memory that can then be allocated. The same for tests and benches, for our kernel and for
+//! others.
 
 use std::fmt;
 use std::time::Duration;
@@ -60,7 +61,7 @@ pub struct Fragments {
 pub struct Obtained {
     /// Which.
     pub order: u64,
-    /// So many bytes of it.
+    /// Bytes allocated.
     pub bytes: u64,
     /// Bytes that were free.
     pub free: u64,

@@ -117,8 +117,8 @@ impl Guest {
         bytes.ok_or_else(|| Error::Check(format!("no ballooned_bytes: {memory}")))
     }
 
-    /// Has the guest evacuate all of its memory, a part at a time, which it gets back at once: every
-    /// page that can move does.
+    /// Has the guest evacuate all of its memory, a part at a time, which it gets back immediately:
+    /// every movable page moves.
     pub fn evacuate_everything(&mut self) -> Result<()> {
         let all = (self.spec.memory_mib << 20) / BLOCK;
         // The monitor gives the guest so long for a request, however slow its kernel.

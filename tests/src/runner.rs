@@ -155,7 +155,7 @@ fn run_all(tests: &[Test], options: &Options) -> Result<bool> {
             if verdict == Verdict::Passed {
                 break;
             }
-            println!("    {}: {}; once more", test.name, verdict.word());
+            println!("    {}: {}; retrying", test.name, verdict.word());
             print_tail(&logs.join("output"));
             copy_folder(&logs, &options.folders.logs.join(test.name.replace("::", "-")))?;
             verdict = supervise(test, options, &logs)?;
@@ -187,7 +187,7 @@ fn run_all(tests: &[Test], options: &Options) -> Result<bool> {
 }
 
 /// How often a test is tried. In the emulated machine a guest now and then meets an interrupt where
-/// there can be none, or loses one; each failure is shown and its logs are kept all the same.
+/// there can be none, or loses one; each failure is still shown and its logs are kept.
 fn tries() -> u32 {
     if std::env::var_os("BALLAST_OUTER").is_some() { 3 } else { 1 }
 }

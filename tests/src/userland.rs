@@ -11,7 +11,7 @@ use crate::{Error, Result};
 const PAGE: usize = 4096;
 /// Smaller files are mostly scripts and text.
 const MIN_FILE: u64 = 64 << 10;
-/// Of so many pages one is zero: idle guests were found to have 9.5 to 15 % of them.
+/// One in this many pages is zero: idle guests were found to have 9.5 to 15 % of them.
 const ZERO_OF: usize = 8;
 
 /// Writes `bytes` of it to `to`. In the outer machine the host's files are taken, which are at /host.

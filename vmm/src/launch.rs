@@ -54,7 +54,7 @@ pub struct Launch {
     pub metadata: Option<Value>,
     /// Limit on the size of metadata, in bytes; the limit on a request body by default.
     pub mmds_size_limit: Option<usize>,
-    /// Whether to install seccomp filters; there are none yet.
+    /// Whether to install seccomp filters, which do not exist yet.
     pub seccomp: bool,
     /// How it is started.
     pub mode: Mode,

@@ -48,7 +48,7 @@ unsafe extern "C" fn forget_unwritable(
 ) -> c_int {
     // SAFETY: `dl_iterate_phdr` gives a valid object for the time of the call.
     let object = unsafe { &*object };
-    // SAFETY: the object has so many program headers there, which stay for as long as it is loaded.
+    // SAFETY: the object has so many program headers there, which stay while it is loaded.
     let headers = unsafe { std::slice::from_raw_parts(object.dlpi_phdr, object.dlpi_phnum.into()) };
     let base = object.dlpi_addr as usize;
     let unwritable = |header: &&libc::Elf64_Phdr| {
@@ -75,8 +75,8 @@ unsafe extern "C" fn forget_unwritable(
 fn forget_below_stack() {
     let here = 0u8;
     let end = (ptr::from_ref(&here).addr() - STACK_MARGIN) / PAGE * PAGE;
-    // SAFETY: below the stack pointer, but for a margin, the main thread's stack holds nothing, and
-    // nothing else is mapped so close to it; parts that are not mapped are skipped.
+    // SAFETY: below the stack pointer, except for a margin, the main thread's stack holds nothing,
+    // and nothing else is mapped so close to it; parts that are not mapped are skipped.
     let given = unsafe {
         madvise(ptr::without_provenance_mut(end - STACK_DEPTH), STACK_DEPTH, Advice::LinuxDontNeed)
     };

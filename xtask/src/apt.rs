@@ -11,7 +11,7 @@ pub(crate) fn ensure(what: &str, packages: &[&str]) -> Result<()> {
     if !run::in_path("dpkg-query") || !run::in_path("apt-get") {
         return task_error(format!(
             "{what} needs the Debian packages {}, and this is not a Debian system: use Debian 12, \
-             or give the parts by hand (see docs/testing.md)",
+             or provide the parts manually (see docs/testing.md)",
             packages.join(" ")
         ));
     }

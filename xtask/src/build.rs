@@ -17,7 +17,7 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 pub(crate) enum Profile {
     /// Optimised but quick to build: tests and the demo.
     TestRelease,
-    /// As it is released: benches.
+    /// Like a release: benches.
     Release,
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Debian packages that are only unpacked, never installed: no script of theirs runs, and the
-//! system stays as it is. And what programs need to run elsewhere.
+//! Debian packages that are only unpacked, never installed: their scripts do not run, and the
+//! system is unchanged. Also finds the libraries that programs need elsewhere.
 
 use std::fs;
 use std::path::{Path, PathBuf};

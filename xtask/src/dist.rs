@@ -51,7 +51,7 @@ fn is_static(binary: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Runs the binary in a root with nothing but itself, a kernel and /dev/kvm, as the jailer's is.
+/// Runs the binary in a root with only itself, a kernel and /dev/kvm, like the jailer's.
 fn check_in_jail(binary: &Path) -> Result<()> {
     let node = fs::metadata("/dev/kvm").ok().filter(|meta| meta.file_type().is_char_device());
     let (true, Some(node)) = (rustix::process::geteuid().is_root(), node) else {

@@ -130,7 +130,7 @@ pub(crate) fn run(job: &Job, agent: &Path) -> Result<u8> {
             Ended::Crashed(how) if tried < TRIES => {
                 let kept = job.log.with_extension(format!("crash-{tried}.log"));
                 fs::rename(&job.log, &kept).doing("keeping", &job.log)?;
-                eprintln!("{how}: {}; once more", kept.display());
+                eprintln!("{how}: {}; retrying", kept.display());
                 tried += 1;
             }
             Ended::Crashed(how) => return task_error(format!("{how}: {}", job.log.display())),

@@ -11,9 +11,9 @@ const TABLES: u32 = CODE + 0x1000;
 const STEPS: u32 = CODE + 0x8000;
 const DATA: u32 = CODE + 0x1_0000;
 
-/// Goes through a script for ever: takes pairs of an address and a value. An even address is written
-/// to; at an odd one, without its lowest bit, 16 bits are waited for, and the serial port is
-/// flooded meanwhile; 0 is the end. `x` goes to the serial port each time that it begins.
+/// Runs a script in an endless loop: takes pairs of an address and a value. An even address is
+/// written to; at an odd one, without its lowest bit, 16 bits are waited for, while the serial port
+/// is flooded; 0 is the end. `x` goes to the serial port each time that it begins.
 const INTERPRETER: &[u8] = &[
     0xb8, 0x00, 0x10, 0x20, 0x00, //    mov $TABLES, %eax
     0x0f, 0x22, 0xd8, //                mov %rax, %cr3

@@ -77,7 +77,7 @@ pub use timer::TimerRunner;
 pub struct BalloonConfig {
     /// Initial target, in pages.
     pub target: Pages,
-    /// Whether the guest deflates the balloon instead of killing a process for lack of memory.
+    /// Whether the guest deflates the balloon instead of letting the OOM killer act.
     pub deflate_on_oom: bool,
     /// Polling interval for statistics; zero disables them.
     pub stats_interval: Duration,

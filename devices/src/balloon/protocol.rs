@@ -18,7 +18,7 @@ pub mod feature {
     pub const MUST_TELL_HOST: u64 = 1 << 0;
     /// A queue for memory statistics.
     pub const STATS_VQ: u64 = 1 << 1;
-    /// The guest deflates the balloon instead of killing a process for lack of memory.
+    /// The guest deflates the balloon instead of letting the OOM killer act.
     pub const DEFLATE_ON_OOM: u64 = 1 << 2;
     /// A queue for hints of free pages, on the device's command.
     pub const FREE_PAGE_HINT: u64 = 1 << 3;

@@ -123,7 +123,7 @@ pub(super) struct Transfers {
     spare: Vec<Parts>,
 }
 
-/// Most parts that are kept: what a queue with many small requests under way needs.
+/// Most parts that are kept: enough for a queue with many small requests in flight.
 const MAX_SPARE: usize = 64;
 
 impl Transfers {

@@ -108,7 +108,7 @@ impl HostPool {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Whether `bytes` exceeds what the pool can ever allocate, even after everything is freed.
+    /// Whether `bytes` exceeds what the pool could allocate with everything freed.
     pub(super) fn never_has(&self, bytes: u64) -> bool {
         bytes > self.budget.limit()
     }

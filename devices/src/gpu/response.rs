@@ -95,7 +95,7 @@ pub mod ok {
     pub const EDID: u32 = 0x1104;
     pub const RESOURCE_UUID: u32 = 0x1105;
     pub const MAP_INFO: u32 = 0x1106;
-    /// Ballast's own.
+    /// Ballast extension.
     pub const MIGRATE_PAGES: u32 = 0x11f1;
 }
 

@@ -24,7 +24,7 @@ const SLEEP_TYPE_MASK: u8 = 0b111;
 pub enum PowerRequest {
     /// Power off.
     Off,
-    /// Start anew.
+    /// Reset.
     Reset,
 }
 

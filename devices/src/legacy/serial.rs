@@ -205,7 +205,10 @@ mod tests {
         let _ = serial.drained().read();
         assert_eq!(serial.input(b"x").unwrap(), 0, "it talks to itself");
         serial.write(MODEM_CONTROL, &[0]);
-        assert!(serial.drained().read().is_ok(), "who feeds it hears that it takes input again");
+        assert!(
+            serial.drained().read().is_ok(),
+            "the source of input is notified that there is room"
+        );
         assert_eq!(serial.input(b"x").unwrap(), 1);
     }
 

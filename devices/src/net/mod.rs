@@ -5,8 +5,8 @@
 //! Frames move between a TAP and the guest's own pages by one system call each, with the virtio
 //! header in front, which the kernel reads and writes: checksums and segmentation that the guest
 //! leaves to its network card are left to the host's kernel, and a packet of 64 KiB crosses in one
-//! piece. A stream has bare frames, which are copied, and nobody to leave checksums and segmentation
-//! to, so the guest is not offered that.
+//! piece. A stream has bare frames, which are copied, without offload of checksums and
+//! segmentation, so the guest is not offered that.
 //!
 //! ```text
 //! receive queue ─▶ receiver ◀── link       transmit queue ─▶ transmitter ──▶ link
@@ -16,8 +16,8 @@
 //!
 //! A frame for which the guest has no buffer stays in the TAP's queue, whose length is the host's
 //! to set, or in the stream; a frame that the TAP does not take is lost, as on any wire. A stream
-//! that is full holds the guest's frames back. Once it has ended, the guest is told that the link is
-//! down.
+//! that is full holds the guest's frames back. Once it has ended, the guest is notified that the
+//! link is down.
 //!
 //! May use: `virtio`, the TAP's ioctls, smoltcp.
 //!

@@ -59,7 +59,7 @@ pub(super) struct Receiver {
     posted: VecDeque<Posted>,
     /// Bytes in `posted`.
     room: usize,
-    /// All of `posted`. What one frame leaves over is there for the next, not gathered anew.
+    /// All of `posted`. What one frame leaves over is kept for the next one.
     iovecs: IoVecs,
     /// Buffers that a frame fills; kept for its memory.
     filled: Vec<(u16, u32)>,
@@ -144,7 +144,7 @@ impl Receiver {
         Ok(end)
     }
 
-    /// Has the TAP write its next frame into the buffers; its bytes, `None` if there is none.
+    /// Has the TAP write its next frame into the buffers; returns its length, or `None`.
     fn read(&mut self, tap: &Tap, counters: &Counters) -> Result<Option<usize>, QueueError> {
         loop {
             match tap.read(&self.iovecs) {
@@ -163,8 +163,8 @@ impl Receiver {
         }
     }
 
-    /// Copies the stream's next frame into the buffers; its bytes with the header, `None` if there is
-    /// none or no room for it.
+    /// Copies the stream's next frame into the buffers; its bytes with the header, `None` without a
+    /// frame or without room for it.
     fn copy(
         &mut self,
         stream: &mut FrameStream,

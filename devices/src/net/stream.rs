@@ -3,8 +3,8 @@
 //! most significant first, then the Ethernet frame without a virtio header.
 //!
 //! The other side is a process of the host's, which may be slow or end: sending never blocks, what
-//! waits in both directions is bounded, and what is no frame ends the stream for good, since where
-//! the next one begins cannot be known.
+//! waits in both directions is bounded, and an invalid frame ends the stream, since the start of
+//! the next one is unknown.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -120,7 +120,7 @@ impl FrameStream {
         }
     }
 
-    /// Receives what there is; false if there is nothing.
+    /// Receives available data; false without any.
     fn fill(&mut self) -> bool {
         self.received.resize(RECEIVED, 0);
         // What is there is less than a frame, so there is room behind it.

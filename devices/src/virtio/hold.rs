@@ -117,7 +117,7 @@ mod tests {
         assert_eq!(longest.micros(), u64::MAX);
     }
 
-    /// A thread that sleeps holds on, but has no CPU meanwhile.
+    /// A sleeping thread keeps the lock but uses no CPU.
     #[test]
     fn cpu_time_leaves_out_what_other_threads_took() {
         count_cpu_time();

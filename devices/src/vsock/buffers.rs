@@ -53,7 +53,7 @@ impl Buffers {
         Self { queue, held: VecDeque::with_capacity(HELD), room, limited, filled: Vec::new() }
     }
 
-    /// Takes buffers from the queue; if there are none, asks to be notified of the next.
+    /// Takes buffers from the queue; without any, enables notifications.
     pub(super) fn take(&mut self) -> Result<Taken, QueueError> {
         let mut unusable = 0;
         while self.held.len() < HELD {
@@ -122,7 +122,7 @@ impl Buffers {
             if left == 0 && !self.filled.is_empty() {
                 break;
             }
-            // No more than the guest's 32 bits of credit.
+            // At most the guest's 32-bit credit.
             let data = u32::try_from(left.min(held.room)).unwrap_or(u32::MAX);
             held.buffer.write(self.queue.mem(), 0, header(data).as_bytes());
             left -= left.min(held.room);

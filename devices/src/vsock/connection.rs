@@ -301,7 +301,7 @@ impl Connection {
         self.starved &= self.credit.guest_room() == 0 && self.due.contains(Due::CREDIT_REQUEST);
     }
 
-    /// Reads data for the guest into `vectors`; 0 if there is none now, or at end of file.
+    /// Reads data for the guest into `vectors`; 0 without data now, or at end of file.
     pub(super) fn read(&mut self, vectors: &IoVecs) -> io::Result<usize> {
         let Some(stream) = &self.stream else { return Ok(0) };
         loop {

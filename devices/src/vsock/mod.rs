@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Credit (5.10.6.3): the guest may send as much as the connection's buffer has room for, and gets
-//! updates as it drains; the device sends no more than the guest's credit. A packet beyond its
+//! updates as it drains; the device sends at most the guest's credit. A packet beyond its
 //! credit, for a connection that is not there, or that makes no sense is answered with a reset.
 //!
 //! Bounded: connections ([`MAX_CONNECTIONS`]), bytes held for the host ([`MAX_BUFFERED`]), replies

@@ -77,7 +77,7 @@ impl Muxer {
         let mut news = std::mem::take(&mut self.news);
         let mut more = true;
         let progress = loop {
-            // Whoever has just connected has often sent its line, too.
+            // A new client has often sent its line already.
             if self.accept(deadline, &mut more) == Progress::More || deadline.passed() {
                 break Progress::More;
             }

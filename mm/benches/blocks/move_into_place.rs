@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! An experiment: make a block huge by copying it into a fresh huge page that UFFDIO_MOVE then puts
-//! in its place, write-protected by userfaultfd meanwhile so that no write is lost.
+//! in its place, write-protected by userfaultfd during the copy so that no write is lost.
 //!
 //! The kernel moves a huge page whole only to where no page table is; before Linux 6.14 discarding
 //! a block leaves its page table behind, so there the block ends up in small pages again.

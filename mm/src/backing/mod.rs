@@ -5,8 +5,8 @@
 //!
 //! * [`anonymous`]: private memory, of transparent huge pages or of small ones
 //! * [`memfd`]: a file in memory, shared with helper processes
-//! * [`hugetlbfs`]: huge pages that the administrator set aside
-//! * `choice`: makes the one that is asked for
+//! * [`hugetlbfs`]: huge pages reserved by the administrator
+//! * `choice`: creates the requested kind
 
 use std::fmt;
 use std::io;

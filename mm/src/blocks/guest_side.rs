@@ -61,6 +61,6 @@ pub trait GuestSide {
     fn gather(&self, blocks: u32, patience: Duration, cancel: &AtomicBool) -> u32;
 
     /// Returns what the guest has lent beyond `keep`, and waits for a limited time until the guest
-    /// has it back.
+    /// has taken it back.
     fn settle(&self, keep: Pages);
 }

@@ -71,7 +71,7 @@ impl PageMask {
         Pages(self.0.iter().map(|w| u64::from(w.count_ones())).sum())
     }
 
-    /// Whether there is none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         *self == Self::EMPTY
     }

@@ -14,7 +14,7 @@ pub struct StepTally {
     pub done: usize,
     /// Skipped: the guest's activity had made them useless.
     pub moot: usize,
-    /// Tried in vain: pages were busy.
+    /// Failed: pages were busy.
     pub busy: usize,
     /// Failed: the host had no free huge page.
     pub refused: usize,

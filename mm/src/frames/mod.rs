@@ -23,8 +23,8 @@
 //!   `cache.rs` per-thread caches · `cma.rs` areas for contiguous memory
 //! - `shrink.rs` owners that can free frames · `callbacks.rs` calls into owners · `movable.rs` the
 //!   contract with them
-//! - `space.rs` bytes and words of the frames · `region.rs` the memory · `page.rs` the word of
-//!   state of a frame · `pageblock.rs` migrate types · `wakeup.rs` wakes the background thread
+//! - `space.rs` bytes and words of the frames · `region.rs` the memory · `page.rs` the state word
+//!   of a frame · `pageblock.rs` migrate types · `wakeup.rs` wakes the background thread
 //! - `config.rs`, `gfp.rs`, `token.rs` arguments and results · `events.rs` counters · `ids.rs`
 //!   frame numbers and orders · `sync.rs` atomics and a small lock
 //!

@@ -150,7 +150,7 @@ impl TargetFrame<'_> {
         self.id
     }
 
-    /// Copies the source's 4 KiB. The owner keeps its own writers away from the source meanwhile.
+    /// Copies the source's 4 KiB. The owner keeps its writers away from the source during the copy.
     ///
     /// # Panics
     /// If the source is the target itself or lies in another pool.

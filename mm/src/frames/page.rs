@@ -248,7 +248,7 @@ impl FrameMeta {
     }
 
     /// First step of isolation: locks a movable frame that is neither locked nor isolated and
-    /// takes a reference on it. Returns the word as it is then.
+    /// takes a reference on it. Returns the resulting word.
     pub(super) fn begin_isolate(&self) -> Option<Word> {
         self.update(|w| {
             (w.is_movable() && !w.is_locked() && !w.is_isolated() && w.refs() > 0)

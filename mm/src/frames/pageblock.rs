@@ -146,7 +146,7 @@ impl BlockTypes {
     /// Sets the type in one step: a thread that frees a frame reads it without the zone lock.
     pub(super) fn set_type(&self, block: FrameBlock, new: MigrateType) {
         let cell = &self.0[block.as_usize()];
-        // The caller holds the zone lock, so only the skip bits can change meanwhile.
+        // The caller holds the zone lock, so only the skip bits can change.
         let old = cell.load(Ordering::Relaxed) & TYPE_BITS;
         cell.fetch_xor(old ^ new as u32, Ordering::AcqRel);
     }

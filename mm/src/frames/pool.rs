@@ -88,8 +88,8 @@ impl FramePool {
     #[must_use]
     pub fn bytes<'a>(&'a self, frames: &'a Frames) -> &'a [u8] {
         assert_eq!(frames.pool(), self.id(), "frames of another pool");
-        // SAFETY: `frames` is the only handle on this memory and is borrowed for 'a, so there is
-        // no `bytes_mut` and no `free` meanwhile; no other code touches unmovable frames.
+        // SAFETY: `frames` is the only handle on this memory and is borrowed for 'a, so there is no
+        // concurrent `bytes_mut` or `free`; no other code touches unmovable frames.
         unsafe { self.region().slice(frames.first(), frames.order().frames()) }
     }
 

@@ -141,7 +141,7 @@ impl Region {
     ///
     /// # Safety
     /// `base..base + bytes` must be mapped readable and writable for as long as the region lives,
-    /// and nothing else in the process may read or write it meanwhile.
+    /// and nothing else in the process may read or write it during that time.
     pub unsafe fn borrowed(base: NonNull<u8>, bytes: usize) -> Result<Self, RegionError> {
         check_size(bytes)?;
         if !base.addr().get().is_multiple_of(BLOCK_BYTES) {

@@ -118,7 +118,7 @@ pub struct GuestRam {
     layout: MemoryLayout,
     /// The tracker of absent pages. It may own this object, so this is a weak reference.
     absent: Mutex<Option<Weak<dyn AbsentMemory>>>,
-    // Dropped by hand: see `Drop`.
+    // Dropped manually: see `Drop`.
     regions: Vec<RamRegion>,
     memory: Option<Arc<GuestMemoryMmap>>,
 }
@@ -127,7 +127,7 @@ impl GuestRam {
     /// Reserves RAM of the given layout. Pages are allocated on first access.
     ///
     /// # Errors
-    /// [`GuestRamError::Backing`] if the host refuses the mapping, for example for lack of huge
+    /// [`GuestRamError::Backing`] if the host refuses the mapping, for example without free huge
     /// pages.
     pub fn new(layout: MemoryLayout, kind: BackingKind) -> Result<Self, GuestRamError> {
         let absent = Mutex::new(None);

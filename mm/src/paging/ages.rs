@@ -22,7 +22,7 @@ impl Ages {
         u32::try_from(self.began.elapsed().as_secs()).unwrap_or(NONE - 1)
     }
 
-    /// Block `index` has come to the store.
+    /// Block `index` was stored.
     pub(super) fn stored(&self, index: usize) {
         self.since[index].store(self.now(), Ordering::Relaxed);
     }

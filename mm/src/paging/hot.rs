@@ -22,8 +22,8 @@ pub(super) struct HotSet {
 }
 
 impl HotSet {
-    /// The guest is parked: the blocks accessed until now become the hot set. If there are none,
-    /// the previous set stays.
+    /// The guest is parked: the blocks accessed until now become the hot set. Without any, the
+    /// previous set stays.
     pub(super) fn parked(&mut self) {
         self.ahead = 0;
         if self.now.is_empty() {

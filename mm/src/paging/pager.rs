@@ -2,7 +2,8 @@
 //! The thread that answers faults.
 //!
 //! It takes no device's lock and no gate, and does not access guest memory, so a thread that waits
-//! for a page is served whatever locks it holds. Read-ahead runs only when no fault is waiting.
+//! for a page is served regardless of the locks it holds. Read-ahead runs only when no fault is
+//! waiting.
 
 use std::collections::VecDeque;
 use std::io;

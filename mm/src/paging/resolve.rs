@@ -22,7 +22,7 @@ pub(super) enum FillOutcome {
     Done,
     /// It was there.
     Present,
-    /// Another thread is moving it and was told that it is wanted.
+    /// Another thread is moving it and knows that it is wanted.
     Elsewhere,
     /// Not now: try again later.
     Later,

@@ -48,7 +48,8 @@ counters! {
     blocks_dropped,
     /// Faults reported by the kernel; several may concern one block.
     faults,
-    /// Times that a block could not be brought back at once, mostly because host memory was short.
+    /// Number of times that bringing a block back had to be retried, mostly because host memory was
+    /// short.
     fill_retries,
     /// Blocks whose source failed: their contents are lost.
     blocks_lost,

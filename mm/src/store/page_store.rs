@@ -215,8 +215,8 @@ impl Store {
         Ok(self.table.slot(key)?.kept() != Kept::Nothing)
     }
 
-    /// Bytes that the page under `key` takes in the store: none for a page of one repeated word, or
-    /// if there is none.
+    /// Bytes that the page under `key` takes in the store: 0 for a page of one repeated word, or an
+    /// absent page.
     ///
     /// # Errors
     /// [`StoreError::OutOfRange`].

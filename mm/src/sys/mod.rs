@@ -7,7 +7,7 @@
 //! * [`thread`]: signals of threads of our own
 //! * [`userfault`]: faults on absent memory, answered by this process
 //!
-//! **Aliasing.** No reference or slice to mapped memory is ever made: a guest, the kernel or
+//! **Aliasing.** No reference or slice to mapped memory is made: a guest, the kernel or
 //! another thread may write it at any time. It is read and written through vm-memory's volatile
 //! accessors only. Discarding pages ([`mapping::Mapping::discard`]) is therefore safe: no Rust
 //! reference can observe it. The one exception is a [`Region`](crate::frames::Region) of the frame

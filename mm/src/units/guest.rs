@@ -84,7 +84,7 @@ pub struct GuestRange {
 }
 
 impl GuestRange {
-    /// `pages` pages from `start`; `None` if that is none, or reaches beyond the address space.
+    /// `pages` pages from `start`; `None` if `pages` is 0, or beyond the address space.
     pub fn new(start: Pfn, pages: Pages) -> Option<Self> {
         if pages.0 == 0 {
             return None;

@@ -49,8 +49,8 @@ fn compact_class(heap: &Heap, class: &Class) -> u64 {
     }
 }
 
-/// Moves all objects out of the emptiest zspage that is not in use. `None` if there is none, or
-/// no room for its objects.
+/// Moves all objects out of the emptiest zspage that is not in use. `None` without one, or without
+/// room for its objects.
 fn empty_one(heap: &Heap, class: &Class, state: &mut ClassState) -> Option<Emptied> {
     let zspages = heap.zspages();
     let mut group = EMPTY + 1;

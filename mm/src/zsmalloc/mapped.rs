@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! An object's bytes, for as long as it is mapped.
+//! An object's bytes, while it is mapped.
 
 use crate::units::PAGE_BYTES;
 
@@ -7,7 +7,7 @@ use super::bytes::Span;
 use super::handle::HandleEntry;
 use super::zspage::Zspage;
 
-/// A mapped object: no other thread maps, frees or moves it meanwhile.
+/// A mapped object: no other thread can map, free or move it.
 pub struct Mapped<'a> {
     entry: &'a HandleEntry,
     zspage: &'a Zspage,

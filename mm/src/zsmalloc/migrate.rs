@@ -22,7 +22,7 @@ pub(super) fn migrate(
     let link = Link::from_private(src.private());
     let zspage = heap.zspages().get(link.zspage).ok_or(MigrateError::Unknown)?;
     let number = usize::from(zspage.class());
-    // A zspage without a class is being made or freed just now.
+    // A zspage without a class is being created or freed.
     let class = heap.classes().get(number).ok_or(MigrateError::Again)?;
     // Keeps objects and headers still. The zspage may have been freed and have another class
     // by now; then the frame is not in it any more, for the pool holds a reference on it.

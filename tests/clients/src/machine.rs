@@ -197,7 +197,7 @@ pub(crate) fn metadata_changed() -> Value {
     json!({ "latest": { "meta-data": { "ami-id": "ami-2", "hostname": "kestrel" } } })
 }
 
-/// Removes what an earlier attempt left in `dir`, but for the test's own output.
+/// Removes leftovers of an earlier attempt from `dir`, except the test's output.
 fn clear(dir: &Path) -> Result<()> {
     for entry in fs::read_dir(dir).map_err(Error::io("reading the test's folder"))? {
         let path = entry.map_err(Error::io("reading the test's folder"))?.path();

@@ -59,7 +59,7 @@ impl MemoryReclaim for Memory {
         for run in ranges {
             assert!(run.start() >= end && run.end() <= Pfn(RAM_PAGES));
             end = run.end();
-            // The driver's block is left as it is: a lost ring would only end the run.
+            // The driver's block is not changed: a lost ring would only end the run.
             for pfn in run.start().0.max(512)..run.end().0 {
                 let page = GuestAddress(pfn << 12);
                 self.0.write_slice(&[0; 4096], page).expect("RAM");

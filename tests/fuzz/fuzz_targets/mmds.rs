@@ -30,7 +30,7 @@ const MAX_FRAME: usize = 1514;
 
 #[derive(Debug, Arbitrary)]
 enum Step {
-    /// Any frame at all.
+    /// Any frame.
     Frame(Vec<u8>),
     /// Any ARP packet to the service.
     Arp {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A hostile VNC client, and a guest that changes what it shows meanwhile.
+//! A hostile VNC client, and a guest that changes its picture in between.
 //!
-//! The oracle: the stream stays in step. Whatever the client says, everything that it is sent is a
+//! The oracle: the stream stays in step. For any client input, everything that it receives is a
 //! handshake, then whole updates whose rectangles lie in the desktop of that moment, each with as
 //! many pixels as it names; and all memory is given back when the client closed the connection.
 

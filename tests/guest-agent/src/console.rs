@@ -8,7 +8,7 @@ use guest_agent::READY;
 use guest_agent::frame::{AnswerLine, Request};
 use rustix::termios::{OptionalActions, tcdrain, tcgetattr, tcsetattr};
 
-/// An answer's lines, or why there is none.
+/// An answer's lines, or the error.
 pub(crate) type Answer = Result<Vec<String>, String>;
 
 /// The serial console.

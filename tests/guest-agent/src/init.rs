@@ -39,7 +39,7 @@ pub(crate) fn mount_basics() -> io::Result<()> {
 }
 
 /// Mounts a file system without a device, creating its folder. One that the kernel has mounted
-/// itself (devtmpfs, on a root that is no RAM disk) is left as it is.
+/// itself (devtmpfs, on a root that is not a RAM disk) is not changed.
 pub(crate) fn mount_new(kind: &str, at: &Path) -> io::Result<()> {
     fs::create_dir_all(at)?;
     // A memory file system is limited by the memory there is, not to half of it.

@@ -5,7 +5,7 @@
 //! QEMU 7.2 (`target/i386/tcg/sysemu/svm_helper.c`) sets and clears a CPU's flags for virtual
 //! interrupts as a virtual machine is entered and left, without the lock under which other threads
 //! flag it for real ones. Where the two meet, a flag is lost: the interrupt stays in the local APIC's
-//! IRR, and the CPU, halted by then, is never told. If that was its timer, it sleeps for ever. Any
+//! IRR, and the CPU, halted by then, is never told. If that was its timer, it sleeps forever. Any
 //! interrupt that comes later makes QEMU look into the IRR again, so one that always comes mends it.
 
 use std::fs::{File, OpenOptions};

@@ -88,7 +88,7 @@ impl Region {
             .count()
     }
 
-    /// Writes page `index` anew after checking it; whether it was intact.
+    /// Rewrites page `index` after checking it; returns whether it was intact.
     pub(crate) fn rewrite(&mut self, index: usize) -> bool {
         let seed = self.seed;
         let page = &mut self.words_mut()[index * WORDS..][..WORDS];

@@ -43,7 +43,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// As it is written on the command line and in figures.
+    /// Its name on the command line and in figures.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -286,7 +286,7 @@ impl Drop for Monitor {
     }
 }
 
-/// A folder in memory for sockets and the like.
+/// A directory in memory for sockets and similar files.
 fn work_folder() -> Result<TempDir> {
     let parent = if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" };
     tempfile::Builder::new()

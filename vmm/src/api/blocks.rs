@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `/memory/blocks`: the block map. Ballast's own.
+//! `/memory/blocks`: the block map. Ballast extension.
 
 use axum::Router;
 use axum::extract::State;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `/memory/cma`: the contiguous region. Ballast's own.
+//! `/memory/cma`: the contiguous region. Ballast extension.
 
 use axum::Router;
 use axum::extract::State;

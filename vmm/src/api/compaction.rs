@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `/memory/compact`: compaction passes. Ballast's own.
+//! `/memory/compact`: compaction passes. Ballast extension.
 
 use axum::Router;
 use axum::extract::State;

@@ -112,7 +112,7 @@ pub struct ParkReport {
 pub struct UnparkReport {
     /// Blocks brought back.
     pub returned: u64,
-    /// Still parked for lack of host memory; brought back on access.
+    /// Still parked because host memory is short; brought back on access.
     pub left: u64,
     /// Blocks whose contents are lost.
     pub lost: u64,

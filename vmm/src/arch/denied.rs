@@ -17,7 +17,7 @@ pub enum Group {
     Nested,
     /// `cpu.pmu`.
     Pmu,
-    /// Not at all.
+    /// Never exposed.
     Never,
 }
 

@@ -106,7 +106,7 @@ fn parked(report: &ParkReport, status: &PagingStatus) -> String {
         ("in use by a device", report.left_pinned),
         ("in small pages", report.left_small),
         ("busy", report.left_busy),
-        ("touched meanwhile", report.left_wanted),
+        ("touched by the guest", report.left_wanted),
         ("incompressible", report.left_incompressible),
     ];
     for (reason, blocks) in reasons.into_iter().filter(|(_, blocks)| *blocks > 0) {

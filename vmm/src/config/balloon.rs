@@ -12,7 +12,7 @@ use super::rules::{Check, Faults};
 pub struct BalloonConfig {
     /// Target size, in MiB.
     pub amount_mib: u32,
-    /// Whether the guest may deflate the balloon instead of killing a process for lack of memory.
+    /// Whether the guest may deflate the balloon instead of letting the OOM killer act.
     pub deflate_on_oom: bool,
     /// Polling interval for statistics, in seconds; 0 disables them, and they cannot be enabled
     /// later.

@@ -21,7 +21,7 @@
 //! - `policy.rs`: the memory policy (`memory.policy`)
 //! - `boot_source.rs`: kernel, initrd and command line (`boot-source`), and their files
 //! - `balloon.rs`: the balloon (`balloon`)
-//! - `cpu.rs`: CPU features that are off unless asked for (`cpu`, Ballast's own)
+//! - `cpu.rs`: CPU features that are off unless asked for (`cpu`, Ballast extension)
 //! - `console.rs`: the serial console (`console`, Ballast extension)
 //! - `drives.rs`: disks (`drives`)
 //! - `entropy.rs`: the source of random numbers (`entropy`)
@@ -29,7 +29,7 @@
 //! - `vsock.rs`: streams between guest and host (`vsock`)
 //! - `mmds.rs`: where the guest reaches the metadata service (`mmds-config`)
 //! - `rate_limiter.rs`: limits that devices share
-//! - `gpu.rs`: the display (`gpu`, Ballast's own)
+//! - `gpu.rs`: the display (`gpu`, Ballast extension)
 //! - `logger.rs`, `metrics.rs`: the monitor's log and counters (`logger`, `metrics`)
 //! - `objects.rs`: JSON in which an array is never accepted as an object
 //! - `absent.rs`: Firecracker's sections that name devices Ballast does not have

@@ -53,7 +53,7 @@ impl Controller {
     fn unpark(&mut self, wanted: Unpark, reply: ReplySender) {
         let answer = Answer::new(reply);
         if self.parking.is_none() {
-            // Nothing was ever parked.
+            // Nothing has been parked.
             let nothing = PagingReply::Unparked(UnparkReport::default()).into();
             return answer.give(Ok(if wanted.wait { nothing } else { Reply::Done }));
         }

@@ -30,7 +30,7 @@ const NETWORK: [&str; 8] = [
 ];
 /// The user that owns nothing, and its group.
 const NOBODY: u32 = 65534;
-/// Bytes of its words that are looked at when it has ended.
+/// Bytes of its output that are reported when it has ended.
 const MAX_WORDS: u64 = 4096;
 
 /// passt cannot be started.
@@ -94,7 +94,7 @@ impl Passt {
         // As standard input it needs no descriptor that stays open by accident.
         command.args(NETWORK).arg("--fd=0").stdin(theirs).stdout(Stdio::null()).stderr(stderr);
         if rustix::process::geteuid().is_root() {
-            // Of itself it would look for the name `nobody`, which a small root file system may lack.
+            // By default it looks up the name `nobody`, which a small root file system may lack.
             command.arg(format!("--runas={NOBODY}:{NOBODY}"));
         }
         if let Some(mtu) = options.mtu {

@@ -50,7 +50,7 @@ pub struct GuestFigures {
     pub major_faults: u64,
     /// Bytes swapped in since it booted.
     pub swapped_in: u64,
-    /// Processes killed for lack of memory since it booted.
+    /// Processes killed by the OOM killer since it booted.
     pub kills: u64,
 }
 

@@ -126,7 +126,7 @@ fn clients_of_a_socket_all_see_and_all_may_type() {
     two.write_all(b"from two;").unwrap();
     read_until(&mut one, b"from two;");
     drop((one, two));
-    // The last output is shown to those who come later.
+    // Later clients get the last output.
     let mut late = connect();
     assert_eq!(read_until(&mut late, b"from two;"), b"from one;from two;");
     // More than there is room for: the ninth is refused, and the others are served.

@@ -67,8 +67,8 @@ fn a_guest_that_spins_is_paused_and_stopped() {
     assert_eq!(monitor.end().code(), Some(0));
 }
 
-/// Keeps one thread of the monitor from running, and no other: as a thread would be that waits for
-/// ever. What ends the process ends this too.
+/// Keeps one thread of the monitor from running, and no other: like a thread that waits forever.
+/// What ends the process ends this too.
 fn hold_main_thread(monitor: &Monitor) {
     let pid = i32::try_from(monitor.child.id()).unwrap();
     let null = std::ptr::null_mut::<libc::c_void>();

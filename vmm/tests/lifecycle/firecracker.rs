@@ -42,7 +42,7 @@ fn stdout(monitor: &Monitor) -> String {
     std::fs::read_to_string(monitor.dir.path().join("stdout")).unwrap()
 }
 
-/// One request as the file has it: a body that is a string is sent as it is. The status, or `EXIT`
+/// One request as the file has it: a body that is a string is sent unchanged. The status, or `EXIT`
 /// where the process has ended.
 fn exchange(monitor: &mut Monitor, step: &Value) -> String {
     let (method, path) = (step[0].as_str().unwrap(), step[1].as_str().unwrap());
@@ -292,7 +292,7 @@ fn lines_through_a_fifo_that_is_nearly_full_stay_whole() {
             lines += 1;
         }
     }
-    assert_eq!(lines, written, "a line is there as a whole, or not at all");
+    assert_eq!(lines, written, "a line is complete or missing");
 }
 
 #[test]

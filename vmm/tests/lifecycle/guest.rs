@@ -4,11 +4,11 @@
 /// What the guest does.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Program {
-    /// Halts for ever.
+    /// Halts forever.
     Halt,
-    /// Loops for ever without an exit.
+    /// Loops forever without an exit.
     Spin,
-    /// Writes to the serial port for ever.
+    /// Writes to the serial port forever.
     Flood,
     /// Writes each byte that it reads from the serial port back to it.
     Echo,

@@ -30,8 +30,8 @@ mod register {
 const VERSION_1: u32 = 1;
 const BALLOON_TELLS_HOST: u32 = 1 << 0;
 const GPU_BLOBS: u32 = 1 << 3;
-/// Ballast's own, of the second word: pages of resources move, so that the control queue runs in
-/// the vCPU.
+/// Ballast extension, in the second word: pages of resources move, so that the control queue runs
+/// in the vCPU.
 const GPU_MIGRATE: u32 = 1 << (56 - 32);
 
 /// Depth of every queue here but the cursor's, which is at most so deep.

@@ -41,7 +41,7 @@ const PATHS: [&str; 7] = [
 ];
 /// Commands to the display after which a round is good: the guest has gone through its list twice.
 const COMMANDS: f64 = 100.0;
-/// Size of the guest, by which its memory is told from the monitor's.
+/// Size of the guest, which distinguishes its memory from the monitor's.
 const GUEST_MIB: u64 = 64;
 
 /// Figures of one round.

@@ -44,7 +44,7 @@ pub(crate) struct Options {
     /// Size of the file system, in MiB (2048, with --with-tests 768)
     #[arg(long, value_name = "MIB")]
     size: Option<u64>,
-    /// Build it anew even if the cache has one, for newer packages, and replace the copy
+    /// Rebuild it even if the cache has one, for newer packages, and replace the copy
     #[arg(long)]
     fresh: bool,
 }
@@ -128,7 +128,7 @@ pub(crate) fn install(options: &Options, kernel: &Path) -> Result<PathBuf> {
     fs::copy(kernel, &vmlinux).doing("copying", kernel)?;
     let copy = dir.join("rootfs.ext4");
     if copy.exists() && !options.fresh {
-        eprintln!("{}: kept as it is; --fresh replaces it", copy.display());
+        eprintln!("{}: kept; --fresh replaces it", copy.display());
         return Ok(copy);
     }
     run::quiet(
@@ -142,7 +142,7 @@ fn file_system(root: &Path, image: &Path, size_mib: u64) -> Result<()> {
     run::quiet(
         Command::new("mke2fs")
             .args(["-q", "-t", "ext4", "-L", "debian", "-m", "1", "-J", "size=16"])
-            // Whatever the kernel is, in the guest or on this machine: no newer features.
+            // For any kernel, in the guest or on this machine: no newer features.
             .args(["-O", "^metadata_csum_seed,^orphan_file"])
             .arg("-d")
             .arg(root)

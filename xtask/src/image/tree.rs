@@ -146,7 +146,7 @@ pub(super) fn finish(root: &Path) -> Result<()> {
     remove(&root.join("usr/lib/udev/hwdb.bin"))?;
     // Empty: each guest makes its own, and systemd does not take it for an installation.
     write(&root.join("etc/machine-id"), b"", 0o444)?;
-    // systemd-update-done(8): caches are younger than /usr, so they are not made anew at boot.
+    // systemd-update-done(8): caches are younger than /usr, so they are not rebuilt at boot.
     for folder in ["etc", "var"] {
         write(&root.join(folder).join(".updated"), b"", 0o644)?;
     }

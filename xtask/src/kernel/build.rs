@@ -70,8 +70,8 @@ pub(super) fn make(tree: &Path, objects: &Path) -> Command {
     let mut command = Command::new("make");
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     command.arg("-C").arg(tree).arg(format!("O={}", objects.display())).arg(format!("-j{jobs}"));
-    // A user's compiler cache makes a rebuild after a change of one patch quick, if it is told that
-    // the folder, which has another name each time, is not part of the input.
+    // A user's compiler cache makes a rebuild after a change of one patch quick, if configured to
+    // ignore the folder, which has another name each time, is not part of the input.
     if run::in_path("ccache") {
         command.arg("CC=ccache gcc").env("CCACHE_NOHASHDIR", "1");
         if let Some(work) = tree.parent() {

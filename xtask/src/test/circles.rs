@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Files that use each other in a circle: there are none.
+//! Circles between files.
 
 use std::collections::{BTreeMap, BTreeSet};
 

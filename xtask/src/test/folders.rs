@@ -16,7 +16,8 @@ const TESTS: &str = "tests";
 
 const HEADS: [&str; 3] = ["lib.rs", "main.rs", "mod.rs"];
 
-/// Checks all folders with sources. Folders below `src` need a head; others may do without.
+/// Checks all folders with sources. Folders below `src` need a head comment; in others it is
+/// optional.
 pub(crate) fn check() -> Result<()> {
     let faults = faults(&sources::read(&[".rs"])?);
     if faults.is_empty() { Ok(()) } else { task_error(faults.join("\n  ")) }

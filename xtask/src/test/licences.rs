@@ -108,7 +108,7 @@ fn one(words: &mut Words<'_>, allowed: &[String]) -> Option<bool> {
         return (words.next()? == ")").then_some(verdict);
     }
     let licence = words.next().filter(|word| !["OR", "AND", "WITH", ")"].contains(word))?;
-    // An exception only ever adds permissions.
+    // An exception only adds permissions.
     if words.next_if_eq(&"WITH").is_some() {
         words.next()?;
     }

@@ -10,6 +10,7 @@
 //! - `circles.rs`      files that use each other in a circle
 //! - `imports/`        which file uses which
 //! - `patches.rs`      numbers of kernel patches in documents
+//! - `phrases.rs`      phrases that plain English does not use, listed in `phrases.txt`
 //! - `sources.rs`      the files that these checks read
 //! - `fuzz.rs`         each fuzz target for a short while
 //! - `checkpatch.rs`   the kernel's own style check on our patches
@@ -24,6 +25,7 @@ mod imports;
 mod lengths;
 mod licences;
 mod patches;
+mod phrases;
 mod sources;
 
 use std::fs;
@@ -76,13 +78,14 @@ impl From<clients::Outcome> for Count {
 type Check = (&'static str, fn() -> Result<()>);
 
 /// Checks of sources that need no build: seconds, all together.
-const SOURCE_CHECKS: [Check; 8] = [
+const SOURCE_CHECKS: [Check; 9] = [
     ("formatting", || run::show(build::cargo().args(["fmt", "--all", "--check"]))),
     ("licence headers", headers::check),
     ("lists of files", folders::check),
     ("lengths of files", lengths::check),
     ("circles between files", circles::check),
     ("patch numbers in documents", patches::check),
+    ("plain English", phrases::check),
     ("licences of dependencies", licences::check),
     ("unused dependencies", dependencies::check),
 ];

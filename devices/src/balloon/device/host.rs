@@ -249,7 +249,7 @@ impl Balloon {
         self.core.pool.reported()
     }
 
-    /// Whether the driver deflates the balloon instead of killing a process for lack of memory.
+    /// Whether the driver deflates the balloon instead of letting the OOM killer act.
     pub fn deflates_on_oom(&self) -> bool {
         self.accepted(feature::DEFLATE_ON_OOM)
     }

@@ -86,7 +86,7 @@ fn a_block_is_asked_for_given_up_and_stays() {
     assert_eq!(request.flags.get(), EvacuationRequest::SYNC);
     evac.rig.driver.interrupts();
     assert_eq!(evac.rig.inflate_blocks(&[3]), OK);
-    // On top of the target, so that the driver does not take it back at once.
+    // On top of the target, so that the driver does not take it back immediately.
     assert_eq!(evac.rig.driver.config(0), 1024);
     assert_eq!(evac.rig.inflate_blocks(&[6]), OK);
     assert_eq!(evac.rig.driver.config(0), 1024, "block 6 was not requested");
@@ -119,7 +119,7 @@ fn a_surplus_comes_and_goes() {
     assert_eq!((goal(&evac), evac.rig.balloon().target_pages()), (1536, Pages(512)));
     evac.rig.balloon().set_surplus(Pages(u64::MAX));
     let ram = evac.rig.balloon().core.pool.ledger.ram();
-    assert_eq!(u64::from(goal(&evac)), ram.0, "there is no more than all of it");
+    assert_eq!(u64::from(goal(&evac)), ram.0, "the goal is at most all of it");
     evac.rig.balloon().set_surplus(Pages(0));
     assert_eq!(goal(&evac), 512);
     evac.rig.balloon().set_surplus(Pages(512));

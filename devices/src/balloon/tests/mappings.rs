@@ -18,7 +18,7 @@ fn alternate_blocks_with_a_page_each_stay_within_the_budget() {
     let (mut rig, mappings) = rig(4);
     rig.inflate([0, 2 * 512, 4 * 512, 6 * 512]);
     rig.settle();
-    assert_eq!(rig.discards().len(), 4, "their pages go back all the same");
+    assert_eq!(rig.discards().len(), 4, "their pages are still discarded");
     assert_eq!(rig.huge().len(), 2);
     assert_eq!(mappings.used(), 4);
     let unguarded = rig.balloon().counters().unguarded_blocks;

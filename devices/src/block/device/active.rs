@@ -59,6 +59,6 @@ impl Active {
 pub(super) enum Waiting {
     /// The rate limit does not admit it yet.
     Limit,
-    /// As many are under way as the device can have.
+    /// The device has its maximum of requests in flight.
     Room,
 }

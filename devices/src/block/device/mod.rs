@@ -162,7 +162,7 @@ impl Block {
         let pending = self.shared.take_pending();
         let limited_anew = [pending.bytes, pending.ops] != [BucketUpdate::Keep; 2];
         self.apply(pending, Some(active));
-        // Only then: a queue woken for nothing would wake itself again and again.
+        // Only then: a queue woken unnecessarily would wake itself again and again.
         if self.timer.acknowledge() || limited_anew {
             active.wake(Waiting::Limit);
         }

@@ -77,7 +77,7 @@ pub(super) trait Engine: Send {
         None
     }
 
-    /// Waits until a piece has ended, if any is under way.
+    /// Waits until a piece completes, if any is in flight.
     ///
     /// # Errors
     ///

@@ -119,7 +119,7 @@ fn an_image_that_was_cut_off_gives_errors_and_no_more() {
         assert_eq!(rig.read(0, 512).0, OK, "{disk:?}");
         assert_eq!(rig.read(2, 512).0, IOERR, "{disk:?}");
         assert_eq!(count(&rig.handle.counters().execute_fails), 1);
-        // A deleted file stays as long as it is open.
+        // A deleted file stays while it is open.
         std::fs::remove_file(&rig.path).unwrap();
         assert_eq!(rig.read(0, 512).0, OK, "{disk:?}");
     }

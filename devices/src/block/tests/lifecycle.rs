@@ -32,7 +32,7 @@ fn only_files_and_block_devices_are_disks() {
     let null = File::open("/dev/null").unwrap();
     assert!(matches!(Image::raw(null, true), Err(ImageError::NotADisk)));
     let text = dir.path().join("text");
-    std::fs::write(&text, "no image at all, but some text").unwrap();
+    std::fs::write(&text, "some text, not an image").unwrap();
     let refused = image(Disk::Qcow2, &text, true).unwrap_err();
     assert!(matches!(refused, ImageError::Qcow2(_)), "{refused}");
     // Empty, and not a multiple of a sector.
@@ -145,7 +145,7 @@ fn the_rate_limit_puts_requests_off_until_it_is_lifted() {
         rig.driver.run();
         assert_eq!(rig.driver.used(0), None);
         assert_eq!(count(&rig.handle.counters().rate_limiter_throttled_events), 1);
-        // Events meanwhile lead to a round each, not to one after the other.
+        // Each event in between leads to one round, not to a series of rounds.
         rig.driver.notify(0);
         assert_eq!(rig.driver.run(), 1);
         let none = BucketUpdate::Set(Bucket { size: 0, ..bucket });

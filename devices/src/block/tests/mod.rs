@@ -147,7 +147,7 @@ impl Rig {
                 self.sources.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
             let patience = Timespec { tv_sec: 60, tv_nsec: 0 };
             let ready = poll(&mut fds, Some(&patience)).unwrap();
-            assert!(ready > 0, "the device waits for nothing and has not answered");
+            assert!(ready > 0, "the device has not answered and waits for no event");
             // The event loop sees each event once; a timer that was read has not gone off again.
             rustix::io::read(&self.sources[0], &mut [0; 8]).ok();
             self.driver.transport().process_queue(0);

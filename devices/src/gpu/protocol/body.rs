@@ -67,7 +67,7 @@ impl<R: Read> Body<R> {
         self.take::<IdAnd>().map(|pair| pair.id.get())
     }
 
-    /// A list of `count` entries, of which no more than `max` are taken.
+    /// A list of `count` entries, at most `max`.
     pub(super) fn entries(&self, count: u32, max: u32) -> Result<Entries, DecodeError> {
         self.check_count::<MemEntry>(count)?;
         if count > max {

@@ -30,9 +30,9 @@ pub enum Command {
     SetScanoutBlob(SetScanoutBlob),
     MapBlob(MapBlob),
     UnmapBlob(ResourceId),
-    /// Ballast's own, with feature MIGRATE.
+    /// Ballast extension, with feature MIGRATE.
     MigrateBacking(ResourceId, Vec<MigrateEntry>),
-    /// Ballast's own, with feature MIGRATE_PAGES.
+    /// Ballast extension, with feature MIGRATE_PAGES.
     MigratePages(Vec<MigratePage>),
     UpdateCursor(UpdateCursor),
     MoveCursor(UpdateCursor),
@@ -45,8 +45,8 @@ pub enum Command {
 }
 
 impl Command {
-    /// Decodes what follows a header of kind `kind`. No more than `max_entries` backing entries
-    /// are taken.
+    /// Decodes the command after a header of kind `kind`, with at most `max_entries` backing
+    /// entries.
     ///
     /// # Errors
     ///

@@ -39,9 +39,9 @@ pub mod feature {
     pub const RESOURCE_UUID: u64 = 1 << 2;
     /// RESOURCE_CREATE_BLOB and related features.
     pub const RESOURCE_BLOB: u64 = 1 << 3;
-    /// RESOURCE_MIGRATE_BACKING; Ballast's own, see docs/virtio-extensions.md.
+    /// RESOURCE_MIGRATE_BACKING; Ballast extension, see docs/virtio-extensions.md.
     pub const MIGRATE: u64 = 1 << 56;
-    /// MIGRATE_PAGES, which names the resource in each entry; Ballast's own, only with MIGRATE.
+    /// MIGRATE_PAGES, which names the resource in each entry; Ballast extension, only with MIGRATE.
     pub const MIGRATE_PAGES: u64 = 1 << 57;
 }
 
@@ -70,9 +70,9 @@ pub mod code {
     pub const RESOURCE_ASSIGN_UUID: u32 = 0x010b;
     pub const RESOURCE_CREATE_BLOB: u32 = 0x010c;
     pub const SET_SCANOUT_BLOB: u32 = 0x010d;
-    /// Ballast's own.
+    /// Ballast extension.
     pub const RESOURCE_MIGRATE_BACKING: u32 = 0x01f0;
-    /// Ballast's own.
+    /// Ballast extension.
     pub const MIGRATE_PAGES: u32 = 0x01f1;
     pub const CTX_CREATE: u32 = 0x0200;
     pub const CTX_DESTROY: u32 = 0x0201;

@@ -55,7 +55,7 @@ fn resources_without_memory_are_charged_too() {
 
 #[test]
 fn runs_of_backings_are_charged() {
-    // Each resource names two pages 512 times each: nothing but runs.
+    // Each resource names two pages 512 times each, so that every entry is a run.
     let entries: Vec<_> = (0..1024).map(|n| entry(BUFFERS + n % 2 * 8192, 4096)).collect();
     let made = |d: &mut Driver| {
         (1..=63).take_while(|id| d.create_guest_blob(*id, 4096, &entries) == ok::NODATA).count()

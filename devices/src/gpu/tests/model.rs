@@ -30,8 +30,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// Against a model of two byte arrays, backing and image, whatever the order of drawing,
-    /// transfers and migrations; a command that should fail fails, and changes neither.
+    /// Against a model of two byte arrays, backing and image, for any order of drawing, transfers
+    /// and migrations; a command that should fail fails, and changes neither.
     #[test]
     fn transfers_and_migrations_agree_with_two_arrays(steps in steps(), cut: bool) {
         // In rounds of so little work that every command is cut many times, or in one.

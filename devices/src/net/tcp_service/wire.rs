@@ -20,7 +20,7 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    /// Receives a frame from the guest; false if it is dropped for lack of room for a reply.
+    /// Receives a frame from the guest; false if it is dropped because a reply would not fit.
     pub(super) fn receive(&mut self, frame: Vec<u8>) -> bool {
         let room = !self.is_full();
         self.received = Some(frame).filter(|_| room);

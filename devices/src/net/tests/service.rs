@@ -100,7 +100,7 @@ fn lost_frames_are_sent_again() {
         if received.len() == 20_000 {
             break;
         }
-        // The device's timer, as far as it is before that of the client.
+        // The device's deadline, if it is before the client's.
         let due = service.next_deadline(now).expect("a timer while a connection is open");
         assert!(due > now);
         now = due.min(now + Duration::from_millis(50));

@@ -62,7 +62,7 @@ impl MmioTransport {
         }
     }
 
-    /// Address and length of the selected region; all ones where there is none
+    /// Address and length of the selected region; all ones if it does not exist
     /// (virtio 1.3, 4.2.2, SHMLenLow).
     fn shared_region(&self) -> (u64, u64) {
         let id = u8::try_from(self.registers().shm_sel).ok();

@@ -71,7 +71,7 @@ pub struct MmioTransport {
     features: u64,
     interrupt: Arc<MmioInterrupt>,
     kicks: Vec<EventFd>,
-    /// Acknowledgements of used buffers that the hypervisor has kept; nobody waits for them.
+    /// Acknowledgements of used buffers, handled in the hypervisor; no thread reads this event.
     acknowledged: EventFd,
     /// Queues that may have to run in the vCPU that notifies them.
     at_notify: Vec<bool>,

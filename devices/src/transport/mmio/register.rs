@@ -19,7 +19,7 @@ pub const DRIVER_FEATURES: u64 = 0x020;
 pub const DRIVER_FEATURES_SEL: u64 = 0x024;
 /// Queue that the registers below are about.
 pub const QUEUE_SEL: u64 = 0x030;
-/// Largest size of the queue, 0 if there is none.
+/// Largest size of the queue, 0 if it does not exist.
 pub const QUEUE_NUM_MAX: u64 = 0x034;
 /// Size of the queue.
 pub const QUEUE_NUM: u64 = 0x038;
@@ -47,7 +47,7 @@ pub const QUEUE_DEVICE_LOW: u64 = 0x0a0;
 pub const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
 /// Shared-memory region that the registers below are about.
 pub const SHM_SEL: u64 = 0x0ac;
-/// Its length, low half; all ones if there is none.
+/// Its length, low half; all ones if the region does not exist.
 pub const SHM_LEN_LOW: u64 = 0x0b0;
 /// Its length, high half.
 pub const SHM_LEN_HIGH: u64 = 0x0b4;

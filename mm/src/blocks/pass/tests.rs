@@ -20,8 +20,8 @@ use crate::units::{BLOCK_SIZE, BlockId, Bytes, GuestRange, Pages, Pfn};
 struct Balloon<'a> {
     ram: &'a GuestRam,
     pages: RefCell<PageSet>,
-    /// Called before each discard: what the guest does meanwhile.
-    meanwhile: fn(&RefCell<PageSet>),
+    /// Called before each discard: what the guest does in between.
+    in_between: fn(&RefCell<PageSet>),
     /// Blocks that the guest can free.
     free: RefCell<Vec<BlockId>>,
     lent: Cell<Pages>,
@@ -45,7 +45,7 @@ impl GuestSide for Balloon<'_> {
         block: BlockId,
         pages: &PageMask,
     ) -> Result<Discarded, GuestRamError> {
-        (self.meanwhile)(&self.pages);
+        (self.in_between)(&self.pages);
         let still = self.pages.borrow().mask(block).intersection(pages);
         self.ram.discard(&still.ranges_in(block).collect::<Vec<_>>())
     }
@@ -143,7 +143,7 @@ fn balloon(ram: &GuestRam, ranges: impl IntoIterator<Item = GuestRange>) -> Ball
     let pages = RefCell::new(ranges.into_iter().collect());
     let (free, lent) = (RefCell::default(), Cell::new(Pages(0)));
     let (asked, most_lent) = (Cell::new(0), Cell::new(Pages(0)));
-    Balloon { ram, pages, meanwhile: |_| {}, free, lent, asked, empties: None, most_lent }
+    Balloon { ram, pages, in_between: |_| {}, free, lent, asked, empties: None, most_lent }
 }
 
 fn run(ram: &GuestRam, guest: &Balloon<'_>) -> PassReport {
@@ -180,7 +180,7 @@ fn discards_what_is_held_for_nothing() {
 fn pages_taken_back_in_the_meantime_are_safe() {
     let ram = ram();
     let mut guest = balloon(&ram, [range(512, 512)]);
-    guest.meanwhile = |pages| {
+    guest.in_between = |pages| {
         pages.borrow_mut().remove_range(range(600, 50));
     };
     let report = run(&ram, &guest);

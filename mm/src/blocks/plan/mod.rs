@@ -194,8 +194,8 @@ fn collapse(id: BlockId, block: &Block, costs: &Costs) -> PlanStep {
     }
 }
 
-/// Whether one device uses the whole block, as a GPU resource can: such a block should be huge
-/// whatever its contents.
+/// Whether one device uses the whole block, as a GPU resource can: such a block should be huge with
+/// any contents.
 fn in_one_sweep(block: &Block) -> bool {
     u64::from(block.gpu) == PAGES_PER_BLOCK
 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::blocks::mask::PageMask;
 
-/// A block with so many pages used, ballooned and absent, ballooned and present.
+/// A block with the given numbers of pages: used, ballooned and absent, ballooned and present.
 fn block(used: u16, gone: u16, wasted: u16, flags: BlockFlags) -> Block {
     let (present, ballooned) = (used + wasted, gone + wasted);
     Block { present, ballooned, wasted, flags, ..Block::default() }
@@ -76,7 +76,7 @@ fn single_pages_and_free_memory_are_gathered() {
     };
     // 120 MiB of RAM, of which the kernel keeps 10.
     assert_eq!(gathered(&cut, 30), [PlanAction::Gather(10)], "the balloon is in single pages");
-    assert_eq!(gathered(&whole, 30), [PlanAction::Gather(10)], "30 MiB are held for nothing");
+    assert_eq!(gathered(&whole, 30), [PlanAction::Gather(10)], "30 MiB are wasted");
     assert_eq!(gathered(&whole, 11), [], "too little to be worth it");
     assert_eq!(gathered(&cut, 8), [], "the kernel needs that");
     assert_eq!(gathered(&cut, 1 << 20), [], "nonsense");
@@ -165,7 +165,7 @@ proptest! {
         for step in &made.steps {
             prop_assert!(step.frees.0 + step.makes_huge.0 > 0, "a step without gain");
             let Some(id) = step.action.block() else {
-                // The guest keeps what its kernel needs, and is asked for no more than it has.
+                // The guest keeps what its kernel needs, and is asked for at most what it has.
                 let PlanAction::Gather(count) = step.action else { panic!("{step:?}") };
                 let borrowed = u64::from(count) * Pages(PAGES_PER_BLOCK).bytes().0;
                 prop_assert!(gather && borrowed + reserve(totals.ram).0 <= free.unwrap());

@@ -3,8 +3,7 @@
 //! change the map for the others.
 //!
 //! ```text
-//! gather: the guest lends its free memory ─▶ evacuate: sparse blocks ─▶ once more, with patience for
-//!    what is busy ─▶ squeeze: full blocks into gaps ─▶ host: discard, collapse, back
+//! gather: the guest lends its free memory ─▶ evacuate: sparse blocks ─▶ again, waiting for busy pages ─▶ squeeze: full blocks into gaps ─▶ host: discard, collapse, back
 //! ```
 //!
 //! - `gather.rs`: the guest makes whole blocks of free memory

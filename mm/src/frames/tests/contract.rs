@@ -170,7 +170,7 @@ fn a_frame_in_use_is_not_moved() {
     driver
         .owner()
         .with_frame(frame, |_| {
-            // Another thread compacts meanwhile.
+            // Another thread compacts concurrently.
             std::thread::scope(|s| s.spawn(|| pool.compact()).join().unwrap());
         })
         .unwrap();

@@ -89,7 +89,7 @@ fn the_background_thread_asks_below_low_up_to_high() {
     let deadline = Instant::now() + Duration::from_secs(20);
     while pool.accounting().free < 90 {
         assert!(Instant::now() < deadline, "{:?} {:?}", pool.accounting(), pool.events());
-        // Woken once more should the last allocation have come before the thread looked.
+        // Woken again in case the last allocation came before the thread looked.
         let frames = pool.alloc(Order::ZERO, Gfp::UNMOVABLE).unwrap();
         pool.free(frames).unwrap();
         std::thread::sleep(Duration::from_millis(1));

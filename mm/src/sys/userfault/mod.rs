@@ -196,7 +196,7 @@ impl Userfault {
         self.fill("poisoning", UFFDIO_POISON, range)
     }
 
-    /// Calls `found` for each pending fault; returns immediately if there is none.
+    /// Calls `found` for each pending fault; returns immediately without any.
     ///
     /// # Errors
     /// What read(2) says.
@@ -285,7 +285,7 @@ fn device() -> io::Result<OwnedFd> {
 }
 
 fn stopped(what: &'static str, range: HostRange, done: i64, source: io::Error) -> Stopped {
-    // Negative: the same error once more.
+    // Negative: the same error again.
     Stopped { what, range, done: usize::try_from(done).unwrap_or(0), source }
 }
 

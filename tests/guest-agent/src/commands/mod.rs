@@ -173,7 +173,7 @@ fn number(word: &str) -> Result<usize, String> {
     word.parse().map_err(|_| format!("not a number: {word}"))
 }
 
-/// `300M` and the like in bytes.
+/// Parses sizes such as `300M` into bytes.
 pub(crate) fn bytes(word: &str) -> Result<usize, String> {
     let (digits, shift) = match word.as_bytes().last() {
         Some(b'K') => (&word[..word.len() - 1], 10),

@@ -45,7 +45,7 @@ impl Pins {
     }
 }
 
-/// A ring that nothing is ever submitted to.
+/// A ring without submissions.
 fn new_ring() -> io::Result<OwnedFd> {
     let mut params = [0_u64; PARAMS_BYTES / size_of::<u64>()];
     // SAFETY: the kernel reads and writes PARAMS_BYTES at the pointer, which are ours.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A client that keeps drawing: it checks each page of its frames before it paints it anew,
-//! flushes, and flips from frame to frame.
+//! A client that keeps drawing: it checks each page of its frames before it repaints it, flushes,
+//! and flips from frame to frame.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +19,7 @@ const FRAMES: usize = 3;
 /// Pauses are counted by the power of two of their ticks, in this many classes.
 const CLASSES: usize = 44;
 
-/// Moved pages whose times are kept: enough for any percentile, and no more than 2 MiB.
+/// Moved pages whose times are kept: enough for any percentile, and at most 2 MiB.
 const MOVED_MAX: usize = 1 << 18;
 
 /// The client, if it is drawing.
@@ -187,7 +187,7 @@ fn now() -> u64 {
     unsafe { std::arch::x86_64::_rdtsc() }
 }
 
-/// The value that so many percent of `values` do not exceed; 0 if there are none.
+/// The given percentile of `values`; 0 if empty.
 fn exact_percentile(values: &[u64], percent: usize) -> u64 {
     let mut sorted = values.to_vec();
     sorted.sort_unstable();

@@ -74,7 +74,7 @@ impl Texts {
         Ok(vec![format!("pages={}", text.versions.len()), format!("damaged={damaged}")])
     }
 
-    /// Checks `count` pages here and there, and writes them anew.
+    /// Checks `count` scattered pages and rewrites them.
     pub(crate) fn touch(&mut self, name: &str, count: usize, seed: usize) -> Answer {
         let text = self.0.get_mut(name).ok_or_else(|| format!("no text {name}"))?;
         let mut state = seed as u64 | 1;

@@ -31,7 +31,7 @@ impl Delays {
         self.longest = self.longest.max(nanos);
     }
 
-    /// No more than this, in nanoseconds, was the delay of `permille` of a thousand touches.
+    /// The delay, in nanoseconds, that was not exceeded by `permille` of a thousand touches.
     fn quantile(&self, permille: u64) -> u64 {
         let total: u64 = self.counts.iter().sum();
         let mut left = (total * permille).div_ceil(1000);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Load for measuring devices: requests to a disk with so many under way, streams to the host and
-//! answers from there. What it costs to make the load is small and the same under each monitor.
+//! Load for measuring devices: requests to a disk at a given depth, streams to the host and answers
+//! from there. What it costs to make the load is small and the same under each monitor.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -77,7 +77,7 @@ impl Places {
     }
 }
 
-/// Keeps `depth` requests under way until the time is over, and waits for the last.
+/// Keeps `depth` requests in flight until the time is over, and waits for the last.
 fn requests(
     file: &File,
     write: bool,

@@ -36,7 +36,7 @@ impl Devices {
         Ok(vec![format!("pages={}", contents.pages)])
     }
 
-    /// `zram-rewrite INDEX`: writes all of it once more, with another pattern; `pages=`.
+    /// `zram-rewrite INDEX`: rewrites all of it with another pattern; `pages=`.
     pub(crate) fn rewrite(&mut self, index: usize) -> Answer {
         let Contents { pages, rounds } = self.contents(index)?;
         self.write(index, Contents { pages, rounds: rounds + 1 })?;

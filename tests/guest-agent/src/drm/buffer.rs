@@ -39,7 +39,7 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// A buffer of so many pages that is not meant to be shown.
+    /// A buffer with this many pages that is not displayed.
     pub(crate) fn new(card: &Card, kind: Kind, pages: usize) -> io::Result<Self> {
         let height = u32::try_from(pages).map_err(|_| io::ErrorKind::InvalidInput)?;
         match kind {

@@ -53,7 +53,7 @@ fn before_the_start_everything_is_described() {
         panic!()
     };
     assert_eq!(logger.level, Some(LogLevel::Debug));
-    // As Firecracker, this one does not mind unknown fields.
+    // Like Firecracker, this one accepts unknown fields.
     let Action::Metrics(MetricsAction::Set(metrics)) =
         put("/metrics", json!({"metrics_path": "/m", "new": 1}))
     else {
