@@ -52,7 +52,7 @@ impl Muxer {
         self.streams.held()
     }
 
-    /// The guest has gone: everything ends, and what the host connects later waits. Returned are the
+    /// The driver was reset: all streams end, and later host connections wait. Returned are the
     /// sockets and what they hold, to be closed and freed without the device's lock.
     pub(super) fn reset(&mut self) -> Box<dyn Any + Send> {
         let ended = self.streams.clear();

@@ -114,14 +114,14 @@ impl Rig {
         rig
     }
 
-    /// Resets the device, and sets it up anew.
+    /// Resets the device, and sets it up again.
     pub fn probe(&mut self) {
         self.driver.probe(self.features, self.queues);
         self.owed = (0..self.queues).map(|_| HashMap::new()).collect();
         self.lawless = false;
     }
 
-    /// Adds a chain, if there is room for it; runs the device first where there is none.
+    /// Adds a chain, if there is room for it; runs the device first if not.
     pub fn add(&mut self, queue: u16, header: &[u8], shape: &Shape) {
         let queue = queue % self.queues;
         let mut chain = Vec::new();

@@ -226,7 +226,7 @@ struct Input {
     ceiling: Option<Number>,
 }
 
-/// Files in memory that each run writes anew.
+/// Files in memory that each run rewrites.
 static FILES: LazyLock<[PathBuf; 2]> = LazyLock::new(|| {
     ["kernel", "initrd"].map(|name| {
         let folder = PathBuf::from("/dev/shm");

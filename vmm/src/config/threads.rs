@@ -34,8 +34,8 @@ impl Threaded<'_> {
         self.drives.iter().filter(|drive| drive.io_engine == IoEngine::Async).count() as u64
     }
 
-    /// Threads that the devices cannot do without: one for each, one that works for each disk's
-    /// io_uring, and two for one viewer.
+    /// Threads that the devices need: one for each, one for each disk's io_uring, and two for one
+    /// viewer.
     fn least(&self) -> u64 {
         let devices = (self.drives.len() + self.others) as u64;
         let viewer = if self.watched { 1 + THREADS_PER_CLIENT } else { 0 };

@@ -11,13 +11,13 @@ use rustix::io::Errno;
 /// How long the last words of a process wait for room.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
-/// Most bytes that a pipe takes as a whole or not at all (PIPE_BUF).
+/// Maximum size of an atomic write to a pipe (PIPE_BUF).
 const PIPE_BUF: usize = 4096;
 
 /// A descriptor to write to, blocking or not: waits for room on the caller's thread.
 ///
 /// The error of a pipe without a reader is `BrokenPipe` only where what was written before has been
-/// read: whoever reads next finds what is left in it.
+/// read: the next reader finds the rest in it.
 pub struct Descriptor(pub OwnedFd);
 
 impl Write for Descriptor {

@@ -59,7 +59,7 @@ pub struct Assembly<'a> {
     pub(super) transports: Vec<(&'static str, Arc<MmioTransport>)>,
     /// Budgets for resources that the guest and clients can use, for metrics.
     pub budgets: Vec<Arc<Budget>>,
-    /// Threads of devices and of those who use them.
+    /// Threads of devices and of their users.
     pub host_threads: Arc<Budget>,
     /// What devices have taken of them, for as long as the machine lives.
     pub(super) thread_charges: Vec<Charge>,

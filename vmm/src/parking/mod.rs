@@ -73,8 +73,8 @@ pub struct Parking {
 
 impl Parking {
     /// Starts paging `ram` as configured; absent blocks may cost the process `max_mappings`, and
-    /// operations take their threads from `host_threads`. If contents are ever lost, the machine ends
-    /// by `exit`.
+    /// operations take their threads from `host_threads`. If contents are lost, the machine is
+    /// stopped through `exit`.
     ///
     /// # Errors
     ///

@@ -27,7 +27,7 @@ impl Disk {
     }
 
     /// Puts `image` in place of the one that is open, which is returned: closing it may wait for the
-    /// host. No piece may be under way.
+    /// host. No piece may be in flight.
     pub(super) fn replace(&mut self, image: Image) -> Box<dyn Engine> {
         self.limits.sectors = image.sectors();
         self.id = image.id();

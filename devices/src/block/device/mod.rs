@@ -4,7 +4,7 @@
 //! - `active.rs`: the active state
 //! - `disk.rs`: the image behind its engine
 //! - `intake.rs`: requests taken from a queue
-//! - `settling.rs`: what waits until no piece is under way: another image, the end of a reset
+//! - `settling.rs`: work that waits until no piece is in flight: another image, the end of a reset
 
 mod active;
 mod disk;
@@ -59,7 +59,8 @@ pub struct Block {
     runnable: VecDeque<u16>,
     /// Transfers with a piece in flight.
     under_way: usize,
-    /// The image that takes the disk's place once no piece is under way; no piece starts until then.
+    /// The image that replaces the current one once no piece is in flight; no piece starts until
+    /// then.
     replacing: Option<Image>,
     /// What takes long to free.
     remains: Vec<Box<dyn Any + Send>>,
@@ -209,7 +210,7 @@ impl Block {
         deadline: &mut Deadline,
     ) -> Result<Progress, DeviceFailure> {
         if self.replacing.is_some() {
-            // The last piece under way makes the event loop come back.
+            // The last piece in flight makes the event loop return.
             return Ok(Progress::Done);
         }
         let size = self.disk.limits.sectors * SECTOR;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What waits until no piece is under way: another image, and the end of a reset. Nobody waits for
-//! the host's disk with the device's lock; only the end of the device does.
+//! Work that waits until no piece is in flight: another image, and the end of a reset. No thread
+//! waits for the host's disk with the device's lock; only the end of the device does.
 
 use std::time::Instant;
 
@@ -23,8 +23,8 @@ impl Block {
         self.replace_when_settled(active);
     }
 
-    /// Puts the image that waits in place, if no piece is under way. Pieces that were have ended on
-    /// the old one; what is left of their requests goes to the new.
+    /// Installs the waiting image if no piece is in flight. Earlier pieces have completed on the
+    /// old one; the rest of their requests goes to the new.
     pub(super) fn replace_when_settled(&mut self, active: Option<&mut Active>) {
         if self.under_way > 0 {
             return;
@@ -39,8 +39,8 @@ impl Block {
         }
     }
 
-    /// After a reset: takes the results of pieces under way. Their memory is the driver's again, and
-    /// their requests are dropped, when none is left.
+    /// After a reset: collects the results of pieces in flight. When none is left, their memory
+    /// belongs to the driver again and their requests are dropped.
     pub(super) fn settle_step(&mut self, deadline: &mut Deadline) -> Progress {
         if self.under_way > 0
             && let Err(error) = self.disk.engine.submit()

@@ -100,7 +100,7 @@ pub(super) trait Engine: Send {
 pub(super) struct RingConfig {
     /// The event that completions write to.
     pub(super) wake: RawFd,
-    /// Most pieces under way.
+    /// Maximum number of pieces in flight.
     pub(super) slots: u16,
     /// Most threads of the host's that wait for the disk.
     pub(super) workers: u16,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A host whose disk does not answer for a while: nobody waits for it with the device's lock.
+//! A host whose disk does not respond for a while: no thread waits for it with the device's lock.
 
 use std::io;
 use std::sync::Mutex;
@@ -47,7 +47,7 @@ impl Engine for StuckEngine {
     }
 }
 
-/// A disk with a write under way that the host does not answer.
+/// A disk with a write in flight that the host does not complete.
 fn stuck() -> (Rig, Arc<Mutex<Host>>) {
     let mut rig = Rig::new(Disk::Calls);
     let host = Arc::new(Mutex::new(Host::default()));

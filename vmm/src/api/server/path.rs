@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Targets of requests, as Firecracker reads them: empty segments count for nothing, a query, a
+//! Targets of requests, as Firecracker reads them: empty segments are ignored, a query, a
 //! fragment and percent-encoding are parts of the path and so make it an unknown one, and for some
 //! resources further segments are ignored.
 

@@ -4,7 +4,7 @@
 //! - `extent.rs`: how far a kernel reaches, by its headers
 //! - `initrd.rs`: the initrd, as high as it may lie
 //! - `loaded.rs`: both, in guest memory
-//! - `error.rs`: why there is none to run
+//! - `error.rs`: errors of loading
 
 mod error;
 mod extent;

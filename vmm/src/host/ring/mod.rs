@@ -55,7 +55,7 @@ struct State {
     lost: Lost,
 }
 
-/// What did not get out.
+/// Dropped bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Lost {
     /// Records that found the ring full.

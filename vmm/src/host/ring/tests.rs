@@ -19,7 +19,7 @@ impl Write for Memory {
     }
 }
 
-/// A reader that takes nothing until told to.
+/// A reader that reads nothing until released.
 struct Stuck {
     entered: Sender<()>,
     go_on: Receiver<()>,
