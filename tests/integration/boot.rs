@@ -203,7 +203,7 @@ pub(crate) fn terminate(pid: u32) -> Result<()> {
 }
 
 /// Names in the folders where something could be left.
-fn files() -> Result<BTreeSet<String>> {
+pub(crate) fn files() -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     for dir in ["/dev/shm", "/tmp", "/run"] {
         for entry in std::fs::read_dir(dir).map_err(Error::io(dir))?.flatten() {

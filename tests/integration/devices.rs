@@ -319,7 +319,7 @@ fn passt_ends(guest: &mut Guest) -> Result<()> {
 }
 
 /// Sends back what comes to a TCP address.
-fn echo_tcp(address: &str) -> Result<()> {
+pub(crate) fn echo_tcp(address: &str) -> Result<()> {
     let service = TcpListener::bind(address).map_err(Error::io("listening"))?;
     std::thread::spawn(move || {
         for stream in service.incoming().flatten() {
@@ -330,7 +330,7 @@ fn echo_tcp(address: &str) -> Result<()> {
 }
 
 /// Sends back what comes to a Unix socket.
-fn echo_unix(path: &Path) -> Result<()> {
+pub(crate) fn echo_unix(path: &Path) -> Result<()> {
     let service = UnixListener::bind(path).map_err(Error::io("listening"))?;
     std::thread::spawn(move || {
         for stream in service.incoming().flatten() {

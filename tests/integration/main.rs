@@ -17,6 +17,7 @@
 //! - `devices.rs`      disks, network, vsock and random numbers
 //! - `failing_disks.rs` images that are full, cut off, deleted or broken; a monitor that is killed
 //! - `display.rs`      Debian's console and a client of its own on a scanout
+//! - `many_guests.rs`  many guests, side by side and one after another; on request
 //! - `paging.rs`       parked memory: given up, brought back, in the middle of everything else
 //! - `policy.rs`       the memory policy: a client's balloon, and hosts that lack something
 //! - `pause.rs`        pause and resume under load
@@ -40,6 +41,7 @@ mod free_pages;
 mod gpu;
 mod gpu_cma;
 mod gpu_stress;
+mod many_guests;
 mod paging;
 mod pause;
 mod policy;
@@ -131,6 +133,8 @@ const TESTS: &[Test] = &[
     test!(policy::a_host_without_userfaultfd, 240),
     test!(policy::a_host_that_is_short_when_memory_is_wanted, 300),
     test!(pause::under_load, 240),
+    test!(on request many_guests::twenty_side_by_side, 1800),
+    test!(on request many_guests::a_hundred_one_after_another, 3000),
     test!(api::starts_like_firecracker, 240),
     test!(api::rejects_invalid_requests, 240),
     test!(api::survives_clients_that_disconnect, 240),

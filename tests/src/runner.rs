@@ -30,6 +30,8 @@ pub struct Test {
     pub name: &'static str,
     /// It is ended and has failed once this has passed.
     pub limit: Duration,
+    /// Runs only where a filter names it: it takes long.
+    pub on_request: bool,
     /// The test.
     pub run: fn(&Context) -> Result<()>,
 }
@@ -63,8 +65,12 @@ macro_rules! test {
         $crate::runner::Test {
             name: concat!(stringify!($module), "::", stringify!($function)),
             limit: std::time::Duration::from_secs($seconds),
+            on_request: false,
             run: $module::$function,
         }
+    };
+    (on request $module:ident :: $function:ident, $seconds:expr) => {
+        $crate::runner::Test { on_request: true, ..$crate::test!($module::$function, $seconds) }
     };
 }
 
@@ -119,8 +125,9 @@ fn run_one(tests: &[Test], name: &str, options: &Options) -> Result<bool> {
 }
 
 fn run_all(tests: &[Test], options: &Options) -> Result<bool> {
-    let wanted = |test: &&Test| {
-        options.filters.is_empty() || options.filters.iter().any(|word| test.name.contains(word))
+    let wanted = |test: &&Test| match options.filters.as_slice() {
+        [] => !test.on_request,
+        words => words.iter().any(|word| test.name.contains(word)),
     };
     let chosen: Vec<&Test> = tests.iter().filter(wanted).collect();
     let scratch = tempfile::tempdir().map_err(Error::io("creating a folder"))?;
