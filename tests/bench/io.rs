@@ -51,6 +51,21 @@ pub(crate) const PATTERNS: [Pattern; 8] = [
 /// Disks by the engine that the monitor is to use, with their device in the guest.
 const ENGINES: [(&str, &str); 2] = [("Async", "/dev/vda"), ("Sync", "/dev/vdb")];
 
+/// What can be measured alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Part {
+    /// What the load reaches with no guest
+    Limits,
+    /// Disks
+    Disks,
+    /// TCP over the network interface
+    Tcp,
+    /// Streams over vsock
+    Vsock,
+    /// Debian, from the start to its login
+    Debian,
+}
+
 /// Which way is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Better {
@@ -72,13 +87,23 @@ pub(crate) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
     let mut all: Vec<(Option<Kind>, Vec<Sample>)> = Vec::new();
     let dir = tempfile::tempdir_in("/dev/shm").map_err(Error::io("creating a folder"))?;
     let image = dir.path().join("rootfs.ext4");
-    copy_image(&bed.payload, &image)?;
+    let wants = |part| bed.parts.is_empty() || bed.parts.contains(&part);
+    if wants(Part::Debian) {
+        copy_image(&bed.payload, &image)?;
+    }
     for round in 1..=bed.rounds {
         println!("round {round}/{}", bed.rounds);
-        keep(&mut all, None, io_limits::measure(bed)?);
+        if wants(Part::Limits) {
+            keep(&mut all, None, io_limits::measure(bed)?);
+        }
         for program in &bed.programs {
-            let mut values = patiently(|| devices(bed, program))?;
-            values.push(patiently(|| debian(bed, program, &image))?);
+            let mut values = Vec::new();
+            if [Part::Disks, Part::Tcp, Part::Vsock].into_iter().any(wants) {
+                values.extend(patiently(|| devices(bed, program, wants))?);
+            }
+            if wants(Part::Debian) {
+                values.push(patiently(|| debian(bed, program, &image))?);
+            }
             for value in &values {
                 println!(
                     "  {}.{} {:.3} {}",
@@ -102,7 +127,7 @@ fn keep(all: &mut Vec<(Option<Kind>, Vec<Sample>)>, kind: Option<Kind>, values: 
 }
 
 /// Load on the devices of one guest.
-fn devices(bed: &Bed, program: &Program) -> Result<Vec<Sample>> {
+fn devices(bed: &Bed, program: &Program, wants: impl Fn(Part) -> bool) -> Result<Vec<Sample>> {
     let dir = tempfile::tempdir_in("/dev/shm").map_err(Error::io("creating a folder"))?;
     let socket = dir.path().join("vsock");
     let mut drives = Vec::new();
@@ -135,15 +160,17 @@ fn devices(bed: &Bed, program: &Program) -> Result<Vec<Sample>> {
     done(Command::new(&ip).args(["link", "set", TAP, "up"]))?;
 
     let mut values = Vec::new();
-    for (engine, device) in ENGINES {
+    for (engine, device) in ENGINES.into_iter().filter(|_| wants(Part::Disks)) {
         disk(&mut guest, engine, device, &mut values)?;
     }
-    // A port of its own: the services of guests before this one end with the process only.
-    let listener = TcpListener::bind((HOST, 0)).map_err(Error::io("listening"))?;
-    let port = listener.local_addr().map_err(Error::io("listening"))?.port();
-    std::thread::spawn(move || listener.incoming().flatten().for_each(serve_in_thread));
-    streams(&mut guest, "tcp", &format!("tcp:{HOST}:{port}"), &mut values)?;
-    if vsock {
+    if wants(Part::Tcp) {
+        // A port of its own: the services of guests before this one end with the process only.
+        let listener = TcpListener::bind((HOST, 0)).map_err(Error::io("listening"))?;
+        let port = listener.local_addr().map_err(Error::io("listening"))?.port();
+        std::thread::spawn(move || listener.incoming().flatten().for_each(serve_in_thread));
+        streams(&mut guest, "tcp", &format!("tcp:{HOST}:{port}"), &mut values)?;
+    }
+    if vsock && wants(Part::Vsock) {
         let mut path = socket.clone().into_os_string();
         path.push(format!("_{VSOCK_PORT}"));
         let listener = UnixListener::bind(path).map_err(Error::io("listening"))?;

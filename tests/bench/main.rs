@@ -42,6 +42,9 @@ struct Options {
     /// How many times everything is measured; medians are printed
     #[arg(long, default_value_t = 7)]
     rounds: u32,
+    /// Of `io`, measure this only
+    #[arg(long = "part", value_name = "PART")]
+    parts: Vec<io::Part>,
     /// What to measure
     bench: Bench,
 }
@@ -76,6 +79,8 @@ struct Bed {
     /// Ballast first.
     programs: Vec<Program>,
     rounds: u32,
+    /// Of `io`; none for all.
+    parts: Vec<io::Part>,
 }
 
 /// With the emulated machine's two CPUs, guests stand still or reset now and then, with any
@@ -110,7 +115,9 @@ fn run(options: &Options) -> Result<()> {
         programs.push(Program { kind: *kind, path: payload.path(name) });
     }
     programs.retain(|program| options.only.is_empty() || options.only.contains(&program.kind));
-    let bed = Bed { payload, logs: options.folders.logs.clone(), programs, rounds: options.rounds };
+    let logs = options.folders.logs.clone();
+    let parts = options.parts.clone();
+    let bed = Bed { payload, logs, programs, rounds: options.rounds, parts };
     let figures: Vec<Figure> = match options.bench {
         Bench::Boot => boot::measure(&bed)?,
         Bench::Balloon => balloon::measure(&bed)?,

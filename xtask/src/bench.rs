@@ -21,8 +21,9 @@ use crate::{debian, hold, paths, run};
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 /// A CPU for the guest and one for its monitor.
 const OUTER: Size = Size { cpus: 2, memory_mib: 8192, xsave: true };
-/// For a pass, which takes a while, one that loses no guests: what is measured is memory.
-const OUTER_OF_ONE: Size = Size { cpus: 1, memory_mib: 8192, xsave: true };
+/// For what takes a while, one that loses no guests and has no stalls between its CPUs: what is
+/// measured is memory, or the work that guest and monitor do together.
+const OUTER_OF_ONE: Size = Size { cpus: 1, ..OUTER };
 /// What `bench io` measures the limits with.
 const IO_TOOLS: [(&str, &str); 3] = [("fio", "fio"), ("iperf3", "iperf3"), ("ip", "iproute2")];
 const LIMIT: Duration = Duration::from_secs(3 * 3600);
@@ -71,8 +72,8 @@ impl Bench {
     /// The emulated machine for it.
     fn outer(self) -> Size {
         match self {
-            Self::Compact | Self::Guest | Self::Park => OUTER_OF_ONE,
-            Self::Boot | Self::Balloon | Self::Gpu | Self::Io | Self::Mm | Self::Hold => OUTER,
+            Self::Compact | Self::Guest | Self::Io | Self::Park => OUTER_OF_ONE,
+            Self::Boot | Self::Balloon | Self::Gpu | Self::Mm | Self::Hold => OUTER,
         }
     }
 
@@ -117,6 +118,9 @@ pub(crate) struct Options {
     /// Measure these monitors only
     #[arg(long, value_name = "KIND")]
     only: Vec<String>,
+    /// Of `io`, measure this only: limits, disks, tcp, vsock or debian
+    #[arg(long = "part", value_name = "PART")]
+    parts: Vec<String>,
     #[command(flatten)]
     kernel: KernelChoice,
     /// Measure the balloon also with the vmlinux of this folder, an unpatched kernel: the one that
@@ -249,6 +253,7 @@ fn with_guests(bench: &str, options: &Options, figures: &mut Vec<Value>) -> Resu
     }
     arguments.push(format!("--rounds={}", options.rounds).into());
     arguments.extend(options.only.iter().map(|kind| format!("--only={kind}").into()));
+    arguments.extend(options.parts.iter().map(|part| format!("--part={part}").into()));
     let status = payload.run("guest-bench", &arguments, options.bench.outer(), LIMIT)?;
     if status == 0 {
         let path = paths::target().join("guest/guest-bench/figures.json");
