@@ -4,6 +4,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use mm::units::SaturatingInto;
+
 /// The shortest, the longest, and all together, in microseconds that were begun: 0 is none. One
 /// thread records at a time, any may read.
 #[derive(Debug, Default, serde::Serialize)]
@@ -19,7 +21,7 @@ pub struct LatencyAggregate {
 impl LatencyAggregate {
     /// Notes one request.
     pub(crate) fn record(&self, took: Duration) {
-        let us = u64::try_from(took.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX).max(1);
+        let us = took.as_nanos().div_ceil(1000).saturating_u64().max(1);
         let shortest = self.min_us.load(Ordering::Relaxed);
         if shortest == 0 || us < shortest {
             self.min_us.store(us, Ordering::Relaxed);

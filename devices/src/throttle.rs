@@ -13,6 +13,8 @@
 
 use std::time::{Duration, Instant};
 
+use mm::units::SaturatingInto;
+
 /// Lines admitted at once.
 const BURST: u32 = 8;
 /// Time after which one more line is admitted.
@@ -47,8 +49,7 @@ impl Throttle {
 
     fn admit_at(&mut self, now: Instant) -> Option<u64> {
         let passed = now.saturating_duration_since(self.refilled);
-        let earned =
-            u32::try_from(passed.as_millis() / self.refill.as_millis().max(1)).unwrap_or(u32::MAX);
+        let earned = (passed.as_millis() / self.refill.as_millis().max(1)).saturating_u32();
         if earned > 0 {
             self.tokens = self.tokens.saturating_add(earned).min(self.burst);
             self.refilled = now;

@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
+use mm::units::SaturatingInto;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
@@ -35,7 +36,7 @@ impl Timer {
             Some(at) => at.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1)),
         };
         let value = Timespec {
-            tv_sec: i64::try_from(delay.as_secs()).unwrap_or(i64::MAX),
+            tv_sec: delay.as_secs().saturating_i64(),
             tv_nsec: i64::from(delay.subsec_nanos()),
         };
         let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };

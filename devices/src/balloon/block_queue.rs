@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The queue of whole blocks, into the balloon and out of it.
 
-use mm::units::{BlockId, GuestRange, PAGES_PER_BLOCK, Pages};
+use mm::units::{BlockId, GuestRange, PAGES_PER_BLOCK, Pages, SaturatingInto};
 use zerocopy::FromBytes;
 
 use super::core::Core;
@@ -46,7 +46,7 @@ pub(super) fn handle(
         }
     };
     let written = buffer.write(mem, 0, &status.to_le_bytes());
-    (work, u32::try_from(written).unwrap_or(0))
+    (work, written.saturating_u32())
 }
 
 fn read(

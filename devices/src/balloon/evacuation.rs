@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use mm::units::{BlockId, GuestRange};
+use mm::units::{BlockId, GuestRange, SaturatingInto};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::core::Core;
@@ -130,7 +130,7 @@ impl Evacuation {
             && let Some((head, buffer)) = self.buffer.take()
         {
             let written = buffer.write(queue.mem(), 0, request.as_bytes());
-            queue.push(head, u32::try_from(written).unwrap_or(0))?;
+            queue.push(head, written.saturating_u32())?;
         }
         queue.signal()
     }

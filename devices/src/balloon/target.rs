@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The driver's goal: the host's target plus the surplus that the host has borrowed.
 
-use mm::units::Pages;
+use mm::units::{Pages, SaturatingInto};
 
 use super::BalloonError;
 
@@ -18,7 +18,7 @@ pub(super) struct Target {
 impl Target {
     /// No pages of the given RAM.
     pub(super) fn new(ram: Pages) -> Self {
-        Self { pages: 0, surplus: 0, limit: u32::try_from(ram.0).unwrap_or(u32::MAX), ram }
+        Self { pages: 0, surplus: 0, limit: ram.0.saturating_u32(), ram }
     }
 
     /// Sets the target to `target` pages and the surplus to zero.
@@ -36,7 +36,7 @@ impl Target {
     /// Sets the surplus to `surplus` pages, limited by RAM.
     pub(super) fn set_surplus(&mut self, surplus: Pages) {
         let most = self.limit - self.pages;
-        self.surplus = u32::try_from(surplus.0).unwrap_or(u32::MAX).min(most);
+        self.surplus = surplus.0.saturating_u32().min(most);
     }
 
     /// Raises the surplus by `more` pages, limited by RAM.

@@ -182,14 +182,8 @@ fn id(file: &File) -> io::Result<[u8; ID_LEN]> {
 
 /// Locks all of the file until its last descriptor is closed.
 fn lock(file: &File, read_only: bool) -> Result<(), ImageError> {
-    let kind = if read_only { libc::F_RDLCK } else { libc::F_WRLCK };
-    let whole = libc::flock {
-        l_type: i16::try_from(kind).unwrap_or(0),
-        l_whence: 0,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
+    let kind = if read_only { libc::F_RDLCK } else { libc::F_WRLCK } as libc::c_short;
+    let whole = libc::flock { l_type: kind, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
     // SAFETY: F_OFD_SETLK reads a `flock` structure, which lives during the call.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const whole) };
     if result == 0 {

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use mm::units::usize_from;
+
 use super::engine::{Action, Piece};
 use super::protocol::Header;
 use super::request::{Operation, Request};
@@ -87,7 +89,7 @@ impl Transfer {
         if offset + left > size {
             return Next::Impossible;
         }
-        let limit = usize::try_from(left).unwrap_or(usize::MAX).min(limit);
+        let limit = usize_from(left).min(limit);
         let len = match action {
             Action::Read => self.memory.gather(mem, &self.buffer.writable, self.done, limit) as u64,
             Action::Write => {

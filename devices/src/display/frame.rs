@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use mm::budget::{Budget, BudgetError, Charge};
+use mm::units::{SaturatingInto, usize_from};
 
 use super::{Area, CURSOR_EXTENT, Cursor, Extent, Pixels, Size};
 use crate::virtio::{Deadline, Progress};
@@ -40,7 +41,7 @@ impl Frame {
     pub fn new(size: Size, budget: &Arc<Budget>) -> Result<Self, FrameError> {
         let charge = budget.try_charge(size.bytes())?;
         let none = || FrameError::OutOfMemory(size.bytes());
-        let bytes = usize::try_from(size.bytes()).map_err(|_| none())?;
+        let bytes = usize_from(size.bytes());
         let mut data = Vec::new();
         data.try_reserve_exact(bytes).map_err(|_| none())?;
         Ok(Self { size, data, _charge: charge })
@@ -157,7 +158,7 @@ fn compose(pixels: &mut [u8], area: Area, cursor: &Cursor) {
         for x in visible(cursor.x, left, width) {
             let from = (y - i64::from(cursor.y)) * extent + (x - i64::from(cursor.x));
             let to = (y - top) * width + (x - left);
-            // Both are inside their pictures: not negative, and within memory.
+            // Both are inside their pictures, and so not negative.
             let (Ok(from), Ok(to)) = (usize::try_from(4 * from), usize::try_from(4 * to)) else {
                 continue;
             };
@@ -172,7 +173,7 @@ fn blend(under: &mut [u8], over: &[u8]) {
     for channel in 0..3 {
         let behind = (u32::from(under[channel]) * through + 127) / 255;
         let sum = u32::from(over[channel]) + behind;
-        under[channel] = u8::try_from(sum).unwrap_or(u8::MAX);
+        under[channel] = sum.saturating_u8();
     }
 }
 

@@ -4,6 +4,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use mm::units::{SaturatingInto, usize_from};
 use rustix::rand::{GetRandomFlags, getrandom};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
@@ -88,7 +89,7 @@ impl Entropy {
         }
         let written = buffer.write(queue.mem(), 0, &self.scratch[..filled]);
         Counters::add(&self.counters.bytes, written as u64);
-        u32::try_from(written).unwrap_or(0)
+        written.saturating_u32()
     }
 
     fn serve(
@@ -113,7 +114,7 @@ impl Entropy {
                     continue;
                 }
             };
-            let len = usize::try_from(buffer.writable_len()).unwrap_or(MAX_BYTES).min(MAX_BYTES);
+            let len = usize_from(buffer.writable_len()).min(MAX_BYTES);
             if len == 0 {
                 self.bad_buffer(&"empty request buffer");
                 queue.push(head, 0)?;

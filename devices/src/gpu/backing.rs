@@ -7,8 +7,8 @@
 
 use std::collections::{BTreeMap, btree_map};
 
-use mm::units::GuestRange;
 pub(super) use mm::units::PAGE_SIZE;
+use mm::units::{GuestRange, usize_from};
 use vm_memory::{GuestAddress, GuestMemory as _, Permissions, VolatileSlice};
 
 use super::protocol::MemEntry;
@@ -152,7 +152,7 @@ impl Backing {
             while at < stop {
                 let bytes = (stop - at).min(PIECE);
                 let addr = GuestAddress(addr.0 + (at - start));
-                let len = usize::try_from(bytes).ok()?;
+                let len = usize_from(bytes);
                 for slice in mem.get_slices(addr, len, Permissions::Read).ok()? {
                     f(slice.ok()?);
                 }
@@ -326,8 +326,6 @@ impl Backing {
 
 /// True when `length` bytes from `addr` on are guest RAM.
 pub(super) fn is_ram(mem: &GuestMemoryMmap, addr: GuestAddress, length: u64) -> bool {
-    usize::try_from(length).is_ok_and(|length| {
-        addr.0.checked_add(length as u64).is_some()
-            && mem.check_range(addr, length, Permissions::ReadWrite)
-    })
+    addr.0.checked_add(length).is_some()
+        && mem.check_range(addr, usize_from(length), Permissions::ReadWrite)
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mm::budget::{Budget, BudgetError, Charge};
+use mm::units::usize_from;
 use rustix::mm::{Advice, madvise};
 use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
 
@@ -118,7 +119,7 @@ impl HostPool {
         let error = OutOfHostMemory::Host(bytes);
         let len = bytes.checked_next_multiple_of(PAGE_SIZE).filter(|len| *len > 0).ok_or(error)?;
         let charge = self.budget.try_charge(len)?;
-        let region = self.source.allocate(usize::try_from(len).map_err(|_| error)?)?;
+        let region = self.source.allocate(usize_from(len))?;
         self.used.fetch_add(len, Ordering::Relaxed);
         Ok(Arc::new(Held { region, charge, used: Arc::clone(&self.used) }))
     }
@@ -139,10 +140,8 @@ impl Held {
 
     /// Copies a range out; false when it is not inside.
     pub(super) fn read(&self, offset: u64, out: &mut [u8]) -> bool {
-        let slice = usize::try_from(offset)
-            .ok()
-            .and_then(|offset| self.bytes().subslice(offset, out.len()).ok());
-        slice.is_some_and(|slice| slice.copy_to(out) == out.len())
+        let slice = self.bytes().subslice(usize_from(offset), out.len());
+        slice.is_ok_and(|slice| slice.copy_to(out) == out.len())
     }
 }
 

@@ -10,6 +10,7 @@
 //! response; other commands of the control queue wait. After the response the device holds no
 //! address of an old page.
 
+use mm::units::{PAGE_BYTES, usize_from};
 use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileSlice};
 
 use std::collections::BTreeMap;
@@ -173,7 +174,7 @@ fn check(mem: &GuestMemoryMmap, backing: &Backing, entries: &[MigrateEntry]) -> 
 
 /// The page of RAM at `addr`, in one piece.
 fn page(mem: &GuestMemoryMmap, addr: u64) -> Option<VolatileSlice<'_>> {
-    mem.get_slice(GuestAddress(addr), usize::try_from(PAGE_SIZE).ok()?).ok()
+    mem.get_slice(GuestAddress(addr), PAGE_BYTES).ok()
 }
 
 /// Copies the rest of a page, of which `done` bytes are copied, until `deadline` passes; returns
@@ -186,7 +187,7 @@ fn copy_rest(
     deadline: &mut Deadline,
 ) -> Result<u64, Fault> {
     let to = page(mem, entry.addr.get()).ok_or(Fault::Parameter)?;
-    let mut at = usize::try_from(done).map_err(|_| Fault::Parameter)?;
+    let mut at = usize_from(done);
     let copy = |piece: VolatileSlice<'_>| {
         let len = piece.len();
         if let Ok(part) = to.subslice(at, len) {

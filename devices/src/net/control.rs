@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The control queue: how many queue pairs the driver uses (virtio 1.3, 5.1.6.5).
 
+use mm::units::SaturatingInto;
+
 use super::protocol::control::{ERR, MQ, OK, VQ_PAIRS_SET};
 use crate::virtio::{Deadline, DeviceQueue, Progress, QueueError, Segments};
 
@@ -35,7 +37,7 @@ pub(super) fn run(
             }
             Err(_) => 0,
         };
-        queue.push(head, u32::try_from(written).unwrap_or(0))?;
+        queue.push(head, written.saturating_u32())?;
     }
     queue.finish()?;
     Ok(Progress::Done)

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
+use mm::units::SaturatingInto;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -80,7 +81,7 @@ impl Net {
     /// The host cannot create an event or timer.
     pub fn new(config: NetConfig) -> std::io::Result<Self> {
         let NetConfig { links, mac, mtu, rx_limiter, tx_limiter, responder } = config;
-        let pairs = u16::try_from(links.len()).unwrap_or(MAX_PAIRS).clamp(1, MAX_PAIRS);
+        let pairs = links.len().saturating_u16().clamp(1, MAX_PAIRS);
         let offer = |wanted: bool, bits: u64| if wanted { bits } else { 0 };
         let features = 1 << VIRTIO_F_VERSION_1
             | 1 << VIRTIO_RING_F_EVENT_IDX

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Instant;
 
+use mm::units::{SaturatingInto, usize_from};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::handle::Counters;
@@ -236,7 +237,7 @@ impl Receiver {
         let Segments { writable, .. } = buffer.ok()?;
         let len: u64 = writable.iter().map(|segment| u64::from(segment.len)).sum();
         // The header must lie in one buffer (5.1.6.3.1).
-        (len > HEADER_LEN as u64).then_some((writable, usize::try_from(len).ok()?))
+        (len > HEADER_LEN as u64).then_some((writable, usize_from(len)))
     }
 
     /// A frame of the responder's, without a header.
@@ -269,10 +270,9 @@ impl Receiver {
             left -= written;
             self.room -= posted.len;
             vectors += posted.vectors;
-            self.filled.push((posted.head, u32::try_from(written).unwrap_or(0)));
+            self.filled.push((posted.head, written.saturating_u32()));
         }
-        let buffers =
-            if self.mergeable { u16::try_from(self.filled.len()).unwrap_or(1) } else { 1 };
+        let buffers = if self.mergeable { self.filled.len().saturating_u16() } else { 1 };
         if let Some(first) = self.posted.front() {
             write_num_buffers(self.queue.mem(), &first.segments, buffers);
         }

@@ -74,7 +74,7 @@ impl Tap {
         let mode = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | several;
         let attach = || {
             tap.interface_ioctl(libc::TUNSETIFF, name, mode)?;
-            let header = libc::c_int::try_from(HEADER_LEN).unwrap_or(0);
+            let header = HEADER_LEN as libc::c_int;
             // SAFETY: TUNSETVNETHDRSZ reads an `int`, which lives during the call.
             ioctl(unsafe {
                 libc::ioctl(tap.fd.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const header)

@@ -4,6 +4,8 @@
 use std::io;
 use std::time::Instant;
 
+use mm::units::usize_from;
+
 use super::handle::Counters;
 use super::link::Link;
 use super::protocol::{HEADER_LEN, MAX_FRAME};
@@ -74,14 +76,12 @@ impl Transmitter {
                 self.queue.push(head, 0)?;
                 continue;
             }
-            let len = match usize::try_from(self.buffer.readable_len()) {
-                Ok(len) if len > HEADER_LEN && len <= MAX_FRAME => len,
-                _ => {
-                    Counters::add(&counters.tx_malformed_frames, 1);
-                    self.queue.push(head, 0)?;
-                    continue;
-                }
-            };
+            let len = usize_from(self.buffer.readable_len());
+            if len <= HEADER_LEN || len > MAX_FRAME {
+                Counters::add(&counters.tx_malformed_frames, 1);
+                self.queue.push(head, 0)?;
+                continue;
+            }
             if let Err(at) = limiter.admit_now(len as u64, 1) {
                 Counters::add(&counters.tx_rate_limiter_throttled, 1);
                 self.queue.undo_pop();

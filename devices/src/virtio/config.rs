@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Configuration space as a run of bytes: accesses of any offset and length, clipped to it.
 
+use mm::units::usize_from;
+
 /// Fills `data` from `space` at `offset`; bytes beyond the end read as zero.
 pub fn read_config_slice(space: &[u8], offset: u64, data: &mut [u8]) {
     data.fill(0);
-    let Some(from) = usize::try_from(offset).ok().and_then(|at| space.get(at..)) else { return };
+    let Some(from) = space.get(usize_from(offset)..) else { return };
     let len = from.len().min(data.len());
     data[..len].copy_from_slice(&from[..len]);
 }
@@ -13,10 +15,8 @@ pub fn read_config_slice(space: &[u8], offset: u64, data: &mut [u8]) {
 ///
 /// A write beyond the end is not a field of the device: it is ignored entirely.
 pub fn write_config_slice(space: &mut [u8], offset: u64, data: &[u8]) -> bool {
-    let to = usize::try_from(offset)
-        .ok()
-        .and_then(|at| Some(at..at.checked_add(data.len())?))
-        .and_then(|range| space.get_mut(range));
+    let at = usize_from(offset);
+    let to = at.checked_add(data.len()).map(|end| at..end).and_then(|range| space.get_mut(range));
     match to {
         Some(to) => {
             to.copy_from_slice(data);

@@ -9,6 +9,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use mm::units::SaturatingInto;
 use rustix::time::{ClockId, clock_gettime};
 
 /// Whether holds count CPU time.
@@ -28,8 +29,8 @@ pub fn counts_cpu_time() -> bool {
 fn cpu_time() -> Option<Duration> {
     counts_cpu_time().then(|| {
         let time = clock_gettime(ClockId::ThreadCPUTime);
-        let secs = Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0));
-        secs + Duration::from_nanos(u64::try_from(time.tv_nsec).unwrap_or(0))
+        let secs = Duration::from_secs(time.tv_sec.saturating_u64());
+        secs + Duration::from_nanos(time.tv_nsec.saturating_u64())
     })
 }
 
@@ -66,7 +67,7 @@ impl LongestHold {
 
     /// Records a hold of `time`, in which its thread had the CPU for `cpu_time` if that is known.
     pub fn record(&self, time: Duration, cpu_time: Option<Duration>) {
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let micros = |time: Duration| time.as_micros().saturating_u64();
         self.micros.fetch_max(micros(time), Ordering::Relaxed);
         if let Some(time) = cpu_time {
             self.cpu_micros.fetch_max(micros(time), Ordering::Relaxed);

@@ -160,7 +160,7 @@ mod tests {
             let count = i32::try_from(iovecs.as_slice().len()).unwrap();
             // SAFETY: the vectors are of `mem`, which lives.
             let read = unsafe { libc::readv(fd, iovecs.as_slice().as_ptr(), count) };
-            let read = usize::try_from(read).unwrap_or(0);
+            let read = usize::try_from(read).unwrap();
             let mut position = 0;
             for (addr, len) in super::super::segments::pieces(&segments, offset, limit) {
                 for i in 0..len.min(read.saturating_sub(position)) {

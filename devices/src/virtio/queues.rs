@@ -193,7 +193,7 @@ impl DeviceQueue {
             value.map_err(virtio_queue::Error::GuestMemory)
         };
         if !self.queue.event_idx_enabled() {
-            let no_interrupt = u16::try_from(VRING_AVAIL_F_NO_INTERRUPT).unwrap_or(1);
+            let no_interrupt = VRING_AVAIL_F_NO_INTERRUPT as u16;
             return Ok(read(ring)? & no_interrupt == 0);
         }
         // The driver names the buffer behind which it wants one: is it among the last?

@@ -20,6 +20,8 @@
 
 use std::time::{Duration, Instant};
 
+use mm::units::SaturatingInto;
+
 /// Configuration of a token bucket. A `size` or `refill` of zero means no limit, as in Firecracker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bucket {
@@ -142,7 +144,7 @@ struct Tokens {
 
 impl Tokens {
     fn new(bucket: Bucket, now: Instant) -> Option<Self> {
-        let refill = u64::try_from(bucket.refill.as_nanos()).unwrap_or(u64::MAX);
+        let refill = bucket.refill.as_nanos().saturating_u64();
         if bucket.size == 0 || refill == 0 {
             return None;
         }
@@ -164,7 +166,7 @@ impl Tokens {
     fn available_at(&mut self, count: u64, now: Instant) -> Option<Instant> {
         let passed = now.saturating_duration_since(self.refilled);
         self.refilled = self.refilled.max(now);
-        let earned = i128::try_from(passed.as_nanos()).unwrap_or(i128::MAX);
+        let earned = i128::from(passed.as_nanos().saturating_u64());
         let earned = earned.saturating_mul(i128::from(self.size));
         self.level = self.level.saturating_add(earned).min(self.capacity());
 
@@ -174,7 +176,7 @@ impl Tokens {
             return None;
         }
         let size = i128::from(self.size);
-        let wait = u64::try_from((missing + size - 1) / size).unwrap_or(u64::MAX);
+        let wait = ((missing + size - 1) / size).saturating_u64();
         // A bucket that fills in centuries.
         let far = Duration::from_secs(1 << 20);
         let at = now.checked_add(Duration::from_nanos(wait).min(far));

@@ -5,6 +5,7 @@
 //! allows, may end in the middle or name memory that is not RAM: [`Segments`] gives a device the
 //! valid parts, or the reason to reject the buffer.
 
+use mm::units::usize_from;
 use vm_memory::{Bytes, GuestAddress, GuestMemory as _, Permissions};
 
 use super::{Chain, GuestMemoryMmap};
@@ -167,8 +168,7 @@ impl Segments {
 impl Segment {
     fn check(&self, mem: &GuestMemoryMmap, access: Permissions) -> Result<(), ChainError> {
         let outside = ChainError::OutsideRam { addr: self.addr.0, len: self.len };
-        let len = usize::try_from(self.len).map_err(|_| outside)?;
-        if mem.check_range(self.addr, len, access) { Ok(()) } else { Err(outside) }
+        if mem.check_range(self.addr, self.len as usize, access) { Ok(()) } else { Err(outside) }
     }
 }
 
@@ -187,7 +187,7 @@ pub(super) fn pieces(
             return None;
         }
         let start = std::mem::take(&mut skip);
-        let piece = usize::try_from(size - start).unwrap_or(usize::MAX).min(left);
+        let piece = usize_from(size - start).min(left);
         left -= piece;
         Some((GuestAddress(segment.addr.0.checked_add(start)?), piece))
     })

@@ -67,8 +67,7 @@ impl MutEventSubscriber for SourceRunner {
     }
 
     fn process(&mut self, events: Events, _ops: &mut EventOps<'_>) {
-        let number = usize::try_from(events.data()).ok();
-        if let Some(source) = number.and_then(|number| self.sources.get(number)) {
+        if let Some(source) = self.sources.get(events.data() as usize) {
             self.host.process_queue(source.queue);
         }
     }

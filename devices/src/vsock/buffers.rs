@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use mm::units::{SaturatingInto, usize_from};
 use zerocopy::IntoBytes;
 
 use super::protocol::Header;
@@ -62,7 +63,7 @@ impl Buffers {
             let before = self.room.count();
             let held = Segments::collect(chain, self.queue.size()).ok().and_then(|buffer| {
                 let room = buffer.writable_len().checked_sub(Header::LEN as u64)?;
-                let room = usize::try_from(room).ok().filter(|room| *room > 0)?;
+                let room = Some(usize_from(room)).filter(|room| *room > 0)?;
                 let mem = self.queue.mem();
                 let added = self.room.append(mem, &buffer.writable, Header::LEN as u64, room);
                 let vectors = self.room.count() - before;
@@ -123,7 +124,7 @@ impl Buffers {
                 break;
             }
             // At most the guest's 32-bit credit.
-            let data = u32::try_from(left.min(held.room)).unwrap_or(u32::MAX);
+            let data = left.min(held.room).saturating_u32();
             held.buffer.write(self.queue.mem(), 0, header(data).as_bytes());
             left -= left.min(held.room);
             vectors += held.vectors;

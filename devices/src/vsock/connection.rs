@@ -18,6 +18,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
 use bitflags::bitflags;
+use mm::units::SaturatingInto;
 
 use super::credit::Credit;
 use super::protocol::{Op, shutdown};
@@ -221,7 +222,7 @@ impl Connection {
     }
 
     fn forward(&mut self, len: usize) {
-        self.credit.forward(u32::try_from(len).unwrap_or(u32::MAX));
+        self.credit.forward(len.saturating_u32());
         if self.credit.worth_telling() {
             self.due |= Due::CREDIT_UPDATE;
         }
@@ -314,7 +315,7 @@ impl Connection {
                 Ok((len, emptied)) => {
                     // What comes later is an event of its own.
                     self.readable &= !emptied || self.to_the_end;
-                    self.credit.send(u32::try_from(len).unwrap_or(u32::MAX));
+                    self.credit.send(len.saturating_u32());
                     return Ok(len);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

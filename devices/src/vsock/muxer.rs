@@ -203,7 +203,7 @@ impl Muxer {
         vectors: &mut IoVecs,
     ) {
         Counters::add(&self.counters.tx_bytes_count, len.into());
-        let Ok(len) = usize::try_from(len) else { return self.streams.kill(ports) };
+        let len = len as usize;
         if self.streams.buffered() + len > MAX_BUFFERED {
             return self.streams.kill(ports);
         }

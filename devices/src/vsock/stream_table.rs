@@ -246,7 +246,7 @@ impl StreamTable {
                 Next::Nothing => continue,
                 Next::Packet(op, flags) => (op, flags, 0),
                 Next::Data(room) => {
-                    let room = buffers.room(usize::try_from(room).unwrap_or(usize::MAX));
+                    let room = buffers.room(room as usize);
                     let held = connection.buffered();
                     let read = connection.read(room);
                     self.buffered = self.buffered - held + connection.buffered();

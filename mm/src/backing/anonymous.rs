@@ -3,11 +3,11 @@
 
 use super::{
     Backing, BackingError, Discarded, Residency, RunVisitor, cut_blocks, first_huge_advice,
-    huge_advice, mappable, mapped_residency,
+    huge_advice, mapped_residency,
 };
 use crate::sys::mapping::{Mapping, MappingSource};
 use crate::sys::pagemap::{MappedAs, Pagemap};
-use crate::units::{BLOCK_BYTES, Bytes, HostRange, PAGE_BYTES};
+use crate::units::{BLOCK_BYTES, Bytes, HostRange, PAGE_BYTES, usize_from};
 
 /// Attempts to split a huge page: a split fails while the kernel holds references to the page.
 const SPLIT_TRIES: u32 = 4;
@@ -27,7 +27,7 @@ impl Anonymous {
     /// # Errors
     /// [`BackingError`], with the host's error.
     pub fn new(len: Bytes, huge: bool) -> Result<Self, BackingError> {
-        let mapping = Mapping::new(MappingSource::Anonymous, mappable(len)?, BLOCK_BYTES)
+        let mapping = Mapping::new(MappingSource::Anonymous, usize_from(len.0), BLOCK_BYTES)
             .map_err(|source| BackingError::Map { len, source })?;
         first_huge_advice(&mapping, huge)?;
         Ok(Self { mapping, pagemap: Pagemap::open().map_err(BackingError::Pagemap)?, huge })

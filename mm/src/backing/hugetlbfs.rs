@@ -21,12 +21,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 
-use super::{
-    Backing, BackingError, Discarded, Residency, RunVisitor, cut_ends, mappable, mapped_residency,
-};
+use super::{Backing, BackingError, Discarded, Residency, RunVisitor, cut_ends, mapped_residency};
 use crate::sys::mapping::{HugePageSize, Mapping, MappingSource};
 use crate::sys::pagemap::Pagemap;
-use crate::units::{Bytes, HostRange};
+use crate::units::{Bytes, HostRange, usize_from};
 
 /// Guest RAM in huge pages of the host's pool.
 #[derive(Debug)]
@@ -48,7 +46,7 @@ impl Hugetlb {
     pub fn new(len: Bytes, page: HugePageSize) -> Result<Self, BackingError> {
         let size = Bytes(page.bytes() as u64);
         let failed = |source| BackingError::NoHugePages { len, page: size, source };
-        let bytes = mappable(len)?;
+        let bytes = usize_from(len.0);
         if !bytes.is_multiple_of(page.bytes()) {
             return Err(failed(io::ErrorKind::InvalidInput.into()));
         }

@@ -8,11 +8,11 @@ use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
 
 use super::{
     Backing, BackingError, Discarded, Residency, RunVisitor, first_huge_advice, huge_advice,
-    mappable, mapped_residency, one_by_one,
+    mapped_residency, one_by_one,
 };
 use crate::sys::mapping::{Mapping, MappingSource};
 use crate::sys::pagemap::Pagemap;
-use crate::units::{BLOCK_BYTES, Bytes, HostRange};
+use crate::units::{BLOCK_BYTES, Bytes, HostRange, usize_from};
 
 /// Guest RAM in a memfd.
 ///
@@ -32,7 +32,7 @@ impl Memfd {
     /// [`BackingError`], with the host's error.
     pub fn new(len: Bytes) -> Result<Self, BackingError> {
         let failed = |source| BackingError::Map { len, source };
-        let size = mappable(len)?;
+        let size = usize_from(len.0);
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let fd =
             rustix::fs::memfd_create(c"ballast-guest-ram", flags).map_err(|e| failed(e.into()))?;

@@ -219,12 +219,6 @@ fn one_by_one(
     Ok(total)
 }
 
-/// Length of a new mapping in this process.
-fn mappable(len: Bytes) -> Result<usize, BackingError> {
-    let source = || io::Error::from(io::ErrorKind::OutOfMemory);
-    len.as_usize().ok_or_else(|| BackingError::Map { len, source: source() })
-}
-
 /// What the page table says of `range`.
 fn mapped_residency(pagemap: &Pagemap, range: HostRange) -> Result<Residency, BackingError> {
     let (mut resident, mut huge) = (0, 0);

@@ -5,7 +5,7 @@
 use super::guest_side::GuestSide;
 use super::map::BlockMap;
 use super::plan::spare;
-use crate::units::{BLOCK_SIZE, Pages};
+use crate::units::{BLOCK_SIZE, Pages, usize_from};
 
 /// The loan of one pass.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl Loan {
     /// The guest can lend what `map` says it can spare, and `least` blocks in any case.
     pub fn set_limit(&mut self, map: &BlockMap, least: usize) {
         let spare = spare(map).unwrap_or_default().0 / BLOCK_SIZE;
-        self.limit = usize::try_from(spare).unwrap_or(usize::MAX).max(least);
+        self.limit = usize_from(spare).max(least);
     }
 
     /// How many of `blocks` the guest can lend at once; returns what it has lent first if there is

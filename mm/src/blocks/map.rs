@@ -12,6 +12,7 @@ use crate::guest_ram::{GuestRam, GuestRamError};
 use crate::sys::pagemap::MappedAs;
 use crate::units::{
     BLOCK_BYTES, BlockId, Bytes, GuestRange, HostRange, PAGE_BYTES, PAGES_PER_BLOCK, Pages,
+    usize_from,
 };
 
 bitflags::bitflags! {
@@ -215,7 +216,7 @@ impl BlockMap {
 
 impl Stretch {
     fn index(&self, id: BlockId) -> Option<usize> {
-        usize::try_from(id.0.checked_sub(self.first.0)?).ok()
+        id.0.checked_sub(self.first.0).map(usize_from)
     }
 
     /// Does `change` to block `id`, if it is one of these.

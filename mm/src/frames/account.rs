@@ -9,6 +9,7 @@ use super::ids::{BLOCK_FRAMES, NR_ORDERS, Order};
 use super::page::FrameKind;
 use super::pageblock::{MigrateType, NR_TYPES};
 use super::pool_core::PoolCore;
+use crate::units::SaturatingInto;
 
 /// Where all frames are. `free + used + isolated == total`, always.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,7 +109,7 @@ pub(super) fn accounting(core: &PoolCore) -> Accounting {
     let used = zone.used() + caches.iter().map(|c| c.used).sum::<i64>();
     let moving = core.isolated();
     let withheld = zone.buddy().free_of(MigrateType::Isolate);
-    let number = |n: i64| u32::try_from(n).unwrap_or(u32::MAX);
+    let number = |n: i64| n.saturating_u32();
     // Cached frames are at most a part of the pool.
     let cached = cached as u32;
     Accounting {
@@ -138,10 +139,9 @@ pub(super) fn free_info(core: &PoolCore) -> FreeInfo {
 pub(super) fn fragmentation(core: &PoolCore) -> u32 {
     let free = core.zone().buddy().free_usable();
     let whole = free_info(core).available(Order::BLOCK) * BLOCK_FRAMES;
-    100 - (u64::from(whole.min(free)) * 100).checked_div(free.into()).map_or(100, |p| {
-        // A share of a hundred.
-        u32::try_from(p).unwrap_or(100)
-    })
+    100 - (u64::from(whole.min(free)) * 100)
+        .checked_div(free.into())
+        .map_or(100, |percent| percent.saturating_u32())
 }
 
 pub(super) fn block_kinds(core: &PoolCore) -> BlockKinds {

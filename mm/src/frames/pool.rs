@@ -17,6 +17,7 @@ use super::region::Region;
 use super::shrink::Shrink;
 use super::token::{ContigFrames, Frames, FreeError, PoolId};
 use super::validate::{self, Inconsistent};
+use crate::units::SaturatingInto;
 
 /// A pool of 4 KiB frames.
 ///
@@ -230,7 +231,7 @@ impl FramePool {
     /// Frames currently isolated for migration.
     #[must_use]
     pub fn isolated_now(&self) -> u32 {
-        u32::try_from(self.core.isolated()).unwrap_or(0)
+        self.core.isolated().saturating_u32()
     }
 
     /// Checks every list, every frame and every counter against each other, and returns the

@@ -22,6 +22,7 @@ use super::shrink::Shrinkers;
 use super::space::FrameSpace;
 use super::wakeup::Wakeup;
 use super::zone::Zone;
+use crate::units::SaturatingInto;
 
 /// What the pool's operations share.
 pub(super) struct PoolCore {
@@ -145,7 +146,7 @@ impl PoolCore {
 
     /// Counts `frames` frames as no longer isolated.
     pub(super) fn sub_isolated(&self, frames: usize) {
-        self.isolated.fetch_sub(i64::try_from(frames).unwrap_or(0), Ordering::Relaxed);
+        self.isolated.fetch_sub(frames.saturating_i64(), Ordering::Relaxed);
     }
 
     /// Allocates a unit from the free lists if that leaves `mark` frames free.

@@ -13,7 +13,7 @@ use vm_memory::{GuestRegionMmap, MmapRegion};
 
 use crate::backing::{Backing, BackingError, BackingKind, Discarded, MemoryRefusal, Residency};
 use crate::layout::MemoryLayout;
-use crate::units::{Bytes, GuestRange, HostRange, PAGE_BYTES, PAGES_PER_BLOCK, Pages};
+use crate::units::{Bytes, GuestRange, HostRange, PAGE_BYTES, PAGES_PER_BLOCK, Pages, usize_from};
 
 /// Guest memory as seen by devices, the boot loader and vCPUs.
 pub use vm_memory::GuestMemoryMmap;
@@ -78,8 +78,8 @@ impl RamRegion {
     /// Where the pages of `range`, which lie in this region, are in this process.
     fn to_host(&self, range: GuestRange) -> Option<HostRange> {
         let offset = range.start().checked_offset_from(self.guest.start())?;
-        let offset = offset.checked_bytes()?.as_usize()?;
-        self.host().slice(offset, range.bytes().as_usize()?)
+        let offset = offset.checked_bytes()?;
+        self.host().slice(usize_from(offset.0), usize_from(range.bytes().0))
     }
 }
 

@@ -4,6 +4,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::units::SaturatingInto;
+
 /// A block that is not in the store, or was repacked.
 const NONE: u32 = u32::MAX;
 
@@ -19,7 +21,7 @@ impl Ages {
     }
 
     fn now(&self) -> u32 {
-        u32::try_from(self.began.elapsed().as_secs()).unwrap_or(NONE - 1)
+        self.began.elapsed().as_secs().saturating_u32().min(NONE - 1)
     }
 
     /// Block `index` was stored.

@@ -2,7 +2,7 @@
 //! The blocks of guest RAM, numbered densely, and where each lies in guest and host.
 
 use crate::guest_ram::GuestRam;
-use crate::units::{BLOCK_BYTES, BlockId, GuestRange, HostRange, PAGES_PER_BLOCK, Pfn};
+use crate::units::{BLOCK_BYTES, BlockId, GuestRange, HostRange, PAGES_PER_BLOCK, Pfn, usize_from};
 
 /// A stretch of RAM in whole blocks.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +37,7 @@ impl Areas {
             let count = 1 + blocks.count();
             let skipped = Pfn(first_block.0 * PAGES_PER_BLOCK)
                 .checked_offset_from(region.guest().start())
-                .and_then(|pages| pages.bytes().as_usize());
+                .map(|pages| usize_from(pages.bytes().0));
             let host = skipped.and_then(|skip| region.host().slice(skip, count * BLOCK_BYTES));
             // A region whose mapping is not aligned as the guest's addresses are has no blocks.
             let Some(host) = host.filter(|h| h.addr().is_multiple_of(BLOCK_BYTES)) else {
@@ -76,7 +76,7 @@ impl Areas {
     /// The number of the guest's block.
     pub(super) fn index(&self, block: BlockId) -> Option<usize> {
         self.areas.iter().find_map(|area| {
-            let nth = usize::try_from(block.0.checked_sub(area.first_block.0)?).ok()?;
+            let nth = usize_from(block.0.checked_sub(area.first_block.0)?);
             (nth < area.blocks()).then_some(area.first + nth)
         })
     }

@@ -13,6 +13,8 @@
 
 use std::time::Duration;
 
+use crate::units::SaturatingInto;
+
 /// The value of eviction: CPU time against bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EvictionCosts {
@@ -44,7 +46,7 @@ impl EvictionCosts {
         let us = self.evict.saturating_add(self.fill).as_micros();
         let price = us.saturating_mul(self.bytes_per_us.into()).saturating_mul(1000);
         let ms = price.checked_div(self.freed_bytes.into()).unwrap_or(u128::MAX);
-        Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX))
+        Duration::from_millis(ms.saturating_u64())
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::backing::BackingError;
 use crate::blocks::mask::PageMask;
 use crate::store::{Page, StoreError};
-use crate::units::{Bytes, GuestRange, PAGE_BYTES};
+use crate::units::{Bytes, GuestRange, PAGE_BYTES, SaturatingInto};
 
 use super::pager_engine::{PagerEngine, STORE, lock};
 use super::source::key;
@@ -147,7 +147,7 @@ impl PagerEngine {
         }
         let began = Instant::now();
         let packed = self.pack_pages(index, slot);
-        let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let took = began.elapsed().as_nanos().saturating_u64();
         PagerCounters::add(&self.counters.compress_ns, took);
         if packed.is_ok() {
             PagerCounters::add(&self.counters.compress_bytes, (PAGES * PAGE_BYTES) as u64);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::frames::{Events, FramePool, Order, PoolConfig, PoolError, Region, RegionError};
 use crate::store::{Codec, Key, MmStat, Page, Store, StoreConfig, StoreError};
-use crate::units::{BLOCK_SIZE, Bytes, PAGE_SIZE};
+use crate::units::{BLOCK_SIZE, Bytes, PAGE_SIZE, SaturatingInto, usize_from};
 use crate::zsmalloc::ZsConfig;
 
 /// Frames beyond the limit, to make up for the pool's reserve.
@@ -60,15 +60,15 @@ impl PagePool {
         let frames = limit.as_pages().0.max(1);
         let room = limit.saturating_add(Bytes(limit.0 / RESERVE_SHARE)).0;
         let region = room.next_multiple_of(BLOCK_SIZE).max(BLOCK_SIZE);
-        let region = Region::anonymous(usize::try_from(region).unwrap_or(usize::MAX))?;
+        let region = Region::anonymous(usize_from(region))?;
         if let Err(error) = region.advise_small() {
             // Costs memory, not correctness: a kernel without huge pages refuses too.
             tracing::debug!("the page pool keeps the host's page size: {error}");
         }
-        let frames_limit = u32::try_from(frames).unwrap_or(u32::MAX);
+        let frames_limit = frames.saturating_u32();
         let frames = FramePool::new(region, PoolConfig::default())?;
         let zs = ZsConfig { movable: true, limit: Some(frames_limit) };
-        let capacity = u32::try_from(pages).unwrap_or(u32::MAX);
+        let capacity = pages.saturating_u32();
         let store = Store::with_second(&frames, codec, second, StoreConfig { capacity, zs })?;
         Ok(Self { frames, store: Arc::new(store), limit })
     }

@@ -17,7 +17,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use crate::sys::thread::block_signals;
 use crate::sys::userfault::PageFault;
-use crate::units::{HostRange, PAGE_BYTES};
+use crate::units::{HostRange, PAGE_BYTES, SaturatingInto};
 
 use super::pager_engine::{PagerEngine, lock};
 use super::record::BlockState;
@@ -127,7 +127,7 @@ impl Pager {
             PollFd::from_borrowed_fd(self.stop.as_fd(), PollFlags::IN),
         ];
         let timeout = timeout.map(|t| Timespec {
-            tv_sec: t.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_sec: t.as_secs().saturating_i64(),
             tv_nsec: t.subsec_nanos().into(),
         });
         match poll(&mut fds, timeout.as_ref()) {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::range_set::RangeSet;
 use crate::sys::thread::block_signals;
-use crate::units::{BLOCK_SIZE, Bytes};
+use crate::units::{BLOCK_SIZE, Bytes, usize_from};
 
 use super::evict::Stay;
 use super::pager_engine::{PagerEngine, lock};
@@ -226,7 +226,7 @@ impl PagerEngine {
             let heat = |index: &usize| hot.place(*index).map_or(0, |place| usize::MAX - place);
             present.sort_by_key(heat);
         }
-        let keep = usize::try_from(floor.0.div_ceil(BLOCK_SIZE)).unwrap_or(usize::MAX);
+        let keep = usize_from(floor.0.div_ceil(BLOCK_SIZE));
         let keep = keep.min(present.len());
         present.truncate(present.len() - keep);
         (present, keep as u64)

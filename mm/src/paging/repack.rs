@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::units::Bytes;
+use crate::units::{Bytes, SaturatingInto};
 
 use super::pager_engine::{PagerEngine, STORE};
 use super::record::BlockState;
@@ -45,7 +45,7 @@ impl PagerEngine {
             let saved = Self::pages(index).try_fold(0, |saved, page| {
                 self.pool.repack(key(page)).map(|gained| saved + gained as u64)
             });
-            let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let took = began.elapsed().as_nanos().saturating_u64();
             PagerCounters::add(&self.counters.repack_ns, took);
             match saved {
                 Ok(saved) => {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::blocks::mask::PageMask;
 use crate::store::Page;
 use crate::sys::userfault::Stopped;
-use crate::units::{HostRange, PAGE_BYTES};
+use crate::units::{HostRange, PAGE_BYTES, SaturatingInto};
 
 use super::pager_engine::PagerEngine;
 use super::record::{BlockState, SourceId};
@@ -99,7 +99,7 @@ impl PagerEngine {
             }
             other => unreachable!("begin_filling gave {other:?}"),
         };
-        let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let took = began.elapsed().as_nanos().saturating_u64();
         PagerCounters::add(&self.counters.fill_ns, took);
         match result {
             Ok(()) => {

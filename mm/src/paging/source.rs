@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use crate::store::{Key, Page, Store, StoreError};
-use crate::units::PAGE_SIZE;
+use crate::units::{PAGE_SIZE, SaturatingInto};
 
 /// Contents of a page in a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,9 +82,9 @@ impl StoreSource {
     }
 }
 
-/// The key of a page; no store has more than its numbers.
+/// The key of a page. A page beyond what a key can name has the key that no store has: the last.
 pub(super) fn key(page: u64) -> Key {
-    Key(u32::try_from(page).unwrap_or(u32::MAX))
+    Key(page.saturating_u32())
 }
 
 impl PageSource for StoreSource {

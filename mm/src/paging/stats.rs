@@ -4,6 +4,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::units::{SaturatingInto, usize_from};
+
 /// Buckets of the histogram: four to each power of two of nanoseconds.
 const BUCKETS: usize = 160;
 const PER_OCTAVE: u32 = 4;
@@ -98,7 +100,7 @@ pub struct FaultLatency {
 
 impl Histogram {
     pub(super) fn record(&self, took: Duration) {
-        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let ns = took.as_nanos().saturating_u64();
         self.buckets[bucket(ns)].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -122,8 +124,8 @@ impl Histogram {
 fn bucket(ns: u64) -> usize {
     let octave = ns.max(PER_OCTAVE.into()).ilog2();
     let quarter = (ns.max(PER_OCTAVE.into()) >> (octave - 2)) & 3;
-    let index = (octave - 2) * PER_OCTAVE + u32::try_from(quarter).unwrap_or(0);
-    (index as usize).min(BUCKETS - 1)
+    let index = u64::from((octave - 2) * PER_OCTAVE) + quarter;
+    usize_from(index).min(BUCKETS - 1)
 }
 
 /// The least number of nanoseconds that is beyond a bucket.

@@ -33,11 +33,6 @@ impl Bytes {
         Pages(self.0 >> PAGE_SHIFT)
     }
 
-    /// This amount as a length in this process, or `None` if it does not fit.
-    pub fn as_usize(self) -> Option<usize> {
-        usize::try_from(self.0).ok()
-    }
-
     /// Whether this is a whole number of `unit`s.
     pub const fn is_multiple_of(self, unit: u64) -> bool {
         self.0.is_multiple_of(unit)

@@ -11,6 +11,7 @@
 //! - `amount.rs`: [`Bytes`] and [`Pages`]
 //! - `guest.rs`: [`Pfn`], [`BlockId`] and [`GuestRange`]
 //! - `host.rs`: [`HostRange`]
+//! - `number.rs`: plain numbers of one width in another
 //!
 //! Positions have no `+` or `-`: `checked_add` and its siblings state what happens on overflow.
 //!
@@ -27,12 +28,14 @@
 mod amount;
 mod guest;
 mod host;
+mod number;
 #[cfg(test)]
 mod tests;
 
 pub use amount::{Bytes, Pages};
 pub use guest::{BlockId, GuestRange, Pfn};
 pub use host::HostRange;
+pub use number::{SaturatingInto, usize_from};
 
 /// log2 of [`PAGE_SIZE`].
 pub const PAGE_SHIFT: u32 = 12;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Size classes: which sizes share a class, and how many frames a zspage of it chains.
 
+use std::ops::Range;
+
 use crate::units::PAGE_BYTES;
 
 /// Largest object, in bytes: a whole frame.
@@ -15,6 +17,8 @@ pub(super) const HEADER: usize = 4;
 pub(super) const MAX_CHAIN: usize = 8;
 /// Most objects in a zspage.
 pub(super) const MAX_OBJECTS: usize = MAX_CHAIN * PAGE_BYTES / MIN_SLOT;
+
+const _: () = assert!(MAX_OBJECTS <= u16::MAX as usize);
 
 /// The shape of a class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +45,12 @@ impl SizeClass {
             n += 1;
         }
         Self { slot, frames, objects: frames * PAGE_BYTES / slot }
+    }
+
+    /// The numbers of a zspage's objects.
+    pub(super) const fn numbers(&self) -> Range<u16> {
+        // Fits: there are at most `MAX_OBJECTS`.
+        0..self.objects as u16
     }
 
     /// Whether an object fills a whole frame: such objects have no header.

@@ -85,7 +85,7 @@ fn move_all(heap: &Heap, class: &Class, state: &mut ClassState, source: u32) -> 
     let (zspages, shape, objects) = (heap.zspages(), class.shape(), heap.objects(class));
     let region = heap.supply().region();
     let zspage = zspages.at(source);
-    for object in 0..u16::try_from(shape.objects).unwrap_or(0) {
+    for object in shape.numbers() {
         let Some(handle) = objects.handle_of(zspage, object) else { continue };
         let Some(target) = (EMPTY + 1..FULL).rev().find_map(|group| state.head(group)) else {
             return false;

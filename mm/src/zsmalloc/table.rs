@@ -4,6 +4,7 @@
 use std::sync::OnceLock;
 
 use crate::frames::sync::{AtomicU32, Ordering};
+use crate::units::SaturatingInto;
 
 /// A table that grows by chunks and never moves: entries are found without a lock.
 pub(super) struct Table<T> {
@@ -29,7 +30,7 @@ impl<T> Table<T> {
 
     /// Numbers never given out before, `count` of them, a power of two up to the chunk's size.
     pub(super) fn grow(&self, count: u32) -> Option<std::ops::Range<u32>> {
-        let most = u32::try_from(self.chunks.len() * CHUNK).unwrap_or(u32::MAX);
+        let most = (self.chunks.len() * CHUNK).saturating_u32();
         let step = |n: u32| n.checked_add(count).filter(|&end| end <= most);
         let start = self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step).ok()?;
         for index in [start, start + count - 1] {

@@ -19,7 +19,8 @@ pub(super) fn validate(heap: &Heap) {
                 let zspage = heap.zspages().at(number);
                 assert_eq!(usize::from(zspage.class()), index, "zspage {number}");
                 let shape = *class.shape();
-                let used = (0..u16::try_from(shape.objects).unwrap_or(0))
+                let used = shape
+                    .numbers()
                     .filter_map(|object| Some((object, objects_of.handle_of(zspage, object)?)));
                 let mut count = 0;
                 for (object, handle) in used {

@@ -16,7 +16,7 @@ use mm::blocks::guest_side::GuestSide;
 use mm::blocks::map::{BlockMap, Holdings};
 use mm::blocks::mask::PageMask;
 use mm::guest_ram::{GuestRam, GuestRamError};
-use mm::units::{BlockId, Bytes, PAGES_PER_BLOCK, Pages};
+use mm::units::{BlockId, Bytes, PAGES_PER_BLOCK, Pages, SaturatingInto};
 
 /// Timeout for an evacuation: a base time, plus a time per block.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -228,7 +228,7 @@ impl GuestSide for LiveGuest {
                 changes.announce();
             })
         };
-        let count = u32::try_from(blocks.len()).unwrap_or(u32::MAX);
+        let count = blocks.len().saturating_u32();
         let patience = patience.min(PATIENCE + PATIENCE_PER_BLOCK * count);
         let wanted = blocks.iter().copied();
         self.balloon()?.evacuate(wanted, sync, patience, done).ok()?;
@@ -293,7 +293,7 @@ impl GuestSide for LiveGuest {
         let deadline = Instant::now().checked_add(patience);
         let size = self.wait_until(deadline, cancel, |size| size.has_lent(&before, goal));
         let came = size.map_or(0, |size| size.blocks.saturating_sub(before.blocks));
-        u32::try_from(came).unwrap_or(blocks).min(blocks)
+        came.saturating_u32().min(blocks)
     }
 
     fn settle(&self, keep: Pages) {

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::path::Path;
 
+use mm::units::SaturatingInto;
+
 /// Input of the rules of one section. Data from other sections is passed separately.
 pub(super) struct Check<'a, S> {
     /// The section to judge.
@@ -73,7 +75,7 @@ impl HostLimits {
             .ok()
             .and_then(|text| text.trim().parse().ok())
             .unwrap_or(Self::DEFAULT_MAPPINGS);
-        Self { memory_mib: u64::try_from(bytes >> 20).unwrap_or(u64::MAX), mappings }
+        Self { memory_mib: (bytes >> 20).saturating_u64(), mappings }
     }
 }
 

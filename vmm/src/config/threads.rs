@@ -4,6 +4,7 @@
 //! not counted.
 
 use devices::display::vnc::{MAX_CLIENTS, THREADS_PER_CLIENT};
+use mm::units::SaturatingInto;
 
 use super::drives::{DriveConfig, IoEngine};
 use super::memory::MemoryConfig;
@@ -49,7 +50,7 @@ impl Threaded<'_> {
         let spare = u64::from(threads).saturating_sub(self.least()).saturating_sub(viewers);
         let more = spare.checked_div(self.disks_with_workers()).unwrap_or(0);
         let disk_workers = 1 + more.min(MOST_WORKERS - 1);
-        ThreadShares { disk_workers: u16::try_from(disk_workers).unwrap_or(1) }
+        ThreadShares { disk_workers: disk_workers.saturating_u16() }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use devices::balloon::{Balloon, Statistics};
 use devices::virtio::Locked;
-use mm::units::Pages;
+use mm::units::{Pages, SaturatingInto};
 
 use super::{Controller, done, failed};
 use crate::api::balloon::{BalloonAction, BalloonReply, BalloonStats, GuestStats, HintingStatus};
@@ -59,8 +59,7 @@ impl Controller {
         Ok(BalloonConfig {
             amount_mib: mib(now.target),
             deflate_on_oom: now.deflate_on_oom,
-            stats_polling_interval_s: u16::try_from(now.stats_interval.as_secs())
-                .unwrap_or(u16::MAX),
+            stats_polling_interval_s: now.stats_interval.as_secs().saturating_u16(),
             free_page_hinting: now.free_page_hinting,
             free_page_reporting: now.free_page_reporting,
             blocks: now.blocks,
@@ -75,11 +74,11 @@ impl Controller {
         }
         let (target, actual) = (balloon.target_pages(), balloon.actual());
         Ok(BalloonReply::Statistics(Box::new(BalloonStats {
-            target_pages: u32::try_from(target.0).unwrap_or(u32::MAX),
-            actual_pages: u32::try_from(actual.0).unwrap_or(u32::MAX),
+            target_pages: target.0.saturating_u32(),
+            actual_pages: actual.0.saturating_u32(),
             target_mib: mib(target),
             actual_mib: mib(actual),
-            waiting_for_host_pages: u32::try_from(balloon.waiting_for_host().0).unwrap_or(u32::MAX),
+            waiting_for_host_pages: balloon.waiting_for_host().0.saturating_u32(),
             guest: balloon.statistics().into(),
         }))
         .into())
@@ -88,7 +87,7 @@ impl Controller {
 
 /// Whole MiB in `pages`, as Firecracker's fields have them.
 fn mib(pages: Pages) -> u32 {
-    u32::try_from(pages.0 / PAGES_PER_MIB).unwrap_or(u32::MAX)
+    (pages.0 / PAGES_PER_MIB).saturating_u32()
 }
 
 impl From<&Statistics> for GuestStats {

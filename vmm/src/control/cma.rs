@@ -3,7 +3,7 @@
 
 use devices::balloon::Statistics;
 use mm::blocks::map::{BlockFlags, BlockMap, Totals};
-use mm::units::{Bytes, Pages};
+use mm::units::{Bytes, Pages, SaturatingInto};
 use tracing::warn;
 
 use super::Controller;
@@ -84,7 +84,7 @@ fn guest_use(told: &Statistics, ram: Bytes) -> Result<Option<CmaUse>, Impossible
         // The guest counts both at different moments: their sum may exceed the total.
         lent_bytes: total.saturating_sub(free.saturating_add(allocated)),
         contiguous_bytes: allocated,
-        age_ms: u64::try_from(updated.elapsed().as_millis()).unwrap_or(u64::MAX),
+        age_ms: updated.elapsed().as_millis().saturating_u64(),
     }))
 }
 

@@ -9,7 +9,7 @@ use mm::blocks::policy::{Goals, PassLimits};
 use mm::blocks::report::{EndReason, PassReport, StageTime, StepTally};
 use mm::blocks::stage::Stage;
 use mm::layout::MemoryLayout;
-use mm::units::{BLOCK_SIZE, Bytes, GuestRange};
+use mm::units::{BLOCK_SIZE, Bytes, GuestRange, SaturatingInto};
 use vm_memory::GuestAddress;
 
 use super::{Controller, failed};
@@ -255,7 +255,7 @@ impl From<&StageTime> for StageReport {
 }
 
 fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+    time.as_micros().saturating_u64()
 }
 
 impl From<&PassReport> for CompactReport {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use devices::balloon::{BlockResult, EvacuationReport};
-use mm::units::{BLOCK_SIZE, BlockId, GuestRange};
+use mm::units::{BLOCK_SIZE, BlockId, GuestRange, SaturatingInto};
 
 use super::{Controller, failed};
 use crate::api::channel::ReplySender;
@@ -64,7 +64,7 @@ fn reply(asked: &[BlockId], report: &EvacuationReport) -> Result<Reply, Refusal>
     {
         return Err(failed("the guest did not answer"));
     }
-    let count = |outcome| u32::try_from(report.count(outcome)).unwrap_or(u32::MAX);
+    let count = |outcome| report.count(outcome).saturating_u32();
     let known: BTreeMap<BlockId, BlockResult> = report.outcomes.iter().copied().collect();
     let per_block = asked.iter().map(|block| match known.get(block) {
         Some(BlockResult::Evacuated) => BlockOutcome::Evacuated,

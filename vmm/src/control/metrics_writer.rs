@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mm::budget::Budget;
+use mm::units::SaturatingInto;
 use rustix::time::{
     ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
     timerfd_create, timerfd_settime,
@@ -42,7 +43,7 @@ struct Latency {
 impl Latency {
     /// The act that was asked for and started then, and is done now.
     fn since(asked: Instant, started: Instant) -> Self {
-        let up = |time: Duration| u64::try_from(time.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
+        let up = |time: Duration| time.as_nanos().div_ceil(1000).saturating_u64();
         Self { asked_us: up(asked.elapsed()), started_us: up(started.elapsed()) }
     }
 }
@@ -97,7 +98,7 @@ impl MetricsWriter {
     /// The guest starts now.
     pub(super) fn note_start(&mut self) {
         let now = Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default();
-        let now_us = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+        let now_us = now.as_micros().saturating_u64();
         self.startup_us = self.parent_us.map_or(0, |then| now_us.saturating_sub(then));
     }
 
@@ -117,7 +118,7 @@ impl MetricsWriter {
     ///
     /// The host refuses.
     pub(super) fn start_timer(&self) -> io::Result<()> {
-        let seconds = i64::try_from(PERIOD.as_secs()).unwrap_or(i64::MAX);
+        let seconds = PERIOD.as_secs().saturating_i64();
         let period = Timespec { tv_sec: seconds, tv_nsec: 0 };
         let every = Itimerspec { it_interval: period, it_value: period };
         timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &every)?;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mm::paging as pager;
-use mm::units::Bytes;
+use mm::units::{Bytes, SaturatingInto};
 
 use super::{Controller, failed};
 use crate::api::channel::ReplySender;
@@ -94,7 +94,7 @@ impl Controller {
             return Ok(PagingReply::Status(Box::default()).into());
         };
         let (stats, progress) = (parking.stats(), parking.progress());
-        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let nanos = |time: Duration| time.as_nanos().saturating_u64();
         Ok(PagingReply::Status(Box::new(PagingStatus {
             active: true,
             operation: progress.operation.map(Into::into),
@@ -144,7 +144,7 @@ impl Answer {
 }
 
 fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+    time.as_micros().saturating_u64()
 }
 
 impl From<Operation> for PagingOperation {

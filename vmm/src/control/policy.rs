@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mm::units::Pages;
+use mm::units::{Pages, SaturatingInto};
 
 use super::{Controller, failed};
 use crate::api::policy::{PolicyAction, PolicyCounters, PolicyDecision, PolicyReply, PolicyStatus};
@@ -72,7 +72,7 @@ impl Controller {
             };
         };
         let now = running.status();
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let micros = |time: Duration| time.as_micros().saturating_u64();
         let has_balloon = self
             .vm
             .as_ref()
@@ -139,7 +139,7 @@ impl From<&Entry> for PolicyDecision {
         let action = entry.decision.action;
         Self {
             number: entry.number,
-            time_ms: u64::try_from(entry.at.as_millis()).unwrap_or(u64::MAX),
+            time_ms: entry.at.as_millis().saturating_u64(),
             action: action.name().into(),
             what: action.to_string(),
             reason: entry.decision.reason.clone(),

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use mm::units::SaturatingInto;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
@@ -41,7 +42,7 @@ impl Write for Descriptor {
 /// Waits until `fd` is writable, for at most `limit`; returns whether it is.
 fn wait_for_room(fd: &impl AsFd, limit: Option<Duration>) -> io::Result<bool> {
     let limit = limit.map(|limit| rustix::event::Timespec {
-        tv_sec: limit.as_secs().try_into().unwrap_or(i64::MAX),
+        tv_sec: limit.as_secs().saturating_i64(),
         tv_nsec: limit.subsec_nanos().into(),
     });
     let mut fds = [PollFd::new(fd, PollFlags::OUT)];

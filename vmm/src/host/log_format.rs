@@ -5,6 +5,7 @@
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use mm::units::SaturatingInto;
 use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -57,7 +58,7 @@ where
 /// `2026-11-28T18:46:17.108565123`, in the host's time zone.
 fn write_local_time(out: &mut dyn fmt::Write) -> fmt::Result {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seconds = libc::time_t::try_from(since.as_secs()).unwrap_or(libc::time_t::MAX);
+    let seconds = since.as_secs().saturating_i64();
     // SAFETY: a C structure of numbers and a pointer, for which zeroes are valid.
     let mut time: libc::tm = unsafe { std::mem::zeroed() };
     // SAFETY: both point to variables of this function; a failure leaves `time` unchanged.

@@ -179,9 +179,8 @@ fn device_name(device_type: u32) -> &'static str {
 
 /// Window `number`, with interrupt line `gsi`.
 fn next_window(number: usize, gsi: u32) -> Result<MmioWindow, BuildError> {
-    let base = u64::try_from(number)
-        .ok()
-        .and_then(|number| number.checked_mul(layout::MMIO_SIZE))
+    let base = (number as u64)
+        .checked_mul(layout::MMIO_SIZE)
         .and_then(|offset| offset.checked_add(layout::MMIO_START.0))
         .filter(|base| *base < layout::MMIO_END.0)
         .and_then(|base| u32::try_from(base).ok())

@@ -80,7 +80,7 @@ impl Bus {
     fn find(&self, address: u64, len: usize) -> Option<(&dyn BusDevice, u64)> {
         let at = self.slots.partition_point(|slot| slot.end <= address);
         let slot = self.slots.get(at).filter(|slot| slot.start <= address)?;
-        let fits = u64::try_from(len).is_ok_and(|len| len <= slot.end - address);
+        let fits = len as u64 <= slot.end - address;
         fits.then(|| (slot.device.as_ref(), address - slot.start))
     }
 }

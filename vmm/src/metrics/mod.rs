@@ -15,6 +15,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use mm::units::SaturatingInto;
 use serde_json::{Map, Value};
 
 use crate::config::MetricsConfig;
@@ -108,7 +109,7 @@ fn difference<'a>(now: &'a Value, before: &Value, path: &mut Vec<&'a str>) -> Va
 
 fn utc_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    since.as_millis().saturating_u64()
 }
 
 #[cfg(test)]

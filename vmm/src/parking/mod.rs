@@ -17,7 +17,7 @@ use mm::guest_ram::GuestRam;
 use mm::paging::{self, Paging, PagingError, PagingStats, ParkReport, ParkRequest, UnparkReport};
 use mm::range_set::RangeSet;
 use mm::store::{Codec, Lz4, Zstd};
-use mm::units::Bytes;
+use mm::units::{Bytes, usize_from};
 
 use crate::compactor::{Compactor, CompactorError, LiveGuest};
 use crate::config::{PageCodec, PagingConfig};
@@ -98,7 +98,7 @@ impl Parking {
         };
         let half = Bytes(ram.pages().bytes().0 / 2);
         let pool_limit = config.pool_mib.and_then(Bytes::from_mib).unwrap_or(half);
-        let max_mappings = usize::try_from(max_mappings).unwrap_or(usize::MAX);
+        let max_mappings = usize_from(max_mappings);
         let settings = paging::PagingConfig {
             pool_limit,
             max_mappings,
@@ -214,7 +214,7 @@ impl Shared {
 fn take_threads(wanted: Option<usize>, budget: &Arc<Budget>) -> (usize, Option<Charge>) {
     let processors = || std::thread::available_parallelism().map_or(1, usize::from);
     let mut more = wanted.unwrap_or_else(processors).saturating_sub(1);
-    more = more.min(usize::try_from(budget.left()).unwrap_or(usize::MAX));
+    more = more.min(usize_from(budget.left()));
     while more > 0 {
         // Others may have been faster.
         if let Ok(charge) = budget.try_charge(more as u64) {

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use mm::units::SaturatingInto;
+
 use super::limits::Limits;
 use super::snapshot::PagingUse;
 
@@ -28,8 +30,8 @@ impl EvictionBudget {
     /// Blocks that can be paid for now.
     pub(super) fn blocks(&self, paging: &PagingUse) -> u64 {
         let cost = paging.block_cost().as_micros().max(1);
-        let blocks = u128::try_from(self.credit_us).unwrap_or(0) / cost;
-        u64::try_from(blocks).unwrap_or(u64::MAX)
+        let blocks = u128::from(self.credit_us.saturating_u64()) / cost;
+        blocks.saturating_u64()
     }
 
     /// Records the counters of a round at `now`.
@@ -40,13 +42,13 @@ impl EvictionBudget {
         let passed = now.saturating_sub(at).max(Duration::from_millis(1));
         let blocks = paging.touched_blocks.saturating_sub(touched);
         let per_second = u128::from(blocks) * 1000 / passed.as_millis().max(1);
-        self.touches = u64::try_from(per_second).unwrap_or(u64::MAX);
-        let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
-        let share = i64::try_from(limits.cpu_percent).unwrap_or(100);
+        self.touches = per_second.saturating_u64();
+        let micros = |time: Duration| time.as_micros().saturating_i64();
+        let share = limits.cpu_percent.saturating_i64();
         let earned = micros(passed).saturating_mul(share) / 100;
         let used = micros(paging.spent.saturating_sub(spent));
         // Savings are limited to one large trial; a debt is paid off within a minute.
-        let whole = i64::try_from(limits.at_once).unwrap_or(i64::MAX);
+        let whole = limits.at_once.saturating_i64();
         let most = micros(paging.block_cost()).saturating_mul(whole);
         let least = -micros(MEMORY).saturating_mul(share) / 100;
         self.credit_us = self.credit_us.saturating_add(earned).saturating_sub(used);

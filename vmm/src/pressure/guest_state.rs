@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The guest's state by its own figures.
 
-use mm::units::Bytes;
+use mm::units::{Bytes, SaturatingInto};
 
 use super::snapshot::GuestFigures;
 
@@ -61,7 +61,7 @@ impl GuestJudge {
         let ms = told.at.saturating_sub(before.at).as_millis().max(1);
         let rate = |count: fn(&GuestFigures) -> u64| {
             let more = u128::from(count(&told).saturating_sub(count(&before)));
-            u64::try_from(more * 1000 / ms).unwrap_or(u64::MAX)
+            (more * 1000 / ms).saturating_u64()
         };
         let (stalls, faults) = (rate(|told| told.stalls), rate(|told| told.major_faults));
         let swapped = rate(|told| told.swapped_in);

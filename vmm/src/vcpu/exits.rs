@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kvm_ioctls::VcpuExit;
+use mm::units::SaturatingInto;
 
 /// Why a vCPU left guest code for the monitor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +157,7 @@ impl ExitCounts {
         self.add(kind);
         if let Some(times) = self.times.get(kind as usize) {
             // A clock that stood still still means that there was one.
-            let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
+            let ns = time.as_nanos().saturating_u64().max(1);
             times.set(times.get().with(ServedTime { min_ns: ns, max_ns: ns, sum_ns: ns }));
         }
     }

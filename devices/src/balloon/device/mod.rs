@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mm::budget::Budget;
-use mm::units::Pages;
+use mm::units::{Pages, SaturatingInto};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 
@@ -121,7 +121,7 @@ impl Balloon {
             features,
             queue_sizes: roles::of(features).map(|_| QUEUE_SIZE).collect(),
             config: Config {
-                block_pages: u32::try_from(mm::units::PAGES_PER_BLOCK).unwrap_or(0).into(),
+                block_pages: mm::units::PAGES_PER_BLOCK.saturating_u32().into(),
                 block_max: BLOCK_MAX.into(),
                 ..Config::default()
             },
@@ -184,13 +184,11 @@ impl Balloon {
         for (role, waits) in
             [(Role::Deflate, self.deflating.waits()), (Role::Blocks, self.blocks.waits())]
         {
-            let Some(queue) = active.roles.iter().position(|other| *other == role) else {
-                continue;
-            };
+            let queue = active.roles.iter().position(|other| *other == role);
+            let Some(queue) = queue.and_then(|queue| u16::try_from(queue).ok()) else { continue };
             if !waits {
                 continue;
             }
-            let queue = u16::try_from(queue).unwrap_or(u16::MAX);
             match self.dispatch(&mut active, queue, deadline) {
                 // The queue's own rounds do the rest.
                 Ok(Progress::More) => active.queues[usize::from(queue)].kick_self(),

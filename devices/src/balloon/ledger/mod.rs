@@ -14,7 +14,7 @@ mod region;
 
 use mm::blocks::mask::PageMask;
 use mm::blocks::page_set::PageSet;
-use mm::units::{BlockId, GuestRange, PAGES_PER_BLOCK, Pages, Pfn};
+use mm::units::{BlockId, GuestRange, PAGES_PER_BLOCK, Pages, Pfn, usize_from};
 
 use crate::balloon::runs::append;
 use region::{Region, WORDS, runs_of};
@@ -125,7 +125,7 @@ impl Ledger {
         for region in &self.regions {
             let first = blocks.start.0.saturating_sub(region.first_block);
             let all = region.ballooned.chunks_exact(WORDS).zip(region.first_block..);
-            let wanted = all.skip(usize::try_from(first).unwrap_or(usize::MAX));
+            let wanted = all.skip(usize_from(first));
             for (words, id) in wanted.take_while(|(_, id)| *id < blocks.end.0) {
                 let words = words.try_into().expect("a block has that many words");
                 set.insert(BlockId(id), &PageMask::from_words(words));

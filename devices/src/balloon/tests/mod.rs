@@ -30,7 +30,7 @@ use std::time::Duration;
 use mm::backing::BackingError;
 use mm::budget::Budget;
 use mm::guest_ram::GuestRamError;
-use mm::units::{Bytes, GuestRange, PAGE_SIZE, PAGES_PER_BLOCK, Pages, Pfn};
+use mm::units::{Bytes, GuestRange, PAGE_SIZE, PAGES_PER_BLOCK, Pages, Pfn, usize_from};
 use vm_memory::{Bytes as _, GuestAddress};
 
 use super::protocol::{BlocksStatus, feature};
@@ -91,7 +91,7 @@ impl MemoryReclaim for Memory {
         }
         let mut asked = 0;
         for run in ranges {
-            let zeroes = vec![0; run.bytes().as_usize().unwrap()];
+            let zeroes = vec![0; usize_from(run.bytes().0)];
             self.mem.write_slice(&zeroes, run.address()).unwrap();
             asked += run.bytes().0;
         }

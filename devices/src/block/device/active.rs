@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use mm::units::SaturatingInto;
+
 use crate::block::protocol::Status;
 use crate::virtio::{DeviceQueue, GuestMemoryMmap, Interrupt, QueueError, Segments};
 
@@ -31,7 +33,7 @@ impl Active {
         let len = buffer.writable_len();
         buffer.write(&self.mem, len.saturating_sub(1), &[status as u8]);
         self.answered[at] = true;
-        queue.push(head, u32::try_from(len).unwrap_or(u32::MAX))
+        queue.push(head, len.saturating_u32())
     }
 
     /// Interrupts the driver for queues with completed requests, unless it suppresses interrupts.

@@ -3,6 +3,8 @@
 
 use std::time::Instant;
 
+use mm::units::usize_from;
+
 use super::active::{Active, Waiting};
 use super::{Block, QUEUE_SIZE, failure};
 use crate::block::CacheType;
@@ -81,7 +83,7 @@ impl Block {
             }
         };
         if request.operation == Operation::GetId {
-            let len = usize::try_from(request.len).unwrap_or(ID_LEN).min(ID_LEN);
+            let len = usize_from(request.len).min(ID_LEN);
             buffer.write(&active.mem, 0, &self.disk.id[..len]);
             active.answer(at, head, buffer, Status::Ok).map_err(failure)?;
             return Ok(Admission::Taken);

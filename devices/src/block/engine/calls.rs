@@ -7,6 +7,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use mm::units::usize_from;
+
 use super::{Action, Engine, Piece, Started, fallocate_mode, is_unsupported, moved};
 
 /// Largest piece: what a slow disk handles in a few milliseconds.
@@ -95,7 +97,7 @@ impl Engine for Calls {
 pub(super) fn write_zeroes(file: &File, offset: u64, len: u64) -> io::Result<u64> {
     let mut done = 0;
     while done < len.min(PIECE as u64) {
-        let left = usize::try_from(len - done).unwrap_or(usize::MAX).min(ZEROES.len());
+        let left = usize_from(len - done).min(ZEROES.len());
         done += file.write_at(&ZEROES[..left], offset + done)? as u64;
     }
     Ok(done)

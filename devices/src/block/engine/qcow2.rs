@@ -4,6 +4,7 @@
 use std::io;
 
 use imago::FormatAccess;
+use mm::units::usize_from;
 use vm_memory::VolatileSlice;
 
 use super::{Action, Engine, Piece, Started, is_unsupported};
@@ -48,7 +49,7 @@ impl Qcow2Engine {
     ///
     /// As for [`Engine::start`].
     unsafe fn act(&mut self, piece: &Piece<'_>) -> io::Result<u64> {
-        let len = usize::try_from(piece.len).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let len = usize_from(piece.len);
         match piece.action {
             Action::Read => {
                 self.buffer.resize(len, 0);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{IoUring, Probe, opcode, squeue};
+use mm::units::SaturatingInto;
 
 use super::calls::write_zeroes;
 use super::{Action, Engine, Piece, RingConfig, Started, fallocate_mode, is_unsupported, moved};
@@ -75,7 +76,7 @@ impl Ring {
         let offset = piece.offset;
         let vectors = piece.memory.as_slice();
         // At most the limit of `IoVecs`, far below the limit of the type.
-        let count = u32::try_from(vectors.len()).unwrap_or(0);
+        let count = vectors.len().saturating_u32();
         // One vector costs the kernel no list to copy. A piece is far below 4 GiB.
         let one = match vectors {
             [one] => u32::try_from(one.iov_len).ok().map(|len| (one.iov_base.cast::<u8>(), len)),

@@ -14,6 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mm::budget::Budget;
+use mm::units::SaturatingInto;
 
 use crate::display::{
     Area, CURSOR_EXTENT, Cursor, Display, Frame, MAX_SCANOUTS, Pixels, Rect, ScanoutId, Size,
@@ -199,7 +200,7 @@ impl Display for Headless {
 /// The pixels of a picture of `size` that `cursor` may cover.
 fn cursor_place(cursor: &Cursor, size: Size) -> Option<Area> {
     cursor.image.as_ref()?;
-    let edge = |at: i32| u32::try_from(at).unwrap_or(0);
+    let edge = |at: i32| at.saturating_u32();
     let place = Rect::new(edge(cursor.x), edge(cursor.y), CURSOR_EXTENT, CURSOR_EXTENT);
     place.clip(Area::whole(size))
 }

@@ -28,6 +28,7 @@ use std::thread;
 use std::time::Duration;
 
 use mm::budget::{BudgetError, Charge};
+use mm::units::SaturatingInto;
 
 pub use view::{Patience, Refresh, View};
 
@@ -90,7 +91,7 @@ fn admit(view: &View) -> Result<(Charge, Charge), BudgetError> {
 /// speaks on after its version, and ends with a reason (RFC 6143, 7.1.2).
 fn refuse(stream: &UnixStream, reason: &BudgetError) {
     let reason = format!("too many viewers: {reason}");
-    let length = u32::try_from(reason.len()).unwrap_or(0).to_be_bytes();
+    let length = reason.len().saturating_u32().to_be_bytes();
     let message = [b"RFB 003.003\n", &[0; 4][..], &length, reason.as_bytes()].concat();
     // A new connection's buffer is empty: this takes all of it.
     let _ = stream.set_nonblocking(true).and_then(|()| (&*stream).write_all(&message));

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mm::budget::Charge;
+use mm::units::usize_from;
 
 use crate::gpu::backing::Remains;
 use crate::gpu::host_memory::{Held, HostRegion};
@@ -114,9 +115,7 @@ fn free_step(memory: Arc<Held>, freed: u64, deadline: &mut Deadline) -> Option<(
         // A window that could not unmap it still uses it: only this reference is dropped.
         return None;
     }
-    if let (Ok(from), Ok(to)) = (usize::try_from(freed), usize::try_from(end)) {
-        memory.discard(from..to);
-    }
+    memory.discard(usize_from(freed)..usize_from(end));
     deadline.charge(Deadline::ENTRY + (end - freed) / FREE_BYTE);
     (end < memory.len()).then_some((memory, end))
 }

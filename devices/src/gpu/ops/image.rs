@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use mm::units::usize_from;
+
 use crate::display::{Area, Rect, Size};
 use crate::gpu::format::{BYTES_PER_PIXEL, PixelFormat};
 use crate::gpu::host_memory::{Held, HostPool, HostRegion};
@@ -112,7 +114,7 @@ impl TransferJob {
         let pixels = pixels.bytes();
         while self.row < self.rows {
             let at = self.row * self.stride + self.in_row;
-            let mut to = usize::try_from(self.to + at).map_err(|_| Fault::Parameter)?;
+            let mut to = usize_from(self.to + at);
             let rest = self.len - self.in_row;
             let done = backed.backing.for_each(mem, self.from + at, rest, deadline, |piece| {
                 if let Ok(part) = pixels.subslice(to, piece.len()) {

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use mm::units::SaturatingInto;
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 
@@ -45,9 +46,7 @@ impl ServiceConnection {
     pub(super) fn listen(sockets: &mut SocketSet<'static>, port: u16, now: Instant) -> Self {
         let buffer = |len| SocketBuffer::new(vec![0; len]);
         let mut socket = Socket::new(buffer(MAX_REQUEST), buffer(WINDOW));
-        let patience = smoltcp::time::Duration::from_micros(
-            u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX),
-        );
+        let patience = smoltcp::time::Duration::from_micros(PATIENCE.as_micros().saturating_u64());
         socket.set_timeout(Some(patience));
         // Neither the end of an answer nor that of a request waits for an acknowledgement.
         socket.set_nagle_enabled(false);

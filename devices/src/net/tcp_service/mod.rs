@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use mm::units::SaturatingInto;
 use rustix::rand::{GetRandomFlags, getrandom};
 use smoltcp::iface::{Config, Interface, SocketSet};
 use smoltcp::socket::tcp::{Socket, State};
@@ -155,7 +156,7 @@ impl TcpService {
 
     fn clock(&self, now: Instant) -> net_time::Instant {
         let since = now.saturating_duration_since(self.start);
-        net_time::Instant::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+        net_time::Instant::from_micros(since.as_micros().saturating_i64())
     }
 
     /// Runs the stack and the service as far as possible.
@@ -286,7 +287,7 @@ impl TcpService {
         }
         let clock = self.clock(now);
         let stack = self.interface.poll_at(clock, &self.sockets).map(|at| {
-            let micros = u64::try_from(at.total_micros()).unwrap_or(0);
+            let micros = at.total_micros().saturating_u64();
             self.start + Duration::from_micros(micros)
         });
         let open = self.connections.iter().filter(|connection| connection.is_open());

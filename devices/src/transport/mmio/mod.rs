@@ -109,7 +109,7 @@ impl Registers {
     }
 
     fn selected(&mut self) -> Option<&mut QueueSetup> {
-        self.queues.get_mut(usize::try_from(self.queue_sel).ok()?)
+        self.queues.get_mut(self.queue_sel as usize)
     }
 }
 

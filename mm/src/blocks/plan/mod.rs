@@ -26,7 +26,9 @@ use super::map::{Block, BlockFlags, BlockMap, Totals};
 use super::policy::guest_memory::{GATHER_FROM, reserve};
 use super::policy::{Costs, Goals, PassLimits};
 use super::stage::Stage;
-use crate::units::{BLOCK_SIZE, BlockId, Bytes, PAGE_SIZE, PAGES_PER_BLOCK, Pages};
+use crate::units::{
+    BLOCK_SIZE, BlockId, Bytes, PAGE_SIZE, PAGES_PER_BLOCK, Pages, SaturatingInto, usize_from,
+};
 
 /// One thing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -170,7 +172,7 @@ fn discard(map: &BlockMap, id: BlockId, block: &Block, costs: &Costs) -> PlanSte
     let takes = if block.used().0 == 0 {
         costs.discard_block
     } else {
-        let runs = u32::try_from(map.wasted(id).runs().count()).unwrap_or(u32::MAX);
+        let runs = map.wasted(id).runs().count().saturating_u32();
         let split = block.flags.intersects(BlockFlags::HUGE | BlockFlags::UNSURE);
         costs.discard_run * runs + if split { costs.split } else { Duration::ZERO }
     };
@@ -243,7 +245,7 @@ impl Free {
     fn moved_for_a_block(&self) -> u64 {
         let parts = u128::from(self.in_use.0);
         let moved = u128::from(BLOCK_SIZE) * parts / (parts + u128::from(self.all.0)).max(1);
-        u64::try_from(moved).unwrap_or(BLOCK_SIZE).max(1)
+        moved.saturating_u64().max(1)
     }
 }
 
@@ -263,11 +265,11 @@ fn gather(map: &BlockMap, goals: &Goals, limits: PassLimits, costs: &Costs) -> O
         return None;
     }
     let moved = free.moved_for_a_block();
-    let time = costs.evacuate_page * u32::try_from(moved.div_ceil(PAGE_SIZE)).unwrap_or(u32::MAX);
+    let time = costs.evacuate_page * moved.div_ceil(PAGE_SIZE).saturating_u32();
     let by_time = limits.time.as_nanos() / time.as_nanos().max(1);
     let blocks = (free.all.saturating_sub(reserve).0 / BLOCK_SIZE)
         .min(limits.bytes.0 / moved)
-        .min(u64::try_from(by_time).unwrap_or(u64::MAX));
+        .min(by_time.saturating_u64());
     let count = u32::try_from(blocks).ok().filter(|count| *count > 0)?;
     Some(PlanStep {
         action: PlanAction::Gather(count),
@@ -296,7 +298,7 @@ fn squeeze(map: &BlockMap, goals: &Goals, costs: &Costs) -> Vec<PlanStep> {
         // The other blocks are evacuated anyway.
         .filter(|(_, b)| goals.evacuate_up_to.is_none_or(|limit| b.used() > limit))
         .collect();
-    let count = usize::try_from(wanted).unwrap_or(usize::MAX);
+    let count = usize_from(wanted);
     full.iter().rev().take(count).map(|(id, block)| press_out(*id, block, costs)).collect()
 }
 
@@ -315,7 +317,7 @@ fn evacuate(id: BlockId, block: &Block, costs: &Costs) -> PlanStep {
         frees: Pages(used.0.div_ceil(2)).bytes(),
         makes_huge: Pages(absent.min(used.0)).bytes(),
         copies: used.bytes(),
-        takes: costs.evacuate_page * u32::try_from(used.0).unwrap_or(u32::MAX),
+        takes: costs.evacuate_page * used.0.saturating_u32(),
     }
 }
 

@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::mm::UserfaultfdFlags;
 
-use crate::units::{HostRange, PAGE_BYTES};
+use crate::units::{HostRange, PAGE_BYTES, SaturatingInto, usize_from};
 use abi::*;
 
 /// Events read in one call.
@@ -286,7 +286,7 @@ fn device() -> io::Result<OwnedFd> {
 
 fn stopped(what: &'static str, range: HostRange, done: i64, source: io::Error) -> Stopped {
     // Negative: the same error again.
-    Stopped { what, range, done: usize::try_from(done).unwrap_or(0), source }
+    Stopped { what, range, done: usize_from(done.saturating_u64()), source }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request};
+use mm::units::usize_from;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -149,10 +150,10 @@ impl Connection {
             _ if head.method == Method::GET => Ok(Err(ApiError::UnwantedBody(head.method.clone()))),
             Framing::Length(announced) => {
                 // Refused before the client is asked to go on sending.
-                let length = match usize::try_from(announced) {
-                    Ok(length) if length <= limit => length,
-                    _ => return Ok(Err(ApiError::TooLarge { limit })),
-                };
+                let length = usize_from(announced);
+                if length > limit {
+                    return Ok(Err(ApiError::TooLarge { limit }));
+                }
                 self.encourage(head).await?;
                 while self.input.len() < length {
                     if self.at_end {

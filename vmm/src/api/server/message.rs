@@ -10,6 +10,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue, TRANSFER_ENCODING,
 };
 use http::{HeaderMap, Method, Uri};
+use mm::units::usize_from;
 
 use super::path::target;
 
@@ -164,7 +165,7 @@ impl Chunks {
                 Expects::Size => match httparse::parse_chunk_size(buffer) {
                     Ok(httparse::Status::Complete((length, size))) => {
                         buffer.advance(length);
-                        let size = usize::try_from(size).map_err(|_| MessageError::Chunk)?;
+                        let size = usize_from(size);
                         self.expects =
                             if size == 0 { Expects::Trailer } else { Expects::Data(size) };
                     }

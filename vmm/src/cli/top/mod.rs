@@ -5,10 +5,12 @@
 //! monitor's process.
 //!
 //! - `snapshot.rs`: data polled from the monitor and the host
+//! - `sections.rs`: its figures as text
 //! - `view.rs`: a snapshot drawn
 //! - `map.rs`: the blocks drawn, one cell for one or several
 
 mod map;
+mod sections;
 mod snapshot;
 mod view;
 

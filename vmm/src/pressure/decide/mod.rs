@@ -17,7 +17,7 @@
 use std::time::Duration;
 
 use mm::paging::EvictionCosts;
-use mm::units::{BLOCK_SIZE, Bytes, Pages};
+use mm::units::{BLOCK_SIZE, Bytes, Pages, usize_from};
 
 use crate::config::PolicyPreset;
 use crate::pressure::back_off::BackOff;
@@ -344,7 +344,7 @@ impl Policy {
         }
         let spare = now.memory.resident.saturating_sub(self.limits.floor).0 / BLOCK_SIZE;
         let most = spare.min(self.limits.at_once as u64).min(self.budget.blocks(&paging));
-        let Ok(blocks @ 1..) = usize::try_from(most) else { return };
+        let blocks @ 1.. = usize_from(most) else { return };
         // A block that was not accessed for the break-even time is expected to stay unaccessed for
         // as long again. Scarce memory is worth more CPU time.
         let (worth, [shortest, longest]) = match self.level() {
@@ -376,7 +376,7 @@ impl Policy {
         if self.level() < self.limits.evicts_from || decisions.iter().any(moves) {
             return;
         }
-        if let Ok(blocks @ 1..) = usize::try_from(blocks) {
+        if let blocks @ 1.. = usize_from(blocks) {
             let reason = format!("{} blocks have been parked for a minute", paging.repackable);
             decisions.push(Decision { action: Action::Repack(blocks), reason });
         }
