@@ -2,8 +2,7 @@
 //! Criterion benches of single operations: what to look at while making one of them faster.
 //! `cargo bench -p ballast-mm --bench pool`.
 
-// The macros make a public function without a text.
-#![allow(missing_docs)]
+#![allow(missing_docs, reason = "criterion's macros make a public function without a text")]
 
 mod common;
 

@@ -223,7 +223,8 @@ fn fragmented(bed: &Bed, contenders: &[Contender<'_>]) -> Result<Vec<Figure>> {
         let exits = host::kvm_exits();
         let change = change(&mut guest, BALLOON_MIB)?;
         let exits = exits_per_page(exits, change.moved_mib);
-        let given = (change.moved_mib << 20) as f64;
+        let given_bytes = change.moved_mib << 20;
+        let given = given_bytes as f64;
         let gained = host::settled_free()?.saturating_sub(free);
         let gained_blocks = host::free_in_blocks()?.saturating_sub(blocks);
         let (memory, _) = host::mappings(guest.monitor.pid(), GUEST_MAPPING)?;
@@ -231,7 +232,7 @@ fn fragmented(bed: &Bed, contenders: &[Contender<'_>]) -> Result<Vec<Figure>> {
         let block_goal = |goal| if contender.is_blocks() { goal } else { Goal::None };
         let as_quick = as_good_as(&peers);
         figures.extend([
-            contender.figure("fragmented.given-up", mib(given as u64), "MiB", Goal::None),
+            contender.figure("fragmented.given-up", mib(given_bytes), "MiB", Goal::None),
             contender.figure(
                 "fragmented.host-gained",
                 percent(gained, given),
@@ -287,7 +288,8 @@ fn reporting(bed: &Bed, contenders: &[Contender<'_>]) -> Result<Vec<Figure>> {
             std::thread::sleep(Duration::from_millis(20));
         }
         let time = (moved_at - started).as_secs_f64();
-        let gained = mib(last.saturating_sub(before));
+        let gained_bytes = last.saturating_sub(before);
+        let gained = mib(gained_bytes);
         let passes = REPORTED_MIB.div_ceil(REPORTED_IN_A_PASS_MIB);
         let limit = passes as f64 * REPORTING_DELAY.as_secs_f64() + 1.0;
         figures.extend([
@@ -295,7 +297,7 @@ fn reporting(bed: &Bed, contenders: &[Contender<'_>]) -> Result<Vec<Figure>> {
             contender.figure("reporting.time", time, "s", Goal::AtMost(limit)),
         ]);
         figures.extend(
-            exits_per_page(exits, gained as u64).map(|exits| {
+            exits_per_page(exits, gained_bytes >> 20).map(|exits| {
                 contender.figure("reporting.exits-per-page", exits, "exits", EXITS_GOAL)
             }),
         );

@@ -219,7 +219,7 @@ mod tests {
             let cursor = cursor(x, y, [1, 2, 3, 255]);
             let mut picture = frame(size, 0);
             let at = |start: i32, n: usize| {
-                let n = n as i64 - i64::from(start);
+                let n = i64::try_from(n).unwrap() - i64::from(start);
                 (0..64).contains(&n)
             };
             // A part of the picture that is read, then the picture itself.

@@ -183,6 +183,7 @@ impl Area {
     }
 
     /// The smallest area that holds both; both are areas of the same picture.
+    #[must_use]
     pub fn union(self, other: Self) -> Self {
         let (x, y) = (self.x.min(other.x), self.y.min(other.y));
         let width = self.right().max(other.right()) - u32::from(x);
@@ -192,6 +193,7 @@ impl Area {
     }
 
     /// The same pixels counted from the corner of `outer`, which holds them.
+    #[must_use]
     pub fn relative_to(self, outer: Self) -> Self {
         Self { x: self.x.saturating_sub(outer.x), y: self.y.saturating_sub(outer.y), ..self }
     }

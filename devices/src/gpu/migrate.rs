@@ -279,7 +279,7 @@ mod tests {
         ) {
             let mem = ram();
             let mut model = start.clone();
-            let (mut backing, worst) = self::backing(&mem, &entries(&start));
+            let (mut backing, worst) = backing(&mem, &entries(&start));
             for (n, page) in start.iter().enumerate() {
                 mem.write_slice(&[n as u8 + 1; 4096], GuestAddress(page * PAGE_SIZE)).unwrap();
             }
@@ -330,7 +330,7 @@ mod tests {
                 from = to;
             }
             entries.reverse();
-            let (mut backing, worst) = self::backing(&mem, &entries);
+            let (mut backing, worst) = backing(&mem, &entries);
             let before = contents(&mem, &backing);
             let entry = MigrateEntry { offset: (index * PAGE_SIZE).into(), addr: (50 * PAGE_SIZE).into() };
             prop_assert_eq!(migrate(&mem, &mut backing, &[entry]), Ok(1));

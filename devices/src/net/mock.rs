@@ -2,6 +2,8 @@
 //! A guest's TCP, for tests of services that answer on an interface: a TCP stack behind a wire that
 //! may lose frames.
 
+#![allow(clippy::missing_panics_doc, reason = "a mock panics where a test has gone wrong")]
+
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use std::time::Instant;

@@ -10,6 +10,9 @@ use super::protocol::{HEADER_LEN, feature};
 use crate::virtio::IoVecs;
 
 /// Where TAP interfaces are opened.
+/// [`HEADER_LEN`], as the kernel wants it.
+const HEADER: libc::c_int = 12;
+const _: () = assert!(HEADER as usize == HEADER_LEN);
 const DEVICE: &str = "/dev/net/tun";
 
 /// Why there is no TAP.
@@ -74,7 +77,7 @@ impl Tap {
         let mode = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | several;
         let attach = || {
             tap.interface_ioctl(libc::TUNSETIFF, name, mode)?;
-            let header = HEADER_LEN as libc::c_int;
+            let header = HEADER;
             // SAFETY: TUNSETVNETHDRSZ reads an `int`, which lives during the call.
             ioctl(unsafe {
                 libc::ioctl(tap.fd.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const header)

@@ -3,6 +3,8 @@
 //! and rings of a real transport. It panics where a test has gone wrong, and it can misbehave on
 //! purpose.
 
+#![allow(clippy::missing_panics_doc, reason = "a mock panics where a test has gone wrong")]
+
 use std::ops::Range;
 use std::sync::Arc;
 

@@ -148,6 +148,11 @@ pub trait VirtioDevice: Send {
     fn write_config(&mut self, offset: u64, data: &[u8]);
 
     /// The driver is ready (DRIVER_OK).
+    ///
+    /// # Errors
+    ///
+    /// The device cannot work with what the driver has set up: the transport sets
+    /// DEVICE_NEEDS_RESET.
     fn activate(&mut self, activation: Activation) -> Result<(), DeviceFailure>;
 
     /// The driver reset the device: all state of the driver's making is dropped.

@@ -4,11 +4,19 @@
 /// How a device interrupts its driver; passed to it on activation.
 pub trait Interrupt: Send + Sync {
     /// Used buffers were added to queue `queue` (virtio 1.3, 2.3).
+    ///
+    /// # Errors
+    ///
+    /// The host does not take the interrupt.
     fn signal_used_queue(&self, queue: u16) -> std::io::Result<()>;
 
     /// The device-specific configuration changed (virtio 1.3, 2.3).
     ///
     /// The transport raises the configuration generation before it interrupts.
+    ///
+    /// # Errors
+    ///
+    /// The host does not take the interrupt.
     fn signal_config_change(&self) -> std::io::Result<()>;
 
     /// The device cannot continue: sets DEVICE_NEEDS_RESET and notifies the driver (virtio 1.3,
@@ -16,5 +24,9 @@ pub trait Interrupt: Send + Sync {
     ///
     /// For failures found outside `process`, such as in a thread of the device's own; `process`
     /// just returns its error.
+    ///
+    /// # Errors
+    ///
+    /// The host does not take the interrupt.
     fn signal_needs_reset(&self) -> std::io::Result<()>;
 }

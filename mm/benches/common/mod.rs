@@ -2,8 +2,7 @@
 //! What the benches share: a seeded generator, data like that which zram stores, an owner of
 //! frames like a GPU driver, and frames that cannot move.
 
-// Each bench uses a part of it.
-#![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(dead_code, missing_docs, unreachable_pub, reason = "each bench uses a part of it")]
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};

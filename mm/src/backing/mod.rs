@@ -174,7 +174,10 @@ pub trait Backing: Send + Sync + fmt::Debug {
         advice.map_err(|source| BackingError::Advise { what: "collapse", range, source })
     }
 
-    /// Whether blocks of this memory can be parked while in use; if not, why.
+    /// Whether blocks of this memory can be parked while in use.
+    ///
+    /// # Errors
+    /// Why not, as the end of a sentence.
     fn can_page(&self) -> Result<(), &'static str> {
         Ok(())
     }

@@ -248,7 +248,7 @@ impl Region {
     ///
     /// # Safety
     /// For the lifetime of the result no other code touches these frames (rule 2).
-    #[allow(clippy::mut_from_ref)]
+    #[allow(clippy::mut_from_ref, reason = "the caller promises that there is no other")]
     pub(crate) unsafe fn slice_mut(&self, first: FrameId, count: u32) -> &mut [u8] {
         let len = self.checked_len(first, count);
         // SAFETY: the range lies in the mapping (checked) and is the caller's alone.

@@ -55,7 +55,7 @@ impl FrameSpace {
     }
 
     /// The contents of a frame that the caller has pinned, for as long as the pin is held.
-    #[allow(clippy::mut_from_ref)]
+    #[allow(clippy::mut_from_ref, reason = "the caller promises that there is no other")]
     pub(super) fn locked_bytes(&self, frame: FrameId) -> &mut [u8; PAGE_BYTES] {
         // SAFETY: the frame is locked by the caller (`Owner::with_frame`), which hands the
         // reference to a closure that ends before the lock does; all other threads wait for it.

@@ -120,7 +120,7 @@ pub struct GuestRam {
     absent: Mutex<Option<Weak<dyn AbsentMemory>>>,
     // Dropped manually: see `Drop`.
     regions: Vec<RamRegion>,
-    memory: Option<Arc<GuestMemoryMmap>>,
+    memory: Arc<GuestMemoryMmap>,
 }
 
 impl GuestRam {
@@ -131,7 +131,7 @@ impl GuestRam {
     /// pages.
     pub fn new(layout: MemoryLayout, kind: BackingKind) -> Result<Self, GuestRamError> {
         let absent = Mutex::new(None);
-        let mut ram = Self { layout, absent, regions: Vec::new(), memory: None };
+        let mut ram = Self { layout, absent, regions: Vec::new(), memory: Arc::default() };
         let mut seen = Vec::new();
         for &guest in ram.layout.ram() {
             let backing = kind.reserve(guest.bytes())?;
@@ -140,13 +140,13 @@ impl GuestRam {
             seen.push(region.ok_or(GuestRamError::NotRam(guest))?);
             ram.regions.push(RamRegion { guest, backing, mmap });
         }
-        ram.memory = Some(Arc::new(GuestMemoryMmap::from_regions(seen)?));
+        ram.memory = Arc::new(GuestMemoryMmap::from_regions(seen)?);
         Ok(ram)
     }
 
     /// The memory, for reading and writing.
     pub fn memory(&self) -> &Arc<GuestMemoryMmap> {
-        self.memory.as_ref().expect("present from construction to drop")
+        &self.memory
     }
 
     /// Where everything lies.
@@ -304,7 +304,7 @@ impl GuestRam {
 
 impl Drop for GuestRam {
     fn drop(&mut self) {
-        self.memory = None;
+        self.memory = Arc::default();
         for region in self.regions.drain(..) {
             let RamRegion { backing, mmap, .. } = region;
             if Arc::strong_count(&mmap) > 1 {

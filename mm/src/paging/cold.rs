@@ -169,7 +169,7 @@ impl ColdTracker {
                 // The pause is kept: it is doubled if the block comes back soon.
                 TrialOutcome::Stored => trial.stored_in = Some(self.round),
                 TrialOutcome::Wanted | TrialOutcome::Unable => {
-                    trial.set_back(self.policy.longest_pause)
+                    trial.set_back(self.policy.longest_pause);
                 }
             }
             tried += usize::from(outcome != TrialOutcome::Unable);

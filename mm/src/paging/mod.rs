@@ -182,8 +182,7 @@ impl Paging {
             let mapping = region.backing().mapping();
             mapping.dont_fork(mapping.range()).map_err(PagingError::Prepare)?;
             // A mapping that was never written cannot be merged again after a split.
-            let first = mapping.range().slice(0, crate::units::PAGE_BYTES).expect("not empty");
-            region.backing().populate(first)?;
+            region.backing().populate(mapping.range().first_page())?;
         }
         let store: Arc<dyn PageSource> = Arc::new(StoreSource::new(Arc::clone(pool.store())));
         let ages = Ages::new(areas.blocks());
@@ -219,6 +218,9 @@ impl Paging {
     ///
     /// # Errors
     /// [`PagingError::InUse`] if a page is resident.
+    ///
+    /// # Panics
+    /// If the configuration has no such source.
     pub fn attach(&self, nth: u8) -> Result<(), PagingError> {
         let engine = &self.engine;
         let source = SourceId(nth + 1);

@@ -45,6 +45,12 @@ impl HostRange {
         Bytes(self.len as u64)
     }
 
+    /// The first page of it.
+    #[must_use]
+    pub const fn first_page(&self) -> Self {
+        Self { addr: self.addr, len: PAGE_BYTES }
+    }
+
     /// Whether every byte of `other` is one of this range's.
     pub const fn covers(&self, other: &Self) -> bool {
         self.addr <= other.addr && other.end() <= self.end()

@@ -16,6 +16,10 @@ pub struct SlotError {
 
 /// Makes `ram` the memory of `vm`, from slot 0 up.
 ///
+/// # Errors
+///
+/// KVM does not take a region.
+///
 /// # Safety
 ///
 /// `ram` must stay mapped for as long as `vm` or a vCPU of it exists.

@@ -49,6 +49,10 @@ pub struct MetricsFile {
 
 impl MetricsFile {
     /// Opens the file or FIFO.
+    ///
+    /// # Errors
+    ///
+    /// What open(2) says.
     pub fn open(config: MetricsConfig, id: &str) -> Result<Self, MetricsError> {
         let file = open_lines(&config.metrics_path)
             .map_err(|cause| MetricsError { path: config.metrics_path.clone(), cause })?;
@@ -62,6 +66,10 @@ impl MetricsFile {
     }
 
     /// Writes the difference between `totals` and the last line.
+    ///
+    /// # Errors
+    ///
+    /// The file's reader has not read for so long that there is no room for the line; it is lost.
     pub fn write(&mut self, totals: Value) -> Result<(), MetricsError> {
         let mut line = Map::new();
         line.insert("utc_timestamp_ms".into(), utc_ms().into());

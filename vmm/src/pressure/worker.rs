@@ -134,7 +134,7 @@ impl Worker {
 
     /// Asks the guest for the figures of the next round.
     fn poll_guest(&self) {
-        self.guest.with_balloon(|balloon| balloon.poll_statistics());
+        self.guest.with_balloon(devices::balloon::Balloon::poll_statistics);
     }
 
     fn look(&self) -> Option<Snapshot> {

@@ -39,7 +39,8 @@ fn kick_signal() -> libc::c_int {
 /// Installs the handler, once per process.
 pub(super) fn install() -> io::Result<()> {
     static INSTALLED: OnceLock<Result<(), i32>> = OnceLock::new();
-    let install = || register_signal_handler(kick_signal(), on_kick).map_err(|e| e.errno());
+    let install =
+        || register_signal_handler(kick_signal(), on_kick).map_err(kvm_ioctls::Error::errno);
     INSTALLED.get_or_init(install).map_err(io::Error::from_raw_os_error)
 }
 

@@ -40,7 +40,7 @@ pub(crate) fn check() -> Result<()> {
         match permits(licence, &rules.allowed) {
             Some(true) => {}
             Some(false) => {
-                faults.push(format!("{name} {version}: licence {licence:?} is not allowed"))
+                faults.push(format!("{name} {version}: licence {licence:?} is not allowed"));
             }
             None => faults.push(format!("{name} {version}: licence {licence:?} cannot be read")),
         }

@@ -268,7 +268,7 @@ impl Balloon {
                 located,
                 |core, mem, buffer, deadline| {
                     block_queue::handle(core, mem, buffer, deadline, |core, blocks| {
-                        evacuation.note_inflated(core, blocks)
+                        evacuation.note_inflated(core, blocks);
                     })
                 },
             ),

@@ -74,9 +74,9 @@ impl Ledger {
 
     /// Pages of `range` that are in the balloon.
     pub fn count(&self, range: GuestRange) -> Pages {
-        let parts = self.clip(range).map(|part| {
-            let region = self.region(part.start()).expect("clipped to a region");
-            region.count(&region.ballooned, part)
+        let parts = self.regions.iter().filter_map(|region| {
+            let part = region.ram.intersection(&range)?;
+            Some(region.count(&region.ballooned, part))
         });
         Pages(parts.sum())
     }
@@ -124,11 +124,10 @@ impl Ledger {
     pub fn copy_pages(&self, blocks: std::ops::Range<BlockId>, set: &mut PageSet) {
         for region in &self.regions {
             let first = blocks.start.0.saturating_sub(region.first_block);
-            let all = region.ballooned.chunks_exact(WORDS).zip(region.first_block..);
+            let all = region.ballooned.as_chunks::<WORDS>().0.iter().zip(region.first_block..);
             let wanted = all.skip(usize_from(first));
             for (words, id) in wanted.take_while(|(_, id)| *id < blocks.end.0) {
-                let words = words.try_into().expect("a block has that many words");
-                set.insert(BlockId(id), &PageMask::from_words(words));
+                set.insert(BlockId(id), &PageMask::from_words(*words));
             }
         }
     }
@@ -165,9 +164,8 @@ impl Ledger {
     pub fn take_pending(&mut self, block: BlockId, mut run: impl FnMut(GuestRange)) {
         let full = self.fill(block) == Fill::Full;
         let Some((region, words)) = self.block_mut(block) else { return };
-        let pending: [u64; WORDS] =
-            region.pending[words.clone()].try_into().expect("a block has that many words");
-        region.pending[words].fill(0);
+        let mut pending = [0; WORDS];
+        pending.swap_with_slice(&mut region.pending[words]);
         let taken: u64 = pending.iter().map(|word| u64::from(word.count_ones())).sum();
         self.pending -= taken;
         if taken == 0 {
@@ -230,7 +228,11 @@ impl Ledger {
         runs
     }
 
-    /// Recounts everything from the bitmaps; returns the first mismatch.
+    /// Recounts everything from the bitmaps.
+    ///
+    /// # Errors
+    ///
+    /// The first mismatch.
     pub fn validate(&self) -> Result<(), String> {
         let (mut ballooned, mut pending) = (0, 0);
         for region in &self.regions {

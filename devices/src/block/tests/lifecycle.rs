@@ -56,7 +56,7 @@ fn a_backing_file_is_followed_only_if_asked() {
         .unwrap();
     assert!(matches!(image(Disk::Qcow2, &path, true), Err(ImageError::Qcow2(_))));
     let followed = Image::qcow2(open(&path, true), &path, true, true).unwrap();
-    let super::super::image::Contents::Qcow2(access) = followed.contents else { panic!("raw") };
+    let image::Contents::Qcow2(access) = followed.contents else { panic!("raw") };
     let mut back = vec![0; 64 << 10];
     access.read(&mut back[..], 0).unwrap();
     assert!(back == pattern(1, 64 << 10));

@@ -136,7 +136,7 @@ fn the_id_names_the_file_and_is_cut_to_the_room() {
 #[test]
 fn a_driver_without_flushes_has_its_writes_made_durable() {
     for disk in ALL {
-        let setup = Setup { features: !super::super::protocol::feature::FLUSH, ..Setup::new(disk) };
+        let setup = Setup { features: !protocol::feature::FLUSH, ..Setup::new(disk) };
         let mut rig = setup.start();
         assert_eq!(rig.write(0, &pattern(6, 512)), OK);
         assert_eq!(rig.read(0, 512), (OK, pattern(6, 512)));

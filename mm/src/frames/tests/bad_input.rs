@@ -109,7 +109,7 @@ fn a_closure_that_panics_leaves_the_frame_usable() {
     let frame = driver.frame_of(key);
     let owner = driver.owner();
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        owner.with_frame(frame, |_| panic!("on purpose")).unwrap_or(())
+        owner.with_frame(frame, |_| panic!("on purpose")).unwrap_or(());
     }));
     assert!(caught.is_err());
     driver.check(key);

@@ -8,8 +8,7 @@
 //!   invalid requests
 //! - `model.rs` random histories against a model · `stress.rs` threads
 
-// A test may panic.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod bad_input;
 mod basics;

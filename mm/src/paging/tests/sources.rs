@@ -8,7 +8,7 @@ fn memory_is_read_from_a_file_when_it_is_touched() {
     let mut file = tempfile();
     let pages = 8 * MIB / PAGE_SIZE;
     for page in 0..pages {
-        std::io::Write::write_all(&mut file, &Fixture::text(page, 9)).unwrap();
+        io::Write::write_all(&mut file, &Fixture::text(page, 9)).unwrap();
     }
     let source: Arc<dyn PageSource> = Arc::new(FileSource::new(file, 0));
     let f = Fixture::with(8, 8, BackingKind::Thp, Box::new(Lz4), vec![source]);

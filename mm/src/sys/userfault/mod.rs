@@ -145,6 +145,9 @@ impl Userfault {
     /// [`Stopped`], with the bytes moved so far: `EAGAIN` to continue, `EBUSY` for a page that is
     /// pinned or shared, `EEXIST` for one that is at `dst`, `ENOENT` for a hole.
     ///
+    /// # Panics
+    /// If the ranges differ in length.
+    ///
     /// # Safety
     /// Both ranges are mapped, of the same length and written by no other code; no Rust reference
     /// to either exists.
@@ -165,6 +168,9 @@ impl Userfault {
     ///
     /// # Errors
     /// [`Stopped`]; `EEXIST` if a page is there.
+    ///
+    /// # Panics
+    /// If the ranges differ in length.
     ///
     /// # Safety
     /// As for [`move_pages`](Self::move_pages).

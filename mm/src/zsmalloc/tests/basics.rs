@@ -47,9 +47,9 @@ fn objects_span_frames_without_a_copy_where_these_are_neighbours() {
         let handle = put(&pool, seed, 1500);
         let mapped = pool.map(handle).unwrap();
         if mapped.slices().1.is_empty() {
-            whole += 1
+            whole += 1;
         } else {
-            split += 1
+            split += 1;
         }
         drop(mapped);
         assert!(holds(&pool, handle, seed, 1500));

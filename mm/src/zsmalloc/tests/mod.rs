@@ -4,8 +4,7 @@
 //! - `basics.rs` one subject at a time, and random histories against a model
 //! - `stress.rs` threads that do everything at once
 
-// A test may panic.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod basics;
 mod stress;

@@ -176,8 +176,8 @@ struct Started {
 impl Started {
     /// `ticks` by what they have been worth since.
     fn nanoseconds(self, ticks: u64) -> u64 {
-        let passed = now().wrapping_sub(self.ticks).max(1);
-        (ticks as f64 * self.clock.elapsed().as_nanos() as f64 / passed as f64) as u64
+        let passed = u128::from(now().wrapping_sub(self.ticks).max(1));
+        (u128::from(ticks) * self.clock.elapsed().as_nanos() / passed) as u64
     }
 }
 

@@ -77,6 +77,10 @@ impl Server {
 
     /// Serves `socket` until [`stop`](Self::stop) or the end of the process. The service is created
     /// on the new thread, so that a machine that starts immediately does not wait for it.
+    ///
+    /// # Errors
+    ///
+    /// The thread cannot be started.
     pub fn spawn(
         socket: Listener,
         thread: &str,

@@ -15,7 +15,7 @@ use crate::host::sockets::Listener;
 /// A server on a socket in a folder of its own, in front of a machine that always answers.
 struct TestServer {
     path: PathBuf,
-    seen: std::sync::Arc<std::sync::Mutex<Vec<Action>>>,
+    seen: Arc<std::sync::Mutex<Vec<Action>>>,
     _server: Server,
     _dir: tempfile::TempDir,
 }
