@@ -28,7 +28,7 @@ pub(super) struct Hinting {
 }
 
 /// Status of hinting for the API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HintingStatus {
     /// The command that the host gave last.
     pub host_cmd: u32,

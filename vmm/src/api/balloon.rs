@@ -62,7 +62,7 @@ pub enum BalloonReply {
 }
 
 /// Options of a hinting run (`PATCH /balloon/hinting/start`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HintingStart {
     /// Whether the guest gets its hinted pages back as soon as it has hinted all of them.
@@ -76,7 +76,7 @@ impl Default for HintingStart {
 }
 
 /// Progress of hinting (`GET /balloon/hinting/status`): command identifiers of virtio 1.3, 5.5.6.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct HintingStatus {
     /// The last command ID that the host sent.
     pub host_cmd: u32,
@@ -88,7 +88,7 @@ pub struct HintingStatus {
 ///
 /// Values that the guest has not reported are omitted. Names are Firecracker's; the guest's values
 /// are in the guest's units (bytes for memory, counts for events: virtio 1.3, 5.5.6.3).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct BalloonStats {
     /// Pages of 4 KiB that the balloon should hold.
     pub target_pages: u32,
@@ -107,7 +107,7 @@ pub struct BalloonStats {
 }
 
 /// Statistics from the guest; each is absent until the guest reports it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(default)]
 pub struct GuestStats {
     /// Bytes swapped in.

@@ -31,7 +31,7 @@ impl EvacuationAction {
 pub struct EvacuationReply(pub Evacuation);
 
 /// Blocks to evacuate (`PUT /memory/evacuate`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Evacuate {
     /// Guest-physical address of the first block: a multiple of 2 MiB.
@@ -41,7 +41,7 @@ pub struct Evacuate {
 }
 
 /// Result of an evacuation, as reported by the guest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Evacuation {
     /// Blocks that were evacuated and given up.
     pub evacuated: u32,
@@ -60,7 +60,7 @@ pub struct Evacuation {
 }
 
 /// Result for one block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BlockOutcome {
     /// Emptied and given up.

@@ -161,7 +161,7 @@ pub struct Mode {
 }
 
 /// Changes to a scanout (`PATCH /gpu/scanouts/{n}`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScanoutUpdate {
     /// The mode to offer the guest; `null` unplugs the scanout. Required.

@@ -61,7 +61,7 @@ pub enum InstanceReply {
 }
 
 /// The instance (`GET /`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Instance {
     /// `Ballast`.
     pub app_name: String,
@@ -98,7 +98,7 @@ pub(super) async fn get_instance(State(machine): Machine) -> HandlerResult {
 }
 
 /// Versions (`GET /version`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(super) struct Versions {
     /// Version of Firecracker's API that this one follows.
     pub firecracker_version: String,
@@ -123,7 +123,7 @@ pub(super) async fn get_version() -> HandlerResult {
 }
 
 /// A one-time action (`PUT /actions`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct InstanceActionInfo {
     /// What.
@@ -131,7 +131,7 @@ pub(super) struct InstanceActionInfo {
 }
 
 /// What to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 pub(super) enum ActionType {
     /// Build the machine and let it run.
     InstanceStart,
@@ -160,7 +160,7 @@ pub(super) async fn put_action(
 }
 
 /// Whether vCPUs run (`PATCH /vm`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct VmUpdate {
     /// The state to bring the machine to.
@@ -168,7 +168,7 @@ pub(super) struct VmUpdate {
 }
 
 /// Whether vCPUs run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 pub(super) enum VmState {
     /// They stand still.
     Paused,

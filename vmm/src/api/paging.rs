@@ -199,7 +199,7 @@ pub struct PagingCounters {
 }
 
 /// The pool of compressed pages (`GET /memory/pool`), in bytes unless the name states another unit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PoolStatus {
     /// Limit on the pool.
     pub limit_bytes: u64,

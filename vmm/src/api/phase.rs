@@ -9,13 +9,13 @@
 //! ```
 
 use bitflags::bitflags;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::refusal::Refusal;
 
 /// Phase of a machine's life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub enum Phase {
     /// The machine is being described.
     #[serde(rename = "Not started")]

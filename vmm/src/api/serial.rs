@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::put;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::body::Body;
@@ -30,7 +30,7 @@ impl SerialAction {
 }
 
 /// Where the serial console's output goes (`PUT /serial`).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SerialOutput {
     /// A file or FIFO; standard output if left out.

@@ -44,7 +44,7 @@ pub(super) fn rules(check: &Check<'_, Option<BalloonConfig>>, size_mib: u64, fau
 }
 
 /// A new target (`PATCH /balloon`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BalloonUpdate {
     /// Target size, in MiB.
@@ -52,7 +52,7 @@ pub struct BalloonUpdate {
 }
 
 /// A new polling interval for statistics (`PATCH /balloon/statistics`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BalloonStatsUpdate {
     /// Polling interval, in seconds. It cannot change from or to 0: statistics are enabled or

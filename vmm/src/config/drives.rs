@@ -97,7 +97,7 @@ pub enum ImageFormat {
 }
 
 /// Changes to a disk while the guest runs (`PATCH /drives/{id}`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DriveUpdate {
     /// Its name.

@@ -126,7 +126,7 @@ impl MachineUpdate {
 }
 
 /// Fields of [`MachineConfig`] to change (`PATCH /machine-config`).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MachineUpdate {
     /// See [`MachineConfig::vcpu_count`].

@@ -74,7 +74,7 @@ fn is_one(count: &u16) -> bool {
 }
 
 /// Changes to a network interface while the guest runs (`PATCH /network-interfaces/{id}`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkInterfaceUpdate {
     /// Its name.

@@ -23,8 +23,7 @@ use mm::units::{BlockId, PAGES_PER_BLOCK};
 use crate::balloon::protocol::{BLOCK_MAX, BlockOutcome, EvacuationAnswer, EvacuationRequest};
 
 /// Result for one block that the guest was asked to evacuate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockResult {
     /// It went into the balloon, by the device's own record.
     Evacuated,
@@ -37,7 +36,7 @@ pub enum BlockResult {
 }
 
 /// Pages that the guest says it moved, by their owner. Not verified.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Migrated {
     /// Of processes and of the page cache.
     pub lru: u64,
