@@ -84,7 +84,14 @@ pub struct Shape {
     /// Readable buffers first, as they have to be.
     sorted: bool,
     /// A last byte for the device, in memory of its own.
-    pub status: bool,
+    status: bool,
+}
+
+impl Shape {
+    /// The same, with a status byte only if `has` is true.
+    pub fn with_status_if(&self, has: bool) -> Self {
+        Self { status: self.status && has, ..self.clone() }
+    }
 }
 
 struct Owed {

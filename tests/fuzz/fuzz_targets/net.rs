@@ -58,7 +58,7 @@ fuzz_target!(|input: Input| {
             Step::Chain { queue, header, shape } => {
                 // Only the control queue has a status.
                 let queue = u16::from(queue % 5);
-                let shape = Shape { status: shape.status && queue == 4, ..shape.clone() };
+                let shape = shape.with_status_if(queue == 4);
                 rig.add(queue, &header[..header.len().min(128)], &shape);
             }
             Step::Notify(queue) => rig.driver.notify((queue % 5).into()),

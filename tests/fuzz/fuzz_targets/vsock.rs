@@ -101,8 +101,7 @@ fuzz_target!(|input: Input| {
                 // Most are sent; the others are room for what comes.
                 let queue = if *queue % 4 == 3 { 0 } else { u16::from(*queue % 4) };
                 let header = if queue == 0 { Vec::new() } else { header.bytes() };
-                let shape = Shape { status: false, ..shape.clone() };
-                rig.add(queue, &header, &shape);
+                rig.add(queue, &header, &shape.with_status_if(false));
             }
             Step::Notify(queue) => rig.driver.notify((queue % 3).into()),
             Step::Corrupt { queue, number, entry } => rig.corrupt((*queue).into(), *number, *entry),
