@@ -9,7 +9,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind_recursive, mount_change};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, mount, mount_bind_recursive, mount_change, mount_move,
+};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
@@ -83,7 +85,10 @@ pub fn own_root() -> Result<()> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private)
         .and_then(|()| mount_bind_recursive("/", root))
-        .and_then(|()| rustix::process::chroot(root))
+        .and_then(|()| rustix::process::chdir(root))
+        // Over the old one: in a mere chroot(2) no user namespace can be made.
+        .and_then(|()| mount_move(".", "/"))
+        .and_then(|()| rustix::process::chroot("."))
         .and_then(|()| rustix::process::chdir("/"))
         .map_err(|error| doing()(error.into()))
 }
