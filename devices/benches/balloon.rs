@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use devices::balloon::{Balloon, BalloonConfig, Discarded, MemoryReclaim};
-use devices::transport::mock::{Descriptor, MockDriver};
+use devices::transport::mock::{MockDescriptor, MockDriver};
 use devices::virtio::DeviceLock;
 use mm::backing::BackingKind;
 use mm::budget::Budget;
@@ -66,7 +66,7 @@ impl Rig {
         let mark = self.driver.alloc(0);
         let raw: Vec<u8> = pfns.flat_map(|pfn| (pfn as u32).to_le_bytes()).collect();
         let at = self.driver.put(&raw);
-        self.driver.send(queue, &[Descriptor::readable(at, raw.len() as u32)]);
+        self.driver.send(queue, &[MockDescriptor::readable(at, raw.len() as u32)]);
         self.driver.release(mark);
     }
 
@@ -75,8 +75,8 @@ impl Rig {
         let mark = self.driver.alloc(0);
         let mut raw = [op.to_le_bytes(), (BLOCKS as u32).to_le_bytes()].concat();
         raw.extend((1..=BLOCKS).flat_map(|block| (block * PAGES_PER_BLOCK).to_le_bytes()));
-        let request = Descriptor::readable(self.driver.put(&raw), raw.len() as u32);
-        let status = Descriptor::writable(self.driver.alloc(4), 4);
+        let request = MockDescriptor::readable(self.driver.put(&raw), raw.len() as u32);
+        let status = MockDescriptor::writable(self.driver.alloc(4), 4);
         assert_eq!(self.driver.send(2, &[request, status]), 4);
         self.driver.release(mark);
     }

@@ -9,7 +9,8 @@
 use devices::display::{Rect, ScanoutId, Size};
 use devices::gpu::mock::{BUFFERS, Driver, Setup, entry, single_pages};
 use devices::gpu::protocol::{
-    CreateBlob, Flush, Header, MemEntry, MigrateEntry, Transfer, UpdateCursor, blob_mem, code,
+    CommandHeader, CreateBlob, Flush, MemEntry, MigrateEntry, TransferToHost, UpdateCursor,
+    blob_mem, code,
 };
 use devices::gpu::{CONTROL_QUEUE, CURSOR_QUEUE, PixelFormat, ok};
 use zerocopy::IntoBytes;
@@ -60,7 +61,7 @@ fn main() {
 }
 
 fn command(kind: u32, body: &[&[u8]]) -> Vec<u8> {
-    let header = Header { kind: kind.into(), ..Header::default() };
+    let header = CommandHeader { kind: kind.into(), ..CommandHeader::default() };
     [&[header.as_bytes()], body].concat().concat()
 }
 
@@ -76,7 +77,8 @@ fn run(d: &mut Driver, queue: u16, commands: &[Vec<u8>]) {
 }
 
 fn transfer(rect: Rect) -> Vec<u8> {
-    let c = Transfer { rect: rect.into(), resource_id: 1.into(), ..Transfer::default() };
+    let c =
+        TransferToHost { rect: rect.into(), resource_id: 1.into(), ..TransferToHost::default() };
     command(code::TRANSFER_TO_HOST_2D, &[c.as_bytes()])
 }
 

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use devices::balloon::{Balloon, BalloonConfig};
-use devices::block::{Block, BlockConfig, CacheType, Image, IoEngine};
+use devices::block::{BlockConfig, BlockDevice, CacheType, DiskImage, IoEngine};
 use devices::display::{Headless, Size};
 use devices::entropy::Entropy;
-use devices::gpu::{AnonymousMemory, Gpu, GpuParts, GpuSettings, Limits};
+use devices::gpu::{AnonymousMemory, Gpu, GpuLimits, GpuParts, GpuSettings};
 use devices::net::{FrameStream, Link, Net, NetConfig, Tap};
-use devices::transport::mock::{Descriptor, MockDriver};
+use devices::transport::mock::{MockDescriptor, MockDriver};
 use devices::virtio::{Deadline, DeviceLock, Progress, RateLimiter, SharedDevice};
 use devices::vsock::{Vsock, VsockConfig};
 use mm::backing::BackingKind;
@@ -87,7 +87,7 @@ fn all_with(deadline: fn() -> Deadline) -> [Rig; 7] {
             let settings = GpuSettings {
                 scanouts: 2,
                 mode,
-                limits: Limits::default(),
+                limits: GpuLimits::default(),
                 window: None,
                 cma: Vec::new(),
             };
@@ -106,14 +106,14 @@ fn all_with(deadline: fn() -> Deadline) -> [Rig; 7] {
             let file = tempfile::tempfile().unwrap();
             file.set_len(1 << 20).unwrap();
             let config = BlockConfig {
-                image: Image::raw(file, false).unwrap(),
+                image: DiskImage::raw(file, false).unwrap(),
                 cache: CacheType::Writeback,
                 engine: IoEngine::Async,
                 limiter: RateLimiter::unlimited(),
                 queues: 2,
                 workers: 1,
             };
-            Arc::new(DeviceLock::new(Block::new(config).unwrap()))
+            Arc::new(DeviceLock::new(BlockDevice::new(config).unwrap()))
         }),
         Rig::new("net", deadline, |_| {
             let taps = (0..2).map(|_| {
@@ -241,8 +241,8 @@ proptest! {
                 let at = rig.driver.put(bytes);
                 let answer = rig.driver.alloc((*room).into());
                 let chain = [
-                    Descriptor::readable(at, bytes.len() as u32),
-                    Descriptor::writable(answer, (*room).into()),
+                    MockDescriptor::readable(at, bytes.len() as u32),
+                    MockDescriptor::writable(answer, (*room).into()),
                 ];
                 // An empty buffer is no descriptor.
                 let chain: Vec<_> = chain.into_iter().filter(|part| part.len > 0).collect();
@@ -277,8 +277,8 @@ proptest! {
                 let at = rig.driver.put(bytes);
                 let answer = rig.driver.alloc((*room).into());
                 rig.driver.add(queue, &[
-                    Descriptor::readable(at, bytes.len() as u32),
-                    Descriptor::writable(answer, (*room).into()),
+                    MockDescriptor::readable(at, bytes.len() as u32),
+                    MockDescriptor::writable(answer, (*room).into()),
                 ]);
             }
             (0..rig.queues()).for_each(|queue| rig.driver.notify(queue));

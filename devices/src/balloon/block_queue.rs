@@ -4,7 +4,7 @@
 use mm::units::{BlockId, GuestRange, PAGES_PER_BLOCK, Pages, SaturatingInto};
 use zerocopy::FromBytes;
 
-use super::core::Core;
+use super::balloon_core::BalloonCore;
 use super::ledger::Ledger;
 use super::migrations::Single;
 use super::protocol::{BLOCK_MAX, BlocksHeader, BlocksOp, BlocksStatus, decode_block};
@@ -15,7 +15,7 @@ use crate::virtio::{Deadline, GuestMemoryMmap, Segments};
 const BLOCK_BYTES: usize = 8;
 
 /// A request that the device accepts: its operation, and its blocks (ascending).
-struct Request {
+struct BlockRequest {
     op: BlocksOp,
     blocks: Vec<(BlockId, GuestRange)>,
 }
@@ -23,11 +23,11 @@ struct Request {
 /// Handles a request; returns the remaining work, and the bytes written to the buffer.
 /// `inflated` is called with the blocks that went in.
 pub(super) fn handle(
-    core: &mut Core,
+    core: &mut BalloonCore,
     mem: &GuestMemoryMmap,
     buffer: &Segments,
     deadline: &mut Deadline,
-    inflated: impl FnOnce(&mut Core, &[(BlockId, GuestRange)]),
+    inflated: impl FnOnce(&mut BalloonCore, &[(BlockId, GuestRange)]),
 ) -> (Work, u32) {
     if buffer.writable_len() < size_of::<BlocksStatus>() as u64 {
         core.journal.bad_buffer("block request without room for its status");
@@ -53,7 +53,7 @@ fn read(
     ledger: &Ledger,
     mem: &GuestMemoryMmap,
     buffer: &Segments,
-) -> Result<Request, BlocksStatus> {
+) -> Result<BlockRequest, BlocksStatus> {
     let mut raw = [0; size_of::<BlocksHeader>()];
     let got = buffer.read(mem, 0, &mut raw);
     let header =
@@ -74,7 +74,7 @@ fn read(
         _ => Pages(PAGES_PER_BLOCK),
     };
     match blocks.iter().all(|(_, range)| ledger.count(*range) == before) {
-        true => Ok(Request { op, blocks }),
+        true => Ok(BlockRequest { op, blocks }),
         false => Err(BlocksStatus::BadState),
     }
 }
@@ -96,9 +96,9 @@ fn check(ledger: &Ledger, entries: &[[u8; BLOCK_BYTES]]) -> Option<Vec<(BlockId,
 }
 
 fn carry_out(
-    core: &mut Core,
-    request: &Request,
-    inflated: impl FnOnce(&mut Core, &[(BlockId, GuestRange)]),
+    core: &mut BalloonCore,
+    request: &BlockRequest,
+    inflated: impl FnOnce(&mut BalloonCore, &[(BlockId, GuestRange)]),
 ) -> Work {
     let blocks = &request.blocks;
     let single = (blocks.len() == 1).then_some(Single::Block);

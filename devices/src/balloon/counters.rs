@@ -5,7 +5,7 @@ use mm::backing::Discarded;
 
 /// Which queue named free pages that stay out of the balloon.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(super) enum FreePagesOrigin {
     /// Free page reporting.
     #[default]
     Report,
@@ -15,7 +15,7 @@ pub(super) enum Origin {
 
 /// Counters of one balloon.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Counters {
+pub struct BalloonCounters {
     /// Activations that failed.
     pub activate_fails: u64,
     /// Buffers of the inflate queue.
@@ -96,11 +96,11 @@ pub struct GivenBack {
     pub fails: u64,
 }
 
-impl Counters {
-    pub(super) fn free_pages(&mut self, origin: Origin) -> &mut GivenBack {
+impl BalloonCounters {
+    pub(super) fn free_pages(&mut self, origin: FreePagesOrigin) -> &mut GivenBack {
         match origin {
-            Origin::Report => &mut self.free_page_report,
-            Origin::Hint => &mut self.free_page_hint,
+            FreePagesOrigin::Report => &mut self.free_page_report,
+            FreePagesOrigin::Hint => &mut self.free_page_hint,
         }
     }
 }

@@ -8,22 +8,22 @@ use std::time::Instant;
 use mm::units::{BlockId, GuestRange, SaturatingInto};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::core::Core;
-use super::journal::Journal;
-use super::ledger::{Fill, Ledger};
+use super::balloon_core::BalloonCore;
+use super::event_journal::EventJournal;
+use super::ledger::{BlockFill, Ledger};
 use super::protocol::{BLOCK_MAX, EvacuationAnswer, EvacuationRequest};
 use super::requests::{Accepted, Requests};
 use crate::virtio::{Deadline, DeviceQueue, GuestMemoryMmap, Progress, QueueError, Segments};
 
 /// Asks the driver to evacuate blocks.
 #[derive(Default)]
-pub(super) struct Evacuation {
+pub(super) struct EvacuationRequests {
     requests: Requests,
     /// The buffer that the next request goes into.
     buffer: Option<(u16, Segments)>,
 }
 
-impl Evacuation {
+impl EvacuationRequests {
     /// The host's request.
     pub(super) fn requests(&mut self) -> &mut Requests {
         &mut self.requests
@@ -36,7 +36,11 @@ impl Evacuation {
 
     /// Blocks went into the balloon: those that the outstanding request asks for are on record for
     /// its reply, and come on top of the target, or the driver would take them right back.
-    pub(super) fn note_inflated(&mut self, core: &mut Core, blocks: &[(BlockId, GuestRange)]) {
+    pub(super) fn note_inflated(
+        &mut self,
+        core: &mut BalloonCore,
+        blocks: &[(BlockId, GuestRange)],
+    ) {
         for (block, range) in blocks {
             if self.requests.note_inflated(*block) {
                 core.target.raise_surplus(range.pages());
@@ -49,7 +53,7 @@ impl Evacuation {
     pub(super) fn process(
         &mut self,
         queue: &mut DeviceQueue,
-        core: &mut Core,
+        core: &mut BalloonCore,
         deadline: &mut Deadline,
     ) -> Result<(Progress, bool), QueueError> {
         let mut too_late = false;
@@ -85,7 +89,7 @@ impl Evacuation {
         &mut self,
         mem: &GuestMemoryMmap,
         buffer: &Segments,
-        journal: &mut Journal,
+        journal: &mut EventJournal,
         deadline: &mut Deadline,
     ) -> bool {
         if buffer.readable.is_empty() {
@@ -124,7 +128,7 @@ impl Evacuation {
         queue: &mut DeviceQueue,
         ledger: &Ledger,
     ) -> Result<(), QueueError> {
-        let in_balloon = |block| ledger.fill(block) == Fill::Full;
+        let in_balloon = |block| ledger.fill(block) == BlockFill::Full;
         if self.buffer.is_some()
             && let Some(request) = self.requests.next(in_balloon)
             && let Some((head, buffer)) = self.buffer.take()
@@ -136,12 +140,12 @@ impl Evacuation {
     }
 
     /// Ends requests that are out of time.
-    pub(super) fn expire(&mut self, now: Instant, journal: &mut Journal) {
+    pub(super) fn expire(&mut self, now: Instant, journal: &mut EventJournal) {
         journal.counters.evacuation_fails += self.requests.expire(now);
     }
 
     /// The driver is gone.
-    pub(super) fn reset(&mut self, journal: &mut Journal) {
+    pub(super) fn reset(&mut self, journal: &mut EventJournal) {
         self.buffer = None;
         journal.counters.evacuation_fails += self.requests.reset();
     }

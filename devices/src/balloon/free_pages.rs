@@ -5,8 +5,8 @@
 use mm::range_set::RangeSet;
 use mm::units::{Bytes, GuestRange};
 
-use super::core::Core;
-use super::counters::Origin;
+use super::balloon_core::BalloonCore;
+use super::counters::FreePagesOrigin;
 use super::hinting::Hinting;
 use super::pool::Pool;
 use super::work::Work;
@@ -14,7 +14,7 @@ use crate::virtio::{Deadline, GuestMemoryMmap, Segments};
 
 /// Handles a report: free pages, which the driver holds until the buffer is returned.
 pub(super) fn report(
-    core: &mut Core,
+    core: &mut BalloonCore,
     buffer: &Segments,
     poisoned: bool,
     deadline: &mut Deadline,
@@ -25,14 +25,14 @@ pub(super) fn report(
     }
     let ranges = page_ranges(&core.pool, buffer, deadline);
     core.pool.note_reported(&ranges);
-    Work::free(ranges, Origin::Report)
+    Work::free(ranges, FreePagesOrigin::Report)
 }
 
 /// Handles a command ID or hinted pages; returns the remaining work, and whether the driver must be
 /// notified of a new command.
 pub(super) fn hint(
     hinting: &mut Hinting,
-    core: &mut Core,
+    core: &mut BalloonCore,
     mem: &GuestMemoryMmap,
     buffer: &Segments,
     poisoned: bool,
@@ -59,7 +59,7 @@ pub(super) fn hint(
         counters.poisoned_buffers += 1;
         return (Work::default(), told);
     }
-    (Work::free(page_ranges(&core.pool, buffer, deadline), Origin::Hint), told)
+    (Work::free(page_ranges(&core.pool, buffer, deadline), FreePagesOrigin::Hint), told)
 }
 
 /// The whole pages of RAM that the writable part of `buffer` names, each once, in ascending order.

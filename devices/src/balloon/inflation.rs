@@ -3,7 +3,7 @@
 
 use mm::units::Pfn;
 
-use super::core::Core;
+use super::balloon_core::BalloonCore;
 use super::migrations::Single;
 use super::pages::merge;
 use super::protocol::decode_pfn;
@@ -27,7 +27,7 @@ impl Inflation {
     /// returned.
     pub(super) fn inflate(
         &mut self,
-        core: &mut Core,
+        core: &mut BalloonCore,
         mem: &GuestMemoryMmap,
         buffer: &Segments,
         deadline: &mut Deadline,
@@ -51,7 +51,7 @@ impl Inflation {
     /// Takes pages out of the balloon. The guest may use them once the buffer is returned.
     pub(super) fn deflate(
         &mut self,
-        core: &mut Core,
+        core: &mut BalloonCore,
         mem: &GuestMemoryMmap,
         buffer: &Segments,
         deadline: &mut Deadline,
@@ -78,7 +78,7 @@ impl Inflation {
     /// Reads the page numbers of `buffer`; false if there are too many.
     fn read(
         &mut self,
-        core: &mut Core,
+        core: &mut BalloonCore,
         mem: &GuestMemoryMmap,
         buffer: &Segments,
         deadline: &mut Deadline,

@@ -16,7 +16,7 @@
 //!
 //! - `protocol.rs`: the wire format; `roles.rs`: which queue is which
 //! - `device/`: the device as its driver and as the host see it, one dispatch over its queues
-//! - `core.rs`: state shared by all queues; `journal.rs`, `counters.rs`: the log and the counters
+//! - `balloon_core.rs`: state shared by all queues; `event_journal.rs`, `counters.rs`: the log and the counters
 //! - `target.rs`: the size that the driver should reach
 //! - `inflation.rs`: the queues of pages in and out; `pages.rs`: page numbers made into runs
 //! - `block_queue.rs`: the queue of blocks; `migrations.rs`: which of both are halves of a migration
@@ -24,37 +24,37 @@
 //! - `polling.rs`: the statistics queue; `stats.rs`: the figures
 //! - `evacuation.rs`: the evacuation queue; `requests/`: requests and replies
 //! - `serving.rs`, `work.rs`: the work for a buffer, interrupted by deadlines
-//! - `pool/`: when pages are given back, and how; `runs.rs`: lists of them; `ledger/`: which are in the balloon;
-//!   `page_sizes.rs`: where huge pages are forbidden; `reclaim.rs`: the memory behind it
-//! - `timer.rs`: delayed work; `changes.rs`: how other threads are notified
+//! - `pool/`: when pages are given back, and how; `page_runs.rs`: lists of them; `ledger/`: which are in the balloon;
+//!   `page_sizes.rs`: where huge pages are forbidden; `memory_reclaim.rs`: the memory behind it
+//! - `timer_runner.rs`: delayed work; `changes.rs`: how other threads are notified
 
+mod balloon_core;
 mod block_queue;
 mod changes;
-mod core;
 mod counters;
 mod device;
 mod evacuation;
+mod event_journal;
 mod free_pages;
 mod hinting;
 mod inflation;
-mod journal;
 mod ledger;
+mod memory_reclaim;
 mod migrations;
+mod page_runs;
 mod page_sizes;
 mod pages;
 mod polling;
 mod pool;
 pub mod protocol;
-mod reclaim;
 mod requests;
 mod roles;
-mod runs;
 mod serving;
 mod stats;
 mod target;
 #[cfg(test)]
 mod tests;
-mod timer;
+mod timer_runner;
 mod work;
 
 use std::time::Duration;
@@ -62,15 +62,15 @@ use std::time::Duration;
 use mm::units::Pages;
 
 pub use changes::Changes;
-pub use counters::{Counters, GivenBack};
+pub use counters::{BalloonCounters, GivenBack};
 pub use device::Balloon;
 pub use hinting::HintingStatus;
-pub use ledger::{Fill, Ledger};
+pub use ledger::{BlockFill, Ledger};
+pub use memory_reclaim::{Discarded, MemoryReclaim};
 pub use pages::merge;
-pub use reclaim::{Discarded, MemoryReclaim};
 pub use requests::{BlockResult, EvacuationDone, EvacuationReport, Migrated};
 pub use stats::Statistics;
-pub use timer::TimerRunner;
+pub use timer_runner::TimerRunner;
 
 /// Configuration of a balloon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,8 +12,8 @@ use mm::budget::{Budget, Charge};
 use mm::range_set::RangeSet;
 use mm::units::{BlockId, GuestRange};
 
-use super::journal::Journal;
-use super::reclaim::MemoryReclaim;
+use super::event_journal::EventJournal;
+use super::memory_reclaim::MemoryReclaim;
 
 /// Mappings that a run of blocks costs: one boundary before it and one after it.
 const MAPPINGS_PER_RUN: u64 = 2;
@@ -49,7 +49,7 @@ impl PageSizes {
         &mut self,
         run: GuestRange,
         reclaim: &mut dyn MemoryReclaim,
-        journal: &mut Journal,
+        journal: &mut EventJournal,
     ) {
         if self.forbidden.covers(run) {
             // The host may have allowed them itself.
@@ -75,7 +75,7 @@ impl PageSizes {
         &mut self,
         run: GuestRange,
         reclaim: &mut dyn MemoryReclaim,
-        journal: &mut Journal,
+        journal: &mut EventJournal,
     ) {
         let before: Vec<GuestRange> = self.forbidden.intersection(run).collect();
         self.forbidden.remove(run);

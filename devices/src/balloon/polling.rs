@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::journal::Journal;
+use super::event_journal::EventJournal;
 use super::protocol::Stat;
 use super::stats::{MAX_ENTRIES, Statistics};
 use crate::virtio::{Deadline, DeviceQueue, Progress, QueueError, Segments};
@@ -57,7 +57,7 @@ impl Polling {
     }
 
     /// Returns the buffer, which makes the driver send the next one; false if there is no buffer.
-    pub(super) fn poll(&mut self, queue: &mut DeviceQueue, journal: &mut Journal) -> bool {
+    pub(super) fn poll(&mut self, queue: &mut DeviceQueue, journal: &mut EventJournal) -> bool {
         let Some(head) = self.buffer.take() else { return false };
         match queue.push(head, 0).and_then(|()| queue.signal()) {
             Ok(()) => true,
@@ -72,7 +72,7 @@ impl Polling {
     pub(super) fn process(
         &mut self,
         queue: &mut DeviceQueue,
-        journal: &mut Journal,
+        journal: &mut EventJournal,
         deadline: &mut Deadline,
     ) -> Result<Progress, QueueError> {
         while !deadline.passed()

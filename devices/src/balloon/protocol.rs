@@ -48,7 +48,7 @@ pub const BLOCK_MAX: u32 = 256;
 /// Configuration space.
 #[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-pub struct Config {
+pub struct BalloonConfigSpace {
     /// Pages that the host wants in the balloon.
     pub num_pages: U32,
     /// Pages that the driver says are in it.
@@ -63,7 +63,7 @@ pub struct Config {
     pub block_max: U32,
 }
 
-impl Config {
+impl BalloonConfigSpace {
     /// Offset of `actual`, which the driver writes.
     pub const ACTUAL: u64 = 4;
     /// Offset of `poison_val`, which the driver writes.
@@ -284,7 +284,7 @@ pub fn decode_block(raw: [u8; 8]) -> Option<mm::units::BlockId> {
 }
 
 const _: () = {
-    assert!(size_of::<Config>() == 24);
+    assert!(size_of::<BalloonConfigSpace>() == 24);
     assert!(size_of::<Stat>() == 10);
     assert!(size_of::<BlocksHeader>() == 8);
     assert!(size_of::<EvacuationRequest>() == 24);

@@ -6,7 +6,7 @@ use super::protocol::feature;
 
 /// What a queue is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
+pub(super) enum BalloonQueue {
     /// Pages into the balloon.
     Inflate,
     /// Pages out of it.
@@ -24,23 +24,23 @@ pub(super) enum Role {
 }
 
 /// Every role, in the order of their queues, with the feature that it needs.
-const ALL: [(Role, u64); 7] = [
-    (Role::Inflate, 0),
-    (Role::Deflate, 0),
-    (Role::Stats, feature::STATS_VQ),
-    (Role::Hints, feature::FREE_PAGE_HINT),
-    (Role::Reports, feature::REPORTING),
-    (Role::Blocks, feature::BLOCKS),
-    (Role::Evacuations, feature::EVACUATE),
+const ALL: [(BalloonQueue, u64); 7] = [
+    (BalloonQueue::Inflate, 0),
+    (BalloonQueue::Deflate, 0),
+    (BalloonQueue::Stats, feature::STATS_VQ),
+    (BalloonQueue::Hints, feature::FREE_PAGE_HINT),
+    (BalloonQueue::Reports, feature::REPORTING),
+    (BalloonQueue::Blocks, feature::BLOCKS),
+    (BalloonQueue::Evacuations, feature::EVACUATE),
 ];
 
 /// The roles of queues 0, 1, ... once `features` are agreed on.
-pub(super) fn of(features: u64) -> impl Iterator<Item = Role> {
+pub(super) fn of(features: u64) -> impl Iterator<Item = BalloonQueue> {
     ALL.into_iter().filter(move |(_, needs)| features & needs == *needs).map(|(role, _)| role)
 }
 
 /// Whether queue `index` can have `role` with some choice of the `offered` features.
-pub(super) fn possible(offered: u64, index: u16, role: Role) -> bool {
+pub(super) fn possible(offered: u64, index: u16, role: BalloonQueue) -> bool {
     let index = usize::from(index);
     let Some(at) = ALL.iter().position(|(other, _)| *other == role) else { return false };
     if offered & ALL[at].1 != ALL[at].1 {
@@ -62,14 +62,20 @@ mod tests {
     #[test]
     fn queues_close_up_over_features_that_were_not_accepted() {
         let roles = |features| of(features).collect::<Vec<_>>();
-        assert_eq!(roles(0), [Role::Inflate, Role::Deflate]);
+        assert_eq!(roles(0), [BalloonQueue::Inflate, BalloonQueue::Deflate]);
         assert_eq!(
             roles(feature::REPORTING | feature::DEFLATE_ON_OOM),
-            [Role::Inflate, Role::Deflate, Role::Reports]
+            [BalloonQueue::Inflate, BalloonQueue::Deflate, BalloonQueue::Reports]
         );
         assert_eq!(
             roles(feature::STATS_VQ | feature::BLOCKS | feature::EVACUATE),
-            [Role::Inflate, Role::Deflate, Role::Stats, Role::Blocks, Role::Evacuations]
+            [
+                BalloonQueue::Inflate,
+                BalloonQueue::Deflate,
+                BalloonQueue::Stats,
+                BalloonQueue::Blocks,
+                BalloonQueue::Evacuations
+            ]
         );
         assert_eq!(roles(u64::MAX).len(), 7);
     }

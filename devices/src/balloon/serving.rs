@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use super::core::Core;
-use super::work::{Step, Work};
+use super::balloon_core::BalloonCore;
+use super::work::{BufferStep, Work};
 use crate::virtio::{
     Chain, ChainError, Deadline, DeviceQueue, GuestMemoryMmap, Progress, QueueError, Segments,
 };
@@ -34,10 +34,15 @@ impl Serving {
     pub(super) fn process(
         &mut self,
         queue: &mut DeviceQueue,
-        core: &mut Core,
+        core: &mut BalloonCore,
         deadline: &mut Deadline,
         collect: fn(Chain, u16) -> Result<Segments, ChainError>,
-        mut begin: impl FnMut(&mut Core, &GuestMemoryMmap, &Segments, &mut Deadline) -> (Work, u32),
+        mut begin: impl FnMut(
+            &mut BalloonCore,
+            &GuestMemoryMmap,
+            &Segments,
+            &mut Deadline,
+        ) -> (Work, u32),
     ) -> Result<Progress, QueueError> {
         let mem = Arc::clone(queue.mem());
         loop {
@@ -62,17 +67,17 @@ impl Serving {
                 }
             };
             let step = buffer.work.run(&mut core.pool, &mut core.journal, deadline);
-            if step == Step::Done {
+            if step == BufferStep::Done {
                 queue.push(buffer.head, buffer.written)?;
                 continue;
             }
-            if step == Step::Wait && !buffer.waits {
+            if step == BufferStep::Wait && !buffer.waits {
                 core.journal.counters.deflate_waits += 1;
             }
-            buffer.waits = step == Step::Wait;
+            buffer.waits = step == BufferStep::Wait;
             self.buffer = Some(buffer);
             queue.signal()?;
-            return Ok(Progress::more_if(step == Step::More));
+            return Ok(Progress::more_if(step == BufferStep::More));
         }
         queue.finish()?;
         Ok(Progress::Done)

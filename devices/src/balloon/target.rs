@@ -7,7 +7,7 @@ use super::BalloonError;
 
 /// Target and surplus. Together they never exceed RAM, nor what configuration space can express.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Target {
+pub(super) struct BalloonTarget {
     pages: u32,
     surplus: u32,
     /// Largest goal.
@@ -15,7 +15,7 @@ pub(super) struct Target {
     ram: Pages,
 }
 
-impl Target {
+impl BalloonTarget {
     /// No pages of the given RAM.
     pub(super) fn new(ram: Pages) -> Self {
         Self { pages: 0, surplus: 0, limit: ram.0.saturating_u32(), ram }
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn goal_never_exceeds_ram() {
-        let mut target = Target::new(Pages(1000));
+        let mut target = BalloonTarget::new(Pages(1000));
         target.set(Pages(600)).unwrap();
         target.set_surplus(Pages(300));
         assert_eq!(
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn goal_fits_configuration_space_however_large_the_guest_is() {
-        let mut target = Target::new(Pages(1 << 40));
+        let mut target = BalloonTarget::new(Pages(1 << 40));
         assert!(target.set(Pages(1 << 32)).is_err());
         target.set(Pages(u32::MAX.into())).unwrap();
         target.set_surplus(Pages(10));

@@ -6,15 +6,15 @@ use std::collections::VecDeque;
 
 use mm::units::{BlockId, GuestRange};
 
-use super::counters::Origin;
-use super::journal::Journal;
+use super::counters::FreePagesOrigin;
+use super::event_journal::EventJournal;
+use super::page_runs::take_pages;
 use super::pool::{self, Pool};
-use super::runs::take_pages;
 use crate::virtio::Deadline;
 
 /// Progress of one buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum BufferStep {
     /// All was done.
     Done,
     /// The deadline passed first.
@@ -30,7 +30,7 @@ pub(super) struct Work {
     discard: VecDeque<BlockId>,
     /// Free pages to discard, and the queue that named them.
     free: VecDeque<GuestRange>,
-    origin: Origin,
+    origin: FreePagesOrigin,
     /// Pages that the guest takes back and that the host must allocate first.
     restore: VecDeque<GuestRange>,
     /// Blocks where huge pages may have to be allowed or forbidden.
@@ -44,7 +44,10 @@ impl Work {
     }
 
     /// Discards free pages.
-    pub(super) fn free(ranges: impl IntoIterator<Item = GuestRange>, origin: Origin) -> Self {
+    pub(super) fn free(
+        ranges: impl IntoIterator<Item = GuestRange>,
+        origin: FreePagesOrigin,
+    ) -> Self {
         Self { free: ranges.into_iter().collect(), origin, ..Self::default() }
     }
 
@@ -61,39 +64,39 @@ impl Work {
     pub(super) fn run(
         &mut self,
         pool: &mut Pool,
-        journal: &mut Journal,
+        journal: &mut EventJournal,
         deadline: &mut Deadline,
-    ) -> Step {
+    ) -> BufferStep {
         while !self.discard.is_empty() {
             if deadline.passed() {
-                return Step::More;
+                return BufferStep::More;
             }
             pool.discard_some(&mut self.discard, journal, deadline);
         }
         while !self.free.is_empty() {
             if deadline.passed() {
-                return Step::More;
+                return BufferStep::More;
             }
             let step = take_pages(&mut self.free, pool::step(deadline));
             pool.discard_free(&step, self.origin, journal, deadline);
         }
         while !self.restore.is_empty() {
             if deadline.passed() {
-                return Step::More;
+                return BufferStep::More;
             }
             let step = take_pages(&mut self.restore, pool.unit());
             if !pool.restore(&step, journal, deadline) {
                 step.into_iter().rev().for_each(|range| self.restore.push_front(range));
-                return Step::Wait;
+                return BufferStep::Wait;
             }
         }
         while !self.resize.is_empty() {
             if deadline.passed() {
-                return Step::More;
+                return BufferStep::More;
             }
             pool.resize_some(&mut self.resize, journal, deadline);
         }
-        Step::Done
+        BufferStep::Done
     }
 
     /// Blocks whose pending pages are still to be discarded.

@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::image::Place;
-use super::{Image, ImageError};
+use super::image::FileIdentity;
+use super::{DiskImage, ImageError};
 use crate::latency::LatencyAggregate;
 use crate::virtio::BucketUpdate;
 
 /// Counters with the names of Firecracker's `block` metrics.
 #[derive(Debug, Default, serde::Serialize)]
-pub struct Counters {
+pub struct BlockCounters {
     /// Activations that failed.
     pub activate_fails: AtomicU64,
     /// Accesses to configuration space that name no field.
@@ -55,7 +55,7 @@ pub struct Counters {
     pub rate_limiter_throttled_events: AtomicU64,
 }
 
-impl Counters {
+impl BlockCounters {
     /// Adds `count` to one of the counters.
     pub(super) fn add(counter: &AtomicU64, count: u64) {
         counter.fetch_add(count, Ordering::Relaxed);
@@ -75,25 +75,25 @@ pub enum ReplaceError {
 
 /// Changes waiting for the device's thread.
 #[derive(Debug, Default)]
-pub(super) struct Pending {
-    pub(super) image: Option<Image>,
+pub(super) struct PendingChanges {
+    pub(super) image: Option<DiskImage>,
     pub(super) bytes: BucketUpdate,
     pub(super) ops: BucketUpdate,
 }
 
 /// State shared by the device and its handles.
 #[derive(Debug)]
-pub(super) struct Shared {
-    pending: Mutex<Pending>,
+pub(super) struct BlockShared {
+    pending: Mutex<PendingChanges>,
     /// The image that is in use, or is about to be.
     current: Mutex<Current>,
     pub(super) wake: EventFd,
-    pub(super) counters: Counters,
+    pub(super) counters: BlockCounters,
 }
 
 #[derive(Debug, Clone)]
 struct Current {
-    place: Place,
+    place: FileIdentity,
     /// The file, if it is raw.
     file: Option<Arc<File>>,
     read_only: bool,
@@ -101,7 +101,7 @@ struct Current {
 }
 
 impl Current {
-    fn of(image: &Image) -> Self {
+    fn of(image: &DiskImage) -> Self {
         Self {
             place: image.place(),
             file: image.raw_file().cloned(),
@@ -111,18 +111,18 @@ impl Current {
     }
 }
 
-impl Shared {
-    pub(super) fn new(image: &Image, wake: EventFd) -> Self {
+impl BlockShared {
+    pub(super) fn new(image: &DiskImage, wake: EventFd) -> Self {
         Self {
             pending: Mutex::default(),
             current: Mutex::new(Current::of(image)),
             wake,
-            counters: Counters::default(),
+            counters: BlockCounters::default(),
         }
     }
 
     /// The requested changes, if any.
-    pub(super) fn take_pending(&self) -> Pending {
+    pub(super) fn take_pending(&self) -> PendingChanges {
         std::mem::take(&mut *lock(&self.pending))
     }
 
@@ -135,12 +135,12 @@ impl Shared {
 /// The owner's handle of a block device.
 #[derive(Debug, Clone)]
 pub struct BlockHandle {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<BlockShared>,
 }
 
 impl BlockHandle {
     /// Its counters.
-    pub fn counters(&self) -> &Counters {
+    pub fn counters(&self) -> &BlockCounters {
         &self.shared.counters
     }
 
@@ -164,7 +164,7 @@ impl BlockHandle {
             Ok(()) => &counters.update_count,
             Err(_) => &counters.update_fails,
         };
-        Counters::add(counter, 1);
+        BlockCounters::add(counter, 1);
         replaced
     }
 
@@ -172,11 +172,11 @@ impl BlockHandle {
         let mut current = lock(&self.shared.current);
         let Some(old) = current.file.clone() else { return Err(ReplaceError::NotRaw) };
         let read_only = current.read_only;
-        let same = Place::of(&file).map_err(ImageError::Host)? == current.place;
+        let same = FileIdentity::of(&file).map_err(ImageError::Host)? == current.place;
         // This process's lock would reject a second descriptor of the same file.
         let image = match same {
-            true => Image::locked_raw(old, read_only)?,
-            false => Image::raw(file, read_only)?,
+            true => DiskImage::locked_raw(old, read_only)?,
+            false => DiskImage::raw(file, read_only)?,
         };
         *current = Current::of(&image);
         lock(&self.shared.pending).image = Some(image);
@@ -195,7 +195,7 @@ impl BlockHandle {
             pending.ops = ops;
         }
         drop(pending);
-        Counters::add(&self.shared.counters.update_count, 1);
+        BlockCounters::add(&self.shared.counters.update_count, 1);
         self.wake();
     }
 

@@ -44,12 +44,12 @@ pub enum ImageError {
 
 /// An open, locked disk image.
 #[derive(Debug)]
-pub struct Image {
+pub struct DiskImage {
     pub(super) contents: Contents,
     bytes: u64,
     read_only: bool,
     id: [u8; ID_LEN],
-    place: Place,
+    place: FileIdentity,
 }
 
 /// What the sectors are read from.
@@ -69,19 +69,19 @@ impl std::fmt::Debug for Contents {
 
 /// Which file it is, independent of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct FileIdentity {
     device: u64,
     inode: u64,
 }
 
-impl Place {
+impl FileIdentity {
     pub(super) fn of(file: &File) -> io::Result<Self> {
         let metadata = file.metadata()?;
         Ok(Self { device: metadata.dev(), inode: metadata.ino() })
     }
 }
 
-impl Image {
+impl DiskImage {
     /// `file` as a disk of raw sectors. It must have been opened for writing unless `read_only`.
     ///
     /// A size that is no multiple of 512 bytes is rounded down, as Firecracker does.
@@ -101,7 +101,7 @@ impl Image {
         if !bytes.is_multiple_of(SECTOR) {
             tracing::warn!(bytes, "ignoring the last partial sector of the image");
         }
-        let (id, place) = (id(&file)?, Place::of(&file)?);
+        let (id, place) = (id(&file)?, FileIdentity::of(&file)?);
         Ok(Self { contents: Contents::Raw(file), bytes, read_only, id, place })
     }
 
@@ -120,7 +120,7 @@ impl Image {
     ) -> Result<Self, ImageError> {
         size(&file)?;
         lock(&file, read_only)?;
-        let (id, place) = (id(&file)?, Place::of(&file)?);
+        let (id, place) = (id(&file)?, FileIdentity::of(&file)?);
         let options = StorageOpenOptions::new().filename(path).write(!read_only);
         let storage = imago::file::File::from_open_file(file, options)?;
         let builder = Qcow2::<imago::file::File>::builder(storage).write(!read_only);
@@ -148,7 +148,7 @@ impl Image {
         self.id
     }
 
-    pub(super) fn place(&self) -> Place {
+    pub(super) fn place(&self) -> FileIdentity {
         self.place
     }
 

@@ -2,7 +2,7 @@
 //! The block device (virtio 1.3, 5.2): a file, a host block device or a qcow2 image as a disk.
 //!
 //! A request is read from its descriptors, checked against the disk, and moved piece by piece
-//! between the image and the guest's own pages by an `engine`; without a copy except for qcow2.
+//! between the image and the guest's own pages by a `disk_engine`; without a copy except for qcow2.
 //!
 //! ```text
 //! queue ─▶ request ─▶ transfer ─▶ engine (io_uring | system calls | qcow2) ─▶ image
@@ -29,12 +29,12 @@
 //! - `image.rs`: the image and its lock
 //! - `request.rs`: a request taken from its descriptors and checked
 //! - `transfer.rs`: requests in flight
-//! - `engine/`: ways to move data between an image and memory
+//! - `disk_engine/`: ways to move data between an image and memory
 //! - `device/`: the device
 //! - `handle.rs`: images and limits changed, counters read, from other threads
 
 mod device;
-mod engine;
+mod disk_engine;
 mod handle;
 mod image;
 pub mod protocol;
@@ -43,9 +43,9 @@ mod request;
 mod tests;
 mod transfer;
 
-pub use device::Block;
-pub use handle::{BlockHandle, Counters, ReplaceError};
-pub use image::{Image, ImageError};
+pub use device::BlockDevice;
+pub use handle::{BlockCounters, BlockHandle, ReplaceError};
+pub use image::{DiskImage, ImageError};
 
 use crate::virtio::RateLimiter;
 
@@ -73,7 +73,7 @@ pub enum IoEngine {
 #[derive(Debug)]
 pub struct BlockConfig {
     /// Its contents.
-    pub image: Image,
+    pub image: DiskImage,
     /// Whether flushes reach the disk.
     pub cache: CacheType,
     /// How data is moved.

@@ -30,7 +30,7 @@ pub mod feature {
 /// The fields of configuration space (5.2.4) that this device has.
 #[derive(Debug, Clone, Copy, Default, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-pub struct Config {
+pub struct BlockConfigSpace {
     /// Size in sectors.
     pub capacity: U64,
     /// Largest segment; not negotiated.
@@ -68,7 +68,7 @@ pub struct Config {
 /// Header of every request (5.2.6).
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-pub struct Header {
+pub struct BlockHeader {
     /// What is asked for.
     pub kind: U32,
     /// Not used.
@@ -77,7 +77,7 @@ pub struct Header {
     pub sector: U64,
 }
 
-impl Header {
+impl BlockHeader {
     /// Its length in bytes.
     pub const LEN: usize = size_of::<Self>();
 }
@@ -103,7 +103,7 @@ impl RangeEntry {
 
 /// Types of request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum RequestKind {
     /// From the disk to the guest.
     In,
     /// From the guest to the disk.
@@ -120,7 +120,7 @@ pub enum Kind {
     Unsupported(u32),
 }
 
-impl From<u32> for Kind {
+impl From<u32> for RequestKind {
     fn from(raw: u32) -> Self {
         match raw {
             0 => Self::In,

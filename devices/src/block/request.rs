@@ -6,7 +6,7 @@
 
 use zerocopy::FromBytes;
 
-use super::protocol::{Header, Kind, RangeEntry, SECTOR, Status};
+use super::protocol::{BlockHeader, RangeEntry, RequestKind, SECTOR, Status};
 use crate::virtio::{GuestMemoryMmap, Segments};
 
 /// Most sectors of one discard or write-zeroes: 4 GiB.
@@ -14,14 +14,14 @@ pub(super) const MAX_RANGE_SECTORS: u32 = 8 << 20;
 
 /// The disk that requests are checked against.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct DiskLimits {
     pub(super) sectors: u64,
     pub(super) read_only: bool,
 }
 
 /// The operation, with offsets in bytes within the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Operation {
+pub(super) enum DiskOperation {
     Read { offset: u64 },
     Write { offset: u64 },
     Flush,
@@ -32,8 +32,8 @@ pub(super) enum Operation {
 
 /// A request that can be carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Request {
-    pub(super) operation: Operation,
+pub(super) struct DiskRequest {
+    pub(super) operation: DiskOperation,
     /// Bytes on the disk, or of the answer.
     pub(super) len: u64,
 }
@@ -46,48 +46,50 @@ pub(super) struct Request {
 pub(super) fn parse(
     mem: &GuestMemoryMmap,
     buffer: &Segments,
-    limits: Limits,
-) -> Result<Request, Status> {
-    let mut raw = [0; Header::LEN];
+    limits: DiskLimits,
+) -> Result<DiskRequest, Status> {
+    let mut raw = [0; BlockHeader::LEN];
     if buffer.read(mem, 0, &mut raw) < raw.len() {
         return Err(Status::IoErr);
     }
-    let header = Header::read_from_bytes(&raw).map_err(|_| Status::IoErr)?;
-    let to_device = buffer.readable_len() - Header::LEN as u64;
+    let header = BlockHeader::read_from_bytes(&raw).map_err(|_| Status::IoErr)?;
+    let to_device = buffer.readable_len() - BlockHeader::LEN as u64;
     // Its last byte is the status.
     let to_driver = buffer.writable_len().saturating_sub(1);
-    let (operation, len) = match Kind::from(header.kind.get()) {
-        Kind::In => {
+    let (operation, len) = match RequestKind::from(header.kind.get()) {
+        RequestKind::In => {
             let offset = limits.check(header.sector.get(), to_driver)?;
-            (Operation::Read { offset }, to_driver)
+            (DiskOperation::Read { offset }, to_driver)
         }
-        Kind::Out => {
+        RequestKind::Out => {
             limits.check_writable()?;
             let offset = limits.check(header.sector.get(), to_device)?;
-            (Operation::Write { offset }, to_device)
+            (DiskOperation::Write { offset }, to_device)
         }
-        Kind::Flush => (Operation::Flush, 0),
-        Kind::GetId => (Operation::GetId, to_driver.min(super::protocol::ID_LEN as u64)),
-        kind @ (Kind::Discard | Kind::WriteZeroes) => range(mem, buffer, kind, limits)?,
-        Kind::Unsupported(_) => return Err(Status::Unsupported),
+        RequestKind::Flush => (DiskOperation::Flush, 0),
+        RequestKind::GetId => (DiskOperation::GetId, to_driver.min(super::protocol::ID_LEN as u64)),
+        kind @ (RequestKind::Discard | RequestKind::WriteZeroes) => {
+            range(mem, buffer, kind, limits)?
+        }
+        RequestKind::Unsupported(_) => return Err(Status::Unsupported),
     };
-    Ok(Request { operation, len })
+    Ok(DiskRequest { operation, len })
 }
 
 /// The one range of a discard or write-zeroes (5.2.6.2).
 fn range(
     mem: &GuestMemoryMmap,
     buffer: &Segments,
-    kind: Kind,
-    limits: Limits,
-) -> Result<(Operation, u64), Status> {
+    kind: RequestKind,
+    limits: DiskLimits,
+) -> Result<(DiskOperation, u64), Status> {
     limits.check_writable()?;
-    if buffer.readable_len() != (Header::LEN + RangeEntry::LEN) as u64 {
+    if buffer.readable_len() != (BlockHeader::LEN + RangeEntry::LEN) as u64 {
         // The device announces one range a request.
         return Err(Status::IoErr);
     }
     let mut raw = [0; RangeEntry::LEN];
-    buffer.read(mem, Header::LEN as u64, &mut raw);
+    buffer.read(mem, BlockHeader::LEN as u64, &mut raw);
     let entry = RangeEntry::read_from_bytes(&raw).map_err(|_| Status::IoErr)?;
     let (sectors, flags) = (entry.num_sectors.get(), entry.flags.get());
     if sectors > MAX_RANGE_SECTORS {
@@ -97,17 +99,17 @@ fn range(
     let offset = limits.check(entry.sector.get(), len)?;
     let unmap = flags & RangeEntry::UNMAP != 0;
     // 5.2.6.2: flags that the device does not know, and UNMAP with a discard.
-    let known = if kind == Kind::Discard { 0 } else { RangeEntry::UNMAP };
+    let known = if kind == RequestKind::Discard { 0 } else { RangeEntry::UNMAP };
     if flags & !known != 0 {
         return Err(Status::Unsupported);
     }
     Ok(match kind {
-        Kind::Discard => (Operation::Discard { offset }, len),
-        _ => (Operation::WriteZeroes { offset, unmap }, len),
+        RequestKind::Discard => (DiskOperation::Discard { offset }, len),
+        _ => (DiskOperation::WriteZeroes { offset, unmap }, len),
     })
 }
 
-impl Limits {
+impl DiskLimits {
     /// The first byte of `len` bytes from `sector` on, if they are whole sectors of the disk.
     fn check(self, sector: u64, len: u64) -> Result<u64, Status> {
         let fits = len.is_multiple_of(SECTOR)

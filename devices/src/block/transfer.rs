@@ -6,21 +6,21 @@ use std::time::Instant;
 
 use mm::units::usize_from;
 
-use super::engine::{Action, Piece};
-use super::protocol::Header;
-use super::request::{Operation, Request};
+use super::disk_engine::{DiskAction, Piece};
+use super::protocol::BlockHeader;
+use super::request::{DiskOperation, DiskRequest};
 use crate::virtio::{GuestMemoryMmap, IoVecs, Segments};
 
 /// One request between its queue and its status.
 #[derive(Debug)]
-pub(super) struct Transfer {
+pub(super) struct DiskTransfer {
     /// Queue that it came from.
     pub(super) queue: u16,
     /// First descriptor.
     pub(super) head: u16,
     /// All its descriptors.
     pub(super) buffer: Segments,
-    pub(super) request: Request,
+    pub(super) request: DiskRequest,
     /// Whether its data must be durable before it completes.
     pub(super) durable: bool,
     /// When it was taken from its queue.
@@ -39,17 +39,17 @@ pub(super) struct Parts {
 
 /// What a transfer does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum TransferStep {
     /// This, with `len` bytes of its memory.
-    Piece { action: Action, offset: u64, len: u64 },
+    Piece { action: DiskAction, offset: u64, len: u64 },
     /// Nothing: it is done.
     Finished,
     /// Its buffer is shorter than it was, or the disk is.
     Impossible,
 }
 
-impl Transfer {
-    pub(super) fn new(queue: u16, head: u16, parts: Parts, request: Request) -> Self {
+impl DiskTransfer {
+    pub(super) fn new(queue: u16, head: u16, parts: Parts, request: DiskRequest) -> Self {
         let Parts { buffer, memory } = parts;
         Self {
             queue,
@@ -67,49 +67,62 @@ impl Transfer {
     /// Makes the next piece ready, of at most `limit` bytes, on a disk of `size` bytes.
     ///
     /// Must not be called while a piece is in flight.
-    pub(super) fn prepare(&mut self, mem: &Arc<GuestMemoryMmap>, limit: usize, size: u64) -> Next {
+    pub(super) fn prepare(
+        &mut self,
+        mem: &Arc<GuestMemoryMmap>,
+        limit: usize,
+        size: u64,
+    ) -> TransferStep {
         let left = self.request.len - self.done;
         let (action, start) = match self.request.operation {
-            Operation::Read { offset } => (Action::Read, offset),
-            Operation::Write { offset } => (Action::Write, offset),
-            Operation::Discard { offset } => (Action::Discard, offset),
-            Operation::WriteZeroes { offset, unmap } => (Action::Zero { unmap }, offset),
-            Operation::GetId => return Next::Finished,
-            Operation::Flush if self.flushed => return Next::Finished,
-            Operation::Flush => return Next::Piece { action: Action::Flush, offset: 0, len: 0 },
+            DiskOperation::Read { offset } => (DiskAction::Read, offset),
+            DiskOperation::Write { offset } => (DiskAction::Write, offset),
+            DiskOperation::Discard { offset } => (DiskAction::Discard, offset),
+            DiskOperation::WriteZeroes { offset, unmap } => (DiskAction::Zero { unmap }, offset),
+            DiskOperation::GetId => return TransferStep::Finished,
+            DiskOperation::Flush if self.flushed => return TransferStep::Finished,
+            DiskOperation::Flush => {
+                return TransferStep::Piece { action: DiskAction::Flush, offset: 0, len: 0 };
+            }
         };
         let offset = start + self.done;
         if left == 0 {
             return match self.durable && !self.flushed {
-                true => Next::Piece { action: Action::Flush, offset: 0, len: 0 },
-                false => Next::Finished,
+                true => TransferStep::Piece { action: DiskAction::Flush, offset: 0, len: 0 },
+                false => TransferStep::Finished,
             };
         }
         // The image may have been replaced by a smaller one since the request was checked.
         if offset + left > size {
-            return Next::Impossible;
+            return TransferStep::Impossible;
         }
         let limit = usize_from(left).min(limit);
         let len = match action {
-            Action::Read => self.memory.gather(mem, &self.buffer.writable, self.done, limit) as u64,
-            Action::Write => {
-                let from = self.done + Header::LEN as u64;
+            DiskAction::Read => {
+                self.memory.gather(mem, &self.buffer.writable, self.done, limit) as u64
+            }
+            DiskAction::Write => {
+                let from = self.done + BlockHeader::LEN as u64;
                 self.memory.gather(mem, &self.buffer.readable, from, limit) as u64
             }
             _ => left,
         };
-        if len == 0 { Next::Impossible } else { Next::Piece { action, offset, len } }
+        if len == 0 {
+            TransferStep::Impossible
+        } else {
+            TransferStep::Piece { action, offset, len }
+        }
     }
 
     /// The piece that `prepare` made ready.
-    pub(super) fn piece(&self, action: Action, offset: u64, len: u64) -> Piece<'_> {
+    pub(super) fn piece(&self, action: DiskAction, offset: u64, len: u64) -> Piece<'_> {
         Piece { action, offset, len, memory: &self.memory }
     }
 
     /// A piece has ended, with `bytes` moved.
     pub(super) fn advance(&mut self, bytes: u64) {
         let moved_all = self.done == self.request.len;
-        if moved_all || self.request.operation == Operation::Flush {
+        if moved_all || self.request.operation == DiskOperation::Flush {
             self.flushed = true;
         } else {
             self.done = self.request.len.min(self.done + bytes);
@@ -120,7 +133,7 @@ impl Transfer {
 /// All transfers of a device, each under a number that the engine knows it by.
 #[derive(Debug)]
 pub(super) struct Transfers {
-    slots: Vec<Option<Transfer>>,
+    slots: Vec<Option<DiskTransfer>>,
     free: Vec<u16>,
     spare: Vec<Parts>,
 }
@@ -144,13 +157,13 @@ impl Transfers {
     }
 
     /// Takes `transfer` in, unless all slots are taken.
-    pub(super) fn insert(&mut self, transfer: Transfer) -> Option<u16> {
+    pub(super) fn insert(&mut self, transfer: DiskTransfer) -> Option<u16> {
         let token = self.free.pop()?;
         self.slots[usize::from(token)] = Some(transfer);
         Some(token)
     }
 
-    pub(super) fn get_mut(&mut self, token: u16) -> Option<&mut Transfer> {
+    pub(super) fn get_mut(&mut self, token: u16) -> Option<&mut DiskTransfer> {
         self.slots.get_mut(usize::from(token))?.as_mut()
     }
 
@@ -160,13 +173,13 @@ impl Transfers {
     }
 
     /// Keeps the parts of a transfer that is over.
-    pub(super) fn keep(&mut self, transfer: Transfer) {
+    pub(super) fn keep(&mut self, transfer: DiskTransfer) {
         if self.spare.len() < MAX_SPARE {
             self.spare.push(Parts { buffer: transfer.buffer, memory: transfer.memory });
         }
     }
 
-    pub(super) fn remove(&mut self, token: u16) -> Option<Transfer> {
+    pub(super) fn remove(&mut self, token: u16) -> Option<DiskTransfer> {
         let transfer = self.slots.get_mut(usize::from(token))?.take()?;
         self.free.push(token);
         Some(transfer)

@@ -179,14 +179,14 @@ fn blend(under: &mut [u8], over: &[u8]) {
 
 /// A picture and the cursor that was over it.
 #[derive(Debug)]
-pub struct Snapshot {
+pub struct FrameSnapshot {
     /// The picture, without the cursor.
     pub frame: Frame,
     /// The cursor.
     pub cursor: Cursor,
 }
 
-impl Snapshot {
+impl FrameSnapshot {
     /// The picture as a person would see it.
     pub fn composed(mut self) -> Frame {
         self.frame.compose(&self.cursor);

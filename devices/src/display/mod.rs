@@ -22,9 +22,9 @@ pub mod vnc;
 
 use std::sync::Arc;
 
-pub use frame::{Frame, FrameError, Snapshot};
+pub use frame::{Frame, FrameError, FrameSnapshot};
 pub use geometry::{Area, Extent, Rect, Size};
-pub use headless::{Change, Frames, Headless, Viewer};
+pub use headless::{DisplayFrames, Headless, ViewChange, Viewer};
 pub use png::{PngError, PngFile, encode_png};
 
 use crate::virtio::{Deadline, Progress};

@@ -9,12 +9,12 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
-use super::{Counters, EntropyHandle};
+use super::{EntropyCounters, EntropyHandle};
 use crate::throttle::Throttle;
 use crate::timer::Timer;
 use crate::virtio::{
-    Activation, Deadline, DeviceFailure, DeviceQueue, Progress, QueueError, RateLimiter, Segments,
-    Source, VirtioDevice,
+    Activation, Deadline, DeviceFailure, DeviceQueue, EventSource, Progress, QueueError,
+    RateLimiter, Segments, VirtioDevice,
 };
 
 const NAME: &str = "entropy";
@@ -33,7 +33,7 @@ pub struct Entropy {
     queue: Option<DeviceQueue>,
     timer: Timer,
     scratch: Vec<u8>,
-    counters: Arc<Counters>,
+    counters: Arc<EntropyCounters>,
     log: Throttle,
 }
 
@@ -64,8 +64,8 @@ impl Entropy {
     /// # Errors
     ///
     /// The process has no descriptor left.
-    pub fn sources(&self) -> std::io::Result<Vec<Source>> {
-        Ok(vec![Source::readable(self.timer.as_fd().try_clone_to_owned()?, 0)])
+    pub fn sources(&self) -> std::io::Result<Vec<EventSource>> {
+        Ok(vec![EventSource::readable(self.timer.as_fd().try_clone_to_owned()?, 0)])
     }
 
     #[cfg(test)]
@@ -82,13 +82,13 @@ impl Entropy {
                 Ok(count) if count > 0 => filled += count,
                 Err(rustix::io::Errno::INTR) => {}
                 _ => {
-                    Counters::add(&self.counters.host_rng_fails, 1);
+                    EntropyCounters::add(&self.counters.host_rng_fails, 1);
                     break;
                 }
             }
         }
         let written = buffer.write(queue.mem(), 0, &self.scratch[..filled]);
-        Counters::add(&self.counters.bytes, written as u64);
+        EntropyCounters::add(&self.counters.bytes, written as u64);
         written.saturating_u32()
     }
 
@@ -97,7 +97,7 @@ impl Entropy {
         queue: &mut DeviceQueue,
         deadline: &mut Deadline,
     ) -> Result<Progress, QueueError> {
-        Counters::add(&self.counters.queue_event_count, 1);
+        EntropyCounters::add(&self.counters.queue_event_count, 1);
         for _ in 0..queue.size() {
             if deadline.passed() {
                 queue.signal()?;
@@ -121,7 +121,7 @@ impl Entropy {
                 continue;
             }
             if let Err(at) = self.limiter.admit_now(len as u64, 1) {
-                Counters::add(&self.counters.rate_limiter_throttled, 1);
+                EntropyCounters::add(&self.counters.rate_limiter_throttled, 1);
                 queue.undo_pop();
                 self.timer.set(Some(at));
                 // The timer wakes the device: the driver need not.
@@ -137,7 +137,7 @@ impl Entropy {
     }
 
     fn bad_buffer(&mut self, cause: &dyn std::fmt::Display) {
-        Counters::add(&self.counters.event_fails, 1);
+        EntropyCounters::add(&self.counters.event_fails, 1);
         if let Some(suppressed) = self.log.admit() {
             tracing::warn!(suppressed, "entropy: {cause}");
         }
@@ -171,7 +171,7 @@ impl VirtioDevice for Entropy {
                 Ok(())
             }
             None => {
-                Counters::add(&self.counters.activate_fails, 1);
+                EntropyCounters::add(&self.counters.activate_fails, 1);
                 Err(DeviceFailure::new(NAME, "its queue was not set up"))
             }
         }

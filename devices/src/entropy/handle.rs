@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Counters with the names of Firecracker's `entropy` metrics.
 #[derive(Debug, Default, serde::Serialize)]
-pub struct Counters {
+pub struct EntropyCounters {
     /// Activations that failed.
     pub activate_fails: AtomicU64,
     /// Buffers that could not be used.
@@ -21,7 +21,7 @@ pub struct Counters {
     pub rate_limiter_throttled: AtomicU64,
 }
 
-impl Counters {
+impl EntropyCounters {
     /// Adds `count` to one of the counters.
     pub(super) fn add(counter: &AtomicU64, count: u64) {
         counter.fetch_add(count, Ordering::Relaxed);
@@ -31,12 +31,12 @@ impl Counters {
 /// The owner's handle of an entropy device.
 #[derive(Debug, Clone)]
 pub struct EntropyHandle {
-    pub(super) counters: Arc<Counters>,
+    pub(super) counters: Arc<EntropyCounters>,
 }
 
 impl EntropyHandle {
     /// Its counters.
-    pub fn counters(&self) -> &Counters {
+    pub fn counters(&self) -> &EntropyCounters {
         &self.counters
     }
 }

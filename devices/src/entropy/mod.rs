@@ -15,4 +15,4 @@ mod handle;
 mod tests;
 
 pub use device::Entropy;
-pub use handle::{Counters, EntropyHandle};
+pub use handle::{EntropyCounters, EntropyHandle};

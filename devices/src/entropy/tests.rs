@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
-use crate::transport::mock::{Descriptor, MockDriver};
+use crate::transport::mock::{MockDescriptor, MockDriver};
 use crate::virtio::{
-    Bucket, Deadline, DeviceLock, GuestMemoryMmap, Progress, RateLimiter, VirtioDevice,
+    BucketConfig, Deadline, DeviceLock, GuestMemoryMmap, Progress, RateLimiter, VirtioDevice,
 };
 
 const DRIVER: std::ops::Range<u64> = 0x1000..0x40_0000;
@@ -35,7 +35,7 @@ fn rig(limiter: RateLimiter) -> Rig {
 impl Rig {
     fn request(&mut self, len: u32) -> (Vec<u8>, u32) {
         let at = self.driver.alloc(len.into());
-        let written = self.driver.send(0, &[Descriptor::writable(at, len)]);
+        let written = self.driver.send(0, &[MockDescriptor::writable(at, len)]);
         let mut bytes = vec![0; len as usize];
         self.mem.read_slice(&mut bytes, at).unwrap();
         (bytes, written)
@@ -66,7 +66,7 @@ fn a_round_ends_when_its_work_is_done() {
     let mut rig = rig(RateLimiter::unlimited());
     let at = rig.driver.alloc(64 << 10);
     for _ in 0..32 {
-        rig.driver.add(0, &[Descriptor::writable(at, 64 << 10)]);
+        rig.driver.add(0, &[MockDescriptor::writable(at, 64 << 10)]);
     }
     let mut deadline = Deadline::of_work(4 << 20);
     let progress = rig.device.lock().process(0, &mut deadline).unwrap();
@@ -80,11 +80,11 @@ fn a_round_ends_when_its_work_is_done() {
 #[test]
 fn the_rate_limit_puts_buffers_off_and_loses_none() {
     let day = Duration::from_secs(86_400);
-    let bytes = Bucket { size: 96, refill: day, one_time_burst: 0 };
+    let bytes = BucketConfig { size: 96, refill: day, one_time_burst: 0 };
     let mut rig = rig(RateLimiter::new(Some(bytes), None, Instant::now()));
     assert_eq!(rig.request(64).1, 64);
     let at = rig.driver.alloc(64);
-    let head = rig.driver.add(0, &[Descriptor::writable(at, 64)]);
+    let head = rig.driver.add(0, &[MockDescriptor::writable(at, 64)]);
     rig.driver.notify(0);
     rig.driver.run();
     assert_eq!(rig.driver.used(0), None);
@@ -100,8 +100,8 @@ fn the_rate_limit_puts_buffers_off_and_loses_none() {
 fn buffers_without_room_come_back_empty() {
     let mut rig = rig(RateLimiter::unlimited());
     let at = rig.driver.put(&[1; 16]);
-    assert_eq!(rig.driver.send(0, &[Descriptor::readable(at, 16)]), 0);
-    assert_eq!(rig.driver.send(0, &[Descriptor::writable(GuestAddress(u64::MAX - 3), 64)]), 0);
+    assert_eq!(rig.driver.send(0, &[MockDescriptor::readable(at, 16)]), 0);
+    assert_eq!(rig.driver.send(0, &[MockDescriptor::writable(GuestAddress(u64::MAX - 3), 64)]), 0);
     assert_eq!(rig.handle.counters().event_fails.load(Ordering::Relaxed), 2);
     assert!(!rig.driver.needs_reset());
     assert_eq!(rig.request(16).1, 16);

@@ -4,7 +4,7 @@
 use std::io::Read;
 
 use super::fence::answer_header;
-use super::protocol::Header;
+use super::protocol::CommandHeader;
 use super::response::{Fault, Response, encode};
 use crate::virtio::{GuestMemoryMmap, Segments};
 
@@ -14,7 +14,7 @@ use crate::virtio::{GuestMemoryMmap, Segments};
 pub(super) fn reply(
     mem: &GuestMemoryMmap,
     buffer: &Segments,
-    request: &Header,
+    request: &CommandHeader,
     answer: Result<Response, Fault>,
 ) -> u32 {
     let room = buffer.writable_len();

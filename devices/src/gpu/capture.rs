@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Capture of a scanout's picture, one strip at a time.
 
-use super::engine::Engine;
+use super::command_engine::CommandEngine;
 use super::scanout::Surface;
-use crate::display::{Frame, FrameError, ScanoutId, Snapshot};
+use crate::display::{Frame, FrameError, FrameSnapshot, ScanoutId};
 use crate::virtio::{Deadline, GuestMemoryMmap, Progress};
 
 /// Attempts at a capture, which starts again if the guest changes the scanout.
@@ -47,10 +47,10 @@ impl Capture {
 
     pub(super) fn run(
         &mut self,
-        engine: &Engine,
+        engine: &CommandEngine,
         mem: &GuestMemoryMmap,
         deadline: &mut Deadline,
-    ) -> Result<Option<Snapshot>, CaptureError> {
+    ) -> Result<Option<FrameSnapshot>, CaptureError> {
         let surface = engine.scanouts().surface(self.scanout).ok_or(CaptureError::Dark)?;
         let (surface, mut frame) = match self.of.take() {
             Some((begun, frame)) if begun == surface => (begun, frame),
@@ -65,7 +65,9 @@ impl Capture {
             }
         };
         match engine.capture(mem, surface, &mut frame, deadline) {
-            Ok(Progress::Done) => Ok(Some(Snapshot { frame, cursor: engine.cursor(self.scanout) })),
+            Ok(Progress::Done) => {
+                Ok(Some(FrameSnapshot { frame, cursor: engine.cursor(self.scanout) }))
+            }
             Ok(Progress::More) => {
                 self.of = Some((surface, frame));
                 Ok(None)

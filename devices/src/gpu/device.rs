@@ -13,15 +13,17 @@ use zerocopy::little_endian::U32;
 
 use super::buffer::{SegmentReader, reply};
 use super::capture::{Capture, CaptureError};
-use super::engine::{Engine, Guest, Step};
+use super::command_engine::{CommandEngine, Guest, Step};
+use super::display_mode::ModeError;
 use super::large::WantsBlocks;
-use super::mode::ModeError;
 use super::ops::Job;
-use super::protocol::{Body, Command, EVENT_DISPLAY, Header, SHM_ID_HOST_VISIBLE, code, feature};
+use super::protocol::{
+    Command, CommandBody, CommandHeader, EVENT_DISPLAY, SHM_ID_HOST_VISIBLE, code, feature,
+};
 use super::resource::BackingPosition;
 use super::response::{Fault, Response};
 use super::{GpuParts, GpuSettings, GpuStats};
-use crate::display::{ScanoutId, Size, Snapshot};
+use crate::display::{FrameSnapshot, ScanoutId, Size};
 use crate::virtio::{
     Activation, Chain, Deadline, DeviceFailure, DeviceQueue, GuestMemoryMmap, Interrupt, Progress,
     QueueError, Segments, SharedRegion, VirtioDevice, read_config_slice,
@@ -60,7 +62,7 @@ struct SessionQueue {
 /// A command that is being executed.
 struct Running {
     head: u16,
-    header: Header,
+    header: CommandHeader,
     buffer: Segments,
     job: Job,
 }
@@ -75,7 +77,7 @@ enum Outcome {
 
 /// A virtio-gpu.
 pub struct Gpu {
-    engine: Engine,
+    engine: CommandEngine,
     session: Option<Session>,
     events: u32,
     window: Option<SharedRegion>,
@@ -88,12 +90,12 @@ impl Gpu {
     ///
     /// [`ModeError`] when the settings name a mode that no scanout can have.
     pub fn new(settings: GpuSettings, parts: GpuParts) -> Result<Self, ModeError> {
-        super::mode::mode(settings.mode.width.into(), settings.mode.height.into())?;
+        super::mode(settings.mode.width.into(), settings.mode.height.into())?;
         Ok(Self {
             session: None,
             events: 0,
             window: settings.window,
-            engine: Engine::new(settings, parts),
+            engine: CommandEngine::new(settings, parts),
         })
     }
 
@@ -114,7 +116,7 @@ impl Gpu {
     /// [`ModeError`] when there is no such scanout, or it cannot have that mode.
     pub fn set_mode(&mut self, scanout: u32, mode: Option<Size>) -> Result<(), ModeError> {
         if let Some(mode) = mode {
-            super::mode::mode(mode.width.into(), mode.height.into())?;
+            super::mode(mode.width.into(), mode.height.into())?;
         }
         let changed = self.engine.set_mode(scanout, mode);
         if changed.map_err(|_| ModeError::NoScanout(scanout))? {
@@ -148,7 +150,7 @@ impl Gpu {
         &self,
         capture: &mut Capture,
         deadline: &mut Deadline,
-    ) -> Result<Option<Snapshot>, CaptureError> {
+    ) -> Result<Option<FrameSnapshot>, CaptureError> {
         let session = self.session.as_ref().ok_or(CaptureError::Dark)?;
         capture.run(&self.engine, &session.mem, deadline)
     }
@@ -247,7 +249,7 @@ impl Gpu {
         &mut self,
         mem: &GuestMemoryMmap,
         head: u16,
-        header: &Header,
+        header: &CommandHeader,
         buffer: &Segments,
         answer: Result<Response, Fault>,
     ) -> Outcome {
@@ -264,12 +266,12 @@ impl Gpu {
         mem: &GuestMemoryMmap,
         queue: u16,
         buffer: &Segments,
-    ) -> (Header, Result<Command, Fault>) {
+    ) -> (CommandHeader, Result<Command, Fault>) {
         let mut reader = SegmentReader::new(buffer, mem);
-        let mut body = Body::new(&mut reader, buffer.readable_len());
-        let header: Header = match body.take() {
+        let mut body = CommandBody::new(&mut reader, buffer.readable_len());
+        let header: CommandHeader = match body.take() {
             Ok(header) => header,
-            Err(error) => return (Header::default(), Err(error.into())),
+            Err(error) => return (CommandHeader::default(), Err(error.into())),
         };
         let kind = header.kind.get();
         if is_cursor_command(kind) != (queue == CURSOR_QUEUE) {

@@ -9,19 +9,19 @@
 
 use zerocopy::little_endian::U32;
 
-use super::protocol::{Header, header_flag};
+use super::protocol::{CommandHeader, header_flag};
 
 /// The response header for `request` without its code: it has the same fence and timeline.
 ///
 /// A command that fails signals its fence too, as the driver waits for it.
-pub(super) fn answer_header(request: &Header) -> Header {
+pub(super) fn answer_header(request: &CommandHeader) -> CommandHeader {
     let known = header_flag::FENCE | header_flag::RING_IDX;
     let flags = request.flags.get() & known;
     if flags & header_flag::FENCE == 0 {
-        return Header::default();
+        return CommandHeader::default();
     }
     let timed = flags & header_flag::RING_IDX != 0;
-    Header {
+    CommandHeader {
         kind: U32::ZERO,
         flags: flags.into(),
         fence_id: request.fence_id,
@@ -35,8 +35,8 @@ pub(super) fn answer_header(request: &Header) -> Header {
 mod tests {
     use super::*;
 
-    fn header(flags: u32) -> Header {
-        Header {
+    fn header(flags: u32) -> CommandHeader {
+        CommandHeader {
             kind: 0x101.into(),
             flags: flags.into(),
             fence_id: 77.into(),

@@ -14,7 +14,7 @@ use mm::units::usize_from;
 use rustix::mm::{Advice, madvise};
 use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
 
-use super::backing::PAGE_SIZE;
+use super::resource_backing::PAGE_SIZE;
 
 /// There is no host memory for a guest's request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -59,16 +59,16 @@ pub struct AnonymousMemory;
 impl HostMemory for AnonymousMemory {
     fn allocate(&mut self, bytes: usize) -> Result<Box<dyn HostRegion>, OutOfHostMemory> {
         match MmapRegion::<()>::new(bytes) {
-            Ok(region) => Ok(Box::new(Anonymous(region))),
+            Ok(region) => Ok(Box::new(AnonymousRegion(region))),
             Err(_) => Err(OutOfHostMemory::Host(bytes as u64)),
         }
     }
 }
 
-struct Anonymous(MmapRegion<()>);
+struct AnonymousRegion(MmapRegion<()>);
 
 // SAFETY: an anonymous mapping is unmapped only when it is dropped.
-unsafe impl HostRegion for Anonymous {
+unsafe impl HostRegion for AnonymousRegion {
     fn bytes(&self) -> VolatileSlice<'_> {
         self.0.as_volatile_slice()
     }

@@ -15,8 +15,8 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileSlice};
 
 use std::collections::BTreeMap;
 
-use super::backing::{Backing, CmaRegions, PAGE_SIZE, is_ram};
 use super::protocol::{MigrateEntry, MigratePage, ResourceId};
+use super::resource_backing::{CmaRegions, PAGE_SIZE, ResourceBacking, is_ram};
 use super::response::{Fault, PageMove};
 use crate::virtio::{Deadline, GuestMemoryMmap, Progress};
 
@@ -24,11 +24,11 @@ use crate::virtio::{Deadline, GuestMemoryMmap, Progress};
 #[derive(Debug)]
 pub(super) struct Migration {
     entries: Vec<MigrateEntry>,
-    phase: Phase,
+    phase: MigrationPhase,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Phase {
+enum MigrationPhase {
     Check,
     /// Copies page `index`, of which `done` bytes are copied.
     Copy {
@@ -44,7 +44,7 @@ enum Phase {
 impl Migration {
     /// Moves the pages that `entries` name.
     pub(super) fn new(entries: Vec<MigrateEntry>) -> Self {
-        Self { entries, phase: Phase::Check }
+        Self { entries, phase: MigrationPhase::Check }
     }
 
     /// Pages to move.
@@ -56,34 +56,34 @@ impl Migration {
     pub(super) fn run(
         &mut self,
         mem: &GuestMemoryMmap,
-        backing: &mut Backing,
+        backing: &mut ResourceBacking,
         cma: &CmaRegions,
         deadline: &mut Deadline,
     ) -> Result<Progress, Fault> {
         loop {
             self.phase = match self.phase {
-                Phase::Check => {
+                MigrationPhase::Check => {
                     check(mem, backing, &self.entries)?;
                     deadline.charge(self.pages() * Deadline::ENTRY);
-                    Phase::Copy { index: 0, done: 0 }
+                    MigrationPhase::Copy { index: 0, done: 0 }
                 }
-                Phase::Copy { index, done } => match self.entries.get(index) {
+                MigrationPhase::Copy { index, done } => match self.entries.get(index) {
                     Some(entry) => {
                         let done = done + copy_rest(mem, backing, entry, done, deadline)?;
                         if done == PAGE_SIZE {
-                            Phase::Copy { index: index + 1, done: 0 }
+                            MigrationPhase::Copy { index: index + 1, done: 0 }
                         } else {
-                            Phase::Copy { index, done }
+                            MigrationPhase::Copy { index, done }
                         }
                     }
-                    None => Phase::Swap { index: 0 },
+                    None => MigrationPhase::Swap { index: 0 },
                 },
-                Phase::Swap { index } => match self.entries.get(index) {
+                MigrationPhase::Swap { index } => match self.entries.get(index) {
                     Some(entry) => {
                         let addr = GuestAddress(entry.addr.get());
                         let runs = backing.replace_page(entry.offset.get(), addr, cma);
                         deadline.charge((runs + 1) * Deadline::ENTRY);
-                        Phase::Swap { index: index + 1 }
+                        MigrationPhase::Swap { index: index + 1 }
                     }
                     None => return Ok(Progress::Done),
                 },
@@ -154,7 +154,11 @@ impl Batch {
 
 /// Checks that every entry names a page of the backing and a destination page in RAM, and no page
 /// twice.
-fn check(mem: &GuestMemoryMmap, backing: &Backing, entries: &[MigrateEntry]) -> Result<(), Fault> {
+fn check(
+    mem: &GuestMemoryMmap,
+    backing: &ResourceBacking,
+    entries: &[MigrateEntry],
+) -> Result<(), Fault> {
     let mut offsets: Vec<u64> = entries.iter().map(|entry| entry.offset.get()).collect();
     offsets.sort_unstable();
     let good = |entry: &MigrateEntry| {
@@ -181,7 +185,7 @@ fn page(mem: &GuestMemoryMmap, addr: u64) -> Option<VolatileSlice<'_>> {
 /// the number of bytes copied. The page may consist of several runs.
 fn copy_rest(
     mem: &GuestMemoryMmap,
-    backing: &Backing,
+    backing: &ResourceBacking,
     entry: &MigrateEntry,
     done: u64,
     deadline: &mut Deadline,
@@ -211,7 +215,7 @@ mod tests {
     /// Moves pages in rounds of so little work that each is cut, and compares all in between.
     fn migrate(
         mem: &GuestMemoryMmap,
-        backing: &mut Backing,
+        backing: &mut ResourceBacking,
         entries: &[MigrateEntry],
     ) -> Result<u64, Fault> {
         let mut migration = Migration::new(entries.to_vec());
@@ -231,8 +235,8 @@ mod tests {
         CmaRegions::new(vec![region(3, 9), region(44, 60)])
     }
 
-    fn backing(mem: &GuestMemoryMmap, entries: &[MemEntry]) -> (Backing, u64) {
-        Backing::of(mem, entries, &cma()).unwrap()
+    fn backing(mem: &GuestMemoryMmap, entries: &[MemEntry]) -> (ResourceBacking, u64) {
+        ResourceBacking::of(mem, entries, &cma()).unwrap()
     }
 
     const PAGES: u64 = 64;
@@ -262,7 +266,7 @@ mod tests {
         pages.iter().map(entry).collect()
     }
 
-    fn contents(mem: &GuestMemoryMmap, backing: &Backing) -> Vec<u8> {
+    fn contents(mem: &GuestMemoryMmap, backing: &ResourceBacking) -> Vec<u8> {
         let mut out = vec![0; usize::try_from(backing.len()).unwrap()];
         assert!(backing.read(mem, 0, &mut out, &mut Deadline::never()));
         out

@@ -34,20 +34,20 @@
 //! - `protocol/`, `response.rs`: wire structures; decoding, encoding, errors by cause
 //! - `device.rs`: [`Gpu`], the queues and the configuration space
 //! - `buffer.rs`: the bytes of a command, and its answer
-//! - `engine/`, `ops/`: the parts of the device, the one dispatch, and the commands it leads to
-//! - `resource.rs`, `backing.rs`, `host_memory.rs`, `window.rs`: what a guest made, and where it is
+//! - `command_engine/`, `ops/`: the parts of the device, the one dispatch, and the commands it leads to
+//! - `resource.rs`, `resource_backing.rs`, `host_memory.rs`, `window.rs`: what a guest made, and where it is
 //! - `migrate.rs`: pages of a backing that move
-//! - `scanouts.rs`, `scanout.rs`, `mode.rs`, `edid.rs`, `format.rs`: modes, surfaces and pixels
+//! - `scanouts.rs`, `scanout.rs`, `display_mode.rs`, `edid.rs`, `format.rs`: modes, surfaces and pixels
 //! - `capture.rs`, `rounds.rs`: pictures; these and walks in rounds, for other threads
 //! - `fence.rs`, `uuid.rs`, `stats.rs`, `large.rs`: fences, UUIDs, counters, notes of large buffers
 //! - `mock/` (feature `test-utils`): the guest's side, for tests, benches and fuzzing
 
-mod backing;
 mod buffer;
 mod capture;
+mod command_engine;
 mod device;
+mod display_mode;
 mod edid;
-mod engine;
 mod fence;
 mod format;
 mod host_memory;
@@ -55,10 +55,10 @@ mod large;
 mod migrate;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod mock;
-mod mode;
 mod ops;
 pub mod protocol;
 mod resource;
+mod resource_backing;
 mod response;
 mod rounds;
 mod scanout;
@@ -73,6 +73,7 @@ use std::sync::Arc;
 
 pub use capture::{Capture, CaptureError};
 pub use device::{CONTROL_QUEUE, CURSOR_QUEUE, Gpu};
+pub use display_mode::{ModeError, mode};
 pub use edid::{MAX_EXTENT, MIN_EXTENT};
 pub use format::PixelFormat;
 pub use host_memory::{
@@ -81,11 +82,10 @@ pub use host_memory::{
 pub use large::WantsBlocks;
 use mm::budget::Budget;
 use mm::units::GuestRange;
-pub use mode::{ModeError, mode};
 pub use response::{error, ok};
 pub use rounds::{backing_ranges, capture, refresh};
 pub use scanout::MAX_SCANOUT_EXTENT;
-pub use stats::{Counters, GpuStats, KindStats};
+pub use stats::{GpuEvents, GpuStats, KindStats};
 
 use crate::display::{Display, Size};
 use crate::virtio::SharedRegion;
@@ -95,14 +95,14 @@ pub const DEFAULT_HOST_BYTES: u64 = 256 << 20;
 
 /// Limits on what a guest can allocate besides host memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct GpuLimits {
     /// Limit on resources; each also takes some host memory.
     pub resources: usize,
     /// Entries of one backing: 2^18 are 1 GiB in single pages.
     pub entries_per_resource: u32,
 }
 
-impl Default for Limits {
+impl Default for GpuLimits {
     fn default() -> Self {
         Self { resources: 1 << 20, entries_per_resource: 1 << 18 }
     }
@@ -116,7 +116,7 @@ pub struct GpuSettings {
     /// Mode of each scanout at first, in pixels.
     pub mode: Size,
     /// Limits for the guest.
-    pub limits: Limits,
+    pub limits: GpuLimits,
     /// Where the host-visible window is; none without a [`GpuParts::window`].
     pub window: Option<SharedRegion>,
     /// CMA regions of the guest, for the statistics.

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use mm::budget::{Budget, Charge};
 use mm::units::{Bytes, GuestRange};
 
-use super::backing::{Backing, CmaRegions};
 use super::format::PixelFormat;
 use super::host_memory::{Held, OutOfHostMemory};
 use super::migrate::Migration;
 use super::protocol::ResourceId;
+use super::resource_backing::{CmaRegions, ResourceBacking};
 use super::response::Fault;
 use super::stats::{GpuStats, KindStats};
 use crate::display::Size;
@@ -28,14 +28,14 @@ const RESOURCE_BYTES: u64 = 2 * (size_of::<Resource>() + size_of::<ResourceId>()
 /// Guest memory behind a resource, and its charge.
 pub(super) struct Backed {
     /// Where it is.
-    pub backing: Backing,
+    pub backing: ResourceBacking,
     /// For the most runs that it can have.
     #[allow(dead_code, reason = "held until it is dropped, and read by tests only")]
     pub charge: Charge,
 }
 
 /// A 2D resource: an image that the host has, filled by transfers from guest memory.
-pub(super) struct Image {
+pub(super) struct ResourceImage {
     /// Pixel format of image and backing.
     pub format: PixelFormat,
     /// Its size.
@@ -67,9 +67,9 @@ pub(super) struct HostBlob {
 }
 
 /// What a resource is.
-pub(super) enum Kind {
+pub(super) enum ResourceKind {
     /// A 2D resource.
-    Image(Image),
+    Image(ResourceImage),
     /// A blob in guest memory.
     GuestBlob(GuestBlob),
     /// A blob in host memory.
@@ -79,7 +79,7 @@ pub(super) enum Kind {
 /// A resource.
 pub(super) struct Resource {
     /// What it is.
-    pub kind: Kind,
+    pub kind: ResourceKind,
     /// Serial number over the device's lifetime, so that no two resources share a UUID.
     pub serial: u64,
     _charge: Charge,
@@ -87,19 +87,19 @@ pub(super) struct Resource {
 
 impl Resource {
     /// Guest memory behind it, if any.
-    pub(super) fn backing(&self) -> Option<&Backing> {
+    pub(super) fn backing(&self) -> Option<&ResourceBacking> {
         match &self.kind {
-            Kind::Image(image) => image.backed.as_ref().map(|backed| &backed.backing),
-            Kind::GuestBlob(blob) => Some(&blob.backed.backing),
-            Kind::HostBlob(_) => None,
+            ResourceKind::Image(image) => image.backed.as_ref().map(|backed| &backed.backing),
+            ResourceKind::GuestBlob(blob) => Some(&blob.backed.backing),
+            ResourceKind::HostBlob(_) => None,
         }
     }
 
-    fn backing_mut(&mut self) -> Option<&mut Backing> {
+    fn backing_mut(&mut self) -> Option<&mut ResourceBacking> {
         match &mut self.kind {
-            Kind::Image(image) => image.backed.as_mut().map(|backed| &mut backed.backing),
-            Kind::GuestBlob(blob) => Some(&mut blob.backed.backing),
-            Kind::HostBlob(_) => None,
+            ResourceKind::Image(image) => image.backed.as_mut().map(|backed| &mut backed.backing),
+            ResourceKind::GuestBlob(blob) => Some(&mut blob.backed.backing),
+            ResourceKind::HostBlob(_) => None,
         }
     }
 
@@ -117,26 +117,28 @@ impl Resource {
             memory.read(offset, out)
         };
         match &self.kind {
-            Kind::Image(Image { pixels: Some(pixels), .. }) => host(pixels, deadline, out),
-            Kind::Image(_) => false,
-            Kind::GuestBlob(blob) => blob.backed.backing.read(mem, offset, out, deadline),
-            Kind::HostBlob(blob) => host(&blob.memory, deadline, out),
+            ResourceKind::Image(ResourceImage { pixels: Some(pixels), .. }) => {
+                host(pixels, deadline, out)
+            }
+            ResourceKind::Image(_) => false,
+            ResourceKind::GuestBlob(blob) => blob.backed.backing.read(mem, offset, out, deadline),
+            ResourceKind::HostBlob(blob) => host(&blob.memory, deadline, out),
         }
     }
 
     /// Bytes that a framebuffer in it may take.
     pub(super) fn size(&self) -> u64 {
         match &self.kind {
-            Kind::Image(image) => image.size.bytes(),
-            Kind::GuestBlob(blob) => blob.size,
-            Kind::HostBlob(blob) => blob.size,
+            ResourceKind::Image(image) => image.size.bytes(),
+            ResourceKind::GuestBlob(blob) => blob.size,
+            ResourceKind::HostBlob(blob) => blob.size,
         }
     }
 }
 
 /// Totals over all resources, updated on every change.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Tally {
+struct ResourceTally {
     images: KindStats,
     guest_blobs: KindStats,
     host_blobs: KindStats,
@@ -145,12 +147,12 @@ struct Tally {
     cma_bytes: u64,
 }
 
-impl Tally {
-    fn kind(&mut self, kind: &Kind) -> &mut KindStats {
+impl ResourceTally {
+    fn kind(&mut self, kind: &ResourceKind) -> &mut KindStats {
         match kind {
-            Kind::Image(_) => &mut self.images,
-            Kind::GuestBlob(_) => &mut self.guest_blobs,
-            Kind::HostBlob(_) => &mut self.host_blobs,
+            ResourceKind::Image(_) => &mut self.images,
+            ResourceKind::GuestBlob(_) => &mut self.guest_blobs,
+            ResourceKind::HostBlob(_) => &mut self.host_blobs,
         }
     }
 
@@ -178,44 +180,50 @@ impl Tally {
 }
 
 /// The number of a resource to come, and what that is charged for.
-pub(super) struct Place {
+pub(super) struct ReservedResource {
     id: ResourceId,
     charge: Charge,
 }
 
 /// All resources of a device.
-pub(super) struct Resources {
+pub(super) struct ResourceTable {
     by_id: BTreeMap<ResourceId, Resource>,
     max: usize,
     budget: Arc<Budget>,
-    tally: Tally,
+    tally: ResourceTally,
     next_serial: u64,
 }
 
-impl Resources {
+impl ResourceTable {
     /// Room for `max` resources, charged to `budget`.
     pub(super) fn new(max: usize, budget: Arc<Budget>) -> Self {
-        Self { by_id: BTreeMap::new(), max, budget, tally: Tally::default(), next_serial: 0 }
+        Self {
+            by_id: BTreeMap::new(),
+            max,
+            budget,
+            tally: ResourceTally::default(),
+            next_serial: 0,
+        }
     }
 
     /// Reserves a place for a new resource: refuses a number that none can have, and any when there
     /// is no room.
-    pub(super) fn reserve(&self, id: ResourceId) -> Result<Place, Fault> {
+    pub(super) fn reserve(&self, id: ResourceId) -> Result<ReservedResource, Fault> {
         match id {
             0 => Err(Fault::ResourceId),
             _ if self.by_id.contains_key(&id) => Err(Fault::ResourceId),
             _ if self.by_id.len() >= self.max => Err(Fault::Limit),
             _ => {
                 let charge = self.budget.try_charge(RESOURCE_BYTES);
-                Ok(Place { id, charge: charge.map_err(OutOfHostMemory::from)? })
+                Ok(ReservedResource { id, charge: charge.map_err(OutOfHostMemory::from)? })
             }
         }
     }
 
-    /// Adds a resource. Between [`Resources::reserve`] and this no other may be added: commands that
+    /// Adds a resource. Between [`ResourceTable::reserve`] and this no other may be added: commands that
     /// create resources run one after the other.
-    pub(super) fn insert(&mut self, place: Place, kind: Kind) {
-        let Place { id, charge } = place;
+    pub(super) fn insert(&mut self, place: ReservedResource, kind: ResourceKind) {
+        let ReservedResource { id, charge } = place;
         let serial = self.next_serial;
         if let Entry::Vacant(entry) = self.by_id.entry(id) {
             let resource = entry.insert(Resource { kind, serial, _charge: charge });
@@ -230,10 +238,10 @@ impl Resources {
     }
 
     /// The image of that number.
-    pub(super) fn image(&self, id: ResourceId) -> Result<&Image, Fault> {
+    pub(super) fn image(&self, id: ResourceId) -> Result<&ResourceImage, Fault> {
         match &self.get(id)?.kind {
-            Kind::Image(image) => Ok(image),
-            Kind::GuestBlob(_) | Kind::HostBlob(_) => Err(Fault::WrongKind),
+            ResourceKind::Image(image) => Ok(image),
+            ResourceKind::GuestBlob(_) | ResourceKind::HostBlob(_) => Err(Fault::WrongKind),
         }
     }
 
@@ -241,13 +249,13 @@ impl Resources {
     pub(super) fn with_image<T>(
         &mut self,
         id: ResourceId,
-        change: impl FnOnce(&mut Image) -> Result<T, Fault>,
+        change: impl FnOnce(&mut ResourceImage) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         let resource = self.by_id.get_mut(&id).ok_or(Fault::ResourceId)?;
         self.tally.subtract(resource);
         let result = match &mut resource.kind {
-            Kind::Image(image) => change(image),
-            Kind::GuestBlob(_) | Kind::HostBlob(_) => Err(Fault::WrongKind),
+            ResourceKind::Image(image) => change(image),
+            ResourceKind::GuestBlob(_) | ResourceKind::HostBlob(_) => Err(Fault::WrongKind),
         };
         self.tally.add(resource);
         result
@@ -256,8 +264,8 @@ impl Resources {
     /// The host blob of that number, to be mapped or unmapped.
     pub(super) fn host_blob(&mut self, id: ResourceId) -> Result<&mut HostBlob, Fault> {
         match &mut self.by_id.get_mut(&id).ok_or(Fault::ResourceId)?.kind {
-            Kind::HostBlob(blob) => Ok(blob),
-            Kind::Image(_) | Kind::GuestBlob(_) => Err(Fault::WrongKind),
+            ResourceKind::HostBlob(blob) => Ok(blob),
+            ResourceKind::Image(_) | ResourceKind::GuestBlob(_) => Err(Fault::WrongKind),
         }
     }
 
@@ -289,14 +297,20 @@ impl Resources {
 
     /// Takes all resources out.
     pub(super) fn take_all(&mut self) -> BTreeMap<ResourceId, Resource> {
-        self.tally = Tally::default();
+        self.tally = ResourceTally::default();
         std::mem::take(&mut self.by_id)
     }
 
     /// Adds the sums over all resources to `stats`.
     pub(super) fn count(&self, stats: &mut GpuStats) {
-        let Tally { images, guest_blobs, host_blobs, backing_bytes, backing_runs, cma_bytes } =
-            self.tally;
+        let ResourceTally {
+            images,
+            guest_blobs,
+            host_blobs,
+            backing_bytes,
+            backing_runs,
+            cma_bytes,
+        } = self.tally;
         stats.images = images;
         stats.guest_blobs = guest_blobs;
         stats.host_blobs = host_blobs;
@@ -343,17 +357,17 @@ impl Resources {
     /// Recounts what is counted as resources come and go; panics where that differs.
     #[cfg(any(test, feature = "test-utils"))]
     pub(super) fn validate(&self, cma: &CmaRegions) {
-        let mut tally = Tally::default();
+        let mut tally = ResourceTally::default();
         assert!(self.by_id.len() <= self.max, "limit of resources");
         for (id, resource) in &self.by_id {
             tally.add(resource);
             let backed = match &resource.kind {
-                Kind::Image(image) => image.backed.as_ref(),
-                Kind::GuestBlob(blob) => Some(&blob.backed),
-                Kind::HostBlob(_) => None,
+                ResourceKind::Image(image) => image.backed.as_ref(),
+                ResourceKind::GuestBlob(blob) => Some(&blob.backed),
+                ResourceKind::HostBlob(_) => None,
             };
             let Some(Backed { backing, charge }) = backed else { continue };
-            let paid = charge.amount() / super::backing::RUN_BYTES;
+            let paid = charge.amount() / super::resource_backing::RUN_BYTES;
             assert!(backing.runs() <= paid, "resource {id} outgrew its charge");
             backing.validate(cma);
         }

@@ -4,10 +4,10 @@
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
-use super::backing::BackingError;
 use super::edid;
 use super::host_memory::{OutOfHostMemory, WindowError};
-use super::protocol::{DecodeError, Header, MAX_SCANOUTS, WireRect};
+use super::protocol::{CommandHeader, DecodeError, MAX_SCANOUTS, WireRect};
+use super::resource_backing::ResourceBackingError;
 use crate::display::Rect;
 
 /// Why a command failed. The guest sees only the standard's code; the log and tests see this.
@@ -48,7 +48,7 @@ pub(super) enum Fault {
     Parameter,
     /// The entries do not describe guest RAM.
     #[error(transparent)]
-    Backing(#[from] BackingError),
+    Backing(#[from] ResourceBackingError),
     /// Memory cannot be mapped at that place in the window.
     #[error(transparent)]
     Window(#[from] WindowError),
@@ -180,7 +180,7 @@ impl Response {
 }
 
 /// Encodes a response with `header`, whose `kind` becomes the response code.
-pub(super) fn encode(mut header: Header, answer: &Result<Response, Fault>) -> Vec<u8> {
+pub(super) fn encode(mut header: CommandHeader, answer: &Result<Response, Fault>) -> Vec<u8> {
     header.kind = match answer {
         Ok(response) => response.code(),
         Err(fault) => fault.code(),
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn answers_have_the_standard_sizes() {
-        let size = |response| encode(Header::default(), &Ok(response)).len();
+        let size = |response| encode(CommandHeader::default(), &Ok(response)).len();
         assert_eq!(size(Response::NoData), 24);
         assert_eq!(size(Response::DisplayInfo(Box::default())), 24 + 16 * 24);
         assert_eq!(size(Response::Edid(Some(Box::new([0; 128])))), 24 + 8 + 1024);

@@ -10,7 +10,7 @@ use mm::units::GuestRange;
 use super::capture::{Capture, CaptureError};
 use super::device::Gpu;
 use super::resource::BackingPosition;
-use crate::display::{ScanoutId, Snapshot};
+use crate::display::{FrameSnapshot, ScanoutId};
 use crate::virtio::{Deadline, DeviceLock, Progress};
 
 /// Pause between two rounds, so that waiting threads get the lock: the mutex is not fair, and
@@ -31,7 +31,7 @@ fn in_rounds(gpu: &DeviceLock<Gpu>, mut round: impl FnMut(&mut Gpu, &mut Deadlin
 ///
 /// [`CaptureError`] when the scanout is disabled or has no resource, or there is no memory for the
 /// picture.
-pub fn capture(gpu: &DeviceLock<Gpu>, scanout: ScanoutId) -> Result<Snapshot, CaptureError> {
+pub fn capture(gpu: &DeviceLock<Gpu>, scanout: ScanoutId) -> Result<FrameSnapshot, CaptureError> {
     let mut capture = Capture::new(scanout);
     loop {
         let picture = gpu.lock().capture(&mut capture, &mut Deadline::new())?;

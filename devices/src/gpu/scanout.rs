@@ -3,7 +3,7 @@
 
 use super::format::{BYTES_PER_PIXEL, PixelFormat};
 use super::protocol::ResourceId;
-use super::resource::{Kind, Resource};
+use super::resource::{Resource, ResourceKind};
 use crate::display::{Area, Pixels, Rect, Size};
 use crate::gpu::response::Fault;
 use crate::virtio::{Deadline, GuestMemoryMmap};
@@ -70,20 +70,20 @@ impl Surface {
     /// The layout of an image in its memory.
     pub(super) fn layout_of_image(resource: &Resource) -> Result<Layout, Fault> {
         match &resource.kind {
-            Kind::Image(image) => Ok(Layout {
+            ResourceKind::Image(image) => Ok(Layout {
                 format: image.format,
                 offset: 0,
                 stride: image.size.row_bytes(),
                 size: image.size,
             }),
             // A blob's format and size come from SET_SCANOUT_BLOB.
-            Kind::GuestBlob(_) | Kind::HostBlob(_) => Err(Fault::WrongKind),
+            ResourceKind::GuestBlob(_) | ResourceKind::HostBlob(_) => Err(Fault::WrongKind),
         }
     }
 }
 
 /// The pixels of a surface, for a display.
-pub(super) struct View<'a> {
+pub(super) struct ScanoutView<'a> {
     /// Guest RAM.
     pub mem: &'a GuestMemoryMmap,
     /// The surface's resource.
@@ -92,7 +92,7 @@ pub(super) struct View<'a> {
     pub surface: &'a Surface,
 }
 
-impl View<'_> {
+impl ScanoutView<'_> {
     /// Reads bytes of the resource; missing bytes are black.
     fn read(&self, at: u64, out: &mut [u8], deadline: &mut Deadline) {
         if !self.resource.read(self.mem, at, out, deadline) {
@@ -102,7 +102,7 @@ impl View<'_> {
     }
 }
 
-impl Pixels for View<'_> {
+impl Pixels for ScanoutView<'_> {
     fn size(&self) -> Size {
         self.surface.area.size
     }

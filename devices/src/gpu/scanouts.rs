@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::edid::{self, edid};
 use super::protocol::{MAX_SCANOUTS, ResourceId};
 use super::response::{DisplayOne, Fault};
-use super::scanout::{Surface, View};
+use super::scanout::{ScanoutView, Surface};
 use crate::display::{Area, CURSOR_BYTES, Cursor, Display, Rect, ScanoutId, Size};
 use crate::virtio::{Deadline, Progress};
 
@@ -158,7 +158,7 @@ impl Scanouts {
         &mut self,
         id: ScanoutId,
         damage: Area,
-        view: &View<'_>,
+        view: &ScanoutView<'_>,
         deadline: &mut Deadline,
     ) -> Option<Area> {
         self.display.flush(id, damage, view, deadline)
@@ -168,7 +168,7 @@ impl Scanouts {
     pub(super) fn fill(
         &mut self,
         id: ScanoutId,
-        view: &View<'_>,
+        view: &ScanoutView<'_>,
         deadline: &mut Deadline,
     ) -> Progress {
         self.display.fill(id, view, deadline)

@@ -5,7 +5,7 @@ use crate::virtio::Progress;
 
 /// Events since the device was made; they never fall.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct GpuEvents {
     /// Commands answered, on either queue.
     pub commands: u64,
     /// Those of them that failed.
@@ -24,7 +24,7 @@ pub struct Counters {
     pub migrated_pages: u64,
 }
 
-impl Counters {
+impl GpuEvents {
     /// Notes how the migration of `pages` pages of a resource has ended: `None` for a failure.
     pub(super) fn note_migration(&mut self, progress: Option<Progress>, pages: u64) {
         match progress {
@@ -67,5 +67,5 @@ pub struct GpuStats {
     /// Host memory mapped into the guest.
     pub mapped_bytes: u64,
     /// Events.
-    pub counters: Counters,
+    pub counters: GpuEvents,
 }

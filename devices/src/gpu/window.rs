@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use mm::budget::{Budget, Charge};
 
-use super::backing::PAGE_SIZE;
 use super::host_memory::{Held, HostRegion, HostWindow, WindowError};
+use super::resource_backing::PAGE_SIZE;
 
 /// One mapping.
-struct Mapping {
+struct WindowMapping {
     /// Its length in bytes.
     len: u64,
     _charge: Charge,
@@ -22,7 +22,7 @@ pub(super) struct Window {
     host: Option<Box<dyn HostWindow>>,
     budget: Arc<Budget>,
     /// By offset.
-    mapped: BTreeMap<u64, Mapping>,
+    mapped: BTreeMap<u64, WindowMapping>,
     mapped_bytes: u64,
 }
 
@@ -58,7 +58,7 @@ impl Window {
             tracing::warn!(offset, len, %error, "cannot map host memory into the guest");
             WindowError::Host
         })?;
-        self.mapped.insert(offset, Mapping { len, _charge: charge });
+        self.mapped.insert(offset, WindowMapping { len, _charge: charge });
         self.mapped_bytes += len;
         Ok(())
     }

@@ -66,7 +66,7 @@ enum Expect {
     SecondPort,
 }
 
-struct State {
+struct KeyboardState {
     config: u8,
     expect: Expect,
     output: VecDeque<u8>,
@@ -74,7 +74,7 @@ struct State {
 
 /// Ports 0x60 (offset 0) and 0x64 (offset 4).
 pub struct KeyboardController {
-    state: Mutex<State>,
+    state: Mutex<KeyboardState>,
     irq: EventFd,
     reset: Box<dyn Fn() + Send + Sync>,
 }
@@ -83,7 +83,7 @@ impl KeyboardController {
     /// A controller that triggers `irq` for each byte that waits to be read, and calls `reset` (on
     /// the thread of the vCPU that asks) when the guest pulls the reset line.
     pub fn new(irq: EventFd, reset: impl Fn() + Send + Sync + 'static) -> Self {
-        let state = State {
+        let state = KeyboardState {
             config: CONFIG_INTERRUPT | CONFIG_SYSTEM | CONFIG_AUX_OFF | CONFIG_TRANSLATE,
             expect: Expect::KeyboardCommand,
             output: VecDeque::with_capacity(QUEUE),
@@ -148,7 +148,7 @@ impl KeyboardController {
         }
     }
 
-    fn command(&self, state: &mut State, command: u8) {
+    fn command(&self, state: &mut KeyboardState, command: u8) {
         state.expect = Expect::KeyboardCommand;
         match command {
             0x20 => {
@@ -175,7 +175,7 @@ impl KeyboardController {
         }
     }
 
-    fn data(&self, state: &mut State, byte: u8) {
+    fn data(&self, state: &mut KeyboardState, byte: u8) {
         let expected = std::mem::replace(&mut state.expect, Expect::KeyboardCommand);
         match expected {
             Expect::Config => state.config = byte,
@@ -189,7 +189,7 @@ impl KeyboardController {
     }
 
     /// The keyboard itself (IBM PS/2 technical reference, keyboards).
-    fn keyboard(&self, state: &mut State, command: u8) {
+    fn keyboard(&self, state: &mut KeyboardState, command: u8) {
         match command {
             0xff => self.send(state, &[ACKNOWLEDGE, SELF_TEST_PASSED]),
             0xf2 => self.send(state, &[ACKNOWLEDGE, 0xab, 0x83]),
@@ -205,7 +205,7 @@ impl KeyboardController {
     }
 
     /// Queues `bytes` for reading; excess bytes are lost, as in a real controller.
-    fn send(&self, state: &mut State, bytes: &[u8]) {
+    fn send(&self, state: &mut KeyboardState, bytes: &[u8]) {
         let room = QUEUE - state.output.len();
         let first = state.output.is_empty();
         state.output.extend(&bytes[..bytes.len().min(room)]);
@@ -214,7 +214,7 @@ impl KeyboardController {
         }
     }
 
-    fn interrupt(&self, state: &State) {
+    fn interrupt(&self, state: &KeyboardState) {
         if state.config & CONFIG_INTERRUPT != 0
             && let Err(error) = self.irq.write(1)
         {
@@ -222,7 +222,7 @@ impl KeyboardController {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, KeyboardState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

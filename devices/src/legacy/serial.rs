@@ -49,14 +49,14 @@ impl SerialEvents for InputDrained {
     }
 }
 
-struct State {
+struct SerialState {
     uart: Serial<Irq, InputDrained, Box<dyn Write + Send>>,
     log: Throttle,
 }
 
 /// The eight ports of a UART.
 pub struct SerialPort {
-    state: Mutex<State>,
+    state: Mutex<SerialState>,
     irq: EventFd,
     drained: EventFd,
 }
@@ -72,7 +72,7 @@ impl SerialPort {
         let drained = EventFd::new(EFD_NONBLOCK)?;
         let uart =
             Serial::with_events(Irq(irq.try_clone()?), InputDrained(drained.try_clone()?), output);
-        Ok(Self { state: Mutex::new(State { uart, log: Throttle::default() }), irq, drained })
+        Ok(Self { state: Mutex::new(SerialState { uart, log: Throttle::default() }), irq, drained })
     }
 
     /// The interrupt, for irqfd.
@@ -115,7 +115,7 @@ impl SerialPort {
         }
         if let (Ok(offset), &[byte]) = (u8::try_from(offset), data) {
             let mut state = self.state();
-            let State { uart, log } = &mut *state;
+            let SerialState { uart, log } = &mut *state;
             if let Err(error) = uart.write(offset, byte)
                 && let Some(suppressed) = log.admit()
             {
@@ -124,7 +124,7 @@ impl SerialPort {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SerialState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

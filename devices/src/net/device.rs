@@ -12,17 +12,17 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use zerocopy::IntoBytes;
 
-use super::handle::{Counters, Shared};
+use super::handle::{NetCounters, NetShared};
 use super::link::Link;
-use super::protocol::{Config, DEVICE_TYPE, LINK_UP, feature};
-use super::receiver::{End, Receiver};
+use super::protocol::{DEVICE_TYPE, LINK_UP, NetConfigSpace, feature};
+use super::receiver::{Receiver, RoundEnd};
 use super::responder::Responder;
 use super::transmitter::Transmitter;
-use super::{MAX_PAIRS, NetConfig, NetHandle, control};
+use super::{MAX_PAIRS, NetConfig, NetHandle, control_queue};
 use crate::timer::Timer;
 use crate::virtio::{
-    Activation, Deadline, DeviceFailure, DeviceQueue, Interrupt, Progress, RateLimiter, Readiness,
-    Source, VirtioDevice, read_config_slice,
+    Activation, Deadline, DeviceFailure, DeviceQueue, EventSource, Interrupt, Progress,
+    RateLimiter, Readiness, VirtioDevice, read_config_slice,
 };
 
 const NAME: &str = "net";
@@ -36,10 +36,10 @@ pub struct Net {
     // What the transport sees.
     features: u64,
     queue_sizes: Vec<u16>,
-    config: Config,
-    active: Option<Active>,
+    config: NetConfigSpace,
+    active: Option<ActiveNet>,
     /// Buffers of before a reset.
-    remains: Option<Active>,
+    remains: Option<ActiveNet>,
 
     // The host's side.
     links: Vec<Link>,
@@ -47,11 +47,11 @@ pub struct Net {
     rx_limiter: RateLimiter,
     tx_limiter: RateLimiter,
     timer: Timer,
-    shared: Arc<Shared>,
+    shared: Arc<NetShared>,
 }
 
 /// State between activation and reset.
-struct Active {
+struct ActiveNet {
     pairs: Vec<Pair>,
     control: Option<DeviceQueue>,
     interrupt: Arc<dyn Interrupt>,
@@ -67,7 +67,7 @@ struct Pair {
 
 /// What a queue is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
+enum NetQueue {
     Receive(usize),
     Transmit(usize),
     Control,
@@ -98,7 +98,7 @@ impl Net {
         Ok(Self {
             features,
             queue_sizes,
-            config: Config {
+            config: NetConfigSpace {
                 mac: mac.unwrap_or_default(),
                 status: if features & feature::STATUS != 0 { LINK_UP } else { 0 }.into(),
                 max_virtqueue_pairs: pairs.into(),
@@ -111,7 +111,7 @@ impl Net {
             rx_limiter,
             tx_limiter,
             timer: Timer::new()?,
-            shared: Arc::new(Shared::new(EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?)),
+            shared: Arc::new(NetShared::new(EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?)),
         })
     }
 
@@ -125,38 +125,40 @@ impl Net {
     /// # Errors
     ///
     /// The process has no descriptor left.
-    pub fn sources(&self) -> std::io::Result<Vec<Source>> {
+    pub fn sources(&self) -> std::io::Result<Vec<EventSource>> {
         // SAFETY: the event is open for as long as `shared` lives, which is longer than the borrow.
         let wake = unsafe { BorrowedFd::borrow_raw(self.shared.wake.as_raw_fd()) };
         let mut sources = Vec::new();
         for fd in [wake, self.timer.as_fd()] {
-            sources.push(Source::readable(fd.try_clone_to_owned()?, 0));
+            sources.push(EventSource::readable(fd.try_clone_to_owned()?, 0));
         }
         for (pair, link) in (0..).zip(&self.links) {
-            sources.push(Source::readable(link.as_fd().try_clone_to_owned()?, 2 * pair));
+            sources.push(EventSource::readable(link.as_fd().try_clone_to_owned()?, 2 * pair));
             if link.can_fill_up() {
                 let fd = link.as_fd().try_clone_to_owned()?;
                 let when = Readiness::Writable;
-                sources.push(Source { fd, queue: 2 * pair + 1, when });
+                sources.push(EventSource { fd, queue: 2 * pair + 1, when });
             }
         }
         Ok(sources)
     }
 
     /// The role of queue `index` with the features agreed on (5.1.2).
-    fn role(active: &Active, index: u16) -> Option<Role> {
+    fn role(active: &ActiveNet, index: u16) -> Option<NetQueue> {
         let at = usize::from(index);
         match at / 2 {
-            pair if pair < active.pairs.len() && at.is_multiple_of(2) => Some(Role::Receive(pair)),
-            pair if pair < active.pairs.len() => Some(Role::Transmit(pair)),
-            pair if pair == active.pairs.len() && at.is_multiple_of(2) => Some(Role::Control),
+            pair if pair < active.pairs.len() && at.is_multiple_of(2) => {
+                Some(NetQueue::Receive(pair))
+            }
+            pair if pair < active.pairs.len() => Some(NetQueue::Transmit(pair)),
+            pair if pair == active.pairs.len() && at.is_multiple_of(2) => Some(NetQueue::Control),
             _ => None,
         }
     }
 
     fn round(
         &mut self,
-        active: &mut Active,
+        active: &mut ActiveNet,
         index: u16,
         deadline: &mut Deadline,
     ) -> Result<Progress, DeviceFailure> {
@@ -164,9 +166,9 @@ impl Net {
             self.wake_up(active);
         }
         let progress = match Self::role(active, index) {
-            Some(Role::Receive(pair)) => self.receive(active, pair, deadline)?,
-            Some(Role::Transmit(pair)) => self.transmit(active, pair, deadline)?,
-            Some(Role::Control) => self.control(active, deadline)?,
+            Some(NetQueue::Receive(pair)) => self.receive(active, pair, deadline)?,
+            Some(NetQueue::Transmit(pair)) => self.transmit(active, pair, deadline)?,
+            Some(NetQueue::Control) => self.control(active, deadline)?,
             None => Progress::Done,
         };
         self.look_at_links(active);
@@ -176,7 +178,7 @@ impl Net {
 
     /// The timer or the event may have caused this round: queues held back by the rate limit get
     /// their own round once admitted.
-    fn wake_up(&mut self, active: &Active) {
+    fn wake_up(&mut self, active: &ActiveNet) {
         // Watched edge-triggered: the event need not be read.
         self.timer.acknowledge();
         let limits = self.shared.take_pending();
@@ -195,7 +197,7 @@ impl Net {
     }
 
     /// Tells log and driver of a link that has gone down.
-    fn look_at_links(&mut self, active: &Active) {
+    fn look_at_links(&mut self, active: &ActiveNet) {
         for link in &mut self.links {
             let Link::Stream(stream) = link else { continue };
             let Some(end) = stream.take_end() else { continue };
@@ -209,7 +211,7 @@ impl Net {
 
     fn receive(
         &mut self,
-        active: &mut Active,
+        active: &mut ActiveNet,
         at: usize,
         deadline: &mut Deadline,
     ) -> Result<Progress, DeviceFailure> {
@@ -228,7 +230,7 @@ impl Net {
 
     fn transmit(
         &mut self,
-        active: &mut Active,
+        active: &mut ActiveNet,
         at: usize,
         deadline: &mut Deadline,
     ) -> Result<Progress, DeviceFailure> {
@@ -251,17 +253,17 @@ impl Net {
 
     fn control(
         &mut self,
-        active: &mut Active,
+        active: &mut ActiveNet,
         deadline: &mut Deadline,
     ) -> Result<Progress, DeviceFailure> {
         let Some(queue) = &mut active.control else { return Ok(Progress::Done) };
         let links = &self.links;
         let set_pairs = |pairs| use_pairs(links, pairs);
-        control::run(queue, deadline, set_pairs).map_err(failure)
+        control_queue::run(queue, deadline, set_pairs).map_err(failure)
     }
 
     /// Sets the timer to the next deadline.
-    fn set_timer(&mut self, active: &Active) {
+    fn set_timer(&mut self, active: &ActiveNet) {
         let answers =
             self.responder.as_mut().and_then(|responder| responder.next_deadline(Instant::now()));
         let limits = active.pairs.iter().flat_map(|pair| [pair.rx_at, pair.tx_at]);
@@ -285,10 +287,10 @@ fn use_pairs(links: &[Link], pairs: u16) -> bool {
     true
 }
 
-fn throttled(end: End) -> Option<Instant> {
+fn throttled(end: RoundEnd) -> Option<Instant> {
     match end {
-        End::Throttled(at) => Some(at),
-        End::Idle | End::Deadline => None,
+        RoundEnd::Throttled(at) => Some(at),
+        RoundEnd::Idle | RoundEnd::Deadline => None,
     }
 }
 
@@ -311,7 +313,7 @@ impl VirtioDevice for Net {
 
     /// No field is the driver's to write.
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {
-        Counters::add(&self.shared.counters.cfg_fails, 1);
+        NetCounters::add(&self.shared.counters.cfg_fails, 1);
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), DeviceFailure> {
@@ -331,13 +333,13 @@ impl VirtioDevice for Net {
         let control = queues.next().filter(|_| features & feature::CTRL_VQ != 0);
         for link in &self.links {
             if let Err(error) = link.set_offloads(features) {
-                Counters::add(&self.shared.counters.activate_fails, 1);
+                NetCounters::add(&self.shared.counters.activate_fails, 1);
                 return Err(failure(format_args!("cannot set the offloads of the TAP: {error}")));
             }
         }
         // Until the driver says otherwise it uses one pair (5.1.5).
         use_pairs(&self.links, 1);
-        self.active = Some(Active { pairs, control, interrupt });
+        self.active = Some(ActiveNet { pairs, control, interrupt });
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use crate::virtio::BucketUpdate;
 
 /// Counters with the names of Firecracker's `net` metrics.
 #[derive(Debug, Default, serde::Serialize)]
-pub struct Counters {
+pub struct NetCounters {
     /// Activations that failed.
     pub activate_fails: AtomicU64,
     /// Accesses to configuration space that name no field.
@@ -50,7 +50,7 @@ pub struct Counters {
     pub tx_rate_limiter_throttled: AtomicU64,
 }
 
-impl Counters {
+impl NetCounters {
     /// Adds `count` to one of the counters.
     pub(super) fn add(counter: &AtomicU64, count: u64) {
         counter.fetch_add(count, Ordering::Relaxed);
@@ -59,12 +59,12 @@ impl Counters {
 
 /// Changes of the limits that wait for the device's thread: bytes and frames.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct LimiterChanges {
     pub(super) rx: (BucketUpdate, BucketUpdate),
     pub(super) tx: (BucketUpdate, BucketUpdate),
 }
 
-impl Limits {
+impl LimiterChanges {
     /// Whether there is no change.
     pub(super) fn is_empty(&self) -> bool {
         [self.rx.0, self.rx.1, self.tx.0, self.tx.1] == [BucketUpdate::Keep; 4]
@@ -73,18 +73,18 @@ impl Limits {
 
 /// State shared by the device and its handles.
 #[derive(Debug)]
-pub(super) struct Shared {
-    pending: Mutex<Limits>,
+pub(super) struct NetShared {
+    pending: Mutex<LimiterChanges>,
     pub(super) wake: EventFd,
-    pub(super) counters: Counters,
+    pub(super) counters: NetCounters,
 }
 
-impl Shared {
+impl NetShared {
     pub(super) fn new(wake: EventFd) -> Self {
-        Self { pending: Mutex::default(), wake, counters: Counters::default() }
+        Self { pending: Mutex::default(), wake, counters: NetCounters::default() }
     }
 
-    pub(super) fn take_pending(&self) -> Limits {
+    pub(super) fn take_pending(&self) -> LimiterChanges {
         std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -92,12 +92,12 @@ impl Shared {
 /// The owner's handle of a network device.
 #[derive(Debug, Clone)]
 pub struct NetHandle {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<NetShared>,
 }
 
 impl NetHandle {
     /// Its counters.
-    pub fn counters(&self) -> &Counters {
+    pub fn counters(&self) -> &NetCounters {
         &self.shared.counters
     }
 

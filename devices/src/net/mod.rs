@@ -29,14 +29,14 @@
 //! - `tap.rs`: a TAP interface
 //! - `stream.rs`: frames over a stream socket
 //! - `receiver.rs`, `transmitter.rs`: one direction each
-//! - `control.rs`: the control queue
+//! - `control_queue.rs`: the control queue
 //! - `responder.rs`: services inside the monitor that answer on this interface
 //! - `tcp_service/`: such a service over TCP
 //! - `mock.rs`: a guest's TCP, for tests
 //! - `device.rs`: the device
 //! - `handle.rs`: limits changed and counters read from other threads
 
-mod control;
+mod control_queue;
 mod device;
 mod handle;
 mod link;
@@ -53,7 +53,7 @@ mod tests;
 mod transmitter;
 
 pub use device::Net;
-pub use handle::{Counters, NetHandle};
+pub use handle::{NetCounters, NetHandle};
 pub use link::Link;
 pub use responder::Responder;
 pub use stream::{FrameStream, StreamEnd};

@@ -52,7 +52,7 @@ pub const LINK_UP: u16 = 1;
 /// The fields of configuration space (5.1.4) that this device has.
 #[derive(Debug, Clone, Copy, Default, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-pub struct Config {
+pub struct NetConfigSpace {
     /// The guest's address.
     pub mac: [u8; 6],
     /// State of the link ([`LINK_UP`]), if the device offers that.

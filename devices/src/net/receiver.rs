@@ -8,7 +8,7 @@ use std::time::Instant;
 use mm::units::{SaturatingInto, usize_from};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::handle::Counters;
+use super::handle::NetCounters;
 use super::link::Link;
 use super::protocol::{HEADER_LEN, MAX_FRAME, NUM_BUFFERS, feature};
 use super::responder::Responder;
@@ -34,7 +34,7 @@ struct Posted {
 
 /// Why a round of receiving ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum RoundEnd {
     /// No frame is left, or the guest has no buffer for the next one.
     Idle,
     /// The deadline has passed.
@@ -43,7 +43,7 @@ pub(super) enum End {
     Throttled(Instant),
 }
 
-impl End {
+impl RoundEnd {
     pub(super) fn progress(self) -> Progress {
         Progress::more_if(self == Self::Deadline)
     }
@@ -98,22 +98,22 @@ impl Receiver {
         link: &mut Link,
         mut responder: Option<&mut Box<dyn Responder>>,
         limiter: &mut RateLimiter,
-        counters: &Counters,
+        counters: &NetCounters,
         deadline: &mut Deadline,
-    ) -> Result<End, QueueError> {
-        Counters::add(&counters.rx_queue_event_count, 1);
+    ) -> Result<RoundEnd, QueueError> {
+        NetCounters::add(&counters.rx_queue_event_count, 1);
         let mut frame = Vec::new();
         let end = loop {
             if deadline.passed() {
-                break End::Deadline;
+                break RoundEnd::Deadline;
             }
             deadline.charge(Deadline::COMMAND);
             if !self.have_room(self.wanted, counters, deadline)? {
                 if deadline.passed() {
-                    break End::Deadline;
+                    break RoundEnd::Deadline;
                 }
-                Counters::add(&counters.no_rx_avail_buffer, 1);
-                break End::Idle;
+                NetCounters::add(&counters.no_rx_avail_buffer, 1);
+                break RoundEnd::Idle;
             }
             if let Some(responder) = responder.as_deref_mut()
                 && responder.give(&mut frame, Instant::now(), deadline)
@@ -123,8 +123,8 @@ impl Receiver {
             }
             // The size is known only afterwards: the rest is paid off then.
             if let Err(at) = limiter.admit_now(1, 1) {
-                Counters::add(&counters.rx_rate_limiter_throttled, 1);
-                break End::Throttled(at);
+                NetCounters::add(&counters.rx_rate_limiter_throttled, 1);
+                break RoundEnd::Throttled(at);
             }
             let taken = match link {
                 Link::Tap(tap) => self.read(tap, counters)?,
@@ -137,7 +137,7 @@ impl Receiver {
                 }
                 None => {
                     limiter.refund(1, 1);
-                    break if deadline.passed() { End::Deadline } else { End::Idle };
+                    break if deadline.passed() { RoundEnd::Deadline } else { RoundEnd::Idle };
                 }
             }
         };
@@ -146,7 +146,7 @@ impl Receiver {
     }
 
     /// Has the TAP write its next frame into the buffers; returns its length, or `None`.
-    fn read(&mut self, tap: &Tap, counters: &Counters) -> Result<Option<usize>, QueueError> {
+    fn read(&mut self, tap: &Tap, counters: &NetCounters) -> Result<Option<usize>, QueueError> {
         loop {
             match tap.read(&self.iovecs) {
                 Ok(len) => {
@@ -156,7 +156,7 @@ impl Receiver {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     if error.kind() != io::ErrorKind::WouldBlock {
-                        Counters::add(&counters.tap_read_fails, 1);
+                        NetCounters::add(&counters.tap_read_fails, 1);
                     }
                     return Ok(None);
                 }
@@ -169,14 +169,14 @@ impl Receiver {
     fn copy(
         &mut self,
         stream: &mut FrameStream,
-        counters: &Counters,
+        counters: &NetCounters,
         deadline: &mut Deadline,
     ) -> Result<Option<usize>, QueueError> {
         let Some(frame) = stream.peek() else { return Ok(None) };
         let len = HEADER_LEN + frame.len();
         // One buffer is all that a frame gets if buffers are not merged.
         if self.mergeable && !self.have_room(len, counters, deadline)? {
-            Counters::add(&counters.no_rx_avail_buffer, 1);
+            NetCounters::add(&counters.no_rx_avail_buffer, 1);
             return Ok(None);
         }
         self.deliver(frame, counters)?;
@@ -189,7 +189,7 @@ impl Receiver {
     fn have_room(
         &mut self,
         wanted: usize,
-        counters: &Counters,
+        counters: &NetCounters,
         deadline: &mut Deadline,
     ) -> Result<bool, QueueError> {
         let (mut asked, mut scattered) = (false, false);
@@ -223,7 +223,7 @@ impl Receiver {
                     self.posted.push_back(Posted { head, segments, len, vectors });
                 }
                 None => {
-                    Counters::add(&counters.event_fails, 1);
+                    NetCounters::add(&counters.event_fails, 1);
                     self.queue.push(head, 0)?;
                 }
             }
@@ -241,10 +241,10 @@ impl Receiver {
     }
 
     /// A frame of the responder's, without a header.
-    fn deliver(&mut self, frame: &[u8], counters: &Counters) -> Result<(), QueueError> {
+    fn deliver(&mut self, frame: &[u8], counters: &NetCounters) -> Result<(), QueueError> {
         let len = HEADER_LEN + frame.len();
         if len > self.room {
-            Counters::add(&counters.rx_fails, 1);
+            NetCounters::add(&counters.rx_fails, 1);
             return Ok(());
         }
         let segments = self.posted.iter().flat_map(|posted| &posted.segments);
@@ -256,9 +256,9 @@ impl Receiver {
     }
 
     /// Returns the buffers that a frame of `len` bytes fills.
-    fn used(&mut self, len: usize, counters: &Counters) -> Result<(), QueueError> {
-        Counters::add(&counters.rx_packets_count, 1);
-        Counters::add(&counters.rx_bytes_count, len as u64);
+    fn used(&mut self, len: usize, counters: &NetCounters) -> Result<(), QueueError> {
+        NetCounters::add(&counters.rx_packets_count, 1);
+        NetCounters::add(&counters.rx_bytes_count, len as u64);
         let mut left = len;
         let mut vectors = 0;
         self.filled.clear();

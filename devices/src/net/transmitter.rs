@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use mm::units::usize_from;
 
-use super::handle::Counters;
+use super::handle::NetCounters;
 use super::link::Link;
 use super::protocol::{HEADER_LEN, MAX_FRAME};
-use super::receiver::End;
+use super::receiver::RoundEnd;
 use super::responder::Responder;
 use super::stream::FrameStream;
 use super::tap::Tap;
@@ -45,47 +45,47 @@ impl Transmitter {
         link: &mut Link,
         mut responder: Option<&mut Box<dyn Responder>>,
         limiter: &mut RateLimiter,
-        counters: &Counters,
+        counters: &NetCounters,
         deadline: &mut Deadline,
-    ) -> Result<End, QueueError> {
-        Counters::add(&counters.tx_queue_event_count, 1);
+    ) -> Result<RoundEnd, QueueError> {
+        NetCounters::add(&counters.tx_queue_event_count, 1);
         let mut sent = 0u32;
         let end = loop {
             if deadline.passed() {
-                break End::Deadline;
+                break RoundEnd::Deadline;
             }
             if let Link::Stream(stream) = link
                 && !stream.has_room()
                 && !stream.has_ended()
             {
                 // The loop comes back when the stream can be written to.
-                break End::Idle;
+                break RoundEnd::Idle;
             }
             let Some(chain) = self.queue.pop()? else {
                 if sent == 0 {
-                    Counters::add(&counters.no_tx_avail_buffer, 1);
+                    NetCounters::add(&counters.no_tx_avail_buffer, 1);
                 }
                 self.queue.rearm()?;
-                break End::Idle;
+                break RoundEnd::Idle;
             };
             sent = sent.saturating_add(1);
             deadline.charge(Deadline::COMMAND);
             let head = chain.head_index();
             if self.buffer.refill(chain, self.queue.size()).is_err() {
-                Counters::add(&counters.event_fails, 1);
+                NetCounters::add(&counters.event_fails, 1);
                 self.queue.push(head, 0)?;
                 continue;
             }
             let len = usize_from(self.buffer.readable_len());
             if len <= HEADER_LEN || len > MAX_FRAME {
-                Counters::add(&counters.tx_malformed_frames, 1);
+                NetCounters::add(&counters.tx_malformed_frames, 1);
                 self.queue.push(head, 0)?;
                 continue;
             }
             if let Err(at) = limiter.admit_now(len as u64, 1) {
-                Counters::add(&counters.tx_rate_limiter_throttled, 1);
+                NetCounters::add(&counters.tx_rate_limiter_throttled, 1);
                 self.queue.undo_pop();
-                break End::Throttled(at);
+                break RoundEnd::Throttled(at);
             }
             deadline.charge(len as u64);
             let taken = responder
@@ -129,20 +129,20 @@ impl Transmitter {
     }
 
     /// Puts a copy of the frame, without its header, into the stream.
-    fn copy(&mut self, stream: &mut FrameStream, len: usize, counters: &Counters) {
+    fn copy(&mut self, stream: &mut FrameStream, len: usize, counters: &NetCounters) {
         self.scratch.resize(len - HEADER_LEN, 0);
         self.buffer.read(self.queue.mem(), HEADER_LEN as u64, &mut self.scratch);
         if stream.send(&self.scratch) {
-            Counters::add(&counters.tx_packets_count, 1);
-            Counters::add(&counters.tx_bytes_count, len as u64);
+            NetCounters::add(&counters.tx_packets_count, 1);
+            NetCounters::add(&counters.tx_bytes_count, len as u64);
         } else {
-            Counters::add(&counters.tap_write_fails, 1);
+            NetCounters::add(&counters.tap_write_fails, 1);
         }
     }
 
-    fn send(&mut self, tap: &Tap, len: usize, counters: &Counters) {
+    fn send(&mut self, tap: &Tap, len: usize, counters: &NetCounters) {
         if self.iovecs.gather(self.queue.mem(), &self.buffer.readable, 0, MAX_FRAME) < len {
-            Counters::add(&counters.tx_malformed_frames, 1);
+            NetCounters::add(&counters.tx_malformed_frames, 1);
             return;
         }
         loop {
@@ -151,13 +151,13 @@ impl Transmitter {
             counters.tap_write_agg.record(since.elapsed());
             match written {
                 Ok(_) => {
-                    Counters::add(&counters.tx_packets_count, 1);
-                    Counters::add(&counters.tx_bytes_count, len as u64);
+                    NetCounters::add(&counters.tx_packets_count, 1);
+                    NetCounters::add(&counters.tx_bytes_count, len as u64);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 // Invalid header, full queue, or an interface that is down or removed: the frame is
                 // lost, as on a wire.
-                Err(_) => Counters::add(&counters.tap_write_fails, 1),
+                Err(_) => NetCounters::add(&counters.tap_write_fails, 1),
             }
             return;
         }

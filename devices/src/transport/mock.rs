@@ -24,7 +24,7 @@ const QUEUE_SIZE: u16 = 64;
 
 /// One descriptor in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Descriptor {
+pub struct MockDescriptor {
     /// Guest-physical address of its buffer.
     pub addr: u64,
     /// Length of it in bytes.
@@ -35,7 +35,7 @@ pub struct Descriptor {
     pub next: u16,
 }
 
-impl Descriptor {
+impl MockDescriptor {
     /// A buffer that the device reads.
     pub fn readable(addr: GuestAddress, len: u32) -> Self {
         Self { addr: addr.0, len, flags: 0, next: 0 }
@@ -266,14 +266,14 @@ impl MockDriver {
     }
 
     /// Makes a chain of `buffers` available on `queue`; returns its head.
-    pub fn add(&mut self, queue: u16, buffers: &[Descriptor]) -> u16 {
+    pub fn add(&mut self, queue: u16, buffers: &[MockDescriptor]) -> u16 {
         let ring = &mut self.queues[usize::from(queue)];
         assert!(ring.free.len() >= buffers.len(), "queue {queue} is full");
         let numbers: Vec<u16> = buffers.iter().filter_map(|_| ring.free.pop()).collect();
         for (nth, buffer) in buffers.iter().enumerate() {
             let next = numbers.get(nth + 1).copied();
             let flags = buffer.flags | next.map_or(0, |_| VRING_DESC_F_NEXT as u16);
-            let entry = Descriptor { flags, next: next.unwrap_or(0), ..*buffer };
+            let entry = MockDescriptor { flags, next: next.unwrap_or(0), ..*buffer };
             self.write_descriptor(queue, numbers[nth], entry);
         }
         let head = numbers[0];
@@ -283,7 +283,7 @@ impl MockDriver {
     }
 
     /// Writes entry `number` of the descriptor table of `queue`, valid or not.
-    pub fn write_descriptor(&self, queue: u16, number: u16, entry: Descriptor) {
+    pub fn write_descriptor(&self, queue: u16, number: u16, entry: MockDescriptor) {
         let at = self.queues[usize::from(queue)].table + 16 * u64::from(number);
         let mut raw = [0; 16];
         raw[..8].copy_from_slice(&entry.addr.to_le_bytes());
@@ -354,7 +354,7 @@ impl MockDriver {
     }
 
     /// Adds a buffer, notifies, runs, and takes it back; returns the bytes written.
-    pub fn send(&mut self, queue: u16, buffers: &[Descriptor]) -> u32 {
+    pub fn send(&mut self, queue: u16, buffers: &[MockDescriptor]) -> u32 {
         let head = self.add(queue, buffers);
         self.notify(queue);
         self.run();

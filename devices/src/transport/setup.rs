@@ -11,7 +11,7 @@ use crate::virtio::GuestMemoryMmap;
 
 /// Which ring an address register belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ring {
+pub(super) enum RingAddress {
     Descriptors,
     Available,
     Used,
@@ -23,9 +23,9 @@ pub(super) enum SetupError {
     #[error("queue size {size} is not a power of two of at most {max}")]
     Size { size: u32, max: u16 },
     #[error("{ring:?} ring at {addr:#x} is misaligned")]
-    Alignment { ring: Ring, addr: u64 },
+    Alignment { ring: RingAddress, addr: u64 },
     #[error("{ring:?} ring of {len} bytes at {addr:#x} is not in guest RAM")]
-    OutsideRam { ring: Ring, addr: u64, len: usize },
+    OutsideRam { ring: RingAddress, addr: u64, len: usize },
 }
 
 /// The registers of one queue.
@@ -59,11 +59,11 @@ impl QueueSetup {
     }
 
     /// Sets one half of a ring's address.
-    pub(super) fn set_address(&mut self, ring: Ring, high: bool, value: u32) {
+    pub(super) fn set_address(&mut self, ring: RingAddress, high: bool, value: u32) {
         let field = match ring {
-            Ring::Descriptors => &mut self.descriptors,
-            Ring::Available => &mut self.available,
-            Ring::Used => &mut self.used,
+            RingAddress::Descriptors => &mut self.descriptors,
+            RingAddress::Available => &mut self.available,
+            RingAddress::Used => &mut self.used,
         };
         *field = if high {
             (*field & 0xffff_ffff) | u64::from(value) << 32
@@ -105,19 +105,19 @@ impl QueueSetup {
         let misaligned = |ring, addr| SetupError::Alignment { ring, addr };
         queue
             .try_set_desc_table_address(GuestAddress(self.descriptors))
-            .map_err(|_| misaligned(Ring::Descriptors, self.descriptors))?;
+            .map_err(|_| misaligned(RingAddress::Descriptors, self.descriptors))?;
         queue
             .try_set_avail_ring_address(GuestAddress(self.available))
-            .map_err(|_| misaligned(Ring::Available, self.available))?;
+            .map_err(|_| misaligned(RingAddress::Available, self.available))?;
         queue
             .try_set_used_ring_address(GuestAddress(self.used))
-            .map_err(|_| misaligned(Ring::Used, self.used))?;
+            .map_err(|_| misaligned(RingAddress::Used, self.used))?;
 
         let entries = usize::from(size);
         for (ring, addr, len, access) in [
-            (Ring::Descriptors, self.descriptors, 16 * entries, Permissions::Read),
-            (Ring::Available, self.available, 6 + 2 * entries, Permissions::Read),
-            (Ring::Used, self.used, 6 + 8 * entries, Permissions::Write),
+            (RingAddress::Descriptors, self.descriptors, 16 * entries, Permissions::Read),
+            (RingAddress::Available, self.available, 6 + 2 * entries, Permissions::Read),
+            (RingAddress::Used, self.used, 6 + 8 * entries, Permissions::Write),
         ] {
             // virtio-queue treats an available ring at 0 as unset.
             if addr == 0 || !mem.check_range(GuestAddress(addr), len, access) {

@@ -23,7 +23,7 @@
 //!
 //! May use: `mm`, virtio-queue and vm-memory; no KVM, no HTTP.
 //!
-//! - `config.rs`: reads and writes of configuration space, clipped to its length
+//! - `config_space.rs`: reads and writes of configuration space, clipped to its length
 //! - `deadline.rs`: [`Deadline`], the end of one round of processing, in time and in work
 //! - `hold.rs`: [`LongestHold`], for metrics of locks and loops
 //! - `iovecs.rs`: [`IoVecs`], guest memory for system calls that take vectors
@@ -35,7 +35,7 @@
 //! - `segments.rs`: [`Segments`], the checked contents of a descriptor chain
 //! - `sources.rs`: [`SourceRunner`], host-side event sources of a device
 
-mod config;
+mod config_space;
 mod deadline;
 mod hold;
 mod iovecs;
@@ -50,17 +50,17 @@ mod sources;
 use std::any::Any;
 use std::sync::Arc;
 
-pub use config::{read_config_slice, write_config_slice};
+pub use config_space::{read_config_slice, write_config_slice};
 pub use deadline::{Deadline, Progress};
 pub use hold::{Hold, LongestHold, count_cpu_time, counts_cpu_time};
 pub use iovecs::IoVecs;
 pub use lock::{DeviceLock, Locked};
 pub use notify::Interrupt;
 pub use queues::{Chain, DeviceQueue, QueueError};
-pub use rate_limiter::{Bucket, BucketUpdate, RateLimiter};
+pub use rate_limiter::{BucketConfig, BucketUpdate, RateLimiter};
 pub use runner::{QueueHost, Runner};
 pub use segments::{ChainError, Segment, Segments};
-pub use sources::{Readiness, Source, SourceRunner};
+pub use sources::{EventSource, Readiness, SourceRunner};
 use vm_memory::GuestAddress;
 
 /// Guest memory as every device sees it.

@@ -24,7 +24,7 @@ use mm::units::SaturatingInto;
 
 /// Configuration of a token bucket. A `size` or `refill` of zero means no limit, as in Firecracker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bucket {
+pub struct BucketConfig {
     /// Tokens that the bucket holds: bytes or requests.
     pub size: u64,
     /// Time in which an empty bucket is full again.
@@ -40,20 +40,20 @@ pub enum BucketUpdate {
     #[default]
     Keep,
     /// Limit by this bucket, full, from now on.
-    Set(Bucket),
+    Set(BucketConfig),
 }
 
 /// Limits on bytes and on requests, each optional.
 #[derive(Debug, Clone)]
 pub struct RateLimiter {
-    bytes: Option<Tokens>,
-    ops: Option<Tokens>,
+    bytes: Option<FilledBucket>,
+    ops: Option<FilledBucket>,
 }
 
 impl RateLimiter {
     /// A limiter whose buckets are full at `now`.
-    pub fn new(bytes: Option<Bucket>, ops: Option<Bucket>, now: Instant) -> Self {
-        let tokens = |bucket| Tokens::new(bucket, now);
+    pub fn new(bytes: Option<BucketConfig>, ops: Option<BucketConfig>, now: Instant) -> Self {
+        let tokens = |bucket| FilledBucket::new(bucket, now);
         Self { bytes: bytes.and_then(tokens), ops: ops.and_then(tokens) }
     }
 
@@ -113,10 +113,10 @@ impl RateLimiter {
     /// Changes the buckets; an unchanged bucket keeps its tokens.
     pub fn update(&mut self, bytes: BucketUpdate, ops: BucketUpdate, now: Instant) {
         if let BucketUpdate::Set(bucket) = bytes {
-            self.bytes = Tokens::new(bucket, now);
+            self.bytes = FilledBucket::new(bucket, now);
         }
         if let BucketUpdate::Set(bucket) = ops {
-            self.ops = Tokens::new(bucket, now);
+            self.ops = FilledBucket::new(bucket, now);
         }
     }
 }
@@ -132,7 +132,7 @@ impl Default for RateLimiter {
 /// Tokens are counted in nanoseconds of refilling times the bucket's size, so that no rounding
 /// loses any: one token is `refill` nanoseconds, and one nanosecond brings `size` units.
 #[derive(Debug, Clone)]
-struct Tokens {
+struct FilledBucket {
     size: u64,
     /// Nanoseconds to fill the bucket; not zero.
     refill: u64,
@@ -142,8 +142,8 @@ struct Tokens {
     refilled: Instant,
 }
 
-impl Tokens {
-    fn new(bucket: Bucket, now: Instant) -> Option<Self> {
+impl FilledBucket {
+    fn new(bucket: BucketConfig, now: Instant) -> Option<Self> {
         let refill = bucket.refill.as_nanos().saturating_u64();
         if bucket.size == 0 || refill == 0 {
             return None;
@@ -202,14 +202,14 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn bucket(size: u64, burst: u64) -> Bucket {
-        Bucket { size, refill: SECOND, one_time_burst: burst }
+    fn bucket(size: u64, burst: u64) -> BucketConfig {
+        BucketConfig { size, refill: SECOND, one_time_burst: burst }
     }
 
     #[test]
     fn zero_size_or_zero_time_means_no_limit() {
         let now = Instant::now();
-        let zero_time = Bucket { size: 1, refill: Duration::ZERO, one_time_burst: 0 };
+        let zero_time = BucketConfig { size: 1, refill: Duration::ZERO, one_time_burst: 0 };
         for none in [bucket(0, 0), zero_time] {
             let mut limiter = RateLimiter::new(Some(none), Some(none), now);
             assert_eq!(limiter.admit(u64::MAX, u64::MAX, now), Ok(()));
@@ -268,7 +268,7 @@ mod tests {
         ) {
             let start = Instant::now();
             let refill = Duration::from_millis(refill_ms);
-            let bytes = Bucket { size, refill, one_time_burst: burst };
+            let bytes = BucketConfig { size, refill, one_time_burst: burst };
             let mut limiter = RateLimiter::new(Some(bytes), None, start);
             let mut now = start;
             let mut passed: u128 = 0;

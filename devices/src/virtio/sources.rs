@@ -23,7 +23,7 @@ pub enum Readiness {
 /// It is watched edge-triggered: the device is called once each time that something new arrives, and
 /// a device without a driver, which reads nothing, costs no time.
 #[derive(Debug)]
-pub struct Source {
+pub struct EventSource {
     /// A duplicate of the device's descriptor, so that it stays open while it is watched.
     pub fd: OwnedFd,
     /// The queue to process.
@@ -32,7 +32,7 @@ pub struct Source {
     pub when: Readiness,
 }
 
-impl Source {
+impl EventSource {
     /// One that is watched for something to be read.
     pub fn readable(fd: OwnedFd, queue: u16) -> Self {
         Self { fd, queue, when: Readiness::Readable }
@@ -42,12 +42,12 @@ impl Source {
 /// Subscribes the host's side of one device to an event loop.
 pub struct SourceRunner {
     host: Arc<dyn QueueHost>,
-    sources: Vec<Source>,
+    sources: Vec<EventSource>,
 }
 
 impl SourceRunner {
     /// A runner for `sources` of the device behind `host`.
-    pub fn new(host: Arc<dyn QueueHost>, sources: Vec<Source>) -> Self {
+    pub fn new(host: Arc<dyn QueueHost>, sources: Vec<EventSource>) -> Self {
         Self { host, sources }
     }
 }
@@ -103,7 +103,7 @@ mod tests {
         let source = |event: &EventFd, queue| {
             // SAFETY: the descriptor is open for as long as `event` lives.
             let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(event.as_raw_fd()) };
-            Source::readable(fd.as_fd().try_clone_to_owned().unwrap(), queue)
+            EventSource::readable(fd.as_fd().try_clone_to_owned().unwrap(), queue)
         };
         let sources = vec![source(&other, 0), source(&event, 1)];
         let mut manager: EventManager<SourceRunner> = EventManager::new().unwrap();

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use mm::units::{SaturatingInto, usize_from};
 use zerocopy::IntoBytes;
 
-use super::protocol::Header;
+use super::protocol::PacketHeader;
 use crate::virtio::{DeviceQueue, IoVecs, QueueError, Segments};
 
 /// Buffers held at a time: 64 KiB of Linux's.
@@ -62,10 +62,10 @@ impl Buffers {
             let head = chain.head_index();
             let before = self.room.count();
             let held = Segments::collect(chain, self.queue.size()).ok().and_then(|buffer| {
-                let room = buffer.writable_len().checked_sub(Header::LEN as u64)?;
+                let room = buffer.writable_len().checked_sub(PacketHeader::LEN as u64)?;
                 let room = Some(usize_from(room)).filter(|room| *room > 0)?;
                 let mem = self.queue.mem();
-                let added = self.room.append(mem, &buffer.writable, Header::LEN as u64, room);
+                let added = self.room.append(mem, &buffer.writable, PacketHeader::LEN as u64, room);
                 let vectors = self.room.count() - before;
                 (added == room).then_some(Held { head, buffer, room, vectors })
             });
@@ -100,7 +100,7 @@ impl Buffers {
         let mut left = limit;
         for held in &self.held {
             let room = left.min(held.room);
-            let offset = Header::LEN as u64;
+            let offset = PacketHeader::LEN as u64;
             left -= self.limited.append(self.queue.mem(), &held.buffer.writable, offset, room);
             if left == 0 {
                 break;
@@ -115,7 +115,7 @@ impl Buffers {
     pub(super) fn give(
         &mut self,
         len: usize,
-        header: impl Fn(u32) -> Header,
+        header: impl Fn(u32) -> PacketHeader,
     ) -> Result<usize, QueueError> {
         let (mut left, mut vectors) = (len, 0);
         self.filled.clear();
@@ -128,7 +128,7 @@ impl Buffers {
             held.buffer.write(self.queue.mem(), 0, header(data).as_bytes());
             left -= left.min(held.room);
             vectors += held.vectors;
-            self.filled.push((held.head, data + Header::LEN as u32));
+            self.filled.push((held.head, data + PacketHeader::LEN as u32));
         }
         self.held.drain(..self.filled.len());
         self.room.drop_front(vectors);

@@ -21,8 +21,8 @@ use bitflags::bitflags;
 use mm::units::SaturatingInto;
 
 use super::credit::Credit;
+use super::host_sockets::SocketNews;
 use super::protocol::{Op, shutdown};
-use super::sockets::SocketNews;
 use crate::virtio::IoVecs;
 
 bitflags! {
@@ -39,7 +39,7 @@ bitflags! {
 
 /// The next packet to the guest on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum NextPacket {
     /// A packet without data, with these flags.
     Packet(Op, u32),
     /// Data, as much as the guest has room for.
@@ -59,7 +59,7 @@ pub(super) enum Fate {
 
 /// One stream.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct VsockConnection {
     /// `None` once the host's program has closed it.
     stream: Option<UnixStream>,
     established: bool,
@@ -85,7 +85,7 @@ pub(super) struct Connection {
     pub(super) listed: bool,
 }
 
-impl Connection {
+impl VsockConnection {
     /// A stream that the host's program has asked for.
     pub(super) fn to_guest(stream: UnixStream) -> Self {
         // The event of bytes behind the greeting, or of an end, was taken with the greeting.
@@ -252,12 +252,12 @@ impl Connection {
     }
 
     /// The next packet to the guest.
-    pub(super) fn next(&mut self) -> Next {
+    pub(super) fn next(&mut self) -> NextPacket {
         if self.due.contains(Due::REQUEST) {
-            return Next::Packet(Op::Request, 0);
+            return NextPacket::Packet(Op::Request, 0);
         }
         if self.due.contains(Due::RESPONSE) {
-            return Next::Packet(Op::Response, 0);
+            return NextPacket::Packet(Op::Response, 0);
         }
         let receives = self.guest_ended & shutdown::RECEIVE == 0;
         if self.established && self.readable && receives && self.stream.is_some() {
@@ -267,19 +267,19 @@ impl Connection {
                     self.due |= Due::CREDIT_REQUEST;
                 }
                 0 => {}
-                room => return Next::Data(room),
+                room => return NextPacket::Data(room),
             }
         }
         if self.due.contains(Due::SHUTDOWN) {
-            return Next::Packet(Op::Shutdown, self.host_ended);
+            return NextPacket::Packet(Op::Shutdown, self.host_ended);
         }
         if self.due.contains(Due::CREDIT_UPDATE) {
-            return Next::Packet(Op::CreditUpdate, 0);
+            return NextPacket::Packet(Op::CreditUpdate, 0);
         }
         if self.due.contains(Due::CREDIT_REQUEST) {
-            return Next::Packet(Op::CreditRequest, 0);
+            return NextPacket::Packet(Op::CreditRequest, 0);
         }
-        Next::Nothing
+        NextPacket::Nothing
     }
 
     /// A packet was sent to the guest.

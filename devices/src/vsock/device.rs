@@ -10,13 +10,13 @@ use zerocopy::FromBytes;
 
 use super::buffers::Buffers;
 use super::credit::BUFFER;
-use super::handle::Counters;
+use super::handle::VsockCounters;
 use super::muxer::Muxer;
-use super::protocol::{DEVICE_TYPE, Header};
+use super::protocol::{DEVICE_TYPE, PacketHeader};
 use super::{VsockConfig, VsockHandle};
 use crate::virtio::{
-    Activation, Deadline, DeviceFailure, DeviceQueue, IoVecs, Progress, QueueError, Segments,
-    Source, VirtioDevice, read_config_slice,
+    Activation, Deadline, DeviceFailure, DeviceQueue, EventSource, IoVecs, Progress, QueueError,
+    Segments, VirtioDevice, read_config_slice,
 };
 
 const NAME: &str = "vsock";
@@ -29,18 +29,18 @@ const TRANSMIT: u16 = 1;
 pub struct Vsock {
     guest_cid: u64,
     muxer: Muxer,
-    active: Option<Active>,
+    active: Option<ActiveVsock>,
     /// Descriptors of one packet of the guest's, and its data; kept for their memory.
     packet: Segments,
     vectors: IoVecs,
     /// Connections of before a reset.
     remains: Option<Box<dyn Any + Send>>,
-    counters: Arc<Counters>,
+    counters: Arc<VsockCounters>,
 }
 
 /// State between activation and reset. The event queue is never used, as the guest is never
 /// migrated with open connections.
-struct Active {
+struct ActiveVsock {
     receive: Buffers,
     transmit: DeviceQueue,
     /// Packets from the guest wait until replies are sent.
@@ -54,7 +54,7 @@ impl Vsock {
     ///
     /// The host cannot watch the listening socket.
     pub fn new(config: VsockConfig) -> std::io::Result<Self> {
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::new(VsockCounters::default());
         Ok(Self {
             guest_cid: config.guest_cid,
             muxer: Muxer::new(config, Arc::clone(&counters))?,
@@ -76,8 +76,8 @@ impl Vsock {
     /// # Errors
     ///
     /// The process has no descriptor left.
-    pub fn sources(&self) -> std::io::Result<Vec<Source>> {
-        Ok(vec![Source::readable(self.muxer.events().try_clone_to_owned()?, RECEIVE)])
+    pub fn sources(&self) -> std::io::Result<Vec<EventSource>> {
+        Ok(vec![EventSource::readable(self.muxer.events().try_clone_to_owned()?, RECEIVE)])
     }
 
     /// Connections, watched sockets, and packets that wait for the guest.
@@ -88,17 +88,17 @@ impl Vsock {
 
     fn round(
         &mut self,
-        active: &mut Active,
+        active: &mut ActiveVsock,
         queue: u16,
         deadline: &mut Deadline,
     ) -> Result<Progress, QueueError> {
         let mut progress = Progress::Done;
         if queue == RECEIVE {
-            Counters::add(&self.counters.rx_queue_event_count, 1);
+            VsockCounters::add(&self.counters.rx_queue_event_count, 1);
             progress = self.muxer.poll_host(deadline);
         }
         if queue == TRANSMIT || active.held_back {
-            Counters::add(&self.counters.tx_queue_event_count, 1);
+            VsockCounters::add(&self.counters.tx_queue_event_count, 1);
             progress = progress.or(self.transmit(active, deadline)?);
         }
         progress = progress.or(self.receive(&mut active.receive, deadline)?);
@@ -114,7 +114,7 @@ impl Vsock {
     /// Takes the guest's packets.
     fn transmit(
         &mut self,
-        active: &mut Active,
+        active: &mut ActiveVsock,
         deadline: &mut Deadline,
     ) -> Result<Progress, QueueError> {
         let queue = &mut active.transmit;
@@ -129,17 +129,17 @@ impl Vsock {
             let Some(chain) = queue.pop()? else { break };
             deadline.charge(Deadline::COMMAND);
             let head = chain.head_index();
-            let mut raw = [0; Header::LEN];
+            let mut raw = [0; PacketHeader::LEN];
             let whole = self.packet.refill(chain, queue.size()).is_ok()
                 && self.packet.read(queue.mem(), 0, &mut raw) == raw.len();
-            match Header::read_from_bytes(&raw) {
+            match PacketHeader::read_from_bytes(&raw) {
                 Ok(header) if whole => {
-                    Counters::add(&self.counters.tx_packets_count, 1);
+                    VsockCounters::add(&self.counters.tx_packets_count, 1);
                     // The length may be false; at most the credit is copied.
                     deadline.charge(header.len.get().min(BUFFER).into());
                     self.muxer.take(queue.mem(), &self.packet, &header, &mut self.vectors);
                 }
-                _ => Counters::add(&self.counters.tx_queue_event_fails, 1),
+                _ => VsockCounters::add(&self.counters.tx_queue_event_fails, 1),
             }
             queue.push(head, 0)?;
         }
@@ -159,7 +159,7 @@ impl Vsock {
             }
             deadline.charge(Deadline::COMMAND);
             let taken = buffers.take()?;
-            Counters::add(&self.counters.rx_queue_event_fails, taken.unusable);
+            VsockCounters::add(&self.counters.rx_queue_event_fails, taken.unusable);
             if !taken.any {
                 return Ok(Progress::Done);
             }
@@ -188,7 +188,7 @@ impl VirtioDevice for Vsock {
 
     /// No field is the driver's to write.
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {
-        Counters::add(&self.counters.cfg_fails, 1);
+        VsockCounters::add(&self.counters.cfg_fails, 1);
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), DeviceFailure> {
@@ -196,11 +196,11 @@ impl VirtioDevice for Vsock {
         match (queues.next(), queues.next()) {
             (Some(receive), Some(transmit)) if receive.ready() && transmit.ready() => {
                 let receive = Buffers::new(receive);
-                self.active = Some(Active { receive, transmit, held_back: false });
+                self.active = Some(ActiveVsock { receive, transmit, held_back: false });
                 Ok(())
             }
             _ => {
-                Counters::add(&self.counters.activate_fails, 1);
+                VsockCounters::add(&self.counters.activate_fails, 1);
                 Err(DeviceFailure::new(NAME, "its queues were not set up"))
             }
         }

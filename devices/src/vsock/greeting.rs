@@ -11,7 +11,7 @@ const MAX_LINE: usize = 32;
 
 /// Result of a greeting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Progress {
+pub(super) enum GreetingProgress {
     /// There is no whole line yet.
     Waits,
     /// The program requests this port.
@@ -21,32 +21,32 @@ pub(super) enum Progress {
 }
 
 /// Reads the line of `stream`, and no byte behind it: those belong to the guest.
-pub(super) fn advance(stream: &UnixStream) -> Progress {
+pub(super) fn advance(stream: &UnixStream) -> GreetingProgress {
     let mut line = [0; MAX_LINE];
     let seen = loop {
         match recv(stream, &mut line[..], RecvFlags::PEEK) {
-            Ok((0, _)) => return Progress::Nonsense,
+            Ok((0, _)) => return GreetingProgress::Nonsense,
             Ok((len, _)) => break len,
             Err(rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::AGAIN) => return Progress::Waits,
-            Err(_) => return Progress::Nonsense,
+            Err(rustix::io::Errno::AGAIN) => return GreetingProgress::Waits,
+            Err(_) => return GreetingProgress::Nonsense,
         }
     };
     let Some(end) = line[..seen].iter().position(|byte| *byte == b'\n') else {
-        return if seen == MAX_LINE { Progress::Nonsense } else { Progress::Waits };
+        return if seen == MAX_LINE { GreetingProgress::Nonsense } else { GreetingProgress::Waits };
     };
-    let Some(port) = parse(&line[..end]) else { return Progress::Nonsense };
+    let Some(port) = parse(&line[..end]) else { return GreetingProgress::Nonsense };
     let mut rest = &mut line[..=end];
     while !rest.is_empty() {
         match io::Read::read(&mut &*stream, rest) {
             // It was there a moment ago.
-            Ok(0) => return Progress::Nonsense,
+            Ok(0) => return GreetingProgress::Nonsense,
             Ok(len) => rest = &mut rest[len..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return Progress::Nonsense,
+            Err(_) => return GreetingProgress::Nonsense,
         }
     }
-    Progress::Port(port)
+    GreetingProgress::Port(port)
 }
 
 /// `CONNECT PORT`, the word in any case.
@@ -86,11 +86,11 @@ mod tests {
     fn a_line_may_come_in_parts_and_what_follows_stays() {
         let (mut program, ours) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        assert_eq!(advance(&ours), Progress::Waits);
+        assert_eq!(advance(&ours), GreetingProgress::Waits);
         program.write_all(b"CONN").unwrap();
-        assert_eq!(advance(&ours), Progress::Waits);
+        assert_eq!(advance(&ours), GreetingProgress::Waits);
         program.write_all(b"ECT 12\nfirst bytes").unwrap();
-        assert_eq!(advance(&ours), Progress::Port(12));
+        assert_eq!(advance(&ours), GreetingProgress::Port(12));
         let mut rest = [0; 11];
         (&ours).read_exact(&mut rest).unwrap();
         assert_eq!(&rest, b"first bytes");
@@ -101,10 +101,10 @@ mod tests {
         let (mut program, ours) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         program.write_all(&[b' '; 40]).unwrap();
-        assert_eq!(advance(&ours), Progress::Nonsense);
+        assert_eq!(advance(&ours), GreetingProgress::Nonsense);
         let (program, ours) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         drop(program);
-        assert_eq!(advance(&ours), Progress::Nonsense);
+        assert_eq!(advance(&ours), GreetingProgress::Nonsense);
     }
 }

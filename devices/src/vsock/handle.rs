@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Counters with the names of Firecracker's `vsock` metrics.
 #[derive(Debug, Default, serde::Serialize)]
-pub struct Counters {
+pub struct VsockCounters {
     /// Activations that failed.
     pub activate_fails: AtomicU64,
     /// Accesses to configuration space that name no field.
@@ -41,7 +41,7 @@ pub struct Counters {
     pub rx_read_fails: AtomicU64,
 }
 
-impl Counters {
+impl VsockCounters {
     /// Adds `count` to one of the counters.
     pub(super) fn add(counter: &AtomicU64, count: u64) {
         counter.fetch_add(count, Ordering::Relaxed);
@@ -51,12 +51,12 @@ impl Counters {
 /// The owner's handle of a socket device.
 #[derive(Debug, Clone)]
 pub struct VsockHandle {
-    pub(super) counters: Arc<Counters>,
+    pub(super) counters: Arc<VsockCounters>,
 }
 
 impl VsockHandle {
     /// Its counters.
-    pub fn counters(&self) -> &Counters {
+    pub fn counters(&self) -> &VsockCounters {
         &self.counters
     }
 }

@@ -31,7 +31,7 @@
 //! - `stream_table.rs`: all streams
 //! - `muxer.rs`: handling of guest packets and host events
 //! - `device.rs`: the device
-//! - `sockets.rs`: the host's sockets and news of them
+//! - `host_sockets.rs`: the host's sockets and news of them
 //! - `handle.rs`: counters for other threads
 
 mod buffers;
@@ -40,9 +40,9 @@ mod credit;
 mod device;
 mod greeting;
 mod handle;
+mod host_sockets;
 mod muxer;
 pub mod protocol;
-mod sockets;
 mod stream_table;
 #[cfg(test)]
 mod tests;
@@ -51,7 +51,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 pub use device::Vsock;
-pub use handle::{Counters, VsockHandle};
+pub use handle::{VsockCounters, VsockHandle};
 
 /// Most connections at a time, greetings included.
 pub const MAX_CONNECTIONS: usize = 1023;

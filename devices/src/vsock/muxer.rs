@@ -9,13 +9,13 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use super::buffers::Buffers;
-use super::connection::{Connection, Fate};
+use super::connection::{Fate, VsockConnection};
 use super::credit::Credit;
-use super::greeting::{self, Progress as Greeting};
-use super::handle::Counters;
-use super::protocol::{HOST_CID, Header, Op, TYPE_STREAM};
-use super::sockets::{HostSockets, SocketNews};
-use super::stream_table::{Owner, Packet, Ports, StreamTable};
+use super::greeting::{self, GreetingProgress as Greeting};
+use super::handle::VsockCounters;
+use super::host_sockets::{HostSockets, SocketNews};
+use super::protocol::{HOST_CID, Op, PacketHeader, TYPE_STREAM};
+use super::stream_table::{Packet, Ports, SocketOwner, StreamTable};
 use super::{MAX_BUFFERED, VsockConfig};
 use crate::virtio::{Deadline, GuestMemoryMmap, IoVecs, Progress, QueueError, Segments};
 
@@ -27,11 +27,11 @@ pub(super) struct Muxer {
     /// News of sockets; kept for its memory.
     news: Vec<SocketNews>,
     streams: StreamTable,
-    counters: Arc<Counters>,
+    counters: Arc<VsockCounters>,
 }
 
 impl Muxer {
-    pub(super) fn new(config: VsockConfig, counters: Arc<Counters>) -> io::Result<Self> {
+    pub(super) fn new(config: VsockConfig, counters: Arc<VsockCounters>) -> io::Result<Self> {
         Ok(Self {
             guest_cid: config.guest_cid,
             sockets: HostSockets::new(config.listener, config.path)?,
@@ -87,7 +87,7 @@ impl Muxer {
             match self.sockets.poll(&mut news) {
                 Ok(left) => more = left,
                 Err(_) => {
-                    Counters::add(&self.counters.muxer_event_fails, 1);
+                    VsockCounters::add(&self.counters.muxer_event_fails, 1);
                     break Progress::Done;
                 }
             }
@@ -114,7 +114,7 @@ impl Muxer {
                 }
                 Ok(None) => return Progress::Done,
                 Err(_) => {
-                    Counters::add(&self.counters.muxer_event_fails, 1);
+                    VsockCounters::add(&self.counters.muxer_event_fails, 1);
                     return Progress::Done;
                 }
             }
@@ -135,12 +135,12 @@ impl Muxer {
     fn on_news(&mut self, news: SocketNews) {
         let id = news.id;
         match self.streams.owner(id) {
-            Some(Owner::Greeting(stream)) => match greeting::advance(stream) {
+            Some(SocketOwner::Greeting(stream)) => match greeting::advance(stream) {
                 Greeting::Waits => {}
                 Greeting::Nonsense => drop(self.streams.end_greeting(id)),
                 Greeting::Port(port) => self.streams.connect_guest(id, port),
             },
-            Some(Owner::Connection(ports)) => {
+            Some(SocketOwner::Connection(ports)) => {
                 let ports = *ports;
                 self.streams.with(ports, |connection| connection.on_socket(&news));
             }
@@ -156,17 +156,18 @@ impl Muxer {
         &mut self,
         mem: &Arc<GuestMemoryMmap>,
         buffer: &Segments,
-        header: &Header,
+        header: &PacketHeader,
         vectors: &mut IoVecs,
     ) {
         let (op, len) = (Op::from(header.op.get()), header.len.get());
         let ports = Ports { host: header.dst_port.get(), guest: header.src_port.get() };
         if header.src_cid.get() != self.guest_cid {
             // Its sender is unknown: no reply is sent (5.10.6.1.2).
-            Counters::add(&self.counters.tx_queue_event_fails, 1);
+            VsockCounters::add(&self.counters.tx_queue_event_fails, 1);
             return;
         }
-        let whole = u64::from(len) <= buffer.readable_len().saturating_sub(Header::LEN as u64);
+        let whole =
+            u64::from(len) <= buffer.readable_len().saturating_sub(PacketHeader::LEN as u64);
         let sound = header.dst_cid.get() == HOST_CID && header.kind.get() == TYPE_STREAM && whole;
         if !sound {
             return self.streams.refuse(ports, op);
@@ -202,24 +203,24 @@ impl Muxer {
         len: u32,
         vectors: &mut IoVecs,
     ) {
-        Counters::add(&self.counters.tx_bytes_count, len.into());
+        VsockCounters::add(&self.counters.tx_bytes_count, len.into());
         let len = len as usize;
         if self.streams.buffered() + len > MAX_BUFFERED {
             return self.streams.kill(ports);
         }
-        if vectors.gather(mem, &buffer.readable, Header::LEN as u64, len) < len {
+        if vectors.gather(mem, &buffer.readable, PacketHeader::LEN as u64, len) < len {
             return self.streams.kill(ports);
         }
         self.streams.with(ports, |connection| {
             connection.write(vectors, |offset, bytes| {
                 bytes.resize(len - offset, 0);
-                buffer.read(mem, (Header::LEN + offset) as u64, bytes);
+                buffer.read(mem, (PacketHeader::LEN + offset) as u64, bytes);
             })
         });
     }
 
     /// The guest connects to a host program: the one at the socket's path with the port appended.
-    fn connect_host(&mut self, ports: Ports, header: &Header) {
+    fn connect_host(&mut self, ports: Ports, header: &PacketHeader) {
         let stream = match self.streams.make_room() {
             true => self.dial(ports.host),
             false => Err(io::ErrorKind::QuotaExceeded.into()),
@@ -227,7 +228,7 @@ impl Muxer {
         let Ok((id, stream)) = stream else { return self.streams.refuse(ports, Op::Request) };
         let mut credit = Credit::default();
         credit.update(header.buf_alloc.get(), header.fwd_cnt.get());
-        self.streams.insert(ports, id, Connection::from_guest(stream, credit));
+        self.streams.insert(ports, id, VsockConnection::from_guest(stream, credit));
     }
 
     fn dial(&mut self, port: u32) -> io::Result<(u64, UnixStream)> {
@@ -245,7 +246,7 @@ impl Muxer {
             return Ok(0);
         };
         let Packet { ports, op, flags, len, told } = packet;
-        let packets = buffers.give(len, |len| Header {
+        let packets = buffers.give(len, |len| PacketHeader {
             src_cid: HOST_CID.into(),
             dst_cid: self.guest_cid.into(),
             src_port: ports.host.into(),
@@ -257,8 +258,8 @@ impl Muxer {
             buf_alloc: told.0.into(),
             fwd_cnt: told.1.into(),
         })?;
-        Counters::add(&self.counters.rx_packets_count, packets as u64);
-        Counters::add(&self.counters.rx_bytes_count, len as u64);
+        VsockCounters::add(&self.counters.rx_packets_count, packets as u64);
+        VsockCounters::add(&self.counters.rx_bytes_count, len as u64);
         Ok(len)
     }
 }

@@ -36,7 +36,7 @@ pub mod shutdown {
     Unaligned,
 )]
 #[repr(C)]
-pub struct Header {
+pub struct PacketHeader {
     /// Sender's address.
     pub src_cid: U64,
     /// Receiver's address.
@@ -59,7 +59,7 @@ pub struct Header {
     pub fwd_cnt: U32,
 }
 
-impl Header {
+impl PacketHeader {
     /// Its length in bytes.
     pub const LEN: usize = size_of::<Self>();
 }

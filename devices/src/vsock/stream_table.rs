@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use super::MAX_CONNECTIONS;
 use super::buffers::Buffers;
-use super::connection::{Connection, Fate, Next};
-use super::handle::Counters;
+use super::connection::{Fate, NextPacket, VsockConnection};
+use super::handle::VsockCounters;
 use super::protocol::Op;
 
 /// Resets that may wait for a buffer of the guest's.
@@ -26,7 +26,7 @@ pub(super) struct Ports {
 
 /// What an event of a socket belongs to.
 #[derive(Debug)]
-pub(super) enum Owner {
+pub(super) enum SocketOwner {
     Greeting(UnixStream),
     Connection(Ports),
 }
@@ -52,9 +52,9 @@ impl Packet {
 /// All streams of a guest.
 #[derive(Debug)]
 pub(super) struct StreamTable {
-    connections: HashMap<Ports, (u64, Connection)>,
+    connections: HashMap<Ports, (u64, VsockConnection)>,
     /// Sockets by the number that their events carry.
-    owners: HashMap<u64, Owner>,
+    owners: HashMap<u64, SocketOwner>,
     next_port: u32,
     /// Connections with something for the guest, each once.
     ready: VecDeque<Ports>,
@@ -62,11 +62,11 @@ pub(super) struct StreamTable {
     resets: VecDeque<Ports>,
     /// Bytes that connections hold for host programs.
     buffered: usize,
-    counters: Arc<Counters>,
+    counters: Arc<VsockCounters>,
 }
 
 impl StreamTable {
-    pub(super) fn new(counters: Arc<Counters>) -> Self {
+    pub(super) fn new(counters: Arc<VsockCounters>) -> Self {
         Self {
             connections: HashMap::new(),
             owners: HashMap::new(),
@@ -87,7 +87,7 @@ impl StreamTable {
     /// Ends everything, and tells nobody; gives the sockets and what they hold.
     pub(super) fn clear(&mut self) -> Box<dyn Any + Send> {
         let ended = self.connections.len() as u64;
-        Counters::add(&self.counters.conns_removed, ended);
+        VsockCounters::add(&self.counters.conns_removed, ended);
         let connections = std::mem::take(&mut self.connections);
         let owners = std::mem::take(&mut self.owners);
         self.ready.clear();
@@ -127,29 +127,29 @@ impl StreamTable {
     }
 
     fn count(&self) -> usize {
-        let greeting = |owner: &&Owner| matches!(owner, Owner::Greeting(_));
+        let greeting = |owner: &&SocketOwner| matches!(owner, SocketOwner::Greeting(_));
         // Every connection has an owner entry while its socket lives; records have none.
         self.connections.len() + self.owners.values().filter(greeting).count()
     }
 
     /// The owner of events with number `id`.
-    pub(super) fn owner(&self, id: u64) -> Option<&Owner> {
+    pub(super) fn owner(&self, id: u64) -> Option<&SocketOwner> {
         self.owners.get(&id)
     }
 
-    pub(super) fn get_mut(&mut self, ports: Ports) -> Option<&mut Connection> {
+    pub(super) fn get_mut(&mut self, ports: Ports) -> Option<&mut VsockConnection> {
         self.connections.get_mut(&ports).map(|(_, connection)| connection)
     }
 
     /// Keeps a host program that has not yet named a port.
     pub(super) fn greet(&mut self, id: u64, stream: UnixStream) {
-        self.owners.insert(id, Owner::Greeting(stream));
+        self.owners.insert(id, SocketOwner::Greeting(stream));
     }
 
     /// Removes a host program that has not become a connection; returns its socket.
     pub(super) fn end_greeting(&mut self, id: u64) -> Option<UnixStream> {
         match self.owners.remove(&id) {
-            Some(Owner::Greeting(stream)) => Some(stream),
+            Some(SocketOwner::Greeting(stream)) => Some(stream),
             _ => None,
         }
     }
@@ -158,7 +158,7 @@ impl StreamTable {
     pub(super) fn connect_guest(&mut self, id: u64, port: u32) {
         let Some(stream) = self.end_greeting(id) else { return };
         let ports = Ports { host: self.free_port(), guest: port };
-        self.insert(ports, id, Connection::to_guest(stream));
+        self.insert(ports, id, VsockConnection::to_guest(stream));
     }
 
     fn free_port(&mut self) -> u32 {
@@ -173,15 +173,15 @@ impl StreamTable {
     }
 
     /// Adds a connection whose socket has events with number `id`.
-    pub(super) fn insert(&mut self, ports: Ports, id: u64, connection: Connection) {
-        Counters::add(&self.counters.conns_added, 1);
-        self.owners.insert(id, Owner::Connection(ports));
+    pub(super) fn insert(&mut self, ports: Ports, id: u64, connection: VsockConnection) {
+        VsockCounters::add(&self.counters.conns_added, 1);
+        self.owners.insert(id, SocketOwner::Connection(ports));
         self.connections.insert(ports, (id, connection));
         self.list(ports);
     }
 
     /// Runs `act` on a connection and handles the result.
-    pub(super) fn with(&mut self, ports: Ports, act: impl FnOnce(&mut Connection) -> Fate) {
+    pub(super) fn with(&mut self, ports: Ports, act: impl FnOnce(&mut VsockConnection) -> Fate) {
         let Some((_, connection)) = self.connections.get_mut(&ports) else { return };
         let before = connection.buffered();
         let fate = act(connection);
@@ -196,7 +196,7 @@ impl StreamTable {
     pub(super) fn list(&mut self, ports: Ports) {
         if let Some((_, connection)) = self.connections.get_mut(&ports)
             && !connection.listed
-            && connection.next() != Next::Nothing
+            && connection.next() != NextPacket::Nothing
         {
             connection.listed = true;
             self.ready.push_back(ports);
@@ -205,7 +205,7 @@ impl StreamTable {
 
     /// Ends a connection and schedules a reset to the guest.
     pub(super) fn kill(&mut self, ports: Ports) {
-        Counters::add(&self.counters.conns_killed, 1);
+        VsockCounters::add(&self.counters.conns_killed, 1);
         self.remove(ports);
         self.resets.push_back(ports);
     }
@@ -213,7 +213,7 @@ impl StreamTable {
     /// Ends a connection that the guest has already closed.
     pub(super) fn remove(&mut self, ports: Ports) {
         let Some((id, connection)) = self.connections.remove(&ports) else { return };
-        Counters::add(&self.counters.conns_removed, 1);
+        VsockCounters::add(&self.counters.conns_removed, 1);
         self.owners.remove(&id);
         self.buffered -= connection.buffered();
         if connection.listed {
@@ -243,9 +243,9 @@ impl StreamTable {
             let Some((_, connection)) = self.connections.get_mut(&ports) else { continue };
             connection.listed = false;
             let (op, flags, len) = match connection.next() {
-                Next::Nothing => continue,
-                Next::Packet(op, flags) => (op, flags, 0),
-                Next::Data(room) => {
+                NextPacket::Nothing => continue,
+                NextPacket::Packet(op, flags) => (op, flags, 0),
+                NextPacket::Data(room) => {
                     let room = buffers.room(room as usize);
                     let held = connection.buffered();
                     let read = connection.read(room);
@@ -258,7 +258,7 @@ impl StreamTable {
                         }
                         Ok(len) => (Op::Rw, 0, len),
                         Err(_) => {
-                            Counters::add(&self.counters.rx_read_fails, 1);
+                            VsockCounters::add(&self.counters.rx_read_fails, 1);
                             self.list(ports);
                             continue;
                         }

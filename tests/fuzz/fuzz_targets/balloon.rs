@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arbitrary::Arbitrary;
 use devices::balloon::{Balloon, BalloonConfig, Discarded, MemoryReclaim};
-use devices::transport::mock::{Descriptor, MockDriver};
+use devices::transport::mock::{MockDescriptor, MockDriver};
 use devices::virtio::{DeviceLock, GuestMemoryMmap};
 use libfuzzer_sys::fuzz_target;
 use mm::budget::Budget;
@@ -75,7 +75,7 @@ impl MemoryReclaim for Memory {
 }
 
 /// Sends `chain` and takes back all used buffers.
-fn send(driver: &mut MockDriver, queue: u16, chain: &[Descriptor]) {
+fn send(driver: &mut MockDriver, queue: u16, chain: &[MockDescriptor]) {
     if driver.room(queue) < chain.len().max(1) || chain.is_empty() {
         return;
     }
@@ -90,8 +90,8 @@ fn send_bytes(driver: &mut MockDriver, queue: u16, data: &[u8], room: u32) {
     let room = if stays { room % 512 } else { room };
     let data = if stays { &data[..data.len().min(500)] } else { data };
     let mark = driver.alloc(0);
-    let readable = Descriptor::readable(driver.put(data), data.len() as u32);
-    let writable = Descriptor::writable(driver.alloc(room.into()), room);
+    let readable = MockDescriptor::readable(driver.put(data), data.len() as u32);
+    let writable = MockDescriptor::writable(driver.alloc(room.into()), room);
     let chain = [readable, writable];
     send(driver, queue, &chain[..if room == 0 { 1 } else { 2 }]);
     // Statistics and evacuation buffers stay with the device for a while.
@@ -170,11 +170,11 @@ fuzz_target!(|ops: Vec<Op>| {
                     };
                     let addr = GuestAddress(addr.max(DRIVER.end));
                     match piece.writable {
-                        true => Descriptor::writable(addr, u32::from(piece.len) << 6),
-                        false => Descriptor::readable(addr, piece.len.into()),
+                        true => MockDescriptor::writable(addr, u32::from(piece.len) << 6),
+                        false => MockDescriptor::readable(addr, piece.len.into()),
                     }
                 };
-                let chain: Vec<Descriptor> = pieces.iter().take(30).map(piece).collect();
+                let chain: Vec<MockDescriptor> = pieces.iter().take(30).map(piece).collect();
                 send(&mut driver, (queue % 7).into(), &chain);
             }
             Op::Target(pages) => {

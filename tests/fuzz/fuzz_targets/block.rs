@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 
 use arbitrary::Arbitrary;
 use chains::{Rig, Shape, memory};
-use devices::block::{Block, BlockConfig, CacheType, Image, IoEngine};
+use devices::block::{BlockConfig, BlockDevice, CacheType, DiskImage, IoEngine};
 use devices::virtio::{DeviceLock, QueueHost, RateLimiter};
 use libfuzzer_sys::fuzz_target;
 use vmm_sys_util::tempfile::TempFile;
@@ -59,14 +59,14 @@ fn disk(small: bool) -> File {
 fuzz_target!(|input: Input| {
     let mem = memory();
     let config = BlockConfig {
-        image: Image::raw(disk(false), input.read_only).expect("an image"),
+        image: DiskImage::raw(disk(false), input.read_only).expect("an image"),
         cache: if input.write_back { CacheType::Writeback } else { CacheType::Unsafe },
         engine: if input.ring { IoEngine::Async } else { IoEngine::Sync },
         limiter: RateLimiter::unlimited(),
         queues: 2,
         workers: 1,
     };
-    let device = Block::new(config).expect("a device");
+    let device = BlockDevice::new(config).expect("a device");
     let handle = device.handle();
     let mut rig = Rig::new(&mem, Arc::new(DeviceLock::new(device)), 2, input.features);
     for step in input.steps.iter().take(64) {

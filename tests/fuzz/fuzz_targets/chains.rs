@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arbitrary::Arbitrary;
-use devices::transport::mock::{Descriptor, MockDriver};
+use devices::transport::mock::{MockDescriptor, MockDriver};
 use devices::virtio::{Deadline, GuestMemoryMmap, SharedDevice};
 use vm_memory::GuestAddress;
 
@@ -112,7 +112,12 @@ pub struct Rig {
 
 impl Rig {
     /// A driver of `device` that uses `queues` queues.
-    pub fn new(mem: &Arc<GuestMemoryMmap>, device: SharedDevice, queues: u16, features: u64) -> Self {
+    pub fn new(
+        mem: &Arc<GuestMemoryMmap>,
+        device: SharedDevice,
+        queues: u16,
+        features: u64,
+    ) -> Self {
         let deadline = || Deadline::of_work(WORK);
         let driver = MockDriver::with_deadline(Arc::clone(mem), device, DRIVER, deadline);
         let mem = Arc::clone(mem);
@@ -137,11 +142,11 @@ impl Rig {
             let (part, tail) = rest.split_at(usize::from(cut).min(rest.len()));
             rest = tail;
             if !part.is_empty() {
-                chain.push(Descriptor::readable(self.driver.put(part), part.len() as u32));
+                chain.push(MockDescriptor::readable(self.driver.put(part), part.len() as u32));
             }
         }
         if !rest.is_empty() {
-            chain.push(Descriptor::readable(self.driver.put(rest), rest.len() as u32));
+            chain.push(MockDescriptor::readable(self.driver.put(rest), rest.len() as u32));
         }
         let mut buffers: Vec<Buffer> = shape.buffers.iter().copied().take(40).collect();
         if shape.sorted {
@@ -149,10 +154,14 @@ impl Rig {
         }
         chain.extend(buffers.iter().map(|buffer| {
             let (at, len) = (GuestAddress(buffer.place.address()), buffer.len.bytes());
-            if buffer.writable { Descriptor::writable(at, len) } else { Descriptor::readable(at, len) }
+            if buffer.writable {
+                MockDescriptor::writable(at, len)
+            } else {
+                MockDescriptor::readable(at, len)
+            }
         }));
         let status = shape.status.then(|| self.driver.put(&[0xaa]));
-        chain.extend(status.map(|at| Descriptor::writable(at, 1)));
+        chain.extend(status.map(|at| MockDescriptor::writable(at, 1)));
         if chain.is_empty() {
             return;
         }
@@ -162,7 +171,8 @@ impl Rig {
         if self.driver.room(queue) < chain.len() {
             return;
         }
-        let writable = chain.iter().filter(|it| it.flags & 2 != 0).map(|it| u64::from(it.len)).sum();
+        let writable =
+            chain.iter().filter(|it| it.flags & 2 != 0).map(|it| u64::from(it.len)).sum();
         let head = self.driver.add(queue, &chain);
         let before = self.owed[usize::from(queue)].insert(head, Owed { writable, status });
         assert!(self.lawless || before.is_none(), "a head was free that was not given back");
@@ -175,7 +185,7 @@ impl Rig {
         // Not where the rings are, or the device's writes would be the driver's mistake.
         let addr = Place::Anywhere(addr).address();
         let len = u32::from_le_bytes(std::array::from_fn(|at| entry[8 + at]));
-        let descriptor = Descriptor { addr, len, flags: word(12) & 3, next: word(14) % 80 };
+        let descriptor = MockDescriptor { addr, len, flags: word(12) & 3, next: word(14) % 80 };
         self.lawless = true;
         self.driver.write_descriptor(queue % self.queues, u16::from(number % 64), descriptor);
     }

@@ -12,7 +12,7 @@ use arbitrary::Arbitrary;
 use devices::display::{Rect, ScanoutId, Size, Viewer};
 use devices::gpu::mock::{BUFFERS, Driver, RAM, Setup, entry};
 use devices::gpu::protocol::code;
-use devices::gpu::{Limits, PixelFormat, mode as mode_of};
+use devices::gpu::{GpuLimits, PixelFormat, mode as mode_of};
 use devices::virtio::Deadline;
 use libfuzzer_sys::fuzz_target;
 
@@ -267,7 +267,7 @@ fn run(d: &mut Driver, viewers: &mut [Option<Viewer>; 16], step: &Step) {
 fuzz_target!(|input: (bool, Vec<Step>)| {
     let (cut, steps) = input;
     let mut d = Driver::new(Setup {
-        limits: Limits { resources: 16, entries_per_resource: 128 },
+        limits: GpuLimits { resources: 16, entries_per_resource: 128 },
         host_bytes: 1 << 20,
         deadline: if cut { || Deadline::of_work(1) } else { || Deadline::of_work(1 << 20) },
     });

@@ -18,7 +18,7 @@ use devices::net::mock::MockClient;
 use devices::net::{Responder, TcpService};
 use devices::virtio::Deadline;
 use libfuzzer_sys::fuzz_target;
-use vmm::mmds::{ADDRESS, MAC, Mmds, MmdsRules, PORT};
+use vmm::mmds::{ADDRESS, Http, MAC, Mmds, MmdsRules, PORT};
 
 const GUEST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
@@ -220,8 +220,9 @@ fuzz_target!(|input: Input| {
     });
     mmds.store().put(document).expect("small enough");
     let rules = MmdsRules { tokens_required: input.version_2, always_plain: false };
+    let http = Http::new(mmds.clone(), rules);
     let counters = Arc::clone(mmds.tcp_counters());
-    let service = TcpService::new(ADDRESS, PORT, MAC, mmds.service(rules), counters);
+    let service = TcpService::new(ADDRESS, PORT, MAC, Box::new(http), counters);
     let service = service.expect("random numbers");
     let mut guest = Guest { service, mmds, now: Instant::now(), numbers: [(1, 0); 256] };
     for step in input.steps {

@@ -17,11 +17,22 @@ use libfuzzer_sys::fuzz_target;
 #[derive(Debug, Arbitrary)]
 enum Step {
     /// Queues 0 and 2 receive, 1 and 3 send, 4 is for control.
-    Chain { queue: u8, header: Vec<u8>, shape: Shape },
+    Chain {
+        queue: u8,
+        header: Vec<u8>,
+        shape: Shape,
+    },
     Notify(u8),
-    Corrupt { queue: u8, number: u8, entry: [u8; 16] },
+    Corrupt {
+        queue: u8,
+        number: u8,
+        entry: [u8; 16],
+    },
     /// A frame from the host, with its header.
-    Arrives { pair: bool, len: u16 },
+    Arrives {
+        pair: bool,
+        len: u16,
+    },
     Run,
     Reset,
 }

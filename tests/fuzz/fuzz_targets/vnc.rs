@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arbitrary::Arbitrary;
-use devices::display::vnc::{Patience, View, serve_client};
-use devices::display::{Area, Display, Frames, Headless, Pixels, Rect, ScanoutId, Size};
+use devices::display::vnc::{Patience, VncView, serve_client};
+use devices::display::{Area, Display, DisplayFrames, Headless, Pixels, Rect, ScanoutId, Size};
 use devices::virtio::Deadline;
 use libfuzzer_sys::fuzz_target;
 use mm::budget::Budget;
@@ -154,7 +154,7 @@ impl Client {
     }
 }
 
-fn flush(display: &mut Headless, frames: &Frames, rect: Rect) {
+fn flush(display: &mut Headless, frames: &DisplayFrames, rect: Rect) {
     let id = ScanoutId::new(0).expect("a scanout");
     let Some(size) = frames.size(id) else { return };
     if let Some(area) = rect.clip(Area::whole(size)) {
@@ -162,7 +162,7 @@ fn flush(display: &mut Headless, frames: &Frames, rect: Rect) {
     }
 }
 
-fn converse(client: &mut Client, display: &mut Headless, frames: &Frames, input: &Input) {
+fn converse(client: &mut Client, display: &mut Headless, frames: &DisplayFrames, input: &Input) {
     let id = ScanoutId::new(0).expect("a scanout");
     if !input.polite {
         client.send(&input.handshake[..input.handshake.len().min(64)]);
@@ -228,7 +228,7 @@ fuzz_target!(|input: Input| {
     let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
     let short = Duration::from_millis(500);
     let patience = Patience { handshake: short, message: short, idle: short, strip: short };
-    let view = View {
+    let view = VncView {
         frames: frames.clone(),
         scanout,
         refresh: Arc::new(|_| ()),

@@ -18,12 +18,26 @@ use libfuzzer_sys::fuzz_target;
 
 #[derive(Debug, Arbitrary)]
 enum Step {
-    Packet { queue: u8, header: Packet, shape: Shape },
+    Packet {
+        queue: u8,
+        header: Packet,
+        shape: Shape,
+    },
     Notify(u8),
-    Corrupt { queue: u8, number: u8, entry: [u8; 16] },
+    Corrupt {
+        queue: u8,
+        number: u8,
+        entry: [u8; 16],
+    },
     /// A program connects and says something.
-    Connect { port: u8, says: Vec<u8> },
-    Says { program: u8, bytes: u16 },
+    Connect {
+        port: u8,
+        says: Vec<u8>,
+    },
+    Says {
+        program: u8,
+        bytes: u16,
+    },
     Reads(u8),
     Leaves(u8),
     Run,

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use devices::virtio::{Bucket, BucketUpdate, RateLimiter};
+use devices::virtio::{BucketConfig, BucketUpdate, RateLimiter};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -32,7 +32,7 @@ pub struct TokenBucket {
     pub refill_time: u64,
 }
 
-impl From<TokenBucket> for Bucket {
+impl From<TokenBucket> for BucketConfig {
     fn from(bucket: TokenBucket) -> Self {
         Self {
             size: bucket.size,
@@ -46,7 +46,11 @@ impl RateLimiterConfig {
     /// The limiter that this describes; none described is one that admits everything.
     pub fn build(config: Option<Self>) -> RateLimiter {
         let Self { bandwidth, ops } = config.unwrap_or_default();
-        RateLimiter::new(bandwidth.map(Bucket::from), ops.map(Bucket::from), Instant::now())
+        RateLimiter::new(
+            bandwidth.map(BucketConfig::from),
+            ops.map(BucketConfig::from),
+            Instant::now(),
+        )
     }
 
     /// Updates for the buckets of bytes and operations; an omitted bucket is unchanged.
@@ -80,7 +84,7 @@ mod tests {
         assert_eq!(merged, RateLimiterConfig { bandwidth: Some(bucket(3)), ops: Some(bucket(2)) });
         assert_eq!(RateLimiterConfig::updated(None, None), None);
         let (bytes, ops) = RateLimiterConfig::update(Some(new));
-        assert!(matches!(bytes, BucketUpdate::Set(Bucket { size: 3, .. })));
+        assert!(matches!(bytes, BucketUpdate::Set(BucketConfig { size: 3, .. })));
         assert_eq!(ops, BucketUpdate::Keep);
     }
 }

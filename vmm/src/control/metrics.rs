@@ -184,7 +184,7 @@ fn budget_group(budget: &Budget) -> Value {
 }
 
 /// The balloon's counters, with Firecracker's names for the bytes returned.
-fn balloon_group(counters: &devices::balloon::Counters) -> Value {
+fn balloon_group(counters: &devices::balloon::BalloonCounters) -> Value {
     let mut group = json!(counters);
     for (name, given) in [
         ("free_page_report", &counters.free_page_report),

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The balloon as its driver sees it: configuration space, activation, and one dispatch over queues.
 //!
-//! - `guest.rs`: the balloon as its transport sees it
-//! - `host.rs`: the balloon as the host sees it
+//! - `guest_calls.rs`: the balloon as its transport sees it
+//! - `host_calls.rs`: the balloon as the host sees it
 
-mod guest;
-mod host;
+mod guest_calls;
+mod host_calls;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,16 +16,16 @@ use mm::units::{Pages, SaturatingInto};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 
+use super::balloon_core::BalloonCore;
 use super::changes::Changes;
-use super::core::Core;
-use super::evacuation::Evacuation;
+use super::evacuation::EvacuationRequests;
 use super::hinting::Hinting;
 use super::inflation::Inflation;
+use super::memory_reclaim::MemoryReclaim;
 use super::polling::Polling;
 use super::pool::{PATIENCE, Pool};
-use super::protocol::{BLOCK_MAX, Config, feature};
-use super::reclaim::MemoryReclaim;
-use super::roles::{self, Role};
+use super::protocol::{BLOCK_MAX, BalloonConfigSpace, feature};
+use super::roles::{self, BalloonQueue};
 use super::serving::Serving;
 use super::{BalloonConfig, BalloonError, block_queue, free_pages};
 use crate::timer::Timer;
@@ -44,11 +44,11 @@ pub struct Balloon {
     // What the transport sees.
     features: u64,
     queue_sizes: Vec<u16>,
-    config: Config,
-    active: Option<Active>,
+    config: BalloonConfigSpace,
+    active: Option<ActiveBalloon>,
 
     // The memory.
-    pub(super) core: Core,
+    pub(super) core: BalloonCore,
 
     // One part per queue; the block queue has only its current buffer.
     inflation: Inflation,
@@ -59,7 +59,7 @@ pub struct Balloon {
     hinting: Hinting,
     hints: Serving,
     polling: Polling,
-    evacuation: Evacuation,
+    evacuation: EvacuationRequests,
 
     // The timer, and the listeners that are notified.
     timer: Timer,
@@ -70,10 +70,10 @@ pub struct Balloon {
 }
 
 /// State of the device while a driver is active.
-struct Active {
+struct ActiveBalloon {
     features: u64,
     interrupt: Arc<dyn Interrupt>,
-    roles: Vec<Role>,
+    roles: Vec<BalloonQueue>,
     queues: Vec<DeviceQueue>,
 }
 
@@ -85,18 +85,18 @@ struct Announced {
     active: bool,
 }
 
-impl Active {
+impl ActiveBalloon {
     fn signal_config_change(&self) {
         if let Err(error) = self.interrupt.signal_config_change() {
             tracing::warn!(%error, "cannot interrupt the balloon's driver");
         }
     }
 
-    fn role(&self, queue: u16) -> Option<Role> {
+    fn role(&self, queue: u16) -> Option<BalloonQueue> {
         self.roles.get(usize::from(queue)).copied()
     }
 
-    fn queue(&mut self, role: Role) -> Option<&mut DeviceQueue> {
+    fn queue(&mut self, role: BalloonQueue) -> Option<&mut DeviceQueue> {
         let at = self.roles.iter().position(|other| *other == role)?;
         self.queues.get_mut(at)
     }
@@ -115,15 +115,15 @@ impl Balloon {
         mappings: &Arc<Budget>,
     ) -> Result<Self, BalloonError> {
         let features = offered(&config);
-        let mut core = Core::new(Pool::new(reclaim, mappings));
+        let mut core = BalloonCore::new(Pool::new(reclaim, mappings));
         core.target.set(config.target)?;
         Ok(Self {
             features,
             queue_sizes: roles::of(features).map(|_| QUEUE_SIZE).collect(),
-            config: Config {
+            config: BalloonConfigSpace {
                 block_pages: mm::units::PAGES_PER_BLOCK.saturating_u32().into(),
                 block_max: BLOCK_MAX.into(),
-                ..Config::default()
+                ..BalloonConfigSpace::default()
             },
             active: None,
             core,
@@ -135,7 +135,7 @@ impl Balloon {
             hinting: Hinting::default(),
             hints: Serving::default(),
             polling: Polling::new(config.stats_interval),
-            evacuation: Evacuation::default(),
+            evacuation: EvacuationRequests::default(),
             timer: Timer::new()?,
             next_tick: None,
             next_retry: None,
@@ -181,9 +181,10 @@ impl Balloon {
     /// Continues with the buffers that waited for host memory.
     fn retry_buffers(&mut self, deadline: &mut Deadline) {
         let Some(mut active) = self.active.take() else { return };
-        for (role, waits) in
-            [(Role::Deflate, self.deflating.waits()), (Role::Blocks, self.blocks.waits())]
-        {
+        for (role, waits) in [
+            (BalloonQueue::Deflate, self.deflating.waits()),
+            (BalloonQueue::Blocks, self.blocks.waits()),
+        ] {
             let queue = active.roles.iter().position(|other| *other == role);
             let Some(queue) = queue.and_then(|queue| u16::try_from(queue).ok()) else { continue };
             if !waits {
@@ -237,7 +238,7 @@ impl Balloon {
 
     fn dispatch(
         &mut self,
-        active: &mut Active,
+        active: &mut ActiveBalloon,
         index: u16,
         deadline: &mut Deadline,
     ) -> Result<Progress, QueueError> {
@@ -247,21 +248,21 @@ impl Balloon {
         let Self { core, inflation, hinting, evacuation, polling, .. } = self;
         let (located, unlocated) = (Segments::collect, Segments::collect_unplaced);
         match role {
-            Role::Inflate => self.inflating.process(
+            BalloonQueue::Inflate => self.inflating.process(
                 queue,
                 core,
                 deadline,
                 located,
                 |core, mem, buffer, deadline| (inflation.inflate(core, mem, buffer, deadline), 0),
             ),
-            Role::Deflate => self.deflating.process(
+            BalloonQueue::Deflate => self.deflating.process(
                 queue,
                 core,
                 deadline,
                 located,
                 |core, mem, buffer, deadline| (inflation.deflate(core, mem, buffer, deadline), 0),
             ),
-            Role::Blocks => self.blocks.process(
+            BalloonQueue::Blocks => self.blocks.process(
                 queue,
                 core,
                 deadline,
@@ -272,7 +273,7 @@ impl Balloon {
                     })
                 },
             ),
-            Role::Reports => self.reporting.process(
+            BalloonQueue::Reports => self.reporting.process(
                 queue,
                 core,
                 deadline,
@@ -281,7 +282,7 @@ impl Balloon {
                     (free_pages::report(core, buffer, poisoned, deadline), 0)
                 },
             ),
-            Role::Hints => {
+            BalloonQueue::Hints => {
                 let mut tell = false;
                 let progress = self.hints.process(
                     queue,
@@ -300,8 +301,8 @@ impl Balloon {
                 }
                 progress
             }
-            Role::Stats => polling.process(queue, &mut core.journal, deadline),
-            Role::Evacuations => {
+            BalloonQueue::Stats => polling.process(queue, &mut core.journal, deadline),
+            BalloonQueue::Evacuations => {
                 let (progress, too_late) = evacuation.process(queue, core, deadline)?;
                 if too_late {
                     // The driver looks at its target only when told to.

@@ -8,21 +8,21 @@
 //! The size depends on guest RAM only, never on guest input, and zeroed memory costs the host
 //! nothing before it is used.
 //!
-//! - `region.rs`: the marks of one stretch of RAM
+//! - `region_marks.rs`: the marks of one stretch of RAM
 
-mod region;
+mod region_marks;
 
 use mm::blocks::mask::PageMask;
 use mm::blocks::page_set::PageSet;
 use mm::units::{BlockId, GuestRange, PAGES_PER_BLOCK, Pages, Pfn, usize_from};
 
-use crate::balloon::runs::append;
-use region::{Region, WORDS, runs_of};
+use crate::balloon::page_runs::append;
+use region_marks::{RegionMarks, WORDS, runs_of};
 
 /// The record of the balloon.
 #[derive(Debug)]
 pub struct Ledger {
-    regions: Vec<Region>,
+    regions: Vec<RegionMarks>,
     /// Ballooned pages, counted in addition to the bitmaps.
     ballooned: u64,
     /// Pending pages, counted in addition to the bitmaps.
@@ -31,7 +31,7 @@ pub struct Ledger {
 
 /// How much of a block is in the balloon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fill {
+pub enum BlockFill {
     /// Nothing.
     Empty,
     /// Some of its pages.
@@ -43,7 +43,7 @@ pub enum Fill {
 impl Ledger {
     /// An empty balloon over `ram`: ascending, disjoint ranges.
     pub fn new(ram: &[GuestRange]) -> Self {
-        let regions = ram.iter().copied().map(Region::new).collect();
+        let regions = ram.iter().copied().map(RegionMarks::new).collect();
         Self { regions, ballooned: 0, pending: 0 }
     }
 
@@ -133,15 +133,15 @@ impl Ledger {
     }
 
     /// How much of `block` is in the balloon.
-    pub fn fill(&self, block: BlockId) -> Fill {
-        let Some((region, words)) = self.block(block) else { return Fill::Empty };
+    pub fn fill(&self, block: BlockId) -> BlockFill {
+        let Some((region, words)) = self.block(block) else { return BlockFill::Empty };
         let words = &region.ballooned[words];
         if words.iter().all(|word| *word == 0) {
-            Fill::Empty
+            BlockFill::Empty
         } else if words.iter().all(|word| *word == u64::MAX) {
-            Fill::Full
+            BlockFill::Full
         } else {
-            Fill::Partial
+            BlockFill::Partial
         }
     }
 
@@ -162,7 +162,7 @@ impl Ledger {
     /// Clears the pending state of `block` and calls `run` for each run that was pending, in
     /// ascending order. A full block is one run, even if parts of it were discarded before.
     pub fn take_pending(&mut self, block: BlockId, mut run: impl FnMut(GuestRange)) {
-        let full = self.fill(block) == Fill::Full;
+        let full = self.fill(block) == BlockFill::Full;
         let Some((region, words)) = self.block_mut(block) else { return };
         let mut pending = [0; WORDS];
         pending.swap_with_slice(&mut region.pending[words]);
@@ -257,20 +257,20 @@ impl Ledger {
         Ok(())
     }
 
-    fn region(&self, pfn: Pfn) -> Option<&Region> {
+    fn region(&self, pfn: Pfn) -> Option<&RegionMarks> {
         self.regions.iter().find(|region| region.holds(pfn))
     }
 
-    fn region_mut(&mut self, pfn: Pfn) -> Option<&mut Region> {
+    fn region_mut(&mut self, pfn: Pfn) -> Option<&mut RegionMarks> {
         self.regions.iter_mut().find(|region| region.holds(pfn))
     }
 
-    fn block(&self, block: BlockId) -> Option<(&Region, std::ops::Range<usize>)> {
+    fn block(&self, block: BlockId) -> Option<(&RegionMarks, std::ops::Range<usize>)> {
         let region = self.region(first_page(block))?;
         Some((region, region.block_words(block)))
     }
 
-    fn block_mut(&mut self, block: BlockId) -> Option<(&mut Region, std::ops::Range<usize>)> {
+    fn block_mut(&mut self, block: BlockId) -> Option<(&mut RegionMarks, std::ops::Range<usize>)> {
         let region = self.region_mut(first_page(block))?;
         let words = region.block_words(block);
         Some((region, words))

@@ -25,9 +25,9 @@ fn a_block_that_fills_up_is_given_back_as_one() {
     let mut ledger = ledger();
     assert_eq!(ledger.inflate(range(512, 200)), Pages(200));
     assert_eq!(taken(&mut ledger, 1), [(512, 200)]);
-    assert_eq!(ledger.fill(BlockId(1)), Fill::Partial);
+    assert_eq!(ledger.fill(BlockId(1)), BlockFill::Partial);
     assert_eq!(ledger.inflate(range(600, 424)), Pages(312));
-    assert_eq!(ledger.fill(BlockId(1)), Fill::Full);
+    assert_eq!(ledger.fill(BlockId(1)), BlockFill::Full);
     assert_eq!(taken(&mut ledger, 1), [(512, 512)]);
     assert_eq!(taken(&mut ledger, 1), []);
     ledger.validate().unwrap();
@@ -37,7 +37,7 @@ fn a_block_that_fills_up_is_given_back_as_one() {
 fn a_ragged_block_is_never_full() {
     let mut ledger = ledger();
     assert_eq!(ledger.inflate(range(3 * 512, 100)), Pages(100));
-    assert_eq!(ledger.fill(BlockId(3)), Fill::Partial);
+    assert_eq!(ledger.fill(BlockId(3)), BlockFill::Partial);
     assert_eq!(taken(&mut ledger, 3), [(3 * 512, 100)]);
     ledger.validate().unwrap();
 }
@@ -56,7 +56,7 @@ fn what_is_deflated_is_not_pending() {
 fn blocks_that_do_not_exist_are_empty() {
     let mut ledger = ledger();
     for block in [4, 7, 9, u64::MAX] {
-        assert_eq!(ledger.fill(BlockId(block)), Fill::Empty);
+        assert_eq!(ledger.fill(BlockId(block)), BlockFill::Empty);
         assert_eq!(taken(&mut ledger, block), []);
     }
 }

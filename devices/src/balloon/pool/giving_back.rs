@@ -8,10 +8,10 @@ use mm::guest_ram::GuestRamError;
 use mm::units::{BlockId, Bytes, GuestRange, PAGES_PER_BLOCK, Pages, Pfn};
 
 use super::{BATCH, Pool, RUNS};
-use crate::balloon::counters::{Counters, GivenBack, Origin};
-use crate::balloon::journal::Journal;
-use crate::balloon::ledger::Fill;
-use crate::balloon::runs::{append, whole_blocks};
+use crate::balloon::counters::{BalloonCounters, FreePagesOrigin, GivenBack};
+use crate::balloon::event_journal::EventJournal;
+use crate::balloon::ledger::BlockFill;
+use crate::balloon::page_runs::{append, whole_blocks};
 use crate::virtio::Deadline;
 
 /// Costs of steps, in units of [`Deadline`].
@@ -30,8 +30,8 @@ impl Pool {
     pub(in crate::balloon) fn discard_free(
         &mut self,
         ranges: &[GuestRange],
-        origin: Origin,
-        journal: &mut Journal,
+        origin: FreePagesOrigin,
+        journal: &mut EventJournal,
         deadline: &mut Deadline,
     ) {
         deadline.charge(cost_of(ranges));
@@ -46,7 +46,7 @@ impl Pool {
     pub(in crate::balloon) fn discard_again(
         &mut self,
         range: GuestRange,
-        journal: &mut Journal,
+        journal: &mut EventJournal,
     ) -> Result<Discarded, GuestRamError> {
         if !self.patient {
             return Ok(Discarded::default());
@@ -68,12 +68,12 @@ impl Pool {
     pub(in crate::balloon) fn keep_holes(
         &mut self,
         block: BlockId,
-        journal: &mut Journal,
+        journal: &mut EventJournal,
     ) -> Result<bool, GuestRamError> {
         match (self.ledger.fill(block), block.checked_range()) {
-            (Fill::Empty, _) | (_, None) => Ok(false),
+            (BlockFill::Empty, _) | (_, None) => Ok(false),
             (fill, Some(range)) => {
-                if fill == Fill::Partial && self.ledger.is_ram(range) {
+                if fill == BlockFill::Partial && self.ledger.is_ram(range) {
                     self.page_sizes.forbid(range, self.reclaim.as_mut(), journal);
                 }
                 self.discard_again(range, journal).map(|_| true)
@@ -87,7 +87,7 @@ impl Pool {
     pub(in crate::balloon) fn discard_some(
         &mut self,
         blocks: &mut VecDeque<BlockId>,
-        journal: &mut Journal,
+        journal: &mut EventJournal,
         deadline: &mut Deadline,
     ) {
         let mut runs = std::mem::take(&mut self.runs);
@@ -103,7 +103,7 @@ impl Pool {
             if !self.ledger.has_pending(block) {
                 continue;
             }
-            if self.ledger.fill(block) == Fill::Partial {
+            if self.ledger.fill(block) == BlockFill::Partial {
                 cost += cost::SPLIT;
                 if !self.page_sizes.is_small(block) {
                     cut.push(block);
@@ -157,7 +157,7 @@ impl Pool {
     pub(in crate::balloon) fn restore(
         &mut self,
         ranges: &[GuestRange],
-        journal: &mut Journal,
+        journal: &mut EventJournal,
         deadline: &mut Deadline,
     ) -> bool {
         if self.reclaim.refills() {
@@ -183,7 +183,7 @@ impl Pool {
     pub(in crate::balloon) fn resize_some(
         &mut self,
         blocks: &mut VecDeque<BlockId>,
-        journal: &mut Journal,
+        journal: &mut EventJournal,
         deadline: &mut Deadline,
     ) {
         let (mut forbid, mut allow) = (Vec::new(), Vec::new());
@@ -194,8 +194,10 @@ impl Pool {
             cost += Deadline::ENTRY;
             let small = self.page_sizes.is_small(block);
             match self.ledger.fill(block) {
-                Fill::Empty if small => allow.push(block),
-                Fill::Partial if !small && self.ledger.has_given_back(block) => forbid.push(block),
+                BlockFill::Empty if small => allow.push(block),
+                BlockFill::Partial if !small && self.ledger.has_given_back(block) => {
+                    forbid.push(block)
+                }
                 _ => continue,
             }
             cost += Deadline::SYSCALL;
@@ -207,7 +209,7 @@ impl Pool {
         let around: BTreeSet<BlockId> = around.map(BlockId).collect();
         let allow: Vec<BlockId> = around
             .into_iter()
-            .filter(|b| self.page_sizes.is_small(*b) && self.ledger.fill(*b) == Fill::Empty)
+            .filter(|b| self.page_sizes.is_small(*b) && self.ledger.fill(*b) == BlockFill::Empty)
             .collect();
         self.set_huge(&allow, true, journal);
     }
@@ -218,8 +220,8 @@ impl Pool {
         runs: &[GuestRange],
         asked: Bytes,
         safe: bool,
-        journal: &mut Journal,
-        counter: impl Fn(&mut Counters) -> &mut GivenBack,
+        journal: &mut EventJournal,
+        counter: impl Fn(&mut BalloonCounters) -> &mut GivenBack,
     ) {
         if runs.is_empty() {
             return;
@@ -243,7 +245,7 @@ impl Pool {
     }
 
     /// Allows or forbids huge pages in those of `blocks` (ascending) that are entirely RAM.
-    fn set_huge(&mut self, blocks: &[BlockId], allow: bool, journal: &mut Journal) {
+    fn set_huge(&mut self, blocks: &[BlockId], allow: bool, journal: &mut EventJournal) {
         let mut runs: Vec<GuestRange> = Vec::new();
         for block in blocks {
             if let Some(range) = block.checked_range()

@@ -33,11 +33,11 @@ use mm::blocks::page_set::PageSet;
 use mm::budget::Budget;
 use mm::units::{BlockId, GuestRange, Pages};
 
-use super::journal::Journal;
-use super::ledger::{Fill, Ledger};
+use super::event_journal::EventJournal;
+use super::ledger::{BlockFill, Ledger};
+use super::memory_reclaim::MemoryReclaim;
+use super::page_runs::take_pages;
 use super::page_sizes::PageSizes;
-use super::reclaim::MemoryReclaim;
-use super::runs::take_pages;
 use crate::virtio::Deadline;
 
 pub(super) use giving_back::step;
@@ -107,7 +107,7 @@ impl Pool {
     }
 
     /// Puts the RAM of `range` into the balloon; returns the pages that were new to it.
-    pub(super) fn inflate(&mut self, range: GuestRange, journal: &mut Journal) -> Pages {
+    pub(super) fn inflate(&mut self, range: GuestRange, journal: &mut EventJournal) -> Pages {
         let mut new = 0;
         let parts: Vec<GuestRange> = self.ledger.clip(range).collect();
         for part in parts {
@@ -129,7 +129,7 @@ impl Pool {
 
     /// Takes the RAM of `range` out of the balloon; returns the pages that were in it. They are
     /// never discarded from now on.
-    pub(super) fn deflate(&mut self, range: GuestRange, journal: &mut Journal) -> Pages {
+    pub(super) fn deflate(&mut self, range: GuestRange, journal: &mut EventJournal) -> Pages {
         let pending = self.ledger.pending().0;
         let mut gone = 0;
         let parts: Vec<GuestRange> = self.ledger.clip(range).collect();
@@ -147,7 +147,7 @@ impl Pool {
     pub(super) fn inflate_blocks(
         &mut self,
         blocks: &[(BlockId, GuestRange)],
-        journal: &mut Journal,
+        journal: &mut EventJournal,
     ) {
         for (_, range) in blocks {
             journal.counters.inflated_pages += self.enter(*range);
@@ -159,7 +159,7 @@ impl Pool {
     pub(super) fn deflate_blocks(
         &mut self,
         blocks: &[(BlockId, GuestRange)],
-        journal: &mut Journal,
+        journal: &mut EventJournal,
     ) {
         for (_, range) in blocks {
             journal.counters.deflated_pages += self.ledger.deflate(*range).0;
@@ -173,7 +173,7 @@ impl Pool {
         let touched = std::mem::take(&mut self.touched);
         let mut now = Vec::new();
         for block in touched {
-            let full = self.ledger.fill(block) == Fill::Full;
+            let full = self.ledger.fill(block) == BlockFill::Full;
             if full || !self.patient {
                 self.withdraw(block);
                 now.push(block);
@@ -214,7 +214,11 @@ impl Pool {
     }
 
     /// Allocates such pages until none are left, `deadline` passes or the host has no memory.
-    pub(super) fn restore_forgotten(&mut self, journal: &mut Journal, deadline: &mut Deadline) {
+    pub(super) fn restore_forgotten(
+        &mut self,
+        journal: &mut EventJournal,
+        deadline: &mut Deadline,
+    ) {
         let unit = self.unit();
         while !deadline.passed() && !self.to_restore.is_empty() {
             let ranges = take_pages(&mut self.to_restore, unit);
@@ -238,7 +242,7 @@ impl Pool {
     }
 
     /// Discards due pages until `deadline`; the rest stays due.
-    pub(super) fn work(&mut self, journal: &mut Journal, deadline: &mut Deadline) {
+    pub(super) fn work(&mut self, journal: &mut EventJournal, deadline: &mut Deadline) {
         while !self.due.is_empty() && !deadline.passed() {
             let batch = std::iter::from_fn(|| self.due.pop_first()).take(BATCH);
             let mut batch: VecDeque<BlockId> = batch.collect();
@@ -309,7 +313,7 @@ impl Pool {
         }
         let small = self.page_sizes.small_runs();
         let mut small = small.iter().flat_map(GuestRange::whole_blocks);
-        match small.find(|block| self.ledger.fill(*block) == Fill::Empty) {
+        match small.find(|block| self.ledger.fill(*block) == BlockFill::Empty) {
             Some(block) => Err(format!("{block} is empty, and huge pages are forbidden in it")),
             None => Ok(()),
         }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Evacuation requests from the host to the guest, and the guest's replies
 //! (`docs/virtio-extensions.md`). State only; the queue belongs to
-//! [`Evacuation`](super::evacuation).
+//! [`EvacuationRequests`](super::evacuation).
 //!
 //! ```text
 //! request ─▶ chunks ─▶ outstanding (one) ─┬─ valid reply ─────▶ outcomes
@@ -96,7 +96,7 @@ pub(in crate::balloon) struct Accepted {
 /// All requests of one balloon.
 #[derive(Default)]
 pub(in crate::balloon) struct Requests {
-    jobs: BTreeMap<u64, Job>,
+    jobs: BTreeMap<u64, HostRequest>,
     chunks: VecDeque<Chunk>,
     outstanding: Option<Outstanding>,
     last_id: u64,
@@ -112,7 +112,7 @@ struct Outstanding {
 }
 
 /// One request of the host's.
-struct Job {
+struct HostRequest {
     report: EvacuationReport,
     blocks_left: usize,
     deadline: Instant,
@@ -154,7 +154,7 @@ impl Requests {
         self.last_job += 1;
         let job = self.last_job;
         let deadline = Instant::now() + patience;
-        self.jobs.insert(job, Job { report, blocks_left: blocks.len(), deadline, done });
+        self.jobs.insert(job, HostRequest { report, blocks_left: blocks.len(), deadline, done });
         let mut runs: Vec<Chunk> = Vec::new();
         for block in blocks {
             match runs.last_mut() {

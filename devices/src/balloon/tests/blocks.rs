@@ -84,7 +84,7 @@ fn requests_that_make_no_sense_are_refused() {
 #[test]
 fn without_room_for_a_status_nothing_is_done() {
     let mut rig = Rig::probed();
-    let queue = rig.queue(super::super::roles::Role::Blocks);
+    let queue = rig.queue(super::super::roles::BalloonQueue::Blocks);
     let raw = [&[1, 0, 0, 0, 1, 0, 0, 0][..], &512u64.to_le_bytes()].concat();
     assert_eq!(rig.send_bytes(queue, &raw), 0);
     assert_eq!(rig.balloon().ballooned(), Pages(0));

@@ -5,7 +5,7 @@
 use zerocopy::IntoBytes;
 
 use super::super::protocol::EvacuationAnswer;
-use super::super::roles::Role;
+use super::super::roles::BalloonQueue;
 use super::*;
 
 /// Work that each round may do here.
@@ -59,7 +59,7 @@ fn inflation_with_a_driver_that_does_not_tell_is_cut_between_blocks() {
     let mut rig = Rig::hurried(EVERYTHING & !feature::MUST_TELL_HOST);
     let raw = every_other_page();
     let at = rig.driver.put(&raw);
-    rig.driver.add(0, &[Descriptor::readable(at, raw.len() as u32)]);
+    rig.driver.add(0, &[MockDescriptor::readable(at, raw.len() as u32)]);
     rig.driver.notify(0);
     assert_eq!(rig.driver.used(0), None, "the page numbers alone are not all");
     rig.validate();
@@ -78,7 +78,7 @@ fn deflation_is_cut_between_blocks() {
     }
     let raw = every_other_page();
     let at = rig.driver.put(&raw);
-    rig.driver.add(1, &[Descriptor::readable(at, raw.len() as u32)]);
+    rig.driver.add(1, &[MockDescriptor::readable(at, raw.len() as u32)]);
     rig.driver.notify(1);
     rig.turns_until_used(1, 1);
     assert_eq!(rig.huge().iter().map(|(_, blocks, _)| blocks).sum::<u64>(), 7);
@@ -89,12 +89,13 @@ fn deflation_is_cut_between_blocks() {
 #[test]
 fn requests_for_blocks_are_cut_between_blocks() {
     let mut rig = Rig::hurried(EVERYTHING);
-    let queue = rig.queue(Role::Blocks);
+    let queue = rig.queue(BalloonQueue::Blocks);
     let entries: Vec<u64> = (0..7).map(|block| block * 512).collect();
     let raw = [&1u32.to_le_bytes()[..], &7u32.to_le_bytes(), entries.as_bytes()].concat();
     let request = rig.driver.put(&raw);
     let status = rig.driver.put(&[0xff; 4]);
-    let chain = [Descriptor::readable(request, raw.len() as u32), Descriptor::writable(status, 4)];
+    let chain =
+        [MockDescriptor::readable(request, raw.len() as u32), MockDescriptor::writable(status, 4)];
     rig.driver.add(queue, &chain);
     rig.driver.notify(queue);
     assert!(rig.turns_until_used(queue, 1) >= 3);
@@ -103,14 +104,14 @@ fn requests_for_blocks_are_cut_between_blocks() {
     rig.assert_bounded();
 }
 
-fn all_of_memory() -> Descriptor {
-    Descriptor::writable(GuestAddress(0), 7 << 21)
+fn all_of_memory() -> MockDescriptor {
+    MockDescriptor::writable(GuestAddress(0), 7 << 21)
 }
 
 #[test]
 fn reports_are_cut_within_a_range() {
     let mut rig = Rig::hurried(EVERYTHING);
-    let queue = rig.queue(Role::Reports);
+    let queue = rig.queue(BalloonQueue::Reports);
     for _ in 0..8 {
         rig.driver.add(queue, &[all_of_memory()]);
     }
@@ -126,7 +127,7 @@ fn reports_are_cut_within_a_range() {
 fn hints_are_cut_and_finished_by_the_vcpu_that_notified() {
     let mut rig = Rig::hurried(EVERYTHING);
     rig.balloon().start_hinting(true).unwrap();
-    let queue = rig.queue(Role::Hints);
+    let queue = rig.queue(BalloonQueue::Hints);
     rig.send_bytes(queue, &2u32.to_le_bytes());
     for _ in 0..3 {
         rig.driver.add(queue, &[all_of_memory()]);
@@ -145,12 +146,14 @@ fn replies_and_statistics_are_cut_between_buffers() {
     let reply = EvacuationAnswer { id: 9.into(), ..EvacuationAnswer::default() };
     let raw = [reply.as_bytes(), &[0; 257]].concat();
     let statistics = [4u8; 2560];
-    for (role, raw) in [(Role::Evacuations, &raw[..]), (Role::Stats, &statistics[..])] {
+    for (role, raw) in
+        [(BalloonQueue::Evacuations, &raw[..]), (BalloonQueue::Stats, &statistics[..])]
+    {
         let queue = rig.queue(role);
         let at = rig.driver.put(raw);
-        let room = Descriptor::writable(rig.driver.put(&[0; 24]), 24);
+        let room = MockDescriptor::writable(rig.driver.put(&[0; 24]), 24);
         for _ in 0..32 {
-            let chain = [Descriptor::readable(at, raw.len() as u32), room];
+            let chain = [MockDescriptor::readable(at, raw.len() as u32), room];
             rig.driver.add(queue, &chain);
         }
         rig.driver.notify(queue);

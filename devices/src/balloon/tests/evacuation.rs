@@ -7,7 +7,7 @@ use mm::units::BlockId;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::super::protocol::{EvacuationAnswer, EvacuationRequest};
-use super::super::roles::Role;
+use super::super::roles::BalloonQueue;
 use super::super::{BalloonError, BlockResult, EvacuationReport};
 use super::*;
 
@@ -23,7 +23,7 @@ struct Evac {
 impl Evac {
     fn new() -> Self {
         let mut rig = Rig::probed();
-        let queue = rig.queue(Role::Evacuations);
+        let queue = rig.queue(BalloonQueue::Evacuations);
         let request = rig.driver.put(&[0; 24]);
         let mut evac = Self { rig, queue, request };
         evac.post(&[]);
@@ -32,12 +32,12 @@ impl Evac {
 
     /// Posts the buffer, with `answer` in front.
     fn post(&mut self, answer: &[u8]) {
-        let room = Descriptor::writable(self.request, 24);
+        let room = MockDescriptor::writable(self.request, 24);
         if answer.is_empty() {
             self.rig.driver.add(self.queue, &[room]);
         } else {
             let at = self.rig.driver.put(answer);
-            let answer = Descriptor::readable(at, answer.len() as u32);
+            let answer = MockDescriptor::readable(at, answer.len() as u32);
             self.rig.driver.add(self.queue, &[answer, room]);
         }
         self.rig.driver.notify(self.queue);
@@ -290,7 +290,7 @@ fn returns_blocks_that_come_too_late() {
 #[test]
 fn a_buffer_too_small_for_a_request_is_given_back() {
     let mut evac = Evac::new();
-    evac.rig.driver.add(evac.queue, &[Descriptor::writable(evac.request, 23)]);
+    evac.rig.driver.add(evac.queue, &[MockDescriptor::writable(evac.request, 23)]);
     evac.rig.driver.notify(evac.queue);
     evac.rig.driver.run();
     assert_eq!(evac.rig.driver.used(evac.queue).map(|(_, len)| len), Some(0));

@@ -1,32 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Free page reporting and hinting, and page poison.
 
-use super::super::roles::Role;
+use super::super::roles::BalloonQueue;
 use super::super::{BalloonError, HintingStatus};
 use super::*;
 
 const POISON: u64 = 12;
 const CMD_ID: u64 = 8;
 
-fn pages(start: u64, pages: u64) -> Descriptor {
-    Descriptor::writable(GuestAddress(start * PAGE_SIZE), (pages * PAGE_SIZE) as u32)
+fn pages(start: u64, pages: u64) -> MockDescriptor {
+    MockDescriptor::writable(GuestAddress(start * PAGE_SIZE), (pages * PAGE_SIZE) as u32)
 }
 
 impl Rig {
-    fn report(&mut self, ranges: &[Descriptor]) -> u32 {
-        let queue = self.queue(Role::Reports);
+    fn report(&mut self, ranges: &[MockDescriptor]) -> u32 {
+        let queue = self.queue(BalloonQueue::Reports);
         self.driver.send(queue, ranges)
     }
 
     /// Sends a command id on the hint queue.
     fn hint_command(&mut self, id: u32) {
-        let queue = self.queue(Role::Hints);
+        let queue = self.queue(BalloonQueue::Hints);
         self.send_bytes(queue, &id.to_le_bytes());
     }
 
     /// Sends hints as the driver does: it notifies and goes on. No event loop runs.
-    fn hint(&mut self, ranges: &[Descriptor]) {
-        let queue = self.queue(Role::Hints);
+    fn hint(&mut self, ranges: &[MockDescriptor]) {
+        let queue = self.queue(BalloonQueue::Hints);
         self.driver.add(queue, ranges);
         self.driver.notify(queue);
         assert!(self.driver.used(queue).is_some(), "the vCPU came back with the hint unused");
@@ -49,10 +49,10 @@ fn reported_pages_go_back_before_the_answer() {
 #[test]
 fn reports_are_clipped_to_whole_pages_of_ram() {
     let mut rig = Rig::probed();
-    let odd = Descriptor::writable(GuestAddress(512 * PAGE_SIZE + 1), 3 * PAGE_SIZE as u32);
+    let odd = MockDescriptor::writable(GuestAddress(512 * PAGE_SIZE + 1), 3 * PAGE_SIZE as u32);
     let across = pages(15 * 512, 4 * 512);
-    let far = Descriptor::writable(GuestAddress(u64::MAX - 10), 100);
-    rig.report(&[odd, across, far, Descriptor::writable(GuestAddress(1 << 50), 4096)]);
+    let far = MockDescriptor::writable(GuestAddress(u64::MAX - 10), 100);
+    rig.report(&[odd, across, far, MockDescriptor::writable(GuestAddress(1 << 50), 4096)]);
     let given = rig.discards();
     assert_eq!(given, [(513, 2), (16 * 512, 768)]);
     assert!(!rig.driver.needs_reset());
@@ -127,7 +127,7 @@ fn pages_are_in_and_out_again_when_the_notification_returns() {
     let mut rig = Rig::probed();
     for queue in [0, 1] {
         let at = rig.driver.put(&512u32.to_le_bytes());
-        let head = rig.driver.add(queue, &[Descriptor::readable(at, 4)]);
+        let head = rig.driver.add(queue, &[MockDescriptor::readable(at, 4)]);
         rig.driver.notify(queue);
         assert_eq!(rig.driver.used(queue), Some((head, 0)));
     }
@@ -139,7 +139,7 @@ fn pages_are_in_and_out_again_when_the_notification_returns() {
 fn a_queue_that_only_might_have_been_hints_works_as_ever() {
     // Reports are queue 3 here.
     let mut rig = Rig::with(EVERYTHING & !feature::FREE_PAGE_HINT);
-    assert_eq!(rig.queue(Role::Reports), 3);
+    assert_eq!(rig.queue(BalloonQueue::Reports), 3);
     let head = rig.driver.add(3, &[pages(512, 512)]);
     rig.driver.notify(3);
     assert_eq!(rig.discards(), [], "not in the vCPU");
@@ -188,13 +188,13 @@ fn the_guest_gets_its_pages_back_when_it_is_done() {
 fn a_command_and_hints_may_share_a_buffer() {
     let mut rig = Rig::probed();
     rig.balloon().start_hinting(true).unwrap();
-    let queue = rig.queue(Role::Hints);
+    let queue = rig.queue(BalloonQueue::Hints);
     let at = rig.driver.put(&2u32.to_le_bytes());
-    rig.driver.send(queue, &[Descriptor::readable(at, 4), pages(512, 512)]);
+    rig.driver.send(queue, &[MockDescriptor::readable(at, 4), pages(512, 512)]);
     assert_eq!(rig.discards(), [(512, 512)]);
     // A truncated command is ignored, and so are pages that come with it.
     let at = rig.driver.put(&[2, 0]);
-    rig.driver.send(queue, &[Descriptor::readable(at, 2), pages(1024, 512)]);
+    rig.driver.send(queue, &[MockDescriptor::readable(at, 2), pages(1024, 512)]);
     assert_eq!(rig.discards(), []);
     assert_eq!(rig.balloon().counters().bad_buffers, 1);
 }

@@ -29,9 +29,9 @@ fn a_chain_that_loops_is_left_alone() {
     for queue in [0, 1, 3, 4, 5, 6] {
         let mut rig = Rig::probed();
         let at = rig.driver.put(&600u32.to_le_bytes());
-        let entry = Descriptor { flags: NEXT, next: 1, ..Descriptor::readable(at, 4) };
+        let entry = MockDescriptor { flags: NEXT, next: 1, ..MockDescriptor::readable(at, 4) };
         rig.driver.write_descriptor(queue, 0, entry);
-        rig.driver.write_descriptor(queue, 1, Descriptor { next: 0, ..entry });
+        rig.driver.write_descriptor(queue, 1, MockDescriptor { next: 0, ..entry });
         rig.driver.make_available(queue, 0);
         rig.expect_bad_buffer(queue, 0);
     }
@@ -41,7 +41,7 @@ fn a_chain_that_loops_is_left_alone() {
 fn a_chain_that_leads_nowhere_is_left_alone() {
     let mut rig = Rig::probed();
     let at = rig.driver.put(&600u32.to_le_bytes());
-    let entry = Descriptor { flags: NEXT, next: 60_000, ..Descriptor::readable(at, 4) };
+    let entry = MockDescriptor { flags: NEXT, next: 60_000, ..MockDescriptor::readable(at, 4) };
     rig.driver.write_descriptor(0, 0, entry);
     rig.driver.make_available(0, 0);
     rig.expect_bad_buffer(0, 0);
@@ -51,7 +51,7 @@ fn a_chain_that_leads_nowhere_is_left_alone() {
 fn a_buffer_outside_ram_is_left_alone() {
     for addr in [8 << 21, (8 << 21) - 2, u64::MAX - 2, 1 << 52] {
         let mut rig = Rig::probed();
-        let head = rig.driver.add(0, &[Descriptor::readable(GuestAddress(addr), 4)]);
+        let head = rig.driver.add(0, &[MockDescriptor::readable(GuestAddress(addr), 4)]);
         rig.expect_bad_buffer(0, head);
     }
 }
@@ -59,11 +59,11 @@ fn a_buffer_outside_ram_is_left_alone() {
 #[test]
 fn a_buffer_of_gigabytes_costs_nothing() {
     let mut rig = Rig::probed();
-    let all_ram = Descriptor::readable(GuestAddress(0), 7 << 21);
+    let all_ram = MockDescriptor::readable(GuestAddress(0), 7 << 21);
     let head = rig.driver.add(0, &[all_ram]);
     rig.expect_bad_buffer(0, head);
     let mut rig = Rig::probed();
-    let many: Vec<Descriptor> = (0..30).map(|_| all_ram).collect();
+    let many: Vec<MockDescriptor> = (0..30).map(|_| all_ram).collect();
     let head = rig.driver.add(1, &many);
     rig.expect_bad_buffer(1, head);
 }
@@ -72,7 +72,8 @@ fn a_buffer_of_gigabytes_costs_nothing() {
 fn readable_after_writable_is_left_alone() {
     let mut rig = Rig::probed();
     let at = rig.driver.put(&600u32.to_le_bytes());
-    let head = rig.driver.add(0, &[Descriptor::writable(at, 4), Descriptor::readable(at, 4)]);
+    let head =
+        rig.driver.add(0, &[MockDescriptor::writable(at, 4), MockDescriptor::readable(at, 4)]);
     rig.expect_bad_buffer(0, head);
 }
 
@@ -85,7 +86,7 @@ fn an_indirect_table_longer_than_the_queue_is_left_alone() {
         let addr = GuestAddress(table.0 + entry * 16);
         rig.mem.write_obj([at.0, 4 | u64::from(NEXT) << 32 | (entry + 1) << 48], addr).unwrap();
     }
-    let indirect = Descriptor {
+    let indirect = MockDescriptor {
         addr: table.0,
         len: 65_535 * 16,
         flags: VRING_DESC_F_INDIRECT as u16,
@@ -108,7 +109,7 @@ fn empty_and_ragged_buffers_are_taken_for_what_they_hold() {
 fn a_page_number_may_be_split_over_descriptors() {
     let mut rig = Rig::probed();
     let at = rig.driver.put(&[600u32.to_le_bytes(), 601u32.to_le_bytes()].concat());
-    let part = |offset: u64, len| Descriptor::readable(GuestAddress(at.0 + offset), len);
+    let part = |offset: u64, len| MockDescriptor::readable(GuestAddress(at.0 + offset), len);
     rig.driver.send(0, &[part(0, 3), part(3, 0), part(3, 5)]);
     rig.settle();
     assert_eq!(rig.discards(), [(600, 2)]);
@@ -168,7 +169,7 @@ fn a_full_ring_is_one_round() {
     let mut rig = Rig::probed();
     for pfn in 600..664u32 {
         let at = rig.driver.put(&pfn.to_le_bytes());
-        rig.driver.add(0, &[Descriptor::readable(at, 4)]);
+        rig.driver.add(0, &[MockDescriptor::readable(at, 4)]);
     }
     rig.driver.notify(0);
     assert_eq!(rig.driver.run(), 1);
@@ -208,7 +209,7 @@ fn a_head_out_of_bounds_fails_the_device() {
 fn a_stopped_queue_is_not_touched() {
     let mut rig = Rig::probed();
     let at = rig.driver.put(&600u32.to_le_bytes());
-    rig.driver.add(0, &[Descriptor::readable(at, 4)]);
+    rig.driver.add(0, &[MockDescriptor::readable(at, 4)]);
     rig.driver.write(crate::transport::register::QUEUE_SEL, 0);
     rig.driver.write(crate::transport::register::QUEUE_READY, 0);
     assert_eq!(rig.driver.read(crate::transport::register::QUEUE_READY), 0);

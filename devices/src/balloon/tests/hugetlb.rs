@@ -5,7 +5,7 @@ use mm::backing::BackingKind;
 use mm::guest_ram::GuestRam;
 use mm::layout::MemoryLayout;
 
-use super::super::roles::Role;
+use super::super::roles::BalloonQueue;
 use super::*;
 use crate::virtio::DeviceLock;
 
@@ -29,7 +29,7 @@ impl Rig {
 
     fn post_deflate(&mut self, pfn: u32) {
         let at = self.driver.put(&pfn.to_le_bytes());
-        self.driver.add(1, &[Descriptor::readable(at, 4)]);
+        self.driver.add(1, &[MockDescriptor::readable(at, 4)]);
         self.driver.notify(1);
         self.driver.run();
     }
@@ -76,11 +76,11 @@ fn block_deflate_waits_too_and_so_does_a_reset() {
     let mut rig = Rig::pooled(EVERYTHING, 512);
     assert_eq!(rig.inflate_blocks(&[2, 3]), OK);
     rig.set_pool_empty(true);
-    let queue = rig.queue(Role::Blocks);
+    let queue = rig.queue(BalloonQueue::Blocks);
     let raw = [&[2, 0, 0, 0, 1, 0, 0, 0][..], &1024u64.to_le_bytes()].concat();
     let request = rig.driver.put(&raw);
-    let status = Descriptor::writable(rig.driver.put(&[0; 4]), 4);
-    rig.driver.add(queue, &[Descriptor::readable(request, raw.len() as u32), status]);
+    let status = MockDescriptor::writable(rig.driver.put(&[0; 4]), 4);
+    rig.driver.add(queue, &[MockDescriptor::readable(request, raw.len() as u32), status]);
     rig.driver.notify(queue);
     rig.driver.run();
     assert_eq!(rig.driver.used(queue), None);
@@ -114,11 +114,11 @@ fn a_reset_restores_scattered_pages_by_the_block() {
 #[test]
 fn reports_and_hints_free_nothing_and_say_so() {
     let mut rig = Rig::pooled(EVERYTHING, 512);
-    let block = Descriptor::writable(GuestAddress(1 << 21), 1 << 21);
-    let queue = rig.queue(Role::Reports);
+    let block = MockDescriptor::writable(GuestAddress(1 << 21), 1 << 21);
+    let queue = rig.queue(BalloonQueue::Reports);
     rig.driver.send(queue, &[block]);
     rig.balloon().start_hinting(true).unwrap();
-    let queue = rig.queue(Role::Hints);
+    let queue = rig.queue(BalloonQueue::Hints);
     rig.send_bytes(queue, &2u32.to_le_bytes());
     rig.driver.send(queue, &[block]);
     assert_eq!(rig.discards(), []);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Negotiation, reset and new probe, targets, statistics.
 
-use super::super::roles::Role;
+use super::super::roles::BalloonQueue;
 use super::super::{BalloonError, Statistics};
 use super::*;
 use crate::virtio::VirtioDevice;
@@ -37,11 +37,11 @@ fn features_follow_the_configuration() {
 fn queues_close_up_over_what_was_not_accepted() {
     // Blocks are queue 2 here, and 5 with everything.
     let mut rig = Rig::with(feature::BLOCKS | feature::MUST_TELL_HOST);
-    assert_eq!(rig.queue(Role::Blocks), 2);
+    assert_eq!(rig.queue(BalloonQueue::Blocks), 2);
     assert_eq!(rig.inflate_blocks(&[1]), OK);
     let mut rig = Rig::with(feature::STATS_VQ | feature::REPORTING);
-    assert_eq!(rig.queue(Role::Reports), 3);
-    let block = Descriptor::writable(GuestAddress(2 << 20), 2 << 20);
+    assert_eq!(rig.queue(BalloonQueue::Reports), 3);
+    let block = MockDescriptor::writable(GuestAddress(2 << 20), 2 << 20);
     rig.driver.send(3, &[block]);
     assert_eq!(rig.discards(), [(512, 512)]);
 }
@@ -104,7 +104,7 @@ fn a_reset_in_the_middle_loses_nothing() {
 fn ignores_a_late_notification_after_a_reset() {
     let mut rig = Rig::probed();
     let at = rig.driver.put(&600u32.to_le_bytes());
-    rig.driver.add(0, &[Descriptor::readable(at, 4)]);
+    rig.driver.add(0, &[MockDescriptor::readable(at, 4)]);
     rig.driver.notify(0);
     rig.driver.reset();
     assert_eq!(rig.driver.run(), 1);
@@ -170,9 +170,9 @@ fn stat(tag: u16, value: u64) -> Vec<u8> {
 impl Rig {
     /// Posts a statistics buffer, which the device keeps.
     fn post_stats(&mut self, raw: &[u8]) -> u16 {
-        let queue = self.queue(Role::Stats);
+        let queue = self.queue(BalloonQueue::Stats);
         let at = self.driver.put(raw);
-        let head = self.driver.add(queue, &[Descriptor::readable(at, raw.len() as u32)]);
+        let head = self.driver.add(queue, &[MockDescriptor::readable(at, raw.len() as u32)]);
         self.driver.notify(queue);
         self.driver.run();
         head

@@ -35,7 +35,7 @@ use vm_memory::{Bytes as _, GuestAddress};
 
 use super::protocol::{BlocksStatus, feature};
 use super::{Balloon, BalloonConfig, Discarded, MemoryReclaim};
-use crate::transport::mock::{Descriptor, MockDriver};
+use crate::transport::mock::{MockDescriptor, MockDriver};
 use crate::virtio::{Deadline, DeviceLock, GuestMemoryMmap, Locked};
 
 /// RAM: eight blocks from 0, a hole, then a block and a half.
@@ -203,7 +203,7 @@ impl Rig {
     }
 
     /// The number of the queue that has `role` with what was agreed on.
-    fn queue(&self, role: super::roles::Role) -> u16 {
+    fn queue(&self, role: super::roles::BalloonQueue) -> u16 {
         let mut roles = super::roles::of(self.driver.features());
         u16::try_from(roles.position(|other| other == role).unwrap()).unwrap()
     }
@@ -216,7 +216,7 @@ impl Rig {
     fn send_bytes(&mut self, queue: u16, raw: &[u8]) -> u32 {
         let mark = self.driver.alloc(0);
         let at = self.driver.put(raw);
-        let written = self.driver.send(queue, &[Descriptor::readable(at, raw.len() as u32)]);
+        let written = self.driver.send(queue, &[MockDescriptor::readable(at, raw.len() as u32)]);
         self.driver.release(mark);
         written
     }
@@ -231,7 +231,7 @@ impl Rig {
 
     /// Sends a request on the block queue; `None` if the device wrote no status.
     fn block_request(&mut self, op: u32, count: u32, entries: &[u64]) -> Option<u32> {
-        let queue = self.queue(super::roles::Role::Blocks);
+        let queue = self.queue(super::roles::BalloonQueue::Blocks);
         let mark = self.driver.alloc(0);
         let mut raw = [op.to_le_bytes(), count.to_le_bytes()].concat();
         raw.extend(entries.iter().flat_map(|pfn| pfn.to_le_bytes()));
@@ -239,7 +239,10 @@ impl Rig {
         let status = self.driver.put(&[0xff; 4]);
         let written = self.driver.send(
             queue,
-            &[Descriptor::readable(request, raw.len() as u32), Descriptor::writable(status, 4)],
+            &[
+                MockDescriptor::readable(request, raw.len() as u32),
+                MockDescriptor::writable(status, 4),
+            ],
         );
         let value = self.mem.read_obj(status).unwrap();
         self.driver.release(mark);

@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::super::BlockResult;
 use super::super::protocol::{EvacuationAnswer, EvacuationRequest};
-use super::super::roles::Role;
+use super::super::roles::BalloonQueue;
 use super::*;
 
 #[derive(Debug, Clone)]
@@ -129,11 +129,11 @@ impl Model {
                 }
             }
             Op::Report { start, pages } => {
-                let queue = self.rig.queue(Role::Reports);
+                let queue = self.rig.queue(BalloonQueue::Reports);
                 self.name_free(queue, start, pages, true);
             }
             Op::Hint { start, pages, current } => {
-                let queue = self.rig.queue(Role::Hints);
+                let queue = self.rig.queue(BalloonQueue::Hints);
                 self.rig.balloon().start_hinting(true).unwrap();
                 let command = self.rig.driver.config(8) + u32::from(!current);
                 self.rig.send_bytes(queue, &command.to_le_bytes());
@@ -165,7 +165,7 @@ impl Model {
     fn name_free(&mut self, queue: u16, start: u64, pages: u64, believed: bool) {
         let pages = pages.min(7 * 512 - start);
         let free =
-            Descriptor::writable(GuestAddress(start * PAGE_SIZE), (pages * PAGE_SIZE) as u32);
+            MockDescriptor::writable(GuestAddress(start * PAGE_SIZE), (pages * PAGE_SIZE) as u32);
         self.rig.driver.send(queue, &[free]);
         for pfn in (start..start + pages).filter(|_| believed) {
             self.written.remove(&pfn);
@@ -175,9 +175,9 @@ impl Model {
     /// The host asks for `blocks`; the driver gives up those whose bit in `willing` is set, as far
     /// as nothing of them is in the balloon, and answers, truly or not.
     fn evacuate(&mut self, blocks: &[u64], willing: u8, forge: bool) {
-        let queue = self.rig.queue(Role::Evacuations);
+        let queue = self.rig.queue(BalloonQueue::Evacuations);
         let room = self.rig.driver.put(&[0; 24]);
-        let room = Descriptor::writable(room, 24);
+        let room = MockDescriptor::writable(room, 24);
         self.post(queue, &[room]);
         let (done, report) = channel();
         let asked: Vec<BlockId> = blocks.iter().copied().map(BlockId).collect();
@@ -209,7 +209,7 @@ impl Model {
         &mut self,
         queue: u16,
         request: &EvacuationRequest,
-        room: Descriptor,
+        room: MockDescriptor,
         willing: u8,
         forge: bool,
     ) {
@@ -238,10 +238,10 @@ impl Model {
         };
         let raw = [answer.as_bytes(), &outcomes].concat();
         let at = self.rig.driver.put(&raw);
-        self.post(queue, &[Descriptor::readable(at, raw.len() as u32), room]);
+        self.post(queue, &[MockDescriptor::readable(at, raw.len() as u32), room]);
     }
 
-    fn post(&mut self, queue: u16, chain: &[Descriptor]) {
+    fn post(&mut self, queue: u16, chain: &[MockDescriptor]) {
         self.rig.driver.add(queue, chain);
         self.rig.driver.notify(queue);
         self.rig.driver.run();
@@ -295,8 +295,8 @@ proptest! {
         for (queue, bytes, room, merge) in buffers {
             let mark = rig.driver.alloc(0);
             let at = rig.driver.put(&bytes);
-            let readable = Descriptor::readable(at, bytes.len() as u32);
-            let writable = Descriptor::writable(rig.driver.alloc(room.into()), room);
+            let readable = MockDescriptor::readable(at, bytes.len() as u32);
+            let writable = MockDescriptor::writable(rig.driver.alloc(room.into()), room);
             let chain = if merge { vec![readable, writable] } else { vec![readable] };
             rig.driver.add(queue, &chain);
             rig.driver.notify(queue);

@@ -9,7 +9,7 @@ use crate::block::protocol::Status;
 use crate::virtio::{DeviceQueue, GuestMemoryMmap, Interrupt, QueueError, Segments};
 
 /// State between activation and reset.
-pub(super) struct Active {
+pub(super) struct ActiveBlock {
     pub(super) mem: Arc<GuestMemoryMmap>,
     pub(super) features: u64,
     pub(super) interrupt: Arc<dyn Interrupt>,
@@ -20,7 +20,7 @@ pub(super) struct Active {
     pub(super) answered: Vec<bool>,
 }
 
-impl Active {
+impl ActiveBlock {
     /// Writes the status byte, the last one of `buffer`, and returns the buffer.
     pub(super) fn answer(
         &mut self,

@@ -5,20 +5,20 @@ use std::time::Instant;
 
 use mm::units::usize_from;
 
-use super::active::{Active, Waiting};
-use super::{Block, QUEUE_SIZE, failure};
+use super::active::{ActiveBlock, Waiting};
+use super::{BlockDevice, QUEUE_SIZE, failure};
 use crate::block::CacheType;
-use crate::block::handle::Counters;
+use crate::block::handle::BlockCounters;
 use crate::block::protocol::{ID_LEN, Status, feature};
-use crate::block::request::{self, Operation, Request};
-use crate::block::transfer::Transfer;
+use crate::block::request::{self, DiskOperation, DiskRequest};
+use crate::block::transfer::DiskTransfer;
 use crate::virtio::{Chain, Deadline, DeviceFailure, Progress};
 
-impl Block {
+impl BlockDevice {
     /// Takes requests from queue `index`, and starts them.
     pub(super) fn take_requests(
         &mut self,
-        active: &mut Active,
+        active: &mut ActiveBlock,
         index: u16,
         deadline: &mut Deadline,
     ) -> Result<Progress, DeviceFailure> {
@@ -26,7 +26,7 @@ impl Block {
         if active.queues.get(at).is_none() {
             return Ok(Progress::Done);
         }
-        Counters::add(&self.shared.counters.queue_event_count, 1);
+        BlockCounters::add(&self.shared.counters.queue_event_count, 1);
         let mut taken = 0u16;
         loop {
             if deadline.passed() || taken >= QUEUE_SIZE {
@@ -39,7 +39,7 @@ impl Block {
             let queue = &mut active.queues[at];
             let Some(chain) = queue.pop().map_err(failure)? else {
                 if taken == 0 {
-                    Counters::add(&self.shared.counters.no_avail_buffer, 1);
+                    BlockCounters::add(&self.shared.counters.no_avail_buffer, 1);
                 }
                 queue.rearm().map_err(failure)?;
                 return Ok(Progress::Done);
@@ -47,7 +47,7 @@ impl Block {
             taken += 1;
             deadline.charge(Deadline::COMMAND);
             if let Admission::Wait(until) = self.take_request(active, at, chain)? {
-                Counters::add(&self.shared.counters.rate_limiter_throttled_events, 1);
+                BlockCounters::add(&self.shared.counters.rate_limiter_throttled_events, 1);
                 active.queues[at].undo_pop();
                 active.waiting[at] = Some(Waiting::Limit);
                 self.timer.set_by(until);
@@ -62,7 +62,7 @@ impl Block {
     /// Takes one request, and completes it immediately if it needs no I/O.
     fn take_request(
         &mut self,
-        active: &mut Active,
+        active: &mut ActiveBlock,
         at: usize,
         chain: Chain,
     ) -> Result<Admission, DeviceFailure> {
@@ -77,12 +77,12 @@ impl Block {
         let request = match request::parse(&active.mem, buffer, self.disk.limits) {
             Ok(request) => request,
             Err(status) => {
-                Counters::add(&self.shared.counters.invalid_reqs_count, 1);
+                BlockCounters::add(&self.shared.counters.invalid_reqs_count, 1);
                 active.answer(at, head, buffer, status).map_err(failure)?;
                 return Ok(Admission::Taken);
             }
         };
-        if request.operation == Operation::GetId {
+        if request.operation == DiskOperation::GetId {
             let len = usize_from(request.len).min(ID_LEN);
             buffer.write(&active.mem, 0, &self.disk.id[..len]);
             active.answer(at, head, buffer, Status::Ok).map_err(failure)?;
@@ -92,11 +92,11 @@ impl Block {
             return Ok(Admission::Wait(until));
         }
         let queue = active.queues[at].index();
-        let mut transfer = Transfer::new(queue, head, parts, request);
+        let mut transfer = DiskTransfer::new(queue, head, parts, request);
         transfer.durable = self.disk.cache == CacheType::Writeback
             && active.features & feature::FLUSH == 0
-            && request.operation != Operation::Flush
-            && !matches!(request.operation, Operation::Read { .. });
+            && request.operation != DiskOperation::Flush
+            && !matches!(request.operation, DiskOperation::Read { .. });
         // There was room before the request was taken.
         if let Some(token) = self.transfers.insert(transfer) {
             self.runnable.push_back(token);
@@ -106,12 +106,12 @@ impl Block {
 
     fn bad_buffer(
         &mut self,
-        active: &mut Active,
+        active: &mut ActiveBlock,
         at: usize,
         head: u16,
         cause: &dyn std::fmt::Display,
     ) -> Result<Admission, DeviceFailure> {
-        Counters::add(&self.shared.counters.event_fails, 1);
+        BlockCounters::add(&self.shared.counters.event_fails, 1);
         self.note(cause);
         active.queues[at].push(head, 0).map_err(failure)?;
         active.answered[at] = true;
@@ -127,9 +127,9 @@ enum Admission {
 }
 
 /// Bytes that a request counts for with the rate limit.
-fn limited_bytes(request: &Request) -> u64 {
+fn limited_bytes(request: &DiskRequest) -> u64 {
     match request.operation {
-        Operation::Read { .. } | Operation::Write { .. } => request.len,
+        DiskOperation::Read { .. } | DiskOperation::Write { .. } => request.len,
         _ => 0,
     }
 }

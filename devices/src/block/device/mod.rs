@@ -21,20 +21,20 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use zerocopy::IntoBytes;
 
-use crate::block::engine::{Action, RingConfig, Started};
-use crate::block::handle::{Counters, Shared};
-use crate::block::protocol::{Config, DEVICE_TYPE, SECTOR, Status, feature};
-use crate::block::request::{Operation, Request};
-use crate::block::transfer::{Next, Transfers};
-use crate::block::{BlockConfig, BlockHandle, Image, MAX_QUEUES};
+use crate::block::disk_engine::{DiskAction, RingConfig, Started};
+use crate::block::handle::{BlockCounters, BlockShared};
+use crate::block::protocol::{BlockConfigSpace, DEVICE_TYPE, SECTOR, Status, feature};
+use crate::block::request::{DiskOperation, DiskRequest};
+use crate::block::transfer::{TransferStep, Transfers};
+use crate::block::{BlockConfig, BlockHandle, DiskImage, MAX_QUEUES};
 use crate::throttle::Throttle;
 use crate::timer::Timer;
 use crate::virtio::{
-    Activation, BucketUpdate, Deadline, DeviceFailure, DeviceQueue, Progress, RateLimiter, Source,
-    VirtioDevice, read_config_slice,
+    Activation, BucketUpdate, Deadline, DeviceFailure, DeviceQueue, EventSource, Progress,
+    RateLimiter, VirtioDevice, read_config_slice,
 };
 
-use active::{Active, Waiting};
+use active::{ActiveBlock, Waiting};
 use disk::Disk;
 
 const NAME: &str = "block";
@@ -42,11 +42,11 @@ const NAME: &str = "block";
 const QUEUE_SIZE: u16 = 256;
 
 /// The block device.
-pub struct Block {
+pub struct BlockDevice {
     // What the transport sees.
     features: u64,
     queue_sizes: Vec<u16>,
-    active: Option<Active>,
+    active: Option<ActiveBlock>,
 
     // The disk.
     disk: Disk,
@@ -61,15 +61,15 @@ pub struct Block {
     under_way: usize,
     /// The image that replaces the current one once no piece is in flight; no piece starts until
     /// then.
-    replacing: Option<Image>,
+    replacing: Option<DiskImage>,
     /// What takes long to free.
     remains: Vec<Box<dyn Any + Send>>,
 
-    shared: Arc<Shared>,
+    shared: Arc<BlockShared>,
     log: Throttle,
 }
 
-impl Block {
+impl BlockDevice {
     /// A disk as `config` says.
     ///
     /// # Errors
@@ -82,7 +82,7 @@ impl Block {
             | 1 << VIRTIO_RING_F_EVENT_IDX
             | 1 << VIRTIO_RING_F_INDIRECT_DESC
             | if queues > 1 { feature::MQ } else { 0 };
-        let shared = Arc::new(Shared::new(&image, EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?));
+        let shared = Arc::new(BlockShared::new(&image, EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?));
         let slots = queues * QUEUE_SIZE;
         let ring = RingConfig { wake: shared.wake.as_raw_fd(), slots, workers };
         let disk = Disk::open(image, cache, engine, ring);
@@ -113,22 +113,22 @@ impl Block {
     /// # Errors
     ///
     /// The process has no descriptor left.
-    pub fn sources(&self) -> std::io::Result<Vec<Source>> {
+    pub fn sources(&self) -> std::io::Result<Vec<EventSource>> {
         // SAFETY: the event is open for as long as `shared` lives, which is longer than the borrow.
         let wake = unsafe { BorrowedFd::borrow_raw(self.shared.wake.as_raw_fd()) };
         let fds = [wake, self.timer.as_fd()];
-        fds.iter().map(|fd| Ok(Source::readable(fd.try_clone_to_owned()?, 0))).collect()
+        fds.iter().map(|fd| Ok(EventSource::readable(fd.try_clone_to_owned()?, 0))).collect()
     }
 
     #[cfg(test)]
-    pub(super) fn set_engine(&mut self, engine: Box<dyn crate::block::engine::Engine>) {
+    pub(super) fn set_engine(&mut self, engine: Box<dyn crate::block::disk_engine::DiskEngine>) {
         self.disk.engine = engine;
     }
 
     /// One round for queue `index`.
     fn round(
         &mut self,
-        active: &mut Active,
+        active: &mut ActiveBlock,
         index: u16,
         deadline: &mut Deadline,
     ) -> Result<Progress, DeviceFailure> {
@@ -158,7 +158,7 @@ impl Block {
     }
 
     /// The event or the timer may have been the reason of this round.
-    fn wake_up(&mut self, active: &mut Active) {
+    fn wake_up(&mut self, active: &mut ActiveBlock) {
         // Watched edge-triggered: the event need not be read.
         let pending = self.shared.take_pending();
         let limited_anew = [pending.bytes, pending.ops] != [BucketUpdate::Keep; 2];
@@ -170,7 +170,7 @@ impl Block {
     }
 
     /// Collects completed pieces; returns whether there were any.
-    fn reap(&mut self, active: &mut Active) -> Result<bool, DeviceFailure> {
+    fn reap(&mut self, active: &mut ActiveBlock) -> Result<bool, DeviceFailure> {
         let mut any = false;
         while let Some((token, result)) = self.disk.engine.reap() {
             self.under_way -= 1;
@@ -183,7 +183,7 @@ impl Block {
 
     fn ended(
         &mut self,
-        active: &mut Active,
+        active: &mut ActiveBlock,
         token: u16,
         result: std::io::Result<u64>,
     ) -> Result<(), DeviceFailure> {
@@ -195,7 +195,7 @@ impl Block {
                 Ok(())
             }
             Err(error) => {
-                Counters::add(&self.shared.counters.execute_fails, 1);
+                BlockCounters::add(&self.shared.counters.execute_fails, 1);
                 let operation = transfer.request.operation;
                 self.note(&format_args!("{operation:?} failed: {error}"));
                 self.finish(active, token, Status::IoErr)
@@ -206,7 +206,7 @@ impl Block {
     /// Starts the next piece of each transfer that has none in flight.
     fn start_pieces(
         &mut self,
-        active: &mut Active,
+        active: &mut ActiveBlock,
         deadline: &mut Deadline,
     ) -> Result<Progress, DeviceFailure> {
         if self.replacing.is_some() {
@@ -222,12 +222,12 @@ impl Block {
             let limit = self.disk.engine.piece_limit();
             let Some(transfer) = self.transfers.get_mut(token) else { continue };
             let (action, offset, len) = match transfer.prepare(&active.mem, limit, size) {
-                Next::Piece { action, offset, len } => (action, offset, len),
-                Next::Finished => {
+                TransferStep::Piece { action, offset, len } => (action, offset, len),
+                TransferStep::Finished => {
                     self.finish(active, token, Status::Ok)?;
                     continue;
                 }
-                Next::Impossible => {
+                TransferStep::Impossible => {
                     self.finish(active, token, Status::IoErr)?;
                     continue;
                 }
@@ -247,15 +247,15 @@ impl Block {
     /// Completes the request of `token` and drops it.
     fn finish(
         &mut self,
-        active: &mut Active,
+        active: &mut ActiveBlock,
         token: u16,
         status: Status,
     ) -> Result<(), DeviceFailure> {
         let Some(transfer) = self.transfers.remove(token) else { return Ok(()) };
         let counters = &self.shared.counters;
         match transfer.request.operation {
-            Operation::Read { .. } => counters.read_agg.record(transfer.since.elapsed()),
-            Operation::Write { .. } => counters.write_agg.record(transfer.since.elapsed()),
+            DiskOperation::Read { .. } => counters.read_agg.record(transfer.since.elapsed()),
+            DiskOperation::Write { .. } => counters.write_agg.record(transfer.since.elapsed()),
             _ => {}
         }
         if status == Status::Ok {
@@ -268,20 +268,20 @@ impl Block {
         Ok(())
     }
 
-    fn count(&self, request: &Request) {
+    fn count(&self, request: &DiskRequest) {
         let counters = &self.shared.counters;
         let (count, bytes) = match request.operation {
-            Operation::Read { .. } => (&counters.read_count, Some(&counters.read_bytes)),
-            Operation::Write { .. } => (&counters.write_count, Some(&counters.write_bytes)),
-            Operation::Flush => (&counters.flush_count, None),
-            Operation::Discard { .. } | Operation::WriteZeroes { .. } => {
+            DiskOperation::Read { .. } => (&counters.read_count, Some(&counters.read_bytes)),
+            DiskOperation::Write { .. } => (&counters.write_count, Some(&counters.write_bytes)),
+            DiskOperation::Flush => (&counters.flush_count, None),
+            DiskOperation::Discard { .. } | DiskOperation::WriteZeroes { .. } => {
                 (&counters.discard_count, None)
             }
-            Operation::GetId => return,
+            DiskOperation::GetId => return,
         };
-        Counters::add(count, 1);
+        BlockCounters::add(count, 1);
         if let Some(bytes) = bytes {
-            Counters::add(bytes, request.len);
+            BlockCounters::add(bytes, request.len);
         }
     }
 
@@ -292,7 +292,7 @@ impl Block {
     }
 }
 
-impl VirtioDevice for Block {
+impl VirtioDevice for BlockDevice {
     fn device_type(&self) -> u32 {
         DEVICE_TYPE
     }
@@ -306,7 +306,7 @@ impl VirtioDevice for Block {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = Config {
+        let config = BlockConfigSpace {
             capacity: self.shared.sectors().into(),
             seg_max: u32::from(QUEUE_SIZE - 2).into(),
             num_queues: (self.disk.ring.slots / QUEUE_SIZE).into(),
@@ -317,19 +317,19 @@ impl VirtioDevice for Block {
 
     /// No field is the driver's to write.
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {
-        Counters::add(&self.shared.counters.cfg_fails, 1);
+        BlockCounters::add(&self.shared.counters.cfg_fails, 1);
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), DeviceFailure> {
         let Activation { mem, features, interrupt, queues } = activation;
         if !queues.iter().any(DeviceQueue::ready) {
-            Counters::add(&self.shared.counters.activate_fails, 1);
+            BlockCounters::add(&self.shared.counters.activate_fails, 1);
             return Err(DeviceFailure::new(NAME, "no queue was set up"));
         }
         let pending = self.shared.take_pending();
         self.apply(pending, None);
         let count = queues.len();
-        self.active = Some(Active {
+        self.active = Some(ActiveBlock {
             mem,
             features,
             interrupt,
@@ -366,7 +366,7 @@ impl VirtioDevice for Block {
     }
 }
 
-impl Drop for Block {
+impl Drop for BlockDevice {
     /// Waits for the host: guest memory goes after this.
     fn drop(&mut self) {
         self.settle();
@@ -378,10 +378,10 @@ fn failure(cause: impl std::fmt::Display) -> DeviceFailure {
 }
 
 /// Cost of starting a piece, in units of [`Deadline`].
-fn cost(action: Action, len: u64, works_at_once: bool) -> u64 {
+fn cost(action: DiskAction, len: u64, works_at_once: bool) -> u64 {
     match (works_at_once, action) {
         (false, _) => Deadline::ENTRY,
-        (true, Action::Read | Action::Write) => len,
+        (true, DiskAction::Read | DiskAction::Write) => len,
         (true, _) => Deadline::SYSCALL,
     }
 }

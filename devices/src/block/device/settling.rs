@@ -4,16 +4,16 @@
 
 use std::time::Instant;
 
-use super::Block;
-use super::active::Active;
-use crate::block::handle::Pending;
+use super::BlockDevice;
+use super::active::ActiveBlock;
+use crate::block::handle::PendingChanges;
 use crate::block::transfer::Transfers;
 use crate::virtio::{Deadline, Progress};
 
-impl Block {
+impl BlockDevice {
     /// Applies changes requested through a handle.
-    pub(super) fn apply(&mut self, pending: Pending, active: Option<&mut Active>) {
-        let Pending { image, bytes, ops } = pending;
+    pub(super) fn apply(&mut self, pending: PendingChanges, active: Option<&mut ActiveBlock>) {
+        let PendingChanges { image, bytes, ops } = pending;
         self.limiter.update(bytes, ops, Instant::now());
         if let Some(image) = image
             && let Some(superseded) = self.replacing.replace(image)
@@ -25,7 +25,7 @@ impl Block {
 
     /// Installs the waiting image if no piece is in flight. Earlier pieces have completed on the
     /// old one; the rest of their requests goes to the new.
-    pub(super) fn replace_when_settled(&mut self, active: Option<&mut Active>) {
+    pub(super) fn replace_when_settled(&mut self, active: Option<&mut ActiveBlock>) {
         if self.under_way > 0 {
             return;
         }

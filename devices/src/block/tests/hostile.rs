@@ -61,21 +61,25 @@ fn buffers_that_are_no_requests_come_back() {
     // No status byte; no descriptor that the device may read; outside RAM; a cut header.
     let outside = GuestAddress(RAM as u64);
     let chains = [
-        vec![Descriptor::readable(header, 16)],
-        vec![Descriptor::writable(outside, 512)],
-        vec![Descriptor::readable(GuestAddress(u64::MAX - 8), 16), Descriptor::writable(status, 1)],
+        vec![MockDescriptor::readable(header, 16)],
+        vec![MockDescriptor::writable(outside, 512)],
+        vec![
+            MockDescriptor::readable(GuestAddress(u64::MAX - 8), 16),
+            MockDescriptor::writable(status, 1),
+        ],
     ];
     for chain in chains {
         let head = rig.driver.add(0, &chain);
         rig.driver.notify(0);
         assert_eq!(rig.wait(0), (head, 0));
     }
-    let head =
-        rig.driver.add(0, &[Descriptor::readable(header, 15), Descriptor::writable(status, 1)]);
+    let head = rig
+        .driver
+        .add(0, &[MockDescriptor::readable(header, 15), MockDescriptor::writable(status, 1)]);
     rig.driver.notify(0);
     assert_eq!(rig.wait(0), (head, 1));
     assert_eq!(rig.mem.read_obj::<u8>(status).unwrap(), IOERR);
-    let head = rig.driver.add(0, &[Descriptor::writable(status, 1)]);
+    let head = rig.driver.add(0, &[MockDescriptor::writable(status, 1)]);
     rig.driver.notify(0);
     assert_eq!(rig.wait(0), (head, 1));
     assert_eq!(rig.mem.read_obj::<u8>(status).unwrap(), IOERR);
@@ -88,7 +92,7 @@ fn a_request_of_many_descriptors_over_the_same_page_is_served() {
     for disk in ALL {
         let mut rig = Rig::new(disk);
         let page = rig.driver.put(&pattern(1, 4096));
-        let data = vec![Descriptor::readable(page, 4096); 60];
+        let data = vec![MockDescriptor::readable(page, 4096); 60];
         assert_eq!(rig.send(OUT, 0, &data), OK, "{disk:?}");
         assert_eq!(rig.read(59 * 8, 4096).1, pattern(1, 4096), "{disk:?}");
     }
@@ -99,7 +103,7 @@ fn a_round_ends_when_its_work_is_done_and_the_rest_is_resumed() {
     let mut rig = Rig::new(Disk::Calls);
     let at = GuestAddress(0x90_0000);
     for _ in 0..20 {
-        rig.add(IN, 0, &[Descriptor::writable(at, 1 << 20)]);
+        rig.add(IN, 0, &[MockDescriptor::writable(at, 1 << 20)]);
     }
     let mut deadline = Deadline::of_work(2 << 20);
     let progress = rig.device.lock().process(0, &mut deadline).unwrap();

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::virtio::{Bucket, BucketUpdate};
+use crate::virtio::{BucketConfig, BucketUpdate};
 
 #[test]
 fn one_writer_or_many_readers() {
@@ -28,9 +28,12 @@ fn one_writer_or_many_readers() {
 #[test]
 fn only_files_and_block_devices_are_disks() {
     let dir = tempfile::tempdir().unwrap();
-    assert!(matches!(Image::raw(File::open(dir.path()).unwrap(), true), Err(ImageError::NotADisk)));
+    assert!(matches!(
+        DiskImage::raw(File::open(dir.path()).unwrap(), true),
+        Err(ImageError::NotADisk)
+    ));
     let null = File::open("/dev/null").unwrap();
-    assert!(matches!(Image::raw(null, true), Err(ImageError::NotADisk)));
+    assert!(matches!(DiskImage::raw(null, true), Err(ImageError::NotADisk)));
     let text = dir.path().join("text");
     std::fs::write(&text, "some text, not an image").unwrap();
     let refused = image(Disk::Qcow2, &text, true).unwrap_err();
@@ -55,7 +58,7 @@ fn a_backing_file_is_followed_only_if_asked() {
         .create()
         .unwrap();
     assert!(matches!(image(Disk::Qcow2, &path, true), Err(ImageError::Qcow2(_))));
-    let followed = Image::qcow2(open(&path, true), &path, true, true).unwrap();
+    let followed = DiskImage::qcow2(open(&path, true), &path, true, true).unwrap();
     let image::Contents::Qcow2(access) = followed.contents else { panic!("raw") };
     let mut back = vec![0; 64 << 10];
     access.read(&mut back[..], 0).unwrap();
@@ -133,14 +136,14 @@ fn a_disk_that_waits_for_its_driver_takes_a_new_image_too() {
 #[test]
 fn the_rate_limit_puts_requests_off_until_it_is_lifted() {
     let day = Duration::from_secs(86_400);
-    let bucket = Bucket { size: 1024, refill: day, one_time_burst: 0 };
-    for (bytes, ops) in [(Some(bucket), None), (None, Some(Bucket { size: 2, ..bucket }))] {
+    let bucket = BucketConfig { size: 1024, refill: day, one_time_burst: 0 };
+    for (bytes, ops) in [(Some(bucket), None), (None, Some(BucketConfig { size: 2, ..bucket }))] {
         let limiter = RateLimiter::new(bytes, ops, Instant::now());
         let mut rig = Setup { limiter, ..Setup::new(Disk::Ring) }.start();
         assert_eq!(rig.write(0, &pattern(1, 512)), OK);
         assert_eq!(rig.write(1, &pattern(1, 512)), OK);
         let at = rig.driver.alloc(512);
-        let (head, _) = rig.add(IN, 0, &[Descriptor::writable(at, 512)]);
+        let (head, _) = rig.add(IN, 0, &[MockDescriptor::writable(at, 512)]);
         rig.driver.notify(0);
         rig.driver.run();
         assert_eq!(rig.driver.used(0), None);
@@ -148,7 +151,7 @@ fn the_rate_limit_puts_requests_off_until_it_is_lifted() {
         // Each event in between leads to one round, not to a series of rounds.
         rig.driver.notify(0);
         assert_eq!(rig.driver.run(), 1);
-        let none = BucketUpdate::Set(Bucket { size: 0, ..bucket });
+        let none = BucketUpdate::Set(BucketConfig { size: 0, ..bucket });
         rig.handle.limit(none, none);
         assert_eq!(rig.wait(0), (head, 513));
     }
@@ -157,7 +160,7 @@ fn the_rate_limit_puts_requests_off_until_it_is_lifted() {
 #[test]
 fn a_request_put_off_goes_ahead_when_the_timer_says_so() {
     let millis = Duration::from_millis(20);
-    let bucket = Bucket { size: 512, refill: millis, one_time_burst: 0 };
+    let bucket = BucketConfig { size: 512, refill: millis, one_time_burst: 0 };
     let limiter = RateLimiter::new(Some(bucket), None, Instant::now());
     let mut rig = Setup { limiter, ..Setup::new(Disk::Ring) }.start();
     for sector in 0..5 {
@@ -172,7 +175,7 @@ fn a_reset_waits_for_requests_under_way_and_leaves_a_disk_as_new() {
         for round in 0..10u8 {
             let at = rig.driver.put(&[round; 4096]);
             for sector in 0..15 {
-                rig.add(OUT, sector * 8, &[Descriptor::readable(at, 4096)]);
+                rig.add(OUT, sector * 8, &[MockDescriptor::readable(at, 4096)]);
             }
             rig.driver.notify(0);
             // One round at most, then the driver gives up.

@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
-use crate::transport::mock::{Descriptor, MockDriver};
+use crate::transport::mock::{MockDescriptor, MockDriver};
 use crate::virtio::{DeviceLock, GuestMemoryMmap, QueueHost, RateLimiter};
 
 const DRIVER: std::ops::Range<u64> = 0x1000..0x80_0000;
@@ -54,7 +54,7 @@ const ALL: [Disk; 3] = [Disk::Calls, Disk::Ring, Disk::Qcow2];
 
 struct Rig {
     driver: MockDriver,
-    device: Arc<DeviceLock<Block>>,
+    device: Arc<DeviceLock<BlockDevice>>,
     handle: BlockHandle,
     mem: Arc<GuestMemoryMmap>,
     sources: Vec<OwnedFd>,
@@ -79,11 +79,11 @@ fn create(disk: Disk, path: &Path, sectors: u64) {
     builder.size(bytes).create().unwrap();
 }
 
-fn image(disk: Disk, path: &Path, read_only: bool) -> Result<Image, ImageError> {
+fn image(disk: Disk, path: &Path, read_only: bool) -> Result<DiskImage, ImageError> {
     let file = open(path, read_only);
     match disk {
-        Disk::Qcow2 => Image::qcow2(file, path, read_only, false),
-        _ => Image::raw(file, read_only),
+        Disk::Qcow2 => DiskImage::qcow2(file, path, read_only, false),
+        _ => DiskImage::raw(file, read_only),
     }
 }
 
@@ -121,7 +121,7 @@ impl Setup {
             workers: 2,
         };
         let mem = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).unwrap());
-        let device = Block::new(config).unwrap();
+        let device = BlockDevice::new(config).unwrap();
         let handle = device.handle();
         let sources = device.sources().unwrap().into_iter().map(|source| source.fd).collect();
         let device = Arc::new(DeviceLock::new(device));
@@ -156,17 +156,17 @@ impl Rig {
 
     /// Makes a request available; `data` are the descriptors between header and status. Returns
     /// where the status will be.
-    fn add(&mut self, kind: u32, sector: u64, data: &[Descriptor]) -> (u16, GuestAddress) {
+    fn add(&mut self, kind: u32, sector: u64, data: &[MockDescriptor]) -> (u16, GuestAddress) {
         let header = self.driver.put(&header(kind, sector));
         let status = self.driver.put(&[0xaa]);
-        let mut chain = vec![Descriptor::readable(header, 16)];
+        let mut chain = vec![MockDescriptor::readable(header, 16)];
         chain.extend_from_slice(data);
-        chain.push(Descriptor::writable(status, 1));
+        chain.push(MockDescriptor::writable(status, 1));
         (self.driver.add(0, &chain), status)
     }
 
     /// Sends a request and returns its status.
-    fn send(&mut self, kind: u32, sector: u64, data: &[Descriptor]) -> u8 {
+    fn send(&mut self, kind: u32, sector: u64, data: &[MockDescriptor]) -> u8 {
         let (head, status) = self.add(kind, sector, data);
         self.driver.notify(0);
         assert_eq!(self.wait(0).0, head);
@@ -176,7 +176,7 @@ impl Rig {
     fn write(&mut self, sector: u64, bytes: &[u8]) -> u8 {
         let mark = self.driver.alloc(0);
         let at = self.driver.put(bytes);
-        let status = self.send(OUT, sector, &[Descriptor::readable(at, bytes.len() as u32)]);
+        let status = self.send(OUT, sector, &[MockDescriptor::readable(at, bytes.len() as u32)]);
         self.driver.release(mark);
         status
     }
@@ -184,7 +184,7 @@ impl Rig {
     fn read(&mut self, sector: u64, len: usize) -> (u8, Vec<u8>) {
         let mark = self.driver.alloc(0);
         let at = self.driver.put(&vec![0xee; len]);
-        let status = self.send(IN, sector, &[Descriptor::writable(at, len as u32)]);
+        let status = self.send(IN, sector, &[MockDescriptor::writable(at, len as u32)]);
         let mut bytes = vec![0; len];
         self.mem.read_slice(&mut bytes, at).unwrap();
         self.driver.release(mark);
@@ -197,7 +197,7 @@ impl Rig {
         entry.extend(sectors.to_le_bytes());
         entry.extend(flags.to_le_bytes());
         let at = self.driver.put(&entry);
-        let status = self.send(kind, 0, &[Descriptor::readable(at, 16)]);
+        let status = self.send(kind, 0, &[MockDescriptor::readable(at, 16)]);
         self.driver.release(mark);
         status
     }

@@ -35,7 +35,7 @@ fn how_a_request_is_cut_into_descriptors_means_nothing() {
         let at = rig.driver.put(&bytes);
         let status = rig.driver.put(&[0xaa]);
         let part = |from: u64, to: u64| {
-            Descriptor::readable(GuestAddress(at.0 + from), (to - from) as u32)
+            MockDescriptor::readable(GuestAddress(at.0 + from), (to - from) as u32)
         };
         let end = bytes.len() as u64;
         let chain = [
@@ -44,7 +44,7 @@ fn how_a_request_is_cut_into_descriptors_means_nothing() {
             part(9, 200),
             part(200, 201),
             part(201, end),
-            Descriptor::writable(status, 1),
+            MockDescriptor::writable(status, 1),
         ];
         let head = rig.driver.add(0, &chain);
         rig.driver.notify(0);
@@ -54,7 +54,7 @@ fn how_a_request_is_cut_into_descriptors_means_nothing() {
         // And back, with the status byte right behind the data in one descriptor.
         let request = rig.driver.put(&header(IN, 3));
         let answer = rig.driver.alloc(1025);
-        let chain = [Descriptor::readable(request, 16), Descriptor::writable(answer, 1025)];
+        let chain = [MockDescriptor::readable(request, 16), MockDescriptor::writable(answer, 1025)];
         let head = rig.driver.add(0, &chain);
         rig.driver.notify(0);
         assert_eq!(rig.wait(0), (head, 1025));
@@ -72,10 +72,10 @@ fn a_request_may_be_larger_than_a_piece() {
         let data = pattern(3, 1 << 20);
         let at = GuestAddress(0x90_0000);
         rig.mem.write_slice(&data, at).unwrap();
-        let whole = [Descriptor::readable(at, 1 << 20)];
+        let whole = [MockDescriptor::readable(at, 1 << 20)];
         assert_eq!(rig.send(OUT, 0, &whole), OK, "{disk:?}");
         let to = GuestAddress(0xb0_0000);
-        assert_eq!(rig.send(IN, 0, &[Descriptor::writable(to, 1 << 20)]), OK, "{disk:?}");
+        assert_eq!(rig.send(IN, 0, &[MockDescriptor::writable(to, 1 << 20)]), OK, "{disk:?}");
         let mut back = vec![0; data.len()];
         rig.mem.read_slice(&mut back, to).unwrap();
         assert!(back == data, "{disk:?}");
@@ -125,11 +125,11 @@ fn discards_of_any_disk_succeed() {
 fn the_id_names_the_file_and_is_cut_to_the_room() {
     let mut rig = Rig::new(Disk::Calls);
     let at = rig.driver.put(&[0xee; 20]);
-    assert_eq!(rig.send(GET_ID, 0, &[Descriptor::writable(at, 20)]), OK);
+    assert_eq!(rig.send(GET_ID, 0, &[MockDescriptor::writable(at, 20)]), OK);
     let mut id = [0; 20];
     rig.mem.read_slice(&mut id, at).unwrap();
     assert!(id[0].is_ascii_digit(), "{id:?}");
-    assert_eq!(rig.send(GET_ID, 0, &[Descriptor::writable(at, 3)]), OK);
+    assert_eq!(rig.send(GET_ID, 0, &[MockDescriptor::writable(at, 3)]), OK);
     assert_eq!(rig.send(GET_ID, 0, &[]), OK);
 }
 
@@ -171,9 +171,9 @@ fn many_requests_are_under_way_at_once_on_several_queues() {
             let status = rig.driver.put(&[0xaa]);
             let from = GuestAddress(data.0 + (u64::from(queue) * 20 + nth) * 4096);
             let chain = [
-                Descriptor::readable(header, 16),
-                Descriptor::readable(from, 4096),
-                Descriptor::writable(status, 1),
+                MockDescriptor::readable(header, 16),
+                MockDescriptor::readable(from, 4096),
+                MockDescriptor::writable(status, 1),
             ];
             rig.driver.add(queue, &chain);
             statuses.push(status);

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::*;
-use crate::block::engine::{Engine, Piece, Started};
+use crate::block::disk_engine::{DiskEngine, Piece, Started};
 use crate::virtio::VirtioDevice;
 
 /// Long enough on any machine; only a lock that is never free takes so long.
@@ -23,7 +23,7 @@ struct Host {
 
 struct StuckEngine(Arc<Mutex<Host>>);
 
-impl Engine for StuckEngine {
+impl DiskEngine for StuckEngine {
     unsafe fn start(&mut self, token: u16, _: Piece<'_>) -> Started {
         self.0.lock().unwrap().pieces.push(token);
         Started::UnderWay
@@ -53,7 +53,7 @@ fn stuck() -> (Rig, Arc<Mutex<Host>>) {
     let host = Arc::new(Mutex::new(Host::default()));
     rig.device.lock().set_engine(Box::new(StuckEngine(Arc::clone(&host))));
     let at = rig.driver.put(&[7; 1024]);
-    rig.add(OUT, 0, &[Descriptor::readable(at, 1024)]);
+    rig.add(OUT, 0, &[MockDescriptor::readable(at, 1024)]);
     rig.driver.notify(0);
     rig.driver.run();
     assert_eq!(host.lock().unwrap().pieces.len(), 1);
@@ -61,7 +61,7 @@ fn stuck() -> (Rig, Arc<Mutex<Host>>) {
 }
 
 /// Whether others get the lock of `device`.
-fn is_free(device: &Arc<DeviceLock<Block>>) -> bool {
+fn is_free(device: &Arc<DeviceLock<BlockDevice>>) -> bool {
     let (device, (done, is_done)) = (Arc::clone(device), mpsc::channel());
     thread::spawn(move || {
         drop(device.lock());

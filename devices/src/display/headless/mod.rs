@@ -27,14 +27,14 @@ struct Screen {
     size: Option<Size>,
     frame: Option<Frame>,
     cursor: Cursor,
-    viewers: Vec<Pending>,
+    viewers: Vec<PendingView>,
     /// Frames that are no longer used. Freeing one takes milliseconds, so viewers do that instead
     /// of the device; until then they stay charged.
     retired: Vec<Frame>,
 }
 
 /// Changes that a viewer has not seen.
-struct Pending {
+struct PendingView {
     viewer: u64,
     damage: Option<Area>,
     resized: bool,
@@ -55,12 +55,12 @@ impl Screen {
     }
 
     /// Returns the changes that `viewer` has not seen, and marks them as seen.
-    fn news_for(&mut self, viewer: u64) -> Option<Change> {
+    fn news_for(&mut self, viewer: u64) -> Option<ViewChange> {
         let complete = self.complete();
         let pending = self.viewers.iter_mut().find(|pending| pending.viewer == viewer)?;
         let resized = std::mem::take(&mut pending.resized);
         let damage = if complete { pending.damage.take() } else { None };
-        Some(Change { size: self.size, resized, damage })
+        Some(ViewChange { size: self.size, resized, damage })
     }
 
     fn touch(&mut self, damage: Area) {
@@ -108,13 +108,13 @@ impl Screen {
     }
 }
 
-struct Shared {
+struct HeadlessShared {
     screens: Mutex<[Screen; MAX_SCANOUTS]>,
     changed: Condvar,
     budget: Arc<Budget>,
 }
 
-impl Shared {
+impl HeadlessShared {
     fn screens(&self) -> MutexGuard<'_, [Screen; MAX_SCANOUTS]> {
         // Frames stay usable after a panic in another thread: each update is complete.
         self.screens.lock().unwrap_or_else(PoisonError::into_inner)
@@ -122,18 +122,18 @@ impl Shared {
 }
 
 /// The display's side, passed to the device.
-pub struct Headless(Arc<Shared>);
+pub struct Headless(Arc<HeadlessShared>);
 
 /// The viewers' side.
 #[derive(Clone)]
-pub struct Frames(Arc<Shared>);
+pub struct DisplayFrames(Arc<HeadlessShared>);
 
 impl Headless {
     /// A display whose frames are charged to `budget`, and access to its frames.
-    pub fn new(budget: Arc<Budget>) -> (Self, Frames) {
+    pub fn new(budget: Arc<Budget>) -> (Self, DisplayFrames) {
         let (screens, changed) = (Mutex::default(), Condvar::new());
-        let shared = Arc::new(Shared { screens, changed, budget });
-        (Self(Arc::clone(&shared)), Frames(shared))
+        let shared = Arc::new(HeadlessShared { screens, changed, budget });
+        (Self(Arc::clone(&shared)), DisplayFrames(shared))
     }
 }
 
@@ -205,7 +205,7 @@ fn cursor_place(cursor: &Cursor, size: Size) -> Option<Area> {
     place.clip(Area::whole(size))
 }
 
-impl Frames {
+impl DisplayFrames {
     /// Size of what the scanout shows; `None` when it shows nothing.
     pub fn size(&self, scanout: ScanoutId) -> Option<Size> {
         self.0.screens()[scanout.index()].size
@@ -221,14 +221,14 @@ impl Frames {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let viewer = NEXT.fetch_add(1, Ordering::Relaxed);
         let screen = &mut self.0.screens()[scanout.index()];
-        screen.viewers.push(Pending { viewer, damage: screen.whole(), resized: true });
+        screen.viewers.push(PendingView { viewer, damage: screen.whole(), resized: true });
         Viewer { shared: Arc::clone(&self.0), scanout, viewer }
     }
 }
 
 /// A change for a viewer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Change {
+pub struct ViewChange {
     /// Size of the whole picture; none while there is nothing to see.
     pub size: Option<Size>,
     /// The size may differ from the one before.
@@ -239,7 +239,7 @@ pub struct Change {
 
 /// Follows one scanout.
 pub struct Viewer {
-    shared: Arc<Shared>,
+    shared: Arc<HeadlessShared>,
     scanout: ScanoutId,
     viewer: u64,
 }
@@ -255,7 +255,7 @@ impl Viewer {
     }
 
     /// Waits for something new, at most for `patience`; `None` when there is nothing.
-    pub fn next(&self, patience: Duration) -> Option<Change> {
+    pub fn next(&self, patience: Duration) -> Option<ViewChange> {
         let index = self.scanout.index();
         let news = |screen: &Screen| {
             let pending = screen.viewers.iter().find(|pending| pending.viewer == self.viewer);

@@ -5,7 +5,7 @@ use crate::display::testing::Plain;
 
 const NOW: Duration = Duration::from_millis(1);
 
-fn display() -> (Headless, Frames, ScanoutId, Arc<Budget>) {
+fn display() -> (Headless, DisplayFrames, ScanoutId, Arc<Budget>) {
     let budget = Budget::bytes("test", 1 << 20);
     let (display, frames) = Headless::new(Arc::clone(&budget));
     (display, frames, ScanoutId::new(0).unwrap(), budget)

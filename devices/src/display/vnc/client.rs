@@ -9,9 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::messages::{ClientMessage, handshake, read_message, server_init, update_header};
-use super::pixel_format::PixelFormat;
-use super::view::{Patience, View};
-use crate::display::headless::{Change, Viewer};
+use super::pixel_format::ClientPixelFormat;
+use super::vnc_view::{Patience, VncView};
+use crate::display::headless::{ViewChange, Viewer};
 use crate::display::{Area, Size};
 
 /// Bytes of pixels that are read from a frame at a time.
@@ -26,7 +26,7 @@ const BLANK: Size = Size::new(640, 480);
 /// The client's requests so far.
 #[derive(Default)]
 struct Wishes {
-    format: PixelFormat,
+    format: ClientPixelFormat,
     desktop_size: bool,
     /// It waits for an update; of everything, if the flag is set.
     waits: Option<bool>,
@@ -34,12 +34,12 @@ struct Wishes {
 }
 
 #[derive(Default)]
-struct Shared {
+struct ClientShared {
     wishes: Mutex<Wishes>,
     changed: Condvar,
 }
 
-impl Shared {
+impl ClientShared {
     fn wishes(&self) -> MutexGuard<'_, Wishes> {
         self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -51,12 +51,12 @@ impl Shared {
 }
 
 /// A stream with a deadline for a sequence of calls.
-struct Timed<'a> {
+struct TimedStream<'a> {
     stream: &'a UnixStream,
     end: Instant,
 }
 
-impl<'a> Timed<'a> {
+impl<'a> TimedStream<'a> {
     fn new(stream: &'a UnixStream, patience: Duration) -> Self {
         Self { stream, end: Instant::now() + patience }
     }
@@ -67,14 +67,14 @@ impl<'a> Timed<'a> {
     }
 }
 
-impl Read for Timed<'_> {
+impl Read for TimedStream<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         self.stream.set_read_timeout(self.left()?)?;
         (&*self.stream).read(out)
     }
 }
 
-impl Write for Timed<'_> {
+impl Write for TimedStream<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.stream.set_write_timeout(self.left()?)?;
         (&*self.stream).write(bytes)
@@ -86,10 +86,10 @@ impl Write for Timed<'_> {
 }
 
 /// Serves one client until it disconnects.
-pub(super) fn talk(stream: &UnixStream, view: &View) -> io::Result<()> {
-    let View { frames, scanout, refresh, patience, .. } = view;
+pub(super) fn talk(stream: &UnixStream, view: &VncView) -> io::Result<()> {
+    let VncView { frames, scanout, refresh, patience, .. } = view;
     let _memory = frames.budget().try_charge(CLIENT_BYTES).map_err(io::Error::other)?;
-    let mut timed = Timed::new(stream, patience.handshake);
+    let mut timed = TimedStream::new(stream, patience.handshake);
     handshake(&mut timed)?;
     // From now on the guest's flushes are copied.
     let viewer = frames.view(*scanout);
@@ -97,10 +97,10 @@ pub(super) fn talk(stream: &UnixStream, view: &View) -> io::Result<()> {
     let size = frames.size(*scanout).unwrap_or(BLANK);
     timed.write_all(&server_init(size, &format!("Ballast scanout {scanout}")))?;
 
-    let shared = Shared::default();
+    let shared = ClientShared::default();
     thread::scope(|scope| {
         let send = || {
-            let sender = Sender { stream, shared: &shared, viewer: &viewer, patience };
+            let sender = UpdateSender { stream, shared: &shared, viewer: &viewer, patience };
             let sent = sender.run(size);
             // The reader may be waiting for a client that never speaks again.
             let _ = stream.shutdown(Shutdown::Both);
@@ -114,9 +114,9 @@ pub(super) fn talk(stream: &UnixStream, view: &View) -> io::Result<()> {
     })
 }
 
-fn read_wishes(stream: &UnixStream, shared: &Shared, patience: &Patience) -> io::Result<()> {
+fn read_wishes(stream: &UnixStream, shared: &ClientShared, patience: &Patience) -> io::Result<()> {
     while let Some(kind) = first_byte(stream, shared, patience.idle)? {
-        let message = read_message(kind, &mut Timed::new(stream, patience.message))?;
+        let message = read_message(kind, &mut TimedStream::new(stream, patience.message))?;
         let mut wishes = shared.wishes();
         match message {
             ClientMessage::Format(format) => wishes.format = format,
@@ -135,7 +135,11 @@ fn read_wishes(stream: &UnixStream, shared: &Shared, patience: &Patience) -> io:
 ///
 /// A client that has requested an update may be silent until the guest draws. A client without a
 /// request is idle.
-fn first_byte(stream: &UnixStream, shared: &Shared, idle: Duration) -> io::Result<Option<u8>> {
+fn first_byte(
+    stream: &UnixStream,
+    shared: &ClientShared,
+    idle: Duration,
+) -> io::Result<Option<u8>> {
     let mut silent_since = Instant::now();
     loop {
         stream.set_read_timeout(Some(TICK.min(idle)))?;
@@ -157,14 +161,14 @@ fn first_byte(stream: &UnixStream, shared: &Shared, idle: Duration) -> io::Resul
 }
 
 /// Sends updates.
-struct Sender<'a> {
+struct UpdateSender<'a> {
     stream: &'a UnixStream,
-    shared: &'a Shared,
+    shared: &'a ClientShared,
     viewer: &'a Viewer,
     patience: &'a Patience,
 }
 
-impl Sender<'_> {
+impl UpdateSender<'_> {
     /// Sends an update for each request when the picture has changed. `told` is the desktop size
     /// that the client knows.
     fn run(&self, mut told: Size) -> io::Result<()> {
@@ -185,14 +189,14 @@ impl Sender<'_> {
             } else if all {
                 // Incomplete picture: a client that requested everything gets the existing part.
                 let damage = Some(Area::whole(told));
-                self.answer(&mut told, &Change { size: None, resized: false, damage })?;
+                self.answer(&mut told, &ViewChange { size: None, resized: false, damage })?;
             }
         }
     }
 
     /// Sends one update: first the number of pixels, then exactly that many, even if the picture
     /// changes in between. A client that does not support a new size sees what fits in the old one.
-    fn answer(&self, told: &mut Size, change: &Change) -> io::Result<()> {
+    fn answer(&self, told: &mut Size, change: &ViewChange) -> io::Result<()> {
         let mut wishes = self.shared.wishes();
         let (format, desktop_size) = (wishes.format, wishes.desktop_size);
         let resize = change.size.filter(|size| desktop_size && size != told);
@@ -220,6 +224,6 @@ impl Sender<'_> {
     }
 
     fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        Timed::new(self.stream, self.patience.strip).write_all(bytes)
+        TimedStream::new(self.stream, self.patience.strip).write_all(bytes)
     }
 }

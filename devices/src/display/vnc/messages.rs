@@ -3,7 +3,7 @@
 
 use std::io::{self, Read, Write};
 
-use super::pixel_format::PixelFormat;
+use super::pixel_format::ClientPixelFormat;
 use crate::display::{Area, Extent, Size};
 
 /// Raw pixels (RFC 6143, 7.7.1).
@@ -21,7 +21,7 @@ const MAX_CUT_TEXT: u32 = 1 << 20;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ClientMessage {
     /// SetPixelFormat.
-    Format(PixelFormat),
+    Format(ClientPixelFormat),
     /// SetEncodings: whether it understands that the desktop's size changes.
     Encodings {
         /// DesktopSize is among them.
@@ -95,7 +95,7 @@ pub(super) fn server_init(size: Size, name: &str) -> Vec<u8> {
     for side in [size.width, size.height] {
         bytes.extend(Extent::get(side).to_be_bytes());
     }
-    bytes.extend(PixelFormat::default().to_wire());
+    bytes.extend(ClientPixelFormat::default().to_wire());
     let name = &name.as_bytes()[..name.len().min(255)];
     bytes.extend([0, 0, 0, name.len() as u8]);
     bytes.extend(name);
@@ -127,7 +127,7 @@ pub(super) fn read_message(kind: u8, stream: &mut impl Read) -> io::Result<Clien
     match kind {
         0 => {
             let [_, _, _, format @ ..] = read::<19>(stream)?;
-            let format = PixelFormat::from_wire(&format);
+            let format = ClientPixelFormat::from_wire(&format);
             format.map(ClientMessage::Format).ok_or_else(|| bad("not a true-colour format"))
         }
         2 => {

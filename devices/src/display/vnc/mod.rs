@@ -12,7 +12,7 @@
 //! client that does not finish its handshake or a message, sends no request, or does not read its
 //! update is dropped ([`Patience`]). Frames are requested only after the handshake.
 //!
-//! - `view.rs`: what clients are shown, and for how long they are waited for
+//! - `vnc_view.rs`: what clients are shown, and for how long they are waited for
 //! - `client.rs`: one client's conversation
 //! - `messages.rs`: the messages on the wire
 //! - `pixel_format.rs`: pixels as a client wants them
@@ -20,7 +20,7 @@
 mod client;
 mod messages;
 mod pixel_format;
-mod view;
+mod vnc_view;
 
 use std::io::{self, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -30,7 +30,7 @@ use std::time::Duration;
 use mm::budget::{BudgetError, Charge};
 use mm::units::SaturatingInto;
 
-pub use view::{Patience, Refresh, View};
+pub use vnc_view::{Patience, Refresh, VncView};
 
 /// Clients at a time, unless told otherwise; further ones are turned away, with a reason.
 pub const MAX_CLIENTS: u64 = 4;
@@ -42,7 +42,7 @@ pub const THREADS_PER_CLIENT: u64 = 2;
 /// # Errors
 ///
 /// When the first thread cannot be made.
-pub fn serve(listener: UnixListener, view: View) -> io::Result<()> {
+pub fn serve(listener: UnixListener, view: VncView) -> io::Result<()> {
     // Its thread only waits in accept(2).
     listener.set_nonblocking(false)?;
     let run = move || accept(&listener, &view);
@@ -55,11 +55,11 @@ pub fn serve(listener: UnixListener, view: View) -> io::Result<()> {
 ///
 /// When the client breaks the protocol, is too slow, or memory or a thread is lacking for it.
 #[cfg(any(test, feature = "test-utils"))]
-pub fn serve_client(stream: &UnixStream, view: &View) -> io::Result<()> {
+pub fn serve_client(stream: &UnixStream, view: &VncView) -> io::Result<()> {
     client::talk(stream, view)
 }
 
-fn accept(listener: &UnixListener, view: &View) {
+fn accept(listener: &UnixListener, view: &VncView) {
     const SHORT: Duration = Duration::from_millis(100);
     const LONG: Duration = Duration::from_secs(10);
     let mut pause = SHORT;
@@ -83,7 +83,7 @@ fn accept(listener: &UnixListener, view: &View) {
 }
 
 /// A place and threads for one client more.
-fn admit(view: &View) -> Result<(Charge, Charge), BudgetError> {
+fn admit(view: &VncView) -> Result<(Charge, Charge), BudgetError> {
     Ok((view.places.try_charge(1)?, view.threads.try_charge(THREADS_PER_CLIENT)?))
 }
 
@@ -99,7 +99,7 @@ fn refuse(stream: &UnixStream, reason: &BudgetError) {
 
 /// Serves a client from a thread of its own; its place is freed when the thread ends or cannot be
 /// started.
-fn start(stream: UnixStream, view: View, charges: (Charge, Charge)) {
+fn start(stream: UnixStream, view: VncView, charges: (Charge, Charge)) {
     let run = move || {
         if let Err(error) = client::talk(&stream, &view) {
             tracing::debug!(%error, "VNC client disconnected");

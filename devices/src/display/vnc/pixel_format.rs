@@ -3,7 +3,7 @@
 
 /// A true-colour format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct PixelFormat {
+pub(super) struct ClientPixelFormat {
     /// Bytes of a pixel: 1, 2 or 4.
     bytes: usize,
     depth: u8,
@@ -14,14 +14,14 @@ pub(super) struct PixelFormat {
     shift: [u8; 3],
 }
 
-impl Default for PixelFormat {
+impl Default for ClientPixelFormat {
     /// What frames have: blue, green, red, unused.
     fn default() -> Self {
         Self { bytes: 4, depth: 24, big_endian: false, max: [255; 3], shift: [16, 8, 0] }
     }
 }
 
-impl PixelFormat {
+impl ClientPixelFormat {
     /// The format that a client asks for; `None` for one with a colour map, or that cannot be.
     pub(super) fn from_wire(wire: &[u8; 16]) -> Option<Self> {
         let [bits, depth, big_endian, true_colour, rest @ ..] = *wire;
@@ -93,7 +93,7 @@ mod tests {
             }
             wire[10..13].copy_from_slice(&shift);
             let mut out = Vec::new();
-            PixelFormat::from_wire(&wire).unwrap().encode(&orange, &mut out);
+            ClientPixelFormat::from_wire(&wire).unwrap().encode(&orange, &mut out);
             out
         };
         assert_eq!(encode(32, 1, [255; 3], [16, 8, 0]), [0, 0xff, 0x80, 0]);
@@ -105,11 +105,11 @@ mod tests {
         /// A format is refused, or pixels in it have its size; nothing overflows.
         #[test]
         fn any_format_is_refused_or_kept(wire: [u8; 16], pixel: [u8; 4]) {
-            if let Some(format) = PixelFormat::from_wire(&wire) {
+            if let Some(format) = ClientPixelFormat::from_wire(&wire) {
                 let mut out = Vec::new();
                 format.encode(&pixel, &mut out);
                 prop_assert_eq!(out.len(), usize::from(wire[0] / 8));
-                prop_assert_eq!(PixelFormat::from_wire(&format.to_wire()), Some(format));
+                prop_assert_eq!(ClientPixelFormat::from_wire(&format.to_wire()), Some(format));
             }
         }
     }

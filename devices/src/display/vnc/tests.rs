@@ -41,7 +41,8 @@ impl Bed {
         let listener = UnixListener::bind(dir.join("s")).unwrap();
         let places = Budget::count("vnc-clients", MAX_CLIENTS);
         let threads = Budget::count("threads", 100);
-        serve(listener, View { frames, scanout: id, refresh, patience, places, threads }).unwrap();
+        serve(listener, VncView { frames, scanout: id, refresh, patience, places, threads })
+            .unwrap();
         let path = dir.join("s");
         Self { display, id, budget, refreshes, dir, path }
     }
@@ -132,7 +133,7 @@ fn the_listener_blocks_even_if_it_was_opened_otherwise() {
     listener.set_nonblocking(true).unwrap();
     let (_display, frames) = Headless::new(Budget::bytes("test", 1 << 20));
     let same = listener.try_clone().unwrap();
-    let view = View {
+    let view = VncView {
         frames,
         scanout: ScanoutId::new(0).unwrap(),
         refresh: Arc::new(|_| {}),
@@ -242,7 +243,7 @@ fn a_client_too_many_is_told_why() {
             (Budget::count("vnc-clients", places), Budget::count("threads", threads));
         let (mut display, frames) = Headless::new(Budget::bytes("test", 1 << 24));
         display.set_size(bed.id, Some(SMALL));
-        let view = View {
+        let view = VncView {
             frames,
             scanout: bed.id,
             refresh: Arc::new(|_| {}),

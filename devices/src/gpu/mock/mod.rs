@@ -2,11 +2,11 @@
 //! The guest's side of the protocol, for tests, benches and fuzzing: a driver that sends one
 //! command after another, right and wrong ones alike, over the driver that all devices share.
 //!
-//! - `window.rs`: a host-visible window that is only a record
+//! - `fake_window.rs`: a host-visible window that is only a record
 
 #![allow(clippy::missing_panics_doc, reason = "a mock panics where a test has gone wrong")]
 
-mod window;
+mod fake_window;
 
 use std::sync::Arc;
 
@@ -15,19 +15,20 @@ use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vm_memory::{Bytes, GuestAddress};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::display::{Frame, Frames, Headless, Rect, ScanoutId, Size};
+use crate::display::{DisplayFrames, Frame, Headless, Rect, ScanoutId, Size};
 use crate::gpu::protocol::{
-    Create2d, CreateBlob, Flush, Header, MapBlob, MemEntry, MigrateEntry, MigratePage, SetScanout,
-    SetScanoutBlob, Transfer, UpdateCursor, WireRect, blob_flag, blob_mem, code,
+    CommandHeader, Create2d, CreateBlob, Flush, MapBlob, MemEntry, MigrateEntry, MigratePage,
+    SetScanout, SetScanoutBlob, TransferToHost, UpdateCursor, WireRect, blob_flag, blob_mem, code,
 };
 use crate::gpu::{
-    AnonymousMemory, CONTROL_QUEUE, CURSOR_QUEUE, Gpu, GpuParts, GpuSettings, Limits, PixelFormat,
+    AnonymousMemory, CONTROL_QUEUE, CURSOR_QUEUE, Gpu, GpuLimits, GpuParts, GpuSettings,
+    PixelFormat,
 };
-use crate::transport::mock::{Descriptor, MockDriver};
+use crate::transport::mock::{MockDescriptor, MockDriver};
 use crate::transport::register;
 use crate::virtio::{Deadline, DeviceLock, GuestMemoryMmap, Locked, SharedRegion, VirtioDevice};
 
-pub use window::{FakeWindow, WINDOW};
+pub use fake_window::{FakeWindow, WINDOW};
 
 /// Bytes of RAM of the driver's guest, from address 0.
 pub const RAM: u64 = 64 << 20;
@@ -41,7 +42,7 @@ const PIECE: usize = 128 << 10;
 
 /// What the device answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct MockAnswer {
     /// Code of the response; 0 when the device wrote none.
     pub code: u32,
     /// Flags of its header.
@@ -56,7 +57,7 @@ pub struct Answer {
 #[derive(Debug, Clone, Copy)]
 pub struct Setup {
     /// Limits for the guest.
-    pub limits: Limits,
+    pub limits: GpuLimits,
     /// Bytes of host memory that the guest and its viewers may cause.
     pub host_bytes: u64,
     /// Makes the deadline of each round.
@@ -66,7 +67,7 @@ pub struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         Self {
-            limits: Limits::default(),
+            limits: GpuLimits::default(),
             host_bytes: crate::gpu::DEFAULT_HOST_BYTES,
             deadline: Deadline::new,
         }
@@ -80,7 +81,7 @@ pub struct Driver {
     /// Its RAM.
     pub mem: Arc<GuestMemoryMmap>,
     /// Frames of its display.
-    pub frames: Frames,
+    pub frames: DisplayFrames,
     /// Its host-visible window.
     pub window: FakeWindow,
     /// Host memory that the guest and its viewers have caused.
@@ -192,50 +193,50 @@ impl Driver {
         answer
     }
 
-    fn buffers(&mut self, bytes: &[u8], room: u32) -> (Vec<Descriptor>, GuestAddress) {
+    fn buffers(&mut self, bytes: &[u8], room: u32) -> (Vec<MockDescriptor>, GuestAddress) {
         let at = self.driver.put(bytes);
         let answer = self.driver.alloc(room.into());
-        let mut buffers: Vec<Descriptor> = bytes
+        let mut buffers: Vec<MockDescriptor> = bytes
             .chunks(PIECE)
             .zip((at.0..).step_by(PIECE))
-            .map(|(piece, addr)| Descriptor::readable(GuestAddress(addr), piece.len() as u32))
+            .map(|(piece, addr)| MockDescriptor::readable(GuestAddress(addr), piece.len() as u32))
             .collect();
         if room > 0 {
-            buffers.push(Descriptor::writable(answer, room));
+            buffers.push(MockDescriptor::writable(answer, room));
         }
         if buffers.is_empty() {
             // A chain has a descriptor at least.
-            buffers.push(Descriptor::readable(at, 0));
+            buffers.push(MockDescriptor::readable(at, 0));
         }
         (buffers, answer)
     }
 
     /// Makes one buffer available and waits for it; how many bytes the device says it wrote.
-    pub fn submit(&mut self, queue: u16, buffers: &[Descriptor]) -> u32 {
+    pub fn submit(&mut self, queue: u16, buffers: &[MockDescriptor]) -> u32 {
         self.driver.send(queue, buffers)
     }
 
     /// Sends a command and returns the response.
-    pub fn send(&mut self, header: Header, body: &[&[u8]]) -> Answer {
+    pub fn send(&mut self, header: CommandHeader, body: &[&[u8]]) -> MockAnswer {
         let mut bytes = header.as_bytes().to_vec();
         body.iter().for_each(|part| bytes.extend_from_slice(part));
         let cursor = matches!(header.kind.get(), code::UPDATE_CURSOR | code::MOVE_CURSOR);
         let queue = if cursor { CURSOR_QUEUE } else { CONTROL_QUEUE };
         let answer = self.raw(queue, &bytes, 4096);
-        match Header::read_from_prefix(&answer) {
-            Ok((header, body)) => Answer {
+        match CommandHeader::read_from_prefix(&answer) {
+            Ok((header, body)) => MockAnswer {
                 code: header.kind.get(),
                 flags: header.flags.get(),
                 fence_id: header.fence_id.get(),
                 body: body.to_vec(),
             },
-            Err(_) => Answer { code: 0, flags: 0, fence_id: 0, body: answer },
+            Err(_) => MockAnswer { code: 0, flags: 0, fence_id: 0, body: answer },
         }
     }
 
     /// Sends a command without a fence and returns the code of the answer.
     pub fn code(&mut self, kind: u32, body: &[&[u8]]) -> u32 {
-        self.send(Header { kind: kind.into(), ..Header::default() }, body).code
+        self.send(CommandHeader { kind: kind.into(), ..CommandHeader::default() }, body).code
     }
 
     /// RESOURCE_CREATE_2D.
@@ -273,11 +274,11 @@ impl Driver {
 
     /// TRANSFER_TO_HOST_2D.
     pub fn transfer(&mut self, id: u32, rect: Rect, offset: u64) -> u32 {
-        let c = Transfer {
+        let c = TransferToHost {
             rect: rect.into(),
             offset: offset.into(),
             resource_id: id.into(),
-            ..Transfer::default()
+            ..TransferToHost::default()
         };
         self.code(code::TRANSFER_TO_HOST_2D, &[c.as_bytes()])
     }
@@ -356,7 +357,7 @@ impl Driver {
         let pages: Vec<MigratePage> = moves.iter().map(page).collect();
         let count = pages.len() as u32;
         let head = [count.to_le_bytes(), [0; 4]].concat();
-        let header = Header { kind: code::MIGRATE_PAGES.into(), ..Header::default() };
+        let header = CommandHeader { kind: code::MIGRATE_PAGES.into(), ..CommandHeader::default() };
         let answer = self.send(header, &[&head, pages.as_slice().as_bytes()]);
         (answer.code, answer.body)
     }

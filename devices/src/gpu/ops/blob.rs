@@ -8,12 +8,15 @@ use std::sync::Arc;
 
 use crate::gpu::host_memory::HostPool;
 use crate::gpu::protocol::{CreateBlob, MapBlob, ResourceId, blob_flag};
-use crate::gpu::resource::{HostBlob, Kind, Place, Resources};
+use crate::gpu::resource::{HostBlob, ReservedResource, ResourceKind, ResourceTable};
 use crate::gpu::response::Fault;
 use crate::gpu::window::Window;
 
 /// Checks common to all blobs: a free ID, a size, and standard flags.
-pub(in crate::gpu) fn reserve(resources: &Resources, c: &CreateBlob) -> Result<Place, Fault> {
+pub(in crate::gpu) fn reserve(
+    resources: &ResourceTable,
+    c: &CreateBlob,
+) -> Result<ReservedResource, Fault> {
     let place = resources.reserve(c.resource_id.get())?;
     if c.size.get() == 0 || c.blob_flags.get() & !blob_flag::ALL != 0 || c.blob_id.get() != 0 {
         return Err(Fault::Parameter);
@@ -23,21 +26,22 @@ pub(in crate::gpu) fn reserve(resources: &Resources, c: &CreateBlob) -> Result<P
 
 /// RESOURCE_CREATE_BLOB of host memory at `place`.
 pub(in crate::gpu) fn create_host_blob(
-    resources: &mut Resources,
+    resources: &mut ResourceTable,
     host: &mut HostPool,
-    place: Place,
+    place: ReservedResource,
     c: &CreateBlob,
 ) -> Result<(), Fault> {
     let size = c.size.get();
     let memory = host.take(size)?;
     let mappable = c.blob_flags.get() & blob_flag::MAPPABLE != 0;
-    resources.insert(place, Kind::HostBlob(HostBlob { size, memory, mappable, mapped: None }));
+    resources
+        .insert(place, ResourceKind::HostBlob(HostBlob { size, memory, mappable, mapped: None }));
     Ok(())
 }
 
 /// RESOURCE_MAP_BLOB.
 pub(in crate::gpu) fn map_blob(
-    resources: &mut Resources,
+    resources: &mut ResourceTable,
     window: &mut Window,
     c: &MapBlob,
 ) -> Result<(), Fault> {
@@ -55,7 +59,7 @@ pub(in crate::gpu) fn map_blob(
 
 /// RESOURCE_UNMAP_BLOB.
 pub(in crate::gpu) fn unmap_blob(
-    resources: &mut Resources,
+    resources: &mut ResourceTable,
     window: &mut Window,
     id: ResourceId,
 ) -> Result<(), Fault> {

@@ -7,10 +7,12 @@ use mm::units::BLOCK_SIZE;
 use std::sync::Arc;
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::gpu::backing::{Builder, CmaRegions, RUN_BYTES};
 use crate::gpu::host_memory::OutOfHostMemory;
 use crate::gpu::protocol::{CreateBlob, DecodeError, Entries, MemEntry, ResourceId};
-use crate::gpu::resource::{Backed, GuestBlob, Image, Kind, Place, Resources};
+use crate::gpu::resource::{
+    Backed, GuestBlob, ReservedResource, ResourceImage, ResourceKind, ResourceTable,
+};
+use crate::gpu::resource_backing::{Builder, CmaRegions, RUN_BYTES};
 use crate::gpu::response::Fault;
 use crate::virtio::{Deadline, GuestMemoryMmap, Progress, Segments};
 
@@ -18,11 +20,11 @@ use crate::virtio::{Deadline, GuestMemoryMmap, Progress, Segments};
 const STRIP: usize = 64;
 
 /// Purpose of the backing.
-enum Target {
+enum BuildTarget {
     /// An image that has none.
     Image(ResourceId),
     /// A new blob of this many bytes.
-    Blob(Place, u64),
+    Blob(ReservedResource, u64),
 }
 
 /// A backing under construction. Until it is complete, no other part refers to it.
@@ -30,7 +32,7 @@ enum Target {
 /// An unfinished one has up to 2^18 runs, which take milliseconds to free:
 /// [abandon](Build::abandon) it instead of dropping it.
 pub(in crate::gpu) struct Build {
-    target: Target,
+    target: BuildTarget,
     entries: Entries,
     next: u32,
     builder: Builder,
@@ -40,7 +42,7 @@ pub(in crate::gpu) struct Build {
 impl Build {
     /// RESOURCE_ATTACH_BACKING.
     pub(in crate::gpu) fn attach(
-        resources: &Resources,
+        resources: &ResourceTable,
         budget: &Arc<Budget>,
         id: ResourceId,
         entries: Entries,
@@ -48,20 +50,20 @@ impl Build {
         if resources.image(id)?.backed.is_some() {
             return Err(Fault::WrongState);
         }
-        Self::new(Target::Image(id), entries, budget)
+        Self::new(BuildTarget::Image(id), entries, budget)
     }
 
     /// RESOURCE_CREATE_BLOB of guest memory at `place`.
     pub(in crate::gpu) fn blob(
         budget: &Arc<Budget>,
-        place: Place,
+        place: ReservedResource,
         c: &CreateBlob,
         entries: Entries,
     ) -> Result<Self, Fault> {
-        Self::new(Target::Blob(place, c.size.get()), entries, budget)
+        Self::new(BuildTarget::Blob(place, c.size.get()), entries, budget)
     }
 
-    fn new(target: Target, entries: Entries, budget: &Arc<Budget>) -> Result<Self, Fault> {
+    fn new(target: BuildTarget, entries: Entries, budget: &Arc<Budget>) -> Result<Self, Fault> {
         let charge = budget.try_charge(0).map_err(OutOfHostMemory::from)?;
         Ok(Self { target, entries, next: 0, builder: Builder::default(), charge })
     }
@@ -98,28 +100,28 @@ impl Build {
     }
 
     /// Whether the backing, which is whole, can be put to its use.
-    pub(in crate::gpu) fn check(&self, resources: &Resources) -> Result<(), Fault> {
+    pub(in crate::gpu) fn check(&self, resources: &ResourceTable) -> Result<(), Fault> {
         self.builder.check()?;
         match &self.target {
-            Target::Image(id) => resources.image(*id).map(drop),
-            Target::Blob(_, size) if *size > self.builder.len() => Err(Fault::Parameter),
-            Target::Blob(..) => Ok(()),
+            BuildTarget::Image(id) => resources.image(*id).map(drop),
+            BuildTarget::Blob(_, size) if *size > self.builder.len() => Err(Fault::Parameter),
+            BuildTarget::Blob(..) => Ok(()),
         }
     }
 
     /// Attaches the backing, which [`Build::check`] has accepted; true if it may cover a whole
     /// block.
-    pub(in crate::gpu) fn finish(self, resources: &mut Resources) -> Result<bool, Fault> {
+    pub(in crate::gpu) fn finish(self, resources: &mut ResourceTable) -> Result<bool, Fault> {
         let Self { target, builder, charge, .. } = self;
         let backed = Backed { backing: builder.into_backing(), charge };
         let large = backed.backing.len() >= BLOCK_SIZE;
         match target {
-            Target::Image(id) => resources.with_image(id, |image: &mut Image| {
+            BuildTarget::Image(id) => resources.with_image(id, |image: &mut ResourceImage| {
                 image.backed = Some(backed);
                 Ok(())
             })?,
-            Target::Blob(place, size) => {
-                resources.insert(place, Kind::GuestBlob(GuestBlob { size, backed }));
+            BuildTarget::Blob(place, size) => {
+                resources.insert(place, ResourceKind::GuestBlob(GuestBlob { size, backed }));
             }
         }
         Ok(large)

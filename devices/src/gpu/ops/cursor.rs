@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::display::{CURSOR_BYTES, CURSOR_EXTENT, Size};
 use crate::gpu::format::PixelFormat;
 use crate::gpu::protocol::ResourceId;
-use crate::gpu::resource::{Kind, Resources};
+use crate::gpu::resource::{ResourceKind, ResourceTable};
 use crate::gpu::response::Fault;
 use crate::gpu::scanouts::CursorImage;
 use crate::virtio::{Deadline, GuestMemoryMmap};
@@ -18,17 +18,17 @@ const SIZE: Size = Size::new(CURSOR_EXTENT as u16, CURSOR_EXTENT as u16);
 
 /// The image in resource `id`: a 2D resource of the right size, or a blob large enough.
 pub(in crate::gpu) fn image(
-    resources: &Resources,
+    resources: &ResourceTable,
     mem: &GuestMemoryMmap,
     id: ResourceId,
     deadline: &mut Deadline,
 ) -> Result<CursorImage, Fault> {
     let resource = resources.get(id)?;
     let format = match &resource.kind {
-        Kind::Image(image) if image.size != SIZE => return Err(Fault::Parameter),
-        Kind::Image(image) => image.format,
+        ResourceKind::Image(image) if image.size != SIZE => return Err(Fault::Parameter),
+        ResourceKind::Image(image) => image.format,
         // A blob has no format: assume the one that Linux uses for cursors.
-        Kind::GuestBlob(_) | Kind::HostBlob(_) => PixelFormat::B8G8R8A8,
+        ResourceKind::GuestBlob(_) | ResourceKind::HostBlob(_) => PixelFormat::B8G8R8A8,
     };
     if resource.size() < CURSOR_BYTES as u64 {
         return Err(Fault::Parameter);

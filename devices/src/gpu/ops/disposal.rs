@@ -8,10 +8,10 @@ use std::sync::Arc;
 use mm::budget::Charge;
 use mm::units::usize_from;
 
-use crate::gpu::backing::Remains;
 use crate::gpu::host_memory::{Held, HostRegion};
 use crate::gpu::protocol::ResourceId;
-use crate::gpu::resource::{Backed, Kind, Resource};
+use crate::gpu::resource::{Backed, Resource, ResourceKind};
+use crate::gpu::resource_backing::Remains;
 use crate::gpu::window::Window;
 use crate::virtio::{Deadline, Progress};
 
@@ -95,9 +95,9 @@ fn take_apart(
 ) -> (Option<(Arc<Held>, u64)>, Option<Backed>) {
     deadline.charge(Deadline::ENTRY);
     match resource.kind {
-        Kind::Image(image) => (image.pixels.map(|pixels| (pixels, 0)), image.backed),
-        Kind::GuestBlob(blob) => (None, Some(blob.backed)),
-        Kind::HostBlob(blob) => {
+        ResourceKind::Image(image) => (image.pixels.map(|pixels| (pixels, 0)), image.backed),
+        ResourceKind::GuestBlob(blob) => (None, Some(blob.backed)),
+        ResourceKind::HostBlob(blob) => {
             if let Some(offset) = blob.mapped {
                 deadline.charge(Deadline::SYSCALL);
                 // If the host fails to unmap, the window keeps the memory alive.

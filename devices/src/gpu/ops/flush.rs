@@ -4,15 +4,15 @@
 use crate::display::{Area, Rect, ScanoutId, Size};
 use crate::gpu::format::PixelFormat;
 use crate::gpu::protocol::{Flush, ResourceId, SetScanout, SetScanoutBlob};
-use crate::gpu::resource::{Kind, Resource, Resources};
+use crate::gpu::resource::{Resource, ResourceKind, ResourceTable};
 use crate::gpu::response::Fault;
-use crate::gpu::scanout::{Layout, Surface, View};
+use crate::gpu::scanout::{Layout, ScanoutView, Surface};
 use crate::gpu::scanouts::Scanouts;
 use crate::virtio::{Deadline, GuestMemoryMmap, Progress};
 
 /// SET_SCANOUT.
 pub(in crate::gpu) fn set_scanout(
-    resources: &Resources,
+    resources: &ResourceTable,
     scanouts: &mut Scanouts,
     c: &SetScanout,
 ) -> Result<(), Fault> {
@@ -22,13 +22,13 @@ pub(in crate::gpu) fn set_scanout(
 
 /// SET_SCANOUT_BLOB.
 pub(in crate::gpu) fn set_scanout_blob(
-    resources: &Resources,
+    resources: &ResourceTable,
     scanouts: &mut Scanouts,
     c: &SetScanoutBlob,
 ) -> Result<(), Fault> {
     let layout = |resource: &Resource| match &resource.kind {
-        Kind::Image(_) => Err(Fault::WrongKind),
-        Kind::GuestBlob(_) | Kind::HostBlob(_) => Ok(Layout {
+        ResourceKind::Image(_) => Err(Fault::WrongKind),
+        ResourceKind::GuestBlob(_) | ResourceKind::HostBlob(_) => Ok(Layout {
             format: PixelFormat::from_wire(c.format.get()).ok_or(Fault::Parameter)?,
             offset: c.offsets[0].get().into(),
             stride: c.strides[0].get().into(),
@@ -41,7 +41,7 @@ pub(in crate::gpu) fn set_scanout_blob(
 
 /// Makes a scanout show `rect` of a framebuffer in resource `id`; nothing for resource 0.
 fn put_on(
-    resources: &Resources,
+    resources: &ResourceTable,
     scanouts: &mut Scanouts,
     raw: u32,
     id: ResourceId,
@@ -68,13 +68,13 @@ pub(in crate::gpu) struct Flushing {
 impl Flushing {
     /// Checks the command and finds the scanouts that it is about.
     pub(in crate::gpu) fn new(
-        resources: &Resources,
+        resources: &ResourceTable,
         scanouts: &Scanouts,
         c: &Flush,
     ) -> Result<Self, Fault> {
         let (id, damage) = (c.resource_id.get(), Rect::from(c.rect));
         match &resources.get(id)?.kind {
-            Kind::Image(image) if damage.within(image.size).is_none() => {
+            ResourceKind::Image(image) if damage.within(image.size).is_none() => {
                 return Err(Fault::Parameter);
             }
             _ if damage.is_empty() => return Err(Fault::Parameter),
@@ -90,14 +90,14 @@ impl Flushing {
     /// Copies pixels to displays until done or `deadline` passes.
     pub(in crate::gpu) fn run(
         &mut self,
-        resources: &Resources,
+        resources: &ResourceTable,
         scanouts: &mut Scanouts,
         mem: &GuestMemoryMmap,
         deadline: &mut Deadline,
     ) -> Progress {
         while let Some((scanout, surface, damage)) = self.todo.pop() {
             let Ok(resource) = resources.get(surface.resource) else { continue };
-            let view = View { mem, resource, surface: &surface };
+            let view = ScanoutView { mem, resource, surface: &surface };
             if let Some(left) = scanouts.flush(scanout, damage, &view, deadline) {
                 self.todo.push((scanout, surface, left));
             }

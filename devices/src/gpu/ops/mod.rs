@@ -2,7 +2,7 @@
 //! The commands, by subject. Each takes the parts of the device that it needs, and
 //! checks everything before it changes anything. Long ones are a [`Job`] that a deadline can cut.
 //!
-//! - `image.rs`: 2D resources, transfers to them, detaching
+//! - `image2d.rs`: 2D resources, transfers to them, detaching
 //! - `build.rs`: entries of guest memory become the backing of an image or a blob
 //! - `blob.rs`: blobs in host memory, and the window
 //! - `flush.rs`: what scanouts show, flushes
@@ -14,12 +14,12 @@ mod build;
 pub(super) mod cursor;
 mod disposal;
 pub(super) mod flush;
-pub(super) mod image;
+pub(super) mod image2d;
 
 pub(super) use build::Build;
 pub(super) use disposal::Disposal;
 pub(super) use flush::Flushing;
-pub(super) use image::TransferJob;
+pub(super) use image2d::TransferJob;
 
 use super::migrate::{Batch, Migration};
 use super::protocol::ResourceId;

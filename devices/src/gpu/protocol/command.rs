@@ -3,10 +3,10 @@
 
 use std::io::Read;
 
-use super::body::{Body, DecodeError, Entries};
-use super::wire::{
+use super::command_body::{CommandBody, DecodeError, Entries};
+use super::structures::{
     Create2d, CreateBlob, Flush, IdAnd, MapBlob, MigrateEntry, MigratePage, ResourceId, SetScanout,
-    SetScanoutBlob, Transfer, UpdateCursor,
+    SetScanoutBlob, TransferToHost, UpdateCursor,
 };
 use super::{code, feature};
 
@@ -19,7 +19,7 @@ pub enum Command {
     Unref(ResourceId),
     SetScanout(SetScanout),
     Flush(Flush),
-    TransferToHost2d(Transfer),
+    TransferToHost2d(TransferToHost),
     AttachBacking(ResourceId, Entries),
     DetachBacking(ResourceId),
     GetEdid {
@@ -53,7 +53,7 @@ impl Command {
     /// [`DecodeError`] when the bytes end too early or name too many entries.
     pub fn decode(
         kind: u32,
-        body: &mut Body<impl Read>,
+        body: &mut CommandBody<impl Read>,
         max_entries: u32,
     ) -> Result<Self, DecodeError> {
         Ok(match kind {
@@ -86,22 +86,22 @@ impl Command {
         })
     }
 
-    fn attach(body: &mut Body<impl Read>, max_entries: u32) -> Result<Self, DecodeError> {
+    fn attach(body: &mut CommandBody<impl Read>, max_entries: u32) -> Result<Self, DecodeError> {
         let IdAnd { id, other: count } = body.take()?;
         Ok(Self::AttachBacking(id.get(), body.entries(count.get(), max_entries)?))
     }
 
-    fn blob(body: &mut Body<impl Read>, max_entries: u32) -> Result<Self, DecodeError> {
+    fn blob(body: &mut CommandBody<impl Read>, max_entries: u32) -> Result<Self, DecodeError> {
         let blob: CreateBlob = body.take()?;
         Ok(Self::CreateBlob(blob, body.entries(blob.nr_entries.get(), max_entries)?))
     }
 
-    fn migrate(body: &mut Body<impl Read>) -> Result<Self, DecodeError> {
+    fn migrate(body: &mut CommandBody<impl Read>) -> Result<Self, DecodeError> {
         let IdAnd { id, other: count } = body.take()?;
         Ok(Self::MigrateBacking(id.get(), body.moves(count.get())?))
     }
 
-    fn migrate_pages(body: &mut Body<impl Read>) -> Result<Self, DecodeError> {
+    fn migrate_pages(body: &mut CommandBody<impl Read>) -> Result<Self, DecodeError> {
         let IdAnd { id: count, other: _ } = body.take()?;
         Ok(Self::MigratePages(body.moves(count.get())?))
     }

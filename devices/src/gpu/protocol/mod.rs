@@ -4,19 +4,19 @@
 //! Guest bytes become a [`Command`] at once; only long lists of entries are read later, a strip at a
 //! time ([`Entries`]). An unknown command is a value too: [`Command::Unsupported`].
 //!
-//! - `wire.rs`: the structures
+//! - `structures.rs`: the structures
 //! - `command.rs`: [`Command`], and the one table from codes to commands
-//! - `body.rs`: [`Body`], which takes structures and lists out of bytes
+//! - `command_body.rs`: [`CommandBody`], which takes structures and lists out of bytes
 
-mod body;
 mod command;
+mod command_body;
+mod structures;
 #[cfg(test)]
 mod tests;
-mod wire;
 
-pub use body::{Body, DecodeError, Entries};
 pub use command::Command;
-pub use wire::*;
+pub use command_body::{CommandBody, DecodeError, Entries};
+pub use structures::*;
 
 /// Most scanouts that a device can have.
 pub const MAX_SCANOUTS: usize = 16;

@@ -5,11 +5,11 @@ use super::*;
 #[test]
 fn structures_have_the_standard_sizes() {
     const HEADER: usize = 24;
-    assert_eq!(size_of::<Header>(), HEADER);
+    assert_eq!(size_of::<CommandHeader>(), HEADER);
     assert_eq!(HEADER + size_of::<Create2d>(), 40);
     assert_eq!(HEADER + size_of::<SetScanout>(), 48);
     assert_eq!(HEADER + size_of::<Flush>(), 48);
-    assert_eq!(HEADER + size_of::<Transfer>(), 56);
+    assert_eq!(HEADER + size_of::<TransferToHost>(), 56);
     assert_eq!(HEADER + size_of::<CreateBlob>(), 56);
     assert_eq!(HEADER + size_of::<SetScanoutBlob>(), 96);
     assert_eq!(HEADER + size_of::<MapBlob>(), 40);
@@ -20,7 +20,7 @@ fn structures_have_the_standard_sizes() {
 }
 
 fn decode(kind: u32, bytes: &[u8]) -> Result<Command, DecodeError> {
-    Command::decode(kind, &mut Body::new(bytes, bytes.len() as u64), 4)
+    Command::decode(kind, &mut CommandBody::new(bytes, bytes.len() as u64), 4)
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::display::{Rect, ScanoutId, Size};
 use crate::gpu::mock::{BUFFERS, Driver, MAPPINGS, Setup, blob_surface, entry, single_pages};
 use crate::gpu::protocol::code;
 use crate::gpu::response::{error, ok};
-use crate::gpu::{CaptureError, Limits, refresh};
+use crate::gpu::{CaptureError, GpuLimits, refresh};
 
 #[test]
 fn a_guest_that_takes_all_it_can_leaves_nothing_behind() {
@@ -43,7 +43,7 @@ fn a_guest_that_takes_all_it_can_leaves_nothing_behind() {
 
 #[test]
 fn resources_without_memory_are_charged_too() {
-    let limits = Limits { resources: usize::MAX, entries_per_resource: 1024 };
+    let limits = GpuLimits { resources: usize::MAX, entries_per_resource: 1024 };
     let mut d = Driver::new(Setup { limits, host_bytes: 1 << 20, ..setup() });
     let size = Size::new(1, 1);
     let made = (1..).take_while(|id| d.create_2d(*id, XRGB, size) == ok::NODATA).count();
@@ -75,7 +75,7 @@ fn runs_of_backings_are_charged() {
 
 #[test]
 fn mappings_are_counted() {
-    let limits = Limits { resources: 1000, entries_per_resource: 1024 };
+    let limits = GpuLimits { resources: 1000, entries_per_resource: 1024 };
     let mut d = Driver::new(Setup { limits, ..setup() });
     for id in 1..=100u32 {
         assert_eq!(d.create_host_blob(id, 4096, true), ok::NODATA);

@@ -9,7 +9,7 @@ use zerocopy::IntoBytes;
 use super::{FIRST_PAGE, XRGB, driver, image, pattern, picture, setup, shown_blob};
 use crate::display::{Area, CURSOR_BYTES, Rect, ScanoutId, Size};
 use crate::gpu::mock::{BUFFERS, Driver, Setup, WINDOW, blob_surface, single_pages};
-use crate::gpu::protocol::{Flush, Header, code};
+use crate::gpu::protocol::{CommandHeader, Flush, code};
 use crate::gpu::response::{PageMove, error, ok};
 use crate::gpu::{PixelFormat, refresh};
 use crate::virtio::Deadline;
@@ -17,7 +17,10 @@ use crate::virtio::Deadline;
 #[test]
 fn display_info_and_edid_name_the_mode() {
     let mut d = driver();
-    let info = d.send(Header { kind: code::GET_DISPLAY_INFO.into(), ..Header::default() }, &[]);
+    let info = d.send(
+        CommandHeader { kind: code::GET_DISPLAY_INFO.into(), ..CommandHeader::default() },
+        &[],
+    );
     assert_eq!((info.code, info.body.len()), (ok::DISPLAY_INFO, 16 * 24));
     let word = |at: usize| u32::from_le_bytes(info.body[at..at + 4].try_into().unwrap());
     assert_eq!([word(8), word(12), word(16)], [640, 480, 1]);
@@ -26,7 +29,7 @@ fn display_info_and_edid_name_the_mode() {
 
     let edid = |d: &mut Driver, n: u32| {
         d.send(
-            Header { kind: code::GET_EDID.into(), ..Header::default() },
+            CommandHeader { kind: code::GET_EDID.into(), ..CommandHeader::default() },
             &[&n.to_le_bytes(), &[0; 4]],
         )
     };
@@ -50,12 +53,15 @@ fn a_new_mode_reaches_the_guest_as_an_event() {
     assert_eq!(events(&d), 1, "events_read is read-only");
     d.driver.set_config(4, 1);
     assert_eq!(events(&d), 0);
-    let info = d.send(Header { kind: code::GET_DISPLAY_INFO.into(), ..Header::default() }, &[]);
+    let info = d.send(
+        CommandHeader { kind: code::GET_DISPLAY_INFO.into(), ..CommandHeader::default() },
+        &[],
+    );
     assert_eq!(info.body[8..12], 1024u32.to_le_bytes());
 
     d.gpu().set_mode(1, None).unwrap();
     // An unplugged monitor has no EDID: an empty one, as Linux logs an error for an error.
-    let header = Header { kind: code::GET_EDID.into(), ..Header::default() };
+    let header = CommandHeader { kind: code::GET_EDID.into(), ..CommandHeader::default() };
     let answer = d.send(header, &[&1u32.to_le_bytes(), &[0; 4]]);
     assert_eq!((answer.code, answer.body.len()), (ok::EDID, 1032));
     assert!(answer.body.iter().all(|byte| *byte == 0));
@@ -211,7 +217,8 @@ fn a_cursor_is_composed_and_hidden_again() {
 fn uuids_are_stable_and_never_shared() {
     let mut d = driver();
     let uuid = |d: &mut Driver, id: u32| {
-        let header = Header { kind: code::RESOURCE_ASSIGN_UUID.into(), ..Header::default() };
+        let header =
+            CommandHeader { kind: code::RESOURCE_ASSIGN_UUID.into(), ..CommandHeader::default() };
         let answer = d.send(header, &[&id.to_le_bytes(), &[0; 4]]);
         (answer.code, answer.body)
     };

@@ -8,11 +8,11 @@ use super::{FIRST_PAGE, XRGB};
 use crate::display::{Rect, ScanoutId, Size};
 use crate::gpu::mock::{BUFFERS, Driver, Setup, entry, single_pages};
 use crate::gpu::protocol::{
-    CreateBlob, Flush, Header, MapBlob, MemEntry, MigrateEntry, Transfer, UpdateCursor, blob_flag,
-    blob_mem, code, header_flag,
+    CommandHeader, CreateBlob, Flush, MapBlob, MemEntry, MigrateEntry, TransferToHost,
+    UpdateCursor, blob_flag, blob_mem, code, header_flag,
 };
 use crate::gpu::response::{error, ok};
-use crate::gpu::{CONTROL_QUEUE, CURSOR_QUEUE, Limits, backing_ranges};
+use crate::gpu::{CONTROL_QUEUE, CURSOR_QUEUE, GpuLimits, backing_ranges};
 use crate::transport::register;
 use crate::virtio::Deadline;
 
@@ -27,7 +27,7 @@ const MANY: u32 = 1 << 18;
 
 fn large() -> Driver {
     Driver::new(Setup {
-        limits: Limits { resources: 64, entries_per_resource: MANY },
+        limits: GpuLimits { resources: 64, entries_per_resource: MANY },
         host_bytes: 256 << 20,
         deadline: || Deadline::of_work(WORK),
     })
@@ -35,11 +35,11 @@ fn large() -> Driver {
 
 /// A command with fence `fence`.
 fn command(kind: u32, fence: u64, body: &[&[u8]]) -> Vec<u8> {
-    let header = Header {
+    let header = CommandHeader {
         kind: kind.into(),
         flags: header_flag::FENCE.into(),
         fence_id: fence.into(),
-        ..Header::default()
+        ..CommandHeader::default()
     };
     [&[header.as_bytes()], body].concat().concat()
 }
@@ -80,7 +80,8 @@ fn create_blob(id: u32, size: u64, entries: &[MemEntry]) -> Vec<u8> {
 }
 
 fn transfer(id: u32, rect: Rect, fence: u64) -> Vec<u8> {
-    let c = Transfer { rect: rect.into(), resource_id: id.into(), ..Transfer::default() };
+    let c =
+        TransferToHost { rect: rect.into(), resource_id: id.into(), ..TransferToHost::default() };
     command(code::TRANSFER_TO_HOST_2D, fence, &[c.as_bytes()])
 }
 

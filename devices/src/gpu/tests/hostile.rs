@@ -8,11 +8,11 @@ use super::{FIRST_PAGE, XRGB, driver, image, pattern, picture, shown_blob};
 use crate::display::{Rect, ScanoutId, Size};
 use crate::gpu::mock::{BUFFERS, RAM, blob_surface, entry, single_pages};
 use crate::gpu::protocol::{
-    CreateBlob, Header, SetScanoutBlob, blob_mem, code, feature, header_flag,
+    CommandHeader, CreateBlob, SetScanoutBlob, blob_mem, code, feature, header_flag,
 };
 use crate::gpu::response::{error, ok};
 use crate::gpu::{CONTROL_QUEUE, CURSOR_QUEUE};
-use crate::transport::mock::Descriptor;
+use crate::transport::mock::MockDescriptor;
 use crate::virtio::{Deadline, Progress, VirtioDevice};
 
 #[test]
@@ -32,7 +32,7 @@ fn config_space_ends_where_it_ends() {
 #[test]
 fn linux_leaves_no_room_behind_a_cursor_command() {
     let mut d = driver();
-    let header = Header { kind: code::MOVE_CURSOR.into(), ..Header::default() };
+    let header = CommandHeader { kind: code::MOVE_CURSOR.into(), ..CommandHeader::default() };
     let mut bytes = header.as_bytes().to_vec();
     bytes.extend_from_slice(&[0; 32]);
     assert!(d.raw(CURSOR_QUEUE, &bytes, 0).is_empty());
@@ -49,11 +49,11 @@ fn fences_come_back_in_order_with_errors_too() {
     for (fence, kind) in
         (1..).zip([code::GET_DISPLAY_INFO, code::RESOURCE_UNREF, 0xdead, code::SUBMIT_3D])
     {
-        let header = Header {
+        let header = CommandHeader {
             kind: kind.into(),
             flags: header_flag::FENCE.into(),
             fence_id: fence.into(),
-            ..Header::default()
+            ..CommandHeader::default()
         };
         let answer = d.send(header, &[&[0; 8]]);
         assert_eq!((answer.flags, answer.fence_id), (header_flag::FENCE, fence));
@@ -332,7 +332,7 @@ fn commands_on_dead_resources_are_refused_and_scanouts_go_dark() {
 #[test]
 fn stalled_and_broken_buffers_come_back() {
     let mut d = driver();
-    let header = Header { kind: code::GET_DISPLAY_INFO.into(), ..Header::default() };
+    let header = CommandHeader { kind: code::GET_DISPLAY_INFO.into(), ..CommandHeader::default() };
     // No room, less than a header, less than the response.
     for room in [0, 1, 23] {
         assert!(d.raw(CONTROL_QUEUE, header.as_bytes(), room).is_empty());
@@ -352,8 +352,8 @@ fn stalled_and_broken_buffers_come_back() {
         [(0x2_0000, u32::MAX, false), (0x3_0000, u32::MAX, true)],
     ] {
         let buffers = descriptors.map(|(addr, len, writable)| match writable {
-            true => Descriptor::writable(GuestAddress(addr), len),
-            false => Descriptor::readable(GuestAddress(addr), len),
+            true => MockDescriptor::writable(GuestAddress(addr), len),
+            false => MockDescriptor::readable(GuestAddress(addr), len),
         });
         assert_eq!(d.submit(CONTROL_QUEUE, &buffers), 0, "{descriptors:x?}");
     }

@@ -15,7 +15,7 @@ mod model;
 
 use super::mock::{BUFFERS, Driver, Setup, single_pages};
 use super::response::ok;
-use super::{Limits, PixelFormat};
+use super::{GpuLimits, PixelFormat};
 use crate::display::{ScanoutId, Size};
 use crate::virtio::Deadline;
 
@@ -25,7 +25,7 @@ const XRGB: PixelFormat = PixelFormat::B8G8R8X8;
 /// A small device, whose rounds are bounded by work and not by time.
 fn setup() -> Setup {
     Setup {
-        limits: Limits { resources: 64, entries_per_resource: 1024 },
+        limits: GpuLimits { resources: 64, entries_per_resource: 1024 },
         host_bytes: 5 << 20,
         deadline: || Deadline::of_work(Deadline::WORK),
     }

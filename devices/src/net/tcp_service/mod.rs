@@ -15,12 +15,12 @@
 //!
 //! - `exchange.rs`: what a protocol above TCP is to this module
 //! - `connection.rs`: requests and answers of one connection
-//! - `frame.rs`: the fields of a frame that are checked before the stack sees it
+//! - `frame_fields.rs`: the fields of a frame that are checked before the stack sees it
 //! - `wire.rs`: frames between the guest and smoltcp
 
 mod connection;
 mod exchange;
-mod frame;
+mod frame_fields;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -42,7 +42,7 @@ use crate::virtio::Deadline;
 pub use connection::MAX_REQUEST;
 use connection::{PATIENCE, ServiceConnection};
 pub use exchange::{Exchange, Service};
-use frame::Sender;
+use frame_fields::FrameSender;
 use wire::Wire;
 
 /// Limit on connections, as in Firecracker.
@@ -96,7 +96,7 @@ pub struct TcpService {
     connections: Vec<ServiceConnection>,
 
     /// The sender of the last IPv4 packet, and when the stack learned of it.
-    sender: Option<(Sender, Instant)>,
+    sender: Option<(FrameSender, Instant)>,
     /// Zero of the stack's clock.
     start: Instant,
     /// Next time at which the stack must run without a new frame.
@@ -172,8 +172,8 @@ impl TcpService {
     /// guest sends packets through a router, it never requests the service's Ethernet address, and
     /// the stack would have to resolve the guest's before each answer.
     fn learn(&mut self, frame: &[u8], now: Instant, deadline: &mut Deadline) {
-        let Some(sender) = Sender::of(frame) else { return };
-        let known = |(known, at): (Sender, Instant)| {
+        let Some(sender) = FrameSender::of(frame) else { return };
+        let known = |(known, at): (FrameSender, Instant)| {
             known == sender && now.saturating_duration_since(at) < LEARN
         };
         if self.sender.is_some_and(known) {
@@ -299,13 +299,13 @@ impl TcpService {
 
 impl Responder for TcpService {
     fn wants(&self, start: &[u8]) -> bool {
-        frame::target(start) == Some(self.address)
+        frame_fields::target(start) == Some(self.address)
     }
 
     fn take(&mut self, frame: &[u8], now: Instant, deadline: &mut Deadline) {
         count(&self.counters.rx_accepted, 1);
         let mut frame = frame.to_vec();
-        if frame::is_ipv4(&frame) {
+        if frame_fields::is_ipv4(&frame) {
             frame[..6].copy_from_slice(&self.mac.0);
             self.learn(&frame, now, deadline);
         } else {

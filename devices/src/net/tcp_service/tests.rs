@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 use proptest::prelude::*;
 
-use super::frame::{ARP, ETHERTYPE, IPV4};
+use super::frame_fields::{ARP, ETHERTYPE, IPV4};
 use super::*;
 use crate::net::mock::{MockClient, MockConnection};
 use crate::net::tcp_service::wire::MAX_WAITING;

@@ -24,7 +24,7 @@ fn a_frame_leaves_as_it_was_cut_or_not() {
     let cuts = [0u64, 3, 11, 500, 501, 8000, (HEADER_LEN + frame.len()) as u64];
     let chain: Vec<_> = cuts
         .windows(2)
-        .map(|cut| Descriptor::readable(GuestAddress(at.0 + cut[0]), (cut[1] - cut[0]) as u32))
+        .map(|cut| MockDescriptor::readable(GuestAddress(at.0 + cut[0]), (cut[1] - cut[0]) as u32))
         .collect();
     rig.driver.send(TX, &chain);
     assert_eq!(rig.left(0), Some(frame));
@@ -85,7 +85,7 @@ fn a_driver_that_looks_meanwhile_finds_whole_frames_only() {
             assert_eq!(rig.driver.used(RX).map(|(_, len)| len), Some(2000));
             // Where they lie does not matter here.
             let at = rig.driver.alloc(2000);
-            rig.driver.add(RX, &[Descriptor::writable(at, 2000)]);
+            rig.driver.add(RX, &[MockDescriptor::writable(at, 2000)]);
             rig.driver.release(mark);
         }
     }

@@ -10,11 +10,11 @@ fn frames_that_are_none_come_back_and_do_not_leave() {
     let at = rig.driver.put(&[0; 4096]);
     let outside = GuestAddress(RAM as u64 - 8);
     let chains = [
-        vec![Descriptor::readable(at, HEADER_LEN as u32)],
-        vec![Descriptor::readable(at, 1)],
-        vec![Descriptor::readable(at, 4096); 17],
-        vec![Descriptor::readable(outside, 64)],
-        vec![Descriptor::writable(at, 64)],
+        vec![MockDescriptor::readable(at, HEADER_LEN as u32)],
+        vec![MockDescriptor::readable(at, 1)],
+        vec![MockDescriptor::readable(at, 4096); 17],
+        vec![MockDescriptor::readable(outside, 64)],
+        vec![MockDescriptor::writable(at, 64)],
     ];
     for chain in chains {
         assert_eq!(rig.driver.send(TX, &chain), 0);
@@ -33,7 +33,7 @@ fn buffers_without_room_for_a_header_come_back() {
         Setup { features: !feature::GUEST_TSO4 & !feature::GUEST_TSO6, ..Setup::default() }.start();
     let (small, _) = rig.post(12, 1);
     let at = rig.driver.put(&[0; 64]);
-    let readable = rig.driver.add(RX, &[Descriptor::readable(at, 64)]);
+    let readable = rig.driver.add(RX, &[MockDescriptor::readable(at, 64)]);
     let (good, _) = rig.post(2000, 1);
     rig.arrive(0, &pattern(1, 100));
     let used: Vec<_> = std::iter::from_fn(|| rig.driver.used(RX)).collect();
@@ -45,7 +45,7 @@ fn a_flood_is_sent_in_rounds() {
     let mut rig = Rig::new();
     let at = rig.driver.put(&[0; 1500]);
     for _ in 0..60 {
-        rig.driver.add(TX, &[Descriptor::readable(at, 1500)]);
+        rig.driver.add(TX, &[MockDescriptor::readable(at, 1500)]);
     }
     let mut deadline = Deadline::of_work(40_000);
     let progress = rig.device.lock().process(TX, &mut deadline).unwrap();

@@ -4,10 +4,10 @@
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::virtio::{Bucket, BucketUpdate};
+use crate::virtio::{BucketConfig, BucketUpdate};
 
-fn bucket(size: u64) -> Bucket {
-    Bucket { size, refill: Duration::from_secs(86_400), one_time_burst: 0 }
+fn bucket(size: u64) -> BucketConfig {
+    BucketConfig { size, refill: Duration::from_secs(86_400), one_time_burst: 0 }
 }
 
 #[test]
@@ -26,7 +26,7 @@ fn limits_hold_frames_back_in_both_directions_until_they_are_lifted() {
     rig.send(&pattern(0, 60));
     rig.send(&pattern(1, 60));
     let at = rig.driver.put(&[0; 72]);
-    let head = rig.driver.add(TX, &[Descriptor::readable(at, 72)]);
+    let head = rig.driver.add(TX, &[MockDescriptor::readable(at, 72)]);
     rig.driver.notify(TX);
     rig.driver.run();
     assert_eq!(rig.driver.used(TX), None);
@@ -51,9 +51,9 @@ fn queues_that_were_held_back_are_emptied_though_a_round_ends_early() {
     for pair in 0..2u16 {
         let at = rig.driver.put(&[0; 72]);
         for _ in 0..12 {
-            rig.driver.add(2 * pair + 1, &[Descriptor::readable(at, 72)]);
+            rig.driver.add(2 * pair + 1, &[MockDescriptor::readable(at, 72)]);
             let to = rig.driver.alloc(2048);
-            rig.driver.add(2 * pair, &[Descriptor::writable(to, 2048)]);
+            rig.driver.add(2 * pair, &[MockDescriptor::writable(to, 2048)]);
             rig.wires[usize::from(pair)].send(&[0; 72]).unwrap();
         }
         (0..2).for_each(|direction| rig.driver.notify(2 * pair + direction));
@@ -89,7 +89,8 @@ fn the_driver_chooses_how_many_pairs_it_uses() {
     let mut command = |bytes: &[u8]| {
         let at = rig.driver.put(bytes);
         let answer = rig.driver.put(&[0xaa]);
-        let chain = [Descriptor::readable(at, bytes.len() as u32), Descriptor::writable(answer, 1)];
+        let chain =
+            [MockDescriptor::readable(at, bytes.len() as u32), MockDescriptor::writable(answer, 1)];
         assert_eq!(rig.driver.send(6, &chain), 1);
         rig.mem.read_obj::<u8>(answer).unwrap()
     };
@@ -101,7 +102,7 @@ fn the_driver_chooses_how_many_pairs_it_uses() {
     // Each pair has its own wire.
     for pair in 0..3u16 {
         let at = rig.driver.put(&[pair as u8; 80]);
-        rig.driver.send(2 * pair + 1, &[Descriptor::readable(at, 80)]);
+        rig.driver.send(2 * pair + 1, &[MockDescriptor::readable(at, 80)]);
         assert_eq!(rig.left(pair.into()), Some(vec![pair as u8; 68]));
     }
 }
@@ -112,7 +113,7 @@ fn without_mq_the_control_queue_is_the_third() {
     let mut rig = Setup { pairs: 2, features, ..Setup::default() }.start();
     let at = rig.driver.put(&[4, 0, 1, 0]);
     let answer = rig.driver.put(&[0xaa]);
-    rig.driver.send(2, &[Descriptor::readable(at, 4), Descriptor::writable(answer, 1)]);
+    rig.driver.send(2, &[MockDescriptor::readable(at, 4), MockDescriptor::writable(answer, 1)]);
     assert_eq!(rig.mem.read_obj::<u8>(answer).unwrap(), 0);
 }
 
@@ -175,7 +176,7 @@ fn answers_that_a_round_had_no_time_for_follow() {
     let at = rig.driver.put(&[[0; HEADER_LEN].as_slice(), &[0x77; 60]].concat());
     for _ in 0..12 {
         rig.post(2048, 1);
-        rig.driver.add(TX, &[Descriptor::readable(at, 72)]);
+        rig.driver.add(TX, &[MockDescriptor::readable(at, 72)]);
     }
     rig.driver.notify(TX);
     rig.driver.run();

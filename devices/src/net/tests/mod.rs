@@ -24,7 +24,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::protocol::{HEADER_LEN, feature};
 use super::*;
-use crate::transport::mock::{Descriptor, MockDriver};
+use crate::transport::mock::{MockDescriptor, MockDriver};
 use crate::virtio::{Deadline, DeviceLock, GuestMemoryMmap, QueueHost, RateLimiter};
 
 const DRIVER: std::ops::Range<u64> = 0x1000..0x80_0000;
@@ -115,7 +115,7 @@ impl Rig {
             .map(|part| {
                 let from = GuestAddress(at.0 + u64::from(part * cut));
                 let end = if part + 1 == parts { len } else { (part + 1) * cut };
-                Descriptor::writable(from, end - part * cut)
+                MockDescriptor::writable(from, end - part * cut)
             })
             .collect();
         (self.driver.add(RX, &chain), at)
@@ -143,7 +143,7 @@ impl Rig {
         let mark = self.driver.alloc(0);
         let at = self.driver.put(&[&[0; HEADER_LEN], frame].concat());
         let len = u32::try_from(HEADER_LEN + frame.len()).unwrap();
-        assert_eq!(self.driver.send(TX, &[Descriptor::readable(at, len)]), 0);
+        assert_eq!(self.driver.send(TX, &[MockDescriptor::readable(at, len)]), 0);
         self.driver.release(mark);
     }
 

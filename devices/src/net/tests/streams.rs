@@ -105,7 +105,7 @@ fn a_process_that_does_not_read_holds_the_guest_back_without_a_loss() {
     let at = rig.driver.put(&[&[0; HEADER_LEN], &pattern(9, LEN)[..]].concat());
     let len = u32::try_from(HEADER_LEN + LEN).unwrap();
     for _ in 0..FRAMES {
-        rig.driver.add(TX, &[Descriptor::readable(at, len)]);
+        rig.driver.add(TX, &[MockDescriptor::readable(at, len)]);
     }
     rig.driver.notify(TX);
     rig.driver.run();

@@ -4,7 +4,7 @@
 use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_FEATURES_OK};
 
 use super::{MmioTransport, note, register};
-use crate::transport::setup::{QueueSetup, Ring};
+use crate::transport::setup::{QueueSetup, RingAddress};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
 const VERSION: u32 = 2;
@@ -52,12 +52,12 @@ impl MmioTransport {
             register::SHM_SEL => self.registers().shm_sel = value,
             register::QUEUE_READY => self.write_queue_ready(value),
             register::QUEUE_NUM => self.set_up_queue(|queue| queue.size = value),
-            register::QUEUE_DESC_LOW => self.set_address(Ring::Descriptors, false, value),
-            register::QUEUE_DESC_HIGH => self.set_address(Ring::Descriptors, true, value),
-            register::QUEUE_DRIVER_LOW => self.set_address(Ring::Available, false, value),
-            register::QUEUE_DRIVER_HIGH => self.set_address(Ring::Available, true, value),
-            register::QUEUE_DEVICE_LOW => self.set_address(Ring::Used, false, value),
-            register::QUEUE_DEVICE_HIGH => self.set_address(Ring::Used, true, value),
+            register::QUEUE_DESC_LOW => self.set_address(RingAddress::Descriptors, false, value),
+            register::QUEUE_DESC_HIGH => self.set_address(RingAddress::Descriptors, true, value),
+            register::QUEUE_DRIVER_LOW => self.set_address(RingAddress::Available, false, value),
+            register::QUEUE_DRIVER_HIGH => self.set_address(RingAddress::Available, true, value),
+            register::QUEUE_DEVICE_LOW => self.set_address(RingAddress::Used, false, value),
+            register::QUEUE_DEVICE_HIGH => self.set_address(RingAddress::Used, true, value),
             _ => {}
         }
     }
@@ -97,7 +97,7 @@ impl MmioTransport {
         }
     }
 
-    fn set_address(&self, ring: Ring, high: bool, value: u32) {
+    fn set_address(&self, ring: RingAddress, high: bool, value: u32) {
         self.set_up_queue(|queue| queue.set_address(ring, high, value));
     }
 

@@ -80,7 +80,7 @@ proptest! {
         for (number, (addr, len, flags, next)) in (0..).zip(table) {
             // Mostly inside RAM, so that some chains are good.
             let addr = if addr % 4 == 0 { addr } else { addr % (1 << 20) };
-            rig.driver.write_descriptor(1, number, Descriptor { addr, len: len % 5000, flags, next });
+            rig.driver.write_descriptor(1, number, MockDescriptor { addr, len: len % 5000, flags, next });
         }
         heads.iter().for_each(|head| rig.driver.make_available(1, *head));
         let mut device = rig.device.lock();

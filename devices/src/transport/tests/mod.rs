@@ -16,7 +16,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{MmioTransport, register as reg};
-use crate::transport::mock::{Descriptor, MockDriver};
+use crate::transport::mock::{MockDescriptor, MockDriver};
 use crate::virtio::{
     Activation, Deadline, DeviceFailure, DeviceLock, DeviceQueue, GuestMemoryMmap, Interrupt,
     Progress, QueueHost, SharedRegion, VirtioDevice, read_config_slice, write_config_slice,

@@ -131,7 +131,7 @@ fn queues_cannot_be_set_up_out_of_turn() {
 fn a_stopped_queue_is_empty_for_its_device_and_a_reset_does_not_revive_it() {
     let mut rig = Rig::new();
     rig.driver.probe(VERSION_1, 2);
-    rig.driver.add(0, &[Descriptor::readable(GuestAddress(0x100), 4)]);
+    rig.driver.add(0, &[MockDescriptor::readable(GuestAddress(0x100), 4)]);
     let mut kept = rig.device.lock().queues.remove(0);
     rig.driver.write(reg::QUEUE_SEL, 0);
     rig.driver.write(reg::QUEUE_READY, 0);

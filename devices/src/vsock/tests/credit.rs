@@ -29,7 +29,10 @@ fn the_guest_is_sent_no_more_than_it_has_room_for() {
         assert!(got.len() - taken as usize <= ROOM as usize);
         if asked || got.len() - taken as usize == ROOM as usize {
             taken = u32::try_from(got.len()).unwrap();
-            rig.send(Header { fwd_cnt: taken.into(), ..header(Op::CreditUpdate, host, 5) }, &[]);
+            rig.send(
+                PacketHeader { fwd_cnt: taken.into(), ..header(Op::CreditUpdate, host, 5) },
+                &[],
+            );
         }
     }
     assert!(got == data);
@@ -39,17 +42,21 @@ fn the_guest_is_sent_no_more_than_it_has_room_for() {
 fn a_guest_without_room_is_asked_once_and_served_when_it_has_some() {
     let mut rig = Rig::new();
     let (mut program, host) = rig.connected(5);
-    rig.send(Header { buf_alloc: 0.into(), ..header(Op::CreditUpdate, host, 5) }, &[]);
+    rig.send(PacketHeader { buf_alloc: 0.into(), ..header(Op::CreditUpdate, host, 5) }, &[]);
     program.write_all(b"wait").unwrap();
     rig.host_event();
     rig.expect(Op::CreditRequest);
     rig.host_event();
     assert!(rig.packet().is_none());
-    rig.send(Header { buf_alloc: 2.into(), ..header(Op::CreditUpdate, host, 5) }, &[]);
+    rig.send(PacketHeader { buf_alloc: 2.into(), ..header(Op::CreditUpdate, host, 5) }, &[]);
     assert_eq!(rig.expect(Op::Rw).data, b"wa");
     rig.expect(Op::CreditRequest);
     rig.send(
-        Header { buf_alloc: 2.into(), fwd_cnt: 2.into(), ..header(Op::CreditUpdate, host, 5) },
+        PacketHeader {
+            buf_alloc: 2.into(),
+            fwd_cnt: 2.into(),
+            ..header(Op::CreditUpdate, host, 5)
+        },
         &[],
     );
     assert_eq!(rig.expect(Op::Rw).data, b"it");

@@ -24,10 +24,10 @@ fn packets_for_connections_that_are_not_there_are_answered_with_a_reset() {
 #[test]
 fn headers_that_lie_end_the_connection_and_nothing_else() {
     let invalid = [
-        Header { len: 5000.into(), ..header(Op::Rw, 0, 5) },
-        Header { len: u32::MAX.into(), ..header(Op::Rw, 0, 5) },
-        Header { kind: 2.into(), ..header(Op::Rw, 0, 5) },
-        Header { dst_cid: 99.into(), ..header(Op::Rw, 0, 5) },
+        PacketHeader { len: 5000.into(), ..header(Op::Rw, 0, 5) },
+        PacketHeader { len: u32::MAX.into(), ..header(Op::Rw, 0, 5) },
+        PacketHeader { kind: 2.into(), ..header(Op::Rw, 0, 5) },
+        PacketHeader { dst_cid: 99.into(), ..header(Op::Rw, 0, 5) },
         header(Op::Request, 0, 5),
         header(Op::Response, 0, 5),
         header(Op::Unknown(77), 0, 5),
@@ -36,7 +36,7 @@ fn headers_that_lie_end_the_connection_and_nothing_else() {
         let mut rig = Rig::new();
         let (mut other, other_port) = rig.connected(6);
         let (_program, host) = rig.connected(5);
-        rig.send(Header { dst_port: host.into(), ..packet }, b"data");
+        rig.send(PacketHeader { dst_port: host.into(), ..packet }, b"data");
         rig.expect(Op::Reset);
         assert_eq!(rig.held().0, 1);
         rig.data(other_port, 6, b"alive");
@@ -48,7 +48,7 @@ fn headers_that_lie_end_the_connection_and_nothing_else() {
 fn a_sender_that_is_not_the_guest_is_not_answered() {
     let mut rig = Rig::new();
     let (_program, host) = rig.connected(5);
-    rig.send(Header { src_cid: 4.into(), ..header(Op::Reset, host, 5) }, &[]);
+    rig.send(PacketHeader { src_cid: 4.into(), ..header(Op::Reset, host, 5) }, &[]);
     assert!(rig.packet().is_none());
     assert_eq!(rig.held().0, 1);
 }
@@ -58,9 +58,9 @@ fn buffers_that_are_no_packets_come_back() {
     let mut rig = Rig::new();
     let at = rig.driver.put(&[0xff; 64]);
     for chain in [
-        vec![Descriptor::readable(at, 43)],
-        vec![Descriptor::writable(at, 64)],
-        vec![Descriptor::readable(GuestAddress(u64::MAX - 8), 64)],
+        vec![MockDescriptor::readable(at, 43)],
+        vec![MockDescriptor::writable(at, 64)],
+        vec![MockDescriptor::readable(GuestAddress(u64::MAX - 8), 64)],
     ] {
         assert_eq!(rig.driver.send(TX, &chain), 0);
     }
@@ -143,7 +143,7 @@ fn answers_without_buffers_hold_the_guest_back_and_are_not_lost() {
     // No receive buffer: the device eventually stops taking packets.
     for _ in 0..20 {
         while rig.driver.room(TX) > 0 {
-            rig.driver.add(TX, &[Descriptor::readable(at, 44)]);
+            rig.driver.add(TX, &[MockDescriptor::readable(at, 44)]);
         }
         rig.driver.notify(TX);
         rig.driver.run();
@@ -157,7 +157,7 @@ fn answers_without_buffers_hold_the_guest_back_and_are_not_lost() {
     let to = rig.driver.alloc(64);
     let mut answers = 0;
     while answers < taken + 64 {
-        rig.driver.add(RX, &[Descriptor::writable(to, 64)]);
+        rig.driver.add(RX, &[MockDescriptor::writable(to, 64)]);
         rig.driver.notify(RX);
         rig.driver.run();
         assert!(rig.driver.used(RX).is_some(), "after {answers} of {taken}");
@@ -171,7 +171,7 @@ fn a_flood_is_taken_in_rounds() {
     let mut rig = Rig::new();
     let at = rig.driver.put(header(Op::Reset, 1, 2).as_bytes());
     for _ in 0..60 {
-        rig.driver.add(TX, &[Descriptor::readable(at, 44)]);
+        rig.driver.add(TX, &[MockDescriptor::readable(at, 44)]);
     }
     let mut deadline = Deadline::of_work(20_000);
     let progress = rig.device.lock().process(TX, &mut deadline).unwrap();
@@ -196,7 +196,7 @@ proptest! {
         for (op, port, guest, len, [flags, buffer, taken], data) in packets {
             let port = if port == 0 { host } else { port };
             let len = if len % 2 == 0 { data as u32 } else { len };
-            let header = Header {
+            let header = PacketHeader {
                 len: len.into(),
                 flags: flags.into(),
                 buf_alloc: buffer.into(),

@@ -20,9 +20,9 @@ use tempfile::TempDir;
 use vm_memory::{Bytes, GuestAddress};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::protocol::{Header, Op, shutdown};
+use super::protocol::{Op, PacketHeader, shutdown};
 use super::*;
-use crate::transport::mock::{Descriptor, MockDriver};
+use crate::transport::mock::{MockDescriptor, MockDriver};
 use crate::virtio::{DeviceLock, GuestMemoryMmap, QueueHost};
 
 const DRIVER: std::ops::Range<u64> = 0x1000..0x100_0000;
@@ -50,7 +50,7 @@ struct Rig {
 /// A packet to the guest.
 #[derive(Debug)]
 struct Packet {
-    header: Header,
+    header: PacketHeader,
     data: Vec<u8>,
 }
 
@@ -97,7 +97,7 @@ impl Rig {
     }
 
     fn post(&mut self, at: GuestAddress) {
-        self.driver.add(RX, &[Descriptor::writable(at, BUFFER)]);
+        self.driver.add(RX, &[MockDescriptor::writable(at, BUFFER)]);
         self.posted.push_back(at);
     }
 
@@ -113,14 +113,14 @@ impl Rig {
         let at = self.posted.pop_front().unwrap();
         let mut bytes = vec![0; len as usize];
         self.mem.read_slice(&mut bytes, at).unwrap();
-        let header = Header::read_from_bytes(&bytes[..Header::LEN]).unwrap();
+        let header = PacketHeader::read_from_bytes(&bytes[..PacketHeader::LEN]).unwrap();
         assert_eq!(header.dst_cid.get(), CID);
         assert_eq!(header.src_cid.get(), 2);
-        assert_eq!(header.len.get() as usize, bytes.len() - Header::LEN);
+        assert_eq!(header.len.get() as usize, bytes.len() - PacketHeader::LEN);
         self.post(at);
         self.driver.notify(RX);
         self.driver.run();
-        Some(Packet { header, data: bytes[Header::LEN..].to_vec() })
+        Some(Packet { header, data: bytes[PacketHeader::LEN..].to_vec() })
     }
 
     fn expect(&mut self, op: Op) -> Packet {
@@ -130,12 +130,12 @@ impl Rig {
     }
 
     /// Sends a packet of the guest's, header and data in one buffer.
-    fn send(&mut self, header: Header, data: &[u8]) {
+    fn send(&mut self, header: PacketHeader, data: &[u8]) {
         self.mem.write_slice(header.as_bytes(), self.outgoing).unwrap();
-        let at = GuestAddress(self.outgoing.0 + Header::LEN as u64);
+        let at = GuestAddress(self.outgoing.0 + PacketHeader::LEN as u64);
         self.mem.write_slice(data, at).unwrap();
-        let len = u32::try_from(Header::LEN + data.len()).unwrap();
-        assert_eq!(self.driver.send(TX, &[Descriptor::readable(self.outgoing, len)]), 0);
+        let len = u32::try_from(PacketHeader::LEN + data.len()).unwrap();
+        assert_eq!(self.driver.send(TX, &[MockDescriptor::readable(self.outgoing, len)]), 0);
     }
 
     fn op(&mut self, op: Op, host: u32, guest: u32) {
@@ -144,7 +144,7 @@ impl Rig {
 
     fn data(&mut self, host: u32, guest: u32, data: &[u8]) {
         let len = u32::try_from(data.len()).unwrap().into();
-        self.send(Header { len, ..header(Op::Rw, host, guest) }, data);
+        self.send(PacketHeader { len, ..header(Op::Rw, host, guest) }, data);
     }
 
     /// A program on the host connects to `port` of the guest, which accepts; the host's port.
@@ -170,8 +170,8 @@ impl Rig {
 }
 
 /// A packet of the guest's without data.
-fn header(op: Op, host: u32, guest: u32) -> Header {
-    Header {
+fn header(op: Op, host: u32, guest: u32) -> PacketHeader {
+    PacketHeader {
         src_cid: CID.into(),
         dst_cid: 2.into(),
         src_port: guest.into(),
@@ -179,7 +179,7 @@ fn header(op: Op, host: u32, guest: u32) -> Header {
         kind: 1.into(),
         op: u16::from(op).into(),
         buf_alloc: ROOM.into(),
-        ..Header::default()
+        ..PacketHeader::default()
     }
 }
 

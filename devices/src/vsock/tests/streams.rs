@@ -79,7 +79,7 @@ fn a_guest_that_refuses_closes_the_programs_connection() {
 fn an_end_of_the_guest_leaves_no_event_behind() {
     let mut rig = Rig::new();
     let (mut program, host) = rig.connected(5);
-    rig.send(Header { flags: shutdown::SEND.into(), ..header(Op::Shutdown, host, 5) }, &[]);
+    rig.send(PacketHeader { flags: shutdown::SEND.into(), ..header(Op::Shutdown, host, 5) }, &[]);
     let mut end = [0];
     assert_eq!(program.read(&mut end).unwrap(), 0);
     for _ in 0..2 {
@@ -125,7 +125,7 @@ fn each_direction_ends_by_itself() {
     rig.data(host, 5, b"answer");
     assert_eq!(read_now(&mut program), b"answer");
     // Now the guest has sent everything.
-    rig.send(Header { flags: shutdown::SEND.into(), ..header(Op::Shutdown, host, 5) }, &[]);
+    rig.send(PacketHeader { flags: shutdown::SEND.into(), ..header(Op::Shutdown, host, 5) }, &[]);
     program.set_nonblocking(false).unwrap();
     assert_eq!(program.read(&mut [0; 8]).unwrap(), 0);
 }
@@ -135,7 +135,7 @@ fn a_guest_that_closes_is_reset_after_its_data_was_written() {
     let mut rig = Rig::new();
     let (mut program, host) = rig.connected(5);
     rig.data(host, 5, &pattern(1, 1000));
-    rig.send(Header { flags: shutdown::BOTH.into(), ..header(Op::Shutdown, host, 5) }, &[]);
+    rig.send(PacketHeader { flags: shutdown::BOTH.into(), ..header(Op::Shutdown, host, 5) }, &[]);
     rig.expect(Op::Reset);
     assert_eq!(read_now(&mut program), pattern(1, 1000));
     assert_eq!(rig.held(), (0, 0, 0));
@@ -183,12 +183,12 @@ fn packets_may_be_cut_into_any_descriptors() {
     let (mut program, host) = rig.connected(5);
     let data = pattern(3, 9000);
     let len = u32::try_from(data.len()).unwrap().into();
-    let packet = [Header { len, ..header(Op::Rw, host, 5) }.as_bytes(), &data].concat();
+    let packet = [PacketHeader { len, ..header(Op::Rw, host, 5) }.as_bytes(), &data].concat();
     let at = rig.driver.put(&packet);
     let cuts = [0, 10, 44, 45, 4000, packet.len() as u64];
     let chain: Vec<_> = cuts
         .windows(2)
-        .map(|cut| Descriptor::readable(GuestAddress(at.0 + cut[0]), (cut[1] - cut[0]) as u32))
+        .map(|cut| MockDescriptor::readable(GuestAddress(at.0 + cut[0]), (cut[1] - cut[0]) as u32))
         .collect();
     rig.driver.send(TX, &chain);
     assert!(read_now(&mut program) == data);

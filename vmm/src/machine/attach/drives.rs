@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
-use devices::block::{self, Block, BlockConfig, BlockHandle, Image, ImageError};
+use devices::block::{self, BlockConfig, BlockDevice, BlockHandle, DiskImage, ImageError};
 use devices::virtio::{DeviceLock, SourceRunner};
 
 use crate::config::{CacheType, DriveConfig, ImageFormat, IoEngine, RateLimiterConfig, drives};
@@ -59,7 +59,7 @@ fn attach_one(machine: &mut Assembly<'_>, wanted: &DriveConfig) -> Result<Drive,
         queues: wanted.queues,
         workers,
     };
-    let device = Block::new(config).map_err(host)?;
+    let device = BlockDevice::new(config).map_err(host)?;
     let handle = device.handle();
     let sources = device.sources().map_err(host)?;
     let home = Home::Thread(format!("block-{id}"));
@@ -68,7 +68,7 @@ fn attach_one(machine: &mut Assembly<'_>, wanted: &DriveConfig) -> Result<Drive,
     Ok(Drive { id, handle })
 }
 
-fn open(wanted: &DriveConfig) -> Result<Image, DriveError> {
+fn open(wanted: &DriveConfig) -> Result<DiskImage, DriveError> {
     let id = wanted.drive_id.clone();
     let Some(path) = &wanted.path_on_host else {
         let cause = io::Error::new(io::ErrorKind::InvalidInput, "no image");
@@ -76,9 +76,9 @@ fn open(wanted: &DriveConfig) -> Result<Image, DriveError> {
     };
     let opened = match (open_disk(path, wanted.is_read_only), wanted.format) {
         (Err(error), _) => Err(error.into()),
-        (Ok(file), ImageFormat::Raw) => Image::raw(file, wanted.is_read_only),
+        (Ok(file), ImageFormat::Raw) => DiskImage::raw(file, wanted.is_read_only),
         (Ok(file), ImageFormat::Qcow2) => {
-            Image::qcow2(file, path, wanted.is_read_only, wanted.backing_files)
+            DiskImage::qcow2(file, path, wanted.is_read_only, wanted.backing_files)
         }
     };
     opened.map_err(|cause| DriveError::Image { id, path: path.display().to_string(), cause })

@@ -6,9 +6,9 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use devices::display::vnc::{MAX_CLIENTS, Patience, View, serve};
-use devices::display::{Frames, Headless, ScanoutId};
-use devices::gpu::{AnonymousMemory, Gpu, GpuParts, GpuSettings, Limits, mode, refresh};
+use devices::display::vnc::{MAX_CLIENTS, Patience, VncView, serve};
+use devices::display::{DisplayFrames, Headless, ScanoutId};
+use devices::gpu::{AnonymousMemory, Gpu, GpuLimits, GpuParts, GpuSettings, mode, refresh};
 use devices::virtio::{DeviceLock, SharedRegion};
 use mm::budget::Budget;
 use mm::units::Bytes;
@@ -24,7 +24,7 @@ pub struct Screens {
     /// The device. Viewers and the API's thread also lock it, for one strip of a picture at a time.
     pub gpu: Arc<DeviceLock<Gpu>>,
     /// Its frames, for any thread.
-    pub frames: Frames,
+    pub frames: DisplayFrames,
     /// Where they can be watched, if anywhere.
     pub vnc: Option<VncSocket>,
 }
@@ -44,7 +44,7 @@ pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Option<Screens>, Buil
     let settings = GpuSettings {
         scanouts,
         mode: mode(wanted.width_px, wanted.height_px).map_err(BuildError::device("gpu"))?,
-        limits: Limits::default(),
+        limits: GpuLimits::default(),
         window: Some(region),
         cma: ram.layout().cma().into_iter().collect(),
     };
@@ -104,7 +104,7 @@ impl VncSocket {
     /// Where the socket cannot be made, or the host has no thread left.
     pub fn open(
         path: &Path,
-        frames: &Frames,
+        frames: &DisplayFrames,
         gpu: &Arc<DeviceLock<Gpu>>,
         places: Arc<Budget>,
         threads: Arc<Budget>,
@@ -119,7 +119,7 @@ impl VncSocket {
             }
         };
         let (frames, refresh, patience) = (frames.clone(), Arc::new(refresh), Patience::default());
-        let view = View { frames, scanout, refresh, patience, places, threads };
+        let view = VncView { frames, scanout, refresh, patience, places, threads };
         serve(socket, view).map_err(VncError::Thread)?;
         Ok(Self(file))
     }

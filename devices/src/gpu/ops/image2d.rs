@@ -8,14 +8,14 @@ use mm::units::usize_from;
 use crate::display::{Area, Rect, Size};
 use crate::gpu::format::{BYTES_PER_PIXEL, PixelFormat};
 use crate::gpu::host_memory::{Held, HostPool, HostRegion};
-use crate::gpu::protocol::{Create2d, ResourceId, Transfer};
-use crate::gpu::resource::{Backed, Image, Kind, Resources};
+use crate::gpu::protocol::{Create2d, ResourceId, TransferToHost};
+use crate::gpu::resource::{Backed, ResourceImage, ResourceKind, ResourceTable};
 use crate::gpu::response::Fault;
 use crate::virtio::{Deadline, GuestMemoryMmap, Progress};
 
 /// RESOURCE_CREATE_2D: an image without backing.
 pub(in crate::gpu) fn create_2d(
-    resources: &mut Resources,
+    resources: &mut ResourceTable,
     host: &HostPool,
     c: &Create2d,
 ) -> Result<(), Fault> {
@@ -26,16 +26,20 @@ pub(in crate::gpu) fn create_2d(
     if host.never_has(size.bytes()) {
         return Err(Fault::Limit);
     }
-    resources.insert(place, Kind::Image(Image { format, size, backed: None, pixels: None }));
+    resources.insert(
+        place,
+        ResourceKind::Image(ResourceImage { format, size, backed: None, pixels: None }),
+    );
     Ok(())
 }
 
 /// RESOURCE_DETACH_BACKING; returns the backing, to be freed.
 pub(in crate::gpu) fn detach_backing(
-    resources: &mut Resources,
+    resources: &mut ResourceTable,
     id: ResourceId,
 ) -> Result<Backed, Fault> {
-    resources.with_image(id, |image: &mut Image| image.backed.take().ok_or(Fault::WrongState))
+    resources
+        .with_image(id, |image: &mut ResourceImage| image.backed.take().ok_or(Fault::WrongState))
 }
 
 /// A TRANSFER_TO_HOST_2D in progress: copies rows directly from guest memory to the image.
@@ -56,17 +60,17 @@ pub(in crate::gpu) struct TransferJob {
 impl TransferJob {
     /// Checks the command; `None` where there is nothing to copy.
     pub(in crate::gpu) fn new(
-        resources: &mut Resources,
+        resources: &mut ResourceTable,
         host: &mut HostPool,
-        c: &Transfer,
+        c: &TransferToHost,
     ) -> Result<Option<Self>, Fault> {
         let id = c.resource_id.get();
         let image = match &resources.get(id)?.kind {
-            Kind::Image(image) => image,
+            ResourceKind::Image(image) => image,
             // Linux sends it for all dumb buffers, blobs included: a guest blob is its own image,
             // so there is nothing to do.
-            Kind::GuestBlob(_) => return Ok(None),
-            Kind::HostBlob(_) => return Err(Fault::WrongKind),
+            ResourceKind::GuestBlob(_) => return Ok(None),
+            ResourceKind::HostBlob(_) => return Err(Fault::WrongKind),
         };
         let size = image.size;
         let area = Rect::from(c.rect).within(size).ok_or(Fault::Parameter)?;
@@ -104,7 +108,7 @@ impl TransferJob {
     /// Copies until all is done or `deadline` passes.
     pub(in crate::gpu) fn run(
         &mut self,
-        resources: &Resources,
+        resources: &ResourceTable,
         mem: &GuestMemoryMmap,
         deadline: &mut Deadline,
     ) -> Result<Progress, Fault> {

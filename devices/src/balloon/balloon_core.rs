@@ -3,28 +3,28 @@
 
 use mm::units::Pages;
 
-use super::journal::Journal;
+use super::event_journal::EventJournal;
 use super::migrations::Migrations;
 use super::pool::Pool;
-use super::target::Target;
+use super::target::BalloonTarget;
 
 /// The balloon without its queues.
-pub(super) struct Core {
+pub(super) struct BalloonCore {
     /// The pages in it, and the memory behind them.
     pub(super) pool: Pool,
     /// The size that the driver should reach.
-    pub(super) target: Target,
+    pub(super) target: BalloonTarget,
     /// Which buffers were halves of migrations.
     pub(super) migrations: Migrations,
     /// Counters and the log.
-    pub(super) journal: Journal,
+    pub(super) journal: EventJournal,
 }
 
-impl Core {
+impl BalloonCore {
     /// An empty balloon with no target.
     pub(super) fn new(pool: Pool) -> Self {
-        let target = Target::new(pool.ledger.ram());
-        Self { pool, target, migrations: Migrations::default(), journal: Journal::default() }
+        let target = BalloonTarget::new(pool.ledger.ram());
+        Self { pool, target, migrations: Migrations::default(), journal: EventJournal::default() }
     }
 
     /// Called after pages went in, with the previous number of pages: once the guest has reached

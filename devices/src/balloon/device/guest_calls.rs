@@ -6,10 +6,10 @@ use std::any::Any;
 use mm::units::Pages;
 use zerocopy::IntoBytes;
 
-use super::{Active, Balloon, NAME};
-use crate::balloon::core::Core;
-use crate::balloon::protocol::{Config, DEVICE_TYPE, feature};
-use crate::balloon::roles::{self, Role};
+use super::{ActiveBalloon, Balloon, NAME};
+use crate::balloon::balloon_core::BalloonCore;
+use crate::balloon::protocol::{BalloonConfigSpace, DEVICE_TYPE, feature};
+use crate::balloon::roles::{self, BalloonQueue};
 use crate::balloon::serving::Serving;
 use crate::virtio::{
     Activation, Deadline, DeviceFailure, Progress, VirtioDevice, read_config_slice,
@@ -36,7 +36,7 @@ impl VirtioDevice for Balloon {
     /// pages, and so finds it used when it looks, where it would have slept until the event loop had
     /// run and interrupted it.
     fn runs_at_notify(&self, queue: u16) -> bool {
-        let at_notify = [Role::Inflate, Role::Deflate, Role::Hints];
+        let at_notify = [BalloonQueue::Inflate, BalloonQueue::Deflate, BalloonQueue::Hints];
         match &self.active {
             Some(active) => active.role(queue).is_some_and(|role| at_notify.contains(&role)),
             None => at_notify.iter().any(|role| roles::possible(self.features, queue, *role)),
@@ -47,18 +47,18 @@ impl VirtioDevice for Balloon {
     /// notified (Linux `get_free_page_and_send`). By then the page must have been discarded, or
     /// guest data would be lost.
     fn finishes_at_notify(&self, queue: u16) -> bool {
-        self.active.as_ref().is_some_and(|active| active.role(queue) == Some(Role::Hints))
+        self.active.as_ref().is_some_and(|active| active.role(queue) == Some(BalloonQueue::Hints))
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = Config {
+        let config = BalloonConfigSpace {
             num_pages: self.core.target.goal_on_wire().into(),
             free_page_hint_cmd_id: self.hinting.status().host_cmd.into(),
             ..self.config
         };
         let config = config.as_bytes();
         let len = match self.features & feature::BLOCKS {
-            0 => Config::STANDARD_LEN,
+            0 => BalloonConfigSpace::STANDARD_LEN,
             _ => config.len(),
         };
         read_config_slice(&config[..len], offset, data);
@@ -67,8 +67,8 @@ impl VirtioDevice for Balloon {
     fn write_config(&mut self, offset: u64, data: &[u8]) {
         let Ok(value) = <[u8; 4]>::try_from(data) else { return };
         match offset {
-            Config::ACTUAL => self.config.actual = value.into(),
-            Config::POISON_VAL => self.config.poison_val = value.into(),
+            BalloonConfigSpace::ACTUAL => self.config.actual = value.into(),
+            BalloonConfigSpace::POISON_VAL => self.config.poison_val = value.into(),
             _ => {}
         }
     }
@@ -78,12 +78,12 @@ impl VirtioDevice for Balloon {
         if features & feature::EVACUATE != 0 && features & feature::BLOCKS == 0 {
             return Err(self.refuse("EVACUATE was accepted without BLOCKS"));
         }
-        let roles: Vec<Role> = roles::of(features).collect();
+        let roles: Vec<BalloonQueue> = roles::of(features).collect();
         if let Some(queue) = roles.iter().zip(&queues).position(|(_, queue)| !queue.ready()) {
             return Err(self.refuse(format_args!("queue {queue} was not set up")));
         }
         self.core.pool.set_patient(features & feature::MUST_TELL_HOST != 0);
-        self.active = Some(Active { features, interrupt, roles, queues });
+        self.active = Some(ActiveBalloon { features, interrupt, roles, queues });
         self.polling.schedule();
         self.end_turn();
         Ok(())
@@ -121,7 +121,7 @@ impl VirtioDevice for Balloon {
     /// Restores the memory that the last driver had given up, where the host must allocate it
     /// before the guest may access it.
     fn clean_up(&mut self, deadline: &mut Deadline) -> Progress {
-        let Core { pool, journal, .. } = &mut self.core;
+        let BalloonCore { pool, journal, .. } = &mut self.core;
         pool.restore_forgotten(journal, deadline);
         Progress::more_if(pool.to_restore() > Pages(0))
     }

@@ -13,16 +13,16 @@ use mm::range_set::RangeSet;
 use mm::units::{BlockId, GuestRange, Pages};
 
 use super::super::changes::Changes;
-use super::super::counters::Counters;
+use super::super::counters::BalloonCounters;
 use super::super::hinting::HintingStatus;
-use super::super::ledger::Fill;
+use super::super::ledger::BlockFill;
+use super::super::memory_reclaim::Discarded;
 use super::super::protocol::feature;
-use super::super::reclaim::Discarded;
 use super::super::requests::EvacuationDone;
-use super::super::roles::Role;
+use super::super::roles::BalloonQueue;
 use super::super::serving::Serving;
 use super::super::stats::Statistics;
-use super::super::target::Target;
+use super::super::target::BalloonTarget;
 use super::super::{BalloonConfig, BalloonError};
 use super::Balloon;
 
@@ -63,7 +63,7 @@ impl Balloon {
     /// Changes the driver's goal and notifies it.
     fn change_target(
         &mut self,
-        change: impl FnOnce(&mut Target) -> Result<(), BalloonError>,
+        change: impl FnOnce(&mut BalloonTarget) -> Result<(), BalloonError>,
     ) -> Result<(), BalloonError> {
         let before = self.core.target.goal();
         change(&mut self.core.target)?;
@@ -118,7 +118,7 @@ impl Balloon {
     /// Asks the guest for statistics now; false if it still owes an answer.
     pub fn poll_statistics(&mut self) -> bool {
         let Self { active, polling, core, .. } = self;
-        let queue = active.as_mut().and_then(|active| active.queue(Role::Stats));
+        let queue = active.as_mut().and_then(|active| active.queue(BalloonQueue::Stats));
         let asked = queue.is_some_and(|queue| polling.poll(queue, &mut core.journal));
         if !asked && self.accepted(feature::STATS_VQ) {
             self.core.journal.counters.stats_update_fails += 1;
@@ -214,7 +214,8 @@ impl Balloon {
         let blocks: Vec<BlockId> = blocks.into_iter().collect();
         self.evacuation.requests().request(&blocks, sync, patience, done);
         let Self { active, evacuation, core, .. } = self;
-        if let Some(queue) = active.as_mut().and_then(|active| active.queue(Role::Evacuations))
+        if let Some(queue) =
+            active.as_mut().and_then(|active| active.queue(BalloonQueue::Evacuations))
             && let Err(error) = evacuation.send(queue, &core.pool.ledger)
         {
             core.journal.warn(error);
@@ -225,7 +226,7 @@ impl Balloon {
 
     /// Whether any page of `block` is in the balloon, so that nothing may fill it again.
     pub fn has_holes(&self, block: BlockId) -> bool {
-        self.core.pool.ledger.fill(block) != Fill::Empty
+        self.core.pool.ledger.fill(block) != BlockFill::Empty
     }
 
     /// Adds the pages of the balloon that lie in `blocks` to `ballooned`, and those that the guest
@@ -280,7 +281,7 @@ impl Balloon {
     }
 
     /// Counters since the machine started.
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self) -> BalloonCounters {
         self.core.journal.counters
     }
 

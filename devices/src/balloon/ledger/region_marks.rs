@@ -8,14 +8,14 @@ pub(super) const WORDS: usize = (PAGES_PER_BLOCK / 64) as usize;
 
 /// One stretch of RAM and the marks of its blocks.
 #[derive(Debug)]
-pub(super) struct Region {
+pub(super) struct RegionMarks {
     pub(super) ram: GuestRange,
     pub(super) first_block: u64,
     pub(super) ballooned: Vec<u64>,
     pub(super) pending: Vec<u64>,
 }
 
-impl Region {
+impl RegionMarks {
     pub(super) fn new(ram: GuestRange) -> Self {
         let first_block = ram.start().block().0;
         let blocks = (ram.end().0.div_ceil(PAGES_PER_BLOCK) - first_block) as usize;

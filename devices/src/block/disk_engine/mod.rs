@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Ways to move data between an image and guest memory, one piece of a request at a time.
 //!
-//! - `ring.rs`: io_uring: any number of pieces in flight
+//! - `uring.rs`: io_uring: any number of pieces in flight
 //! - `calls.rs`: system calls: each piece is done when `start` returns
 //! - `qcow2.rs`: qcow2 images, by imago; as with system calls
 //! - `open.rs`: which of them an image gets
@@ -9,7 +9,7 @@
 mod calls;
 mod open;
 mod qcow2;
-mod ring;
+mod uring;
 
 use std::io;
 use std::os::fd::RawFd;
@@ -19,7 +19,7 @@ pub(super) use open::open;
 
 /// Operation of one piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Action {
+pub(super) enum DiskAction {
     /// From the image into the vectors.
     Read,
     /// From the vectors into the image.
@@ -35,7 +35,7 @@ pub(super) enum Action {
 /// One piece of a request: `len` bytes of the image from `offset` on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Piece<'a> {
-    pub(super) action: Action,
+    pub(super) action: DiskAction,
     pub(super) offset: u64,
     pub(super) len: u64,
     pub(super) memory: &'a IoVecs,
@@ -51,7 +51,7 @@ pub(super) enum Started {
 }
 
 /// Moves data between one image and memory.
-pub(super) trait Engine: Send {
+pub(super) trait DiskEngine: Send {
     /// Starts a piece, which `token` names until its end.
     ///
     /// # Safety
@@ -107,12 +107,14 @@ pub(super) struct RingConfig {
 }
 
 /// fallocate(2) modes for an action, none for those that are no fallocate.
-fn fallocate_mode(action: Action) -> Option<i32> {
+fn fallocate_mode(action: DiskAction) -> Option<i32> {
     let keep = libc::FALLOC_FL_KEEP_SIZE;
     match action {
-        Action::Discard | Action::Zero { unmap: true } => Some(libc::FALLOC_FL_PUNCH_HOLE | keep),
-        Action::Zero { unmap: false } => Some(libc::FALLOC_FL_ZERO_RANGE | keep),
-        Action::Read | Action::Write | Action::Flush => None,
+        DiskAction::Discard | DiskAction::Zero { unmap: true } => {
+            Some(libc::FALLOC_FL_PUNCH_HOLE | keep)
+        }
+        DiskAction::Zero { unmap: false } => Some(libc::FALLOC_FL_ZERO_RANGE | keep),
+        DiskAction::Read | DiskAction::Write | DiskAction::Flush => None,
     }
 }
 

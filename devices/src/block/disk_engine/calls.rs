@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use mm::units::usize_from;
 
-use super::{Action, Engine, Piece, Started, fallocate_mode, is_unsupported, moved};
+use super::{DiskAction, DiskEngine, Piece, Started, fallocate_mode, is_unsupported, moved};
 
 /// Largest piece: what a slow disk handles in a few milliseconds.
 const PIECE: usize = 512 << 10;
@@ -17,18 +17,18 @@ const PIECE: usize = 512 << 10;
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Moves data by preadv(2) and pwritev(2).
-pub(super) struct Calls {
+pub(super) struct CallsEngine {
     file: Arc<File>,
 }
 
-impl Calls {
+impl CallsEngine {
     pub(super) fn new(file: Arc<File>) -> Self {
         Self { file }
     }
 
     /// # Safety
     ///
-    /// As for [`Engine::start`].
+    /// As for [`DiskEngine::start`].
     unsafe fn transfer(&self, piece: &Piece<'_>) -> io::Result<u64> {
         let vectors = piece.memory.as_slice();
         let count = i32::try_from(vectors.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -37,7 +37,7 @@ impl Calls {
         let result = match piece.action {
             // SAFETY: the vectors are guest memory, mapped and writable for as long as `IoVecs`
             // lives, to which Rust has no reference.
-            Action::Read => unsafe { libc::preadv(fd, vectors.as_ptr(), count, offset) },
+            DiskAction::Read => unsafe { libc::preadv(fd, vectors.as_ptr(), count, offset) },
             // SAFETY: as above; only read here.
             _ => unsafe { libc::pwritev(fd, vectors.as_ptr(), count, offset) },
         };
@@ -64,7 +64,7 @@ impl Calls {
         };
         match self.fallocate(mode, piece) {
             Err(error) if is_unsupported(&error) => match piece.action {
-                Action::Discard => Ok(piece.len),
+                DiskAction::Discard => Ok(piece.len),
                 _ => write_zeroes(&self.file, piece.offset, piece.len),
             },
             result => result,
@@ -72,13 +72,13 @@ impl Calls {
     }
 }
 
-impl Engine for Calls {
+impl DiskEngine for CallsEngine {
     unsafe fn start(&mut self, _token: u16, piece: Piece<'_>) -> Started {
         loop {
             let result = match piece.action {
-                Action::Read | Action::Write if piece.len == 0 => Ok(0),
+                DiskAction::Read | DiskAction::Write if piece.len == 0 => Ok(0),
                 // SAFETY: the caller's promise.
-                Action::Read | Action::Write => unsafe { self.transfer(&piece) },
+                DiskAction::Read | DiskAction::Write => unsafe { self.transfer(&piece) },
                 _ => self.act(&piece),
             };
             match result {

@@ -7,7 +7,7 @@ use imago::FormatAccess;
 use mm::units::usize_from;
 use vm_memory::VolatileSlice;
 
-use super::{Action, Engine, Piece, Started, is_unsupported};
+use super::{DiskAction, DiskEngine, Piece, Started, is_unsupported};
 
 /// Largest piece, and so the size of the buffer.
 const PIECE: usize = 256 << 10;
@@ -27,7 +27,7 @@ impl Qcow2Engine {
     ///
     /// # Safety
     ///
-    /// As for [`Engine::start`].
+    /// As for [`DiskEngine::start`].
     unsafe fn copy(&mut self, piece: &Piece<'_>) {
         let mut rest = &mut self.buffer[..];
         for vector in piece.memory.as_slice() {
@@ -37,7 +37,7 @@ impl Qcow2Engine {
             // lives; all accesses to it are volatile.
             let guest = unsafe { VolatileSlice::new(vector.iov_base.cast(), vector.iov_len) };
             match piece.action {
-                Action::Read => guest.copy_from(part),
+                DiskAction::Read => guest.copy_from(part),
                 _ => {
                     guest.copy_to(part);
                 }
@@ -47,38 +47,42 @@ impl Qcow2Engine {
 
     /// # Safety
     ///
-    /// As for [`Engine::start`].
+    /// As for [`DiskEngine::start`].
     unsafe fn act(&mut self, piece: &Piece<'_>) -> io::Result<u64> {
         let len = usize_from(piece.len);
         match piece.action {
-            Action::Read => {
+            DiskAction::Read => {
                 self.buffer.resize(len, 0);
                 self.image.read(&mut self.buffer[..], piece.offset)?;
                 // SAFETY: the caller's promise.
                 unsafe { self.copy(piece) };
             }
-            Action::Write => {
+            DiskAction::Write => {
                 self.buffer.resize(len, 0);
                 // SAFETY: the caller's promise.
                 unsafe { self.copy(piece) };
                 self.image.write(&self.buffer[..], piece.offset)?;
             }
-            Action::Flush => {
+            DiskAction::Flush => {
                 self.image.flush()?;
                 self.image.sync()?;
             }
-            Action::Discard => match self.image.discard_to_any(piece.offset, piece.len) {
+            DiskAction::Discard => match self.image.discard_to_any(piece.offset, piece.len) {
                 Err(error) if !is_unsupported(&error) => return Err(error),
                 _ => {}
             },
-            Action::Zero { unmap: true } => self.image.discard_to_zero(piece.offset, piece.len)?,
-            Action::Zero { unmap: false } => self.image.write_zeroes(piece.offset, piece.len)?,
+            DiskAction::Zero { unmap: true } => {
+                self.image.discard_to_zero(piece.offset, piece.len)?
+            }
+            DiskAction::Zero { unmap: false } => {
+                self.image.write_zeroes(piece.offset, piece.len)?
+            }
         }
         Ok(piece.len)
     }
 }
 
-impl Engine for Qcow2Engine {
+impl DiskEngine for Qcow2Engine {
     unsafe fn start(&mut self, _token: u16, piece: Piece<'_>) -> Started {
         // SAFETY: the caller's promise.
         Started::Done(unsafe { self.act(&piece) })

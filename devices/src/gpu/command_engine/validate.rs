@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Recount of the device's counters.
 
-use super::Engine;
-use crate::gpu::resource::Kind;
+use super::CommandEngine;
+use crate::gpu::resource::ResourceKind;
 
-impl Engine {
+impl CommandEngine {
     /// Recounts everything; panics where a count is off.
     pub(in crate::gpu) fn validate(&self) {
         self.resources.validate(&self.cma);
         let (mut held, mut mapped) = (0, 0);
         for (_, resource) in self.resources.iter() {
             match &resource.kind {
-                Kind::Image(image) => held += image.pixels.as_ref().map_or(0, |p| p.len()),
-                Kind::HostBlob(blob) => {
+                ResourceKind::Image(image) => held += image.pixels.as_ref().map_or(0, |p| p.len()),
+                ResourceKind::HostBlob(blob) => {
                     held += blob.memory.len();
                     mapped += blob.mapped.map_or(0, |_| blob.memory.len());
                 }
-                Kind::GuestBlob(_) => {}
+                ResourceKind::GuestBlob(_) => {}
             }
         }
         // Between two rounds of an UNREF there is more than resources have.

@@ -14,17 +14,17 @@ use mm::units::GuestRange;
 use std::sync::Arc;
 
 use crate::display::{Cursor, Frame, FrameError, ScanoutId, Size};
-use crate::gpu::backing::CmaRegions;
 use crate::gpu::host_memory::HostPool;
 use crate::gpu::large::{LargeBackings, WantsBlocks};
 use crate::gpu::migrate::{Batch, Migration};
-use crate::gpu::ops::{Build, Disposal, Flushing, Job, TransferJob, blob, cursor, flush, image};
+use crate::gpu::ops::{Build, Disposal, Flushing, Job, TransferJob, blob, cursor, flush, image2d};
 use crate::gpu::protocol::{Command, CreateBlob, Entries, ResourceId, UpdateCursor, blob_mem};
-use crate::gpu::resource::{BackingPosition, Resources};
+use crate::gpu::resource::{BackingPosition, ResourceTable};
+use crate::gpu::resource_backing::CmaRegions;
 use crate::gpu::response::{Fault, Response};
-use crate::gpu::scanout::{Surface, View};
+use crate::gpu::scanout::{ScanoutView, Surface};
 use crate::gpu::scanouts::Scanouts;
-use crate::gpu::stats::{Counters, GpuStats};
+use crate::gpu::stats::{GpuEvents, GpuStats};
 use crate::gpu::uuid::Uuids;
 use crate::gpu::window::Window;
 use crate::gpu::{GpuParts, GpuSettings};
@@ -50,20 +50,20 @@ pub(in crate::gpu) enum Step {
 }
 
 /// State of the device; commands of the control queue run on it one at a time.
-pub(in crate::gpu) struct Engine {
+pub(in crate::gpu) struct CommandEngine {
     max_entries: u32,
     cma: CmaRegions,
-    resources: Resources,
+    resources: ResourceTable,
     scanouts: Scanouts,
     host: HostPool,
     window: Window,
     uuids: Uuids,
     large: LargeBackings,
     disposal: Disposal,
-    counters: Counters,
+    counters: GpuEvents,
 }
 
-impl Engine {
+impl CommandEngine {
     /// A device without resources, whose scanouts are plugged in.
     pub(in crate::gpu) fn new(settings: GpuSettings, parts: GpuParts) -> Self {
         let limits = settings.limits;
@@ -71,14 +71,14 @@ impl Engine {
         Self {
             max_entries: limits.entries_per_resource,
             cma: CmaRegions::new(settings.cma),
-            resources: Resources::new(limits.resources, Arc::clone(&budget)),
+            resources: ResourceTable::new(limits.resources, Arc::clone(&budget)),
             scanouts: Scanouts::new(settings.scanouts, settings.mode, parts.display),
             host: HostPool::new(parts.host_memory, budget),
             window: Window::new(parts.window, parts.mappings),
             uuids: Uuids::new(),
             large: LargeBackings::new(),
             disposal: Disposal::default(),
-            counters: Counters::default(),
+            counters: GpuEvents::default(),
         }
     }
 
@@ -131,11 +131,11 @@ impl Engine {
                 None
             }
             Command::Create2d(c) => {
-                image::create_2d(resources, host, &c)?;
+                image2d::create_2d(resources, host, &c)?;
                 None
             }
             Command::DetachBacking(id) => {
-                self.disposal.add_backed(image::detach_backing(resources, id)?);
+                self.disposal.add_backed(image2d::detach_backing(resources, id)?);
                 Some(Job::Dispose(Ok(())))
             }
             Command::SetScanout(c) => {
@@ -247,7 +247,7 @@ impl Engine {
     }
 
     /// Abandons an unfinished command whose driver no longer waits for a response.
-    /// [`Engine::clean_up`] frees what takes time.
+    /// [`CommandEngine::clean_up`] frees what takes time.
     pub(in crate::gpu) fn abandon(&mut self, job: Job) {
         if let Job::Build(build) = job {
             self.disposal.add_backed(build.abandon());
@@ -313,7 +313,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Drops everything that the guest created; scanouts keep their modes. [`Engine::clean_up`]
+    /// Drops everything that the guest created; scanouts keep their modes. [`CommandEngine::clean_up`]
     /// frees what takes time.
     pub(in crate::gpu) fn reset(&mut self) {
         self.scanouts.reset();
@@ -339,7 +339,7 @@ impl Engine {
     ) -> Progress {
         let Some(surface) = self.scanouts.surface(id) else { return Progress::Done };
         let Ok(resource) = self.resources.get(surface.resource) else { return Progress::Done };
-        self.scanouts.fill(id, &View { mem, resource, surface: &surface }, deadline)
+        self.scanouts.fill(id, &ScanoutView { mem, resource, surface: &surface }, deadline)
     }
 
     /// Fills `frame` from the scanout, which must still show `surface`, until `deadline` passes.
@@ -351,7 +351,7 @@ impl Engine {
         deadline: &mut Deadline,
     ) -> Result<Progress, Fault> {
         let resource = self.resources.get(surface.resource)?;
-        Ok(frame.fill(&View { mem, resource, surface: &surface }, deadline))
+        Ok(frame.fill(&ScanoutView { mem, resource, surface: &surface }, deadline))
     }
 
     /// A frame for a picture of `size`, charged to the device's budget.

@@ -6,7 +6,7 @@ use std::io::Read;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::MAX_MIGRATE_ENTRIES;
-use super::wire::{IdAnd, MemEntry};
+use super::structures::{IdAnd, MemEntry};
 
 /// A list of [`MemEntry`](super::MemEntry) that the guest has sent and the device has not read yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,13 +32,13 @@ pub enum DecodeError {
 }
 
 /// The remaining undecoded bytes of a command.
-pub struct Body<R> {
+pub struct CommandBody<R> {
     reader: R,
     taken: u64,
     left: u64,
 }
 
-impl<R: Read> Body<R> {
+impl<R: Read> CommandBody<R> {
     /// The `left` bytes that `reader` has.
     pub fn new(reader: R, left: u64) -> Self {
         Self { reader, taken: 0, left }

@@ -4,17 +4,17 @@
 
 use std::fmt::Display;
 
-use super::counters::Counters;
+use super::counters::BalloonCounters;
 use crate::throttle::Throttle;
 
 /// The record of one balloon's events.
 #[derive(Debug, Default)]
-pub(super) struct Journal {
-    pub(super) counters: Counters,
+pub(super) struct EventJournal {
+    pub(super) counters: BalloonCounters,
     log: Throttle,
 }
 
-impl Journal {
+impl EventJournal {
     /// Counts a buffer that was left alone because of `cause`, and logs it.
     pub(super) fn bad_buffer(&mut self, cause: impl Display) {
         self.counters.bad_buffers += 1;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mm::budget::Budget;
 
-use crate::display::{Frames, ScanoutId};
+use crate::display::{DisplayFrames, ScanoutId};
 
 /// Brings a scanout's whole picture to its frame: for a first look at a guest that draws nothing.
 /// Called on a client's thread.
@@ -38,9 +38,9 @@ impl Default for Patience {
 
 /// What clients see.
 #[derive(Clone)]
-pub struct View {
+pub struct VncView {
     /// Frames of the display.
-    pub frames: Frames,
+    pub frames: DisplayFrames,
     /// Which scanout.
     pub scanout: ScanoutId,
     /// How its picture is brought up to date.

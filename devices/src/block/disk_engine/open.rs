@@ -3,30 +3,30 @@
 
 use std::sync::Arc;
 
-use super::calls::Calls;
+use super::calls::CallsEngine;
 use super::qcow2::Qcow2Engine;
-use super::ring::Ring;
-use super::{Engine, RingConfig};
+use super::uring::UringEngine;
+use super::{DiskEngine, RingConfig};
 use crate::block::IoEngine;
-use crate::block::image::{Contents, Image};
+use crate::block::image::{Contents, DiskImage};
 
 /// The engine for `image`.
 pub(in crate::block) fn open(
-    image: Image,
+    image: DiskImage,
     wanted: IoEngine,
     config: &RingConfig,
-) -> Box<dyn Engine> {
+) -> Box<dyn DiskEngine> {
     let file = match image.contents {
         Contents::Raw(file) => file,
         Contents::Qcow2(access) => return Box::new(Qcow2Engine::new(*access)),
     };
     if wanted == IoEngine::Async {
-        match Ring::new(Arc::clone(&file), config) {
+        match UringEngine::new(Arc::clone(&file), config) {
             Ok(ring) => return Box::new(ring),
             Err(error) => {
                 tracing::warn!(%error, "io_uring is not available: using system calls for disk I/O");
             }
         }
     }
-    Box::new(Calls::new(file))
+    Box::new(CallsEngine::new(file))
 }

@@ -9,7 +9,7 @@ use crate::display::Rect;
 /// Header of every command and response.
 #[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct Header {
+pub struct CommandHeader {
     /// Command or response code.
     pub kind: U32,
     /// [`header_flag`](super::header_flag)s.
@@ -128,7 +128,7 @@ pub struct Flush {
 /// TRANSFER_TO_HOST_2D.
 #[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct Transfer {
+pub struct TransferToHost {
     /// Where in the image.
     pub rect: WireRect,
     /// Where in the backing the first of its bytes is.

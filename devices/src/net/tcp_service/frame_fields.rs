@@ -36,12 +36,12 @@ pub(super) fn target(frame: &[u8]) -> Option<Ipv4Addr> {
 
 /// The sender of an IPv4 packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Sender {
+pub(super) struct FrameSender {
     mac: [u8; 6],
     address: Ipv4Addr,
 }
 
-impl Sender {
+impl FrameSender {
     /// The sender of `frame`, which carries an IPv4 packet; `None` if it is too short.
     pub(super) fn of(frame: &[u8]) -> Option<Self> {
         let address = field::<4>(frame, IPV4_SOURCE)?.into();

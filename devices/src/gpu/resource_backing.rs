@@ -23,7 +23,7 @@ const PIECE: u64 = 256 << 10;
 
 /// Why a list of entries is not a backing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BackingError {
+pub(super) enum ResourceBackingError {
     /// There are no entries, or one has no bytes.
     #[error("a backing needs entries, and an entry needs bytes")]
     Empty,
@@ -61,14 +61,14 @@ impl CmaRegions {
 
 /// Bytes of guest RAM, in pieces.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Backing {
+pub(super) struct ResourceBacking {
     /// By offset of the first byte; the first is 0; no two neighbours could be one.
     runs: BTreeMap<u64, GuestAddress>,
     len: u64,
     cma_bytes: u64,
 }
 
-impl Backing {
+impl ResourceBacking {
     /// Adds an entry at the end.
     fn push(&mut self, addr: GuestAddress, length: u64, cma: &CmaRegions) {
         let continues = self
@@ -248,7 +248,7 @@ impl Remains {
 /// A backing under construction, one entry at a time.
 #[derive(Debug, Default)]
 pub(super) struct Builder {
-    backing: Backing,
+    backing: ResourceBacking,
     entries: u32,
     /// An entry begins or ends inside a page.
     ragged: bool,
@@ -261,13 +261,13 @@ impl Builder {
         mem: &GuestMemoryMmap,
         entry: &MemEntry,
         cma: &CmaRegions,
-    ) -> Result<(), BackingError> {
+    ) -> Result<(), ResourceBackingError> {
         let (addr, length) = (entry.addr.get(), entry.length.get());
         if length == 0 {
-            return Err(BackingError::Empty);
+            return Err(ResourceBackingError::Empty);
         }
         if !is_ram(mem, GuestAddress(addr), u64::from(length)) {
-            return Err(BackingError::NotRam { index: self.entries, addr, length });
+            return Err(ResourceBackingError::NotRam { index: self.entries, addr, length });
         }
         self.backing.push(GuestAddress(addr), u64::from(length), cma);
         self.entries += 1;
@@ -283,8 +283,8 @@ impl Builder {
     }
 
     /// Refuses a backing without entries.
-    pub(super) fn check(&self) -> Result<(), BackingError> {
-        if self.backing.runs.is_empty() { Err(BackingError::Empty) } else { Ok(()) }
+    pub(super) fn check(&self) -> Result<(), ResourceBackingError> {
+        if self.backing.runs.is_empty() { Err(ResourceBackingError::Empty) } else { Ok(()) }
     }
 
     /// Bytes so far.
@@ -293,13 +293,13 @@ impl Builder {
     }
 
     /// The backing.
-    pub(super) fn into_backing(self) -> Backing {
+    pub(super) fn into_backing(self) -> ResourceBacking {
         self.backing
     }
 }
 
 #[cfg(any(test, feature = "test-utils"))]
-impl Backing {
+impl ResourceBacking {
     /// Recounts; panics where a sum is off.
     pub(super) fn validate(&self, cma: &CmaRegions) {
         let total: u64 = self.runs_from(0).map(|(_, _, len)| len).sum();
@@ -309,13 +309,13 @@ impl Backing {
 }
 
 #[cfg(test)]
-impl Backing {
+impl ResourceBacking {
     /// The backing that `entries` describe, and the most runs that it can have.
     pub(super) fn of(
         mem: &GuestMemoryMmap,
         entries: &[MemEntry],
         cma: &CmaRegions,
-    ) -> Result<(Self, u64), BackingError> {
+    ) -> Result<(Self, u64), ResourceBackingError> {
         let mut builder = Builder::default();
         entries.iter().try_for_each(|entry| builder.push(mem, entry, cma))?;
         builder.check()?;

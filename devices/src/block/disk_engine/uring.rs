@@ -12,7 +12,9 @@ use io_uring::{IoUring, Probe, opcode, squeue};
 use mm::units::SaturatingInto;
 
 use super::calls::write_zeroes;
-use super::{Action, Engine, Piece, RingConfig, Started, fallocate_mode, is_unsupported, moved};
+use super::{
+    DiskAction, DiskEngine, Piece, RingConfig, Started, fallocate_mode, is_unsupported, moved,
+};
 
 /// Largest piece. Reset and image replacement wait for pieces in flight.
 const PIECE: usize = 4 << 20;
@@ -21,21 +23,21 @@ const SUBMISSIONS: u16 = 256;
 
 /// The operation of a piece in flight, to interpret its result.
 #[derive(Debug, Clone, Copy)]
-struct Asked {
-    action: Action,
+struct SubmittedPiece {
+    action: DiskAction,
     offset: u64,
     len: u64,
 }
 
 /// Moves data by io_uring.
-pub(super) struct Ring {
+pub(super) struct UringEngine {
     ring: IoUring,
     file: Arc<File>,
-    asked: Vec<Option<Asked>>,
+    asked: Vec<Option<SubmittedPiece>>,
     under_way: usize,
 }
 
-impl Ring {
+impl UringEngine {
     /// A ring over `file`.
     ///
     /// # Errors
@@ -83,16 +85,16 @@ impl Ring {
             _ => None,
         };
         match (piece.action, one, fallocate_mode(piece.action)) {
-            (Action::Read, Some((base, len)), _) => {
+            (DiskAction::Read, Some((base, len)), _) => {
                 opcode::Read::new(image, base, len).offset(offset).build()
             }
-            (Action::Write, Some((base, len)), _) => {
+            (DiskAction::Write, Some((base, len)), _) => {
                 opcode::Write::new(image, base, len).offset(offset).build()
             }
-            (Action::Read, None, _) => {
+            (DiskAction::Read, None, _) => {
                 opcode::Readv::new(image, vectors.as_ptr(), count).offset(offset).build()
             }
-            (Action::Write, None, _) => {
+            (DiskAction::Write, None, _) => {
                 opcode::Writev::new(image, vectors.as_ptr(), count).offset(offset).build()
             }
             (_, _, Some(mode)) => {
@@ -103,15 +105,15 @@ impl Ring {
     }
 
     /// Result of a piece from the ring's return value.
-    fn outcome(&self, asked: Asked, result: i32) -> io::Result<u64> {
-        if matches!(asked.action, Action::Read | Action::Write) {
+    fn outcome(&self, asked: SubmittedPiece, result: i32) -> io::Result<u64> {
+        if matches!(asked.action, DiskAction::Read | DiskAction::Write) {
             return moved(result.into(), asked.len);
         }
         match moved(result.into(), 0) {
             Ok(_) => Ok(asked.len),
             Err(error) if is_unsupported(&error) => match asked.action {
-                Action::Discard => Ok(asked.len),
-                Action::Zero { .. } => write_zeroes(&self.file, asked.offset, asked.len),
+                DiskAction::Discard => Ok(asked.len),
+                DiskAction::Zero { .. } => write_zeroes(&self.file, asked.offset, asked.len),
                 _ => Err(error),
             },
             Err(error) => Err(error),
@@ -119,9 +121,9 @@ impl Ring {
     }
 }
 
-impl Engine for Ring {
+impl DiskEngine for UringEngine {
     unsafe fn start(&mut self, token: u16, piece: Piece<'_>) -> Started {
-        if matches!(piece.action, Action::Read | Action::Write) && piece.len == 0 {
+        if matches!(piece.action, DiskAction::Read | DiskAction::Write) && piece.len == 0 {
             return Started::Done(Ok(0));
         }
         let entry = self.entry(&piece).user_data(token.into());
@@ -135,7 +137,7 @@ impl Engine for Ring {
         match unsafe { self.ring.submission().push(&entry) } {
             Ok(()) => {
                 let Piece { action, offset, len, .. } = piece;
-                self.asked[usize::from(token)] = Some(Asked { action, offset, len });
+                self.asked[usize::from(token)] = Some(SubmittedPiece { action, offset, len });
                 self.under_way += 1;
                 Started::UnderWay
             }
