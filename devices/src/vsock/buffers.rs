@@ -17,7 +17,7 @@ const HELD: usize = 16;
 
 /// One buffer: room for a header and data.
 #[derive(Debug)]
-struct Held {
+struct HeldBuffer {
     head: u16,
     buffer: Segments,
     /// Bytes of data that fit.
@@ -30,7 +30,7 @@ struct Held {
 #[derive(Debug)]
 pub(super) struct Buffers {
     queue: DeviceQueue,
-    held: VecDeque<Held>,
+    held: VecDeque<HeldBuffer>,
     /// The room for data in all of `held`.
     room: IoVecs,
     /// As much of it as the guest's credit allows, if that is less.
@@ -67,7 +67,7 @@ impl Buffers {
                 let mem = self.queue.mem();
                 let added = self.room.append(mem, &buffer.writable, PacketHeader::LEN as u64, room);
                 let vectors = self.room.count() - before;
-                (added == room).then_some(Held { head, buffer, room, vectors })
+                (added == room).then_some(HeldBuffer { head, buffer, room, vectors })
             });
             match held {
                 Some(held) => self.held.push_back(held),

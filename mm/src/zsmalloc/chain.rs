@@ -5,7 +5,7 @@ use super::class::{MAX_CHAIN, SizeClass};
 use super::error::ZsError;
 use super::lists::ClassState;
 use super::supply::Supply;
-use super::zspage::Link;
+use super::zspage::FrameLink;
 use super::zspages::Zspages;
 use crate::frames::FrameId;
 
@@ -21,7 +21,7 @@ pub(super) fn make(
     let number = zspages.take().ok_or(ZsError::Limit(supply.frame_pool().frame_count()))?;
     let mut frames = [FrameId::new(0); MAX_CHAIN];
     for position in 0..shape.frames {
-        match supply.alloc(Link { zspage: number, position }) {
+        match supply.alloc(FrameLink { zspage: number, position }) {
             Ok(frame) => frames[position] = frame,
             Err(error) => {
                 frames.into_iter().take(position).for_each(|frame| supply.free(frame));

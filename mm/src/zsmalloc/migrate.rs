@@ -5,7 +5,7 @@
 //! Linux has to rewrite the handle of every object in the page.
 
 use super::heap::Heap;
-use super::zspage::Link;
+use super::zspage::FrameLink;
 use crate::frames::{LockedFrame, MigrateError, MigrateMode, TargetFrame};
 
 /// [`MovableOps::migrate`](crate::frames::MovableOps::migrate) for the frames of a heap.
@@ -19,7 +19,7 @@ pub(super) fn migrate(
     if !heap.supply().owns(src) {
         return Err(MigrateError::Unknown);
     }
-    let link = Link::from_private(src.private());
+    let link = FrameLink::from_private(src.private());
     let zspage = heap.zspages().get(link.zspage).ok_or(MigrateError::Unknown)?;
     let number = usize::from(zspage.class());
     // A zspage without a class is being created or freed.

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::config::ZsConfig;
 use super::error::ZsError;
-use super::zspage::Link;
+use super::zspage::FrameLink;
 use crate::frames::{AllocError, FrameId, FramePool, Gfp, LockedFrame, Order, Owner, Region};
 
 /// The source of frames, and their number.
@@ -60,7 +60,7 @@ impl Supply {
     }
 
     /// Allocates the frame for `link`.
-    pub(super) fn alloc(&self, link: Link) -> Result<FrameId, ZsError> {
+    pub(super) fn alloc(&self, link: FrameLink) -> Result<FrameId, ZsError> {
         let used = self.used.fetch_add(1, Ordering::Relaxed) + 1;
         let result = match self.config.limit {
             Some(limit) if used > u64::from(limit) => Err(ZsError::Limit(limit)),
@@ -73,7 +73,7 @@ impl Supply {
         result
     }
 
-    fn alloc_from_pool(&self, link: Link) -> Result<FrameId, AllocError> {
+    fn alloc_from_pool(&self, link: FrameLink) -> Result<FrameId, AllocError> {
         match self.owner.get() {
             Some(owner) => owner.alloc(Gfp::MOVABLE, link.to_private()),
             None => self.frames.alloc(Order::ZERO, Gfp::UNMOVABLE).map(|f| f.into_parts().0),

@@ -14,12 +14,12 @@ const _: () = assert!(MAX_CHAIN == 1 << POSITION_BITS && ZSPAGE_BITS + POSITION_
 
 /// Where a frame is: its zspage and its position in the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Link {
+pub(super) struct FrameLink {
     pub(super) zspage: u32,
     pub(super) position: usize,
 }
 
-impl Link {
+impl FrameLink {
     /// The link as the owner's word of the frame.
     pub(super) fn to_private(self) -> u32 {
         // Below eight.

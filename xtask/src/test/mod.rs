@@ -6,6 +6,7 @@
 //! - `dependencies.rs` dependencies that are not used
 //! - `headers.rs`      the SPDX line of each source file
 //! - `folders.rs`      the list of files in each folder's head comment
+//! - `names.rs`        types that share a name
 //! - `lengths.rs`      files that are too long
 //! - `circles.rs`      files that use each other in a circle
 //! - `imports/`        which file uses which
@@ -24,6 +25,7 @@ mod headers;
 mod imports;
 mod lengths;
 mod licences;
+mod names;
 mod patches;
 mod phrases;
 mod sources;
@@ -78,12 +80,13 @@ impl From<clients::Outcome> for Count {
 type Check = (&'static str, fn() -> Result<()>);
 
 /// Checks of sources that need no build: seconds, all together.
-const SOURCE_CHECKS: [Check; 9] = [
+const SOURCE_CHECKS: [Check; 10] = [
     ("formatting", || run::show(build::cargo().args(["fmt", "--all", "--check"]))),
     ("licence headers", headers::check),
     ("lists of files", folders::check),
     ("lengths of files", lengths::check),
     ("circles between files", circles::check),
+    ("names of types", names::check),
     ("patch numbers in documents", patches::check),
     ("plain English", phrases::check),
     ("licences of dependencies", licences::check),

@@ -43,19 +43,19 @@ impl Wire {
 }
 
 impl Device for Wire {
-    type RxToken<'a> = Received;
-    type TxToken<'a> = Waiting<'a>;
+    type RxToken<'a> = ReceiveToken;
+    type TxToken<'a> = SendToken<'a>;
 
-    fn receive(&mut self, _now: Instant) -> Option<(Received, Waiting<'_>)> {
+    fn receive(&mut self, _now: Instant) -> Option<(ReceiveToken, SendToken<'_>)> {
         if self.is_full() {
             return None;
         }
         let frame = self.received.take()?;
-        Some((Received(frame), Waiting(&mut self.waiting)))
+        Some((ReceiveToken(frame), SendToken(&mut self.waiting)))
     }
 
-    fn transmit(&mut self, _now: Instant) -> Option<Waiting<'_>> {
-        (!self.is_full()).then_some(Waiting(&mut self.waiting))
+    fn transmit(&mut self, _now: Instant) -> Option<SendToken<'_>> {
+        (!self.is_full()).then_some(SendToken(&mut self.waiting))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -72,18 +72,18 @@ impl Device for Wire {
 }
 
 /// A frame from the guest.
-pub(super) struct Received(Vec<u8>);
+pub(super) struct ReceiveToken(Vec<u8>);
 
-impl RxToken for Received {
+impl RxToken for ReceiveToken {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, act: F) -> R {
         act(&self.0)
     }
 }
 
 /// Room for a frame to the guest.
-pub(super) struct Waiting<'a>(&'a mut VecDeque<Vec<u8>>);
+pub(super) struct SendToken<'a>(&'a mut VecDeque<Vec<u8>>);
 
-impl TxToken for Waiting<'_> {
+impl TxToken for SendToken<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, act: F) -> R {
         let mut frame = vec![0; len];
         let result = act(&mut frame);
