@@ -39,7 +39,7 @@ struct Options {
     /// Measure these monitors only
     #[arg(long, value_name = "KIND")]
     only: Vec<Kind>,
-    /// How many times everything is measured; medians are printed
+    /// Number of rounds; medians are printed
     #[arg(long, default_value_t = 7)]
     rounds: u32,
     /// Of `io`, measure this only

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The agent in the guest, spoken to over the serial console.
+//! The agent in the guest, controlled over the serial console.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
@@ -13,10 +13,10 @@ use crate::console::{Console, Line};
 use crate::limits::patient;
 use crate::{Error, Result};
 
-/// How long an answer that came garbled is left to complete before it is asked for again.
+/// How long to wait for the rest of a garbled answer before asking again.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a command may take unless the caller knows better. Guests may run nested in an
-/// emulated machine: this only ends tests that hang.
+/// Default timeout of a command. Guests may run nested in an emulated machine: this only stops
+/// tests that hang.
 const COMMAND_LIMIT: Duration = Duration::from_secs(120);
 
 /// The harness's end of the conversation.
@@ -34,7 +34,7 @@ struct Arriving {
     end: Option<(u32, String)>,
 }
 
-/// What a line from the guest is to a command that waits for its answer.
+/// Classification of a line from the guest for a command that waits for its answer.
 #[derive(Debug)]
 enum Came {
     /// The last that was missing.
@@ -71,7 +71,7 @@ impl Agent {
         Ok((Self { console, input, last_id: 0 }, ready))
     }
 
-    /// Carries out a command; gives the lines of the answer.
+    /// Runs a command; returns the lines of the answer.
     pub fn command(&mut self, words: &str) -> Result<Vec<String>> {
         self.command_within(words, COMMAND_LIMIT)
     }

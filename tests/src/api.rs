@@ -11,10 +11,10 @@ use serde_json::Value;
 
 use crate::{Error, Result};
 
-/// An answer later than this is none.
+/// Timeout of an answer.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A monitor's API socket. Each request has a connection of its own.
+/// A monitor's API socket. Each request uses a new connection.
 #[derive(Debug, Clone)]
 pub struct Api {
     socket: PathBuf,
@@ -106,7 +106,7 @@ impl Api {
         read_response(stream).map_err(Error::io(&doing))
     }
 
-    /// A bare connection, for clients that do not behave.
+    /// A raw connection, for misbehaving clients.
     pub fn connect(&self) -> Result<UnixStream> {
         let stream = UnixStream::connect(&self.socket)
             .map_err(Error::io(format!("connecting to {}", self.socket.display())))?;

@@ -60,8 +60,8 @@ fn refuse(command: &mut Command, rules: BTreeMap<i64, Vec<SeccompRule>>, errno: 
     Ok(())
 }
 
-/// Gives this thread, and what it starts, network interfaces of its own: none but `lo`, which is
-/// down. They vanish with the last process in there.
+/// Moves this thread and its children to a new network namespace with only `lo`, which is down. It
+/// is removed with its last process.
 pub fn own_network() -> Result<()> {
     // SAFETY: changes which network the calling thread sees, and no memory.
     let failed = unsafe { libc::unshare(libc::CLONE_NEWNET) };
@@ -71,8 +71,8 @@ pub fn own_network() -> Result<()> {
     Err(Error::io("making a network namespace")(io::Error::last_os_error()))
 }
 
-/// Gives this process a root folder that is a mount of its own, with the same contents: programs that
-/// shut themselves in by pivot_root(2) cannot do that in an initial RAM disk.
+/// Makes this process's root directory a mount with the same contents: programs that use
+/// pivot_root(2) cannot do so in an initial RAM disk.
 pub fn own_root() -> Result<()> {
     let doing = || Error::io("changing the root folder");
     // SAFETY: changes which mounts the calling thread sees, and no memory.
@@ -173,7 +173,7 @@ impl MemoryGroup {
         text.trim().parse().map_err(|_| Error::Check(format!("{}: {text}", path.display())))
     }
 
-    /// Slows its processes down while it uses more than `bytes`, instead of ending one; or never.
+    /// Throttles its processes above `bytes` instead of killing one, or removes that limit.
     pub fn throttle(&self, bytes: Option<u64>) -> Result<()> {
         let limit = bytes.map_or_else(|| "max".to_owned(), |bytes| bytes.to_string());
         write(&self.dir.join("memory.high"), &limit)
@@ -188,7 +188,7 @@ impl MemoryGroup {
         count.ok_or_else(|| Error::Check(format!("{}: {text}", path.display())))
     }
 
-    /// Has the kernel take as much of its memory as it can, up to `bytes`: to swap, if there is any.
+    /// Makes the kernel reclaim up to `bytes` of its memory, to swap if available.
     pub fn reclaim(&self, bytes: u64) {
         // The kernel reports EAGAIN if it was less.
         let _ = fs::write(self.dir.join("memory.reclaim"), bytes.to_string());
@@ -203,7 +203,7 @@ impl MemoryGroup {
 
 impl Drop for MemoryGroup {
     fn drop(&mut self) {
-        // It is of no consequence that one is left behind.
+        // A leftover is harmless.
         let _ = fs::remove_dir(&self.dir);
     }
 }

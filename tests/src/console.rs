@@ -15,7 +15,7 @@ const TAIL: usize = 25;
 #[derive(Debug, Default)]
 struct Shared {
     lines: Vec<Line>,
-    /// What stands behind the last line's end: a prompt, or a line on its way.
+    /// Text after the last line ending: a prompt, or an incomplete line.
     rest: String,
     ended: bool,
 }
@@ -70,7 +70,7 @@ impl Console {
             let mut bytes = Vec::new();
             loop {
                 let piece = source.fill_buf().unwrap_or_default();
-                // A log that cannot be written must not end the test.
+                // A failure to write the log must not fail the test.
                 let _ = log.write_all(piece);
                 let (read, ended) = (piece.len(), piece.is_empty());
                 reader.lock().take(piece, &mut bytes, ended);
@@ -119,7 +119,7 @@ impl Console {
         Ok(())
     }
 
-    /// Waits for a line that `pick` makes something of; each line is shown to it once, in order.
+    /// Waits for a line for which `pick` returns a value; it sees each line once, in order.
     pub fn wait_map<T>(
         &self,
         position: usize,

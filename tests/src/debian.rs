@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A guest that runs Debian from a copy of the image for tests (`cargo xtask rootfs debian
-//! --with-tests`): logged in to at its console, and spoken to by the root shell on its vsock.
+//! --with-tests`): with a login at its console, and a root shell on its vsock.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -121,7 +121,7 @@ impl Debian {
         typed.and_then(|()| self.input.flush()).map_err(Error::io("typing at the console"))
     }
 
-    /// Runs a script as root; gives what it printed. It fails if the script does.
+    /// Runs a script as root; returns its output. Fails if the script fails.
     pub fn run(&self, script: &str) -> Result<String> {
         self.run_within(script, SCRIPT_LIMIT)
     }

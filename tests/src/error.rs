@@ -51,7 +51,7 @@ pub enum Error {
         /// The agent's words.
         reason: String,
     },
-    /// Something is not as it must be.
+    /// A check failed.
     #[error("{0}")]
     Check(String),
 }
@@ -66,7 +66,7 @@ impl Error {
         |source| Self::Io { doing, source }
     }
 
-    /// Whether a guest stood still or ended by itself, rather than did something wrong.
+    /// Whether a guest hung or ended unexpectedly, as opposed to misbehaving.
     #[must_use]
     pub fn lost_guest(&self) -> bool {
         matches!(self, Self::Timeout { .. } | Self::Ended { .. })

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a bench closes with: one line a figure, `figure <name> <value> <unit> goal <goal> met` (or
-//! `short`), and the same as JSON.
+//! The closing lines of a bench: one line per figure, `figure <name> <value> <unit> goal <goal>
+//! met` (or `short`), and the same as JSON.
 
 use std::fmt;
 
 use serde_json::{Value, json};
 
-/// What a figure is to be measured by.
+/// The goal of a figure.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Goal {
     /// At most this.
@@ -31,7 +31,7 @@ pub struct Figure {
 }
 
 impl Figure {
-    /// Whether the goal is reached; one without a goal has none to miss.
+    /// Whether the goal is reached; true without a goal.
     #[must_use]
     pub fn met(&self) -> bool {
         match self.goal {

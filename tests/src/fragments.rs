@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What GPU buffers do to a guest's memory: many of them, every other one freed, and the contiguous
-//! memory that can then be allocated. The same for tests and benches, for our kernel and for
-//! others.
+//! Fragmentation of a guest's memory by GPU buffers: many of them, every other one freed, and the
+//! contiguous memory that can then be allocated. The same for tests and benches, for our kernel and
+//! for others.
 
 use std::fmt;
 use std::time::Duration;
@@ -21,9 +21,9 @@ const BLOCK_PAGES: u64 = 512;
 const FILL_LIMIT: Duration = Duration::from_secs(300);
 /// What free memory may still grow by when buffers are taken to be freed.
 const SETTLED_PAGES: u64 = 64;
-/// What the kernel keeps for itself, and no process can have, is made little: with huge pages
-/// about, it would keep tens of MiB free; the lowest zone for old devices; and thousands of pages in
-/// each CPU's own list, where those rest that compaction has just moved something out of.
+/// Reserves of the kernel are reduced: with huge pages it would keep tens of MiB free, the lowest
+/// zone for old devices, and thousands of pages in per-CPU lists, where pages freed by compaction
+/// rest.
 const KEPT_FREE: [(&str, &str); 3] = [
     ("/proc/sys/vm/min_free_kbytes", "1024"),
     ("/proc/sys/vm/lowmem_reserve_ratio", "0 0 0"),

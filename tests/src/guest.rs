@@ -15,7 +15,7 @@ use crate::monitor::{Monitor, Program, Spec};
 use crate::picture::Picture;
 use crate::{Error, Result};
 
-/// A guest that has not booted within this is taken to hang; on a nested, emulated machine with
+/// A guest that has not booted within this time counts as hung; on a nested, emulated machine with
 /// other load a stock distribution kernel takes a while.
 pub const BOOT_LIMIT: Duration = Duration::from_secs(120);
 /// For a balloon to reach its target.
@@ -88,8 +88,8 @@ impl Guest {
         self.monitor.balloon_to(mib, &self.spec, BALLOON_LIMIT)
     }
 
-    /// Lets the guest use all its memory once, so that the host really has given it: what was
-    /// never touched cannot be gained by giving it back.
+    /// Lets the guest access all its memory once, so that it is resident: the host gains nothing
+    /// from discarding memory that was never accessed.
     pub fn touch_everything(&mut self) -> Result<()> {
         // With huge pages about, the kernel keeps tens of MiB for itself unless told otherwise.
         let kept = self.agent.command(&format!("read {KEPT_FREE}"))?.join("");
@@ -146,8 +146,8 @@ impl Guest {
         Picture::from_png(&response.body)
     }
 
-    /// Ends the test if the guest's kernel has complained of itself since it booted: a warning, a
-    /// bug, a report of a sanitizer or of lockdep. Of an emulated CPU it complains before that.
+    /// Fails the test if the guest's kernel has reported a problem since it booted: a warning, a
+    /// bug, a report of a sanitizer or of lockdep. Warnings about an emulated CPU come before that.
     pub fn check_kernel_is_content(&self) -> Result<()> {
         let mut lines = self.monitor.console().lines_from(0);
         let booted = lines.iter().position(|line| line.text.contains(READY)).unwrap_or(0);
@@ -158,8 +158,8 @@ impl Guest {
         Err(Error::Check(format!("the guest's kernel complains:\n{}", shown.join("\n"))))
     }
 
-    /// Powers the guest off from within; gives the monitor's exit status. Ends the test if the
-    /// guest's kernel had something to complain of.
+    /// Powers off the guest from inside; returns the monitor's exit status. Fails the test if the
+    /// guest's kernel reported a problem.
     pub fn power_off(mut self) -> Result<ExitStatus> {
         self.check_kernel_is_content()?;
         self.agent.farewell("poweroff")?;

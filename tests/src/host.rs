@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The host's own view of its memory. What a guest gave back is judged by the host's free memory:
-//! a process's resident size falls also where nothing was freed (a huge page that is only split
-//! in the page table stays whole).
+//! The host's own view of its memory. Returned memory is measured by the host's free memory: a
+//! process's resident size also falls if nothing was freed (a huge page that is only split in the
+//! page table stays allocated).
 
 use std::collections::HashMap;
 use std::fs;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How much longer than usual everything may take, and how much more memory: a debug kernel in an
-//! emulated machine is slow, and large. Limits only end what hangs, so that a factor for all of them
-//! will do.
+//! Factors for time limits and memory sizes: a debug kernel in an emulated machine is slow and
+//! large. Time limits only stop hung tests, so one factor for all is enough.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -9,7 +8,7 @@ use std::time::Duration;
 static PATIENCE: AtomicU32 = AtomicU32::new(1);
 static DEBUG_KERNEL: AtomicBool = AtomicBool::new(false);
 
-/// What a debug kernel has for itself of any guest's memory, beyond an eighth (the shadow of KASAN).
+/// A debug kernel's own use of guest memory, beyond an eighth (the shadow of KASAN).
 const DEBUG_KERNEL_MIB: u64 = 96;
 
 /// Makes all limits of this process longer by this factor.
@@ -17,12 +16,12 @@ pub fn set_patience(factor: u32) {
     PATIENCE.store(factor.max(1), Ordering::Relaxed);
 }
 
-/// Says that our guests run the debug kernel.
+/// Records that guests run the debug kernel.
 pub fn set_debug_kernel(debug: bool) {
     DEBUG_KERNEL.store(debug, Ordering::Relaxed);
 }
 
-/// Whether our guests run the debug kernel.
+/// Whether guests run the debug kernel.
 #[must_use]
 pub fn debug_kernel() -> bool {
     DEBUG_KERNEL.load(Ordering::Relaxed)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How far a run of tests has come, in a file beside their logs: the emulated machine that they
-//! run in may crash under them. The run that follows in a new one goes on where it was.
+//! Progress of a test run, in a file next to the logs: the emulated machine may crash during tests.
+//! The next run in a new machine continues from there.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -8,7 +8,7 @@ use std::path::Path;
 
 use crate::{Error, Result};
 
-/// A test with which so many machines have gone down has failed.
+/// A test fails after it has crashed this many machines.
 const CRASHES: usize = 3;
 
 /// What is known of a test from machines before this one.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Runs tests one after the other: what they measure is the host's memory, which they would
-//! disturb for each other. Each has a process of its own (this program again, `--only NAME`), so
-//! that one that hangs or crashes can be ended with all that it started.
+//! Runs tests one after the other: they measure the host's memory and would disturb each other.
+//! Each runs in a separate process (this program again, `--only NAME`), so that a hung or crashed
+//! test can be killed with its children.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
@@ -20,7 +20,7 @@ use crate::{Error, Result};
 /// Lines of a failed test's output that are shown.
 const SHOWN: usize = 60;
 
-/// What stress tests take unless they are given more: most of what goes wrong does so at once.
+/// Default duration of stress tests: most failures occur immediately.
 const STRESS_SECONDS: u64 = 30;
 
 /// One test.
@@ -43,7 +43,7 @@ pub struct Context {
     pub payload: Payload,
     /// A folder for its logs, kept if it fails.
     pub logs: PathBuf,
-    /// How long a stress test keeps going.
+    /// Duration of a stress test.
     pub stress: Duration,
 }
 
@@ -78,13 +78,13 @@ macro_rules! test {
 struct Options {
     #[command(flatten)]
     folders: Folders,
-    /// How long stress tests keep going, in seconds; all time limits are longer by as much
+    /// Duration of stress tests, in seconds; all time limits are longer by as much
     #[arg(long, value_name = "SECONDS", default_value_t = STRESS_SECONDS)]
     stress: u64,
-    /// A factor for all time limits, for kernels and machines that are slow
+    /// A factor for all time limits, for slow kernels and machines
     #[arg(long, value_name = "FACTOR", default_value_t = 1)]
     patience: u32,
-    /// Our guests run the debug kernel, which takes more memory for itself
+    /// Guests run the debug kernel, which uses more memory
     #[arg(long)]
     debug_kernel: bool,
     /// Run this test in this process
@@ -244,7 +244,7 @@ fn supervise(test: &Test, options: &Options, logs: &Path) -> Result<Verdict> {
         }
     };
     if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-        // Gone already where all was in order.
+        // Already ended on success.
         let _ = kill_process_group(group, Signal::KILL);
     }
     if status.is_none() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What memory of an ordinary system is made of: its executables and libraries, and zero pages among
-//! them, as idle guests have.
+//! Typical memory contents of a system: executables and libraries, with zero pages among them, as
+//! in idle guests.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Debian packages that a task needs: looked for first, installed only where missing.
+//! Debian packages that a task needs, installed only if missing.
 
 use std::process::Command;
 
 use crate::error::{Result, task_error};
 use crate::run;
 
-/// Sees to it that `packages` are installed, for the purpose `what`.
+/// Ensures that `packages` are installed, for the purpose `what`.
 pub(crate) fn ensure(what: &str, packages: &[&str]) -> Result<()> {
     if !run::in_path("dpkg-query") || !run::in_path("apt-get") {
         return task_error(format!(

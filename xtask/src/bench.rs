@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `cargo xtask bench`: Ballast beside its peers, with everything in memory.
+//! `cargo xtask bench`: compares Ballast with its peers, with all files in memory.
 
 use std::ffi::OsString;
 use std::fs;
@@ -31,26 +31,26 @@ const LIMIT: Duration = Duration::from_secs(3 * 3600);
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Bench {
-    /// Start-up, the monitor's own memory, the balloon's rates page by page
+    /// Start-up time, the monitor's own memory, balloon rates with single pages
     Boot,
-    /// What comes back to the host: by blocks, by pages, from a fragmented guest, by reporting
+    /// Memory that returns to the host: by blocks, by pages, from a fragmented guest, by reporting
     Balloon,
-    /// Block map and compaction of the host's side: natively, and of a guest cut to pieces
+    /// Block map and host-side compaction: natively, and of a fragmented guest
     Compact,
-    /// The virtual GPU: flushing a frame, pages that move, natively and in guests; what buffers
-    /// leave of a guest's memory, with our kernel and with Debian's
+    /// The virtual GPU: flushes and page migrations, natively and in guests; fragmentation by
+    /// buffers, with our kernel and with Debian's
     Gpu,
-    /// What the guest's kernel can still have beside a balloon and GPU buffers, and Debian's
+    /// Allocations that still succeed in the guest next to a balloon and GPU buffers, with our
+    /// kernel and with Debian's
     Guest,
-    /// Disks, network, vsock and the start of Debian, beside fio and iperf3 without a guest
+    /// Disks, network, vsock and the boot of Debian, compared with fio and iperf3 without a guest
     Io,
-    /// Memory of a guest that is parked: what it costs, how fast it leaves and comes back, natively and
-    /// in a guest
+    /// Parked memory: its cost, and the speed of parking and unparking, natively and in a guest
     Park,
     /// The frame pool, zsmalloc and the compressed store, natively
     Mm,
-    /// What a guest and clients can hold up, SIGTERM to exit, start-up and the monitor's own
-    /// memory, natively
+    /// Longest lock holds by a guest and clients, time from SIGTERM to exit, start-up time and the
+    /// monitor's own memory, natively
     Hold,
 }
 
@@ -103,16 +103,17 @@ impl Bench {
 pub(crate) struct Options {
     /// What to measure
     bench: Bench,
-    /// A peer's binary; KIND is firecracker, cloud-hypervisor or qemu (Debian's is always there)
+    /// A peer's binary; KIND is firecracker, cloud-hypervisor or qemu (Debian's QEMU is the
+    /// default)
     #[arg(long = "peer", value_name = "KIND=PATH", value_parser = parse_peer)]
     peers: Vec<(String, PathBuf)>,
-    /// Write the figures to this file as well
+    /// Also write the figures to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// How many times everything is measured
+    /// Number of rounds
     #[arg(long, default_value_t = 7)]
     rounds: u32,
-    /// Build as for tests, which is quicker: to try a bench out, not to quote it
+    /// Build as for tests, which is faster: for trying out a bench, not for published figures
     #[arg(long)]
     quick: bool,
     /// Measure these monitors only
@@ -123,8 +124,8 @@ pub(crate) struct Options {
     parts: Vec<String>,
     #[command(flatten)]
     kernel: KernelChoice,
-    /// Measure the balloon also with the vmlinux of this folder, an unpatched kernel: the one that
-    /// `cargo xtask kernel --stock` builds
+    /// Also measure the balloon with the vmlinux in this directory: an unpatched kernel, built by
+    /// `cargo xtask kernel --stock`
     #[arg(long, value_name = "DIR", env = "BALLAST_STOCK_KERNEL_DIR")]
     stock_kernel: Option<PathBuf>,
 }
@@ -143,7 +144,7 @@ fn parse_peer(word: &str) -> std::result::Result<(String, PathBuf), String> {
     Ok((kind.to_owned(), PathBuf::from(path)))
 }
 
-/// Measures; gives the bench's exit status.
+/// Runs the bench; returns its exit status.
 pub(crate) fn run(options: &Options) -> Result<u8> {
     let mut figures = natively(options)?;
     let status = match options.bench.guest_bench() {

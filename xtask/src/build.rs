@@ -53,18 +53,18 @@ pub(crate) fn programs(profile: Profile) -> Result<Programs> {
     })
 }
 
-/// Builds Ballast alone; gives its path.
+/// Builds only Ballast; returns its path.
 pub(crate) fn ballast(profile: Profile) -> Result<PathBuf> {
     Ok(cargo_build(profile, &["ballast-vmm"])?.join("ballast"))
 }
 
-/// Builds Ballast as `cargo test` does, for what needs no speed; gives its path.
+/// Builds Ballast like `cargo test`, for uses without speed requirements; returns its path.
 pub(crate) fn ballast_for_tests() -> Result<PathBuf> {
     run::show(cargo().args(["build", "--locked", "--quiet", "-p", "ballast-vmm"]))?;
     Ok(paths::target().join("debug/ballast"))
 }
 
-/// Builds the agent alone; gives its path.
+/// Builds only the agent; returns its path.
 pub(crate) fn agent() -> Result<PathBuf> {
     stripped(&cargo_build(Profile::TestRelease, &["guest-agent"])?.join("guest-agent"))
 }
@@ -89,7 +89,7 @@ fn cargo_build(profile: Profile, packages: &[&str]) -> Result<PathBuf> {
     Ok(paths::target().join(TARGET).join(profile.name()))
 }
 
-/// The cargo that runs us, in the checkout's root.
+/// The cargo that runs xtask, in the checkout's root.
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(paths::workspace());

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `cargo xtask clients`: clients of Firecracker, as they are published, in front of Ballast
-//! (`tests/clients`): with guests of a few instructions on any /dev/kvm, or with real guests where
-//! KVM works.
+//! `cargo xtask clients`: runs published clients of Firecracker against Ballast (`tests/clients`):
+//! with guests of a few instructions on any /dev/kvm, or with real guests where KVM works.
 
 use std::ffi::OsString;
 use std::fs;
@@ -25,7 +24,7 @@ const ROOT_MIB: u64 = 48;
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Options {
-    /// With our guest kernel, where KVM works, instead of guests of a few instructions
+    /// Use our guest kernel, where KVM works, instead of guests of a few instructions
     #[arg(long)]
     guests: bool,
     /// Run only tests whose names contain one of these
@@ -129,7 +128,7 @@ fn real_guest(payload: &Path) -> Result<()> {
     run::quiet(Command::new("mke2fs").args(["-q", "-F", "-t", "ext4", "-d"]).arg(&tree).arg(&image))
 }
 
-/// A guest that says that it runs and resets itself at the first key.
+/// A guest that prints a line and resets itself on the first key.
 fn tiny_guest(payload: &Path) -> Result<()> {
     let write = |name: &str, bytes: &[u8]| {
         let path = payload.join(name);

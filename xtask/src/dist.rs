@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `cargo xtask dist`: the binary that is given away. Static and position-independent, so that it
+//! `cargo xtask dist`: the distributed binary. Static and position-independent, so that it
 //! runs in Firecracker's jailer, whose root has neither libraries nor /proc; then tried in such a
 //! root.
 
@@ -14,10 +14,10 @@ use crate::{paths, run, tiny_guest};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Build quickly instead of fully optimised
+    /// Build fast instead of fully optimized
     #[arg(long)]
     quick: bool,
-    /// Do not try the binary in an empty root
+    /// Do not test the binary in an empty root
     #[arg(long)]
     no_check: bool,
 }

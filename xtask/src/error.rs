@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The one error type of xtask: every variant says what was being done and to what.
+//! The error type of xtask: every variant names the operation and its object.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `cargo xtask`: all of the project's automation. It may use nothing of the other crates: it
-//! builds them and runs what it built.
+//! `cargo xtask`: all of the project's automation. It must not use the other crates: it builds and
+//! runs them.
 //!
-//! - `test/`      everything that is tested, step by step
-//! - `bench.rs`   Ballast beside its peers
-//! - `hold.rs`     what can hold the monitor up, and what it costs; natively
+//! - `test/`      all tests, step by step
+//! - `bench.rs`   Ballast compared with its peers
+//! - `hold/`       lock holds and costs of the monitor; natively
 //! - `clients.rs`  clients of Firecracker in front of Ballast
 //! - `kernel/`    the guest kernel: sources, patches, configuration, build, cache
-//! - `dist.rs`     the binary that is given away
+//! - `dist.rs`     the distributed binary
 //! - `build.rs`    the programs that run in guests and in the outer machine
 //! - `testbed.rs`, `outer.rs`   Debian's kernel; a machine with a usable KVM
 //! - `payload.rs`  what guests are started from, and a program run beside it
@@ -17,7 +17,7 @@
 //! - `tap.rs`     a network interface of the host for a guest
 //! - `apt.rs`, `debian.rs`      Debian packages, installed where missing, or only unpacked
 //! - `run.rs`     running other programs
-//! - `paths.rs`, `lock.rs`, `error.rs`   where things lie; locks between xtasks; the error type
+//! - `paths.rs`, `lock.rs`, `error.rs`   paths; locks between xtasks; the error type
 
 mod apt;
 mod bench;
@@ -62,24 +62,26 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Show with a real guest what Ballast does
+    /// Show Ballast's effect on host memory with a real guest
     Demo {
         #[command(flatten)]
         kernel: payload::KernelChoice,
     },
     /// Run all tests; ends with a line `N passed, N failed`
     Test(test::Options),
-    /// Check formatting, lists and lengths of files, licences and dependencies: a part of `test`, in seconds
+    /// Check formatting, lists and lengths of files, wording, licences and dependencies (a part of
+    /// `test`; takes seconds)
     Lint,
-    /// Measure Ballast beside its peers
+    /// Measure Ballast and its peers
     Bench(bench::Options),
     /// Build the guest kernel; the last line of standard output is the path of its vmlinux
     Kernel(kernel::Options),
-    /// Compile the files that the kernel patches touch in other configurations, with more warnings
+    /// Compile the files that the kernel patches touch in other configurations, with additional
+    /// warnings
     KernelMatrix(kernel::Options),
     /// Run the KUnit tests of the kernel patches, in QEMU
     KernelUnitTests(kernel::Options),
-    /// Write the kernel patches as mails, signed off by a person
+    /// Write the kernel patches as signed-off mails
     KernelSeries(kernel::send::Options),
     /// Prepare the outer machine: install QEMU, unpack Debian's kernel into the cache
     Testbed,
@@ -87,13 +89,13 @@ enum Task {
     Dist(dist::Options),
     /// Build a Debian root file system, or the initial RAM disks of test guests
     Rootfs(RootfsOptions),
-    /// Make or remove a network interface of the host for a guest, as root
+    /// Create or remove a host network interface for a guest, as root
     Tap(tap::Options),
     /// Run the tests that boot real guests (a part of `test`)
     GuestTests(GuestTestOptions),
-    /// Run clients of Firecracker, as they are published, in front of Ballast (a part of `test`)
+    /// Run published clients of Firecracker against Ballast (a part of `test`)
     Clients(clients::Options),
-    /// Run a command where KVM works: here, or in the emulated outer machine
+    /// Run a command where KVM works: on this machine or in the emulated outer machine
     Outer(OuterOptions),
 }
 
@@ -123,7 +125,7 @@ enum RootfsKind {
 struct GuestTestOptions {
     #[command(flatten)]
     kernel: payload::KernelChoice,
-    /// How long stress tests keep going, in seconds
+    /// Duration of stress tests, in seconds
     #[arg(long, value_name = "SECONDS")]
     stress: Option<u64>,
     /// Run only tests whose names contain one of these
@@ -138,7 +140,7 @@ struct OuterOptions {
     /// Memory of the outer machine, in MiB
     #[arg(long, default_value_t = 4096)]
     memory: u32,
-    /// End the outer machine after this many seconds
+    /// Stop the outer machine after this many seconds
     #[arg(long, default_value_t = 600)]
     limit: u64,
     /// The command and its arguments

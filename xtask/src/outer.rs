@@ -2,8 +2,8 @@
 //! A machine with a usable KVM: this one, or an emulated one.
 //!
 //! The outer machine is QEMU without acceleration, which emulates AMD's SVM, running Debian's own
-//! kernel. Its root is an initial RAM disk with the agent, KVM's modules and a payload; so what is
-//! measured there lies in memory. The host's file tree is shared at `/host`.
+//! kernel. Its root is an initial RAM disk with the agent, KVM's modules and a payload; so
+//! measurements there do not depend on a disk. The host's file tree is shared at `/host`.
 
 use std::ffi::OsString;
 use std::fs;
@@ -27,8 +27,8 @@ const IMAGE_DEVICE: &str = "/dev/vda";
 /// SVM and nested paging are what KVM needs.
 const CPU: &str = "EPYC,+svm,+npt";
 /// QEMU does not intercept XSETBV, so KVM never learns which states a guest switched on and answers
-/// CPUID for others; guests then warn and give XSAVE up. In tests they find none to begin with.
-/// Benches have it, since Firecracker does not start without.
+/// CPUID for others; guests then warn and give XSAVE up. Tests run without XSAVE. Benches have it,
+/// since Firecracker requires it.
 const CPU_WITHOUT_XSAVE: &str = "EPYC,+svm,+npt,-xsave";
 /// QEMU ends with status `2 * value + 1` when the guest writes a value to this port.
 const EXIT_DEVICE: &str = "isa-debug-exit,iobase=0xf4,iosize=1";
@@ -113,15 +113,15 @@ pub(crate) struct Job {
     pub(crate) log: PathBuf,
 }
 
-/// How often a job is tried where the outer machine itself crashes. Guest tests go on where they
-/// were, so this is how many crashes they get over in all.
+/// How often a job is tried where the outer machine itself crashes. Guest tests continue where they
+/// stopped, so this is the total number of crashes that they survive.
 const TRIES: u32 = 12;
 
 /// Runs `job` in the outer machine; gives its exit status (127 for any above).
 ///
-/// QEMU's emulation of several CPUs with SVM is not without faults: once in many boots, or in a
-/// quarter of an hour with guests, the outer kernel meets an exception that nothing there has caused,
-/// and panics. Such a job is started afresh.
+/// QEMU's emulation of several CPUs with SVM has faults: once in many boots, or in a quarter of an
+/// hour with guests, the outer kernel gets a spurious exception and panics. Such a job is
+/// restarted.
 pub(crate) fn run(job: &Job, agent: &Path) -> Result<u8> {
     let mut tried = 1;
     loop {
@@ -138,15 +138,15 @@ pub(crate) fn run(job: &Job, agent: &Path) -> Result<u8> {
     }
 }
 
-/// The outer machine gives a sign of life every few seconds (`pulse.rs` of the agent, which says why
-/// it might not get on). One that has not for so long stands still.
+/// The outer machine sends a heartbeat every few seconds (see `pulse.rs` of the agent). After this
+/// time without one it counts as hung.
 const STANDSTILL: Duration = Duration::from_secs(120);
 
 /// How the outer machine ended.
 enum Ended {
     /// The job ended with this status.
     Status(u8),
-    /// Its kernel panicked, or got no further.
+    /// Its kernel panicked or hung.
     Crashed(String),
 }
 
@@ -221,8 +221,8 @@ fn run_once(job: &Job, agent: &Path) -> Result<Ended> {
     }
 }
 
-/// Has the kernel kill what `command` starts when the calling thread ends, which waits for it: a
-/// killed xtask leaves no machine behind.
+/// Makes the kernel kill the process of `command` when the calling thread, which waits for it,
+/// ends: a killed xtask leaves no machine behind.
 fn end_with_this_thread(command: &mut Command) {
     let parent = Some(rustix::process::getpid());
     let tie = move || {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Where things lie: the checkout, cargo's target folder and the cache.
+//! Paths: the checkout, cargo's target directory and the cache.
 
 use std::env;
 use std::fs;
@@ -21,8 +21,8 @@ pub(crate) fn target() -> PathBuf {
         .map_or_else(|| workspace().join("target"), |dir| workspace().join(dir))
 }
 
-/// `$XDG_CACHE_HOME/ballast`, or `~/.cache/ballast`: what is costly to make and not of the
-/// checkout. Created where missing.
+/// `$XDG_CACHE_HOME/ballast`, or `~/.cache/ballast`: expensive build results outside the checkout.
+/// Created if missing.
 pub(crate) fn cache() -> Result<PathBuf> {
     let base = match (env::var_os("XDG_CACHE_HOME"), env::var_os("HOME")) {
         (Some(cache), _) if !cache.is_empty() => PathBuf::from(cache),

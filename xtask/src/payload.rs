@@ -26,10 +26,10 @@ const QEMU_FIRMWARE: [&str; 3] = ["bios-microvm.bin", "linuxboot_dma.bin", "kvmv
 /// Which kernel the guests run.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct KernelChoice {
-    /// A folder with vmlinux and bzImage to be used instead of building the guest kernel
+    /// A directory with vmlinux and bzImage to use instead of building the guest kernel
     #[arg(long, value_name = "DIR", env = "BALLAST_KERNEL_DIR")]
     kernel: Option<PathBuf>,
-    /// Run guests on the debug kernel (KASAN, lockdep and their like), which is slow
+    /// Run guests on the debug kernel (KASAN, lockdep and similar checks), which is slow
     #[arg(long, conflicts_with = "kernel")]
     debug: bool,
 }

@@ -26,10 +26,10 @@ pub(crate) struct Options {
     /// The host's address in it
     #[arg(long, value_name = "ADDRESS/BITS", default_value = ADDRESS)]
     address: String,
-    /// The user who may attach a guest to it; by default the one who called sudo
+    /// The user who may attach a guest to it; by default the caller of sudo
     #[arg(long, env = "SUDO_USER")]
     user: Option<String>,
-    /// Forward the guest's packets to the host's other networks, under the host's address
+    /// Forward the guest's packets to the host's other networks, with NAT
     #[arg(long)]
     nat: bool,
 }
@@ -65,7 +65,7 @@ fn up(options: &Options) -> Result<()> {
         .and_then(|()| ip(&["link", "set", name, "up"]))
         .and_then(|()| if options.nat { nat(options) } else { Ok(()) });
     if configured.is_err() {
-        // What is half made would only be in the way; the first error is the one to report.
+        // Remove a partial result; report the first error.
         let _ = down(options);
     }
     configured

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `cargo xtask testbed`: what the outer machine and the stock guest are made of. Debian's QEMU is
+//! `cargo xtask testbed`: the parts of the outer machine and the stock guest. Debian's QEMU is
 //! installed; Debian's 6.12 kernel package is only unpacked into the cache, so that neither /boot
 //! nor /lib/modules changes and no initramfs script runs. So are programs for guests.
 
@@ -41,7 +41,7 @@ impl GuestProgram {
     }
 }
 
-/// Gives `/usr/bin/modetest`, from the cache where it is there already.
+/// Returns `/usr/bin/modetest`, from the cache if present.
 pub(crate) fn modetest() -> Result<GuestProgram> {
     let cache = paths::cache()?.join("testbed");
     fs::create_dir_all(&cache).doing("creating", &cache)?;
@@ -74,7 +74,7 @@ pub(crate) struct StockKernel {
     modules: PathBuf,
 }
 
-/// Gives Debian's kernel, from the cache where it is there already.
+/// Returns Debian's kernel, from the cache if present.
 pub(crate) fn prepare() -> Result<StockKernel> {
     apt::ensure("the test bed", &TOOLS)?;
     let cache = paths::cache()?.join("testbed");

@@ -88,7 +88,7 @@ pub struct Monitor {
     stderr: PathBuf,
 }
 
-/// Tells apart the logs of several monitors of one test.
+/// Distinguishes the logs of several monitors of one test.
 static STARTED: AtomicU32 = AtomicU32::new(0);
 
 impl Monitor {
@@ -97,7 +97,7 @@ impl Monitor {
         Self::start_confined(program, spec, logs, |_| Ok(()))
     }
 
-    /// As [`Self::start`], with something changed about its process ([`crate::confine`]).
+    /// As [`Self::start`], with a changed process ([`crate::confine`]).
     pub fn start_confined(
         program: &Program,
         spec: &Spec,
@@ -243,7 +243,7 @@ impl Monitor {
         })
     }
 
-    /// Tries again and again until `probe` gives something.
+    /// Retries until `probe` returns a value.
     pub fn poll<T>(
         &mut self,
         what: &str,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What guest is wanted, in words that every monitor understands.
+//! The requested guest, independent of the monitor.
 
 use std::path::PathBuf;
 

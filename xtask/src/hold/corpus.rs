@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A guest that has the monitor's devices do the longest work that a driver can ask for, over and
-//! over, and floods its serial port while it waits.
+//! A guest that repeatedly requests the longest operations of the monitor's devices, and floods its
+//! serial port while it waits.
 //!
 //! The guest has no operating system: it is a list of writes to registers and rings, and of waits
 //! for used rings, which a few instructions go through (`tiny_guest::script`). Everything that the
@@ -81,7 +81,7 @@ impl Queue {
         WINDOWS + self.device * WINDOW + register
     }
 
-    /// Tells the device of this queue, and empties its rings.
+    /// Registers this queue with the device, and empties its rings.
     fn set_up(&self, script: &mut Script) {
         script.write(self.available, 0);
         script.write(self.used, 0);
@@ -165,7 +165,7 @@ fn balloon(script: &mut Script, features: u32) {
     }
     start(script, BALLOON, [features, VERSION_1], &queues.each_ref());
     queues.iter().for_each(|queue| queue.run(script));
-    // What is in the balloon at a reset is the guest's again.
+    // A reset returns ballooned pages to the guest.
     reset(script, BALLOON);
 }
 

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `cargo xtask bench hold`: how long a guest and clients can hold the monitor up, and what the
-//! monitor costs. Natively: the guest has its devices do the longest work that there is and floods
-//! its serial port, whose reader has stopped reading, while clients ask for everything that takes a
-//! lock.
+//! `cargo xtask bench hold`: how long a guest and clients can block the monitor, and the monitor's
+//! cost. Natively: the guest requests the longest operations of its devices and floods its serial
+//! port, whose reader has stopped, while clients send every request that takes a lock.
 //!
-//! Each hold is given twice: by the clock of the wall, and by the CPU time of the thread that holds.
-//! On a quiet machine both must stay below the goal. On a busy one the wall's also has the time that
-//! other processes took, and only the CPU time tells about this code.
+//! Each hold is given in wall-clock time and in CPU time of the holding thread. On a quiet machine
+//! both must stay below the goal. On a busy one wall-clock time includes other processes, and only
+//! the CPU time is meaningful.
 //!
 //! - `corpus.rs`: the guest
 
@@ -25,11 +24,11 @@ use crate::build::{self, Profile};
 use crate::error::{Error, IoContext, Result, task_error};
 use crate::paths;
 
-/// How long anything may take.
+/// Timeout of every step.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Requests made under load.
 const REQUESTS: usize = 300;
-/// What is asked for: each takes the lock of a device, or walks memory.
+/// Requests: each takes a device's lock, or walks memory.
 const PATHS: [&str; 7] = [
     "/memory",
     "/memory/blocks",

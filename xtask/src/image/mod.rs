@@ -4,8 +4,8 @@
 //! - `tree.rs`     the file tree: packages, our files over them, services
 //! - `packages.rs` a folder of packages from which a guest can install without a network
 //!
-//! The image is kept in the cache under a name made of everything that goes into it; what a person
-//! boots is a copy in `target/debian`, so that the guest's changes survive and can be thrown away.
+//! The image is kept in the cache under a name derived from all its inputs; users boot a copy in
+//! `target/debian`, so that the guest's changes persist and can be discarded.
 
 mod packages;
 mod tree;
@@ -35,13 +35,13 @@ const STEPS: [&str; 3] =
 /// What image is wanted.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Options {
-    /// Add a C compiler, iperf3 and a package to install: what the guest tests use
+    /// Add a C compiler, iperf3 and a test package, for the guest tests
     #[arg(long)]
     pub(crate) with_tests: bool,
-    /// Let the owner of this public key log in as root by SSH
+    /// Authorize this public key for root logins over SSH
     #[arg(long, value_name = "FILE")]
     ssh_key: Option<PathBuf>,
-    /// Size of the file system, in MiB (2048, with --with-tests 768)
+    /// Size of the file system, in MiB (default 2048, or 768 with --with-tests)
     #[arg(long, value_name = "MIB")]
     size: Option<u64>,
     /// Rebuild it even if the cache has one, for newer packages, and replace the copy
@@ -69,7 +69,7 @@ impl Options {
     }
 }
 
-/// Gives the image, from the cache where it is there already. It must not be changed: copy it.
+/// Returns the image, from the cache if present. Do not change it: copy it.
 pub(crate) fn cached(options: &Options) -> Result<PathBuf> {
     let overlay = tree::Overlay::read()?;
     let key = options.key()?;

@@ -26,8 +26,7 @@ const PACKAGES: [&str; 8] = [
 ];
 /// What tests use. tcc is a C compiler of half a megabyte; gcc has two hundred.
 const TEST_PACKAGES: [&str; 3] = ["tcc", "libc6-dev", "iperf3"];
-/// Left out of packages: what is read by people who have the network, and names of hardware that no
-/// microVM has.
+/// Files excluded from packages: documentation, and names of hardware that microVMs do not have.
 const LEFT_OUT: [&str; 5] = [
     "/usr/share/man/*",
     "/usr/share/doc/*",
@@ -37,7 +36,7 @@ const LEFT_OUT: [&str; 5] = [
 ];
 /// Root's password, for the consoles only (`/etc/ssh/sshd_config.d/guest.conf`): docs/running.md has it.
 const PASSWORD: &str = "ballast";
-/// Units that start by themselves.
+/// Enabled units.
 const ENABLED: [&str; 4] =
     ["guest-shell.socket", "ssh-vsock.socket", "ssh.socket", "getty@tty1.service"];
 /// Units that a guest has no use for: they take time or memory, or ask questions at the console.

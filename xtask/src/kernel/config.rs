@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The configuration that we want, and whether Kconfig took it: a symbol whose dependencies are
-//! not met is dropped silently.
+//! The requested configuration, and whether Kconfig accepted it: it silently drops a symbol with
+//! unmet dependencies.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -33,7 +33,7 @@ impl Wanted {
         &self.fragments
     }
 
-    /// What makes this configuration different from another one.
+    /// The identity of this configuration.
     pub(crate) fn identity(&self) -> String {
         self.text.clone()
     }

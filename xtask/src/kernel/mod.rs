@@ -7,7 +7,7 @@
 //! - `config.rs`  the configuration, and whether the kernel took it
 //! - `build.rs`   make, with progress, and the cache entry
 //! - `matrix.rs`  the touched files in configurations that no test here runs
-//! - `send.rs`    the series as a person would send it
+//! - `send.rs`    the series as mails
 //! - `unit_tests.rs`  the series' KUnit tests, in QEMU
 
 mod build;
@@ -32,10 +32,10 @@ pub(crate) use source::Source;
 /// What to build.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Options {
-    /// Leave Ballast's patches out: the kernel as Debian's source package has it
+    /// Build without Ballast's patches: Debian's stock kernel
     #[arg(long)]
     pub(crate) stock: bool,
-    /// Add guest-kernel/configs/debug.config (KASAN, lockdep and their like)
+    /// Add guest-kernel/configs/debug.config (KASAN, lockdep and similar checks)
     #[arg(long)]
     pub(crate) debug: bool,
     /// Add guest-kernel/configs/kunit.config: the kernel runs unit tests when it boots
@@ -72,7 +72,7 @@ impl Kernel {
     }
 }
 
-/// Gives the kernel that `options` ask for, from the cache where it is there already.
+/// Returns the kernel for `options`, from the cache if present.
 pub(crate) fn kernel(options: &Options) -> Result<Kernel> {
     let source = Source::find(options.source.as_deref())?;
     let folder = paths::workspace().join("guest-kernel");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `cargo xtask kernel-series`: the series as a person would send it, signed off by that person.
+//! `cargo xtask kernel-series`: the series as mails, signed off by the sender.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,10 +14,10 @@ const PLACEHOLDER: &str = "Ballast developers <maintainers@users.noreply.r-seed-
 /// What to write, and whose name to put to it.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
-    /// Name and mail address of the person who signs the patches off
+    /// Name and mail address of the person who signs off the patches
     #[arg(long, value_name = "NAME <MAIL>")]
     sign: String,
-    /// Folder for the patches; created where missing, must hold no patches yet
+    /// Output directory for the patches; created if missing, must not contain patches
     #[arg(long, value_name = "FOLDER")]
     to: PathBuf,
     /// Version of the series

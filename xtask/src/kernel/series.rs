@@ -48,7 +48,7 @@ impl Series {
         self.0.iter().map(|patch| patch.path.as_path())
     }
 
-    /// What makes this series different from another one: its diffs, without their messages.
+    /// The identity of this series: its diffs, without their messages.
     pub(crate) fn identity(&self) -> String {
         self.0.iter().map(|patch| changes(&patch.text)).collect()
     }

@@ -83,7 +83,7 @@ impl Source {
         &self.version
     }
 
-    /// What makes this tree different from another one.
+    /// The identity of this tree.
     pub(crate) fn identity(&self) -> &str {
         &self.identity
     }

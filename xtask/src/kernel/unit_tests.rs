@@ -54,7 +54,7 @@ fn result_lines(console: &str) -> impl Iterator<Item = &str> {
         .filter(|line| line.starts_with("ok ") || line.starts_with("not ok "))
 }
 
-/// Fails with the tests that failed, or if there were none.
+/// Fails with the tests that failed, or if no test ran.
 fn results(console: &str) -> Result<usize> {
     let failed: Vec<&str> = result_lines(console).filter(|line| line.starts_with('n')).collect();
     let passed = result_lines(console).count();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! No Rust file is too long to be read at one sitting.
+//! No Rust file is too long.
 
 use super::sources;
 use crate::error::{Result, task_error};

@@ -46,10 +46,10 @@ const GUEST_LIMIT: Duration = Duration::from_secs(3000);
 pub(crate) struct Options {
     #[command(flatten)]
     kernel: KernelChoice,
-    /// Leave out what needs a guest, and with it the kernel and the outer machine
+    /// Skip tests that need a guest, and with them the kernel and the outer machine
     #[arg(long)]
     no_guests: bool,
-    /// How long each fuzz target runs, in seconds
+    /// Duration of each fuzz target, in seconds
     #[arg(long, default_value_t = 10)]
     fuzz_seconds: u32,
 }
