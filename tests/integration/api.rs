@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The HTTP API: Firecracker's way to start a guest, and clients that do not behave.
+//! The HTTP API: starting a guest with Firecracker's requests, and misbehaving clients.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -46,7 +46,8 @@ pub(crate) fn starts_like_firecracker(context: &Context) -> Result<()> {
     check_eq!(api.get("/")?["state"], json!("Running"));
 
     let mut guest = Guest::attach(monitor, spec)?;
-    // What belongs before the start is refused after it, in words that clients look for.
+    // Requests that are legal only before the start are rejected after it, with the messages that
+    // clients expect.
     let late = api.request("PUT", "/boot-source", Some(&config["boot-source"].to_string()))?;
     check_eq!(late.status, 400);
     let words = late.fault_message().unwrap_or_default();
@@ -58,7 +59,7 @@ pub(crate) fn starts_like_firecracker(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Requests that cannot be carried out are answered 400 with a reason, and change nothing.
+/// Invalid requests get status 400 with a reason and change nothing.
 pub(crate) fn rejects_invalid_requests(context: &Context) -> Result<()> {
     let monitor = start_unconfigured(context)?;
     let api = monitor.api();
@@ -94,7 +95,8 @@ pub(crate) fn rejects_invalid_requests(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Clients that send half a request, nonsense or nothing, and go, or stay: others are served.
+/// Clients that send half a request, garbage or nothing, and disconnect or stay: other clients are
+/// served.
 pub(crate) fn survives_clients_that_disconnect(context: &Context) -> Result<()> {
     let mut guest =
         Guest::boot(&context.ballast(), Spec::new(&context.payload, 128), &context.logs)?;
@@ -114,7 +116,7 @@ pub(crate) fn survives_clients_that_disconnect(context: &Context) -> Result<()> 
         half.shutdown(Shutdown::Write).map_err(Error::io("shutting down"))?;
         check!(api.get("/").is_ok(), "not served in round {round}");
     }
-    // Some stay, and say nothing.
+    // Some stay connected and send nothing.
     let silent: Vec<_> = (0..4).map(|_| send(b"GET / HT")).collect::<Result<_>>()?;
     check_eq!(api.get("/")?["state"], json!("Running"));
     drop(silent);

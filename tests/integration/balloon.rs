@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Memory given back and taken again.
+//! Inflating and deflating the balloon.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ fn boot(context: &Context, memory_mib: u64) -> Result<Guest> {
 }
 
 /// A balloon of half of memory: at least 98 % of it becomes free memory of the host. After
-/// deflation the guest has it all again.
+/// deflation the guest has all of it again.
 pub(crate) fn half_of_memory_and_back(context: &Context) -> Result<()> {
     let mut guest = boot(context, 1024)?;
     guest.touch_everything()?;
@@ -41,7 +41,7 @@ pub(crate) fn half_of_memory_and_back(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// What the API tells is what the guest's own `/proc/meminfo` says.
+/// The API's statistics match the guest's `/proc/meminfo`.
 pub(crate) fn statistics_agree_with_the_guest(context: &Context) -> Result<()> {
     let mut guest = boot(context, 512)?;
     for target in [0, 128, 64] {
@@ -72,7 +72,7 @@ pub(crate) fn statistics_agree_with_the_guest(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// With nearly all memory in the balloon, the guest takes back what it needs.
+/// With nearly all memory in the balloon, the guest deflates as needed.
 pub(crate) fn deflates_rather_than_running_out_of_memory(context: &Context) -> Result<()> {
     let mut guest = boot(context, 512)?;
     guest.balloon_to(384)?;
@@ -131,8 +131,8 @@ pub(crate) fn follows_targets_that_change_on_the_way(context: &Context) -> Resul
     Ok(())
 }
 
-/// The driver leaves, with Debian's kernel in the middle of an inflation, and comes again: the guest
-/// has all of its memory in between, and nothing in it is lost.
+/// The driver is unbound (with Debian's kernel during an inflation) and bound again: in between the
+/// guest has all its memory, and no data is lost.
 pub(crate) fn a_driver_can_be_unloaded_and_loaded_again(context: &Context) -> Result<()> {
     const DRIVER: &str = "/sys/bus/virtio/drivers/virtio_balloon";
     const TARGET: u64 = 320;
@@ -156,7 +156,7 @@ pub(crate) fn a_driver_can_be_unloaded_and_loaded_again(context: &Context) -> Re
         check_eq!(guest.ballooned()?, 0);
         guest.agent.verify("verify kept")?;
         wait_for_available(&mut guest, available)?;
-        // All of it is the guest's to use, and it is not taken away again.
+        // The guest can use all of it, and no page is discarded again.
         guest.agent.command(&format!("fill all {}M", available / MIB - 40))?;
         guest.agent.verify("verify all")?;
         guest.agent.command("free all")?;
@@ -189,7 +189,7 @@ fn wait_for_available(guest: &mut Guest, bytes: u64) -> Result<()> {
     }
 }
 
-/// Targets beyond the guest's memory are refused and change nothing.
+/// Targets above the guest's memory are rejected and change nothing.
 pub(crate) fn rejects_invalid_targets(context: &Context) -> Result<()> {
     let mut guest = boot(context, 256)?;
     let api = guest.monitor.api().clone();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Kernels, sizes, ways to end, and that nothing is left behind.
+//! Kernels, memory sizes, ways to stop, and leftovers.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -45,7 +45,7 @@ pub(crate) fn bz_image_with_two_cpus(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Debian's kernel finds its virtio devices by itself, by what ACPI says, and uses the balloon.
+/// Debian's kernel finds its virtio devices through ACPI, and uses the balloon.
 pub(crate) fn debian_kernel(context: &Context) -> Result<()> {
     let mut guest = boot(context, Spec::debian(&context.payload, 512))?;
     let release = guest.agent.command("read /proc/sys/kernel/osrelease")?.join("");
@@ -83,7 +83,7 @@ pub(crate) fn memory_of_5_gib(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// A reset through the keyboard controller ends the monitor, which says why.
+/// A reset through the keyboard controller stops the monitor, which prints the reason.
 pub(crate) fn reboot_ends_the_monitor(context: &Context) -> Result<()> {
     let mut guest = boot(context, Spec::new(&context.payload, 128))?;
     guest.agent.farewell("reboot")?;
@@ -93,15 +93,15 @@ pub(crate) fn reboot_ends_the_monitor(context: &Context) -> Result<()> {
 /// So does a triple fault.
 pub(crate) fn triple_fault_ends_the_monitor(context: &Context) -> Result<()> {
     let mut spec = Spec::new(&context.payload, 128);
-    // The later word wins over the usual reboot=k.
+    // The later option overrides the usual reboot=k.
     spec.boot_args = "reboot=t".into();
     let mut guest = boot(context, spec)?;
     guest.agent.farewell("reboot")?;
     ends_saying(guest, "triple fault")
 }
 
-/// A distribution's kernel that is not told how: with EFI support and ACPI's reduced hardware it
-/// jumps to where a PC has its firmware.
+/// A distribution's kernel without a reboot option: with EFI support and hardware-reduced ACPI it
+/// jumps to the PC firmware's address.
 pub(crate) fn reboot_without_an_option_ends_the_monitor(context: &Context) -> Result<()> {
     let mut spec = Spec::debian(&context.payload, 512);
     spec.says_how_to_reboot = false;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Flags and files that are not what they should be: exit status 1 and one line that says why.
+//! Invalid flags and files: exit status 1 and a one-line error.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -22,7 +22,7 @@ fn run(command: &mut Command) -> Result<Output> {
     command.stdin(Stdio::null()).output().map_err(Error::io("starting ballast"))
 }
 
-/// Ends the test unless Ballast refused, and said one of `words` while doing so.
+/// Fails the test unless Ballast failed with an error that contains one of `words`.
 fn refused(output: &Output, words: &[&str]) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     // Errors of the command line itself are clap's, which ends with 2.
@@ -33,7 +33,7 @@ fn refused(output: &Output, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Unknown flags, values that are none, contradictions.
+/// Unknown flags, invalid values, conflicts.
 pub(crate) fn rejects_invalid_flags(context: &Context) -> Result<()> {
     let kernel = context.payload.vmlinux();
     let kernel = kernel.to_str().unwrap_or_default();
@@ -54,7 +54,7 @@ pub(crate) fn rejects_invalid_flags(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// More memory than there is.
+/// More memory than the host has.
 pub(crate) fn reports_missing_host_memory(context: &Context) -> Result<()> {
     let more = format!("{}M", (host::meminfo()?["MemTotal"] >> 20) + 1024);
     let kernel = context.payload.vmlinux();
@@ -127,8 +127,7 @@ pub(crate) fn names_the_group_that_may_use_kvm(context: &Context) -> Result<()> 
     refused(&output, &["group"])
 }
 
-/// A socket on which another instance listens stays; a stale socket is
-/// replaced.
+/// A socket with another instance listening is kept; a stale socket is replaced.
 pub(crate) fn replaces_stale_sockets_only(context: &Context) -> Result<()> {
     let first = Guest::boot(&context.ballast(), Spec::new(&context.payload, 128), &context.logs)?;
     let socket = first.monitor.api().socket().to_owned();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Compaction of the host's side of guest memory, under guests that go on using it.
+//! Host-side compaction of guest memory while guests use it.
 use std::fs;
 use std::process::Command;
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub(crate) fn compact(guest: &mut Guest, body: &Value) -> Result<Value> {
     finish(guest)
 }
 
-/// Waits for the pass that runs; gives its report.
+/// Waits for the running pass; returns its report.
 fn finish(guest: &mut Guest) -> Result<Value> {
     guest.monitor.poll("the end of a pass", PASS_LIMIT, |monitor| {
         let status = monitor.api().get("/memory/compact")?;
@@ -41,7 +41,7 @@ pub(crate) fn number(report: &Value, path: &str) -> Result<u64> {
         .ok_or_else(|| Error::Check(format!("no number {path} in {report}")))
 }
 
-/// Resident guest memory, and what of it is in huge pages, as the host's kernel has it.
+/// Resident guest memory, and its part in huge pages, by the host's kernel.
 pub(crate) fn resident(guest: &Guest) -> Result<(u64, u64)> {
     let (memory, _) = host::mappings(guest.monitor.pid(), GUEST_MAPPING)?;
     Ok((memory.anonymous, memory.huge))
@@ -52,9 +52,9 @@ pub(crate) fn balloon_by_pages(guest: &mut Guest, mib: u64) -> Result<()> {
     (1..=mib).try_for_each(|step| guest.balloon_to(step))
 }
 
-/// The balloon is in single pages all over a fragmented guest, so that hardly a block is huge or
-/// free. After a pass the balloon is in whole blocks, what the guest uses is in huge pages, and
-/// what it does not use is the host's.
+/// The balloon is in single pages all over a fragmented guest, so that few blocks are huge or free.
+/// After a pass the balloon consists of whole blocks, memory in use is in huge pages, and unused
+/// memory is free on the host.
 pub(crate) fn blocks_replace_single_pages(context: &Context) -> Result<()> {
     const BALLOON_MIB: u64 = 120;
     let mut guest =
@@ -94,7 +94,7 @@ pub(crate) fn blocks_replace_single_pages(context: &Context) -> Result<()> {
     check_eq!(guest.monitor.api().get("/balloon")?["amount_mib"], json!(BALLOON_MIB));
     guest.agent.verify("file-verify pieces")?;
 
-    // Nothing more is to be gained, so nothing is done; asked for as a user would.
+    // Nothing more can be gained, so nothing is done; requested through the command line.
     let said = command(context, &guest, &["compact", "--no-evacuate"])?;
     let steps = said.lines().find_map(|line| line.split_once(" steps, ")?.0.parse::<u64>().ok());
     check!(steps.is_some_and(|steps| steps <= 4), "{said}");
@@ -108,7 +108,7 @@ pub(crate) fn blocks_replace_single_pages(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// What `ballast memory ...` prints.
+/// The output of `ballast memory ...`.
 fn command(context: &Context, guest: &Guest, words: &[&str]) -> Result<String> {
     let output = Command::new(context.payload.ballast())
         .arg("memory")
@@ -143,10 +143,10 @@ fn pictures(context: &Context, guest: &Guest) -> Result<()> {
     Ok(())
 }
 
-/// Ballooned page by page, a guest comes nowhere near this share of huge pages by itself.
+/// Without a pass, a guest ballooned page by page stays far below this share of huge pages.
 const TIDY_PERCENT: u64 = 80;
 
-/// Told to keep memory in huge pages, the monitor tidies up unasked.
+/// With background compaction, the monitor keeps memory in huge pages.
 pub(crate) fn the_background_policy_runs_passes(context: &Context) -> Result<()> {
     let mut spec = Spec::new(&context.payload, 256);
     let policy = json!({ "huge_percent": 90, "interval_s": 1, "budget_ms": 20_000 });
@@ -175,8 +175,8 @@ pub(crate) fn the_background_policy_runs_passes(context: &Context) -> Result<()>
     Ok(())
 }
 
-/// A kernel that knows neither blocks nor evacuation leaves its memory in small pages when it has
-/// been ballooned once; the host makes them huge again by itself.
+/// A kernel without blocks and evacuation leaves its memory in small pages after inflation and
+/// deflation; the host collapses them again.
 pub(crate) fn a_stock_guest_is_made_huge_again(context: &Context) -> Result<()> {
     let mut guest = Guest::boot(&context.ballast(), stock(context), &context.logs)?;
     fragment_stock(&mut guest)?;
@@ -210,9 +210,9 @@ pub(crate) fn fragment_stock(guest: &mut Guest) -> Result<()> {
     guest.touch_everything()
 }
 
-/// Programs keep checking what they wrote while passes come and go, the balloon goes up and down,
-/// zram is at work and GPU buffers lie all over; the first pass after each change of the balloon is
-/// cancelled somewhere.
+/// Programs check their data while passes run, the balloon changes, zram is active and GPU buffers
+/// are scattered over memory; the first pass after each change of the balloon is cancelled at some
+/// step.
 pub(crate) fn data_stays_intact_through_passes(context: &Context) -> Result<()> {
     let spec = Spec { cpus: 2, ..Spec::new(&context.payload, 512) }.with_gpu(640, 480, 1);
     let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
@@ -293,7 +293,7 @@ pub(crate) fn recognises_guests_that_reset_or_hang(context: &Context) -> Result<
     Ok(())
 }
 
-/// What cannot be done is refused in words, and changes nothing.
+/// Invalid requests get an error and change nothing.
 pub(crate) fn rejects_invalid_passes(context: &Context) -> Result<()> {
     let mut guest =
         Guest::boot(&context.ballast(), Spec::new(&context.payload, 256), &context.logs)?;

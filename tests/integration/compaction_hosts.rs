@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Compaction on hosts that lack something that it needs, and with every kind of memory.
+//! Compaction on hosts that lack features, and with every kind of memory.
 
 use std::fs;
 use std::process::Command;
@@ -16,7 +16,7 @@ use crate::compaction::{balloon_by_pages, compact, fragment_stock, number, resid
 const MIB: u64 = 1 << 20;
 const HUGE_POOL: &str = "/proc/sys/vm/nr_hugepages";
 
-/// Boots a guest in a process about which something is changed.
+/// Boots a guest in a modified process.
 fn boot_confined(
     context: &Context,
     spec: Spec,
@@ -26,7 +26,7 @@ fn boot_confined(
     Guest::attach(monitor, spec)
 }
 
-/// A host that gives no huge pages: that is reported, and nothing is lost.
+/// A host without free huge pages: this is reported, and nothing is lost.
 pub(crate) fn hosts_without_huge_pages(context: &Context) -> Result<()> {
     let spec = Spec::new(&context.payload, 128);
     let mut guest = boot_confined(context, spec, without_huge_pages)?;
@@ -42,8 +42,8 @@ pub(crate) fn hosts_without_huge_pages(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// The control group may have no more memory: that is reported, nothing is lost, and with the limit
-/// gone the pass does what it could not.
+/// The control group may have no more memory: that is reported, nothing is lost, and without the
+/// limit the pass succeeds.
 pub(crate) fn a_limit_on_memory(context: &Context) -> Result<()> {
     let group = MemoryGroup::new("ballast-test-limit")?;
     let mut guest = boot_confined(context, stock(context), |command| group.admit(command))?;
@@ -64,7 +64,7 @@ pub(crate) fn a_limit_on_memory(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Kernels without PAGEMAP_SCAN and MADV_COLLAPSE: the balloon and passes work, as far as they can.
+/// Kernels without PAGEMAP_SCAN and MADV_COLLAPSE: the balloon and passes work as far as possible.
 pub(crate) fn works_on_kernels_without_newer_calls(context: &Context) -> Result<()> {
     for errno in [libc::ENOSYS, libc::EINVAL] {
         let spec = Spec::new(&context.payload, 128);

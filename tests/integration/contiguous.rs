@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Contiguous memory for the guest's devices, and what it is made of on the host.
+//! Contiguous memory for the guest's devices, and its backing on the host.
 
 use std::time::{Duration, Instant};
 
@@ -77,7 +77,7 @@ pub(crate) fn backs_the_region_on_request(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// What the guest says of the region now; waits until it has said something that satisfies `right`.
+/// The guest's figures for the region; waits until they satisfy `right`.
 fn told(guest: &mut Guest, what: &str, right: impl Fn(&Value) -> bool) -> Result<Value> {
     let mut last = Value::Null;
     let waited = guest.monitor.poll(what, Duration::from_secs(30), |monitor| {
@@ -88,8 +88,8 @@ fn told(guest: &mut Guest, what: &str, right: impl Fn(&Value) -> bool) -> Result
     waited
 }
 
-/// The guest tells how the region is used: free, lent to what can move, in contiguous use; and that
-/// is what its kernel says itself.
+/// The guest reports how the region is used: free, lent to movable pages, allocated as contiguous
+/// memory; the report matches its kernel's figures.
 pub(crate) fn reports_how_the_region_is_used(context: &Context) -> Result<()> {
     const SIZE: u64 = 64 * MIB;
     const HALF: u64 = SIZE / 2;
@@ -216,8 +216,8 @@ pub(crate) fn balloon_leaves_ordinary_memory_to_the_kernel(context: &Context) ->
     Ok(())
 }
 
-/// A picture that a GPU reads in one sweep is made of huge pages as soon as there is one, without
-/// waiting for the policy's next look.
+/// A buffer that the GPU reads sequentially is backed by huge pages immediately, without waiting
+/// for the next periodic check.
 pub(crate) fn pictures_are_made_huge_at_once(context: &Context) -> Result<()> {
     let mut spec = Spec::new(&context.payload, 320).with_gpu(1920, 1080, 1);
     let policy =

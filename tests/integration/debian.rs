@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Debian, as a person uses it: booted by `resources/debian.json` with disk, network, vsock and
-//! display, worked in, and shut down.
+//! Debian in interactive use: booted by `resources/debian.json` with disk, network, vsock and
+//! display, used, and shut down.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -225,14 +225,14 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It has ended already where all was in order.
+        // It has already ended on success.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Files with checksums are written while the balloon goes up and down, blocks are evacuated and a
-/// pass runs; each is what it was, from the disk as well.
+/// Files with checksums are written while the balloon changes, blocks are evacuated and a pass
+/// runs; each file is intact, also on the disk.
 fn writes_while_memory_moves(guest: &mut Debian) -> Result<()> {
     guest.run(
         "mkdir /root/files
@@ -255,7 +255,7 @@ END
         let start = EVACUATED_FROM + round * EVACUATED_BLOCKS * BLOCK;
         let body = json!({ "start": start, "blocks": EVACUATED_BLOCKS });
         guest.monitor.api().put("/memory/evacuate", &body)?;
-        // However slow the guest is: it writes in the memory that is left, and then in all of it.
+        // For guests of any speed: it writes in the memory that is left, and then in all of it.
         guest.run(
             "before=$(wc -l < /root/sums)
              until [ $(wc -l < /root/sums) -ge $((before + 2)) ]; do sleep 0.2; done",

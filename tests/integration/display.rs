@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What guests from Debian show: its kernel the console, Debian's `modetest` its
-//! pattern.
+//! Pictures of Debian guests: the kernel's console, and the pattern of Debian's `modetest`.
 
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ const CELL: (usize, usize) = (8, 16);
 /// Written to the console again and again; ten times, with the space behind it, fill a row.
 const WORD: &str = "Ballast";
 
-/// Waits until the scanout shows what `is_right` looks for: what the guest drew may be on its way.
+/// Waits until the scanout's picture satisfies `is_right`: the guest's flush may be pending.
 fn wait_for_picture(guest: &Guest, what: &str, is_right: impl Fn(&Picture) -> bool) -> Result<()> {
     let mut last = None;
     for _ in 0..100 {
@@ -99,7 +98,7 @@ pub(crate) fn shows_debians_console_and_modetest(context: &Context) -> Result<()
     Ok(())
 }
 
-/// Puts the picture beside the logs, for a person to look at.
+/// Saves the picture with the logs.
 fn keep(guest: &Guest, context: &Context, name: &str) -> Result<()> {
     let png = guest.monitor.api().request("GET", "/gpu/scanouts/0", None)?.body;
     std::fs::write(context.logs.join(name), png).map_err(Error::io(name))

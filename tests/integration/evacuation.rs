@@ -157,9 +157,9 @@ pub(crate) fn a_block_with_a_pinned_page_is_busy(context: &Context) -> Result<()
     Ok(())
 }
 
-/// What the other tests here show comes of our patches: with Debian's kernel there are no whole
-/// blocks, no evacuation, and no counters by owner. Single pages that its driver gives up still
-/// become free on the host.
+/// The results of the other tests here depend on our patches: with Debian's kernel there are no
+/// whole blocks, no evacuation, and no counters by owner. Single pages that its driver gives up
+/// still become free on the host.
 pub(crate) fn without_our_patches_there_are_no_blocks(context: &Context) -> Result<()> {
     const BALLOON_MIB: u64 = 128;
     let mut guest =

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Disks whose image fails under the guest, and a monitor that is killed: the guest gets errors for
-//! what could not be done and nothing else, the monitor lives, and what was flushed is there.
+//! Disks whose image fails, and a killed monitor: the guest gets errors only for failed requests,
+//! the monitor survives, and flushed data is on the disk.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -80,7 +80,7 @@ pub(crate) fn the_guest_sees_errors_and_goes_on(context: &Context) -> Result<()>
         let failed = &metrics[format!("block_{id}")]["execute_fails"];
         check!(failed.as_u64() > Some(0), "{id}: {metrics}");
     }
-    // The kernel has complained of the disks, as it should; nothing else is wrong with it.
+    // The kernel has reported the disk errors, as expected, and no other problem.
     check_eq!(guest.power_off()?.code(), Some(0));
     Ok(())
 }

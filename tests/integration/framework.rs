@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Linux's movable pages at work in our guest: pages of the balloon and of zram move while in use,
-//! and lend themselves to contiguous memory.
+//! Linux's movable pages in our guest: pages of the balloon and of zram migrate while in use, and
+//! make room for contiguous allocations.
 
 use harness::guest::Guest;
 use harness::monitor::Spec;
@@ -20,8 +20,8 @@ fn compact(guest: &mut Guest) -> Result<()> {
     guest.agent.command("write /proc/sys/vm/compact_memory 1").map(drop)
 }
 
-/// Pages of the balloon move when the guest compacts; other memory is as it was. Shown with
-/// Debian's kernel: our driver hands over whole blocks, and leaves hardly a page to be moved.
+/// Pages of the balloon move when the guest compacts; other memory is intact. Tested with Debian's
+/// kernel, as our driver gives up whole blocks and leaves few pages to move.
 pub(crate) fn balloon_pages_migrate(context: &Context) -> Result<()> {
     const BALLOON_MIB: u64 = 150;
     let mut guest =

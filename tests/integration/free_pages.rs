@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Free memory that goes back to the host without a balloon: reported by the guest as it becomes
-//! free, or hinted all at once when the host asks.
+//! Free memory that returns to the host without the balloon: reported by the guest when it becomes
+//! free, or hinted on the host's request.
 
 use std::time::Duration;
 

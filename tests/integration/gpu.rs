@@ -200,8 +200,7 @@ fn still_shows(guest: &mut Guest, checksum: u64) -> Result<()> {
     guest.agent.verify("screen-held")
 }
 
-/// Exported buffers stay where they are, however hard the guest compacts: others have their
-/// addresses.
+/// Exported buffers do not move even under heavy compaction: other parties hold their addresses.
 pub(crate) fn exported_buffers_stay(context: &Context) -> Result<()> {
     let spec = Spec::new(&context.payload, 256).with_gpu(640, 480, 1);
     let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
@@ -236,8 +235,8 @@ const WHOLE_AT_DEBUG: f64 = 85.0;
 /// What a kernel that cannot move the buffers stays below, in percent.
 const FRAGMENTED: f64 = 60.0;
 
-/// Buffers of 60 % of memory, every other one freed: after one compaction what is free is whole,
-/// and the kernel can have it in pieces of any size.
+/// Buffers fill 60 % of memory, and every other one is freed: after one compaction free memory is
+/// contiguous, and the kernel can allocate it in any order.
 pub(crate) fn freed_buffers_leave_whole_blocks(context: &Context) -> Result<()> {
     let spec = Spec::new(&context.payload, 768).with_gpu(640, 480, 1);
     let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
@@ -255,8 +254,8 @@ pub(crate) fn freed_buffers_leave_whole_blocks(context: &Context) -> Result<()> 
     Ok(())
 }
 
-/// What the test above shows is the patches' doing: with the same device, a kernel without them
-/// comes nowhere near.
+/// The result of the test above depends on the patches: with the same device, a kernel without them
+/// stays far below it.
 pub(crate) fn without_patches_memory_is_fragmented(context: &Context) -> Result<()> {
     let spec = Spec::debian_display(&context.payload, 768).with_gpu(640, 480, 1);
     let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;

@@ -115,8 +115,8 @@ pub(crate) fn buffers_are_charged_to_a_control_group(context: &Context) -> Resul
     Ok(())
 }
 
-/// Contiguous memory is made of a region full of GPU, zram and balloon pages; also where hardly
-/// anything is free, the balloon giving way, and no process is killed.
+/// Contiguous memory is allocated from a region full of GPU, zram and balloon pages, even with
+/// little free memory: the balloon shrinks, and no process is killed.
 pub(crate) fn contiguous_memory_over_gpu_pages(context: &Context) -> Result<()> {
     const CMA_MIB: u64 = 128;
     const WANTED_PAGES: u64 = 64 << 8;

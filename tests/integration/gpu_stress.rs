@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Everything that uses or moves GPU memory, at the same time, for as long as `--stress` says.
+//! All users and movers of GPU memory at the same time, for the duration of `--stress`.
 
 use std::time::Instant;
 

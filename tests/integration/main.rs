@@ -1,28 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Tests with real guests, in one program that `cargo xtask test` runs where KVM works. No test
-//! asserts a time: machines differ. Time limits only end what hangs.
+//! asserts a time: machines differ. Time limits only stop hung tests.
 //!
-//! - `boot.rs`         kernels, sizes, ways to end, nothing left behind
+//! - `boot.rs`         kernels, memory sizes, ways to stop, leftovers
 //! - `balloon.rs`      memory given back and taken again, statistics, out of memory
 //! - `evacuation.rs`   whole blocks from a fragmented guest, and evacuated on request
-//! - `free_pages.rs`   memory that goes back without a balloon: reporting, hinting
-//! - `compaction.rs`   the host's side put in order, under guests that go on
-//! - `compaction_hosts.rs` the same on hosts that lack something, and with every kind of memory
-//! - `contiguous.rs`   contiguous memory for the guest's devices: what it is made of, who uses it
-//! - `framework.rs`    Linux's movable pages at work in our guest: balloon, zram, CMA
+//! - `free_pages.rs`   memory returned without the balloon: reporting, hinting
+//! - `compaction.rs`   host-side compaction while guests run
+//! - `compaction_hosts.rs` the same on hosts that lack features, and with every kind of memory
+//! - `contiguous.rs`   contiguous memory for the guest's devices: its backing and its users
+//! - `framework.rs`    Linux's movable pages in our guest: balloon, zram, CMA
 //! - `gpu.rs`          GPU buffers that move: their bytes, fragmentation
 //! - `gpu_cma.rs`      GPU buffers in the CMA region
 //! - `gpu_stress.rs`   the same with everything at once
-//! - `debian.rs`       Debian as a person uses it, by `resources/debian.json`
+//! - `debian.rs`       Debian in interactive use, by `resources/debian.json`
 //! - `devices.rs`      disks, network, vsock and random numbers
 //! - `failing_disks.rs` images that are full, cut off, deleted or broken; a monitor that is killed
 //! - `display.rs`      Debian's console and a client of its own on a scanout
 //! - `many_guests.rs`  many guests, side by side and one after another; on request
-//! - `paging.rs`       parked memory: given up, brought back, in the middle of everything else
-//! - `policy.rs`       the memory policy: a client's balloon, and hosts that lack something
+//! - `paging.rs`       parked memory: parked and brought back under load
+//! - `policy.rs`       the memory policy: a client's balloon, and hosts that lack features
 //! - `pause.rs`        pause and resume under load
-//! - `api.rs`          the HTTP API: Firecracker's way to start, and clients that misbehave
-//! - `command_line.rs` flags and files that are not what they should be
+//! - `api.rs` the HTTP API: Firecracker's start sequence, and misbehaving clients
+//! - `command_line.rs` invalid flags and files
 
 mod api;
 mod balloon;

@@ -169,8 +169,8 @@ pub(crate) fn memory_of_small_pages(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// A pool that is too small, requests at the wrong time, a guest that stands still, and ends in the
-/// middle: told in words, and nothing is lost.
+/// A pool that is too small, requests at the wrong time, a paused guest, and an end during parking:
+/// errors are reported, and nothing is lost.
 pub(crate) fn parking_that_cannot_be(context: &Context) -> Result<()> {
     let mut spec = Spec::new(&context.payload, 256);
     spec.more.insert("memory".into(), json!({ "paging": { "pool_mib": 8, "threads": 1 } }));

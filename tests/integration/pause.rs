@@ -10,7 +10,7 @@ use harness::runner::Context;
 use harness::{Error, Result, check, check_eq};
 use serde_json::json;
 
-/// A paused guest uses no CPU, answers nothing and loses nothing, however often.
+/// A paused guest uses no CPU, sends no reply and loses nothing, for any number of pauses.
 pub(crate) fn under_load(context: &Context) -> Result<()> {
     let spec = Spec { cpus: 2, ..Spec::new(&context.payload, 256) };
     let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The memory policy with real guests: a client that sets the balloon too, and hosts that lack what a
-//! policy or parking needs.
+//! The memory policy with real guests: a client that also sets the balloon, and hosts without
+//! features that a policy or parking needs.
 
 use std::time::{Duration, Instant};
 
@@ -118,7 +118,7 @@ pub(crate) fn a_host_without_userfaultfd(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// A parked guest comes back unharmed to a host that has little memory: it waits, and is not killed.
+/// A parked guest is restored on a host with little memory: it waits and is not killed.
 pub(crate) fn a_host_that_is_short_when_memory_is_wanted(context: &Context) -> Result<()> {
     let group = MemoryGroup::new("short")?;
     let mut guest = boot(context, 256, &json!({ "preset": "off" }), Some(&group))?;

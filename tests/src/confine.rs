@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A monitor on a host that lacks something: an older kernel, no huge pages, a limit on memory, other
-//! networks.
+//! A monitor on a host that lacks features: an older kernel, no huge pages, a limit on memory,
+//! other networks.
 
 use std::collections::BTreeMap;
 use std::fs;

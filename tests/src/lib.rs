@@ -5,7 +5,7 @@
 //!
 //! - `payload.rs`   the kernels, initial RAM disks and binaries that guests are started from
 //! - `monitor/`     a monitor process with a guest in it: Ballast, or a peer
-//! - `confine.rs`   a monitor on a host that lacks something
+//! - `confine.rs`   a monitor on a host that lacks features
 //! - `swap.rs`      swap on zram
 //! - `userland.rs`  what the programs of an ordinary system are made of, as a disk
 //! - `console.rs`   the guest's serial console: lines, waited for with a limit
