@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What comes back to the host, and how quickly: free memory, a fragmented guest, free page
-//! reporting. All have the same guest, with our kernel. Ballast is measured with whole blocks and
-//! without them: then the guest's driver does as the stock one does, page by page, as it does with
-//! the peers. Where an unpatched kernel is given, Ballast is measured with that too.
+//! How much memory returns to the host, and how fast: free memory, a fragmented guest, free page
+//! reporting. All monitors run the same guest with our kernel. Ballast is measured with whole
+//! blocks and without them: then the guest's driver uses single pages like the stock driver, as
+//! with the peers. With an unpatched kernel given, Ballast is measured with that too.
 
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,7 @@ const REPORTED_IN_A_PASS_MIB: u64 = 64 * 4;
 /// No exit for each page: for 256 of them, which is what the stock driver tells at once, there may
 /// be a few.
 const EXITS_GOAL: Goal = Goal::AtMost(0.1);
-/// A balloon that has not moved for this long has got all that it gets.
+/// A balloon that has not changed for this long counts as finished.
 const STANDSTILL: Duration = Duration::from_secs(4);
 
 /// A monitor, and what it is measured with.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! From the monitor's start to the first line of the guest's userland; what the monitor needs
-//! beside guest memory; how quickly memory goes out and comes back, page by page.
+//! Time from the monitor's start to the first line of the guest's userland; the monitor's own
+//! memory; balloon rates with single pages.
 
 use std::time::Instant;
 
@@ -86,7 +86,7 @@ fn one_round(bed: &Bed, program: &Program) -> Result<Round> {
     let deflate = rate(&mut guest, 0)?;
     let boot_s = guest.boot_time.as_secs_f64();
     guest.agent.farewell("poweroff")?;
-    // A monitor that stays after its guest has gone is ended by us; that is not measured.
+    // A monitor that keeps running after its guest has ended is killed; this is not measured.
     let _ = guest.monitor.wait_exit(EXIT_LIMIT / 6);
     Ok(Round { boot_s, anonymous_mib: mib(own.anonymous), rss_mib: mib(own.rss), inflate, deflate })
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What one compaction pass makes of a guest whose memory was cut to pieces: how much of what is
-//! resident is in huge pages, how much is resident, and how long the guest's touches take. The same
-//! workload on the peers is printed beside it; they have no such pass. `blocks-before.png` and
+//! The effect of one compaction pass on a fragmented guest: the huge-page share of resident memory,
+//! the resident size, and the latency of the guest's memory accesses. The same workload on the
+//! peers, which have no such pass, is printed for comparison. `blocks-before.png` and
 //! `blocks-after.png` among the logs show the blocks.
 
 use std::process::Command;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! GPU buffers in a guest: what they leave of its memory, with our kernel and with Debian's, which
-//! lacks our patches; how quickly their pages move; and what a moving page costs the client that draws on it.
+//! GPU buffers in a guest: fragmentation of its memory, with our kernel and with Debian's, which
+//! lacks our patches; the rate of page migrations; and their cost for a drawing client.
 
 use harness::figures::{Figure, Goal, median};
 use harness::fragments::{Fragments, ORDERS};

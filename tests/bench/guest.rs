@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the guest's kernel can still have, with our kernel and with Debian's: kernel memory in
-//! pieces beside a balloon of half the memory, and CMA when GPU buffers are first refused.
+//! Allocations that still succeed in the guest, with our kernel and with Debian's: kernel memory
+//! with half the memory in the balloon, and free CMA memory when a GPU buffer allocation first
+//! fails.
 
 use std::time::Duration;
 

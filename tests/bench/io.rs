@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Disks, network and vsock under load, what they cost the host, and how long Debian takes to a login.
-//! Everything lies in memory, so what is compared is the way there.
+//! All files are in memory, so only the I/O path is compared.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -178,7 +178,7 @@ fn devices(bed: &Bed, program: &Program, wants: impl Fn(Part) -> bool) -> Result
         streams(&mut guest, "vsock", &format!("vsock:{VSOCK_PORT}"), &mut values)?;
     }
     guest.agent.farewell("poweroff")?;
-    // A monitor that stays after its guest has gone is ended by us; that is not measured.
+    // A monitor that keeps running after its guest has ended is killed; this is not measured.
     let _ = guest.monitor.wait_exit(EXIT_LIMIT / 6);
     Ok(values)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the same load reaches with no guest in between: fio on the bare file, iperf3 over a pair of
-//! virtual interfaces.
+//! The limits of the same load without a guest: fio on the bare file, iperf3 over a pair of virtual
+//! interfaces.
 
 use std::process::{Command, Stdio};
 use std::sync::mpsc;

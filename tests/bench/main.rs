@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Benches with real guests, Ballast beside its peers: `cargo xtask bench` runs this where KVM
-//! works. Each closes with lines of figures (`harness::figures`).
+//! Benches with real guests that compare Ballast with its peers: `cargo xtask bench` runs this
+//! where KVM works. Each closes with lines of figures (`harness::figures`).
 //!
 //! - `boot.rs`     start-up time, the monitor's own memory, the balloon's rates
-//! - `balloon.rs`  what comes back to the host, from a fragmented guest too
-//! - `compact.rs`  what a compaction pass makes of a guest that was cut to pieces
-//! - `io_limits.rs` what the same load reaches with no guest in between
-//! - `park.rs`     what a parked guest costs, and how it comes back
+//! - `balloon.rs`  memory that returns to the host, also from a fragmented guest
+//! - `compact.rs`  the effect of a compaction pass on a fragmented guest
+//! - `io_limits.rs` the limits of the same load without a guest
+//! - `park.rs`     the cost of a parked guest, and its return
 //! - `gpu.rs`      GPU buffers: fragmentation, and pages that move
 //! - `io.rs`       disks, network, vsock and the start of Debian, beside fio and iperf3 without a guest
-//! - `guest.rs`    what the guest's kernel can still have beside balloon and buffers
+//! - `guest.rs`    allocations that still succeed next to balloon and buffers
 
 mod balloon;
 mod boot;
@@ -83,8 +83,8 @@ struct Bed {
     parts: Vec<io::Part>,
 }
 
-/// With the emulated machine's two CPUs, guests stand still or reset now and then, with any
-/// monitor (docs/testing.md): a measurement is begun so often before it has failed.
+/// With the emulated machine's two CPUs, guests sometimes hang or reset with any monitor
+/// (docs/testing.md): number of attempts of a measurement.
 const TRIES: u32 = 4;
 
 /// Measures, with another guest if one is lost. Anything else that goes wrong ends it.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a parked guest costs the host, by the host's free memory, and how long it takes to answer when
-//! it is wanted again: by touch alone, and after `unpark`. Beside it the same guest under Firecracker,
-//! pushed out to the host's swap on zram: what a host can do to any program.
+//! The cost of a parked guest, by the host's free memory, and its response time afterwards: on
+//! access alone, and after `unpark`. For comparison, the same guest under Firecracker, swapped out
+//! to the host's swap on zram, which works for any program.
 //!
 //! The guest's memory is filled from a disk with programs and libraries of a Debian system, every eighth
 //! page zero (`harness::userland`). A request makes it read and check 8 MiB of that, always the same.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Guest memory of every kind keeps what it is given, gives back what it says it gives back, and
-//! reads as zero where it did.
+//! Guest memory of every kind keeps its contents, frees what it reports as freed, and reads as zero
+//! there.
 
 use mm::backing::{Backing, BackingKind, Discarded};
 use mm::units::{BLOCK_BYTES, Bytes, HostRange, PAGE_BYTES};

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a codec made smaller comes back, and damage is an error at worst.
+//! Compressed pages decompress to the original, and damaged data causes at most an error.
 
 use mm::store::{Codec, Lz4, Zstd};
 use mm::units::PAGE_BYTES;
@@ -64,7 +64,7 @@ proptest! {
             data[at] = byte;
             // It may still be a page, if not that one.
             let _ = worker.decompress(&data, &mut back);
-            // The next page is none the worse for it.
+            // The next page is not affected.
             let data = worker.compress(&[7; PAGE_BYTES]).map(<[u8]>::to_vec).unwrap();
             worker.decompress(&data, &mut back).unwrap();
             prop_assert_eq!(back, [7; PAGE_BYTES]);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Every virtio device behind the same transport: what it offers is what it has, no driver can put it
-//! into a state from which a reset does not bring it back, and a round ends when its deadline passes.
+//! Every virtio device behind the same transport: it has what it offers, a reset works from every
+//! state that a driver can cause, and a round ends when its deadline passes.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Contract tests of traits: one suite per trait, run on all its implementors. What is special to
-//! one of them is tested where it is written.
+//! Contract tests of traits: one suite per trait, run on all its implementors. Specific behaviour
+//! is tested with the implementation.
 //!
 //! - `backing.rs` kinds of guest memory: [`mm::backing::Backing`]
 //! - `codec.rs`   ways to compress a page: [`mm::store::Codec`]

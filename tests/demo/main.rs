@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What Ballast does, with a real guest: `cargo xtask demo` runs this where KVM
-//! works. Every figure printed is read from the host or the guest when it is printed.
+//! The demo of Ballast with a real guest: `cargo xtask demo` runs this where KVM works. Every
+//! figure printed is read from the host or the guest when it is printed.
 
 use std::process::ExitCode;
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The machine that every client describes, and what shows that it works.
+//! The machine that every client configures, and the checks that it works.
 
 use std::fmt::Debug;
 use std::fs::{self, File};
@@ -27,7 +27,7 @@ pub(crate) const GUEST_CID: u32 = 3;
 pub(crate) const INTERFACE: &str = "eth0";
 /// A port of the guest that has no listener.
 const CLOSED_PORT: u32 = 4040;
-/// Only ends what hangs: machines differ.
+/// Only stops hung tests: machines differ.
 const LIMIT: Duration = Duration::from_secs(90);
 
 /// What `cargo xtask` says of the guest: `guest.json` in the payload.

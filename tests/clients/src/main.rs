@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Clients of Firecracker, as they are published, in front of Ballast. Each configures a machine,
+//! Published clients of Firecracker, run against Ballast. Each configures a machine,
 //! starts it, waits for its console, pauses and resumes it, sets its balloon and stops it: once with
 //! an initial RAM disk only, once with a disk, a network interface, vsock and entropy.
 //!
-//! - `machine.rs`  the machine that every client describes, and what shows that it works
+//! - `machine.rs`  the machine that every client configures, and the checks that it works
 //! - `fctools.rs`, `sdk.rs`, `firepilot.rs`   the clients in Rust
 //! - `python.rs`, `life.py`   firecracker-python
 //! - `example.rs`  a configuration file of the shape that Firecracker's start-up example has

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Any bytes as the body of any request, and as a configuration file: an answer comes, of a status
-//! that clients know, and what was taken can be written and read back.
+//! Any bytes as the body of any request, and as a configuration file: there is a response with a
+//! known status, and an accepted value can be written and read back.
 #![no_main]
 
 use std::sync::{LazyLock, Mutex};
@@ -90,7 +90,7 @@ fn configuration_file(text: &[u8]) {
     let written = serde_json::to_vec(&config).expect("what was read can be written");
     let again: VmConfig = serde_json::from_slice(&written).expect("what was written can be read");
     assert_eq!(again, config);
-    // Files that a fuzzer names are none of its business.
+    // Files that the fuzzer names are not opened.
     config.boot_source = None;
     let judged: Result<(), Faults> = config
         .validate(&HostLimits { memory_mib: 1 << 20, mappings: HostLimits::DEFAULT_MAPPINGS });

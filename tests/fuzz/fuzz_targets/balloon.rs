@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Any sequence of buffers on the balloon's seven queues, of a driver that is up: what the guest has
-//! not given up must keep its contents, and the record of the balloon must agree with itself.
+//! Any sequence of buffers on the balloon's seven queues, of an active driver: pages that the guest
+//! has not given up must keep their contents, and the balloon's record must be consistent.
 #![no_main]
 
 use std::sync::Arc;

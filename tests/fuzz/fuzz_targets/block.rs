@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Requests to a disk by a hostile driver, with both engines, and images that the host puts in place
-//! meanwhile. What must hold is in `chains.rs`; and every request is answered.
+//! Requests to a disk by a hostile driver, with both engines, while the host replaces images. The
+//! invariants are in `chains.rs`; in addition every request completes.
 #![no_main]
 
 mod chains;

@@ -2,9 +2,9 @@
 //! Chains of a hostile driver, for the devices that move data: any lengths and places, headers cut
 //! over several descriptors, many chains to a notification.
 //!
-//! What must hold for each device: no panic; each chain comes back once, with no more bytes written
-//! than it has room for; no round does more work than its deadline and one step allow. What the
-//! device writes never lies in the rings, so that the driver's own record stays right.
+//! Invariants for each device: no panic; each chain is returned once, with at most as many bytes
+//! written as it has room for; no round does more work than its deadline and one step allow. What
+//! the device writes never lies in the rings, so that the driver's own record stays right.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -99,14 +99,14 @@ struct Owed {
     status: Option<GuestAddress>,
 }
 
-/// A driver and what the device owes it.
+/// A driver and its outstanding chains.
 pub struct Rig {
     pub driver: MockDriver,
     mem: Arc<GuestMemoryMmap>,
     queues: u16,
     features: u64,
     owed: Vec<HashMap<u16, Owed>>,
-    /// The driver broke its own rings: what comes back says nothing.
+    /// The driver broke its own rings: returned chains are meaningless.
     lawless: bool,
 }
 

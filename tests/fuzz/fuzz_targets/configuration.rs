@@ -2,9 +2,9 @@
 //! Configuration files: whole ones in which values were replaced, fields added, taken away or moved,
 //! and any bytes.
 //!
-//! The oracle: what is read can be written and read back as the same, and the rules say the same of
-//! both; judging has no effect; what is valid has a layout of memory that holds what was asked for;
-//! an array is nowhere taken for an object.
+//! The oracle: a configuration can be written and read back unchanged, with the same faults;
+//! checking has no side effect; a valid one has a memory layout of the requested size; an array is
+//! never accepted as an object.
 #![no_main]
 
 use std::fs;

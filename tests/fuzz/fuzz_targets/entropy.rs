@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Buffers of a hostile driver for random numbers. What must hold is in `chains.rs`; and every buffer
-//! comes back.
+//! Buffers of a hostile driver for random numbers. The invariants are in `chains.rs`; in addition
+//! every buffer is returned.
 #![no_main]
 
 mod chains;

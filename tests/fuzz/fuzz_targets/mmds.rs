@@ -2,9 +2,8 @@
 //! A hostile guest on the interface that offers metadata: any frames, TCP segments that are nearly
 //! right, HTTP that is nearly right, and frames that it does not take.
 //!
-//! The oracle: what waits for the guest, and the connections, are bounded at any time; what the
-//! guest is sent are Ethernet frames of a size that it can take; and an honest request is answered
-//! afterwards, with the right metadata.
+//! The oracle: queued frames and connections are always bounded; the guest receives Ethernet frames
+//! of a valid size; and a valid request is answered afterwards with the right metadata.
 
 #![no_main]
 
@@ -46,11 +45,11 @@ enum Step {
         window: u16,
         payload: Vec<u8>,
     },
-    /// A handshake by the book.
+    /// A regular handshake.
     Open {
         port: u8,
     },
-    /// Something like HTTP on a connection that is open.
+    /// HTTP-like data on an open connection.
     Http {
         port: u8,
         method: u8,
@@ -232,7 +231,7 @@ fuzz_target!(|input: Input| {
     let waiting = guest.take(10_000);
     assert!(waiting < 10_000, "frames without end");
 
-    // An honest guest on another address: nothing of the first one is to stay in its way.
+    // A well-behaved guest on another address: leftovers of the first one must not affect it.
     let Guest { mut service, mut now, .. } = guest;
     now += Duration::from_secs(11);
     let mut client = MockClient::new(Ipv4Addr::new(172, 16, 0, 3), (ADDRESS, PORT), now);

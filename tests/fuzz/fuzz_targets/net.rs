@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Frames of a hostile driver, and buffers for frames of the host's. What must hold is in `chains.rs`;
-//! and every frame that is sent comes back.
+//! Frames of a hostile driver, and buffers for frames of the host's. The invariants are in
+//! `chains.rs`; in addition every sent frame is returned.
 #![no_main]
 
 mod chains;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The serial port between a guest that sets its registers to anything and a host that types.
 //!
-//! The oracle is a model of what matters: every byte that the guest sends comes out once, in order;
+//! The oracle is a model: every byte that the guest sends comes out once, in order;
 //! every byte that is typed reaches a guest that reads, once, in order, however it reads; and the
 //! port tells of input exactly while there is some. In loop-back mode the guest talks to itself.
 #![no_main]
