@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the host's side of compaction costs, beside what the kernel and the hardware allow: reading
-//! the block map, a pass with nothing to do, and making blocks huge.
+//! The cost of compaction on the host, compared with what the kernel and the hardware allow:
+//! reading the block map, a pass with nothing to do, and making blocks huge.
 //!
 //! `cargo bench -p ballast-mm --bench blocks`; closes with lines `figure <name> <value> <unit> goal
 //! <goal> met|short`. Medians of several rounds; only ratios carry over to other machines.
