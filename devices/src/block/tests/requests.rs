@@ -191,3 +191,19 @@ fn many_requests_are_under_way_at_once_on_several_queues() {
     let file = std::fs::read(&rig.path).unwrap();
     assert!(file[..60 * 4096] == pattern(8, 60 * 4096));
 }
+
+/// Nothing wakes the device again: a request is one turn of its loop.
+#[test]
+fn a_request_that_is_done_at_once_takes_one_round() {
+    for disk in [Disk::Calls, Disk::Qcow2] {
+        let mut rig = Rig::new(disk);
+        rig.driver.run();
+        for _ in 0..3 {
+            let at = rig.driver.alloc(4096);
+            let (head, _) = rig.add(IN, 0, &[MockDescriptor::writable(at, 4096)]);
+            rig.driver.notify(0);
+            assert_eq!(rig.driver.run(), 1, "{disk:?}");
+            assert_eq!(rig.driver.used(0), Some((head, 4097)));
+        }
+    }
+}

@@ -60,39 +60,6 @@ fn a_large_frame_is_spread_over_as_many_buffers_as_it_needs() {
     assert!(whole[HEADER_LEN..] == frame);
 }
 
-/// A driver that finds some of a frame's buffers, but not all, drops the frame: Linux does.
-#[test]
-fn a_driver_that_looks_meanwhile_finds_whole_frames_only() {
-    const BUFFERS: u16 = 6;
-    let mut rig = Rig::new();
-    // Room for the longest frame and more: less is not read into.
-    while rig.driver.room(RX) > 0 {
-        rig.post(2000, 1);
-    }
-    let (mem, index) = (Arc::clone(&rig.mem), GuestAddress(rig.driver.rings(RX).1.0 + 2));
-    let (stop, stopped) = std::sync::mpsc::channel::<()>();
-    let looks = std::thread::spawn(move || {
-        while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
-            let seen: u16 = mem.load(index, Ordering::Acquire).unwrap();
-            assert_eq!(seen % BUFFERS, 0, "a part of a frame");
-        }
-    });
-    let frame = pattern(1, usize::from(BUFFERS) * 2000 - HEADER_LEN);
-    for _ in 0..1000 {
-        rig.arrive(0, &frame);
-        let mark = rig.driver.alloc(0);
-        for _ in 0..BUFFERS {
-            assert_eq!(rig.driver.used(RX).map(|(_, len)| len), Some(2000));
-            // Where they lie does not matter here.
-            let at = rig.driver.alloc(2000);
-            rig.driver.add(RX, &[MockDescriptor::writable(at, 2000)]);
-            rig.driver.release(mark);
-        }
-    }
-    drop(stop);
-    looks.join().unwrap();
-}
-
 #[test]
 fn a_frame_waits_for_room_and_is_not_cut_off() {
     let mut rig = Rig::new();

@@ -87,6 +87,9 @@ fn buffers_given_back_together_appear_together() {
         assert_eq!(seen % TOGETHER, 0, "some buffers of a packet without the others");
     }
     worker.join().unwrap();
+    // The index is written once, after all elements: a head that cannot be written publishes none.
+    assert!(rig.device.lock().queues[0].push_all(&[(0, 1), (99, 1)]).is_err());
+    assert_eq!(mem.load::<u16>(index, Ordering::Acquire).unwrap(), seen);
 }
 
 #[test]
