@@ -4,6 +4,8 @@
 //!
 //! `cargo bench -p ballast-mm --bench blocks`; closes with lines `figure <name> <value> <unit> goal
 //! <goal> met|short`. Medians of several rounds; only ratios carry over to other machines.
+//!
+//! - `move_into_place.rs`: UFFDIO_MOVE of a whole block
 
 use std::hint::black_box;
 use std::sync::atomic::AtomicBool;
@@ -20,7 +22,6 @@ use mm::layout::MemoryLayout;
 use mm::units::{BLOCK_BYTES, BlockId, Bytes, GuestRange, Pages};
 use vm_memory::{Bytes as _, GuestAddress};
 
-#[path = "blocks/move_into_place.rs"]
 mod move_into_place;
 
 const ROUNDS: usize = 7;
