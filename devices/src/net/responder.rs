@@ -9,6 +9,9 @@ use crate::virtio::Deadline;
 ///
 /// The guest controls how many frames it sends and whether it receives replies, so an implementor
 /// limits its state and charges its work to the round's deadline.
+///
+/// A trait although the TCP service is its only implementor: the receiver and the transmitter depend
+/// on no protocol.
 pub trait Responder: Send {
     /// Whether a frame from the guest is addressed to this service; `start` is its beginning (at
     /// least 42 bytes if it is that long).

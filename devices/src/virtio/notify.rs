@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! How a device reaches its driver.
 
-/// How a device interrupts its driver; passed to it on activation.
+/// How a device interrupts its driver; passed to it on activation. A trait although the transport is
+/// its only implementor: devices do not depend on their transport.
 pub trait Interrupt: Send + Sync {
     /// Used buffers were added to queue `queue` (virtio 1.3, 2.3).
     ///

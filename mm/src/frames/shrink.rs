@@ -12,6 +12,8 @@ use super::events::{EventCounters, add};
 /// but the pool neither compacts nor asks shrinkers for that; a panic is reported and counts as no
 /// frame freed. It is called by threads that allocate, so it must only *try* to take locks that
 /// such a thread may hold.
+///
+/// A trait although zsmalloc is its only implementor: zsmalloc depends on the pool, not the reverse.
 pub trait Shrink: Send + Sync {
     /// Frees up to about `frames` frames. Returns how many it freed.
     fn shrink(&self, frames: u64) -> u64;

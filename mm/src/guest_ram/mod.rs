@@ -83,7 +83,8 @@ impl RamRegion {
     }
 }
 
-/// Tracks absent guest memory: compressed, or not yet read in.
+/// Tracks absent guest memory: compressed, or not yet read in. A trait although the pager is its only
+/// implementor: the pager depends on guest RAM, not the reverse.
 pub trait AbsentMemory: Send + Sync + fmt::Debug {
     /// Prevents eviction of blocks while the guard is held.
     fn hold(&self) -> MutexGuard<'_, ()>;

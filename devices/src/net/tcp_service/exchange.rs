@@ -19,7 +19,8 @@ pub enum Exchange {
     },
 }
 
-/// The protocol spoken on each connection. It has no state of its own per connection.
+/// The protocol spoken on each connection. It has no state of its own per connection. A trait although
+/// the metadata service is its only implementor: this crate does not depend on HTTP.
 pub trait Service: Send {
     /// Answers the request at the beginning of `received`; `full` if no more bytes can arrive
     /// before some are consumed.
