@@ -165,10 +165,10 @@ impl Pager {
     fn answer_block(&mut self, index: usize, fault: PageFault) {
         let began = Instant::now();
         let engine = &self.engine;
-        match engine.bring_back(index, &mut self.inlet) {
+        let count = &engine.counters.blocks_touched;
+        match engine.bring_back(index, &mut self.inlet, Some(count)) {
             FillOutcome::Done => {
                 engine.latency.record(began.elapsed());
-                PagerCounters::add(&engine.counters.blocks_touched, 1);
                 let most = if engine.reads_ahead.load(Ordering::Relaxed) { READ_AHEAD } else { 0 };
                 self.ahead.extend(lock(&engine.hot).touched(index, most));
                 // Prepare staging while no fault is pending, so that the next block does not wait
@@ -192,17 +192,15 @@ impl Pager {
 
     fn read_ahead(&mut self) {
         let Some(index) = self.ahead.pop_front() else { return };
-        if self.engine.bring_back(index, &mut self.inlet) == FillOutcome::Done {
-            PagerCounters::add(&self.engine.counters.blocks_prefetched, 1);
-        }
+        let count = &self.engine.counters.blocks_prefetched;
+        self.engine.bring_back(index, &mut self.inlet, Some(count));
     }
 
     fn try_again(&mut self) {
         for index in std::mem::take(&mut self.retry) {
-            match self.engine.bring_back(index, &mut self.inlet) {
-                FillOutcome::Later => self.retry.push(index),
-                FillOutcome::Done => PagerCounters::add(&self.engine.counters.blocks_touched, 1),
-                FillOutcome::Present | FillOutcome::Elsewhere | FillOutcome::Lost => {}
+            let count = &self.engine.counters.blocks_touched;
+            if self.engine.bring_back(index, &mut self.inlet, Some(count)) == FillOutcome::Later {
+                self.retry.push(index);
             }
         }
     }

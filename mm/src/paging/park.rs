@@ -14,7 +14,6 @@ use super::pager_engine::{PagerEngine, lock};
 use super::record::BlockState;
 use super::resolve::FillOutcome;
 use super::staging::Inlet;
-use super::stats::PagerCounters;
 
 /// A request to park.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -196,13 +195,10 @@ impl PagerEngine {
             };
             while !cancel.load(Ordering::Relaxed) {
                 let Some(&index) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
-                let counter = match self.bring_back(index, &mut inlet) {
-                    FillOutcome::Done => {
-                        PagerCounters::add(&self.counters.blocks_prefetched, 1);
-                        &returned
-                    }
-                    // Brought back on access.
-                    FillOutcome::Present | FillOutcome::Elsewhere => &returned,
+                let count = Some(&self.counters.blocks_prefetched);
+                let counter = match self.bring_back(index, &mut inlet, count) {
+                    // Present or elsewhere: brought back on access.
+                    FillOutcome::Done | FillOutcome::Present | FillOutcome::Elsewhere => &returned,
                     FillOutcome::Later => &left,
                     FillOutcome::Lost => &lost,
                 };

@@ -2,6 +2,7 @@
 //! Bringing blocks back.
 
 use std::io;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use crate::blocks::mask::PageMask;
@@ -49,7 +50,7 @@ impl PagerEngine {
     pub(super) fn fetch(&self, index: usize) -> io::Result<()> {
         let mut inlet = Inlet::new()?;
         loop {
-            match self.bring_back(index, &mut inlet) {
+            match self.bring_back(index, &mut inlet, None) {
                 FillOutcome::Done | FillOutcome::Present | FillOutcome::Lost => return Ok(()),
                 FillOutcome::Elsewhere => {
                     let record = self.record();
@@ -66,8 +67,14 @@ impl PagerEngine {
         }
     }
 
-    /// Brings block `index` back if it is absent and not in transit.
-    pub(super) fn bring_back(&self, index: usize, inlet: &mut Inlet) -> FillOutcome {
+    /// Brings block `index` back if it is absent and not in transit. Adds one to `count` before
+    /// anyone can see the block present, so that statistics read then include it.
+    pub(super) fn bring_back(
+        &self,
+        index: usize,
+        inlet: &mut Inlet,
+        count: Option<&AtomicU64>,
+    ) -> FillOutcome {
         let mut record = self.record();
         let Some(before) = record.begin_filling(index) else {
             return match record.state(index) {
@@ -103,6 +110,9 @@ impl PagerEngine {
         PagerCounters::add(&self.counters.fill_ns, took);
         match result {
             Ok(()) => {
+                if let Some(count) = count {
+                    PagerCounters::add(count, 1);
+                }
                 self.settle(index, |record| record.filled(index));
                 FillOutcome::Done
             }
