@@ -8,11 +8,11 @@ use std::time::Duration;
 use serde_json::Value;
 use tracing::{info, warn};
 
-use crate::api::server::{Server, ServerError, Service};
+use crate::api::server::{ApiService, Server, ServerError};
 use crate::api::stats::ApiStats;
 use crate::api::{self, FIRECRACKER_API_VERSION, Refusal};
 use crate::config::{LoggerConfig, MetricsConfig, VmConfig};
-use crate::control::{Controller, Identity};
+use crate::control::{Controller, MonitorIdentity};
 use crate::event_loop::{EventLoop, EventLoopError};
 use crate::exit::ExitReason;
 use crate::host::descriptor;
@@ -20,7 +20,7 @@ use crate::host::log::{Log, LogError};
 use crate::host::sockets::Listener;
 use crate::host::terminal;
 use crate::mmds::Mmds;
-use crate::mode::{Mode, die_of};
+use crate::mode::{StartMode, die_of};
 use crate::own_memory;
 use crate::signals::Signals;
 
@@ -57,7 +57,7 @@ pub struct Launch {
     /// Whether to install seccomp filters, which do not exist yet.
     pub seccomp: bool,
     /// How it is started.
-    pub mode: Mode,
+    pub mode: StartMode,
     /// Start time of this process from its parent, in microseconds of the monotonic clock, if
     /// given.
     pub start_time_us: Option<u64>,
@@ -107,7 +107,7 @@ impl Launch {
         let log = Log::init(self.mode, &self.id);
         let logger = self.effective_logger();
         log.apply(&logger)?;
-        if self.mode == Mode::Firecracker {
+        if self.mode == StartMode::Firecracker {
             // Clients wait for this line, and for that of the server below.
             info!("Running Firecracker v{FIRECRACKER_API_VERSION} (Ballast v{VERSION})");
         }
@@ -131,7 +131,7 @@ impl Launch {
         };
         let metrics = self.metrics.or(config.metrics);
         let mut controller = Controller::new(
-            Identity { mode: self.mode, id: self.id, start_time_us: self.start_time_us },
+            MonitorIdentity { mode: self.mode, id: self.id, start_time_us: self.start_time_us },
             VmConfig { metrics: None, ..config },
             events.handle(),
             requests,
@@ -150,7 +150,7 @@ impl Launch {
             .map(|socket| {
                 let limit = self.max_payload_bytes;
                 Server::spawn(socket, self.mode.api_thread(), move || {
-                    Service::new(machine, stats, limit)
+                    ApiService::new(machine, stats, limit)
                 })
             })
             .transpose()?;

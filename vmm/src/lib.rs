@@ -27,7 +27,7 @@
 //! use vmm::config::{HostLimits, VmConfig};
 //! use vmm::event_loop::EventLoop;
 //! use vmm::mmds::{DEFAULT_LIMIT, Mmds};
-//! use vmm::mode::Mode;
+//! use vmm::mode::StartMode;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let config: VmConfig = vmm::config::from_slice(
@@ -40,7 +40,7 @@
 //! config.validate(&HostLimits::read())?;
 //! let mut events = EventLoop::new()?;
 //! let mut vm = vmm::machine::build(&config, &events.handle(), &Mmds::new(DEFAULT_LIMIT))?;
-//! vm.start(Mode::Ballast)?;
+//! vm.start(StartMode::Ballast)?;
 //! println!("{:?}", events.run());
 //! # Ok(())
 //! # }

@@ -9,7 +9,7 @@ use crate::exit::ExitReason;
 
 /// How the monitor was started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Mode {
+pub enum StartMode {
     /// `ballast run`: itself.
     #[default]
     Ballast,
@@ -29,7 +29,7 @@ pub mod firecracker_exit {
     pub const SIGHUP: u8 = 156;
 }
 
-impl Mode {
+impl StartMode {
     /// Name of a vCPU's thread, which pinning tools look for.
     pub fn vcpu_thread(self, number: u8) -> String {
         match self {
@@ -120,13 +120,17 @@ mod tests {
     #[test]
     fn exit_codes_are_firecrackers() {
         let stopped = |by: &str| ExitReason::Stopped(by.into());
-        let code = |reason: ExitReason| Mode::Firecracker.exit_code(&reason);
+        let code = |reason: ExitReason| StartMode::Firecracker.exit_code(&reason);
         assert_eq!(code(ExitReason::PowerOff), 0);
         assert_eq!(code(stopped("SIGHUP")), 156);
         assert_eq!(code(ExitReason::GuestCrashed("x".into())), 1);
-        assert_eq!(Mode::Firecracker.dies_of(&stopped("SIGTERM")), Some(libc::SIGTERM));
-        assert_eq!(Mode::Ballast.dies_of(&stopped("SIGTERM")), None);
-        assert_eq!(Mode::Ballast.exit_code(&ExitReason::GuestCrashed("x".into())), 2);
-        assert_eq!(Mode::Firecracker.vcpu_thread(254).len(), 11, "the kernel keeps 15 letters");
+        assert_eq!(StartMode::Firecracker.dies_of(&stopped("SIGTERM")), Some(libc::SIGTERM));
+        assert_eq!(StartMode::Ballast.dies_of(&stopped("SIGTERM")), None);
+        assert_eq!(StartMode::Ballast.exit_code(&ExitReason::GuestCrashed("x".into())), 2);
+        assert_eq!(
+            StartMode::Firecracker.vcpu_thread(254).len(),
+            11,
+            "the kernel keeps 15 letters"
+        );
     }
 }

@@ -26,7 +26,7 @@ use vmm_sys_util::signal::{block_signal, create_sigset};
 use crate::exit::{ExitReason, ExitSignal};
 use crate::host::sockets::SocketFile;
 use crate::host::{descriptor, terminal};
-use crate::mode::{Mode, die_of};
+use crate::mode::{StartMode, die_of};
 
 /// Signals that stop the monitor, by name.
 const ENDING: [(libc::c_int, &str); 4] = [
@@ -47,8 +47,8 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 const STACK: usize = 128 << 10;
 
 /// State shared by the thread and its handle.
-struct Shared {
-    mode: Mode,
+struct SignalWatch {
+    mode: StartMode,
     exit: Arc<ExitSignal>,
     /// Written when the end is raised, and when the main thread has finished.
     wake: EventFd,
@@ -58,7 +58,7 @@ struct Shared {
 
 /// The handle on the thread, which lives as long as the process.
 #[derive(Clone)]
-pub struct Signals(Arc<Shared>);
+pub struct Signals(Arc<SignalWatch>);
 
 impl Signals {
     /// Starts the thread, for a monitor started as `mode`. Call it before any other thread is started: all inherit which signals
@@ -70,12 +70,12 @@ impl Signals {
     /// # Errors
     ///
     /// Where the host has no descriptor or thread left.
-    pub fn start(mode: Mode, exit: &Arc<ExitSignal>) -> io::Result<Self> {
+    pub fn start(mode: StartMode, exit: &Arc<ExitSignal>) -> io::Result<Self> {
         let fd = take_signals()?;
         let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         exit.also_wake(wake.try_clone()?);
         let shared =
-            Arc::new(Shared { mode, exit: Arc::clone(exit), wake, files: Mutex::default() });
+            Arc::new(SignalWatch { mode, exit: Arc::clone(exit), wake, files: Mutex::default() });
         let on_thread = Arc::clone(&shared);
         let run = move || on_thread.run(fd);
         Builder::new().name("signals".into()).stack_size(STACK).spawn(run)?;
@@ -128,7 +128,7 @@ fn is_ignored(number: libc::c_int) -> bool {
     unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
 }
 
-impl Shared {
+impl SignalWatch {
     fn run(&self, mut signals: File) {
         let mut deadline = None;
         loop {

@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use libfuzzer_sys::fuzz_target;
 use tokio::runtime::Runtime;
 use vmm::api::error::FaultMessage;
-use vmm::api::server::{DEFAULT_MAX_PAYLOAD_BYTES, Service};
+use vmm::api::server::{DEFAULT_MAX_PAYLOAD_BYTES, ApiService};
 use vmm::api::{Phase, Reply, channel};
 use vmm::config::{Faults, HostLimits, VmConfig};
 
@@ -41,7 +41,7 @@ const REQUESTS: [(&str, &str); 20] = [
 /// Everything from a request to an action, in front of a machine that accepts every legal action.
 struct Front {
     runtime: Runtime,
-    service: Service,
+    service: ApiService,
 }
 
 static FRONT: LazyLock<Mutex<Front>> = LazyLock::new(|| {
@@ -59,7 +59,7 @@ static FRONT: LazyLock<Mutex<Front>> = LazyLock::new(|| {
         }
     });
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let service = Service::new(door, Default::default(), DEFAULT_MAX_PAYLOAD_BYTES);
+    let service = ApiService::new(door, Default::default(), DEFAULT_MAX_PAYLOAD_BYTES);
     Mutex::new(Front { runtime, service })
 });
 

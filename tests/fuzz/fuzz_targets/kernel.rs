@@ -14,7 +14,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm::arch::handover::{Handover, write_start_info, write_zero_page};
-use vmm::arch::kernel::{Entry, load_initrd, load_kernel};
+use vmm::arch::kernel::{KernelEntry, load_initrd, load_kernel};
 use vmm::arch::memory_map::memory_map;
 
 const MIB: u64 = 1 << 20;
@@ -267,7 +267,7 @@ fn check(input: &Input) {
     let Ok(kernel) = load_kernel(&memory, &map, kernel_path) else { return };
 
     let ram = MIB..low;
-    let (Entry::Pvh { rip } | Entry::Linux64 { rip, .. }) = kernel.entry;
+    let (KernelEntry::Pvh { rip } | KernelEntry::Linux64 { rip, .. }) = kernel.entry;
     assert!(ram.contains(&rip.0), "entered at {rip:?}");
     assert!(kernel.end() <= low, "ends at {:#x} of {low:#x}", kernel.end());
     if file.starts_with(b"\x7fELF") {
@@ -301,8 +301,8 @@ fn check(input: &Input) {
     let initrd = initrd.flatten();
     let handover = Handover { initrd, map: &map, rsdp: GuestAddress(0xe_0000), cmdline_len: 5 };
     match kernel.entry {
-        Entry::Pvh { .. } => write_start_info(&memory, &handover).expect("a start info"),
-        Entry::Linux64 { header, .. } => {
+        KernelEntry::Pvh { .. } => write_start_info(&memory, &handover).expect("a start info"),
+        KernelEntry::Linux64 { header, .. } => {
             write_zero_page(&memory, header, &handover).expect("a zero page");
         }
     }

@@ -2,7 +2,7 @@
 //! Request bodies as received by handlers.
 //!
 //! The server has read the whole body, within its limit, before a handler sees the request
-//! ([`super::server::Service`]); so these never wait. The content type is not looked at: clients of
+//! ([`super::server::ApiService`]); so these never wait. The content type is not looked at: clients of
 //! Firecracker send all kinds.
 
 use axum::extract::{FromRequest, Request};

@@ -8,7 +8,7 @@ use kvm_bindings::{
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
-use super::kernel::Entry;
+use super::kernel::KernelEntry;
 use super::layout;
 
 /// A vCPU's initial state could not be set.
@@ -108,11 +108,11 @@ pub fn setup_common(vcpu: &VcpuFd) -> Result<(), RegisterError> {
 pub fn setup_boot<M: GuestMemoryBackend>(
     vcpu: &VcpuFd,
     mem: &M,
-    entry: Entry,
+    entry: KernelEntry,
 ) -> Result<(), RegisterError> {
     let code = match entry {
-        Entry::Pvh { .. } => CODE_32,
-        Entry::Linux64 { .. } => CODE_64,
+        KernelEntry::Pvh { .. } => CODE_32,
+        KernelEntry::Linux64 { .. } => CODE_64,
     };
     let gdt = gdt(code);
     for (at, descriptor) in (0u64..).zip(gdt) {
@@ -122,13 +122,13 @@ pub fn setup_boot<M: GuestMemoryBackend>(
     set_segments(&mut sregs, &gdt);
     let mut regs = kvm_regs { rflags: RFLAGS_RESERVED, ..Default::default() };
     match entry {
-        Entry::Pvh { rip } => {
+        KernelEntry::Pvh { rip } => {
             sregs.cr0 = CR0_PE | CR0_ET;
             sregs.cr4 = 0;
             regs.rip = rip.0;
             regs.rbx = layout::PVH_START_INFO.0;
         }
-        Entry::Linux64 { rip, .. } => {
+        KernelEntry::Linux64 { rip, .. } => {
             write_page_tables(mem)?;
             sregs.cr3 = layout::PAGE_TABLES.0;
             sregs.cr4 |= CR4_PAE;

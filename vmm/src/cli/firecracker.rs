@@ -14,7 +14,7 @@ use crate::api::server::DEFAULT_MAX_PAYLOAD_BYTES;
 use crate::config::{LogLevel, LoggerConfig, MetricsConfig, VmConfig};
 use crate::host::files::open_regular;
 use crate::launch::{DEFAULT_ID, Launch};
-use crate::mode::Mode;
+use crate::mode::StartMode;
 
 /// Accepts Firecracker's flags and serves its API.
 #[derive(Debug, Parser)]
@@ -132,7 +132,7 @@ impl FirecrackerArgs {
             mmds_size_limit: self.mmds_size_limit,
             seccomp: !self.no_seccomp,
             metrics: self.metrics_path.map(MetricsConfig::to_file),
-            mode: Mode::Firecracker,
+            mode: StartMode::Firecracker,
             start_time_us: self.start_time_us,
             ignored: ignored.iter().filter(|(_, given)| *given).map(|(flag, _)| *flag).collect(),
         })

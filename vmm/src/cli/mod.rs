@@ -56,22 +56,22 @@ use version::version_text;
     Exit status: 0 the guest shut down, 1 configuration or host error, 2 the guest crashed.")]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: BallastCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum BallastCommand {
     /// Start a virtual machine
     Run(Box<RunArgs>),
     /// Show or change the balloon of a running machine
     #[command(subcommand)]
-    Balloon(remote::Balloon),
+    Balloon(remote::BalloonCommand),
     /// Show or change the host memory behind a running machine
     #[command(subcommand)]
-    Memory(remote::Memory),
+    Memory(remote::MemoryCommand),
     /// Show or change the display of a running machine
     #[command(subcommand)]
-    Gpu(remote::Gpu),
+    Gpu(remote::GpuCommand),
     /// Watch memory, balloon, GPU and host memory pressure live
     Top(top::TopArgs),
     /// Pause all vCPUs
@@ -128,26 +128,26 @@ fn dispatch(args: &[OsString]) -> Result<u8, CliError> {
     }
     let Some(cli) = parsed(Cli::try_parse_from(args), &mut out)? else { return Ok(0) };
     match cli.command {
-        Command::Run(args) => {
+        BallastCommand::Run(args) => {
             drop(out);
             return launch(args.into_launch()?);
         }
-        Command::Balloon(command) => command.run(&mut out)?,
-        Command::Memory(command) => command.run(&mut out)?,
-        Command::Gpu(command) => command.run(&mut out)?,
-        Command::Top(args) => {
+        BallastCommand::Balloon(command) => command.run(&mut out)?,
+        BallastCommand::Memory(command) => command.run(&mut out)?,
+        BallastCommand::Gpu(command) => command.run(&mut out)?,
+        BallastCommand::Top(args) => {
             drop(out);
             args.run()?;
             return Ok(0);
         }
-        Command::Pause(target) => target.pause()?,
-        Command::Resume(target) => target.resume()?,
-        Command::Shutdown(command) => command.run()?,
-        Command::Metrics(target) => target.metrics(&mut out)?,
-        Command::Version(target) => target.version(&mut out)?,
-        Command::Check => check::run(&mut out)?,
-        Command::Openapi => out.write_all(api::openapi::json().as_bytes())?,
-        Command::Completions { shell } => {
+        BallastCommand::Pause(target) => target.pause()?,
+        BallastCommand::Resume(target) => target.resume()?,
+        BallastCommand::Shutdown(command) => command.run()?,
+        BallastCommand::Metrics(target) => target.metrics(&mut out)?,
+        BallastCommand::Version(target) => target.version(&mut out)?,
+        BallastCommand::Check => check::run(&mut out)?,
+        BallastCommand::Openapi => out.write_all(api::openapi::json().as_bytes())?,
+        BallastCommand::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "ballast", &mut out);
         }
     }

@@ -36,7 +36,7 @@ impl Shutdown {
 
 /// `ballast balloon …`.
 #[derive(Debug, Subcommand)]
-pub(super) enum Balloon {
+pub(super) enum BalloonCommand {
     /// Set the balloon's target size
     Set {
         /// The size, as in 512M
@@ -50,7 +50,7 @@ pub(super) enum Balloon {
     Stats(Target),
 }
 
-impl Balloon {
+impl BalloonCommand {
     pub(super) fn run(self, out: &mut impl Write) -> Result<(), CliError> {
         match self {
             Self::Set { size, target } => {
@@ -65,7 +65,7 @@ impl Balloon {
 
 /// `ballast gpu …`.
 #[derive(Debug, Subcommand)]
-pub(super) enum Gpu {
+pub(super) enum GpuCommand {
     /// Print scanouts, resources and counters, as JSON
     Show(Target),
     /// Save the picture on a scanout as a PNG file
@@ -90,7 +90,7 @@ pub(super) enum Gpu {
     },
 }
 
-impl Gpu {
+impl GpuCommand {
     pub(super) fn run(self, out: &mut impl Write) -> Result<(), CliError> {
         match self {
             Self::Show(target) => print_json(out, &target.get("/gpu")?),
@@ -128,7 +128,7 @@ impl FromStr for ModeOrOff {
 
 /// `ballast memory …`.
 #[derive(Debug, Subcommand)]
-pub(super) enum Memory {
+pub(super) enum MemoryCommand {
     /// Print how guest memory is backed on the host
     Show(Target),
     /// Print how the CMA region is used and backed
@@ -158,7 +158,7 @@ pub(super) enum Memory {
     },
 }
 
-impl Memory {
+impl MemoryCommand {
     pub(super) fn run(self, out: &mut impl Write) -> Result<(), CliError> {
         match self {
             Self::Show(target) => print_json(out, &target.get("/memory")?),

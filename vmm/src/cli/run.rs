@@ -19,7 +19,7 @@ use crate::config::{
     network_interfaces,
 };
 use crate::launch::{DEFAULT_ID, Launch};
-use crate::mode::Mode;
+use crate::mode::StartMode;
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -168,7 +168,7 @@ impl RunArgs {
             metadata,
             mmds_size_limit: None,
             seccomp: !self.no_seccomp,
-            mode: Mode::Ballast,
+            mode: StartMode::Ballast,
             start_time_us: None,
             ignored: Vec::new(),
         })

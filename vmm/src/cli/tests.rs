@@ -15,7 +15,7 @@ fn launch(line: &str) -> Result<Launch, CliError> {
         return parsed.expect("no help was asked for").into_launch();
     }
     match parsed(Cli::try_parse_from(&args), &mut out)?.expect("no help was asked for").command {
-        Command::Run(args) => args.into_launch(),
+        BallastCommand::Run(args) => args.into_launch(),
         other => panic!("{line} is {other:?}"),
     }
 }

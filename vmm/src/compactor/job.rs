@@ -11,7 +11,7 @@ use super::live_guest::LiveGuest;
 
 /// A request for a pass.
 #[derive(Debug, Clone)]
-pub struct Job {
+pub struct PassJob {
     /// Its goals; whether the guest supports evacuation is checked when it runs.
     pub goals: Goals,
     /// What it may spend.
@@ -19,7 +19,7 @@ pub struct Job {
 }
 
 /// Called on the compactor's thread when a job is done.
-pub type WhenDone = Box<dyn FnOnce(Result<PassReport, GuestRamError>) + Send>;
+pub type WhenPassDone = Box<dyn FnOnce(Result<PassReport, GuestRamError>) + Send>;
 
 /// Work on guest memory that must not run during a pass. Its arguments are the guest and a cancel
 /// flag. The returned closure is called when the next job may start.

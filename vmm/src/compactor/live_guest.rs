@@ -47,7 +47,7 @@ pub struct LiveGuest {
 
 /// The balloon at one moment of a wait.
 #[derive(Debug, Clone, Copy)]
-struct Size {
+struct BalloonSize {
     pages: Pages,
     /// Total number of blocks put into it.
     blocks: u64,
@@ -55,7 +55,7 @@ struct Size {
     single: u64,
 }
 
-impl Size {
+impl BalloonSize {
     /// Whether the guest has lent all requested blocks or can make no more: then it puts single
     /// pages into the balloon. `before` is the size before it was asked.
     fn has_lent(&self, before: &Self, goal: Pages) -> bool {
@@ -126,12 +126,12 @@ impl LiveGuest {
     }
 
     /// The size of the balloon; `None` if its driver is inactive, which also ends its loans.
-    fn size(&self) -> Option<Size> {
+    fn size(&self) -> Option<BalloonSize> {
         let balloon = self.balloon().filter(|balloon| balloon.is_active())?;
         let (counters, pages) = (balloon.counters(), balloon.ballooned());
         let in_blocks = counters.inflated_blocks.saturating_sub(counters.deflated_blocks);
         let single = pages.0.saturating_sub(in_blocks.saturating_mul(PAGES_PER_BLOCK));
-        Some(Size { pages, blocks: counters.inflated_blocks, single })
+        Some(BalloonSize { pages, blocks: counters.inflated_blocks, single })
     }
 
     /// Checks the balloon at each change until `reached` returns true, the deadline passes, it is
@@ -140,9 +140,9 @@ impl LiveGuest {
         &self,
         deadline: Option<Instant>,
         cancel: &AtomicBool,
-        mut reached: impl FnMut(&Size) -> bool,
-    ) -> Option<Size> {
-        let mut last: Option<Size> = None;
+        mut reached: impl FnMut(&BalloonSize) -> bool,
+    ) -> Option<BalloonSize> {
+        let mut last: Option<BalloonSize> = None;
         let mut moved = Instant::now();
         loop {
             let seen = self.changes.count();
@@ -317,8 +317,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    fn size(blocks: u64, single: u64) -> Size {
-        Size { pages: Pages(blocks * PAGES_PER_BLOCK + single), blocks, single }
+    fn size(blocks: u64, single: u64) -> BalloonSize {
+        BalloonSize { pages: Pages(blocks * PAGES_PER_BLOCK + single), blocks, single }
     }
 
     #[test]

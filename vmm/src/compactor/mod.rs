@@ -3,10 +3,10 @@
 //! requests.
 //!
 //! ```text
-//!  API ── Job ──▶ ┌───────────┐  map, plan, steps   ┌───────────┐
-//!                 │ thread mm │ ──────────────────▶ │ guest RAM │
-//!  schedule, PSI, ▶ ──────────┘ ◀── holdings ────── │ balloon   │
-//!  GPU                  └─ report ─▶ the caller     └───────────┘
+//!  API ─ PassJob ─▶ ┌───────────┐  map, plan, steps   ┌───────────┐
+//!                   │ thread mm │ ──────────────────▶ │ guest RAM │
+//!  schedule, PSI, ──▶ ──────────┘ ◀── holdings ────── │ balloon   │
+//!  GPU                    └─ report ─▶ the caller     └───────────┘
 //! ```
 //!
 //! Only the caller of a pass waits for it: vCPUs run on, and the event loop hands over. Work that no
@@ -40,11 +40,11 @@ use mm::blocks::report::PassReport;
 use mm::guest_ram::GuestRamError;
 use tracing::{debug, warn};
 
-pub use job::{AloneTask, CompactorError, Job, WhenDone};
+pub use job::{AloneTask, CompactorError, PassJob, WhenPassDone};
 pub use live_guest::{LiveGuest, SharedBalloon};
 use pressure::Pressure;
 pub use schedule::PassSchedule;
-use schedule::{Look, Scheduler};
+use schedule::{MapCheck, Scheduler};
 use turn::Turn;
 use walker::Walker;
 
@@ -53,7 +53,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How far the present pass is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
+pub struct CompactionProgress {
     /// Whether one runs.
     pub running: bool,
     /// Steps taken.
@@ -65,7 +65,7 @@ pub struct Progress {
 /// The handle of the thread; dropping it cancels the running job and joins the thread.
 pub struct Compactor {
     messages: Option<Arc<SyncSender<Message>>>,
-    shared: Arc<Shared>,
+    shared: Arc<PassRecord>,
     guest: LiveGuest,
     walker: Walker,
     thread: Option<JoinHandle<()>>,
@@ -75,7 +75,7 @@ pub struct Compactor {
 #[derive(Clone)]
 pub struct BackgroundWork {
     messages: Weak<SyncSender<Message>>,
-    shared: Arc<Shared>,
+    shared: Arc<PassRecord>,
 }
 
 impl BackgroundWork {
@@ -108,7 +108,7 @@ fn refusal(error: &TrySendError<Message>) -> CompactorError {
 /// Messages to the thread.
 enum Message {
     /// A pass is requested.
-    Job(Job, WhenDone),
+    Job(PassJob, WhenPassDone),
     /// Work that must not meet a pass.
     Alone(AloneTask),
     /// The same, and no client asked for it.
@@ -119,7 +119,7 @@ enum Message {
 
 /// State shared by the thread and its handle.
 #[derive(Default)]
-struct Shared {
+struct PassRecord {
     turn: Turn,
     gpu_asks: AtomicBool,
     done: AtomicUsize,
@@ -137,8 +137,8 @@ impl Compactor {
         // Room for one job of a client, one of the background, and one request of the GPU.
         let (messages, incoming) = mpsc::sync_channel(3);
         let messages = Arc::new(messages);
-        let shared = Arc::new(Shared::default());
-        let worker = Worker { guest: guest.clone(), shared: Arc::clone(&shared) };
+        let shared = Arc::new(PassRecord::default());
+        let worker = CompactorWorker { guest: guest.clone(), shared: Arc::clone(&shared) };
         let thread = std::thread::Builder::new()
             .name("mm".into())
             .stack_size(256 << 10)
@@ -163,7 +163,7 @@ impl Compactor {
     /// # Errors
     ///
     /// [`CompactorError`]: a pass or a task is already running, or the thread has stopped.
-    pub fn submit(&self, job: Job, when_done: WhenDone) -> Result<(), CompactorError> {
+    pub fn submit(&self, job: PassJob, when_done: WhenPassDone) -> Result<(), CompactorError> {
         self.send(Message::Job(job, when_done))
     }
 
@@ -207,9 +207,9 @@ impl Compactor {
     }
 
     /// How far the present pass is.
-    pub fn progress(&self) -> Progress {
+    pub fn progress(&self) -> CompactionProgress {
         let load = |count: &AtomicUsize| count.load(Ordering::Relaxed);
-        Progress {
+        CompactionProgress {
             running: self.shared.turn.is_taken(),
             done: load(&self.shared.done),
             planned: load(&self.shared.planned),
@@ -249,12 +249,12 @@ impl Drop for Compactor {
 }
 
 /// The thread.
-struct Worker {
+struct CompactorWorker {
     guest: LiveGuest,
-    shared: Arc<Shared>,
+    shared: Arc<PassRecord>,
 }
 
-impl Worker {
+impl CompactorWorker {
     fn run(self, messages: &Receiver<Message>, schedule: Option<PassSchedule>) {
         let mut scheduler = schedule.map(|policy| {
             let pressure = policy.stall.and_then(|stall| match Pressure::watch(stall) {
@@ -311,15 +311,15 @@ impl Worker {
         }
         if !self.shared.turn.take_for_background() {
             // A new job has arrived, which runs first.
-            if look == Look::AtTheGpu {
+            if look == MapCheck::AtTheGpu {
                 scheduler.gpu_asks(Instant::now());
             }
             return;
         }
         let totals = self.guest.map().map(|map| map.totals());
         let job = totals.map(|totals: Totals| match look {
-            Look::AtEverything => scheduler.decide(&totals),
-            Look::AtTheGpu => scheduler.serve_gpu(&totals),
+            MapCheck::AtEverything => scheduler.decide(&totals),
+            MapCheck::AtTheGpu => scheduler.serve_gpu(&totals),
         });
         match job {
             Ok(Some(job)) => match self.pass(&job, self.shared.turn.background_cancel()) {
@@ -333,7 +333,7 @@ impl Worker {
         self.shared.turn.end_of_background();
     }
 
-    fn pass(&self, job: &Job, cancel: &AtomicBool) -> Result<PassReport, GuestRamError> {
+    fn pass(&self, job: &PassJob, cancel: &AtomicBool) -> Result<PassReport, GuestRamError> {
         let shared = &self.shared;
         let mut goals = job.goals.clone();
         if !self.guest.can_evacuate() {

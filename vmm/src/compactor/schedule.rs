@@ -7,7 +7,7 @@ use mm::blocks::map::Totals;
 use mm::blocks::policy::{Goals, PassLimits};
 use mm::units::Bytes;
 
-use super::job::Job;
+use super::job::PassJob;
 use super::pressure::Pressure;
 
 /// When passes run unasked.
@@ -48,7 +48,7 @@ pub(super) struct Scheduler {
 const GATHER_REQUESTS: Duration = Duration::from_millis(20);
 /// Purpose of a check of the map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum MapCheck {
     /// All that the policy is about.
     AtEverything,
     /// New GPU buffers only: does not wait for an idle guest and does not involve the guest.
@@ -85,24 +85,24 @@ impl Scheduler {
     }
 
     /// Whether it is time to look at the map, and why.
-    pub(super) fn wants_look(&mut self, now: Instant) -> Option<Look> {
+    pub(super) fn wants_look(&mut self, now: Instant) -> Option<MapCheck> {
         self.pressed = self.pressure.as_ref().is_some_and(Pressure::fired);
         if self.pressed || now >= self.next_look {
             self.next_look = now + self.policy.every;
             self.gpu_asks = None;
-            return Some(Look::AtEverything);
+            return Some(MapCheck::AtEverything);
         }
-        self.gpu_asks.take_if(|at| *at <= now).map(|_| Look::AtTheGpu)
+        self.gpu_asks.take_if(|at| *at <= now).map(|_| MapCheck::AtTheGpu)
     }
 
     /// The job for a map with these totals that was read for the GPU.
-    pub(super) fn serve_gpu(&self, totals: &Totals) -> Option<Job> {
+    pub(super) fn serve_gpu(&self, totals: &Totals) -> Option<PassJob> {
         let asked = totals.gpu_in_pieces > Bytes(0);
-        asked.then(|| Job { goals: Goals::backing_gpu(), limits: self.policy.limits })
+        asked.then(|| PassJob { goals: Goals::backing_gpu(), limits: self.policy.limits })
     }
 
     /// The job for a map with these totals.
-    pub(super) fn decide(&mut self, totals: &Totals) -> Option<Job> {
+    pub(super) fn decide(&mut self, totals: &Totals) -> Option<PassJob> {
         let before = self.last_resident.replace(totals.resident);
         let moved = before.map_or(u64::MAX, |b| b.0.abs_diff(totals.resident.0));
         let idle = moved.saturating_mul(100) < totals.resident.0.max(1);
@@ -131,7 +131,7 @@ impl Scheduler {
             goals.collapse_from = None;
             goals.back_gpu = false;
         }
-        Some(Job { goals, limits: self.policy.limits })
+        Some(PassJob { goals, limits: self.policy.limits })
     }
 }
 
@@ -160,7 +160,7 @@ mod tests {
         let start = Instant::now();
         let mut scheduler = Scheduler::new(policy(), None, start);
         let mut at = |s| scheduler.wants_look(start + Duration::from_secs(s));
-        assert_eq!([at(9), at(10), at(19)], [None, Some(Look::AtEverything), None]);
+        assert_eq!([at(9), at(10), at(19)], [None, Some(MapCheck::AtEverything), None]);
     }
 
     #[test]
@@ -173,7 +173,7 @@ mod tests {
         scheduler.gpu_asks(at(110));
         assert_eq!(scheduler.wait(at(110)), Duration::from_millis(10));
         assert_eq!(scheduler.wants_look(at(119)), None);
-        assert_eq!(scheduler.wants_look(at(120)), Some(Look::AtTheGpu));
+        assert_eq!(scheduler.wants_look(at(120)), Some(MapCheck::AtTheGpu));
         assert_eq!(scheduler.wants_look(at(130)), None);
         let asks = Totals { gpu_in_pieces: Bytes(2 * MIB), ..totals(1000, 100) };
         assert_eq!(scheduler.serve_gpu(&asks).map(|job| job.goals), Some(Goals::backing_gpu()));

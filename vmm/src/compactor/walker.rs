@@ -15,12 +15,12 @@ use super::live_guest::LiveGuest;
 const WAITING: usize = 16;
 
 /// Looks at the guest's memory, and replies.
-type Look = Box<dyn FnOnce(&LiveGuest) + Send>;
+type MemoryLook = Box<dyn FnOnce(&LiveGuest) + Send>;
 
 /// The handle of the thread; dropping it waits for the current walk.
 #[derive(Debug)]
 pub(super) struct Walker {
-    looks: Option<SyncSender<Look>>,
+    looks: Option<SyncSender<MemoryLook>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -31,7 +31,8 @@ impl Walker {
     ///
     /// The host has no thread to spare.
     pub(super) fn start(guest: LiveGuest) -> io::Result<Self> {
-        let (looks, incoming): (SyncSender<Look>, Receiver<Look>) = mpsc::sync_channel(WAITING);
+        let (looks, incoming): (SyncSender<MemoryLook>, Receiver<MemoryLook>) =
+            mpsc::sync_channel(WAITING);
         let thread = std::thread::Builder::new()
             .name("mm-walk".into())
             .stack_size(256 << 10)
@@ -44,7 +45,7 @@ impl Walker {
     /// # Errors
     ///
     /// [`CompactorError::TooManyWalks`] if too many wait already; `look` is dropped then.
-    pub(super) fn submit(&self, look: Look) -> Result<(), CompactorError> {
+    pub(super) fn submit(&self, look: MemoryLook) -> Result<(), CompactorError> {
         let looks = self.looks.as_ref().ok_or(CompactorError::Stopped)?;
         looks.try_send(look).map_err(|error| match error {
             TrySendError::Full(_) => CompactorError::TooManyWalks,

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::drives::{DriveConfig, root_argument};
 use super::memory::MemoryConfig;
 use super::rules::{Check, Faults};
-use crate::host::contents::Contents;
+use crate::host::contents::FileContents;
 use crate::host::files::open_regular;
 
 /// Default kernel command line: the console on the serial port, reset through the
@@ -120,14 +120,14 @@ fn file_rules(boot: &BootSource, faults: &mut Faults) {
     }
 }
 
-fn contents(path: &Path) -> io::Result<Contents> {
-    Contents::of(&open_regular(path)?)
+fn contents(path: &Path) -> io::Result<FileContents> {
+    FileContents::of(&open_regular(path)?)
 }
 
-fn kernel_problem(found: io::Result<Contents>) -> Option<String> {
+fn kernel_problem(found: io::Result<FileContents>) -> Option<String> {
     match found {
-        Ok(Contents::Elf | Contents::BzImage) => None,
-        Ok(Contents::Other(what)) => {
+        Ok(FileContents::Elf | FileContents::BzImage) => None,
+        Ok(FileContents::Other(what)) => {
             Some(format!("{what}: give an ELF vmlinux or a bzImage for x86-64"))
         }
         Err(cause) => Some(cause.to_string()),
@@ -135,12 +135,12 @@ fn kernel_problem(found: io::Result<Contents>) -> Option<String> {
 }
 
 /// An initrd may be anything that some kernel unpacks or mounts, but no kernel.
-fn initrd_problem(found: io::Result<Contents>) -> Option<String> {
+fn initrd_problem(found: io::Result<FileContents>) -> Option<String> {
     match found {
-        Ok(kernel @ (Contents::Elf | Contents::BzImage)) => {
+        Ok(kernel @ (FileContents::Elf | FileContents::BzImage)) => {
             Some(format!("{kernel}, which is a kernel: give an initial RAM disk"))
         }
-        Ok(Contents::Other(_)) => None,
+        Ok(FileContents::Other(_)) => None,
         Err(cause) => Some(cause.to_string()),
     }
 }

@@ -91,7 +91,7 @@ pub use page_codec::PageCodec;
 pub use policy::{PolicyConfig, PolicyPreset};
 pub use rate_limiter::{RateLimiterConfig, TokenBucket};
 use rules::Check;
-pub use rules::{Fault, Faults, HostLimits};
+pub use rules::{ConfigFault, Faults, HostLimits};
 pub use threads::ThreadShares;
 use threads::Threaded;
 pub use vsock::VsockConfig;

@@ -82,7 +82,7 @@ impl HostLimits {
 /// One fault of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
-pub struct Fault {
+pub struct ConfigFault {
     /// Section and field, as in the JSON form: `machine-config.vcpu_count`.
     pub field: &'static str,
     /// The problem, and how to fix it.
@@ -91,12 +91,12 @@ pub struct Fault {
 
 /// All faults of a configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Faults(pub Vec<Fault>);
+pub struct Faults(pub Vec<ConfigFault>);
 
 impl Faults {
     /// Notes one more.
     pub fn add(&mut self, field: &'static str, problem: impl Into<String>) {
-        self.0.push(Fault { field, problem: problem.into() });
+        self.0.push(ConfigFault { field, problem: problem.into() });
     }
 
     /// `Ok` where nothing was noted.

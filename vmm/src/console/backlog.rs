@@ -9,16 +9,16 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// Both ends; cheap to clone.
 #[derive(Clone)]
-pub(super) struct Backlog(Arc<Shared>);
+pub(super) struct Backlog(Arc<BacklogBuffer>);
 
-struct Shared {
-    state: Mutex<State>,
+struct BacklogBuffer {
+    state: Mutex<BacklogState>,
     event: EventFd,
     capacity: usize,
 }
 
 #[derive(Default)]
-struct State {
+struct BacklogState {
     bytes: VecDeque<u8>,
     /// Since the last look.
     lost: u64,
@@ -28,7 +28,7 @@ struct State {
 impl Backlog {
     pub(super) fn new(capacity: usize) -> io::Result<Self> {
         let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
-        Ok(Self(Arc::new(Shared { state: Mutex::default(), event, capacity })))
+        Ok(Self(Arc::new(BacklogBuffer { state: Mutex::default(), event, capacity })))
     }
 
     /// Readable when there is output.
@@ -54,7 +54,7 @@ impl Backlog {
         self.lock().all_lost
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, BacklogState> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -19,7 +19,7 @@ use crate::api::compaction::{
     PassEnd, PassStage, Scope, StageReport, StepCounts,
 };
 use crate::api::{Refusal, Reply};
-use crate::compactor::{Compactor, Job, LiveGuest, PassSchedule};
+use crate::compactor::{Compactor, LiveGuest, PassJob, PassSchedule};
 use crate::config::CompactionConfig;
 
 impl Controller {
@@ -173,7 +173,7 @@ enum CompactFault {
 }
 
 /// The job for `wanted`, for a guest with this memory layout.
-fn job(wanted: &Compact, layout: &MemoryLayout) -> Result<Job, CompactFault> {
+fn job(wanted: &Compact, layout: &MemoryLayout) -> Result<PassJob, CompactFault> {
     let scope = match (wanted.scope, wanted.start, wanted.blocks) {
         (Scope::All, None, None) => None,
         (Scope::Cma, None, None) => Some(layout.cma().ok_or(CompactFault::NoCma)?),
@@ -193,7 +193,7 @@ fn job(wanted: &Compact, layout: &MemoryLayout) -> Result<Job, CompactFault> {
         (true, Some(scope)) => Goals::backing(scope),
         (true, None) => return Err(CompactFault::BackAll),
     };
-    Ok(Job { goals, limits })
+    Ok(PassJob { goals, limits })
 }
 
 fn blocks_of_ram(
@@ -290,7 +290,7 @@ mod tests {
         MemoryLayout::new(mib(4096), mib(cma_mib)).unwrap()
     }
 
-    fn parsed(json: &str, cma_mib: u64) -> Result<Job, CompactFault> {
+    fn parsed(json: &str, cma_mib: u64) -> Result<PassJob, CompactFault> {
         job(&serde_json::from_str(json).unwrap(), &layout(cma_mib))
     }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{Controller, failed};
 use crate::api::mmds::{MmdsAction, MmdsReply};
 use crate::api::{Refusal, Reply};
-use crate::mmds::StoreError;
+use crate::mmds::MetadataError;
 
 impl Controller {
     pub(super) fn mmds_action(&mut self, action: MmdsAction) -> Result<Reply, Refusal> {
@@ -48,9 +48,9 @@ impl Controller {
     }
 }
 
-fn refusal(error: StoreError) -> Refusal {
+fn refusal(error: MetadataError) -> Refusal {
     match error {
-        StoreError::TooLarge { .. } => Refusal::TooLarge(error.to_string()),
+        MetadataError::TooLarge { .. } => Refusal::TooLarge(error.to_string()),
         other => failed(other),
     }
 }

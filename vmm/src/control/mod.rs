@@ -52,7 +52,7 @@ use crate::exit::ExitReason;
 use crate::host::log::Log;
 use crate::machine::Vm;
 use crate::mmds::Mmds;
-use crate::mode::Mode;
+use crate::mode::StartMode;
 use crate::parking::Parking;
 use crate::pressure::MemoryPolicy;
 
@@ -60,9 +60,9 @@ use metrics_writer::MetricsWriter;
 
 /// How the monitor was started.
 #[derive(Debug, Clone, Default)]
-pub struct Identity {
+pub struct MonitorIdentity {
     /// In whose place.
-    pub mode: Mode,
+    pub mode: StartMode,
     /// Name of the machine.
     pub id: String,
     /// Start time of this process from its parent, in microseconds of the monotonic clock, if
@@ -72,7 +72,7 @@ pub struct Identity {
 
 /// Owns the machine, and its description before it is started.
 pub struct Controller {
-    mode: Mode,
+    mode: StartMode,
     id: String,
     config: VmConfig,
     host: HostLimits,
@@ -97,7 +97,7 @@ impl Controller {
     ///
     /// The host has no more file descriptors.
     pub fn new(
-        identity: Identity,
+        identity: MonitorIdentity,
         config: VmConfig,
         events: LoopHandle,
         requests: ActionReceiver,

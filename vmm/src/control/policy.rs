@@ -10,7 +10,7 @@ use super::{Controller, failed};
 use crate::api::policy::{PolicyAction, PolicyCounters, PolicyDecision, PolicyReply, PolicyStatus};
 use crate::api::{Refusal, Reply};
 use crate::config::{PolicyConfig, PolicyPreset};
-use crate::pressure::{self, Entry, Limits, MemoryPolicy};
+use crate::pressure::{self, JournalEntry, Limits, MemoryPolicy};
 
 impl Controller {
     pub(super) fn policy_action(&mut self, action: PolicyAction) -> Result<Reply, Refusal> {
@@ -134,8 +134,8 @@ impl From<&pressure::PolicyStatus> for PolicyCounters {
     }
 }
 
-impl From<&Entry> for PolicyDecision {
-    fn from(entry: &Entry) -> Self {
+impl From<&JournalEntry> for PolicyDecision {
+    fn from(entry: &JournalEntry) -> Self {
         let action = entry.decision.action;
         Self {
             number: entry.number,

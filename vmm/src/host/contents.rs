@@ -16,7 +16,7 @@ const MAX_SEGMENTS: u16 = 64;
 
 /// What a file holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Contents {
+pub enum FileContents {
     /// A 64-bit ELF file for x86-64 that is no ordinary program.
     Elf,
     /// A Linux image with a boot header for x86.
@@ -26,7 +26,7 @@ pub enum Contents {
     Other(String),
 }
 
-impl fmt::Display for Contents {
+impl fmt::Display for FileContents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Elf => "an x86-64 ELF file",
@@ -36,7 +36,7 @@ impl fmt::Display for Contents {
     }
 }
 
-impl Contents {
+impl FileContents {
     /// Looks into `file`; leaves its position alone.
     ///
     /// # Errors
@@ -88,7 +88,7 @@ fn other(head: &[u8], length: usize) -> String {
 }
 
 /// Tells kernels from what else is an ELF file (`e_ident`, `e_type`, `e_machine`).
-fn elf(file: &File, head: &[u8], length: usize) -> io::Result<Contents> {
+fn elf(file: &File, head: &[u8], length: usize) -> io::Result<FileContents> {
     let half = |at: usize| u16::from_le_bytes([head[at], head[at + 1]]);
     let what = match (head[4], head[5], half(16), half(18)) {
         _ if length < 64 => "an ELF file that is cut off in its header".into(),
@@ -100,9 +100,9 @@ fn elf(file: &File, head: &[u8], length: usize) -> io::Result<Contents> {
         (_, _, 1, _) => "an object file or kernel module, which is not linked".into(),
         (_, _, 4, _) => "a core dump".into(),
         _ if has_loader(file, head)? => "a program that runs under Linux, not a kernel".into(),
-        _ => return Ok(Contents::Elf),
+        _ => return Ok(FileContents::Elf),
     };
-    Ok(Contents::Other(what))
+    Ok(FileContents::Other(what))
 }
 
 /// Whose ELF file it is, by `e_machine`.
@@ -161,10 +161,10 @@ mod tests {
 
     use super::*;
 
-    fn of(bytes: &[u8]) -> Contents {
+    fn of(bytes: &[u8]) -> FileContents {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
-        Contents::of(&file).unwrap()
+        FileContents::of(&file).unwrap()
     }
 
     /// An ELF header with one segment of type `segment` behind it.
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn kernels_are_told_from_other_elf_files() {
-        assert_eq!(of(&elf(2, 1, 2, 62, 1)), Contents::Elf);
+        assert_eq!(of(&elf(2, 1, 2, 62, 1)), FileContents::Elf);
         for (image, says) in [
             (elf(2, 1, 3, 62, 3), "a program that runs under Linux"),
             (elf(2, 1, 2, 183, 1), "for ARM64, not for x86-64"),
@@ -195,7 +195,7 @@ mod tests {
             assert!(found.contains(says), "{found} instead of {says}");
         }
         let program = File::open("/bin/ls").unwrap();
-        assert!(Contents::of(&program).unwrap().to_string().contains("a program"));
+        assert!(FileContents::of(&program).unwrap().to_string().contains("a program"));
     }
 
     #[test]
@@ -203,7 +203,7 @@ mod tests {
         let mut image = elf(2, 1, 2, 62, 3);
         image[32..40].fill(0xff);
         image[54..58].fill(0xff);
-        assert_eq!(of(&image), Contents::Elf);
+        assert_eq!(of(&image), FileContents::Elf);
     }
 
     #[test]

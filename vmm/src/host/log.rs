@@ -24,9 +24,9 @@ use super::descriptor::Descriptor;
 use super::files::open_lines;
 use super::log_format::FirecrackerFormat;
 use super::ring::{Lost, Ring};
-use super::throttle::Throttle;
+use super::throttle::LogThrottle;
 use crate::config::{LogLevel, LoggerConfig};
-use crate::mode::Mode;
+use crate::mode::StartMode;
 
 /// Bytes of lines that may wait for their reader.
 const CAPACITY: usize = 64 << 10;
@@ -39,21 +39,21 @@ pub struct LogError {
     cause: io::Error,
 }
 
-type Filtered = Layered<Throttle, Layered<reload::Layer<Targets, Registry>, Registry>>;
-type Lines = Box<dyn Layer<Filtered> + Send + Sync>;
+type Filtered = Layered<LogThrottle, Layered<reload::Layer<Targets, Registry>, Registry>>;
+type LineLayer = Box<dyn Layer<Filtered> + Send + Sync>;
 
 /// A handle to change the log's settings; cheap to clone.
 #[derive(Clone)]
 pub struct Log {
     filter: reload::Handle<Targets, Registry>,
-    lines: reload::Handle<Lines, Filtered>,
+    lines: reload::Handle<LineLayer, Filtered>,
     sink: Arc<Sink>,
 }
 
 impl Log {
     /// The process's log, where, how and as much as `mode` has it, for a machine named `id`. Once a
     /// process.
-    pub fn init(mode: Mode, id: &str) -> Self {
+    pub fn init(mode: StartMode, id: &str) -> Self {
         let (log, subscriber) = Self::build(mode, id);
         // Fails if there is already a log; then that one stays, and this handle has no effect.
         let _ = subscriber.try_init();
@@ -61,14 +61,14 @@ impl Log {
     }
 
     fn build(
-        mode: Mode,
+        mode: StartMode,
         id: &str,
     ) -> (Self, impl SubscriberInitExt + tracing::Subscriber + Send + Sync) {
         let sink = Arc::new(Sink { ring: Mutex::default(), mode, id: id.to_owned() });
         let (filter_layer, filter) = reload::Layer::new(targets(mode.log_level(), None));
         let reporter = Arc::clone(&sink);
         let report = move |place: &Metadata<'_>, count| reporter.report_suppressed(place, count);
-        let throttle = Throttle::new(Arc::new(report));
+        let throttle = LogThrottle::new(Arc::new(report));
         let (line_layer, lines) = reload::Layer::new(lines(&sink, &LoggerConfig::default()));
         let subscriber =
             tracing_subscriber::registry().with(filter_layer).with(throttle).with(line_layer);
@@ -123,12 +123,12 @@ fn targets(level: LogLevel, module: Option<&str>) -> Targets {
     }
 }
 
-fn lines(sink: &Arc<Sink>, config: &LoggerConfig) -> Lines {
+fn lines(sink: &Arc<Sink>, config: &LoggerConfig) -> LineLayer {
     let layer = fmt::layer().with_ansi(false).with_writer(Arc::clone(sink));
     let origin = config.show_log_origin == Some(true);
     match sink.mode {
-        Mode::Ballast => Box::new(layer.with_file(origin).with_line_number(origin)),
-        Mode::Firecracker => Box::new(layer.event_format(FirecrackerFormat {
+        StartMode::Ballast => Box::new(layer.with_file(origin).with_line_number(origin)),
+        StartMode::Firecracker => Box::new(layer.event_format(FirecrackerFormat {
             id: sink.id.clone(),
             level: config.show_level == Some(true),
             origin,
@@ -139,7 +139,7 @@ fn lines(sink: &Arc<Sink>, config: &LoggerConfig) -> Lines {
 /// Destination of lines: a file, else a standard stream.
 struct Sink {
     ring: Mutex<Option<Ring>>,
-    mode: Mode,
+    mode: StartMode,
     id: String,
 }
 
@@ -168,12 +168,12 @@ impl Sink {
         let mut line = String::new();
         // Writing to a string cannot fail.
         match self.mode {
-            Mode::Ballast => {
+            StartMode::Ballast => {
                 let _ = SystemTime.format_time(&mut fmt::format::Writer::new(&mut line));
                 let (level, target) = (place.level(), place.target());
                 line.push_str(&format!(" {level:>5} {target}: "));
             }
-            Mode::Firecracker => {
+            StartMode::Firecracker => {
                 let format = FirecrackerFormat { id: self.id.clone(), level: false, origin: false };
                 let _ = format.prefix(&mut line, place);
             }
@@ -204,10 +204,10 @@ mod tests {
 
     /// Runs `work` with a separate log to a file; returns the file's contents.
     fn logged(config: &LoggerConfig, work: impl FnOnce()) -> String {
-        logged_as(Mode::Ballast, config, work)
+        logged_as(StartMode::Ballast, config, work)
     }
 
-    fn logged_as(mode: Mode, config: &LoggerConfig, work: impl FnOnce()) -> String {
+    fn logged_as(mode: StartMode, config: &LoggerConfig, work: impl FnOnce()) -> String {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let (log, subscriber) = Log::build(mode, "vm");
@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn text_from_a_guest_cannot_forge_a_line() {
-        for mode in [Mode::Ballast, Mode::Firecracker] {
+        for mode in [StartMode::Ballast, StartMode::Firecracker] {
             let text = logged_as(mode, &LoggerConfig::default(), || {
                 tracing::error!(name = "x\n2026 ERROR forged", "escape \x1b[2J too");
             });
@@ -274,7 +274,8 @@ mod tests {
                 show_log_origin: Some(origin),
                 ..LoggerConfig::default()
             };
-            let line = logged_as(Mode::Firecracker, &config, || tracing::warn!(block = 7, "this"));
+            let line =
+                logged_as(StartMode::Firecracker, &config, || tracing::warn!(block = 7, "this"));
             let (head, message) = line.split_once("] ").unwrap();
             assert_eq!(message, "this block=7\n");
             let (time, place) = head.split_once(" [").unwrap();
@@ -319,7 +320,7 @@ mod tests {
         let path = dir.path().join("fifo");
         let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600));
         rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).unwrap();
-        let sink = Sink { ring: Mutex::default(), mode: Mode::Ballast, id: String::new() };
+        let sink = Sink { ring: Mutex::default(), mode: StartMode::Ballast, id: String::new() };
         sink.redirect(open_lines(&path).unwrap().into());
         let line = [b'x'; 1024];
         for _ in 0..1024 {

@@ -72,14 +72,14 @@ pub struct Listener {
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    identity: Identity,
+    identity: SocketInode,
     keep: bool,
 }
 
 /// Device and inode.
-type Identity = (u64, u64);
+type SocketInode = (u64, u64);
 
-fn identity(path: &Path) -> io::Result<Identity> {
+fn identity(path: &Path) -> io::Result<SocketInode> {
     let metadata = std::fs::symlink_metadata(path)?;
     Ok((metadata.dev(), metadata.ino()))
 }

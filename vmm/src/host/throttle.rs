@@ -30,12 +30,12 @@ const ALWAYS_ON: Allowance = Allowance { burst: 20, refill: Duration::from_secs(
 const DEBUGGING: Allowance = Allowance { burst: 2000, refill: Duration::from_millis(2) };
 
 /// The layer.
-pub(super) struct Throttle {
+pub(super) struct LogThrottle {
     places: Mutex<HashMap<Identifier, Bucket>>,
     report: Report,
 }
 
-impl Throttle {
+impl LogThrottle {
     pub(super) fn new(report: Report) -> Self {
         Self { places: Mutex::default(), report }
     }
@@ -60,7 +60,7 @@ impl Throttle {
     }
 }
 
-impl<S: Subscriber> Layer<S> for Throttle {
+impl<S: Subscriber> Layer<S> for LogThrottle {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         self.admit(event.metadata(), Instant::now())
     }

@@ -36,17 +36,17 @@ pub enum IrqError {
 
 /// Hands out the lines of virtio devices.
 #[derive(Debug)]
-pub struct Lines {
+pub struct IrqLines {
     next: u32,
 }
 
-impl Default for Lines {
+impl Default for IrqLines {
     fn default() -> Self {
         Self { next: layout::IRQ_VIRTIO_FIRST }
     }
 }
 
-impl Lines {
+impl IrqLines {
     /// Allocates an unused line.
     ///
     /// # Errors
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn lines_are_distinct_and_end() {
-        let mut lines = Lines::default();
+        let mut lines = IrqLines::default();
         let taken: Vec<u32> = std::iter::from_fn(|| lines.take().ok()).collect();
         assert_eq!(taken, (5..=23).collect::<Vec<_>>());
         assert!(matches!(lines.take(), Err(IrqError::NoLineLeft)));

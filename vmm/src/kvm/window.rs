@@ -18,7 +18,7 @@ const FIRST_SLOT: u32 = 64;
 pub const MAX_SLOTS: u32 = 384;
 
 /// A mapping: its slot, and the memory that is there.
-struct Mapping {
+struct SlotMapping {
     slot: u32,
     // Kept alive for the guest, which may write to it until the slot is removed.
     memory: Arc<dyn HostRegion>,
@@ -28,7 +28,7 @@ struct Mapping {
 pub struct KvmWindow {
     region: SharedRegion,
     /// By offset in the window.
-    mappings: BTreeMap<u64, Mapping>,
+    mappings: BTreeMap<u64, SlotMapping>,
     vm: Arc<VmFd>,
     // After `vm`: as long as there is a machine, its RAM must be there.
     _ram: Arc<GuestRam>,
@@ -75,7 +75,7 @@ impl HostWindow for KvmWindow {
         // `mappings` keeps it until the slot is gone. There are no references into it: it is
         // accessed as volatile memory only.
         unsafe { self.vm.set_user_memory_region(region) }?;
-        self.mappings.insert(offset, Mapping { slot, memory });
+        self.mappings.insert(offset, SlotMapping { slot, memory });
         Ok(())
     }
 

@@ -28,7 +28,7 @@ use crate::arch::layout;
 use crate::config::VmConfig;
 use crate::event_loop::Subscriber;
 use crate::exit::ExitSignal;
-use crate::kvm::irq::{self, Lines};
+use crate::kvm::irq::{self, IrqLines};
 use crate::mmds::Mmds;
 
 /// Which thread serves a device's queues.
@@ -63,7 +63,7 @@ pub struct Assembly<'a> {
     pub host_threads: Arc<Budget>,
     /// What devices have taken of them, for as long as the machine lives.
     pub(super) thread_charges: Vec<Charge>,
-    lines: Lines,
+    lines: IrqLines,
     /// Subscribers of the main thread's event loop.
     pub(super) on_main: Vec<Subscriber>,
     /// Threads to be started, each with its subscribers.
@@ -93,7 +93,7 @@ impl<'a> Assembly<'a> {
             budgets: vec![Arc::clone(&host_threads)],
             host_threads,
             thread_charges: Vec::new(),
-            lines: Lines::default(),
+            lines: IrqLines::default(),
             on_main: Vec::new(),
             threads: Vec::new(),
         }

@@ -9,9 +9,9 @@ use tracing::warn;
 use vm_memory::{Bytes as _, GuestAddress};
 
 use super::error::BuildError;
-use crate::arch::acpi::{self, MmioWindow};
+use crate::arch::acpi::{self, AcpiMachine, MmioWindow};
 use crate::arch::handover::{self, Handover};
-use crate::arch::kernel::{self, Entry, LoadedKernel};
+use crate::arch::kernel::{self, KernelEntry, LoadedKernel};
 use crate::arch::memory_map::memory_map;
 use crate::arch::{layout, mptable};
 use crate::config::{VmConfig, drives, without_acpi};
@@ -66,13 +66,13 @@ pub(super) fn load(
         mptable::write(mem, cpus)?;
         GuestAddress(0)
     } else {
-        acpi::write_tables(mem, &acpi::Machine { cpus, windows })?
+        acpi::write_tables(mem, &AcpiMachine { cpus, windows })?
     };
     mem.write_slice(&RESET_STUB, layout::RESET_STUB)?;
     let handover = Handover { initrd, map: &map, rsdp, cmdline_len: length };
     match kernel.entry {
-        Entry::Pvh { .. } => handover::write_start_info(mem, &handover)?,
-        Entry::Linux64 { header, .. } => handover::write_zero_page(mem, header, &handover)?,
+        KernelEntry::Pvh { .. } => handover::write_start_info(mem, &handover)?,
+        KernelEntry::Linux64 { header, .. } => handover::write_zero_page(mem, header, &handover)?,
     }
     Ok(kernel)
 }

@@ -15,7 +15,7 @@ use super::assembly::Assembly;
 use super::attach;
 use super::device_thread::DeviceThread;
 use super::error::BuildError;
-use super::vm::{Parts, Vm};
+use super::vm::{Vm, VmParts};
 use super::{boot, cpus};
 use crate::arch::layout;
 use crate::config::{BackingKind, VmConfig};
@@ -73,7 +73,7 @@ pub fn build(config: &VmConfig, events: &LoopHandle, mmds: &Mmds) -> Result<Vm, 
     for subscriber in on_main {
         events.add(subscriber)?;
     }
-    Ok(Vm::new(Parts {
+    Ok(Vm::new(VmParts {
         vcpus,
         threads,
         transports,

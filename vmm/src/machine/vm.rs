@@ -14,7 +14,7 @@ use mm::guest_ram::GuestRam;
 use super::attach::Devices;
 use super::attach::gpu::Screens;
 use super::device_thread::DeviceThread;
-use crate::mode::Mode;
+use crate::mode::StartMode;
 use crate::vcpu::{ExitCounts, PauseError, StartError, Vcpu, VcpuGroup};
 
 /// A machine, from its first instruction to its end. Dropping it stops its vCPUs.
@@ -44,7 +44,7 @@ enum Vcpus {
 }
 
 /// Parts passed by the builder.
-pub(crate) struct Parts {
+pub(crate) struct VmParts {
     pub(crate) vcpus: Vec<Vcpu>,
     pub(crate) threads: Vec<DeviceThread>,
     pub(crate) transports: Vec<(&'static str, Arc<MmioTransport>)>,
@@ -57,8 +57,8 @@ pub(crate) struct Parts {
 }
 
 impl Vm {
-    pub(crate) fn new(parts: Parts) -> Self {
-        let Parts {
+    pub(crate) fn new(parts: VmParts) -> Self {
+        let VmParts {
             vcpus,
             threads,
             transports,
@@ -96,7 +96,7 @@ impl Vm {
     /// # Errors
     ///
     /// [`StartError`]: a thread cannot be started.
-    pub fn start(&mut self, mode: Mode) -> Result<(), StartError> {
+    pub fn start(&mut self, mode: StartMode) -> Result<(), StartError> {
         if let Vcpus::Built(vcpus) = &mut self.vcpus {
             let vcpus = std::mem::take(vcpus);
             self.vcpus = Vcpus::Started(VcpuGroup::start(vcpus, mode, || ())?);

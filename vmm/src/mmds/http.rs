@@ -8,7 +8,7 @@ use std::time::Instant;
 use devices::net::{Exchange, Service};
 
 use super::state::Mmds;
-use super::store::{StoreError, as_text};
+use super::store::{MetadataError, as_text};
 use super::token::TokenError;
 
 /// Headers of a request that are read at most.
@@ -162,7 +162,7 @@ impl Http {
         });
         reply.unwrap_or_else(|error| {
             let status = match error {
-                StoreError::UnsupportedType => "501 Not Implemented",
+                MetadataError::UnsupportedType => "501 Not Implemented",
                 _ => "404 Not Found",
             };
             GuestReply::text(status, error.to_string())

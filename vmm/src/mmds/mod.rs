@@ -26,7 +26,7 @@ use std::net::Ipv4Addr;
 
 pub use http::{Http, MmdsRules};
 pub use state::{Mmds, TokenCounters};
-pub use store::{Store, StoreError};
+pub use store::{MetadataError, MetadataStore};
 
 /// Port of the service.
 pub const PORT: u16 = 80;

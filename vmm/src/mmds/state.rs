@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::net::TcpCounters;
 
-use super::store::Store;
+use super::store::MetadataStore;
 use super::token::Tokens;
 
 /// The service's requests that came without a valid token.
@@ -24,7 +24,7 @@ pub struct Mmds(Arc<MmdsState>);
 
 #[derive(Debug)]
 struct MmdsState {
-    store: Mutex<Store>,
+    store: Mutex<MetadataStore>,
     tokens: Mutex<Tokens>,
     token_counters: TokenCounters,
     tcp_counters: Arc<TcpCounters>,
@@ -34,7 +34,7 @@ impl Mmds {
     /// A service without metadata, which may have `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self(Arc::new(MmdsState {
-            store: Mutex::new(Store::new(limit)),
+            store: Mutex::new(MetadataStore::new(limit)),
             tokens: Mutex::default(),
             token_counters: TokenCounters::default(),
             tcp_counters: Arc::default(),
@@ -42,7 +42,7 @@ impl Mmds {
     }
 
     /// The document. Hold the lock only while copying a part of it.
-    pub fn store(&self) -> MutexGuard<'_, Store> {
+    pub fn store(&self) -> MutexGuard<'_, MetadataStore> {
         self.0.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

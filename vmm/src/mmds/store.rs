@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 /// Why the document was not changed, or a part of it cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum StoreError {
+pub enum MetadataError {
     /// It was never set.
     #[error("The metadata is not set yet: send PUT /mmds before PATCH /mmds.")]
     NotInitialized,
@@ -27,12 +27,12 @@ pub enum StoreError {
 
 /// The document.
 #[derive(Debug)]
-pub struct Store {
+pub struct MetadataStore {
     document: Option<Value>,
     limit: usize,
 }
 
-impl Store {
+impl MetadataStore {
     /// An empty document that may have `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self { document: None, limit }
@@ -48,10 +48,10 @@ impl Store {
     /// # Errors
     ///
     /// It is too large.
-    pub fn put(&mut self, document: Value) -> Result<(), StoreError> {
+    pub fn put(&mut self, document: Value) -> Result<(), MetadataError> {
         let size = document.to_string().len();
         if size > self.limit {
-            return Err(StoreError::TooLarge { size, limit: self.limit });
+            return Err(MetadataError::TooLarge { size, limit: self.limit });
         }
         self.document = Some(document);
         Ok(())
@@ -62,8 +62,8 @@ impl Store {
     /// # Errors
     ///
     /// It is not set, or would be too large; it is unchanged.
-    pub fn patch(&mut self, patch: &Value) -> Result<(), StoreError> {
-        let mut document = self.document.clone().ok_or(StoreError::NotInitialized)?;
+    pub fn patch(&mut self, patch: &Value) -> Result<(), MetadataError> {
+        let mut document = self.document.clone().ok_or(MetadataError::NotInitialized)?;
         merge(&mut document, patch);
         self.put(document)
     }
@@ -73,11 +73,11 @@ impl Store {
     /// # Errors
     ///
     /// It names no value.
-    pub fn at(&self, path: &str) -> Result<&Value, StoreError> {
+    pub fn at(&self, path: &str) -> Result<&Value, MetadataError> {
         let parts = path.split('/').filter(|part| !part.is_empty());
         let pointer: String = parts.flat_map(|part| ["/", part]).collect();
         let value = self.document.as_ref().and_then(|document| document.pointer(&pointer));
-        value.ok_or_else(|| StoreError::NotFound(path.to_owned()))
+        value.ok_or_else(|| MetadataError::NotFound(path.to_owned()))
     }
 }
 
@@ -87,7 +87,7 @@ impl Store {
 /// # Errors
 ///
 /// The value is of another type.
-pub(super) fn as_text(value: &Value) -> Result<String, StoreError> {
+pub(super) fn as_text(value: &Value) -> Result<String, MetadataError> {
     match value {
         Value::String(text) => Ok(text.clone()),
         Value::Object(fields) => {
@@ -97,7 +97,7 @@ pub(super) fn as_text(value: &Value) -> Result<String, StoreError> {
             };
             Ok(fields.iter().map(line).collect::<Vec<_>>().join("\n"))
         }
-        _ => Err(StoreError::UnsupportedType),
+        _ => Err(MetadataError::UnsupportedType),
     }
 }
 
@@ -156,14 +156,14 @@ mod tests {
 
     #[test]
     fn a_refused_change_leaves_the_document_as_it_was() {
-        let mut store = Store::new(20);
-        assert_eq!(store.patch(&json!({"a": 1})), Err(StoreError::NotInitialized));
+        let mut store = MetadataStore::new(20);
+        assert_eq!(store.patch(&json!({"a": 1})), Err(MetadataError::NotInitialized));
         assert_eq!(store.get(), json!({}));
         store.put(json!({"a": 1})).unwrap();
         let long = json!({"b": "x".repeat(100)});
-        let too_large = StoreError::TooLarge { size: 114, limit: 20 };
+        let too_large = MetadataError::TooLarge { size: 114, limit: 20 };
         assert_eq!(store.patch(&long), Err(too_large));
-        assert!(matches!(store.put(long.clone()), Err(StoreError::TooLarge { .. })));
+        assert!(matches!(store.put(long.clone()), Err(MetadataError::TooLarge { .. })));
         assert_eq!(store.get(), json!({"a": 1}));
         assert_eq!(store.patch(&json!({"b": 2})), Ok(()));
         assert_eq!(store.get(), json!({"a": 1, "b": 2}));
@@ -171,8 +171,8 @@ mod tests {
 
     #[test]
     fn parts_are_found_by_their_path() {
-        let mut store = Store::new(1000);
-        assert_eq!(store.at("/"), Err(StoreError::NotFound("/".into())));
+        let mut store = MetadataStore::new(1000);
+        assert_eq!(store.at("/"), Err(MetadataError::NotFound("/".into())));
         let document = json!({"a": {"b": "text", "c": {"d": 1}}, "l": ["x"], "s/t": "slash"});
         store.put(document.clone()).unwrap();
         assert_eq!(as_text(store.at("/a/b").unwrap()).unwrap(), "text");
@@ -182,9 +182,9 @@ mod tests {
         assert_eq!(store.at("").unwrap(), &document);
         assert_eq!(as_text(store.at("/l/0").unwrap()).unwrap(), "x");
         assert_eq!(as_text(store.at("/s~1t").unwrap()).unwrap(), "slash");
-        assert_eq!(as_text(store.at("/a/c/d").unwrap()), Err(StoreError::UnsupportedType));
+        assert_eq!(as_text(store.at("/a/c/d").unwrap()), Err(MetadataError::UnsupportedType));
         for missing in ["/a/x", "/a/b/c", "/l/1", "/l/-1"] {
-            assert_eq!(store.at(missing), Err(StoreError::NotFound(missing.into())));
+            assert_eq!(store.at(missing), Err(MetadataError::NotFound(missing.into())));
         }
     }
 }

@@ -43,7 +43,7 @@ pub struct Finished<R> {
 
 /// How far the present operation is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Progress {
+pub struct ParkingProgress {
     /// The running operation, if any.
     pub operation: Option<Operation>,
     /// Blocks done.
@@ -53,10 +53,10 @@ pub struct Progress {
 }
 
 /// Called on the compactor's thread at the end of an operation.
-pub type WhenDone<R> = Box<dyn FnOnce(Finished<R>) + Send>;
+pub type WhenOperationDone<R> = Box<dyn FnOnce(Finished<R>) + Send>;
 
 #[derive(Default)]
-struct Shared {
+struct OperationRecord {
     operation: Mutex<Option<Operation>>,
     done: AtomicU64,
     planned: AtomicU64,
@@ -68,7 +68,7 @@ pub struct Parking {
     paging: Arc<Paging>,
     threads: Option<usize>,
     host_threads: Arc<Budget>,
-    shared: Arc<Shared>,
+    shared: Arc<OperationRecord>,
 }
 
 impl Parking {
@@ -123,7 +123,7 @@ impl Parking {
         &self,
         compactor: &Compactor,
         floor: Bytes,
-        when_done: WhenDone<ParkReport>,
+        when_done: WhenOperationDone<ParkReport>,
     ) -> Result<(), CompactorError> {
         let (paging, shared) = (self.paging.clone(), self.shared.clone());
         let (wanted, budget) = (self.threads, self.host_threads.clone());
@@ -148,7 +148,7 @@ impl Parking {
     pub fn unpark(
         &self,
         compactor: &Compactor,
-        when_done: WhenDone<UnparkReport>,
+        when_done: WhenOperationDone<UnparkReport>,
     ) -> Result<(), CompactorError> {
         let (paging, shared) = (self.paging.clone(), self.shared.clone());
         let (wanted, budget) = (self.threads, self.host_threads.clone());
@@ -164,8 +164,8 @@ impl Parking {
     }
 
     /// How far the present operation is.
-    pub fn progress(&self) -> Progress {
-        Progress {
+    pub fn progress(&self) -> ParkingProgress {
+        ParkingProgress {
             operation: *lock(&self.shared.operation),
             done: self.shared.done.load(Ordering::Relaxed),
             planned: self.shared.planned.load(Ordering::Relaxed),
@@ -188,7 +188,7 @@ impl Parking {
     }
 }
 
-impl Shared {
+impl OperationRecord {
     fn run<R>(
         &self,
         operation: Operation,

@@ -8,7 +8,7 @@ use mm::layout::MemoryLayout;
 use vm_memory::{Bytes as _, GuestAddress};
 
 use super::*;
-use crate::compactor::Job;
+use crate::compactor::PassJob;
 use crate::event_loop::EventLoop;
 use mm::blocks::policy::{Goals, PassLimits};
 
@@ -71,7 +71,7 @@ fn a_pass_and_an_eviction_never_meet() {
         .unwrap();
     let parked = f.parking.park(&f.compactor, Bytes(0), Box::new(|_| ()));
     assert_eq!(parked, Err(CompactorError::Busy));
-    let job = Job { goals: Goals::all(false), limits: PassLimits::UNLIMITED };
+    let job = PassJob { goals: Goals::all(false), limits: PassLimits::UNLIMITED };
     assert_eq!(f.compactor.submit(job, Box::new(|_| ())), Err(CompactorError::Busy));
     go.send(()).unwrap();
 }

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::host::{HostMemory, read_now, stalls};
+use super::host::{HostFigures, read_now, stalls};
 
 /// Where version 2 of control groups is mounted.
 const ROOT: &str = "/sys/fs/cgroup";
@@ -26,12 +26,12 @@ impl ControlGroups {
     }
 
     /// `host`, limited by the tightest control group.
-    pub(super) fn narrow(&self, host: HostMemory) -> HostMemory {
+    pub(super) fn narrow(&self, host: HostFigures) -> HostFigures {
         self.0.iter().filter_map(|folder| Usage::read(folder)).fold(host, |host, group| {
             if host.available.is_some_and(|available| available <= group.available()) {
                 return host;
             }
-            HostMemory {
+            HostFigures {
                 total: Some(group.limit),
                 free: host.free,
                 available: Some(group.available()),
@@ -113,11 +113,12 @@ mod tests {
         write(&inner, "memory.current", "300\n");
         write(&inner, "memory.pressure", "some avg10=7.50 avg60=0 avg300=0 total=1\n");
         let groups = ControlGroups(vec![inner, folder.path().to_owned()]);
-        let host = HostMemory { total: Some(5000), available: Some(450), ..HostMemory::default() };
+        let host =
+            HostFigures { total: Some(5000), available: Some(450), ..HostFigures::default() };
         let narrowed = groups.narrow(host);
         assert_eq!((narrowed.total, narrowed.available), (Some(500), Some(200)));
         assert_eq!(narrowed.some, Some(7.5));
-        let short = HostMemory { available: Some(100), ..host };
+        let short = HostFigures { available: Some(100), ..host };
         assert_eq!(groups.narrow(short), short);
     }
 }

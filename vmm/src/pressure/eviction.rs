@@ -25,7 +25,7 @@ const SAMPLE: u64 = 8;
 
 /// Where the present round of trials is.
 #[derive(Default)]
-enum Stage {
+enum TrialStage {
     #[default]
     Idle,
     /// Work of the policy is running on the compactor's thread.
@@ -35,10 +35,10 @@ enum Stage {
 }
 
 /// State shared by the pressure thread and the compactor's thread.
-struct Shared {
+struct TrialRounds {
     paging: Arc<Paging>,
     tracker: Mutex<ColdTracker>,
-    stage: Mutex<Stage>,
+    stage: Mutex<TrialStage>,
     counters: Mutex<EvictionCounters>,
     /// Why storing ended early the last time, if it did.
     stopped: Mutex<Option<String>>,
@@ -46,7 +46,7 @@ struct Shared {
 
 /// Evicts cold blocks of one machine.
 pub(super) struct Eviction {
-    shared: Arc<Shared>,
+    shared: Arc<TrialRounds>,
     work: BackgroundWork,
 }
 
@@ -54,13 +54,13 @@ impl Eviction {
     pub(super) fn new(paging: Arc<Paging>, work: BackgroundWork) -> Self {
         let tracker = Mutex::new(paging.cold_tracker(Probation::default()));
         let (stage, counters, stopped) = Default::default();
-        Self { shared: Arc::new(Shared { paging, tracker, stage, counters, stopped }), work }
+        Self { shared: Arc::new(TrialRounds { paging, tracker, stage, counters, stopped }), work }
     }
 
     /// Takes at most `blocks` out on trial for `time`.
     pub(super) fn begin(&self, blocks: usize, time: Duration) -> Result<(), CompactorError> {
         let shared = Arc::clone(&self.shared);
-        *lock(&self.shared.stage) = Stage::Working;
+        *lock(&self.shared.stage) = TrialStage::Working;
         let started = self.work.run(Box::new(move |guest, _| {
             let exclude = pages_of(&guest.holdings().gpu);
             let trial = shared.paging.begin_trial(&mut lock(&shared.tracker), blocks, &exclude);
@@ -68,32 +68,31 @@ impl Eviction {
             counters.trials += 1;
             counters.tried += trial.len() as u64;
             drop(counters);
-            *lock(&shared.stage) = Stage::Waiting(trial, Instant::now() + time);
+            *lock(&shared.stage) = TrialStage::Waiting(trial, Instant::now() + time);
             Box::new(|| ())
         }));
         if started.is_err() {
-            *lock(&self.shared.stage) = Stage::Idle;
+            *lock(&self.shared.stage) = TrialStage::Idle;
         }
         started
     }
 
     /// Ends the round if its time is up, or in any case with `anyway`.
     pub(super) fn end_if_due(&self, now: Instant, anyway: bool) {
-        let is_due =
-            |stage: &Stage| matches!(stage, Stage::Waiting(_, until) if anyway || *until <= now);
+        let is_due = |stage: &TrialStage| matches!(stage, TrialStage::Waiting(_, until) if anyway || *until <= now);
         if !is_due(&lock(&self.shared.stage)) {
             return;
         }
         let shared = Arc::clone(&self.shared);
         // If the thread is busy, the next round tries again, and the blocks stay out.
         let _ = self.work.run(Box::new(move |_, cancel| {
-            let stage = std::mem::replace(&mut *lock(&shared.stage), Stage::Working);
-            if let Stage::Waiting(trial, _) = stage {
+            let stage = std::mem::replace(&mut *lock(&shared.stage), TrialStage::Working);
+            if let TrialStage::Waiting(trial, _) = stage {
                 let report = shared.paging.end_trial(&mut lock(&shared.tracker), trial, cancel);
                 shared.count(&report);
                 shared.paging.compact();
             }
-            *lock(&shared.stage) = Stage::Idle;
+            *lock(&shared.stage) = TrialStage::Idle;
             Box::new(|| ())
         }));
     }
@@ -125,7 +124,7 @@ impl Eviction {
 
     /// Whether no round is running.
     pub(super) fn is_idle(&self) -> bool {
-        matches!(*lock(&self.shared.stage), Stage::Idle)
+        matches!(*lock(&self.shared.stage), TrialStage::Idle)
     }
 
     pub(super) fn counters(&self) -> EvictionCounters {
@@ -156,7 +155,7 @@ impl Eviction {
     }
 }
 
-impl Shared {
+impl TrialRounds {
     fn count(&self, report: &TrialReport) {
         let mut counters = lock(&self.counters);
         counters.stored += report.stored;

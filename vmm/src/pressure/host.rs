@@ -11,7 +11,7 @@ const MAX_TEXT: u64 = 64 << 10;
 
 /// The host's figures. `None` if unavailable on this kernel or mount.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct HostMemory {
+pub struct HostFigures {
     /// Memory in all, in bytes.
     pub total: Option<u64>,
     /// Free, in bytes.
@@ -26,7 +26,7 @@ pub struct HostMemory {
     pub full: Option<f64>,
 }
 
-impl HostMemory {
+impl HostFigures {
     /// Reads /proc/meminfo and /proc/pressure/memory.
     pub fn read() -> Self {
         let text = |path: &str| read_now(Path::new(path)).unwrap_or_default();
@@ -74,11 +74,11 @@ mod tests {
 
     #[test]
     fn files_of_the_host() {
-        let host = HostMemory::parse(
+        let host = HostFigures::parse(
             "MemTotal:       16 kB\nMemFree:         8 kB\nMemAvailable:   12 kB\n",
             "some avg10=1.50 avg60=0.00 avg300=0.00 total=7\nfull avg10=0.25 avg60=0 total=1\n",
         );
-        let expected = HostMemory {
+        let expected = HostFigures {
             total: Some(16384),
             free: Some(8192),
             available: Some(12288),
@@ -86,12 +86,12 @@ mod tests {
             full: Some(0.25),
         };
         assert_eq!(host, expected);
-        assert_eq!(HostMemory::parse("", "some avg10=x"), HostMemory::default());
-        assert_eq!(HostMemory::parse("", "some avg10=NaN"), HostMemory::default());
+        assert_eq!(HostFigures::parse("", "some avg10=x"), HostFigures::default());
+        assert_eq!(HostFigures::parse("", "some avg10=NaN"), HostFigures::default());
     }
 
     #[test]
     fn this_host_says_how_much_memory_it_has() {
-        assert!(HostMemory::read().total.is_some_and(|bytes| bytes > 0));
+        assert!(HostFigures::read().total.is_some_and(|bytes| bytes > 0));
     }
 }

@@ -3,7 +3,7 @@
 
 use mm::units::Bytes;
 
-use super::host::HostMemory;
+use super::host::HostFigures;
 use super::host_level::HostLevel;
 use super::limits::Limits;
 
@@ -32,7 +32,7 @@ impl HostJudge {
     }
 
     /// Takes a round's figures.
-    pub(super) fn look(&mut self, host: &HostMemory, limits: &Limits) {
+    pub(super) fn look(&mut self, host: &HostFigures, limits: &Limits) {
         let level = judge(host, limits, 100, 1.0);
         // To be believed that it is better off, it must be so by a quarter, and for a while.
         let lenient = judge(host, limits, 125, 0.5);
@@ -56,13 +56,13 @@ impl HostJudge {
 }
 
 /// The reserve of available memory on the host.
-pub(super) fn reserve(host: &HostMemory, limits: &Limits) -> Bytes {
+pub(super) fn reserve(host: &HostFigures, limits: &Limits) -> Bytes {
     let share = || Bytes(host.total.unwrap_or(0) / 100 * limits.host_reserve_percent);
     limits.host_reserve.unwrap_or_else(share)
 }
 
 /// The host's level, with thresholds scaled by a percentage, and stalls counted in full or in part.
-fn judge(host: &HostMemory, limits: &Limits, percent: u64, stall_share: f64) -> HostLevel {
+fn judge(host: &HostFigures, limits: &Limits, percent: u64, stall_share: f64) -> HostLevel {
     let reserve = reserve(host, limits).0 / 100 * percent;
     let available = host.available.unwrap_or(u64::MAX);
     // A host with plenty of memory stalls too, when it compacts for huge pages, and in control
@@ -84,8 +84,8 @@ mod tests {
     use super::*;
     use crate::config::{PolicyConfig, PolicyPreset};
 
-    fn host(available_mib: u64, some: f64) -> HostMemory {
-        HostMemory { available: Some(available_mib << 20), some: Some(some), ..Default::default() }
+    fn host(available_mib: u64, some: f64) -> HostFigures {
+        HostFigures { available: Some(available_mib << 20), some: Some(some), ..Default::default() }
     }
 
     fn limits() -> Limits {
@@ -118,10 +118,10 @@ mod tests {
         assert_eq!(judge.level(), HostLevel::Comfortable, "ten times the reserve");
         judge.look(&host(390, 20.0), &limits);
         assert_eq!(judge.level(), HostLevel::Short);
-        let silent = HostMemory { some: None, ..host(1000, 0.0) };
+        let silent = HostFigures { some: None, ..host(1000, 0.0) };
         (0..SETTLED).for_each(|_| judge.look(&silent, &limits));
         assert_eq!((judge.level(), judge.calm()), (HostLevel::Comfortable, 1));
-        judge.look(&HostMemory::default(), &limits);
+        judge.look(&HostFigures::default(), &limits);
         assert_eq!(judge.level(), HostLevel::Comfortable, "a host that says nothing");
     }
 }

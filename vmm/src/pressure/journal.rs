@@ -11,7 +11,7 @@ const MOST: usize = 64;
 
 /// A decision that was carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct JournalEntry {
     /// Number of the decision, from 1.
     pub number: u64,
     /// When it was made, since 1970.
@@ -25,7 +25,7 @@ pub struct Entry {
 /// Decisions, the last ones only.
 #[derive(Debug, Clone, Default)]
 pub struct Journal {
-    entries: VecDeque<Entry>,
+    entries: VecDeque<JournalEntry>,
     written: u64,
 }
 
@@ -47,11 +47,11 @@ impl Journal {
             self.entries.pop_front();
         }
         let (number, failed) = (self.written, result.err());
-        self.entries.push_back(Entry { number, at, decision, failed });
+        self.entries.push_back(JournalEntry { number, at, decision, failed });
     }
 
     /// The decisions that are remembered, the oldest first.
-    pub fn entries(&self) -> impl DoubleEndedIterator<Item = &Entry> {
+    pub fn entries(&self) -> impl DoubleEndedIterator<Item = &JournalEntry> {
         self.entries.iter()
     }
 }
@@ -68,7 +68,7 @@ mod tests {
             let result = if nth == 99 { Err("no balloon".into()) } else { Ok(()) };
             journal.note(Decision { action: Action::Hint, reason }, result);
         }
-        let entries: Vec<&Entry> = journal.entries().collect();
+        let entries: Vec<&JournalEntry> = journal.entries().collect();
         assert_eq!((entries.len(), entries[0].number, entries[63].number), (64, 37, 100));
         assert_eq!(entries[0].decision.reason, "reason 36");
         assert_eq!(entries[63].failed.as_deref(), Some("no balloon"));

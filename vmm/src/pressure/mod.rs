@@ -3,10 +3,10 @@
 //! returns it before the guest is short.
 //!
 //! ```text
-//!  balloon statistics ─┐                                       ┌▶ balloon's target
-//!  residency, pager ───┼▶ Snapshot ─▶ Policy::decide ─▶ actions ├▶ hints, discards
-//!  MemAvailable, PSI ──┘   (pure)                 │             └▶ trials, on the compactor's thread
-//!                                                 └▶ journal, log, `GET /memory/policy`
+//!  balloon statistics ─┐                                               ┌▶ balloon's target
+//!  residency, pager ───┼▶ PressureSnapshot ─▶ Policy::decide ─▶ actions ├▶ hints, discards
+//!  MemAvailable, PSI ──┘           (pure)                 │             └▶ trials, on the compactor's thread
+//!                                                         └▶ journal, log, `GET /memory/policy`
 //! ```
 //!
 //! One thread per machine, `pressure`, started when a policy is first set; it sleeps while the
@@ -44,15 +44,15 @@ use std::thread::JoinHandle;
 use mm::units::Pages;
 
 pub use guest_state::GuestState;
-pub use host::HostMemory;
+pub use host::HostFigures;
 pub use host_level::HostLevel;
-pub use journal::{Entry, Journal};
+pub use journal::{Journal, JournalEntry};
 pub use limits::Limits;
 use orders::{Orders, PolicyShared, lock};
 pub use snapshot::{Action, Decision, GuestFigures, MemoryUse};
 pub use status::{EvictionCounters, PolicyCounters, PolicyStatus};
 pub use worker::PolicyMachine;
-use worker::Worker;
+use worker::PolicyWorker;
 
 /// The handle of the thread; dropping it ends the thread.
 pub struct MemoryPolicy {
@@ -68,7 +68,7 @@ impl MemoryPolicy {
     /// The host cannot start a thread.
     pub fn start(machine: PolicyMachine, limits: Limits) -> io::Result<Self> {
         let shared = Arc::new(PolicyShared::default());
-        let worker = Worker::new(machine, limits, Arc::clone(&shared));
+        let worker = PolicyWorker::new(machine, limits, Arc::clone(&shared));
         let thread = std::thread::Builder::new()
             .name("pressure".into())
             .stack_size(256 << 10)

@@ -7,15 +7,15 @@ use std::time::Duration;
 use mm::paging::EvictionCosts;
 use mm::units::{BLOCK_SIZE, Bytes, Pages};
 
-use super::host::HostMemory;
+use super::host::HostFigures;
 
 /// A machine and its host at one moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Snapshot {
+pub(super) struct PressureSnapshot {
     /// Time since the policy started.
     pub now: Duration,
     /// The host, or the control group that this process is in, whichever has less.
-    pub host: HostMemory,
+    pub host: HostFigures,
     /// Where guest memory is.
     pub memory: MemoryUse,
     /// The guest's own figures; `None` if it sends none, or none lately.

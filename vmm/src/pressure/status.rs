@@ -6,7 +6,7 @@ use std::time::Duration;
 use mm::units::{Bytes, Pages};
 
 use super::guest_state::GuestState;
-use super::host::HostMemory;
+use super::host::HostFigures;
 use super::host_level::HostLevel;
 use super::journal::Journal;
 use super::limits::Limits;
@@ -22,7 +22,7 @@ pub struct PolicyStatus {
     /// The balloon's target.
     pub target: Option<Pages>,
     /// The host's figures, or its control group's.
-    pub host: HostMemory,
+    pub host: HostFigures,
     /// Below this the host is short.
     pub host_reserve: Bytes,
     /// How the host is off.

@@ -12,12 +12,12 @@ use super::control_group::ControlGroups;
 use super::decide::Policy;
 use super::eviction::Eviction;
 use super::guest_state::GuestState;
-use super::host::HostMemory;
+use super::host::HostFigures;
 use super::host_judge::reserve;
 use super::host_level::HostLevel;
 use super::limits::Limits;
 use super::orders::{PolicyShared, lock};
-use super::snapshot::{Action, BalloonUse, Decision, GuestFigures, MemoryUse, Snapshot};
+use super::snapshot::{Action, BalloonUse, Decision, GuestFigures, MemoryUse, PressureSnapshot};
 use super::status::PolicyStatus;
 use crate::compactor::{BackgroundWork, LiveGuest};
 use crate::config::PolicyPreset;
@@ -39,7 +39,7 @@ pub struct PolicyMachine {
 }
 
 /// The thread's own state.
-pub(super) struct Worker {
+pub(super) struct PolicyWorker {
     guest: LiveGuest,
     work: BackgroundWork,
     eviction: Result<Eviction, String>,
@@ -51,7 +51,7 @@ pub(super) struct Worker {
     shared: Arc<PolicyShared>,
 }
 
-impl Worker {
+impl PolicyWorker {
     pub(super) fn new(machine: PolicyMachine, limits: Limits, shared: Arc<PolicyShared>) -> Self {
         let PolicyMachine { guest, target, paging, work } = machine;
         let eviction = paging.map(|paging| Eviction::new(paging, work.clone()));
@@ -137,7 +137,7 @@ impl Worker {
         self.guest.with_balloon(devices::balloon::Balloon::poll_statistics);
     }
 
-    fn look(&self) -> Option<Snapshot> {
+    fn look(&self) -> Option<PressureSnapshot> {
         let residency = match self.guest.ram().residency() {
             Ok(residency) => residency,
             Err(error) => {
@@ -160,9 +160,9 @@ impl Worker {
         });
         let (balloon, guest) = seen.unwrap_or_default();
         let total = self.guest.ram().pages().bytes();
-        Some(Snapshot {
+        Some(PressureSnapshot {
             now,
-            host: self.groups.narrow(HostMemory::read()),
+            host: self.groups.narrow(HostFigures::read()),
             memory: MemoryUse { total, resident: residency.resident },
             guest,
             balloon,
@@ -214,7 +214,7 @@ impl Worker {
         done.map_err(|error| error.to_string())
     }
 
-    fn publish(&self, now: &Snapshot, results: Vec<(Decision, Result<(), String>)>) {
+    fn publish(&self, now: &PressureSnapshot, results: Vec<(Decision, Result<(), String>)>) {
         let mut status = lock(&self.shared.status);
         let status: &mut PolicyStatus = &mut status;
         status.limits = Some(*self.policy.limits());

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::kick::{self, Kickable};
 use super::{Left, Vcpu};
 use crate::exit::{ExitReason, ExitSignal};
-use crate::mode::Mode;
+use crate::mode::StartMode;
 
 /// vCPU threads parse no input and keep nothing large on the stack.
 const STACK: usize = 256 << 10;
@@ -41,25 +41,26 @@ pub struct PauseError(pub Vec<u8>);
 pub struct StartError(#[from] io::Error);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum GroupPhase {
     Running,
     Paused,
     Stopped,
 }
 
-struct Shared {
-    state: Mutex<State>,
+/// Lets the vCPU threads into guest code, or holds them.
+struct RunGate {
+    state: Mutex<GateState>,
     changed: Condvar,
 }
 
-struct State {
-    phase: Phase,
+struct GateState {
+    phase: GroupPhase,
     /// Numbers of the vCPUs that are in guest code, or entering or leaving it.
     active: BTreeSet<u8>,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl RunGate {
+    fn lock(&self) -> MutexGuard<'_, GateState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -68,16 +69,16 @@ impl Shared {
     /// Called, and left, as an active thread.
     fn may_run(&self, number: u8, on_resume: impl FnOnce()) -> bool {
         let mut state = self.lock();
-        let was_paused = state.phase == Phase::Paused;
+        let was_paused = state.phase == GroupPhase::Paused;
         if was_paused {
             state.active.remove(&number);
             self.changed.notify_all();
-            while state.phase == Phase::Paused {
+            while state.phase == GroupPhase::Paused {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
             state.active.insert(number);
         }
-        let run = state.phase == Phase::Running;
+        let run = state.phase == GroupPhase::Running;
         drop(state);
         if run && was_paused {
             on_resume();
@@ -88,7 +89,7 @@ impl Shared {
 
 /// Notifies the others when a thread ends for any reason.
 struct Finish {
-    shared: Arc<Shared>,
+    shared: Arc<RunGate>,
     exit: Arc<ExitSignal>,
     number: u8,
 }
@@ -106,7 +107,7 @@ impl Drop for Finish {
 
 /// The vCPUs of one machine. Dropping it stops them.
 pub struct VcpuGroup {
-    shared: Arc<Shared>,
+    shared: Arc<RunGate>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -118,12 +119,12 @@ impl VcpuGroup {
     /// [`StartError`]: a thread or the signal handler cannot be set up.
     pub fn start(
         vcpus: Vec<Vcpu>,
-        mode: Mode,
+        mode: StartMode,
         on_thread: impl Fn() + Clone + Send + 'static,
     ) -> Result<Self, StartError> {
         kick::install()?;
-        let state = State { phase: Phase::Running, active: BTreeSet::new() };
-        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
+        let state = GateState { phase: GroupPhase::Running, active: BTreeSet::new() };
+        let shared = Arc::new(RunGate { state: Mutex::new(state), changed: Condvar::new() });
         let mut group = Self { shared, threads: Vec::with_capacity(vcpus.len()) };
         for vcpu in vcpus {
             // Dropping the group stops those that were started.
@@ -135,7 +136,7 @@ impl VcpuGroup {
     fn spawn(
         &mut self,
         mut vcpu: Vcpu,
-        mode: Mode,
+        mode: StartMode,
         on_thread: impl Fn() + Send + 'static,
     ) -> Result<(), StartError> {
         self.shared.lock().active.insert(vcpu.number);
@@ -171,7 +172,7 @@ impl VcpuGroup {
     ///
     /// If a vCPU has not stopped after one second; all vCPUs then continue.
     pub fn pause(&self) -> Result<(), PauseError> {
-        self.set(Phase::Paused);
+        self.set(GroupPhase::Paused);
         let left = self.wait_until_idle(Some(PAUSE_LIMIT));
         if left.is_empty() {
             return Ok(());
@@ -182,17 +183,17 @@ impl VcpuGroup {
 
     /// Lets all vCPUs go on.
     pub fn resume(&self) {
-        self.set(Phase::Running);
+        self.set(GroupPhase::Running);
     }
 
     /// Whether vCPUs are paused.
     pub fn paused(&self) -> bool {
-        self.shared.lock().phase == Phase::Paused
+        self.shared.lock().phase == GroupPhase::Paused
     }
 
-    fn set(&self, phase: Phase) {
+    fn set(&self, phase: GroupPhase) {
         let mut state = self.shared.lock();
-        if state.phase != Phase::Stopped {
+        if state.phase != GroupPhase::Stopped {
             state.phase = phase;
             self.shared.changed.notify_all();
         }
@@ -203,7 +204,7 @@ impl VcpuGroup {
         let started = Instant::now();
         loop {
             self.threads.iter().for_each(kick::kick);
-            let busy = |state: &mut State| !state.active.is_empty();
+            let busy = |state: &mut GateState| !state.active.is_empty();
             let changed = &self.shared.changed;
             let waited = changed.wait_timeout_while(self.shared.lock(), KICK_AGAIN, busy);
             let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -216,7 +217,7 @@ impl VcpuGroup {
 
 impl Drop for VcpuGroup {
     fn drop(&mut self) {
-        self.set(Phase::Stopped);
+        self.set(GroupPhase::Stopped);
         self.wait_until_idle(None);
         for thread in self.threads.drain(..) {
             // An error is a panic, which the thread has reported as the reason of the exit.
@@ -231,8 +232,8 @@ mod tests {
 
     fn group(active: &[u8]) -> VcpuGroup {
         let active = active.iter().copied().collect();
-        let state = Mutex::new(State { phase: Phase::Running, active });
-        VcpuGroup { shared: Arc::new(Shared { state, changed: Condvar::new() }), threads: vec![] }
+        let state = Mutex::new(GateState { phase: GroupPhase::Running, active });
+        VcpuGroup { shared: Arc::new(RunGate { state, changed: Condvar::new() }), threads: vec![] }
     }
 
     #[test]

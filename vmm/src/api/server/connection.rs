@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::message::{self, CONTINUE, Chunks, Framing, Head, MessageError};
 use super::places::Place;
-use super::service::Service;
+use super::service::ApiService;
 use crate::api::error::ApiError;
 
 /// From a head's first byte to its last, and from there to the body's.
@@ -39,7 +39,7 @@ const PROMPT: Duration = Duration::from_millis(500);
 pub(super) async fn serve(
     stream: UnixStream,
     place: Place,
-    service: Service,
+    service: ApiService,
     stopped: watch::Receiver<()>,
 ) {
     let connection =
@@ -63,7 +63,7 @@ enum Broken {
 struct Connection {
     stream: UnixStream,
     place: Place,
-    service: Service,
+    service: ApiService,
     stopped: watch::Receiver<()>,
     /// Read, and not yet part of a request.
     input: BytesMut,
@@ -291,7 +291,7 @@ mod tests {
         let (sender, machine) = channel().unwrap();
         let (client, stream) = UnixStream::pair().unwrap();
         let (stopping, stopped) = watch::channel(());
-        let service = Service::new(sender, Default::default(), 1000);
+        let service = ApiService::new(sender, Default::default(), 1000);
         let places = Places::new(service.stats.connections.0.clone());
         let place = places.claim().unwrap();
         let served = tokio::spawn(serve(stream, place, service, stopped));

@@ -36,7 +36,7 @@ use tracing::warn;
 pub use crate::api::stats::MAX_CONNECTIONS;
 use crate::host::sockets::{Listener, SocketError, SocketFile};
 use places::Places;
-pub use service::Service;
+pub use service::ApiService;
 
 /// Default limit on the size of a request body, in bytes.
 pub const DEFAULT_MAX_PAYLOAD_BYTES: usize = 51200;
@@ -84,7 +84,7 @@ impl Server {
     pub fn spawn(
         socket: Listener,
         thread: &str,
-        service: impl FnOnce() -> Service + Send + 'static,
+        service: impl FnOnce() -> ApiService + Send + 'static,
     ) -> Result<Self, ServerError> {
         let Listener { socket: listener, file } = socket;
         let file = Arc::new(file);
@@ -126,7 +126,7 @@ impl Server {
 /// Accepts connections until stopped; then waits for pending responses.
 async fn serve(
     listener: UnixListener,
-    service: Service,
+    service: ApiService,
     mut stop: oneshot::Receiver<()>,
 ) -> io::Result<()> {
     let listener = tokio::net::UnixListener::from_std(listener)?;

@@ -20,13 +20,13 @@ use crate::api::stats::ApiStats;
 
 /// Turns one request into one answer.
 #[derive(Debug, Clone)]
-pub struct Service {
+pub struct ApiService {
     router: Router,
     pub(super) stats: Arc<ApiStats>,
     pub(super) max_payload_bytes: usize,
 }
 
-impl Service {
+impl ApiService {
     /// A service whose actions go through `machine`, with bodies of at most `max_payload_bytes`.
     pub fn new(machine: ActionSender, stats: Arc<ApiStats>, max_payload_bytes: usize) -> Self {
         Self { router: crate::api::router(machine), stats, max_payload_bytes }

@@ -54,7 +54,7 @@ fn what_is_told() {
 fn get_raw(path: &str, accept: &str) -> (String, Vec<u8>) {
     let (machine, responder) = Responder::start(Phase::Running);
     let request = Request::get(path).header("accept", accept).body(Bytes::new()).unwrap();
-    let service = Service::new(machine.clone(), Arc::default(), 0);
+    let service = ApiService::new(machine.clone(), Arc::default(), 0);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let (kind, bytes) = runtime.block_on(async {
         let response = service.answer(request).await;

@@ -31,7 +31,7 @@ use super::instance::*;
 use super::machine_config::*;
 use super::memory::*;
 use super::metrics::*;
-use super::server::{DEFAULT_MAX_PAYLOAD_BYTES, Service};
+use super::server::{ApiService, DEFAULT_MAX_PAYLOAD_BYTES};
 use super::*;
 use crate::block_view::{BlockRun, BlockRuns};
 use crate::config::*;
@@ -116,7 +116,7 @@ fn send_in(
 ) -> (StatusCode, Value, Vec<Action>) {
     let (machine, responder) = Responder::start(phase);
     let request = Request::builder().method(method).uri(path).body(body.into()).unwrap();
-    let service = Service::new(machine.clone(), Arc::default(), DEFAULT_MAX_PAYLOAD_BYTES);
+    let service = ApiService::new(machine.clone(), Arc::default(), DEFAULT_MAX_PAYLOAD_BYTES);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let (status, bytes) = runtime.block_on(async {
         let response = service.answer(request).await;

@@ -100,7 +100,7 @@ fn arrays_are_not_taken_for_objects() {
 fn a_machine_that_is_gone_does_not_hang_a_client() {
     let (machine, requests) = channel().unwrap();
     drop(requests);
-    let service = Service::new(machine, Arc::default(), 100);
+    let service = ApiService::new(machine, Arc::default(), 100);
     let request = Request::get("/").body(Bytes::new()).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let response = runtime.block_on(service.answer(request));

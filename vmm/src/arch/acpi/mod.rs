@@ -43,7 +43,7 @@ const BOOT_NO_RTC: u16 = 1 << 5;
 
 /// The properties of the machine that its tables describe.
 #[derive(Clone, Copy, Debug)]
-pub struct Machine<'a> {
+pub struct AcpiMachine<'a> {
     /// vCPUs, with APIC ids from 0.
     pub cpus: u8,
     /// virtio-mmio devices.
@@ -68,7 +68,7 @@ pub enum AcpiError {
 /// [`AcpiError`]: the tables cannot be written to guest RAM or do not fit.
 pub fn write_tables<M: GuestMemoryBackend>(
     mem: &M,
-    machine: &Machine<'_>,
+    machine: &AcpiMachine<'_>,
 ) -> Result<GuestAddress, AcpiError> {
     let mut next = layout::ACPI_START.0 + Rsdp::len() as u64;
     let mut place = |table: &dyn Aml| -> Result<u64, AcpiError> {
@@ -166,7 +166,7 @@ mod tests {
     fn tables_are_found_from_the_root_and_sum_to_zero() {
         let mem = memory();
         let windows = [MmioWindow { base: 0xd000_0000, gsi: 5 }];
-        let machine = Machine { cpus: 3, windows: &windows };
+        let machine = AcpiMachine { cpus: 3, windows: &windows };
         let rsdp_at = write_tables(&mem, &machine).unwrap();
         let mut rsdp = [0; 36];
         mem.read_slice(&mut rsdp, rsdp_at).unwrap();
@@ -197,9 +197,10 @@ mod tests {
     fn as_many_cpus_and_devices_as_can_be_fit() {
         let windows: Vec<_> =
             (0..19).map(|n| MmioWindow { base: 0xd000_0000 + n * 0x1000, gsi: 5 + n }).collect();
-        write_tables(&memory(), &Machine { cpus: 254, windows: &windows }).unwrap();
+        write_tables(&memory(), &AcpiMachine { cpus: 254, windows: &windows }).unwrap();
         let absurd = vec![windows[0]; 4000];
-        let error = write_tables(&memory(), &Machine { cpus: 1, windows: &absurd }).unwrap_err();
+        let error =
+            write_tables(&memory(), &AcpiMachine { cpus: 1, windows: &absurd }).unwrap_err();
         assert!(matches!(error, AcpiError::TooLarge(_)), "{error}");
     }
 }

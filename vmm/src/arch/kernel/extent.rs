@@ -16,7 +16,7 @@ pub(super) enum Format {
 
 /// How far a kernel reaches, by its headers; 0 where they are not there.
 #[derive(Default)]
-pub(super) struct Extent {
+pub(super) struct KernelExtent {
     /// First byte of the file that it does not need.
     pub(super) in_file: u64,
     /// First address that it does not need while it starts.
@@ -26,7 +26,7 @@ pub(super) struct Extent {
 }
 
 /// Reads how far the kernel in `file` reaches.
-pub(super) fn extent(file: &File, format: &Format) -> io::Result<Extent> {
+pub(super) fn extent(file: &File, format: &Format) -> io::Result<KernelExtent> {
     match format {
         Format::Elf => elf_extent(file),
         Format::BzImage => {
@@ -42,7 +42,7 @@ pub(super) fn extent(file: &File, format: &Format) -> io::Result<Extent> {
             read_or_zero(file, &mut fields, 0x258)?;
             let (address, size) = fields.split_at(8);
             let in_memory = little_endian(address).saturating_add(little_endian(size));
-            Ok(Extent { in_file, in_memory, lowest: None })
+            Ok(KernelExtent { in_file, in_memory, lowest: None })
         }
     }
 }
@@ -50,12 +50,12 @@ pub(super) fn extent(file: &File, format: &Format) -> io::Result<Extent> {
 /// Ends of the segments that are loaded (ELF-64: `e_phoff`, `e_phentsize`, `e_phnum`, then `p_type`,
 /// `p_offset`, `p_paddr`, `p_filesz` and `p_memsz` of each). In memory the larger size counts: the
 /// loader copies all bytes of the file.
-fn elf_extent(file: &File) -> io::Result<Extent> {
+fn elf_extent(file: &File) -> io::Result<KernelExtent> {
     const PT_LOAD: u64 = 1;
     let mut head = [0; 64];
     read_or_zero(file, &mut head, 0)?;
     let (at, size) = (little_endian(&head[32..40]), little_endian(&head[54..56]));
-    let mut extent = Extent::default();
+    let mut extent = KernelExtent::default();
     for number in 0..little_endian(&head[56..58]) {
         let mut segment = [0; 56];
         read_or_zero(file, &mut segment, at.saturating_add(number * size))?;

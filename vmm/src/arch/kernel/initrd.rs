@@ -7,7 +7,7 @@ use std::path::Path;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::error::KernelError;
-use super::loaded::{Entry, LoadedInitrd, LoadedKernel, low_ram_end};
+use super::loaded::{KernelEntry, LoadedInitrd, LoadedKernel, low_ram_end};
 use crate::arch::memory_map::MapEntry;
 use crate::host::files::open_regular;
 
@@ -33,7 +33,7 @@ pub fn load_initrd<M: GuestMemoryBackend>(
         return Err(KernelError::EmptyInitrd(path.to_owned()));
     }
     let mut limit = low_ram_end(map).min(ceiling.0);
-    if let Entry::Linux64 { header: Some(header), .. } = kernel.entry {
+    if let KernelEntry::Linux64 { header: Some(header), .. } = kernel.entry {
         limit = limit.min(u64::from(header.initrd_addr_max).saturating_add(1));
     }
     let floor = kernel.end.next_multiple_of(PAGE);

@@ -9,7 +9,7 @@ use crate::arch::memory_map::{MapEntry, MemoryKind};
 
 /// Entry protocol of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Entry {
+pub enum KernelEntry {
     /// 32-bit protected mode without paging, `hvm_start_info` in EBX.
     Pvh {
         /// First instruction.
@@ -28,7 +28,7 @@ pub enum Entry {
 #[derive(Clone, Copy, Debug)]
 pub struct LoadedKernel {
     /// How to enter it.
-    pub entry: Entry,
+    pub entry: KernelEntry,
     /// First address that it leaves free while it starts.
     pub(super) end: u64,
 }

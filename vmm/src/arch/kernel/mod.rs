@@ -19,13 +19,13 @@ use mm::layout::HOLE_START;
 use vm_memory::{Address, GuestMemoryBackend};
 
 pub use self::error::KernelError;
-use self::extent::{Extent, Format, extent};
+use self::extent::{Format, KernelExtent, extent};
 pub use self::initrd::load_initrd;
 use self::loaded::low_ram_end;
-pub use self::loaded::{Entry, LoadedInitrd, LoadedKernel};
+pub use self::loaded::{KernelEntry, LoadedInitrd, LoadedKernel};
 use super::layout;
 use crate::arch::memory_map::MapEntry;
-use crate::host::contents::Contents;
+use crate::host::contents::FileContents;
 use crate::host::files::open_regular;
 
 const MIB: u64 = 1 << 20;
@@ -50,10 +50,10 @@ pub fn load_kernel<M: GuestMemoryBackend>(
     let read_error = |source| KernelError::Read { what: "kernel", path: path.to_owned(), source };
     let load_error = |source| KernelError::Load { path: path.to_owned(), source };
     let mut file = open_regular(path).map_err(read_error)?;
-    let format = match Contents::of(&file).map_err(read_error)? {
-        Contents::Elf => Format::Elf,
-        Contents::BzImage => Format::BzImage,
-        Contents::Other(what) => {
+    let format = match FileContents::of(&file).map_err(read_error)? {
+        FileContents::Elf => Format::Elf,
+        FileContents::BzImage => Format::BzImage,
+        FileContents::Other(what) => {
             return Err(KernelError::NotAKernel { path: path.to_owned(), what });
         }
     };
@@ -66,7 +66,7 @@ pub fn load_kernel<M: GuestMemoryBackend>(
         Err(KernelError::TooLittleMemory { path: path.to_owned(), needed_mib, has_mib })
     };
     // Before loading: the loaders only say that they cannot.
-    let Extent { in_file, in_memory: needed, lowest } =
+    let KernelExtent { in_file, in_memory: needed, lowest } =
         extent(&file, &format).map_err(read_error)?;
     let has = file.metadata().map_err(read_error)?.len();
     if has < in_file {
@@ -81,8 +81,8 @@ pub fn load_kernel<M: GuestMemoryBackend>(
             let loaded =
                 Elf::load(mem, None, &mut file, Some(layout::HIGH_RAM)).map_err(load_error)?;
             let entry = match loaded.pvh_boot_cap {
-                PvhBootCapability::PvhEntryPresent(rip) => Entry::Pvh { rip },
-                _ => Entry::Linux64 { rip: loaded.kernel_load, header: None },
+                PvhBootCapability::PvhEntryPresent(rip) => KernelEntry::Pvh { rip },
+                _ => KernelEntry::Linux64 { rip: loaded.kernel_load, header: None },
             };
             // The loader's end address ignores segments that are larger in the file than in memory.
             LoadedKernel { entry, end: loaded.kernel_end.max(needed) }
@@ -97,12 +97,12 @@ pub fn load_kernel<M: GuestMemoryBackend>(
             let rip = loaded.kernel_load.unchecked_add(ENTRY_64);
             // It unpacks itself to `pref_address` and needs `init_size` bytes from there.
             let unpacked = header.pref_address.saturating_add(u64::from(header.init_size));
-            let entry = Entry::Linux64 { rip, header: Some(header) };
+            let entry = KernelEntry::Linux64 { rip, header: Some(header) };
             LoadedKernel { entry, end: loaded.kernel_end.max(unpacked) }
         }
     };
     check(kernel.end)?;
-    let (Entry::Pvh { rip } | Entry::Linux64 { rip, .. }) = kernel.entry;
+    let (KernelEntry::Pvh { rip } | KernelEntry::Linux64 { rip, .. }) = kernel.entry;
     let ram = layout::HIGH_RAM.0..ram_end;
     if !ram.contains(&rip.0) || kernel.end > ram_end {
         return Err(KernelError::Outside { path: path.to_owned(), rip: rip.0, end: kernel.end });

@@ -41,7 +41,7 @@ fn elf_is_loaded_where_it_says() {
     let (mem, file) = (memory(), file_of(&elf(2 << 20, b"kernel")));
     let kernel = load_kernel(&mem, &memory_map(&mem), file.path()).unwrap();
     let rip = GuestAddress(2 << 20);
-    assert_eq!(kernel.entry, Entry::Linux64 { rip, header: None });
+    assert_eq!(kernel.entry, KernelEntry::Linux64 { rip, header: None });
     let mut found = [0; 6];
     mem.read_slice(&mut found, rip).unwrap();
     assert_eq!(&found, b"kernel");

@@ -24,7 +24,7 @@ use serde_json::json;
 
 use super::error::CliError;
 use super::target::Target;
-use snapshot::Snapshot;
+use snapshot::TopSnapshot;
 
 /// `ballast top`.
 #[derive(Debug, Args)]
@@ -54,7 +54,7 @@ impl TopArgs {
             return Err(CliError::Usage(words.into()));
         }
         // A missing monitor is reported before the screen is switched.
-        let first = Snapshot::take(&self.target)?;
+        let first = TopSnapshot::take(&self.target)?;
         let mut terminal = ratatui::try_init()?;
         let outcome = self.watch(&mut terminal, first);
         ratatui::restore();
@@ -64,7 +64,7 @@ impl TopArgs {
     fn watch(
         &self,
         terminal: &mut ratatui::DefaultTerminal,
-        mut now: Snapshot,
+        mut now: TopSnapshot,
     ) -> Result<(), CliError> {
         let interval = Duration::from_millis(self.interval);
         loop {
@@ -90,7 +90,7 @@ impl TopArgs {
                 }
                 None => None,
             };
-            now = Snapshot::take(&self.target)?;
+            now = TopSnapshot::take(&self.target)?;
             now.said = said.map(|error| error.to_string());
         }
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The figures of a snapshot in words, box by box.
 
-use super::snapshot::Snapshot;
+use super::snapshot::TopSnapshot;
 use crate::api::compaction::{CompactStatus, MemoryTotals};
 use crate::api::paging::PagingStatus;
 use crate::api::policy::PolicyStatus;
@@ -15,7 +15,7 @@ pub(super) struct Section {
 }
 
 /// All figures next to the map.
-pub(super) fn sections(now: &Snapshot) -> Vec<Section> {
+pub(super) fn sections(now: &TopSnapshot) -> Vec<Section> {
     let mut all = Vec::new();
     let title = format!("{} · {} · {} vCPU", now.id, now.state, now.vcpus);
     let mut memory = Section { title, lines: Vec::new(), bar: None };

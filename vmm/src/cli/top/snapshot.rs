@@ -14,37 +14,37 @@ use crate::block_view::BlockRuns;
 use crate::cli::client::ClientError;
 use crate::cli::error::CliError;
 use crate::cli::target::Target;
-use crate::pressure::HostMemory;
+use crate::pressure::HostFigures;
 
 /// Data from the monitor and the host.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Snapshot {
+pub(super) struct TopSnapshot {
     pub(super) id: String,
     pub(super) state: String,
     pub(super) vcpus: u64,
     pub(super) memory: Option<MemoryStatus>,
     pub(super) blocks: BlockRuns,
-    pub(super) balloon: Option<Balloon>,
+    pub(super) balloon: Option<BalloonFigures>,
     pub(super) cma: Option<CmaStatus>,
     pub(super) gpu: Option<GpuStatus>,
     pub(super) compaction: Option<CompactStatus>,
     pub(super) paging: Option<PagingStatus>,
     pub(super) policy: Option<PolicyStatus>,
-    pub(super) host: HostMemory,
+    pub(super) host: HostFigures,
     /// The monitor's last error.
     pub(super) said: Option<String>,
 }
 
 /// The balloon, if it reports.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Balloon {
+pub(super) struct BalloonFigures {
     pub(super) target_mib: u64,
     /// Free and available memory reported by the guest, in bytes; only with statistics.
     pub(super) guest_free: Option<u64>,
     pub(super) guest_available: Option<u64>,
 }
 
-impl Snapshot {
+impl TopSnapshot {
     /// Asks for all of it. A part that the machine does not have, or not yet, is left out.
     pub(super) fn take(target: &Target) -> Result<Self, CliError> {
         let instance = target.get("/")?;
@@ -69,7 +69,7 @@ impl Snapshot {
             compaction: part(target, "/memory/compact")?,
             paging: part(target, "/memory/paging")?,
             policy: part(target, "/memory/policy")?,
-            host: HostMemory::read(),
+            host: HostFigures::read(),
             said: None,
         })
     }
@@ -90,10 +90,10 @@ fn part<T: DeserializeOwned>(target: &Target, resource: &str) -> Result<Option<T
     serde_json::from_value(value).map(Some).map_err(broken)
 }
 
-fn balloon(target: &Target) -> Result<Option<Balloon>, CliError> {
+fn balloon(target: &Target) -> Result<Option<BalloonFigures>, CliError> {
     let Some(config) = optional(target.get("/balloon"))? else { return Ok(None) };
     let guest = optional(target.get("/balloon/statistics"))?.unwrap_or_default();
-    Ok(Some(Balloon {
+    Ok(Some(BalloonFigures {
         target_mib: config["amount_mib"].as_u64().unwrap_or(0),
         guest_free: guest["free_memory"].as_u64(),
         guest_available: guest["available_memory"].as_u64(),

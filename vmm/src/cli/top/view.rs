@@ -10,7 +10,7 @@ use ratatui::widgets::{Block, Gauge, Paragraph, Wrap};
 
 use super::map::{Map, colour};
 use super::sections::{Section, sections, size};
-use super::snapshot::Snapshot;
+use super::snapshot::TopSnapshot;
 use crate::block_view::BlockKind;
 
 /// Columns of the figures next to the map.
@@ -18,7 +18,7 @@ const FIGURES: u16 = 46;
 const KEYS: &str = " q quit  c compact  x cancel the pass ";
 
 /// Draws all of it.
-pub(super) fn draw(frame: &mut Frame<'_>, now: &Snapshot) {
+pub(super) fn draw(frame: &mut Frame<'_>, now: &TopSnapshot) {
     let [body, foot] =
         Layout::vertical([Constraint::Min(0), Constraint::Length(1)]).areas(frame.area());
     let [left, right] =
@@ -32,7 +32,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, now: &Snapshot) {
     frame.render_widget(foot_line, foot);
 }
 
-fn draw_map(frame: &mut Frame<'_>, area: Rect, now: &Snapshot) {
+fn draw_map(frame: &mut Frame<'_>, area: Rect, now: &TopSnapshot) {
     let counts: Vec<(BlockKind, usize)> = BlockKind::ALL
         .into_iter()
         .map(|kind| (kind, now.blocks.iter().filter(|(_, b)| BlockKind::of(b) == kind).count()))
@@ -57,7 +57,7 @@ fn draw_map(frame: &mut Frame<'_>, area: Rect, now: &Snapshot) {
     frame.render_widget(Paragraph::new(lines), legend);
 }
 
-fn draw_figures(frame: &mut Frame<'_>, area: Rect, now: &Snapshot) {
+fn draw_figures(frame: &mut Frame<'_>, area: Rect, now: &TopSnapshot) {
     let sections = sections(now);
     let height = |section: &Section| {
         Constraint::Length(section.lines.len() as u16 + 2 + u16::from(section.bar.is_some()))
@@ -87,7 +87,7 @@ mod tests {
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
 
-    use super::super::snapshot::Balloon;
+    use super::super::snapshot::BalloonFigures;
     use super::*;
     use crate::api::cma::{CmaStatus, CmaUse};
     use crate::api::compaction::{CompactStatus, MemoryTotals};
@@ -97,9 +97,9 @@ mod tests {
     use crate::api::policy::{PolicyDecision, PolicyStatus};
     use crate::block_view::{BlockRun, BlockRuns};
     use crate::config::{PolicyConfig, PolicyPreset};
-    use crate::pressure::HostMemory;
+    use crate::pressure::HostFigures;
 
-    fn snapshot() -> Snapshot {
+    fn snapshot() -> TopSnapshot {
         let run = |first, blocks, present, huge| BlockRun {
             first,
             blocks,
@@ -108,7 +108,7 @@ mod tests {
             ..BlockRun::default()
         };
         let runs = vec![run(0, 100, 512, true), run(100, 28, 40, false)];
-        Snapshot {
+        TopSnapshot {
             id: "tv".into(),
             state: "Running".into(),
             vcpus: 2,
@@ -121,7 +121,7 @@ mod tests {
                 ballooned_bytes: 16 << 20,
             }),
             blocks: BlockRuns { block_bytes: 2 << 20, runs },
-            balloon: Some(Balloon {
+            balloon: Some(BalloonFigures {
                 target_mib: 16,
                 guest_free: Some(30 << 20),
                 guest_available: Some(40 << 20),
@@ -161,7 +161,7 @@ mod tests {
                 }],
                 ..Default::default()
             }),
-            host: HostMemory {
+            host: HostFigures {
                 total: Some(20 << 30),
                 free: Some(11 << 30),
                 available: Some(12 << 30),
@@ -173,7 +173,7 @@ mod tests {
     }
 
     /// The screen as lines of text.
-    fn screen(now: &Snapshot, width: u16, height: u16) -> Vec<String> {
+    fn screen(now: &TopSnapshot, width: u16, height: u16) -> Vec<String> {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
         terminal.draw(|frame| draw(frame, now)).unwrap();
         let buffer = terminal.backend().buffer();
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn what_there_is_not_is_left_out_and_what_was_refused_is_said() {
-        let now = Snapshot {
+        let now = TopSnapshot {
             memory: None,
             balloon: None,
             cma: None,
@@ -225,7 +225,7 @@ mod tests {
             compaction: None,
             paging: None,
             policy: None,
-            host: HostMemory::default(),
+            host: HostFigures::default(),
             said: Some("A compaction pass is running.".into()),
             ..snapshot()
         };
@@ -243,7 +243,7 @@ mod tests {
     fn any_size_of_terminal() {
         for (width, height) in [(1, 1), (10, 3), (47, 5), (80, 24), (300, 100)] {
             screen(&snapshot(), width, height);
-            screen(&Snapshot::default(), width, height);
+            screen(&TopSnapshot::default(), width, height);
         }
     }
 }

@@ -28,18 +28,20 @@ const RETRY: Duration = Duration::from_millis(100);
 /// The writer's end; cheap to clone. When the last one is dropped, the ring's contents have 0.2 s
 /// to be written.
 #[derive(Clone)]
-pub struct Ring(Arc<Handle>);
+pub struct Ring(Arc<RingCloser>);
 
-struct Handle(Arc<Shared>);
+/// Closes the ring when the last writer drops it.
+struct RingCloser(Arc<RingBuffer>);
 
-struct Shared {
-    state: Mutex<State>,
+/// What the writers and the thread share.
+struct RingBuffer {
+    state: Mutex<RingState>,
     changed: Condvar,
     name: &'static str,
     capacity: usize,
 }
 
-struct State {
+struct RingState {
     bytes: VecDeque<u8>,
     /// Where the bytes go; the thread has it once it runs.
     sink: Option<Box<dyn Write + Send>>,
@@ -68,7 +70,7 @@ impl Ring {
     /// A ring of `capacity` bytes in front of `sink`. The thread is called `name`; it starts with
     /// the first record.
     pub fn new(name: &'static str, capacity: usize, sink: Box<dyn Write + Send>) -> Self {
-        let state = State {
+        let state = RingState {
             bytes: VecDeque::new(),
             sink: Some(sink),
             running: false,
@@ -78,8 +80,9 @@ impl Ring {
             closed: false,
             lost: Lost::default(),
         };
-        let shared = Shared { state: Mutex::new(state), changed: Condvar::new(), name, capacity };
-        Self(Arc::new(Handle(Arc::new(shared))))
+        let shared =
+            RingBuffer { state: Mutex::new(state), changed: Condvar::new(), name, capacity };
+        Self(Arc::new(RingCloser(Arc::new(shared))))
     }
 
     /// Accepts or drops the whole `record`; returns true if accepted.
@@ -123,7 +126,7 @@ impl Ring {
 
 /// Reads a ring's loss counter without keeping the ring alive.
 #[derive(Clone)]
-pub struct LostWatch(Weak<Handle>);
+pub struct LostWatch(Weak<RingCloser>);
 
 impl LostWatch {
     /// Bytes dropped so far; 0 once the ring is gone.
@@ -150,7 +153,7 @@ impl Write for Ring {
     }
 }
 
-impl Drop for Handle {
+impl Drop for RingCloser {
     fn drop(&mut self) {
         self.0.flush(LAST_WORDS);
         // The thread is not joined: it may be inside a write that never returns.
@@ -159,8 +162,8 @@ impl Drop for Handle {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl RingBuffer {
+    fn lock(&self) -> MutexGuard<'_, RingState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -230,10 +233,10 @@ impl Shared {
         state.failures += 1;
         state.wanted = false;
         self.changed.notify_all();
-        let resting = |state: &mut State| !state.closed;
+        let resting = |state: &mut RingState| !state.closed;
         let rested = self.changed.wait_timeout_while(state, RETRY, resting);
         let state = rested.unwrap_or_else(PoisonError::into_inner).0;
-        let idle = |state: &mut State| !state.closed && !state.wanted;
+        let idle = |state: &mut RingState| !state.closed && !state.wanted;
         let state = self.changed.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner);
         !state.closed
     }
@@ -242,7 +245,7 @@ impl Shared {
     /// off is cut off behind a line where it can be: pipes take up to PIPE_BUF bytes, which is a
     /// chunk, as a whole or not at all.
     fn take(&self, chunk: &mut [u8; CHUNK]) -> Option<usize> {
-        let waiting = |state: &mut State| state.bytes.is_empty() && !state.closed;
+        let waiting = |state: &mut RingState| state.bytes.is_empty() && !state.closed;
         let state = self.changed.wait_while(self.lock(), waiting);
         let mut state = state.unwrap_or_else(PoisonError::into_inner);
         if state.bytes.is_empty() {

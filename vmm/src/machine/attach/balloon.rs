@@ -13,11 +13,10 @@ use crate::config::HostLimits;
 use crate::machine::assembly::{Assembly, Home};
 use crate::machine::error::BuildError;
 
-/// The balloon, as its queues and requests share it.
-pub type Shared = Arc<DeviceLock<Balloon>>;
-
 /// Adds the balloon to `machine`, if one is configured.
-pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Option<Shared>, BuildError> {
+pub(super) fn attach(
+    machine: &mut Assembly<'_>,
+) -> Result<Option<Arc<DeviceLock<Balloon>>>, BuildError> {
     let Some(wanted) = &machine.config.balloon else { return Ok(None) };
     let settings = BalloonConfig {
         target: Bytes::saturating_from_mib(wanted.amount_mib.into()).as_pages(),

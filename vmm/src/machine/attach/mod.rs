@@ -18,6 +18,11 @@ pub mod network_interfaces;
 pub mod platform;
 pub mod vsock;
 
+use std::sync::Arc;
+
+use devices::balloon::Balloon;
+use devices::virtio::DeviceLock;
+
 use super::assembly::Assembly;
 use super::error::BuildError;
 
@@ -25,8 +30,8 @@ use super::error::BuildError;
 pub struct Devices {
     /// What every PC has.
     pub platform: platform::Platform,
-    /// The balloon, if one is configured.
-    pub balloon: Option<balloon::Shared>,
+    /// The balloon, if one is configured; its queues and requests share it.
+    pub balloon: Option<Arc<DeviceLock<Balloon>>>,
     /// The display, if one is configured.
     pub gpu: Option<gpu::Screens>,
     /// Disks, the root device first.
@@ -34,7 +39,7 @@ pub struct Devices {
     /// Network interfaces.
     pub interfaces: Vec<network_interfaces::Interface>,
     /// Streams between guest and host, if configured.
-    pub vsock: Option<vsock::Shared>,
+    pub vsock: Option<vsock::AttachedVsock>,
     /// The source of random numbers, if one is configured.
     pub entropy: Option<devices::entropy::EntropyHandle>,
 }

@@ -12,7 +12,7 @@ use crate::machine::error::BuildError;
 
 /// The socket device, as requests reach it, and its socket's file.
 #[derive(Debug)]
-pub struct Shared {
+pub struct AttachedVsock {
     /// The device.
     pub handle: VsockHandle,
     /// The name of its socket, which is removed with the device unless kept.
@@ -20,7 +20,7 @@ pub struct Shared {
 }
 
 /// Adds the socket device to `machine`, if one is configured.
-pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Option<Shared>, BuildError> {
+pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Option<AttachedVsock>, BuildError> {
     let Some(wanted) = &machine.config.vsock else { return Ok(None) };
     let Listener { socket, file } =
         Listener::bind(&wanted.uds_path).map_err(BuildError::device("vsock"))?;
@@ -35,5 +35,5 @@ pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Option<Shared>, Build
     let home = Home::Thread("vsock".to_owned());
     let transport = machine.add_virtio(Arc::new(DeviceLock::new(device)), &home)?;
     machine.subscribe(Box::new(SourceRunner::new(transport, sources)), &home);
-    Ok(Some(Shared { handle, file }))
+    Ok(Some(AttachedVsock { handle, file }))
 }

@@ -26,7 +26,7 @@ use crate::pressure::guest_state::{GuestJudge, GuestState};
 use crate::pressure::host_judge::{HostJudge, reserve};
 use crate::pressure::host_level::HostLevel;
 use crate::pressure::limits::Limits;
-use crate::pressure::snapshot::{Action, BalloonUse, Decision, Snapshot};
+use crate::pressure::snapshot::{Action, BalloonUse, Decision, PressureSnapshot};
 
 /// Comfortable rounds of the host after which memory is returned.
 const CALM: u32 = 30;
@@ -123,7 +123,7 @@ impl Policy {
     }
 
     /// Actions for this round, in order.
-    pub(super) fn decide(&mut self, now: &Snapshot) -> Vec<Decision> {
+    pub(super) fn decide(&mut self, now: &PressureSnapshot) -> Vec<Decision> {
         let mut decisions = Vec::new();
         if self.limits.preset == PolicyPreset::Off {
             self.restore(now, &mut decisions);
@@ -157,18 +157,18 @@ impl Policy {
     }
 
     /// The balloon, if it is the policy's.
-    fn balloon(&self, now: &Snapshot) -> Option<BalloonUse> {
+    fn balloon(&self, now: &PressureSnapshot) -> Option<BalloonUse> {
         now.balloon.filter(|_| !self.held)
     }
 
     /// Most that the balloon may have.
-    fn most(&self, now: &Snapshot) -> Pages {
+    fn most(&self, now: &PressureSnapshot) -> Pages {
         let most = now.memory.total.saturating_sub(self.limits.floor).as_pages();
         most.max(self.base)
     }
 
     /// Restores the client's balloon target.
-    fn restore(&self, now: &Snapshot, decisions: &mut Vec<Decision>) {
+    fn restore(&self, now: &PressureSnapshot, decisions: &mut Vec<Decision>) {
         if let Some(balloon) = self.balloon(now)
             && balloon.target != self.base
         {
@@ -178,7 +178,7 @@ impl Policy {
     }
 
     /// Lowers a target that the floor forbids.
-    fn lift_floor(&self, now: &Snapshot, decisions: &mut Vec<Decision>) -> bool {
+    fn lift_floor(&self, now: &PressureSnapshot, decisions: &mut Vec<Decision>) -> bool {
         let most = self.most(now);
         let above = self.balloon(now).is_some_and(|balloon| balloon.target > most);
         if above {
@@ -189,7 +189,7 @@ impl Policy {
     }
 
     /// Deflates the balloon immediately.
-    fn give_back(&self, now: &Snapshot, why: &str, decisions: &mut Vec<Decision>) {
+    fn give_back(&self, now: &PressureSnapshot, why: &str, decisions: &mut Vec<Decision>) {
         let Some(balloon) = self.balloon(now) else { return };
         let short = now
             .guest
@@ -204,7 +204,7 @@ impl Policy {
     }
 
     /// How much to reclaim in this round, and why.
-    fn need(&self, now: &Snapshot) -> Option<(Bytes, String)> {
+    fn need(&self, now: &PressureSnapshot) -> Option<(Bytes, String)> {
         let (resident, step) = (now.memory.resident.0, self.limits.step.0);
         let spare = resident.saturating_sub(self.limits.floor.0);
         let over = self.limits.ceiling.map_or(0, |ceiling| resident.saturating_sub(ceiling.0));
@@ -237,7 +237,13 @@ impl Policy {
     }
 
     /// Reclaims `need` in the order of its cost to the guest, up to the balloon.
-    fn take(&mut self, now: &Snapshot, need: Bytes, why: &str, decisions: &mut Vec<Decision>) {
+    fn take(
+        &mut self,
+        now: &PressureSnapshot,
+        need: Bytes,
+        why: &str,
+        decisions: &mut Vec<Decision>,
+    ) {
         let mut need = need.0;
         let memory = now.memory;
         let absent = now.paging.map_or(0, |paging| paging.absent.0);
@@ -281,7 +287,7 @@ impl Policy {
     }
 
     /// Slowly returns memory that the host no longer needs.
-    fn relax(&self, now: &Snapshot, decisions: &mut Vec<Decision>) {
+    fn relax(&self, now: &PressureSnapshot, decisions: &mut Vec<Decision>) {
         if self.host.calm() < CALM {
             return;
         }
@@ -324,7 +330,7 @@ impl Policy {
     }
 
     /// Tries cold blocks, after everything that is cheaper.
-    fn evict(&self, now: &Snapshot, decisions: &mut Vec<Decision>) {
+    fn evict(&self, now: &PressureSnapshot, decisions: &mut Vec<Decision>) {
         let over = self.limits.ceiling.is_some_and(|ceiling| now.memory.resident > ceiling);
         if self.level() < self.limits.evicts_from && !over {
             return;
@@ -366,7 +372,7 @@ impl Policy {
     }
 
     /// Recompresses blocks that have been parked for long, when nothing else moves memory.
-    fn repack(&self, now: &Snapshot, decisions: &mut Vec<Decision>) {
+    fn repack(&self, now: &PressureSnapshot, decisions: &mut Vec<Decision>) {
         let Some(paging) = now.paging.filter(|paging| !paging.busy) else { return };
         let blocks = paging.repackable.min(self.limits.at_once as u64);
         let blocks = blocks.min(self.budget.blocks(&paging) / REPACK_COST);

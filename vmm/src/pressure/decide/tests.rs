@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::PolicyConfig;
-use crate::pressure::host::HostMemory;
+use crate::pressure::host::HostFigures;
 use crate::pressure::snapshot::{GuestFigures, MemoryUse, PagingUse};
 
 const MIB: u64 = 1 << 20;
@@ -38,14 +38,14 @@ fn pager(absent: Bytes) -> PagingUse {
 }
 
 /// A moment at which the guest is easy and the host has `available`.
-fn moment(round: u64, available_mib: u64) -> Snapshot {
+fn moment(round: u64, available_mib: u64) -> PressureSnapshot {
     let now = Duration::from_secs(round + 1);
-    Snapshot {
+    PressureSnapshot {
         now,
-        host: HostMemory {
+        host: HostFigures {
             total: Some(8192 * MIB),
             available: Some(available_mib * MIB),
-            ..HostMemory::default()
+            ..HostFigures::default()
         },
         memory: MemoryUse { total: GUEST, resident: Bytes(250 * MIB) },
         guest: Some(GuestFigures {
@@ -67,11 +67,11 @@ fn actions(decisions: &[Decision]) -> Vec<&'static str> {
 fn memory_is_taken_in_the_order_of_what_it_costs() {
     let mut policy = Policy::new(limits(PolicyPreset::Dense, 64), Pages(0));
     let balloon = BalloonUse { target: Pages(5120), given: Pages(5120), hints: true };
-    let seen = Snapshot { balloon: Some(balloon), ..moment(0, 50) };
+    let seen = PressureSnapshot { balloon: Some(balloon), ..moment(0, 50) };
     // The balloon has 20 MiB, and 250 of 256 MiB are resident. Its credit is still small.
     let first = policy.decide(&seen);
     assert_eq!(actions(&first), ["discard", "hint", "evict"], "{first:?}");
-    let second = policy.decide(&Snapshot { balloon: Some(balloon), ..moment(1, 50) });
+    let second = policy.decide(&PressureSnapshot { balloon: Some(balloon), ..moment(1, 50) });
     assert_eq!(actions(&second), ["balloon", "evict"], "{second:?}");
     assert!(second[0].reason.contains("the host is short: 50 MiB available"), "{second:?}");
     assert!(second[0].reason.contains("the guest has 100 MiB free"), "{second:?}");
@@ -84,7 +84,7 @@ fn a_gentle_policy_leaves_a_guest_alone_until_the_host_is_tight() {
     let tight = policy.decide(&moment(100, 350));
     assert_eq!(actions(&tight), ["balloon"], "{tight:?}");
     // Cold memory is evicted only when the host is short, after inflation.
-    let full = |round, available| Snapshot {
+    let full = |round, available| PressureSnapshot {
         guest: Some(GuestFigures {
             at: Duration::from_secs(round),
             available: Bytes(50 * MIB),
@@ -125,7 +125,7 @@ fn a_guest_that_hurts_gets_memory_back_and_is_left_alone_for_longer_each_time() 
         round += 1;
         stalls += 100;
         let told = moment(round, 300).guest.map(|told| GuestFigures { stalls, ..told });
-        let hurt = policy.decide(&Snapshot { guest: told, balloon, ..moment(round, 300) });
+        let hurt = policy.decide(&PressureSnapshot { guest: told, balloon, ..moment(round, 300) });
         if round > 1 {
             let [Decision { action: Action::SetBalloon(target), reason }] = &hurt[..] else {
                 panic!("{hurt:?}");
@@ -136,7 +136,8 @@ fn a_guest_that_hurts_gets_memory_back_and_is_left_alone_for_longer_each_time() 
         loop {
             round += 1;
             let guest = moment(round, 300).guest.map(|told| GuestFigures { stalls, ..told });
-            if !policy.decide(&Snapshot { guest, balloon, ..moment(round, 300) }).is_empty() {
+            if !policy.decide(&PressureSnapshot { guest, balloon, ..moment(round, 300) }).is_empty()
+            {
                 break;
             }
             pause += 1;
@@ -154,7 +155,7 @@ fn eviction_backs_off_when_the_guest_wants_blocks_back() {
             // Everything that was evicted is accessed immediately.
             let paging = PagingUse { touched_blocks: round * 10, ..pager(Bytes(20 * MIB)) };
             let decisions =
-                policy.decide(&Snapshot { paging: Some(paging), ..moment(round, 4000) });
+                policy.decide(&PressureSnapshot { paging: Some(paging), ..moment(round, 4000) });
             actions(&decisions).contains(&"evict")
         })
         .count();
@@ -165,12 +166,12 @@ fn eviction_backs_off_when_the_guest_wants_blocks_back() {
 fn what_stays_away_is_compressed_once_more_when_nothing_else_is_to_be_done() {
     let mut policy = Policy::new(limits(PolicyPreset::Dense, 250), Pages(0));
     let paging = PagingUse { repackable: 40, ..pager(Bytes(100 * MIB)) };
-    let seen = |round| Snapshot { paging: Some(paging), ..moment(round, 4000) };
+    let seen = |round| PressureSnapshot { paging: Some(paging), ..moment(round, 4000) };
     let rounds: Vec<_> = (0..3).map(|round| policy.decide(&seen(round))).collect();
     let [.., last] = &rounds[..] else { panic!("{rounds:?}") };
     assert!(matches!(last[..], [Decision { action: Action::Repack(1..=32), .. }]), "{last:?}");
     let busy = PagingUse { busy: true, ..paging };
-    assert!(policy.decide(&Snapshot { paging: Some(busy), ..seen(3) }).is_empty());
+    assert!(policy.decide(&PressureSnapshot { paging: Some(busy), ..seen(3) }).is_empty());
 }
 
 #[test]
@@ -178,7 +179,7 @@ fn an_awake_guest_gets_everything_back_from_a_comfortable_host() {
     let mut policy = Policy::new(limits(PolicyPreset::Gentle, 0), Pages(0));
     let seen = |round: u64, touched_blocks| {
         let paging = PagingUse { touched_blocks, ..pager(Bytes(100 * MIB)) };
-        Snapshot { paging: Some(paging), ..moment(round, 4000) }
+        PressureSnapshot { paging: Some(paging), ..moment(round, 4000) }
     };
     (0..60).for_each(|round| drop(policy.decide(&seen(round, 0))));
     assert_eq!(actions(&policy.decide(&seen(60, 12))), ["unpark"]);
@@ -221,7 +222,7 @@ prop_compose! {
         lag in 0u64..2000,
         absent in 0u64..100,
         counters in (0u64..1000, 0u64..1000, 0u64..100),
-    ) -> Snapshot {
+    ) -> PressureSnapshot {
         let balloon = BalloonUse {
             target: Pages(target),
             given: Pages(target.saturating_sub(lag)),
@@ -236,8 +237,8 @@ prop_compose! {
             ..GuestFigures::default()
         };
         let paging = PagingUse { touched_blocks: counters.2, ..pager(Bytes(absent * MIB)) };
-        let host = HostMemory { available: Some(available * MIB), some, ..moment(0, 0).host };
-        Snapshot {
+        let host = HostFigures { available: Some(available * MIB), some, ..moment(0, 0).host };
+        PressureSnapshot {
             host,
             memory: MemoryUse { total: GUEST, resident: Bytes(resident * MIB) },
             guest: has.0.then_some(told),
@@ -249,9 +250,13 @@ prop_compose! {
 }
 
 /// `seen` at another time, with figures that are new.
-fn at(round: u64, seen: &Snapshot) -> Snapshot {
+fn at(round: u64, seen: &PressureSnapshot) -> PressureSnapshot {
     let now = Duration::from_secs(round + 1);
-    Snapshot { now, guest: seen.guest.map(|told| GuestFigures { at: now, ..told }), ..*seen }
+    PressureSnapshot {
+        now,
+        guest: seen.guest.map(|told| GuestFigures { at: now, ..told }),
+        ..*seen
+    }
 }
 
 proptest! {
@@ -310,7 +315,7 @@ proptest! {
         let mut policy = Policy::new(limits(preset, 0), Pages(0));
         policy.decide(&at(0, &seen));
         let told = seen.guest.map(|told| GuestFigures { kills: told.kills + 1, ..told });
-        let hurt = Snapshot { guest: told, ..seen };
+        let hurt = PressureSnapshot { guest: told, ..seen };
         for decision in policy.decide(&at(1, &hurt)) {
             if let (Action::SetBalloon(target), Some(_), Some(balloon)) =
                 (decision.action, told, seen.balloon)
@@ -339,7 +344,7 @@ proptest! {
             let free = rest - cache;
             let resident = used_mib + cache;
             let now = Duration::from_secs(round + 1);
-            let seen = Snapshot {
+            let seen = PressureSnapshot {
                 memory: MemoryUse { total: GUEST, resident: Bytes(resident * MIB) },
                 guest: Some(GuestFigures {
                     at: now,
