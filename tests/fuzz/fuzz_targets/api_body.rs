@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use libfuzzer_sys::fuzz_target;
 use tokio::runtime::Runtime;
 use vmm::api::error::FaultMessage;
-use vmm::api::server::{DEFAULT_MAX_PAYLOAD_BYTES, ApiService};
+use vmm::api::server::{ApiService, DEFAULT_MAX_PAYLOAD_BYTES};
 use vmm::api::{Phase, Reply, channel};
 use vmm::config::{Faults, HostLimits, VmConfig};
 
