@@ -43,6 +43,25 @@ pub(super) enum RoundEnd {
     Throttled(Instant),
 }
 
+/// Whether a frame fits in the buffers that were taken from the queue.
+enum BufferRoom {
+    Enough,
+    /// The guest has no further buffer.
+    NoBuffer,
+    /// The deadline has passed first.
+    Later,
+}
+
+/// What came of receiving one frame.
+enum ReceivedFrame {
+    /// A frame of this many bytes, with its header.
+    Whole(usize),
+    /// The link has no frame, or the guest no buffer for it.
+    Nothing,
+    /// The deadline has passed first.
+    Later,
+}
+
 impl RoundEnd {
     pub(super) fn progress(self) -> Progress {
         Progress::more_if(self == Self::Deadline)
@@ -55,7 +74,7 @@ pub(super) struct Receiver {
     queue: DeviceQueue,
     /// A frame may be spread over several buffers.
     mergeable: bool,
-    /// Room that must be there before a frame is taken: a TAP would cut off what does not fit.
+    /// BufferRoom that must be there before a frame is taken: a TAP would cut off what does not fit.
     wanted: usize,
     posted: VecDeque<Posted>,
     /// Bytes in `posted`.
@@ -108,12 +127,13 @@ impl Receiver {
                 break RoundEnd::Deadline;
             }
             deadline.charge(Deadline::COMMAND);
-            if !self.have_room(self.wanted, counters, deadline)? {
-                if deadline.passed() {
-                    break RoundEnd::Deadline;
+            match self.make_room(self.wanted, counters, deadline)? {
+                BufferRoom::Enough => {}
+                BufferRoom::Later => break RoundEnd::Deadline,
+                BufferRoom::NoBuffer => {
+                    NetCounters::add(&counters.no_rx_avail_buffer, 1);
+                    break RoundEnd::Idle;
                 }
-                NetCounters::add(&counters.no_rx_avail_buffer, 1);
-                break RoundEnd::Idle;
             }
             if let Some(responder) = responder.as_deref_mut()
                 && responder.give(&mut frame, Instant::now(), deadline)
@@ -131,13 +151,17 @@ impl Receiver {
                 Link::Stream(stream) => self.copy(stream, counters, deadline)?,
             };
             match taken {
-                Some(len) => {
+                ReceivedFrame::Whole(len) => {
                     limiter.charge(len.saturating_sub(1) as u64, 0);
                     deadline.charge(len as u64);
                 }
-                None => {
+                ReceivedFrame::Nothing => {
                     limiter.refund(1, 1);
-                    break if deadline.passed() { RoundEnd::Deadline } else { RoundEnd::Idle };
+                    break RoundEnd::Idle;
+                }
+                ReceivedFrame::Later => {
+                    limiter.refund(1, 1);
+                    break RoundEnd::Deadline;
                 }
             }
         };
@@ -145,57 +169,62 @@ impl Receiver {
         Ok(end)
     }
 
-    /// Has the TAP write its next frame into the buffers; returns its length, or `None`.
-    fn read(&mut self, tap: &Tap, counters: &NetCounters) -> Result<Option<usize>, QueueError> {
+    /// Has the TAP write its next frame into the buffers.
+    fn read(&mut self, tap: &Tap, counters: &NetCounters) -> Result<ReceivedFrame, QueueError> {
         loop {
             match tap.read(&self.iovecs) {
                 Ok(len) => {
                     self.used(len, counters)?;
-                    return Ok(Some(len));
+                    return Ok(ReceivedFrame::Whole(len));
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     if error.kind() != io::ErrorKind::WouldBlock {
                         NetCounters::add(&counters.tap_read_fails, 1);
                     }
-                    return Ok(None);
+                    return Ok(ReceivedFrame::Nothing);
                 }
             }
         }
     }
 
-    /// Copies the stream's next frame into the buffers; its bytes with the header, `None` without a
-    /// frame or without room for it.
+    /// Copies the stream's next frame into the buffers.
     fn copy(
         &mut self,
         stream: &mut FrameStream,
         counters: &NetCounters,
         deadline: &mut Deadline,
-    ) -> Result<Option<usize>, QueueError> {
-        let Some(frame) = stream.peek() else { return Ok(None) };
+    ) -> Result<ReceivedFrame, QueueError> {
+        let Some(frame) = stream.peek() else { return Ok(ReceivedFrame::Nothing) };
         let len = HEADER_LEN + frame.len();
         // One buffer is all that a frame gets if buffers are not merged.
-        if self.mergeable && !self.have_room(len, counters, deadline)? {
-            NetCounters::add(&counters.no_rx_avail_buffer, 1);
-            return Ok(None);
+        if self.mergeable {
+            match self.make_room(len, counters, deadline)? {
+                BufferRoom::Enough => {}
+                BufferRoom::Later => return Ok(ReceivedFrame::Later),
+                BufferRoom::NoBuffer => {
+                    NetCounters::add(&counters.no_rx_avail_buffer, 1);
+                    return Ok(ReceivedFrame::Nothing);
+                }
+            }
         }
         self.deliver(frame, counters)?;
         stream.consume();
-        Ok(Some(len))
+        Ok(ReceivedFrame::Whole(len))
     }
 
-    /// Takes buffers from the queue until a frame of `wanted` bytes fits; false if the guest has
-    /// none, or if the deadline has passed.
-    fn have_room(
+    /// Takes buffers from the queue until a frame of `wanted` bytes fits. Takes at least one before
+    /// it gives way to the deadline, so that each round makes progress.
+    fn make_room(
         &mut self,
         wanted: usize,
         counters: &NetCounters,
         deadline: &mut Deadline,
-    ) -> Result<bool, QueueError> {
-        let (mut asked, mut scattered) = (false, false);
+    ) -> Result<BufferRoom, QueueError> {
+        let (mut asked, mut scattered, mut popped) = (false, false, false);
         while self.room < wanted {
-            if deadline.passed() {
-                return Ok(false);
+            if popped && deadline.passed() {
+                return Ok(BufferRoom::Later);
             }
             let Some(chain) = self.queue.pop()? else {
                 if asked {
@@ -206,6 +235,7 @@ impl Receiver {
                 asked = true;
                 continue;
             };
+            popped = true;
             deadline.charge(Deadline::COMMAND);
             let head = chain.head_index();
             match Self::usable(Segments::collect(chain, self.queue.size())) {
@@ -230,7 +260,8 @@ impl Receiver {
         }
         // A guest whose whole queue is smaller than the longest frame must not starve.
         let all_given = scattered || self.posted.len() >= usize::from(self.queue.size());
-        Ok(self.room >= wanted || (all_given && self.room >= HEADER_LEN + PLAIN_FRAME))
+        let enough = self.room >= wanted || (all_given && self.room >= HEADER_LEN + PLAIN_FRAME);
+        Ok(if enough { BufferRoom::Enough } else { BufferRoom::NoBuffer })
     }
 
     fn usable(buffer: Result<Segments, ChainError>) -> Option<(Vec<Segment>, usize)> {

@@ -6,11 +6,11 @@
 //!
 //! ```
 //! use std::time::{Duration, Instant};
-//! use devices::virtio::{Bucket, RateLimiter};
+//! use devices::virtio::{BucketConfig, RateLimiter};
 //!
 //! let second = Duration::from_secs(1);
 //! let now = Instant::now();
-//! let bytes = Bucket { size: 1000, refill: second, one_time_burst: 0 };
+//! let bytes = BucketConfig { size: 1000, refill: second, one_time_burst: 0 };
 //! let mut limiter = RateLimiter::new(Some(bytes), None, now);
 //! assert!(limiter.admit(600, 1, now).is_ok());
 //! // 400 tokens are left; the bucket has 600 after another 200 ms.
