@@ -22,7 +22,7 @@ use crate::host::terminal;
 use crate::mmds::Mmds;
 use crate::mode::{StartMode, die_of};
 use crate::own_memory;
-use crate::signals::Signals;
+use crate::signals;
 
 /// Name of a machine without a name, Firecracker's default.
 pub const DEFAULT_ID: &str = "anonymous-instance";
@@ -102,8 +102,7 @@ impl Launch {
         own_memory::use_one_arena();
         let mut events = EventLoop::new()?;
         // Before any other thread: even the log has one.
-        let signals =
-            Signals::start(self.mode, events.handle().exit()).map_err(LaunchError::Host)?;
+        signals::start(self.mode, events.handle().exit()).map_err(LaunchError::Host)?;
         let log = Log::init(self.mode, &self.id);
         let logger = self.effective_logger();
         log.apply(&logger)?;
@@ -154,8 +153,7 @@ impl Launch {
                 })
             })
             .transpose()?;
-        if let Some(server) = &server {
-            signals.remove_at_end(server.file());
+        if server.is_some() {
             info!("API server started.");
         }
         let started = if starts { controller.start() } else { Ok(()) };

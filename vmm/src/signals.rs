@@ -14,7 +14,7 @@ use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, FromRawFd};
 use std::ptr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use vmm_sys_util::signal::{block_signal, create_sigset};
 
 use crate::exit::{ExitReason, ExitSignal};
-use crate::host::sockets::SocketFile;
+use crate::host::sockets;
 use crate::host::{descriptor, terminal};
 use crate::mode::{StartMode, die_of};
 
@@ -46,46 +46,31 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 /// Stack of the thread.
 const STACK: usize = 128 << 10;
 
-/// State shared by the thread and its handle.
+/// What the thread works on.
 struct SignalWatch {
     mode: StartMode,
     exit: Arc<ExitSignal>,
     /// Written when the end is raised, and when the main thread has finished.
     wake: EventFd,
-    /// Removed by an end that is not in order.
-    files: Mutex<Vec<Arc<SocketFile>>>,
 }
 
-/// The handle on the thread, which lives as long as the process.
-#[derive(Clone)]
-pub struct Signals(Arc<SignalWatch>);
-
-impl Signals {
-    /// Starts the thread, for a monitor started as `mode`. Call it before any other thread is started: all inherit which signals
-    /// are left to this one.
-    ///
-    /// SIGHUP, SIGINT and SIGQUIT that were ignored when the process started (`nohup`, `&` in a
-    /// script) stay ignored.
-    ///
-    /// # Errors
-    ///
-    /// Where the host has no descriptor or thread left.
-    pub fn start(mode: StartMode, exit: &Arc<ExitSignal>) -> io::Result<Self> {
-        let fd = take_signals()?;
-        let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
-        exit.also_wake(wake.try_clone()?);
-        let shared =
-            Arc::new(SignalWatch { mode, exit: Arc::clone(exit), wake, files: Mutex::default() });
-        let on_thread = Arc::clone(&shared);
-        let run = move || on_thread.run(fd);
-        Builder::new().name("signals".into()).stack_size(STACK).spawn(run)?;
-        Ok(Self(shared))
-    }
-
-    /// Has `file` removed even where the end is not in order.
-    pub fn remove_at_end(&self, file: Arc<SocketFile>) {
-        self.0.files.lock().unwrap_or_else(PoisonError::into_inner).push(file);
-    }
+/// Starts the thread that handles signals, for a monitor started as `mode`. Call it before any
+/// other thread is started: all inherit which signals are left to this one.
+///
+/// SIGHUP, SIGINT and SIGQUIT that were ignored when the process started (`nohup`, `&` in a
+/// script) stay ignored.
+///
+/// # Errors
+///
+/// Where the host has no descriptor or thread left.
+pub fn start(mode: StartMode, exit: &Arc<ExitSignal>) -> io::Result<()> {
+    let fd = take_signals()?;
+    let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+    exit.also_wake(wake.try_clone()?);
+    let watch = SignalWatch { mode, exit: Arc::clone(exit), wake };
+    let run = move || watch.run(fd);
+    Builder::new().name("signals".into()).stack_size(STACK).spawn(run)?;
+    Ok(())
 }
 
 /// Blocks the signals on this thread and returns the descriptor that they arrive at.
@@ -165,10 +150,7 @@ impl SignalWatch {
     /// Ends the process, in any state of its other threads.
     fn end_hard(&self, reason: &ExitReason, why: &str) -> ! {
         terminal::restore();
-        // Not waited for: a thread that holds the list could be the one that hangs.
-        if let Ok(files) = self.files.try_lock() {
-            files.iter().for_each(|file| file.remove());
-        }
+        sockets::remove_all();
         descriptor::say(&format!("ballast: {reason} ({why})\n"));
         if let Some(signal) = self.mode.dies_of(reason) {
             die_of(signal);

@@ -13,6 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, fchmod, flock, renameat_with};
@@ -71,9 +72,26 @@ pub struct Listener {
 /// The name of a socket in the file system; removed on drop if it still is that socket's.
 #[derive(Debug)]
 pub struct SocketFile {
+    name: SocketName,
+    keep: bool,
+}
+
+/// Where a socket of this process is, and which one it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct SocketName {
     path: PathBuf,
     identity: SocketInode,
-    keep: bool,
+}
+
+/// The sockets that [`remove_all`] removes.
+static NAMES: Mutex<Vec<SocketName>> = Mutex::new(Vec::new());
+
+/// Removes all sockets of this process that are not kept. For an exit without destructors; does
+/// not wait for a thread that is just making or removing one, since that thread may hang.
+pub fn remove_all() {
+    if let Ok(names) = NAMES.try_lock() {
+        names.iter().for_each(SocketName::remove);
+    }
 }
 
 /// Device and inode.
@@ -105,7 +123,9 @@ impl Listener {
         };
         let socket = UnixListener::from(bound);
         let identity = identity(path).map_err(failed)?;
-        Ok(Self { socket, file: SocketFile { path: path.to_owned(), identity, keep: false } })
+        let name = SocketName { path: path.to_owned(), identity };
+        NAMES.lock().unwrap_or_else(PoisonError::into_inner).push(name.clone());
+        Ok(Self { socket, file: SocketFile { name, keep: false } })
     }
 }
 
@@ -180,18 +200,35 @@ fn beside(path: &Path) -> PathBuf {
 impl SocketFile {
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.name.path
     }
 
     /// Leaves the file where it is, as Firecracker does.
     pub fn keep(&mut self) {
         self.keep = true;
+        self.unlist();
     }
 
-    /// Removes the file, if it still is this socket's. Safe to call more than once.
-    pub fn remove(&self) {
+    fn unlist(&self) {
+        let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+        names.retain(|name| *name != self.name);
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        self.unlist();
+        if !self.keep {
+            self.name.remove();
+        }
+    }
+}
+
+impl SocketName {
+    /// Removes the file, if it still is this socket's.
+    fn remove(&self) {
         let ours = |path: &Path| identity(path).is_ok_and(|found| found == self.identity);
-        if self.keep || !ours(&self.path) {
+        if !ours(&self.path) {
             return;
         }
         // Moved aside atomically, so that the checked socket is the one removed.
@@ -205,12 +242,6 @@ impl SocketFile {
         } else {
             let _ = renameat_with(CWD, &aside, CWD, &self.path, flags);
         }
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        self.remove();
     }
 }
 
@@ -258,7 +289,7 @@ mod tests {
                 threads.into_iter().filter_map(|thread| thread.join().unwrap().ok()).collect()
             });
             let [listener] = &bound[..] else { panic!("{} have it", bound.len()) };
-            assert_eq!(identity(&path).unwrap(), listener.file.identity);
+            assert_eq!(identity(&path).unwrap(), listener.file.name.identity);
             drop(bound);
             let _ = std::fs::remove_file(&path);
         }

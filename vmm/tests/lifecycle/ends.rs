@@ -89,14 +89,20 @@ fn a_main_thread_that_hangs_does_not_outlive_a_signal() {
     if !kvm() {
         return;
     }
-    let mut monitor = Monitor::run(Program::Spin, |_, _| {});
+    let mut monitor = Monitor::run(Program::Spin, |dir, command| {
+        command.arg("--vsock").arg(format!("cid=3,path={}", dir.join("vsock").display()));
+        command.arg("--gpu").arg(format!("640x480,vnc={}", dir.join("vnc").display()));
+    });
     assert_eq!(monitor.request("GET", "/", ""), 200);
+    let sockets = ["vsock", "vnc"].map(|name| monitor.dir.path().join(name));
+    assert!(sockets.iter().all(|socket| socket.exists()));
     hold_main_thread(&monitor);
     monitor.signal(libc::SIGTERM);
     assert_eq!(monitor.end().code(), Some(0));
     let said = monitor.stderr();
     assert!(said.contains("stopped by SIGTERM (orderly shutdown did not finish"), "{said}");
     assert!(!monitor.socket().exists());
+    assert!(!sockets.iter().any(|socket| socket.exists()), "a device's socket was left behind");
 }
 
 #[test]

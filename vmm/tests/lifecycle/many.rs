@@ -76,10 +76,11 @@ fn twenty_side_by_side_do_not_disturb_each_other() {
     let mut monitors: Vec<Monitor> = (0..20).map(|number| start(number, taps)).collect();
     for monitor in &mut monitors {
         assert_eq!(monitor.request("GET", "/metrics", ""), 200);
-        let threads = threads(monitor);
-        for name in ["block-disk0", "vsock", "entropy"] {
-            assert!(threads.contains(name), "no thread {name} among {threads:?}");
-        }
+        // A new thread names itself.
+        monitor.wait_for("the threads of the devices", |monitor| {
+            let threads = threads(monitor);
+            ["block-disk0", "vsock", "entropy"].iter().all(|name| threads.contains(*name))
+        });
     }
     if taps {
         assert_eq!(taps_of(0..20), monitors.len());

@@ -23,7 +23,6 @@ mod service;
 
 use std::io;
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -66,7 +65,7 @@ pub enum ServerError {
 /// A server on its own thread.
 #[derive(Debug)]
 pub struct Server {
-    file: Arc<SocketFile>,
+    file: SocketFile,
     stop: oneshot::Sender<()>,
     stopped: mpsc::Receiver<()>,
 }
@@ -87,7 +86,6 @@ impl Server {
         service: impl FnOnce() -> ApiService + Send + 'static,
     ) -> Result<Self, ServerError> {
         let Listener { socket: listener, file } = socket;
-        let file = Arc::new(file);
         let (stop, stops) = oneshot::channel();
         let (done, stopped) = mpsc::channel();
         let run = move || {
@@ -109,14 +107,9 @@ impl Server {
         Ok(Self { file, stop, stopped })
     }
 
-    /// The socket's file, for a thread that ends the process without this one.
-    pub fn file(&self) -> Arc<SocketFile> {
-        Arc::clone(&self.file)
-    }
-
     /// Removes the socket's file, sends pending responses, and stops.
     pub fn stop(self) {
-        self.file.remove();
+        drop(self.file);
         // Both fail if the thread has already ended.
         let _ = self.stop.send(());
         let _ = self.stopped.recv_timeout(Self::LAST_WORDS);

@@ -6,6 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use std::sync::Arc;
+
 use super::*;
 use crate::api::instance::InstanceAction;
 use crate::api::tests::Responder;
