@@ -89,6 +89,7 @@ pub struct Shape {
 
 impl Shape {
     /// The same, with a status byte only if `has` is true.
+    #[allow(dead_code, reason = "not every target that includes this file uses it")]
     pub fn with_status_if(&self, has: bool) -> Self {
         Self { status: self.status && has, ..self.clone() }
     }
@@ -218,6 +219,7 @@ impl Rig {
 
     /// Chains of `queue` that the device has, unless the driver broke its rings or the device wants
     /// a reset.
+    #[allow(dead_code, reason = "not every target that includes this file uses it")]
     pub fn owed(&self, queue: u16) -> usize {
         let excused = self.lawless || self.driver.needs_reset();
         if excused { 0 } else { self.owed[usize::from(queue)].len() }
