@@ -49,8 +49,6 @@ if machine["root"]:
     )
 if machine["host_dev_name"]:
     api.network.put(iface_id=machine["iface_id"], host_dev_name=machine["host_dev_name"])
-    api.mmds_config.put(version="V2", network_interfaces=[machine["iface_id"]])
-    api.mmds.put(**machine["metadata"])
 if machine["uds_path"]:
     api.vsock.put(guest_cid=machine["guest_cid"], uds_path=machine["uds_path"])
 
@@ -67,9 +65,6 @@ balloon = Resource(api, "/balloon")
 balloon.patch(amount_mib=machine["target_mib"])
 assert balloon.get().json()["amount_mib"] == machine["target_mib"]
 assert machines.get_vmm_config(name)["machine-config"]["mem_size_mib"] == machine["mem_size_mib"]
-if machine["host_dev_name"]:
-    api.mmds.patch(**machine["metadata_change"])
-    assert api.mmds.get().json() == machine["metadata_changed"]
 (folder / "balloon").touch()
 
 # Until the other side has seen the guest.

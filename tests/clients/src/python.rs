@@ -10,10 +10,7 @@ use harness::{Error, Result, check, check_eq};
 use serde_json::json;
 use tempfile::Builder;
 
-use crate::machine::{
-    GUEST_CID, INTERFACE, MEMORY_MIB, Machine, Shape, TARGET_MIB, VCPUS, metadata, metadata_change,
-    metadata_changed, until,
-};
+use crate::machine::{GUEST_CID, INTERFACE, MEMORY_MIB, Machine, Shape, TARGET_MIB, VCPUS, until};
 
 const SCRIPT: &str = include_str!("life.py");
 const ID: &str = "python";
@@ -48,9 +45,6 @@ fn live(machine: &Machine) -> Result<()> {
         "root": machine.root(),
         "iface_id": INTERFACE,
         "host_dev_name": machine.interface(),
-        "metadata": metadata(),
-        "metadata_change": metadata_change(),
-        "metadata_changed": metadata_changed(),
         "guest_cid": GUEST_CID,
         "uds_path": machine.vsock(),
         "target_mib": TARGET_MIB,
