@@ -74,7 +74,7 @@ pub(super) struct Receiver {
     queue: DeviceQueue,
     /// A frame may be spread over several buffers.
     mergeable: bool,
-    /// BufferRoom that must be there before a frame is taken: a TAP would cut off what does not fit.
+    /// Room needed before a frame is taken: a TAP would cut off what does not fit.
     wanted: usize,
     posted: VecDeque<Posted>,
     /// Bytes in `posted`.

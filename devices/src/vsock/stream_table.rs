@@ -84,7 +84,7 @@ impl StreamTable {
         (self.connections.len(), self.owners.len(), self.ready.len() + self.resets.len())
     }
 
-    /// Ends everything, and tells nobody; gives the sockets and what they hold.
+    /// Ends all streams without a message to either side; returns the sockets and their data.
     pub(super) fn clear(&mut self) -> Box<dyn Any + Send> {
         let ended = self.connections.len() as u64;
         VsockCounters::add(&self.counters.conns_removed, ended);
