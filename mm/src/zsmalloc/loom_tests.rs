@@ -6,7 +6,7 @@ use loom::cell::{Cell, UnsafeCell};
 use loom::sync::Arc;
 use loom::thread;
 
-use super::handle::{Entry, Place};
+use super::handle::{HandleEntry, ObjectPlace};
 use super::zspage::{MapLock, Zspage};
 use crate::frames::FrameId;
 
@@ -25,8 +25,8 @@ unsafe impl<L: Send> Send for Shared<L> {}
 #[test]
 fn the_handle_bit_excludes_and_freeing_ends_it() {
     loom::model(|| {
-        let shared = Arc::new(Shared { lock: Entry::new(), value: Cell::new(0) });
-        let generation = shared.lock.publish(Place { zspage: 5, object: 6 });
+        let shared = Arc::new(Shared { lock: HandleEntry::new(), value: Cell::new(0) });
+        let generation = shared.lock.publish(ObjectPlace { zspage: 5, object: 6 });
         let reader = thread::spawn({
             let shared = shared.clone();
             move || {
@@ -47,8 +47,9 @@ fn the_handle_bit_excludes_and_freeing_ends_it() {
 #[test]
 fn an_object_that_moves_is_seen_before_or_after() {
     loom::model(|| {
-        let entry = Arc::new(Entry::new());
-        let (old, new) = (Place { zspage: 1, object: 2 }, Place { zspage: 3, object: 4 });
+        let entry = Arc::new(HandleEntry::new());
+        let (old, new) =
+            (ObjectPlace { zspage: 1, object: 2 }, ObjectPlace { zspage: 3, object: 4 });
         let generation = entry.publish(old);
         let mover = thread::spawn({
             let entry = entry.clone();
@@ -92,7 +93,7 @@ fn a_writer_and_a_reader_exclude_each_other() {
 struct Migration {
     memory: [UnsafeCell<u32>; 2],
     zspage: Zspage,
-    entry: Entry,
+    entry: HandleEntry,
 }
 
 // SAFETY: the tests touch `memory` only as the locks under test allow; loom reports it if that lets
@@ -109,10 +110,10 @@ fn an_object_is_read_while_its_frame_migrates() {
         let shared = Arc::new(Migration {
             memory: [UnsafeCell::new(7), UnsafeCell::new(0)],
             zspage: Zspage::new(),
-            entry: Entry::new(),
+            entry: HandleEntry::new(),
         });
         shared.zspage.open(0, &[FrameId::new(0)]);
-        let generation = shared.entry.publish(Place { zspage: 0, object: 0 });
+        let generation = shared.entry.publish(ObjectPlace { zspage: 0, object: 0 });
         let mover = thread::spawn({
             let shared = shared.clone();
             move || {
