@@ -83,15 +83,25 @@ pub struct Shape {
     buffers: Vec<Buffer>,
     /// Readable buffers first, as they have to be.
     sorted: bool,
-    /// A last byte for the device, in memory of its own.
+    /// A byte for the device's answer, in memory of its own: the last one.
     status: bool,
+    /// That byte comes before what else the device may write, as on a network card's control queue
+    /// (virtio 1.3, 5.1.6.5).
+    #[arbitrary(default)]
+    status_first: bool,
 }
 
 impl Shape {
-    /// The same, with a status byte only if `has` is true.
+    /// The same without a status byte.
     #[allow(dead_code, reason = "not every target that includes this file uses it")]
-    pub fn with_status_if(&self, has: bool) -> Self {
-        Self { status: self.status && has, ..self.clone() }
+    pub fn without_status(&self) -> Self {
+        Self { status: false, ..self.clone() }
+    }
+
+    /// The same, with its status byte before what else the device may write.
+    #[allow(dead_code, reason = "not every target that includes this file uses it")]
+    pub fn with_status_first(&self) -> Self {
+        Self { status_first: true, ..self.clone() }
     }
 }
 
@@ -162,7 +172,13 @@ impl Rig {
             }
         }));
         let status = shape.status.then(|| self.driver.put(&[0xaa]));
-        chain.extend(status.map(|at| MockDescriptor::writable(at, 1)));
+        if let Some(at) = status {
+            let place = match chain.iter().position(|it| it.flags & 2 != 0) {
+                Some(first) if shape.status_first => first,
+                _ => chain.len(),
+            };
+            chain.insert(place, MockDescriptor::writable(at, 1));
+        }
         if chain.is_empty() {
             return;
         }

@@ -67,9 +67,9 @@ fuzz_target!(|input: Input| {
     for step in input.steps.iter().take(64) {
         match step {
             Step::Chain { queue, header, shape } => {
-                // Only the control queue has a status.
                 let queue = u16::from(queue % 5);
-                let shape = shape.with_status_if(queue == 4);
+                let shape =
+                    if queue == 4 { shape.with_status_first() } else { shape.without_status() };
                 rig.add(queue, &header[..header.len().min(128)], &shape);
             }
             Step::Notify(queue) => rig.driver.notify((queue % 5).into()),

@@ -115,7 +115,7 @@ fuzz_target!(|input: Input| {
                 // Most are sent; the others are room for what comes.
                 let queue = if *queue % 4 == 3 { 0 } else { u16::from(*queue % 4) };
                 let header = if queue == 0 { Vec::new() } else { header.bytes() };
-                rig.add(queue, &header, &shape.with_status_if(false));
+                rig.add(queue, &header, &shape.without_status());
             }
             Step::Notify(queue) => rig.driver.notify((queue % 3).into()),
             Step::Corrupt { queue, number, entry } => rig.corrupt((*queue).into(), *number, *entry),
