@@ -2,9 +2,17 @@
 //! Debian packages that a task needs, installed only if missing.
 
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Result, task_error};
 use crate::run;
+
+/// Two threads may need packages at once, and apt's lists have a lock that it does not wait for.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Ensures that `packages` are installed, for the purpose `what`.
 pub(crate) fn ensure(what: &str, packages: &[&str]) -> Result<()> {
@@ -15,6 +23,7 @@ pub(crate) fn ensure(what: &str, packages: &[&str]) -> Result<()> {
             packages.join(" ")
         ));
     }
+    let _alone = alone();
     let missing: Vec<&str> = packages.iter().copied().filter(|p| !installed(p)).collect();
     if missing.is_empty() {
         return Ok(());
@@ -27,12 +36,17 @@ pub(crate) fn ensure(what: &str, packages: &[&str]) -> Result<()> {
         ));
     }
     eprintln!("{what}: installing {}", missing.join(" "));
-    update()?;
+    refresh_lists()?;
     run::quiet(apt_get().args(["install", "-y", "--no-install-recommends"]).args(&missing))
 }
 
 /// Refreshes the package lists.
 pub(crate) fn update() -> Result<()> {
+    let _alone = alone();
+    refresh_lists()
+}
+
+fn refresh_lists() -> Result<()> {
     run::quiet(apt_get().arg("update"))
 }
 

@@ -15,6 +15,7 @@
 //! - `sources.rs`      the files that these checks read
 //! - `fuzz.rs`         each fuzz target for a short while
 //! - `checkpatch.rs`   the kernel's own style check on our patches
+//! - `tally.rs`        what the steps have come to, all together
 
 mod checkpatch;
 mod circles;
@@ -29,18 +30,25 @@ mod names;
 mod patches;
 mod phrases;
 mod sources;
+mod tally;
 
 use std::fs;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::setpriority_process;
+use tally::{Count, Tally};
 
 use crate::build;
 use crate::error::{IoContext, Result, task_error};
 use crate::payload::{self, KernelChoice};
-use crate::{clients, kernel, paths, run};
+use crate::{clients, kernel, outer, paths, run};
 
 /// All guest tests together; each has a limit of its own.
-const GUEST_LIMIT: Duration = Duration::from_secs(3000);
+const GUEST_LIMIT: Duration = Duration::from_secs(3600);
+/// Nice value of what runs beside guests: a quarter of a CPU that both want.
+const LOWER_PRIORITY: i32 = 5;
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
@@ -52,28 +60,6 @@ pub(crate) struct Options {
     /// Duration of each fuzz target, in seconds
     #[arg(long, default_value_t = 10)]
     fuzz_seconds: u32,
-}
-
-/// Tests counted.
-#[derive(Debug, Default, Clone, Copy)]
-struct Count {
-    passed: u64,
-    failed: u64,
-}
-
-impl Count {
-    const ONE: Self = Self { passed: 1, failed: 0 };
-
-    fn add(&mut self, other: Self) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-    }
-}
-
-impl From<clients::Outcome> for Count {
-    fn from(outcome: clients::Outcome) -> Self {
-        Self { passed: outcome.passed, failed: outcome.failed }
-    }
 }
 
 /// A check of sources, with its name.
@@ -106,63 +92,69 @@ pub(crate) fn lint() -> bool {
 }
 
 /// Runs all steps; whether everything passed.
+///
+/// The emulated outer machine has one CPU, so guest tests leave the others idle: what needs no guest
+/// runs at the same time. Guest tests take longer, and are preferred where both want a CPU. Where
+/// guests run on this machine they measure its free memory, and run alone.
 pub(crate) fn run(options: &Options) -> Result<bool> {
-    let started = Instant::now();
-    let mut all = Count::default();
-    let mut failed_steps = Vec::new();
-    let mut step = |name: &str, run: &mut dyn FnMut() -> Result<Count>| {
-        eprintln!("== {name} (after {})", run::minutes(started.elapsed()));
-        let count = run().unwrap_or_else(|error| {
-            eprintln!("{name}: {error}");
-            Count { passed: 0, failed: 1 }
-        });
-        if count.failed > 0 {
-            failed_steps.push(format!("{name}: {} failed", count.failed));
+    let tally = Tally::new();
+    let guests = (!options.no_guests).then(outer::Place::choose);
+    thread::scope(|scope| {
+        if guests == Some(outer::Place::Outer) {
+            scope.spawn(|| guest_steps(&tally, &options.kernel));
+            // May be forbidden here; then both have the same priority.
+            let _ = setpriority_process(None, LOWER_PRIORITY);
         }
-        all.add(count);
-    };
-    let whole = |done: Result<()>| done.map(|()| Count::ONE);
-
-    for (name, check) in SOURCE_CHECKS {
-        step(name, &mut || whole(check()));
+        native_steps(&tally, options.fuzz_seconds);
+        if guests.is_some() {
+            patch_steps(&tally);
+        }
+    });
+    if guests == Some(outer::Place::Here) {
+        guest_steps(&tally, &options.kernel);
     }
-    step("clippy", &mut || {
-        whole(run::show(
+    Ok(tally.close())
+}
+
+/// What real guests show.
+fn guest_steps(tally: &Tally, kernel: &KernelChoice) {
+    tally.step("guest tests", || guest_tests(kernel));
+    tally.step("clients of Firecracker, with guests", || clients::with_guests().map(Count::from));
+}
+
+/// What needs no guest.
+fn native_steps(tally: &Tally, fuzz_seconds: u32) {
+    for (name, check) in SOURCE_CHECKS {
+        tally.check(name, check);
+    }
+    tally.check("clippy", || {
+        run::show(
             build::cargo()
                 .args(["clippy", "--locked", "--quiet", "--workspace", "--all-targets"])
                 .args(["--", "-D", "warnings"]),
-        ))
+        )
     });
-    step("documentation", &mut || {
-        whole(run::show(
+    tally.check("documentation", || {
+        run::show(
             build::cargo()
                 .args(["doc", "--locked", "--quiet", "--workspace", "--no-deps"])
                 .env("RUSTDOCFLAGS", "-D warnings"),
-        ))
+        )
     });
-    step("unit and documentation tests", &mut || {
+    tally.step("unit and documentation tests", || {
         cargo_tests(cargo_test().args(["--workspace", "--no-fail-fast"]))
     });
-    step("clients of Firecracker", &mut || clients::native().map(Count::from));
-    step("models of what is lock-free", &mut models);
-    step("fuzzing, shortly", &mut || fuzz::smoke(options.fuzz_seconds));
-    if !options.no_guests {
-        step("guest kernel patches: style", &mut || whole(checkpatch::check()));
-        step("guest kernel patches: configurations", &mut || {
-            whole(kernel::matrix::check(&kernel::Options::default()))
-        });
-        step("guest tests", &mut || guest_tests(&options.kernel));
-        step("clients of Firecracker, with guests", &mut || {
-            clients::with_guests().map(Count::from)
-        });
-    }
+    tally.step("clients of Firecracker", || clients::native().map(Count::from));
+    tally.step("models of what is lock-free", models);
+    tally.step("fuzzing, shortly", || fuzz::smoke(fuzz_seconds));
+}
 
-    for failed in &failed_steps {
-        eprintln!("{failed}");
-    }
-    eprintln!("all steps took {}", run::minutes(started.elapsed()));
-    println!("{} passed, {} failed", all.passed, all.failed);
-    Ok(all.failed == 0)
+/// What is known of the kernel's patches without running them.
+fn patch_steps(tally: &Tally) {
+    tally.check("guest kernel patches: style", checkpatch::check);
+    tally.check("guest kernel patches: configurations", || {
+        kernel::matrix::check(&kernel::Options::default())
+    });
 }
 
 /// loom runs every interleaving of the bit-locked parts of `mm`. The flag makes it another build,
