@@ -22,11 +22,14 @@ const STACK: usize = 64 << 10;
 const CHUNK: usize = 4096;
 /// How long dropping a ring waits for its contents to be written.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+/// How much longer for a thread that has not begun to write: the host is busy, and no reader
+/// is to blame.
+const BUSY_HOST: Duration = Duration::from_secs(1);
 /// Least time between two writes of which the first has failed.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// The writer's end; cheap to clone. When the last one is dropped, the ring's contents have 0.2 s
-/// to be written.
+/// The writer's end; cheap to clone. When the last one is dropped, a write of the ring's contents
+/// may block for 0.2 s.
 #[derive(Clone)]
 pub struct Ring(Arc<RingCloser>);
 
@@ -53,6 +56,8 @@ struct RingState {
     failures: u64,
     /// A failed write is to be tried again.
     wanted: bool,
+    /// Threads that wait until everything is out.
+    flushing: usize,
     closed: bool,
     lost: Lost,
 }
@@ -77,6 +82,7 @@ impl Ring {
             writing: false,
             failures: 0,
             wanted: false,
+            flushing: 0,
             closed: false,
             lost: Lost::default(),
         };
@@ -117,8 +123,8 @@ impl Ring {
         LostWatch(Arc::downgrade(&self.0))
     }
 
-    /// Waits until everything is out or a write fails, but no longer than `limit`; says whether
-    /// everything is out.
+    /// Waits until everything is out or a write fails, but no longer than `limit` for a write that
+    /// blocks; says whether everything is out.
     pub fn flush(&self, limit: Duration) -> bool {
         self.0.0.flush(limit)
     }
@@ -260,6 +266,9 @@ impl RingBuffer {
             *to = from;
         }
         state.writing = true;
+        if state.flushing > 0 {
+            self.changed.notify_all();
+        }
         Some(length)
     }
 
@@ -268,16 +277,20 @@ impl RingBuffer {
         let mut state = self.lock();
         let failures = state.failures;
         state.wanted = true;
+        state.flushing += 1;
         self.changed.notify_all();
-        while !state.bytes.is_empty() || state.writing {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || state.failures > failures {
-                return false;
+        while (!state.bytes.is_empty() || state.writing) && state.failures <= failures {
+            let blocked = state.writing || state.failures > 0;
+            let end = if blocked { deadline } else { deadline + BUSY_HOST };
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
             }
             let waited = self.changed.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        true
+        state.flushing -= 1;
+        state.bytes.is_empty() && !state.writing
     }
 }
 
