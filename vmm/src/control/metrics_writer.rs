@@ -43,8 +43,9 @@ struct Latency {
 impl Latency {
     /// The act that was asked for and started then, and is done now.
     fn since(asked: Instant, started: Instant) -> Self {
-        let up = |time: Duration| time.as_nanos().div_ceil(1000).saturating_u64();
-        Self { asked_us: up(asked.elapsed()), started_us: up(started.elapsed()) }
+        let now = Instant::now();
+        let up = |from| now.duration_since(from).as_nanos().div_ceil(1000).saturating_u64();
+        Self { asked_us: up(asked), started_us: up(started) }
     }
 }
 
