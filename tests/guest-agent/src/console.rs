@@ -6,6 +6,7 @@ use std::io::{self, BufRead, BufReader, Write};
 
 use guest_agent::READY;
 use guest_agent::frame::{AnswerLine, Request};
+use rustix::io::retry_on_intr;
 use rustix::termios::{OptionalActions, tcdrain, tcgetattr, tcsetattr};
 
 /// An answer's lines, or the error.
@@ -76,6 +77,7 @@ impl Console {
         // A kernel message may have been cut short before us: start on a line of our own.
         self.output.write_all(b"\n")?;
         self.output.write_all(text.as_bytes())?;
-        Ok(tcdrain(&self.output)?)
+        // A ring of io_uring that a command has dropped still interrupts this wait.
+        Ok(retry_on_intr(|| tcdrain(&self.output))?)
     }
 }
