@@ -15,8 +15,9 @@ use harness::figures::{Figure, Goal, median};
 use harness::guest::{EXIT_LIMIT, Guest};
 use harness::monitor::{Balloon, Kind, Monitor, Program, Spec};
 use harness::{Error, Result, host};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::io_cost::{Counted, count, cpu};
 use crate::{Bed, io_limits, patiently};
 
 /// The disk, all of which has data, and the part of it that requests go to, in MiB.
@@ -26,8 +27,12 @@ const DISK_MS: u64 = 1500;
 /// Bytes of each stream, and round trips.
 const STREAM_MIB: u64 = 96;
 const ROUND_TRIPS: u64 = 2000;
+/// The same for counting system calls, which need no long run.
+const COUNTED_MS: u64 = 200;
+const COUNTED_MIB: u64 = 8;
+const COUNTED_TRIPS: u64 = 200;
 /// For one command of the agent.
-const COMMAND_LIMIT: Duration = Duration::from_secs(180);
+pub(crate) const COMMAND_LIMIT: Duration = Duration::from_secs(180);
 /// Where the guest finds the host, and by which interface.
 const HOST: &str = "10.98.0.1";
 const TAP: &str = "bench0";
@@ -82,7 +87,8 @@ pub(crate) struct Sample {
     pub(crate) better: Better,
 }
 
-/// Measures every monitor, round by round, and the limits once a round.
+/// Measures every monitor, round by round, and the limits once a round. A part whose guest is lost in
+/// every attempt is left out of the round, with a message.
 pub(crate) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
     let mut all: Vec<(Option<Kind>, Vec<Sample>)> = Vec::new();
     let dir = tempfile::tempdir_in("/dev/shm").map_err(Error::io("creating a folder"))?;
@@ -91,32 +97,48 @@ pub(crate) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
     if wants(Part::Debian) {
         copy_image(&bed.payload, &image)?;
     }
-    for round in 1..=bed.rounds {
-        println!("round {round}/{}", bed.rounds);
+    for round in 0..bed.rounds as usize {
+        println!("round {}/{}", round + 1, bed.rounds);
         if wants(Part::Limits) {
             keep(&mut all, None, io_limits::measure(bed)?);
         }
-        for program in &bed.programs {
-            let mut values = Vec::new();
-            if [Part::Disks, Part::Tcp, Part::Vsock].into_iter().any(wants) {
-                values.extend(patiently(|| devices(bed, program, wants))?);
+        for part in
+            [Part::Disks, Part::Tcp, Part::Vsock, Part::Debian].into_iter().filter(|p| wants(*p))
+        {
+            // Another one is first in each round, so that none always has the machine in the same state.
+            for at in 0..bed.programs.len() {
+                let program = &bed.programs[(at + round) % bed.programs.len()];
+                // QEMU would need the host's vhost-vsock.
+                if part == Part::Vsock && program.kind == Kind::Qemu {
+                    continue;
+                }
+                let values = one_part(bed, program, part, &image)?;
+                keep(&mut all, Some(program.kind), values);
             }
-            if wants(Part::Debian) {
-                values.push(patiently(|| debian(bed, program, &image))?);
-            }
-            for value in &values {
-                println!(
-                    "  {}.{} {:.3} {}",
-                    program.kind.name(),
-                    value.name,
-                    value.value,
-                    value.unit
-                );
-            }
-            keep(&mut all, Some(program.kind), values);
         }
     }
     Ok(figures(&all))
+}
+
+/// Measures one part with one monitor, each time in a new guest: one that is lost takes nothing else
+/// with it.
+fn one_part(bed: &Bed, program: &Program, part: Part, image: &Path) -> Result<Vec<Sample>> {
+    let kind = program.kind.name();
+    let measured = patiently(|| match part {
+        Part::Debian => debian(bed, program, image).map(|value| vec![value]),
+        _ => devices(bed, program, part),
+    });
+    let values = match measured {
+        Err(error) if error.lost_guest() => {
+            println!("  {kind}: no {part:?} in this round: {error}");
+            Vec::new()
+        }
+        measured => measured?,
+    };
+    for value in &values {
+        println!("  {kind}.{} {:.3} {}", value.name, value.value, value.unit);
+    }
+    Ok(values)
 }
 
 fn keep(all: &mut Vec<(Option<Kind>, Vec<Sample>)>, kind: Option<Kind>, values: Vec<Sample>) {
@@ -126,56 +148,55 @@ fn keep(all: &mut Vec<(Option<Kind>, Vec<Sample>)>, kind: Option<Kind>, values: 
     }
 }
 
-/// Load on the devices of one guest.
-fn devices(bed: &Bed, program: &Program, wants: impl Fn(Part) -> bool) -> Result<Vec<Sample>> {
+/// Load on the device, or devices, of one guest.
+fn devices(bed: &Bed, program: &Program, part: Part) -> Result<Vec<Sample>> {
     let dir = tempfile::tempdir_in("/dev/shm").map_err(Error::io("creating a folder"))?;
     let socket = dir.path().join("vsock");
-    let mut drives = Vec::new();
-    for (engine, _) in ENGINES {
-        let path = dir.path().join(engine);
-        filled(&path)?;
-        drives.push(json!({
-            "drive_id": engine, "path_on_host": path, "is_root_device": false,
-            "cache_type": "Writeback", "io_engine": engine,
-        }));
-    }
     let mut spec = Spec::new(&bed.payload, 512);
     spec.balloon = None;
-    spec.boot_args = format!("quiet ip=10.98.0.2::{HOST}:255.255.255.0::eth0:off");
-    let interface = json!({
-        "iface_id": "eth0", "host_dev_name": TAP, "guest_mac": "06:00:0a:62:00:02"
-    });
-    spec.more.insert("drives".into(), json!(drives));
-    spec.more.insert("network-interfaces".into(), json!([interface]));
-    // QEMU would need the host's vhost-vsock.
-    let vsock = program.kind != Kind::Qemu;
-    if vsock {
-        spec.more.insert("vsock".into(), json!({ "guest_cid": 3, "uds_path": socket }));
+    spec.boot_args = "quiet".into();
+    match part {
+        Part::Disks => {
+            spec.more.insert("drives".into(), drives(dir.path())?);
+        }
+        Part::Tcp => {
+            spec.boot_args = format!("quiet ip=10.98.0.2::{HOST}:255.255.255.0::eth0:off");
+            let interface = json!({
+                "iface_id": "eth0", "host_dev_name": TAP, "guest_mac": "06:00:0a:62:00:02"
+            });
+            spec.more.insert("network-interfaces".into(), json!([interface]));
+        }
+        _ => {
+            spec.more.insert("vsock".into(), json!({ "guest_cid": 3, "uds_path": socket }));
+        }
     }
     let monitor = Monitor::start(program, &spec, &bed.logs)?;
-    // The monitor has made the interface by the time its guest runs.
     let mut guest = Guest::attach(monitor, spec)?;
-    let ip = bed.payload.path("ip");
-    done(Command::new(&ip).args(["addr", "add", &format!("{HOST}/24"), "dev", TAP]))?;
-    done(Command::new(&ip).args(["link", "set", TAP, "up"]))?;
-
     let mut values = Vec::new();
-    for (engine, device) in ENGINES.into_iter().filter(|_| wants(Part::Disks)) {
-        disk(&mut guest, engine, device, &mut values)?;
-    }
-    if wants(Part::Tcp) {
-        // A port of its own: the services of guests before this one end with the process only.
-        let listener = TcpListener::bind((HOST, 0)).map_err(Error::io("listening"))?;
-        let port = listener.local_addr().map_err(Error::io("listening"))?.port();
-        std::thread::spawn(move || listener.incoming().flatten().for_each(serve_in_thread));
-        streams(&mut guest, "tcp", &format!("tcp:{HOST}:{port}"), &mut values)?;
-    }
-    if vsock && wants(Part::Vsock) {
-        let mut path = socket.clone().into_os_string();
-        path.push(format!("_{VSOCK_PORT}"));
-        let listener = UnixListener::bind(path).map_err(Error::io("listening"))?;
-        std::thread::spawn(move || listener.incoming().flatten().for_each(serve_in_thread));
-        streams(&mut guest, "vsock", &format!("vsock:{VSOCK_PORT}"), &mut values)?;
+    match part {
+        Part::Disks => {
+            for (engine, device) in ENGINES {
+                disk(&mut guest, engine, device, &mut values)?;
+            }
+        }
+        Part::Tcp => {
+            // The monitor has made the interface by the time its guest runs.
+            let ip = bed.payload.path("ip");
+            done(Command::new(&ip).args(["addr", "add", &format!("{HOST}/24"), "dev", TAP]))?;
+            done(Command::new(&ip).args(["link", "set", TAP, "up"]))?;
+            // A port of its own: the services of guests before this one end with the process only.
+            let listener = TcpListener::bind((HOST, 0)).map_err(Error::io("listening"))?;
+            let port = listener.local_addr().map_err(Error::io("listening"))?.port();
+            std::thread::spawn(move || listener.incoming().flatten().for_each(serve_in_thread));
+            streams(&mut guest, "tcp", &format!("tcp:{HOST}:{port}"), &mut values)?;
+        }
+        _ => {
+            let mut path = socket.clone().into_os_string();
+            path.push(format!("_{VSOCK_PORT}"));
+            let listener = UnixListener::bind(path).map_err(Error::io("listening"))?;
+            std::thread::spawn(move || listener.incoming().flatten().for_each(serve_in_thread));
+            streams(&mut guest, "vsock", &format!("vsock:{VSOCK_PORT}"), &mut values)?;
+        }
     }
     guest.agent.farewell("poweroff")?;
     // A monitor that keeps running after its guest has ended is killed; this is not measured.
@@ -183,15 +204,27 @@ fn devices(bed: &Bed, program: &Program, wants: impl Fn(Part) -> bool) -> Result
     Ok(values)
 }
 
+/// A disk for each engine, in `dir`.
+fn drives(dir: &Path) -> Result<Value> {
+    let mut drives = Vec::new();
+    for (engine, _) in ENGINES {
+        let path = dir.join(engine);
+        filled(&path)?;
+        drives.push(json!({
+            "drive_id": engine, "path_on_host": path, "is_root_device": false,
+            "cache_type": "Writeback", "io_engine": engine,
+        }));
+    }
+    Ok(json!(drives))
+}
+
 /// All kinds of requests to one disk.
 fn disk(guest: &mut Guest, engine: &str, device: &str, values: &mut Vec<Sample>) -> Result<()> {
     let engine = engine.to_lowercase();
     for (name, direction, order, size, depth) in PATTERNS {
-        let cost = Cost::begin(guest)?;
-        let command = format!(
-            "traffic-disk {device} {direction} {order} {size} {depth} {DISK_MIB}M {DISK_MS}"
-        );
-        let figures = guest.agent.figures_within(&command, COMMAND_LIMIT)?;
+        let before = host::cpu_outside_guest(guest.monitor.pid())?;
+        let load = format!("traffic-disk {device} {direction} {order} {size} {depth} {DISK_MIB}M");
+        let figures = guest.agent.figures_within(&format!("{load} {DISK_MS}"), COMMAND_LIMIT)?;
         let requests = figures["requests"] as f64;
         let seconds = figures["us"] as f64 / 1e6;
         let gib = requests * size as f64 / f64::from(1 << 30);
@@ -201,7 +234,16 @@ fn disk(guest: &mut Guest, engine: &str, device: &str, values: &mut Vec<Sample>)
             false => (requests / seconds, "IOPS"),
         };
         values.push(Sample { name: name.clone(), value, unit, better: Better::More });
-        cost.end(guest, &name, (gib, Some(requests)), values)?;
+        cpu(guest, before, &name, gib, values)?;
+        let counted = Counted {
+            name: &name,
+            load: &load,
+            amounts: ["1".into(), COUNTED_MS.to_string()],
+            figure: "requests",
+            per: 1.0,
+            unit: "a-request",
+        };
+        count(guest, &counted, values)?;
     }
     Ok(())
 }
@@ -209,70 +251,39 @@ fn disk(guest: &mut Guest, engine: &str, device: &str, values: &mut Vec<Sample>)
 /// Both directions and round trips.
 fn streams(guest: &mut Guest, kind: &str, target: &str, values: &mut Vec<Sample>) -> Result<()> {
     for direction in ["send", "receive"] {
-        let cost = Cost::begin(guest)?;
-        let command = format!("traffic-stream {target} {direction} {STREAM_MIB}M");
-        let figures = guest.agent.figures_within(&command, COMMAND_LIMIT)?;
+        let before = host::cpu_outside_guest(guest.monitor.pid())?;
+        let load = format!("traffic-stream {target} {direction}");
+        let figures =
+            guest.agent.figures_within(&format!("{load} {STREAM_MIB}M"), COMMAND_LIMIT)?;
         let gib = figures["bytes"] as f64 / f64::from(1 << 30);
         let name = format!("{kind}.{direction}");
         let value = gib * 1024.0 / (figures["us"] as f64 / 1e6);
         values.push(Sample { name: name.clone(), value, unit: "MiB/s", better: Better::More });
-        cost.end(guest, &name, (gib, None), values)?;
+        cpu(guest, before, &name, gib, values)?;
+        let counted = Counted {
+            name: &name,
+            load: &load,
+            amounts: ["128K".into(), format!("{COUNTED_MIB}M")],
+            figure: "bytes",
+            per: f64::from(1 << 20),
+            unit: "a-MiB",
+        };
+        count(guest, &counted, values)?;
     }
-    let cost = Cost::begin(guest)?;
-    let command = format!("traffic-turns {target} {ROUND_TRIPS}");
-    let figures = guest.agent.figures_within(&command, COMMAND_LIMIT)?;
+    let load = format!("traffic-turns {target}");
+    let figures = guest.agent.figures_within(&format!("{load} {ROUND_TRIPS}"), COMMAND_LIMIT)?;
     let value = figures["us"] as f64 / ROUND_TRIPS as f64;
     let name = format!("{kind}.round-trip");
     values.push(Sample { name: name.clone(), value, unit: "us", better: Better::Less });
-    cost.exits(&name, ROUND_TRIPS as f64, values);
-    Ok(())
-}
-
-/// What load costs the host.
-struct Cost {
-    cpu: Duration,
-    /// All exits of the guest, and those to the monitor.
-    exits: Option<(u64, u64)>,
-}
-
-impl Cost {
-    fn begin(guest: &Guest) -> Result<Self> {
-        // The counter is in debugfs, which a host need not have mounted.
-        let exits = exits();
-        Ok(Self { cpu: host::cpu_outside_guest(guest.monitor.pid())?, exits })
-    }
-
-    /// CPU time a GiB, and exits a request where there are requests to divide by.
-    fn end(
-        self,
-        guest: &Guest,
-        name: &str,
-        (gib, requests): (f64, Option<f64>),
-        values: &mut Vec<Sample>,
-    ) -> Result<()> {
-        let cpu = host::cpu_outside_guest(guest.monitor.pid())?.saturating_sub(self.cpu);
-        let value = cpu.as_secs_f64() / gib;
-        let cpu = format!("{name}.cpu");
-        values.push(Sample { name: cpu, value, unit: "s/GiB", better: Better::Less });
-        if let Some(requests) = requests {
-            self.exits(name, requests, values);
-        }
-        Ok(())
-    }
-
-    fn exits(&self, name: &str, requests: f64, values: &mut Vec<Sample>) {
-        let (Some(before), Some(after)) = (self.exits, exits()) else { return };
-        let counts = [("exits", before.0, after.0), ("monitor-exits", before.1, after.1)];
-        for (what, before, after) in counts {
-            let value = after.saturating_sub(before) as f64 / requests;
-            let name = format!("{name}.{what}");
-            values.push(Sample { name, value, unit: "a-request", better: Better::Less });
-        }
-    }
-}
-
-fn exits() -> Option<(u64, u64)> {
-    host::kvm_exits().ok().zip(host::monitor_exits().ok())
+    let counted = Counted {
+        name: &name,
+        load: &load,
+        amounts: ["1".into(), COUNTED_TRIPS.to_string()],
+        figure: "count",
+        per: 1.0,
+        unit: "a-turn",
+    };
+    count(guest, &counted, values)
 }
 
 /// The other side of the agent's `traffic-stream` and `traffic-turns`: the first byte says what is wanted.

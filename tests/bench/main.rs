@@ -9,6 +9,7 @@
 //! - `park.rs`     the cost of a parked guest, and its return
 //! - `gpu.rs`      GPU buffers: fragmentation, and pages that move
 //! - `io.rs`       disks, network, vsock and the start of Debian, beside fio and iperf3 without a guest
+//! - `io_cost.rs`  what that load costs the host
 //! - `guest.rs`    allocations that still succeed next to balloon and buffers
 
 mod balloon;
@@ -17,6 +18,7 @@ mod compact;
 mod gpu;
 mod guest;
 mod io;
+mod io_cost;
 mod io_limits;
 mod park;
 

@@ -7,6 +7,7 @@
 //! - `monitor/`     a monitor process with a guest in it: Ballast, or a peer
 //! - `confine.rs`   a monitor on a host that lacks features
 //! - `swap.rs`      swap on zram
+//! - `syscalls.rs`  system calls of a process, counted by the kernel's tracer
 //! - `userland.rs`  what the programs of an ordinary system are made of, as a disk
 //! - `console.rs`   the guest's serial console: lines, waited for with a limit
 //! - `agent.rs`     the agent in the guest: commands and answers
@@ -46,6 +47,7 @@ pub mod places;
 pub mod progress;
 pub mod runner;
 pub mod swap;
+pub mod syscalls;
 pub mod userland;
 
 pub use error::{Error, Result};
