@@ -22,11 +22,16 @@ pub(super) fn append(runs: &mut Vec<GuestRange>, run: GuestRange) {
     }
 }
 
-/// Takes ranges with `most` pages in total off the front of `queue`.
-pub(super) fn take_pages(queue: &mut VecDeque<GuestRange>, most: Pages) -> Vec<GuestRange> {
+/// Takes at most `runs` ranges with `most` pages in total off the front of `queue`.
+pub(super) fn take_pages(
+    queue: &mut VecDeque<GuestRange>,
+    most: Pages,
+    runs: usize,
+) -> Vec<GuestRange> {
     let mut left = most.0;
     let mut taken = Vec::new();
     while left > 0
+        && taken.len() < runs
         && let Some(range) = queue.pop_front()
     {
         let cut = range.start().checked_add(Pages(left)).filter(|cut| *cut < range.end());
@@ -51,10 +56,10 @@ mod tests {
     fn steps_are_cut_from_the_front_and_lose_nothing() {
         let range = |start, pages| GuestRange::new(Pfn(start), Pages(pages)).unwrap();
         let mut queue: VecDeque<_> = [range(0, 3), range(10, 1), range(20, 9)].into();
-        let mut next = || take_pages(&mut queue, Pages(5));
-        assert_eq!(next(), [range(0, 3), range(10, 1), range(20, 1)]);
-        assert_eq!(next(), [range(21, 5)]);
-        assert_eq!(next(), [range(26, 3)]);
-        assert_eq!(next(), []);
+        let mut next = |runs| take_pages(&mut queue, Pages(5), runs);
+        assert_eq!(next(1), [range(0, 3)]);
+        assert_eq!(next(2), [range(10, 1), range(20, 4)]);
+        assert_eq!(next(9), [range(24, 5)]);
+        assert_eq!(next(9), []);
     }
 }

@@ -77,14 +77,15 @@ impl Work {
             if deadline.passed() {
                 return BufferStep::More;
             }
-            let step = take_pages(&mut self.free, pool::step(deadline));
+            let step = pool::take_step(&mut self.free, deadline);
             pool.discard_free(&step, self.origin, journal, deadline);
         }
         while !self.restore.is_empty() {
             if deadline.passed() {
                 return BufferStep::More;
             }
-            let step = take_pages(&mut self.restore, pool.unit());
+            // One range: each may be in a huge page of its own, which the host clears.
+            let step = take_pages(&mut self.restore, pool.unit(), 1);
             if !pool.restore(&step, journal, deadline) {
                 step.into_iter().rev().for_each(|range| self.restore.push_front(range));
                 return BufferStep::Wait;

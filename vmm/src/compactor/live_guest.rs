@@ -6,6 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use devices::balloon::{Balloon, BlockResult, Changes, EvacuationReport};
@@ -16,7 +17,7 @@ use mm::blocks::guest_side::GuestSide;
 use mm::blocks::map::{BlockMap, Holdings};
 use mm::blocks::mask::PageMask;
 use mm::guest_ram::{GuestRam, GuestRamError};
-use mm::units::{BlockId, Bytes, PAGES_PER_BLOCK, Pages, SaturatingInto};
+use mm::units::{BlockId, Bytes, GuestRange, PAGES_PER_BLOCK, Pages, SaturatingInto};
 
 /// Timeout for an evacuation: a base time, plus a time per block.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -32,6 +33,9 @@ const STANDSTILL: Duration = Duration::from_secs(2);
 const STRAY_PAGES: u64 = 64;
 /// Blocks whose record is copied under one lock of the balloon.
 const BLOCKS_AT_ONCE: usize = 2048;
+
+/// Pause between two steps, so that waiting threads get the balloon's lock: the mutex is not fair.
+const GAP: Duration = Duration::from_micros(50);
 
 /// A balloon as the event loop and the compactor share it.
 pub type SharedBalloon = Arc<DeviceLock<Balloon>>;
@@ -121,6 +125,24 @@ impl LiveGuest {
         self.balloon().map(|mut balloon| act(&mut balloon))
     }
 
+    /// Discards those of `pages` that are in the balloon, in steps.
+    fn discard_run(&self, pages: GuestRange) -> Result<Discarded, GuestRamError> {
+        let mut total = Discarded::default();
+        let mut left = Some(pages);
+        while let Some(pages) = left {
+            let Some(step) = self.with_balloon(|balloon| balloon.discard_ballooned(pages)) else {
+                break;
+            };
+            let (done, rest) = step?;
+            total.add(done);
+            left = rest;
+            if left.is_some() {
+                thread::sleep(GAP);
+            }
+        }
+        Ok(total)
+    }
+
     fn balloon(&self) -> Option<Locked<'_, Balloon>> {
         self.balloon.as_ref().map(|balloon| balloon.lock())
     }
@@ -198,9 +220,7 @@ impl GuestSide for LiveGuest {
     ) -> Result<Discarded, GuestRamError> {
         let mut total = Discarded::default();
         for run in pages.ranges_in(block) {
-            if let Some(mut balloon) = self.balloon() {
-                total.add(balloon.discard_ballooned(run)?);
-            }
+            total.add(self.discard_run(run)?);
         }
         Ok(total)
     }
@@ -210,7 +230,11 @@ impl GuestSide for LiveGuest {
     }
 
     fn keep_holes(&self, block: BlockId) -> Result<bool, GuestRamError> {
-        self.balloon().map_or(Ok(false), |mut balloon| balloon.keep_holes(block))
+        let holes = self.with_balloon(|balloon| balloon.keep_holes(block)) == Some(true);
+        if holes && let Some(pages) = block.checked_range() {
+            self.discard_run(pages)?;
+        }
+        Ok(holes)
     }
 
     fn evacuate(

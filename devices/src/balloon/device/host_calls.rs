@@ -261,22 +261,22 @@ impl Balloon {
     }
 
     /// Discards those of `pages` that are in the balloon now: pages that the guest accessed against
-    /// the rules, or that the host has filled again.
+    /// the rules, or that the host has filled again. Takes a short step only; returns the pages that
+    /// are left, for another call with the balloon unlocked in between.
     ///
     /// # Errors
     ///
     /// What the host refuses.
-    pub fn discard_ballooned(&mut self, pages: GuestRange) -> Result<Discarded, GuestRamError> {
+    pub fn discard_ballooned(
+        &mut self,
+        pages: GuestRange,
+    ) -> Result<(Discarded, Option<GuestRange>), GuestRamError> {
         self.core.pool.discard_again(pages, &mut self.core.journal)
     }
 
-    /// Called after the host has filled `block`: discards its ballooned pages again and forbids
-    /// huge pages there. Returns whether there were any.
-    ///
-    /// # Errors
-    ///
-    /// What the host refuses.
-    pub fn keep_holes(&mut self, block: BlockId) -> Result<bool, GuestRamError> {
+    /// Called after the host has filled `block`: if pages of it are in the balloon, forbids huge
+    /// pages there. Returns whether there are any, to be discarded again.
+    pub fn keep_holes(&mut self, block: BlockId) -> bool {
         self.core.pool.keep_holes(block, &mut self.core.journal)
     }
 

@@ -159,23 +159,41 @@ impl Ledger {
         })
     }
 
-    /// Clears the pending state of `block` and calls `run` for each run that was pending, in
-    /// ascending order. A full block is one run, even if parts of it were discarded before.
-    pub fn take_pending(&mut self, block: BlockId, mut run: impl FnMut(GuestRange)) {
+    /// Clears the pending state of the first `most` pending runs of `block` and calls `run` for
+    /// each, in ascending order; returns whether others are left. A full block is one run, even if
+    /// parts of it were discarded before.
+    pub fn take_pending(
+        &mut self,
+        block: BlockId,
+        most: usize,
+        mut run: impl FnMut(GuestRange),
+    ) -> bool {
         let full = self.fill(block) == BlockFill::Full;
-        let Some((region, words)) = self.block_mut(block) else { return };
+        let Some((region, words)) = self.block_mut(block) else { return false };
         let mut pending = [0; WORDS];
         pending.swap_with_slice(&mut region.pending[words]);
-        let taken: u64 = pending.iter().map(|word| u64::from(word.count_ones())).sum();
-        self.pending -= taken;
-        if taken == 0 {
-            return;
-        }
+        let mut taken: u64 = pending.iter().map(|word| u64::from(word.count_ones())).sum();
+        let mut left = 0;
         match block.checked_range() {
-            Some(whole) if full => run(whole),
-            Some(whole) => runs_of(&pending, whole.start(), run),
+            Some(whole) if full && taken > 0 => run(whole),
+            Some(whole) => {
+                let mut runs = 0;
+                runs_of(&pending, whole.start(), |range| {
+                    if runs < most {
+                        runs += 1;
+                        return run(range);
+                    }
+                    for (word, mask) in region.words(range) {
+                        region.pending[word] |= mask;
+                    }
+                    left += range.pages().0;
+                });
+            }
             None => {}
         }
+        taken -= left;
+        self.pending -= taken;
+        left > 0
     }
 
     /// Blocks that have pending pages, in ascending order.

@@ -16,7 +16,8 @@ fn ledger() -> Ledger {
 
 fn taken(ledger: &mut Ledger, block: u64) -> Vec<(u64, u64)> {
     let mut runs = Vec::new();
-    ledger.take_pending(BlockId(block), |run| runs.push((run.start().0, run.pages().0)));
+    ledger
+        .take_pending(BlockId(block), usize::MAX, |run| runs.push((run.start().0, run.pages().0)));
     runs
 }
 
@@ -50,6 +51,25 @@ fn what_is_deflated_is_not_pending() {
     assert_eq!(taken(&mut ledger, 0), [(10, 1), (13, 1)]);
     assert_eq!(ledger.pending(), Pages(0));
     assert_eq!(ledger.ballooned(), Pages(2));
+}
+
+#[test]
+fn pending_runs_of_a_block_are_taken_in_parts() {
+    let mut ledger = ledger();
+    for n in 0..10 {
+        assert_eq!(ledger.inflate(range(572 + 2 * n, 1)), Pages(1));
+    }
+    let mut runs = Vec::new();
+    let mut take = |ledger: &mut Ledger, most| {
+        ledger.take_pending(BlockId(1), most, |run| runs.push(run.start().0))
+    };
+    assert!(take(&mut ledger, 4));
+    assert_eq!(ledger.pending(), Pages(6));
+    ledger.validate().unwrap();
+    assert!(!take(&mut ledger, 6), "nothing is left");
+    assert!(!take(&mut ledger, 6));
+    assert_eq!(runs, (0..10).map(|n| 572 + 2 * n).collect::<Vec<_>>());
+    ledger.validate().unwrap();
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::{BATCH, Pool, RUNS};
 use crate::balloon::counters::{BalloonCounters, FreePagesOrigin, GivenBack};
 use crate::balloon::event_journal::EventJournal;
 use crate::balloon::ledger::BlockFill;
-use crate::balloon::page_runs::{append, whole_blocks};
+use crate::balloon::page_runs::{append, take_pages, whole_blocks};
 use crate::virtio::Deadline;
 
 /// Costs of steps, in units of [`Deadline`].
@@ -41,49 +41,51 @@ impl Pool {
         self.discard(ranges, asked, safe, journal, |counters| counters.free_pages(origin));
     }
 
-    /// Discards the ballooned pages of `range` again. Does nothing for a driver that may use them
-    /// without notice: they could be in use.
+    /// Discards the ballooned pages of `range` again, at most some runs of them; returns the part of
+    /// `range` that is left. Does nothing for a driver that may use them without notice: they could
+    /// be in use.
     pub(in crate::balloon) fn discard_again(
         &mut self,
         range: GuestRange,
         journal: &mut EventJournal,
-    ) -> Result<Discarded, GuestRamError> {
+    ) -> Result<(Discarded, Option<GuestRange>), GuestRamError> {
         if !self.patient {
-            return Ok(Discarded::default());
+            return Ok((Discarded::default(), None));
         }
         let mut runs = Vec::new();
         for part in self.ledger.clip(range) {
             self.ledger.runs_in(part, |run| append(&mut runs, run));
         }
+        let left =
+            runs.get(RUNS).and_then(|next| GuestRange::from_bounds(next.start(), range.end()));
+        runs.truncate(RUNS);
         if runs.is_empty() {
-            return Ok(Discarded::default());
+            return Ok((Discarded::default(), None));
         }
         let done = self.reclaim.discard(&runs)?;
         journal.counters.compaction.add(done, whole_blocks(&runs));
-        Ok(done)
+        Ok((done, left))
     }
 
-    /// Discards the ballooned pages of `block` again and forbids huge pages in it; returns whether
-    /// it has ballooned pages.
+    /// Forbids huge pages in `block` if some of its pages are ballooned; returns whether any are.
     pub(in crate::balloon) fn keep_holes(
         &mut self,
         block: BlockId,
         journal: &mut EventJournal,
-    ) -> Result<bool, GuestRamError> {
+    ) -> bool {
         match (self.ledger.fill(block), block.checked_range()) {
-            (BlockFill::Empty, _) | (_, None) => Ok(false),
+            (BlockFill::Empty, _) | (_, None) => false,
             (fill, Some(range)) => {
                 if fill == BlockFill::Partial && self.ledger.is_ram(range) {
                     self.page_sizes.forbid(range, self.reclaim.as_mut(), journal);
                 }
-                self.discard_again(range, journal).map(|_| true)
+                true
             }
         }
     }
 
     /// Discards pending pages in the first of `blocks` (ascending): as many as `deadline` allows,
-    /// and at least one. Scattered pages end the step early: each run is a system call, and some
-    /// hosts take much longer for one than others.
+    /// and at least one. Scattered pages end the step early, also within a block.
     pub(in crate::balloon) fn discard_some(
         &mut self,
         blocks: &mut VecDeque<BlockId>,
@@ -111,15 +113,22 @@ impl Pool {
             }
             match self.full_unit(block) {
                 Some(unit) => {
-                    self.ledger.take_pending(block, |_| {});
+                    self.ledger.take_pending(block, usize::MAX, |_| {});
                     if runs.last().is_none_or(|last| !last.covers(&unit)) {
                         append(&mut runs, unit);
                     }
                 }
-                None => self.ledger.take_pending(block, |run| {
-                    cost += cost_of(&[run]);
-                    append(&mut runs, run);
-                }),
+                None => {
+                    let most = RUNS.saturating_sub(runs.len());
+                    let left = self.ledger.take_pending(block, most, |run| {
+                        cost += cost_of(&[run]);
+                        append(&mut runs, run);
+                    });
+                    if left {
+                        blocks.push_front(block);
+                        break;
+                    }
+                }
             }
         }
         deadline.charge(cost);
@@ -189,6 +198,7 @@ impl Pool {
         let (mut forbid, mut allow) = (Vec::new(), Vec::new());
         let mut cost = 0;
         while cost < deadline.left()
+            && allow.len() + forbid.len() < RUNS
             && let Some(block) = blocks.pop_front()
         {
             cost += Deadline::ENTRY;
@@ -264,9 +274,15 @@ impl Pool {
     }
 }
 
-/// Number of free pages to discard in one step: as many as `deadline` allows, and at least a block.
-pub(in crate::balloon) fn step(deadline: &Deadline) -> Pages {
-    Pages((deadline.left() / cost::PAGE).max(PAGES_PER_BLOCK))
+/// Takes the free pages to discard in one step off the front of `queue`: as many as `deadline`
+/// allows, and at least a block, where its pages are not scattered.
+pub(in crate::balloon) fn take_step(
+    queue: &mut VecDeque<GuestRange>,
+    deadline: &Deadline,
+) -> Vec<GuestRange> {
+    let most = BATCH as u64 * PAGES_PER_BLOCK;
+    let pages = (deadline.left() / cost::PAGE).clamp(PAGES_PER_BLOCK, most);
+    take_pages(queue, Pages(pages), RUNS)
 }
 
 /// Cost of discarding `runs`, in units of [`Deadline`].

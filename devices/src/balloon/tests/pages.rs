@@ -200,10 +200,11 @@ fn a_ballooned_page_that_was_filled_again_can_be_given_back_again() {
     rig.inflate(600..610);
     rig.settle();
     rig.discards();
-    let done = rig.balloon().discard_ballooned(range(512, 512)).unwrap();
-    assert_eq!(done.freed, Bytes(10 << 12));
+    let (done, left) = rig.balloon().discard_ballooned(range(512, 512)).unwrap();
+    assert_eq!((done.freed, left), (Bytes(10 << 12), None));
     assert_eq!(rig.discards(), [(600, 10)]);
-    assert_eq!(rig.balloon().discard_ballooned(range(0, 512)).unwrap(), Discarded::default());
+    let nothing = (Discarded::default(), None);
+    assert_eq!(rig.balloon().discard_ballooned(range(0, 512)).unwrap(), nothing);
     assert!(rig.balloon().has_holes(mm::units::BlockId(1)));
     assert!(!rig.balloon().has_holes(mm::units::BlockId(2)));
     let ranges: Vec<_> = rig.balloon().ballooned_ranges().iter().collect();
