@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mm::budget::{Budget, BudgetError, Charge};
 use mm::units::{SaturatingInto, usize_from};
 
-use super::{Area, CURSOR_EXTENT, Cursor, Extent, Pixels, Size};
+use super::{Area, CURSOR_EXTENT, Cursor, Extent, Pixels, Size, WIDE};
 use crate::virtio::{Deadline, Progress};
 
 /// No memory for a picture.
@@ -27,7 +27,7 @@ pub enum FrameError {
 #[derive(Debug)]
 pub struct Frame {
     size: Size,
-    /// As many rows as are filled.
+    /// As many pixels as are filled, row by row.
     data: Vec<u8>,
     _charge: Charge,
 }
@@ -52,7 +52,7 @@ impl Frame {
         self.size
     }
 
-    /// Pixels of all filled rows, four bytes each, row by row.
+    /// All filled pixels, four bytes each, row by row.
     pub fn data(&self) -> &[u8] {
         &self.data
     }
@@ -62,12 +62,12 @@ impl Frame {
         4 * usize::from(self.size.width)
     }
 
-    /// Whether all rows are filled.
+    /// Whether all of it is filled.
     pub fn complete(&self) -> bool {
         self.missing().is_none()
     }
 
-    /// The rows that are not filled yet.
+    /// The rows that are not filled yet, or not wholly.
     fn missing(&self) -> Option<Area> {
         let filled = u32::try_from(self.data.len() / self.stride()).ok()?;
         let left = u32::from(self.size.height).checked_sub(filled)?;
@@ -75,17 +75,30 @@ impl Frame {
         Some(Area { x: 0, y: u16::try_from(filled).ok()?, size })
     }
 
-    /// Fills missing rows from `pixels`, which have this frame's size, until `deadline` passes.
+    /// The pixels to fill next: a strip of rows, or a part of a [wide](WIDE) one. Short, as they are
+    /// zeroed before they are copied to.
+    fn next_strip(&self) -> Option<Area> {
+        let missing = self.missing()?;
+        let width = u32::from(missing.size.width);
+        if width <= u32::from(WIDE) {
+            return Some(missing.split_rows(rows_of(missing)).0);
+        }
+        let x = u32::try_from(self.data.len() % self.stride() / 4).ok()?;
+        let width = Extent::new((width - x).min(WIDE.into()))?;
+        let size = Size { width, height: Extent::new(1)? };
+        Some(Area { x: u16::try_from(x).ok()?, size, ..missing })
+    }
+
+    /// Fills missing pixels from `pixels`, which have this frame's size, until `deadline` passes.
     pub fn fill(&mut self, pixels: &dyn Pixels, deadline: &mut Deadline) -> Progress {
         let stride = self.stride();
-        while let Some(missing) = self.missing() {
-            // One strip at a time, as rows are zeroed before they are copied to.
-            let (strip, _) = missing.split_rows(rows_of(missing));
+        while let Some(strip) = self.next_strip() {
             let from = self.data.len();
+            let row = 4 * usize::from(strip.size.width);
             // Within what was reserved: no allocation.
-            self.data.resize(from + stride * usize::from(strip.size.height), 0);
+            self.data.resize(from + row * usize::from(strip.size.height), 0);
             let rows = pixels.copy(strip, &mut self.data[from..], stride, deadline);
-            self.data.truncate(from + stride * rows as usize);
+            self.data.truncate(from + row * rows as usize);
             if deadline.passed() {
                 return Progress::more_if(!self.complete());
             }

@@ -7,6 +7,9 @@
 
 use std::num::NonZeroU16;
 
+/// Pixels of a row that are copied at one time; wider areas are copied in columns.
+pub const WIDE: u16 = 2048;
+
 /// A width or a height: 1 to 65,535 pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Extent(NonZeroU16);
@@ -198,6 +201,15 @@ impl Area {
         Self { x: self.x.saturating_sub(outer.x), y: self.y.saturating_sub(outer.y), ..self }
     }
 
+    /// Its pixels in columns of at most [`WIDE`] pixels, from left to right.
+    pub fn columns(self) -> impl Iterator<Item = Self> {
+        let (left, right) = (u32::from(self.x), self.right());
+        (left..right).step_by(WIDE.into()).filter_map(move |x| {
+            let width = Extent::new((right - x).min(WIDE.into()))?;
+            Some(Self { x: u16::try_from(x).ok()?, size: Size { width, ..self.size }, ..self })
+        })
+    }
+
     /// Its first `rows` rows, at least one, and the rest, if any.
     pub fn split_rows(self, rows: u32) -> (Self, Option<Self>) {
         let height = u32::from(self.size.height);
@@ -261,6 +273,17 @@ mod tests {
             prop_assert_eq!((u.x, u.y), (a.x.min(b.x), a.y.min(b.y)));
             prop_assert_eq!(u.right(), a.right().max(b.right()));
             prop_assert_eq!(u.bottom(), a.bottom().max(b.bottom()));
+        }
+
+        #[test]
+        fn columns_lose_no_pixel(x in 0..9000u16, width in 1..9000u16, height in 1..9u16) {
+            let area = Area { x, y: 7, size: Size::new(width, height) };
+            let columns: Vec<Area> = area.columns().collect();
+            let widths = columns.iter().map(|column| column.size.width.get());
+            prop_assert!(widths.clone().all(|width| width <= WIDE));
+            prop_assert_eq!(widths.map(u32::from).sum::<u32>(), u32::from(width));
+            prop_assert!(columns.is_sorted_by(|a, b| a.right() == u32::from(b.x)));
+            prop_assert_eq!(columns.into_iter().reduce(Area::union), Some(area));
         }
 
         #[test]

@@ -23,7 +23,7 @@ pub mod vnc;
 use std::sync::Arc;
 
 pub use frame::{Frame, FrameError, FrameSnapshot};
-pub use geometry::{Area, Extent, Rect, Size};
+pub use geometry::{Area, Extent, Rect, Size, WIDE};
 pub use headless::{DisplayFrames, Headless, ViewChange, Viewer};
 pub use png::{PngError, PngFile, encode_png};
 

@@ -17,6 +17,9 @@ use crate::virtio::{Deadline, DeviceLock, Progress};
 /// without a pause this thread would take it again immediately.
 const GAP: Duration = Duration::from_micros(50);
 
+/// Ranges that one round of a walk over all backings finds at most.
+const RANGES: usize = 8192;
+
 /// Calls `round` with the device and a deadline until it is done; the device is unlocked in between.
 fn in_rounds(gpu: &DeviceLock<Gpu>, mut round: impl FnMut(&mut Gpu, &mut Deadline) -> Progress) {
     while round(&mut gpu.lock(), &mut Deadline::new()) == Progress::More {
@@ -54,6 +57,15 @@ pub fn refresh(gpu: &DeviceLock<Gpu>, scanout: ScanoutId) {
 pub fn backing_ranges(gpu: &DeviceLock<Gpu>) -> Vec<GuestRange> {
     let mut at = BackingPosition::default();
     let mut ranges = Vec::new();
-    in_rounds(gpu, |gpu, deadline| gpu.backing_ranges(&mut at, &mut ranges, deadline));
-    ranges
+    // Room for the ranges of one round is made before it: growing a long list takes long.
+    let mut found = Vec::with_capacity(RANGES);
+    loop {
+        let mut deadline = Deadline::of_work(RANGES as u64 * Deadline::ENTRY);
+        let progress = gpu.lock().backing_ranges(&mut at, &mut found, &mut deadline);
+        ranges.append(&mut found);
+        if progress == Progress::Done {
+            return ranges;
+        }
+        thread::sleep(GAP);
+    }
 }

@@ -4,16 +4,16 @@
 use super::format::{BYTES_PER_PIXEL, PixelFormat};
 use super::protocol::ResourceId;
 use super::resource::{Resource, ResourceKind};
-use crate::display::{Area, Pixels, Rect, Size};
+use crate::display::{Area, Pixels, Rect, Size, WIDE};
 use crate::gpu::response::Fault;
 use crate::virtio::{Deadline, GuestMemoryMmap};
 
 /// Maximum width and height of a surface, in pixels.
 pub const MAX_SCANOUT_EXTENT: u16 = 8192;
 
-/// Bytes read between two checks of the deadline, unless a row is longer. In the worst case each
-/// byte is a separate run of the backing.
-const STEP: u64 = 32 << 10;
+/// Bytes read between two checks of the deadline, as many as [`WIDE`] pixels have. In the worst case
+/// each byte is a separate run of the backing.
+const STEP: u64 = WIDE as u64 * BYTES_PER_PIXEL as u64;
 
 /// How the pixels of a framebuffer lie in its resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,8 +17,10 @@ use crate::display::{Cursor, Frame, FrameError, ScanoutId, Size};
 use crate::gpu::host_memory::HostPool;
 use crate::gpu::large::{LargeBackings, WantsBlocks};
 use crate::gpu::migrate::{Batch, Migration};
-use crate::gpu::ops::{Build, Disposal, Flushing, Job, TransferJob, blob, cursor, flush, image2d};
-use crate::gpu::protocol::{Command, CreateBlob, Entries, ResourceId, UpdateCursor, blob_mem};
+use crate::gpu::ops::{
+    Build, CursorJob, Disposal, Flushing, Job, TransferJob, blob, cursor, flush, image2d,
+};
+use crate::gpu::protocol::{Command, CreateBlob, Entries, ResourceId, blob_mem};
 use crate::gpu::resource::{BackingPosition, ResourceTable};
 use crate::gpu::resource_backing::CmaRegions;
 use crate::gpu::response::{Fault, Response};
@@ -146,13 +148,10 @@ impl CommandEngine {
                 flush::set_scanout_blob(resources, scanouts, &c)?;
                 None
             }
-            Command::UpdateCursor(c) => {
-                self.update_cursor(guest.mem, &c, deadline)?;
-                None
-            }
+            Command::UpdateCursor(c) => Some(Job::Cursor(CursorJob::new(resources, scanouts, &c)?)),
             Command::MoveCursor(c) => {
                 let scanout = scanouts.find(c.scanout_id.get())?;
-                scanouts.move_cursor(scanout, position(&c));
+                scanouts.move_cursor(scanout, cursor::position(&c));
                 None
             }
             Command::TransferToHost2d(c) => {
@@ -200,6 +199,10 @@ impl CommandEngine {
             Job::Flush(mut job) => {
                 let progress = job.run(resources, scanouts, guest.mem, deadline);
                 more(progress, Job::Flush(job))
+            }
+            Job::Cursor(mut job) => {
+                let progress = job.run(resources, scanouts, guest.mem, deadline)?;
+                more(progress, Job::Cursor(job))
             }
             Job::Build(mut job) => {
                 let progress = job.run(guest.mem, guest.buffer, cma, deadline);
@@ -297,22 +300,6 @@ impl CommandEngine {
         Ok(Job::Dispose(Ok(())))
     }
 
-    fn update_cursor(
-        &mut self,
-        mem: &GuestMemoryMmap,
-        c: &UpdateCursor,
-        deadline: &mut Deadline,
-    ) -> Result<(), Fault> {
-        let scanout = self.scanouts.find(c.scanout_id.get())?;
-        let image = match c.resource_id.get() {
-            0 => None,
-            id => Some(cursor::image(&self.resources, mem, id, deadline)?),
-        };
-        let hot = (c.hot_x.get(), c.hot_y.get());
-        self.scanouts.set_cursor(scanout, image, hot, position(c));
-        Ok(())
-    }
-
     /// Drops everything that the guest created; scanouts keep their modes. [`CommandEngine::clean_up`]
     /// frees what takes time.
     pub(in crate::gpu) fn reset(&mut self) {
@@ -390,9 +377,4 @@ impl CommandEngine {
     ) -> Progress {
         self.resources.backing_ranges(at, ranges, deadline)
     }
-}
-
-/// Where a cursor command puts the image's corner.
-fn position(c: &UpdateCursor) -> (i32, i32) {
-    (c.x.get().cast_signed(), c.y.get().cast_signed())
 }

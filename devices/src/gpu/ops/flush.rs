@@ -82,9 +82,11 @@ impl Flushing {
         }
         let damaged = |(scanout, surface): (ScanoutId, Surface)| {
             let damage = damage.clip(surface.area)?.relative_to(surface.area);
-            scanouts.watched(scanout).then_some((scanout, surface, damage))
+            // In columns, as the deadline is looked at after each row.
+            let columns = damage.columns().map(move |column| (scanout, surface, column));
+            scanouts.watched(scanout).then_some(columns)
         };
-        Ok(Self { todo: scanouts.showing(id).filter_map(damaged).collect() })
+        Ok(Self { todo: scanouts.showing(id).filter_map(damaged).flatten().collect() })
     }
 
     /// Copies pixels to displays until done or `deadline` passes.

@@ -6,7 +6,7 @@
 //! - `build.rs`: entries of guest memory become the backing of an image or a blob
 //! - `blob.rs`: blobs in host memory, and the window
 //! - `flush.rs`: what scanouts show, flushes
-//! - `cursor.rs`: the image of the mouse pointer
+//! - `cursor.rs`: the image of the mouse pointer, and its place
 //! - `disposal.rs`: dropped resources, whose memory is freed in steps
 
 pub(super) mod blob;
@@ -17,6 +17,7 @@ pub(super) mod flush;
 pub(super) mod image2d;
 
 pub(super) use build::Build;
+pub(super) use cursor::CursorJob;
 pub(super) use disposal::Disposal;
 pub(super) use flush::Flushing;
 pub(super) use image2d::TransferJob;
@@ -31,6 +32,8 @@ pub(super) enum Job {
     Transfer(TransferJob),
     /// RESOURCE_FLUSH.
     Flush(Flushing),
+    /// UPDATE_CURSOR.
+    Cursor(CursorJob),
     /// RESOURCE_ATTACH_BACKING, RESOURCE_CREATE_BLOB of guest memory.
     Build(Build),
     /// RESOURCE_MIGRATE_BACKING.
