@@ -5,16 +5,20 @@
 //!
 //! Each hold is given in wall-clock time and in CPU time of the holding thread. On a quiet machine
 //! both must stay below the goal. On a busy one wall-clock time includes other processes, and only
-//! the CPU time is meaningful.
+//! the CPU time is meaningful. The monitor's own memory is measured with an idle guest: under load it
+//! includes host memory that the guest requests, which budgets limit, and the guest's memory lies in
+//! many mappings.
 //!
 //! - `corpus.rs`: the guest
+//! - `own_memory.rs`: the monitor's own memory
 
 mod corpus;
+mod own_memory;
 
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -23,6 +27,7 @@ use serde_json::Value;
 use crate::build::{self, Profile};
 use crate::error::{Error, IoContext, Result, task_error};
 use crate::paths;
+use own_memory::OwnMemory;
 
 /// Timeout of every step.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -49,8 +54,6 @@ struct Round {
     end_ms: f64,
     turn: Longest,
     hold: Longest,
-    anonymous_mib: f64,
-    resident_mib: f64,
 }
 
 /// The longest of some holds, in milliseconds.
@@ -68,21 +71,19 @@ pub(crate) fn measure(profile: Profile, rounds: u32) -> Result<Vec<String>> {
         .map(|in_vcpu| round(&ballast, in_vcpu))
         .collect();
     let rounds = rounds?;
+    let own: Result<Vec<OwnMemory>> =
+        rounds.iter().map(|_| own_memory::measure(&ballast)).collect();
+    let own = own?;
     let worst = |of: fn(&Round) -> f64| rounds.iter().map(of).fold(0.0, f64::max);
-    let median = |of: fn(&Round) -> f64| {
-        let mut values: Vec<f64> = rounds.iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
     let figures = [
         ("hold.event-loop", worst(|round| round.turn.wall_ms), "ms", 5.0),
         ("hold.event-loop-cpu", worst(|round| round.turn.cpu_ms), "ms", 5.0),
         ("hold.device-lock", worst(|round| round.hold.wall_ms), "ms", 5.0),
         ("hold.device-lock-cpu", worst(|round| round.hold.cpu_ms), "ms", 5.0),
         ("hold.sigterm-to-exit", worst(|round| round.end_ms), "ms", 2000.0),
-        ("hold.start-to-first-byte", median(|round| round.start_ms), "ms", 50.0),
-        ("hold.anonymous", median(|round| round.anonymous_mib), "MiB", 0.3),
-        ("hold.resident", median(|round| round.resident_mib), "MiB", 4.4),
+        ("hold.start-to-first-byte", median(rounds.iter().map(|round| round.start_ms)), "ms", 50.0),
+        ("hold.anonymous", median(own.iter().map(|own| own.anonymous_mib)), "MiB", 0.3),
+        ("hold.resident", median(own.iter().map(|own| own.resident_mib)), "MiB", 4.4),
     ];
     let lines = figures.map(|(name, value, unit, goal)| {
         let verdict = if value <= goal { "met" } else { "short" };
@@ -92,6 +93,19 @@ pub(crate) fn measure(profile: Profile, rounds: u32) -> Result<Vec<String>> {
         println!("{line}");
     }
     Ok(lines.into())
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// A monitor whose guest runs, the socket of its API, and the time that this took.
+struct Started {
+    monitor: Monitor,
+    socket: PathBuf,
+    start_ms: f64,
 }
 
 struct Monitor(Child);
@@ -104,31 +118,40 @@ impl Drop for Monitor {
     }
 }
 
-fn round(ballast: &Path, in_vcpu: bool) -> Result<Round> {
-    let dir = paths::target().join("hold");
-    let _ = fs::remove_dir_all(&dir);
-    fs::create_dir_all(&dir).doing("creating", &dir)?;
-    let (kernel, socket) = (dir.join("kernel"), dir.join("api"));
-    fs::write(&kernel, corpus::image(in_vcpu)).doing("writing", &kernel)?;
-    let memory = format!("{GUEST_MIB}M");
-    let started = Instant::now();
-    let child = Command::new(ballast)
-        .args(["run", "--memory", &memory, "--balloon", "target=0M,stats=1"])
-        .args(["--count-cpu-time", "--kernel"])
-        .arg(&kernel)
-        .args(["--gpu", "640x480", "--api-sock"])
-        .arg(&socket)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|source| Error::Spawn { program: "ballast".into(), source })?;
-    let mut monitor = Monitor(child);
-    let Some(mut output) = monitor.0.stdout.take() else { return task_error("no output") };
-    output.read_exact(&mut [0]).doing("waiting for the guest of", ballast)?;
-    let start_ms = started.elapsed().as_secs_f64() * 1e3;
+impl Monitor {
+    /// Starts a monitor with guest `kernel` and waits for the guest's first byte. Nothing reads what
+    /// the guest writes later.
+    fn start(ballast: &Path, kernel: &[u8], arguments: &[&str]) -> Result<Started> {
+        let dir = paths::target().join("hold");
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).doing("creating", &dir)?;
+        let (path, socket) = (dir.join("kernel"), dir.join("api"));
+        fs::write(&path, kernel).doing("writing", &path)?;
+        let memory = format!("{GUEST_MIB}M");
+        let started = Instant::now();
+        let child = Command::new(ballast)
+            .args(["run", "--memory", &memory, "--balloon", "target=0M,stats=1"])
+            .arg("--kernel")
+            .arg(&path)
+            .arg("--api-sock")
+            .arg(&socket)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|source| Error::Spawn { program: "ballast".into(), source })?;
+        let mut monitor = Self(child);
+        let Some(output) = &mut monitor.0.stdout else { return task_error("no output") };
+        output.read_exact(&mut [0]).doing("waiting for the guest of", ballast)?;
+        Ok(Started { monitor, socket, start_ms: started.elapsed().as_secs_f64() * 1e3 })
+    }
+}
 
-    // From here on nothing reads what the guest writes.
+fn round(ballast: &Path, in_vcpu: bool) -> Result<Round> {
+    let arguments = ["--count-cpu-time", "--gpu", "640x480"];
+    let Started { mut monitor, socket, start_ms } =
+        Monitor::start(ballast, &corpus::image(in_vcpu), &arguments)?;
     let loaded = Instant::now();
     let metrics = loop {
         for number in 0..REQUESTS {
@@ -142,7 +165,6 @@ fn round(ballast: &Path, in_vcpu: bool) -> Result<Round> {
             return task_error(format!("the guest does not drive its devices: {metrics}"));
         }
     };
-    let (anonymous_mib, resident_mib) = memory_of(monitor.0.id())?;
     let monitors = &metrics["monitor"];
     println!(
         "GPU commands in {}: holds {} us, of CPU time {}; turns {}, of CPU time {}",
@@ -175,7 +197,7 @@ fn round(ballast: &Path, in_vcpu: bool) -> Result<Round> {
         std::thread::sleep(Duration::from_millis(1));
     }
     let end_ms = ending.elapsed().as_secs_f64() * 1e3;
-    Ok(Round { start_ms, end_ms, turn, hold, anonymous_mib, resident_mib })
+    Ok(Round { start_ms, end_ms, turn, hold })
 }
 
 /// `GET path`; null where the reply is no JSON.
@@ -187,25 +209,4 @@ fn get(socket: &Path, path: &str) -> io::Result<Value> {
     stream.read_to_end(&mut reply)?;
     let body = reply.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |at| at + 4);
     Ok(serde_json::from_slice(&reply[body..]).unwrap_or(Value::Null))
-}
-
-/// Anonymous and resident memory of process `pid` outside the guest's, in MiB.
-fn memory_of(pid: u32) -> Result<(f64, f64)> {
-    let path = format!("/proc/{pid}/smaps");
-    let text = fs::read_to_string(&path).doing("reading", &path)?;
-    let (mut size, mut anonymous, mut resident) = (0, 0, 0);
-    for line in text.lines() {
-        let mut words = line.split_whitespace();
-        let (Some(name), Some(kib)) = (words.next(), words.next()) else { continue };
-        let kib: u64 = kib.parse().unwrap_or(0);
-        match name {
-            "Size:" => size = kib,
-            // One mapping is as large as the guest.
-            _ if size >= GUEST_MIB << 10 => {}
-            "Rss:" => resident += kib,
-            "Anonymous:" => anonymous += kib,
-            _ => {}
-        }
-    }
-    Ok((anonymous as f64 / 1024.0, resident as f64 / 1024.0))
 }
