@@ -4,6 +4,7 @@
 //!
 //! - `guest.rs`: the guests
 //! - `monitor.rs`: a monitor under test
+//! - `configurations.rs`: the configurations in the folder resources
 //! - `ends.rs`: every way to end it, with any behaviour of its guest and its readers
 //! - `many.rs`: many of them with devices, side by side and one after another
 //! - `consoles.rs`: files, FIFOs, pseudo-terminals and sockets as the console
@@ -14,6 +15,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 #![allow(clippy::multiple_unsafe_ops_per_block, reason = "closures between fork and exec")]
 
+mod configurations;
 mod consoles;
 mod ends;
 mod firecracker;

@@ -29,6 +29,10 @@ fn disks_are_looked_at() {
     for (drive, field) in cases {
         assert_eq!(fields(&with(vec![drive.clone()])), [field], "{drive:?}");
     }
+    // A program that runs may be read and not written, by root either.
+    let busy = drive("a", &std::env::current_exe().unwrap());
+    assert_eq!(fields(&with(vec![busy.clone()])), ["drives.path_on_host"]);
+    assert_eq!(fields(&with(vec![DriveConfig { is_read_only: true, ..busy }])), [""; 0]);
     assert_eq!(fields(&with(vec![disk.clone(), disk.clone()])), ["drives.drive_id"]);
     // Letters of any script are letters, as in Firecracker.
     assert_eq!(fields(&with(vec![drive("größe_٣", image.path())])), [""; 0]);
