@@ -81,6 +81,8 @@ pub(super) struct VsockConnection {
     guest_ended: u32,
     /// The write side of the socket is shut down.
     told_host: bool,
+    /// The socket is watched for room, as there is held data.
+    watches_room: bool,
     /// It is in the owner's list of connections with pending packets.
     pub(super) listed: bool,
 }
@@ -112,6 +114,7 @@ impl VsockConnection {
             host_ended: 0,
             guest_ended: 0,
             told_host: false,
+            watches_room: false,
             listed: false,
         }
     }
@@ -119,6 +122,13 @@ impl VsockConnection {
     /// Bytes held for the host's program.
     pub(super) fn buffered(&self) -> usize {
         self.buffer.len()
+    }
+
+    /// The socket and whether it has to be watched for room from now on, if that has changed.
+    pub(super) fn change_of_watch(&mut self) -> Option<(&UnixStream, bool)> {
+        let held = !self.buffer.is_empty();
+        let changed = std::mem::replace(&mut self.watches_room, held) != held;
+        self.stream.as_ref().filter(|_| changed).map(|stream| (stream, held))
     }
 
     /// The host's program has closed the socket, and the guest was notified.

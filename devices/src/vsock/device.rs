@@ -86,6 +86,12 @@ impl Vsock {
         self.muxer.held()
     }
 
+    /// Bytes held for programs of the host.
+    #[cfg(test)]
+    pub(super) fn buffered(&self) -> usize {
+        self.muxer.buffered()
+    }
+
     fn round(
         &mut self,
         active: &mut ActiveVsock,

@@ -42,6 +42,10 @@ pub(super) struct HostSockets {
     accepting: bool,
 }
 
+/// What every stream is watched for.
+const WATCHED: epoll::EventFlags =
+    epoll::EventFlags::IN.union(epoll::EventFlags::RDHUP).union(epoll::EventFlags::ET);
+
 impl HostSockets {
     /// Watches `listener`, which is bound to `path`.
     pub(super) fn new(listener: UnixListener, path: PathBuf) -> io::Result<Self> {
@@ -78,16 +82,21 @@ impl HostSockets {
         Ok(None)
     }
 
-    /// Watches `stream` until it is closed; the number of its news.
+    /// Watches `stream` until it is closed; the number of its news. There is no news of room to write
+    /// unless [`watch_room`](Self::watch_room) asks for it.
     pub(super) fn watch(&mut self, stream: &UnixStream) -> io::Result<u64> {
         let id = self.next_id;
         self.next_id += 1;
-        let flags = epoll::EventFlags::IN
-            | epoll::EventFlags::OUT
-            | epoll::EventFlags::RDHUP
-            | epoll::EventFlags::ET;
-        epoll::add(&self.epoll, stream, epoll::EventData::new_u64(id), flags)?;
+        epoll::add(&self.epoll, stream, epoll::EventData::new_u64(id), WATCHED)?;
         Ok(id)
+    }
+
+    /// Whether there is news of room to write to `stream`, whose news have number `id`: of the room
+    /// that is there already, too. Each read of its program would be news, so that nobody should ask
+    /// for it who has nothing to write.
+    pub(super) fn watch_room(&self, stream: &UnixStream, id: u64, on: bool) -> io::Result<()> {
+        let flags = if on { WATCHED | epoll::EventFlags::OUT } else { WATCHED };
+        Ok(epoll::modify(&self.epoll, stream, epoll::EventData::new_u64(id), flags)?)
     }
 
     /// Puts news of sockets into `news`, in place of what is there; true if there may be more, of

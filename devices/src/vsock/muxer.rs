@@ -52,6 +52,12 @@ impl Muxer {
         self.streams.held()
     }
 
+    /// Bytes held for programs of the host.
+    #[cfg(test)]
+    pub(super) fn buffered(&self) -> usize {
+        self.streams.buffered()
+    }
+
     /// The driver was reset: all streams end, and later host connections wait. Returned are the
     /// sockets and what they hold, to be closed and freed without the device's lock.
     pub(super) fn reset(&mut self) -> Box<dyn Any + Send> {
@@ -143,6 +149,7 @@ impl Muxer {
             Some(SocketOwner::Connection(ports)) => {
                 let ports = *ports;
                 self.streams.with(ports, |connection| connection.on_socket(&news));
+                self.watch_room(ports);
             }
             None => {}
         }
@@ -217,6 +224,19 @@ impl Muxer {
                 buffer.read(mem, (PacketHeader::LEN + offset) as u64, bytes);
             })
         });
+        self.watch_room(ports);
+    }
+
+    /// Watches the socket for room to write while data is held for it.
+    fn watch_room(&mut self, ports: Ports) {
+        let Some((id, connection)) = self.streams.entry_mut(ports) else { return };
+        let id = *id;
+        let Some((stream, held)) = connection.change_of_watch() else { return };
+        if self.sockets.watch_room(stream, id, held).is_err() {
+            // What is held could never be written.
+            VsockCounters::add(&self.counters.muxer_event_fails, 1);
+            self.streams.kill(ports);
+        }
     }
 
     /// The guest connects to a host program: the one at the socket's path with the port appended.

@@ -141,6 +141,11 @@ impl StreamTable {
         self.connections.get_mut(&ports).map(|(_, connection)| connection)
     }
 
+    /// A connection with the number of its socket's events.
+    pub(super) fn entry_mut(&mut self, ports: Ports) -> Option<&mut (u64, VsockConnection)> {
+        self.connections.get_mut(&ports)
+    }
+
     /// Keeps a host program that has not yet named a port.
     pub(super) fn greet(&mut self, id: u64, stream: UnixStream) {
         self.owners.insert(id, SocketOwner::Greeting(stream));

@@ -102,6 +102,35 @@ fn what_a_program_does_not_read_is_held_up_to_the_credit_and_then_told() {
 }
 
 #[test]
+fn a_read_of_the_program_wakes_the_device_only_while_data_is_held() {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut rig = Rig::new();
+    let (mut program, host) = rig.connected(5);
+    let events = rig.device.lock().sources().unwrap().remove(0);
+    let woken = || {
+        let mut fds = [PollFd::new(&events.fd, PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() > 0
+    };
+    rig.host_event();
+    rig.data(host, 5, b"fits");
+    assert_eq!(read_now(&mut program), b"fits");
+    assert!(!woken(), "there was nothing to write");
+    // The socket's own buffer is smaller than the credit.
+    let held = |rig: &Rig| rig.device.lock().buffered() > 0;
+    while !held(&rig) {
+        rig.data(host, 5, &pattern(0, 32 << 10));
+    }
+    while held(&rig) {
+        assert!(!read_now(&mut program).is_empty());
+        assert!(woken(), "held data has room, and no event tells");
+        rig.host_event();
+    }
+    rig.host_event();
+    read_now(&mut program);
+    assert!(!woken(), "there is nothing left to write");
+}
+
+#[test]
 fn more_than_the_credit_ends_the_connection() {
     let mut rig = Rig::new();
     let (program, host) = rig.connected(5);
