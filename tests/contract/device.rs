@@ -128,6 +128,7 @@ fn all_with(deadline: fn() -> Deadline) -> [Rig; 7] {
                 rx_limiter: RateLimiter::unlimited(),
                 tx_limiter: RateLimiter::unlimited(),
                 responder: None,
+                vhost: None,
             };
             Arc::new(DeviceLock::new(Net::new(config).unwrap()))
         }),
@@ -140,6 +141,7 @@ fn all_with(deadline: fn() -> Deadline) -> [Rig; 7] {
                 rx_limiter: RateLimiter::unlimited(),
                 tx_limiter: RateLimiter::unlimited(),
                 responder: None,
+                vhost: None,
             };
             Arc::new(DeviceLock::new(Net::new(config).unwrap()))
         }),

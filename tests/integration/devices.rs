@@ -18,6 +18,8 @@ use harness::{Error, Result, check, check_eq};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::vhost_net;
+
 const MIB: u64 = 1 << 20;
 
 pub(crate) fn image(context: &Context, name: &str, mib: u64) -> Result<PathBuf> {
@@ -246,6 +248,7 @@ pub(crate) fn debians_kernel_uses_them_all(context: &Context) -> Result<()> {
             "network-interfaces": [
                 { "iface_id": "eth0", "host_dev_name": "btap0" },
                 { "iface_id": "eth1", "backend": "User" },
+                vhost_net::interface(),
             ],
             "vsock": { "guest_cid": 3, "uds_path": socket },
             "entropy": {},
@@ -286,6 +289,7 @@ pub(crate) fn debians_kernel_uses_them_all(context: &Context) -> Result<()> {
     let random = guest.agent.command("read /sys/class/misc/hw_random/rng_current")?;
     check!(random.join("").starts_with("virtio_rng"), "{random:?}");
     passt_ends(&mut guest)?;
+    vhost_net::moves_frames(context, &mut guest)?;
     guest.agent.command("disk-unmount /mnt")?;
     check_eq!(guest.power_off()?.code(), Some(0));
     run(Command::new(context.payload.path("e2fsck")).args(["-f", "-n"]).arg(&path))

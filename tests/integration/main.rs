@@ -15,6 +15,7 @@
 //! - `gpu_stress.rs`   the same with everything at once
 //! - `debian.rs`       Debian in interactive use, by `resources/debian.json`
 //! - `devices.rs`      disks, network, vsock and random numbers
+//! - `vhost_net.rs`   frames that the host's kernel moves; part of a test of `devices.rs`
 //! - `failing_disks.rs` images that are full, cut off, deleted or broken; a monitor that is killed
 //! - `display.rs`      Debian's console and a client of its own on a scanout
 //! - `many_guests.rs`  many guests, side by side and one after another; on request
@@ -45,6 +46,7 @@ mod many_guests;
 mod paging;
 mod pause;
 mod policy;
+mod vhost_net;
 
 use std::process::ExitCode;
 

@@ -20,8 +20,18 @@ use crate::{paths, rootfs, testbed};
 
 /// KVM, how the host's files are reached, what guests' devices are backed by, a disk that fails, a
 /// pair of network interfaces, and compressed swap.
-const MODULES: [&str; 9] =
-    ["kvm_amd", "9p", "9pnet_virtio", "tun", "veth", "loop", "virtio_blk", "null_blk", "zram"];
+const MODULES: [&str; 10] = [
+    "kvm_amd",
+    "9p",
+    "9pnet_virtio",
+    "tun",
+    "vhost_net",
+    "veth",
+    "loop",
+    "virtio_blk",
+    "null_blk",
+    "zram",
+];
 /// Where a job's image is in the outer machine.
 const IMAGE_DEVICE: &str = "/dev/vda";
 /// SVM and nested paging are what KVM needs.

@@ -4,6 +4,7 @@
 use std::any::Any;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use mm::units::SaturatingInto;
@@ -14,10 +15,11 @@ use zerocopy::IntoBytes;
 
 use super::handle::{NetCounters, NetShared};
 use super::link::Link;
+use super::pair::Pair;
 use super::protocol::{DEVICE_TYPE, LINK_UP, NetConfigSpace, feature};
-use super::receiver::{Receiver, RoundEnd};
+use super::receiver::RoundEnd;
 use super::responder::Responder;
-use super::transmitter::Transmitter;
+use super::vhost_net::{RunningRings, VhostNet};
 use super::{MAX_PAIRS, NetConfig, NetHandle, control_queue};
 use crate::timer::Timer;
 use crate::virtio::{
@@ -39,10 +41,12 @@ pub struct Net {
     config: NetConfigSpace,
     active: Option<ActiveNet>,
     /// Buffers of before a reset.
-    remains: Option<ActiveNet>,
+    remains: Option<Box<dyn Any + Send>>,
 
     // The host's side.
     links: Vec<Link>,
+    /// Moves the frames in place of this device, if there is one.
+    vhost: Option<VhostNet>,
     responder: Option<Box<dyn Responder>>,
     rx_limiter: RateLimiter,
     tx_limiter: RateLimiter,
@@ -52,17 +56,14 @@ pub struct Net {
 
 /// State between activation and reset.
 struct ActiveNet {
+    /// Pairs of queues that the driver can use.
+    count: usize,
+    /// Those that are processed here: all or none.
     pairs: Vec<Pair>,
+    /// Those that the host's kernel processes.
+    offloaded: Option<RunningRings>,
     control: Option<DeviceQueue>,
     interrupt: Arc<dyn Interrupt>,
-}
-
-/// A receive queue and a transmit queue, and their wait states.
-struct Pair {
-    receiver: Receiver,
-    transmitter: Transmitter,
-    rx_at: Option<Instant>,
-    tx_at: Option<Instant>,
 }
 
 /// What a queue is for.
@@ -80,7 +81,7 @@ impl Net {
     ///
     /// The host cannot create an event or timer.
     pub fn new(config: NetConfig) -> std::io::Result<Self> {
-        let NetConfig { links, mac, mtu, rx_limiter, tx_limiter, responder } = config;
+        let NetConfig { links, mac, mtu, rx_limiter, tx_limiter, responder, vhost } = config;
         let pairs = links.len().saturating_u16().clamp(1, MAX_PAIRS);
         let offer = |wanted: bool, bits: u64| if wanted { bits } else { 0 };
         let features = 1 << VIRTIO_F_VERSION_1
@@ -91,6 +92,7 @@ impl Net {
             | offer(mac.is_some(), feature::MAC)
             | offer(mtu.is_some(), feature::MTU)
             | offer(pairs > 1, feature::CTRL_VQ | feature::MQ);
+        let features = vhost.as_ref().map_or(features, |vhost| vhost.limit_features(features));
         let mut queue_sizes = vec![QUEUE_SIZE; usize::from(pairs) * 2];
         if pairs > 1 {
             queue_sizes.push(CONTROL_SIZE);
@@ -107,6 +109,7 @@ impl Net {
             active: None,
             remains: None,
             links,
+            vhost,
             responder,
             rx_limiter,
             tx_limiter,
@@ -126,6 +129,9 @@ impl Net {
     ///
     /// The process has no descriptor left.
     pub fn sources(&self) -> std::io::Result<Vec<EventSource>> {
+        if let Some(vhost) = &self.vhost {
+            return vhost.sources();
+        }
         // SAFETY: the event is open for as long as `shared` lives, which is longer than the borrow.
         let wake = unsafe { BorrowedFd::borrow_raw(self.shared.wake.as_raw_fd()) };
         let mut sources = Vec::new();
@@ -147,11 +153,9 @@ impl Net {
     fn role(active: &ActiveNet, index: u16) -> Option<NetQueue> {
         let at = usize::from(index);
         match at / 2 {
-            pair if pair < active.pairs.len() && at.is_multiple_of(2) => {
-                Some(NetQueue::Receive(pair))
-            }
-            pair if pair < active.pairs.len() => Some(NetQueue::Transmit(pair)),
-            pair if pair == active.pairs.len() && at.is_multiple_of(2) => Some(NetQueue::Control),
+            pair if pair < active.count && at.is_multiple_of(2) => Some(NetQueue::Receive(pair)),
+            pair if pair < active.count => Some(NetQueue::Transmit(pair)),
+            pair if pair == active.count && at.is_multiple_of(2) => Some(NetQueue::Control),
             _ => None,
         }
     }
@@ -162,6 +166,10 @@ impl Net {
         index: u16,
         deadline: &mut Deadline,
     ) -> Result<Progress, DeviceFailure> {
+        if active.offloaded.as_ref().is_some_and(RunningRings::has_failed) {
+            self.leave_to_drop(active.offloaded.take());
+            return Err(failure("vhost-net finds a queue to be invalid"));
+        }
         if index == 0 {
             self.wake_up(active);
         }
@@ -262,6 +270,12 @@ impl Net {
         control_queue::run(queue, deadline, set_pairs).map_err(failure)
     }
 
+    /// Ends what the host's kernel does for `remains` once the transport has released the lock.
+    fn leave_to_drop<T: Any + Send>(&mut self, remains: Option<T>) {
+        self.remains = remains.map(|remains| Box::new(remains) as Box<dyn Any + Send>);
+        self.shared.counters.vhost_queues.store(0, Ordering::Relaxed);
+    }
+
     /// Sets the timer to the next deadline.
     fn set_timer(&mut self, active: &ActiveNet) {
         let answers =
@@ -319,18 +333,6 @@ impl VirtioDevice for Net {
     fn activate(&mut self, activation: Activation) -> Result<(), DeviceFailure> {
         let Activation { features, queues, interrupt, .. } = activation;
         let count = if features & feature::MQ != 0 { self.links.len() } else { 1 };
-        let mut queues = queues.into_iter();
-        let mut pairs = Vec::with_capacity(count);
-        for _ in 0..count {
-            let (Some(rx), Some(tx)) = (queues.next(), queues.next()) else { break };
-            pairs.push(Pair {
-                receiver: Receiver::new(rx, features),
-                transmitter: Transmitter::new(tx),
-                rx_at: None,
-                tx_at: None,
-            });
-        }
-        let control = queues.next().filter(|_| features & feature::CTRL_VQ != 0);
         for link in &self.links {
             if let Err(error) = link.set_offloads(features) {
                 NetCounters::add(&self.shared.counters.activate_fails, 1);
@@ -339,12 +341,25 @@ impl VirtioDevice for Net {
         }
         // Until the driver says otherwise it uses one pair (5.1.5).
         use_pairs(&self.links, 1);
-        self.active = Some(ActiveNet { pairs, control, interrupt });
+        let mut queues = queues;
+        let mut rest = queues.split_off(queues.len().min(2 * count)).into_iter();
+        let control = rest.next().filter(|_| features & feature::CTRL_VQ != 0);
+        let counters = &self.shared.counters;
+        let start = |vhost: &VhostNet| vhost.start(&self.links, &queues, features, &*interrupt);
+        let offloaded = self.vhost.as_ref().map(start).transpose().map_err(|error| {
+            NetCounters::add(&counters.activate_fails, 1);
+            failure(error)
+        })?;
+        let pairs = if offloaded.is_some() { Vec::new() } else { Pair::all(queues, features) };
+        let rings = offloaded.as_ref().map_or(0, RunningRings::count);
+        counters.vhost_queues.store(rings, Ordering::Relaxed);
+        self.active = Some(ActiveNet { count, pairs, offloaded, control, interrupt });
         Ok(())
     }
 
     fn reset(&mut self) {
-        self.remains = self.active.take();
+        let active = self.active.take();
+        self.leave_to_drop(active);
         self.timer.set(None);
         if let Some(responder) = &mut self.responder {
             responder.reset();
@@ -352,7 +367,22 @@ impl VirtioDevice for Net {
     }
 
     fn take_remains(&mut self) -> Option<Box<dyn Any + Send>> {
-        self.remains.take().map(|remains| Box::new(remains) as Box<dyn Any + Send>)
+        self.remains.take()
+    }
+
+    /// The control queue has a number of its own only with [`feature::MQ`]: without it there is no
+    /// command that it could carry.
+    fn is_offloaded(&self, queue: u16) -> bool {
+        self.vhost.is_some() && usize::from(queue) < 2 * self.links.len()
+    }
+
+    fn stop_queue(&mut self, queue: u16) {
+        let Some(active) = &mut self.active else { return };
+        let Some(ring) = active.offloaded.as_mut().and_then(|rings| rings.take(queue)) else {
+            return;
+        };
+        self.shared.counters.vhost_queues.fetch_sub(1, Ordering::Relaxed);
+        self.remains = Some(Box::new(ring));
     }
 
     fn process(&mut self, queue: u16, deadline: &mut Deadline) -> Result<Progress, DeviceFailure> {

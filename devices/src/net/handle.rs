@@ -48,6 +48,8 @@ pub struct NetCounters {
     pub tx_queue_event_count: AtomicU64,
     /// Times that the rate limit put sending off.
     pub tx_rate_limiter_throttled: AtomicU64,
+    /// Queues that vhost-net processes now: the frames of these are counted by the TAP only.
+    pub vhost_queues: AtomicU64,
 }
 
 impl NetCounters {

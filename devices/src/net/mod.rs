@@ -14,12 +14,15 @@
 //!                     └───────── responder (MMDS) ◀──────────────┘ frames to its address
 //! ```
 //!
+//! With vhost-net, threads of the host's kernel take the place of receiver and transmitter; this
+//! device then serves the control queue and configuration space.
+//!
 //! A frame for which the guest has no buffer stays in the TAP's queue, whose length is the host's
 //! to set, or in the stream; a frame that the TAP does not take is lost, as on any wire. A stream
 //! that is full holds the guest's frames back. Once it has ended, the guest is notified that the
 //! link is down.
 //!
-//! May use: `virtio`, the TAP's ioctls, smoltcp.
+//! May use: `virtio`, the ioctls of TAP and vhost-net, smoltcp.
 //!
 //! Threads: the device's own event loop runs its queues; vCPUs read configuration, activate and
 //! reset it; other threads use a [`NetHandle`].
@@ -29,6 +32,8 @@
 //! - `tap.rs`: a TAP interface
 //! - `stream.rs`: frames over a stream socket
 //! - `receiver.rs`, `transmitter.rs`: one direction each
+//! - `pair.rs`: one of each
+//! - `vhost_net.rs`: the host's kernel in place of these two
 //! - `control_queue.rs`: the control queue
 //! - `responder.rs`: services inside the monitor that answer on this interface
 //! - `tcp_service/`: such a service over TCP
@@ -42,6 +47,7 @@ mod handle;
 mod link;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod mock;
+mod pair;
 pub mod protocol;
 mod receiver;
 mod responder;
@@ -51,6 +57,7 @@ mod tcp_service;
 #[cfg(test)]
 mod tests;
 mod transmitter;
+mod vhost_net;
 
 pub use device::Net;
 pub use handle::{NetCounters, NetHandle};
@@ -59,6 +66,7 @@ pub use responder::Responder;
 pub use stream::{FrameStream, StreamEnd};
 pub use tap::{Tap, TapError};
 pub use tcp_service::{Exchange, MAX_REQUEST, Service, TcpCounters, TcpService};
+pub use vhost_net::{VhostError, VhostNet};
 
 use crate::virtio::RateLimiter;
 
@@ -80,4 +88,7 @@ pub struct NetConfig {
     pub tx_limiter: RateLimiter,
     /// A service that answers on this interface.
     pub responder: Option<Box<dyn Responder>>,
+    /// The host's kernel, to move the frames of a TAP in place of this device: then there can be
+    /// neither limits nor a responder.
+    pub vhost: Option<VhostNet>,
 }

@@ -9,9 +9,12 @@
 //! an exit to the monitor; then their bit stays set. To a driver that is the same as one more
 //! interrupt for buffers that it has seen: it looks at its rings and finds nothing. A changed
 //! configuration is always told apart.
+//!
+//! For the same reason the host's kernel can interrupt the driver without the monitor
+//! ([`Interrupt::share`]): then the bit is set at all times.
 
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_NEEDS_RESET};
 use vmm_sys_util::eventfd::EventFd;
@@ -28,6 +31,8 @@ const CONFIG_CHANGE: u32 = 2;
 #[derive(Debug)]
 pub struct MmioInterrupt {
     pending: AtomicU32,
+    /// Others write to `event` too, for used buffers.
+    shared: AtomicBool,
     device_status: AtomicU32,
     generation: AtomicU32,
     event: EventFd,
@@ -38,6 +43,7 @@ impl MmioInterrupt {
     pub(super) fn new(event: EventFd) -> Self {
         Self {
             pending: AtomicU32::new(0),
+            shared: AtomicBool::new(false),
             device_status: AtomicU32::new(0),
             generation: AtomicU32::new(0),
             event,
@@ -50,7 +56,8 @@ impl MmioInterrupt {
     }
 
     pub(super) fn pending(&self) -> u32 {
-        self.pending.load(Ordering::Acquire)
+        let used = if self.shared.load(Ordering::Acquire) { USED_BUFFER } else { 0 };
+        self.pending.load(Ordering::Acquire) | used
     }
 
     pub(super) fn acknowledge(&self, bits: u32) {
@@ -72,6 +79,7 @@ impl MmioInterrupt {
     pub(super) fn reset(&self) {
         self.device_status.store(0, Ordering::Release);
         self.pending.store(0, Ordering::Release);
+        self.shared.store(false, Ordering::Release);
     }
 
     fn raise(&self, bit: u32) -> io::Result<()> {
@@ -83,6 +91,12 @@ impl MmioInterrupt {
 impl Interrupt for MmioInterrupt {
     fn signal_used_queue(&self, _queue: u16) -> io::Result<()> {
         self.raise(USED_BUFFER)
+    }
+
+    fn share(&self) -> io::Result<EventFd> {
+        let event = self.event.try_clone()?;
+        self.shared.store(true, Ordering::Release);
+        Ok(event)
     }
 
     fn signal_config_change(&self) -> io::Result<()> {

@@ -56,7 +56,7 @@ pub use hold::{Hold, LongestHold, count_cpu_time, counts_cpu_time};
 pub use iovecs::IoVecs;
 pub use lock::{DeviceLock, Locked};
 pub use notify::Interrupt;
-pub use queues::{Chain, DeviceQueue, QueueError};
+pub use queues::{Chain, DeviceQueue, QueueError, RingAddresses};
 pub use rate_limiter::{BucketConfig, BucketUpdate, RateLimiter};
 pub use runner::{QueueHost, Runner};
 pub use segments::{ChainError, Segment, Segments};
@@ -141,6 +141,19 @@ pub trait VirtioDevice: Send {
         false
     }
 
+    /// Whether the driver's notifications of queue `queue` go past the monitor: the host's kernel
+    /// watches the queue's event and processes the queue, and no event loop does. Constant while the
+    /// device lives.
+    fn is_offloaded(&self, _queue: u16) -> bool {
+        false
+    }
+
+    /// The driver has stopped queue `queue` alone; its `DeviceQueue` is not ready any more. Only a
+    /// device whose queues are [offloaded](Self::is_offloaded) has something to do: what
+    /// [`take_remains`](Self::take_remains) returns next ends all access to the queue when it is
+    /// dropped.
+    fn stop_queue(&mut self, _queue: u16) {}
+
     /// Reads configuration space; bytes beyond its end read as zero.
     fn read_config(&self, offset: u64, data: &mut [u8]);
 
@@ -168,9 +181,10 @@ pub trait VirtioDevice: Send {
         Progress::Done
     }
 
-    /// What [`reset`](Self::reset), [`clean_up`](Self::clean_up) or a round of processing left that
-    /// takes long to free, such as lists and bitmaps by the size of guest RAM, or files: the transport
-    /// drops it with the lock released.
+    /// What [`reset`](Self::reset), [`clean_up`](Self::clean_up), [`stop_queue`](Self::stop_queue) or
+    /// a round of processing left that takes long to free, such as lists and bitmaps by the size of
+    /// guest RAM, files, or queues that the host's kernel has to leave: the transport drops it with
+    /// the lock released, before the driver sees that the reset is over.
     fn take_remains(&mut self) -> Option<Box<dyn Any + Send>> {
         None
     }

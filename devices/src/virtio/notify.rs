@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! How a device reaches its driver.
 
+use vmm_sys_util::eventfd::EventFd;
+
 /// How a device interrupts its driver; passed to it on activation. A trait although the transport is
 /// its only implementor: devices do not depend on their transport.
 pub trait Interrupt: Send + Sync {
@@ -10,6 +12,15 @@ pub trait Interrupt: Send + Sync {
     ///
     /// The host does not take the interrupt.
     fn signal_used_queue(&self, queue: u16) -> std::io::Result<()>;
+
+    /// An event for the host's kernel, which interrupts the driver for used buffers by writing to it.
+    /// From now on to the reset the driver always finds used buffers to be a reason for the
+    /// interrupt, as nobody notes when they are.
+    ///
+    /// # Errors
+    ///
+    /// The process has no descriptor left.
+    fn share(&self) -> std::io::Result<EventFd>;
 
     /// The device-specific configuration changed (virtio 1.3, 2.3).
     ///

@@ -48,6 +48,17 @@ pub struct DeviceQueue {
     unsignalled: u16,
 }
 
+/// Where the rings of a queue begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RingAddresses {
+    /// Descriptor table.
+    pub descriptors: GuestAddress,
+    /// Available ring.
+    pub available: GuestAddress,
+    /// Used ring.
+    pub used: GuestAddress,
+}
+
 struct InterruptHandle(Arc<dyn Interrupt>);
 
 impl std::fmt::Debug for InterruptHandle {
@@ -76,6 +87,20 @@ impl DeviceQueue {
     /// Number of the queue, as the driver counts.
     pub fn index(&self) -> u16 {
         self.index
+    }
+
+    /// The event by which the driver notifies it.
+    pub fn kick(&self) -> &EventFd {
+        &self.kick
+    }
+
+    /// Where its rings are.
+    pub fn rings(&self) -> RingAddresses {
+        RingAddresses {
+            descriptors: GuestAddress(self.queue.desc_table()),
+            available: GuestAddress(self.queue.avail_ring()),
+            used: GuestAddress(self.queue.used_ring()),
+        }
     }
 
     /// Entries of its rings, as the driver chose.

@@ -11,6 +11,11 @@ pub trait QueueHost: Send + Sync {
     /// One event per queue, in the order of their numbers.
     fn queue_events(&self) -> &[EventFd];
 
+    /// Whether the event of queue `queue` is watched: not if the host's kernel does that.
+    fn is_watched(&self, _queue: u16) -> bool {
+        true
+    }
+
     /// Processes queue `queue` once, and deals with the device's failure if it fails.
     fn process_queue(&self, queue: u16);
 }
@@ -33,8 +38,11 @@ impl Runner {
 impl MutEventSubscriber for Runner {
     fn init(&mut self, ops: &mut EventOps<'_>) {
         for (queue, event) in (0..).zip(self.host.queue_events()) {
+            if !self.host.is_watched(queue) {
+                continue;
+            }
             let when = EventSet::IN | EventSet::EDGE_TRIGGERED;
-            if let Err(error) = ops.add(Events::with_data(event, queue, when)) {
+            if let Err(error) = ops.add(Events::with_data(event, queue.into(), when)) {
                 tracing::error!(queue, %error, "cannot watch a queue: the device will not respond");
             }
         }

@@ -58,6 +58,7 @@ fuzz_target!(|input: Input| {
         rx_limiter: RateLimiter::unlimited(),
         tx_limiter: RateLimiter::unlimited(),
         responder: None,
+vhost: None,
     };
     // All queues are set up, so MQ is taken: their roles depend on it.
     let features = input.features | 1 << 22 | 1 << 17;

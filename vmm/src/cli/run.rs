@@ -15,7 +15,7 @@ use crate::api::server::DEFAULT_MAX_PAYLOAD_BYTES;
 use crate::config::{
     BalloonConfig, BootSource, CacheType, ConsoleConfig, DriveConfig, GpuConfig, ImageFormat,
     IoEngine, LogLevel, LoggerConfig, MemoryConfig, MetricsConfig, MmdsConfig, MmdsVersion,
-    NetBackend, NetworkInterfaceConfig, PolicyConfig, VmConfig, VsockConfig, drives,
+    NetBackend, NetworkInterfaceConfig, PolicyConfig, VhostChoice, VmConfig, VsockConfig, drives,
     network_interfaces,
 };
 use crate::launch::{DEFAULT_ID, Launch};
@@ -48,8 +48,8 @@ pub(super) struct RunArgs {
     /// [,engine=sync|async][,queues=N]; may be given several times
     #[arg(long, value_name = "SPEC")]
     disk: Vec<DiskSpec>,
-    /// Network interface: tap=NAME[,queues=N], or user[,tcp=PORT:PORT] for passt without privileges; both
-    /// with [,id=NAME][,mac=ADDRESS][,mtu=N]; may be given several times
+    /// Network interface: tap=NAME[,queues=N][,vhost=off|auto|on], or user[,tcp=PORT:PORT] for passt
+    /// without privileges; both with [,id=NAME][,mac=ADDRESS][,mtu=N]; may be given several times
     #[arg(long, value_name = "SPEC")]
     net: Vec<NetSpec>,
     /// Vsock device: cid=N,path=SOCKET
@@ -314,8 +314,17 @@ impl FromStr for NetSpec {
             queues: pieces.take("queues")?.unwrap_or(1),
             backend,
             tcp_ports: pieces.take("tcp")?,
+            vhost: match pieces.take::<String>("vhost")?.as_deref() {
+                None | Some("off") => VhostChoice::Off,
+                Some("auto") => VhostChoice::Auto,
+                Some("on") => VhostChoice::On,
+                Some(other) => return Err(format!("vhost: `{other}`: give off, auto or on")),
+            },
         };
-        pieces.finish("tap=NAME, user, id=NAME, mac=ADDRESS, mtu=N, queues=N and tcp=PORT:PORT")?;
+        pieces.finish(
+            "tap=NAME, user, id=NAME, mac=ADDRESS, mtu=N, queues=N, vhost=CHOICE and \
+             tcp=PORT:PORT",
+        )?;
         Ok(Self(interface))
     }
 }

@@ -38,7 +38,7 @@ fn run_with_everything() {
         --memory 2G,backing=hugetlb-2m,cma=64M,policy=dense \
         --balloon target=512M,deflate-on-oom,stats=5,hinting,reporting,no-blocks \
         --gpu 1280x720,scanouts=2,vnc=/v --rng \
-        --vsock cid=7,path=/v.sock --net tap=tap0,mac=06:00:00:00:00:01,mtu=1400 --net tap=tap1,id=lan,queues=2 \
+        --vsock cid=7,path=/v.sock --net tap=tap0,mac=06:00:00:00:00:01,mtu=1400 --net tap=tap1,id=lan,queues=2,vhost=auto \
         --net user,mtu=9000,tcp=2222:22 \
         --disk path=/a,root,ro,cache=unsafe,engine=sync --disk path=/b,id=data,format=qcow2,queues=4 \
         --console file=/c --api-sock /s --id vm-1 \
@@ -116,6 +116,7 @@ fn run_with_everything() {
                 queues: 1,
                 backend: NetBackend::Tap,
                 tcp_ports: None,
+                vhost: VhostChoice::Off,
             },
             NetworkInterfaceConfig {
                 iface_id: "lan".into(),
@@ -127,6 +128,7 @@ fn run_with_everything() {
                 queues: 2,
                 backend: NetBackend::Tap,
                 tcp_ports: None,
+                vhost: VhostChoice::Auto,
             },
             NetworkInterfaceConfig {
                 iface_id: "eth2".into(),
@@ -138,6 +140,7 @@ fn run_with_everything() {
                 queues: 1,
                 backend: NetBackend::User,
                 tcp_ports: Some("2222:22".into()),
+                vhost: VhostChoice::Off,
             },
         ],
         vsock: Some(VsockConfig { guest_cid: 7, uds_path: "/v.sock".into(), vsock_id: None }),
@@ -213,6 +216,7 @@ fn mistakes_are_named_in_a_line() {
         ("ballast run --kernel /k --balloon stats=-1", "stats"),
         ("ballast run --kernel /k --net mac=06:00:00:00:00:01", "tap=NAME"),
         ("ballast run --kernel /k --net tap=t,mac=06:00", "six"),
+        ("ballast run --kernel /k --net tap=t,vhost=yes", "off, auto or on"),
         ("ballast run --kernel /k --disk id=a", "path=PATH"),
         ("ballast run --kernel /k --disk path=/a,format=vmdk", "raw or qcow2"),
         ("ballast run --kernel /k --gpu 1280", "WIDTHxHEIGHT"),

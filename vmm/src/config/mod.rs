@@ -84,7 +84,7 @@ pub use memory::{BackingKind, CompactionConfig, MemoryConfig, PagingConfig};
 pub use metrics::MetricsConfig;
 pub use mmds::{MmdsConfig, MmdsVersion};
 pub use network_interfaces::{
-    MacAddress, NetBackend, NetworkInterfaceConfig, NetworkInterfaceUpdate,
+    MacAddress, NetBackend, NetworkInterfaceConfig, NetworkInterfaceUpdate, VhostChoice,
 };
 pub use objects::from_slice;
 pub use page_codec::PageCodec;
@@ -174,11 +174,21 @@ impl VmConfig {
     }
 
     fn threaded(&self) -> Threaded<'_> {
-        let others = self.network_interfaces.len()
+        // One for the interface, and one of the kernel's for each pair of queues.
+        let kernels = |interface: &NetworkInterfaceConfig| match interface.vhost {
+            VhostChoice::On => usize::from(interface.queues),
+            VhostChoice::Auto | VhostChoice::Off => 0,
+        };
+        let others = self.network_interfaces.iter().map(|i| 1 + kernels(i)).sum::<usize>()
             + usize::from(self.vsock.is_some())
             + usize::from(self.entropy.is_some());
         let watched = self.gpu.as_ref().is_some_and(|gpu| gpu.vnc_socket.is_some());
         Threaded { drives: &self.drives, others, watched }
+    }
+
+    /// Names of the interfaces that serve metadata.
+    pub fn metadata_interfaces(&self) -> &[String] {
+        self.mmds_config.as_ref().map_or(&[], |mmds| &mmds.network_interfaces)
     }
 
     /// What devices get of the threads that they may have.
@@ -220,7 +230,8 @@ impl VmConfig {
         balloon::rules(&change.of(|c| &c.balloon), machine.mem_size_mib, faults);
         gpu::rules(&change.of(|c| &c.gpu), faults);
         drives::rules(&change.of(|c| &c.drives), faults);
-        network_interfaces::rules(&change.of(|c| &c.network_interfaces), faults);
+        let mmds = self.metadata_interfaces();
+        network_interfaces::rules(&change.of(|c| &c.network_interfaces), mmds, faults);
         vsock::rules(&change.of(|c| &c.vsock), faults);
         mmds::rules(&change.of(|c| &c.mmds_config), &self.network_interfaces, faults);
         console::rules(&change.of(|c| &c.console), faults);

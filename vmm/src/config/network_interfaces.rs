@@ -26,6 +26,18 @@ pub enum NetBackend {
     User,
 }
 
+/// Whether vhost-net, a part of the host's kernel, moves the frames of an interface.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum VhostChoice {
+    /// The monitor does.
+    #[default]
+    Off,
+    /// vhost-net does if the host has it and the interface has neither rate limits nor metadata.
+    Auto,
+    /// vhost-net does; without it the machine does not start.
+    On,
+}
+
 /// One network interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -59,6 +71,31 @@ pub struct NetworkInterfaceConfig {
     /// `2222:22`, or a list. Backend `User` only. Ballast extension.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tcp_ports: Option<String>,
+    /// Whether vhost-net moves the frames: `Off`, `Auto` or `On`. Ballast extension; omitted if
+    /// `Off`.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub vhost: VhostChoice,
+}
+
+impl NetworkInterfaceConfig {
+    /// Why vhost-net cannot move the frames of this interface, if it cannot; `mmds` has the names of
+    /// those that serve metadata.
+    pub fn vhost_obstacle(&self, mmds: &[String]) -> Option<&'static str> {
+        let limited = |limits: Option<RateLimiterConfig>| limits.is_some_and(|l| l.limits());
+        if self.backend == NetBackend::User {
+            Some("vhost-net moves frames of a TAP only")
+        } else if limited(self.rx_rate_limiter) || limited(self.tx_rate_limiter) {
+            Some("vhost-net has no rate limits")
+        } else if mmds.contains(&self.iface_id) {
+            Some("vhost-net serves no metadata (mmds-config)")
+        } else {
+            None
+        }
+    }
+}
+
+fn is_off(choice: &VhostChoice) -> bool {
+    *choice == VhostChoice::Off
 }
 
 fn is_tap(backend: &NetBackend) -> bool {
@@ -139,8 +176,12 @@ pub fn set(interfaces: &mut Vec<NetworkInterfaceConfig>, interface: NetworkInter
     }
 }
 
-/// The rules of this section.
-pub(super) fn rules(check: &Check<'_, Vec<NetworkInterfaceConfig>>, faults: &mut Faults) {
+/// The rules of this section; `mmds` are the interfaces that serve metadata.
+pub(super) fn rules(
+    check: &Check<'_, Vec<NetworkInterfaceConfig>>,
+    mmds: &[String],
+    faults: &mut Faults,
+) {
     let interfaces = check.section;
     for (at, interface) in interfaces.iter().enumerate() {
         let before = &interfaces[..at];
@@ -150,6 +191,12 @@ pub(super) fn rules(check: &Check<'_, Vec<NetworkInterfaceConfig>>, faults: &mut
             faults.add("network-interfaces.iface_id", problem);
         }
         host_side(interface, before, faults);
+        if interface.vhost == VhostChoice::On
+            && let Some(obstacle) = interface.vhost_obstacle(mmds)
+        {
+            let advice = format!("{obstacle}: give `Auto` or `Off`");
+            faults.add("network-interfaces.vhost", advice);
+        }
         if let Some(mac) = interface.guest_mac {
             if mac.0[0] & 1 != 0 {
                 faults.add("network-interfaces.guest_mac", format!("{mac} is a multicast address"));

@@ -63,6 +63,12 @@ impl RateLimiterConfig {
         (update(bandwidth), update(ops))
     }
 
+    /// Whether it limits anything.
+    pub fn limits(&self) -> bool {
+        let limits = |bucket: TokenBucket| bucket.size > 0 && bucket.refill_time > 0;
+        [self.bandwidth, self.ops].into_iter().flatten().any(limits)
+    }
+
     /// The section after an update with `update`.
     pub fn updated(config: Option<Self>, update: Option<Self>) -> Option<Self> {
         let (old, new) = (config.unwrap_or_default(), update.unwrap_or_default());

@@ -96,4 +96,17 @@ mod tests {
         }
         assert_eq!(config(2, 64).thread_shares().disk_workers, 8);
     }
+
+    #[test]
+    fn the_kernels_threads_for_an_interface_are_counted() {
+        let least = |vhost| {
+            let interface = json!({
+                "iface_id": "eth0", "host_dev_name": "tap0", "queues": 4, "vhost": vhost,
+            });
+            let config = json!({ "network-interfaces": [interface] });
+            let config: VmConfig = serde_json::from_value(config).unwrap();
+            config.threaded().least()
+        };
+        assert_eq!((least("Off"), least("Auto"), least("On")), (1, 1, 5));
+    }
 }

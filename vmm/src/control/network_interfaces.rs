@@ -24,6 +24,11 @@ impl Controller {
         let unknown = || Refusal::Failed(format!("Unknown network interface `{id}`."));
         let interfaces = &self.vm()?.devices().interfaces;
         let handle = interfaces.iter().find(|interface| interface.id == id).ok_or_else(unknown)?;
+        if handle.vhost && [rx, tx].into_iter().flatten().any(|limiter| limiter.limits()) {
+            return Err(Refusal::Failed(format!(
+                "`{id}` uses vhost-net, which has no rate limits: start it with `vhost` `Off`."
+            )));
+        }
         handle.handle.limit(RateLimiterConfig::update(rx), RateLimiterConfig::update(tx));
         let config = &mut self.config.network_interfaces;
         if let Some(config) = config.iter_mut().find(|interface| interface.iface_id == id) {

@@ -10,6 +10,7 @@
 //! - `consoles.rs`: files, FIFOs, pseudo-terminals and sockets as the console
 //! - `firecracker.rs`: in Firecracker's place: status codes, log, names, exit codes, metrics
 //! - `user_network.rs`: passt beside the monitor
+//! - `vhost_net.rs`: a host with vhost-net, or without
 //! - `terminals.rs`: foreground, background and raw mode
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
@@ -24,3 +25,4 @@ mod many;
 mod monitor;
 mod terminals;
 mod user_network;
+mod vhost_net;

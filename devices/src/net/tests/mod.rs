@@ -89,6 +89,7 @@ impl Setup {
             rx_limiter: self.rx_limiter,
             tx_limiter: self.tx_limiter,
             responder: self.responder,
+            vhost: None,
         };
         let mem = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).unwrap());
         let device = Net::new(config).unwrap();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Reads and writes of each register except the status.
 
+use mm::units::SaturatingInto;
 use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_FEATURES_OK};
 
 use super::{MmioTransport, note, register};
@@ -104,11 +105,16 @@ impl MmioTransport {
     fn write_queue_ready(&self, value: u32) {
         if value == 0 {
             let mut registers = self.registers();
+            let number = registers.queue_sel;
             if let Some(queue) = registers.selected() {
                 // Under the device's lock: once this returns, no round is running on the queue
                 // (virtio 1.3, 4.2.2.1).
-                let _device = self.lock();
+                let mut device = self.lock();
                 queue.stop();
+                device.stop_queue(number.saturating_u16());
+                let remains = device.take_remains();
+                drop(device);
+                drop(remains);
             }
             return;
         }

@@ -75,6 +75,8 @@ pub struct MmioTransport {
     acknowledged: EventFd,
     /// Queues that may have to run in the vCPU that notifies them.
     at_notify: Vec<bool>,
+    /// Queues that the host's kernel processes.
+    offloaded: Vec<bool>,
     /// Queues with remaining work, to which the event loop returns.
     resumed: Vec<AtomicBool>,
     registers: Mutex<Registers>,
@@ -120,12 +122,13 @@ impl MmioTransport {
     ///
     /// When the host has no descriptor left for a queue's event.
     pub fn new(mem: Arc<GuestMemoryMmap>, device: SharedDevice, irq: EventFd) -> io::Result<Self> {
-        let (device_type, features, sizes, at_notify) = {
-            let device = device.lock();
-            let sizes = device.queue_sizes().to_vec();
-            let at_notify = (0..).zip(&sizes).map(|(queue, _)| device.runs_at_notify(queue));
-            (device.device_type(), device.features(), sizes.clone(), at_notify.collect())
-        };
+        let locked = device.lock();
+        let (device_type, features) = (locked.device_type(), locked.features());
+        let sizes = locked.queue_sizes().to_vec();
+        let numbers = || (0..).zip(&sizes).map(|(queue, _)| queue);
+        let at_notify = numbers().map(|queue| locked.runs_at_notify(queue)).collect();
+        let offloaded = numbers().map(|queue| locked.is_offloaded(queue)).collect();
+        drop(locked);
         let kicks: Vec<EventFd> =
             sizes.iter().map(|_| EventFd::new(EFD_NONBLOCK)).collect::<Result<_, _>>()?;
         Ok(Self {
@@ -138,6 +141,7 @@ impl MmioTransport {
             kicks,
             acknowledged: EventFd::new(EFD_NONBLOCK)?,
             at_notify,
+            offloaded,
             registers: Mutex::new(Registers::new(sizes)),
             deadline: Deadline::new,
             most_work: AtomicU64::new(0),
@@ -279,6 +283,10 @@ impl MmioTransport {
 impl QueueHost for MmioTransport {
     fn queue_events(&self) -> &[EventFd] {
         &self.kicks
+    }
+
+    fn is_watched(&self, queue: u16) -> bool {
+        self.offloaded.get(usize::from(queue)) != Some(&true)
     }
 
     fn process_queue(&self, queue: u16) {

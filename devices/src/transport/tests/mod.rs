@@ -45,6 +45,8 @@ struct Recorder {
     refuse: bool,
     fail: bool,
     at_notify: Option<u16>,
+    offloaded: Option<u16>,
+    stopped: Vec<u16>,
     /// Rounds of queue 0 that end with more to do.
     rounds_left: usize,
 }
@@ -65,6 +67,12 @@ impl VirtioDevice for Recorder {
     }
     fn runs_at_notify(&self, queue: u16) -> bool {
         self.at_notify == Some(queue)
+    }
+    fn is_offloaded(&self, queue: u16) -> bool {
+        self.offloaded == Some(queue)
+    }
+    fn stop_queue(&mut self, queue: u16) {
+        self.stopped.push(queue);
     }
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         read_config_slice(&self.config, offset, data);

@@ -116,3 +116,43 @@ fn the_driver_is_interrupted_only_when_it_wants_that() {
         assert_eq!(answer(&rig, 4), 0);
     }
 }
+
+/// The host's kernel has a queue, its notifications, and the interrupt.
+#[test]
+fn an_offloaded_queue_goes_past_the_event_loop() {
+    use crate::virtio::Runner;
+    use event_manager::{EventManager, SubscriberOps};
+
+    let mut rig = Rig::over(Recorder { offloaded: Some(1), ..Recorder::default() });
+    rig.driver.probe(VERSION_1, 2);
+    rig.first_look();
+    let mut manager = EventManager::new().unwrap();
+    manager.add_subscriber(Runner::new(rig.driver.transport().clone()));
+    for queue in 0..2 {
+        rig.driver.write(reg::QUEUE_NOTIFY, queue);
+    }
+    while manager.run_with_timeout(0).unwrap() > 0 {}
+    assert_eq!(rig.device.lock().processed, [0]);
+    // What the kernel waits for is there, and unread.
+    assert_eq!(rig.device.lock().queues[1].kick().read().unwrap(), 1);
+
+    // Until the reset there is a reason for interrupts that nobody notes.
+    assert_eq!(rig.driver.read(reg::INTERRUPT_STATUS), 0);
+    let interrupt = rig.device.lock().interrupt.clone().unwrap();
+    let event = interrupt.share().unwrap();
+    event.write(1).unwrap();
+    assert_eq!(rig.driver.interrupts(), 1);
+    for _ in 0..2 {
+        assert_eq!(rig.driver.read(reg::INTERRUPT_STATUS), 1);
+        rig.driver.write(reg::INTERRUPT_ACK, 3);
+    }
+    interrupt.signal_config_change().unwrap();
+    assert_eq!(rig.driver.read(reg::INTERRUPT_STATUS), 3);
+
+    // The driver stops it alone.
+    rig.driver.write(reg::QUEUE_SEL, 1);
+    rig.driver.write(reg::QUEUE_READY, 0);
+    assert_eq!(rig.device.lock().stopped, [1]);
+    rig.driver.reset();
+    assert_eq!(rig.driver.read(reg::INTERRUPT_STATUS), 0);
+}

@@ -111,6 +111,23 @@ fn network_interfaces_are_looked_at() {
         let found = user(json!({ field: value }));
         assert_eq!(found, [format!("network-interfaces.{field}")], "{field}");
     }
+    let unlimited = json!({ "ops": { "size": 0, "refill_time": 100 } });
+    let limited = json!({ "bandwidth": { "size": 1000, "refill_time": 100 } });
+    for (choice, limits, expected) in [
+        ("On", &unlimited, &[][..]),
+        ("Auto", &limited, &[]),
+        ("On", &limited, &["network-interfaces.vhost"]),
+    ] {
+        let mut interface = change("vhost", json!(choice));
+        interface["rx_rate_limiter"] = limits.clone();
+        assert_eq!(fields(&with(json!([interface]))), expected, "{choice} {limits}");
+    }
+    assert_eq!(user(json!({ "vhost": "Auto" })), [""; 0]);
+    assert_eq!(user(json!({ "vhost": "On" })), ["network-interfaces.vhost"]);
+    let mut serving = with(json!([change("vhost", json!("On"))]));
+    serving.mmds_config =
+        serde_json::from_value(json!({ "network_interfaces": ["eth0"] })).unwrap();
+    assert_eq!(fields(&serving), ["network-interfaces.vhost"]);
     let second = change("iface_id", json!("eth1"));
     let found = fields(&with(json!([good, second])));
     assert_eq!(found, ["network-interfaces.host_dev_name", "network-interfaces.guest_mac"]);

@@ -5,13 +5,15 @@ use std::error::Error;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use devices::net::{FrameStream, Link, Net, NetConfig, NetHandle, Responder, Tap, TcpService};
+use devices::net::{
+    FrameStream, Link, Net, NetConfig, NetHandle, Responder, Tap, TcpService, VhostNet,
+};
 use devices::virtio::{DeviceLock, SourceRunner};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
 use crate::config::{
-    MmdsConfig, MmdsVersion, NetBackend, NetworkInterfaceConfig, RateLimiterConfig,
+    MmdsConfig, MmdsVersion, NetBackend, NetworkInterfaceConfig, RateLimiterConfig, VhostChoice,
 };
 use crate::host::passt::{Passt, PasstOptions};
 use crate::machine::assembly::{Assembly, Home};
@@ -25,6 +27,8 @@ pub struct Interface {
     pub id: String,
     /// The device.
     pub handle: NetHandle,
+    /// vhost-net moves its frames.
+    pub vhost: bool,
 }
 
 /// Adds the network interfaces of the configuration to `machine`.
@@ -46,7 +50,9 @@ fn attach_one(
         rx_limiter: RateLimiterConfig::build(wanted.rx_rate_limiter),
         tx_limiter: RateLimiterConfig::build(wanted.tx_rate_limiter),
         responder: metadata(machine, &wanted.iface_id).map_err(BuildError::device(section))?,
+        vhost: vhost(machine, wanted)?,
     };
+    let vhost = config.vhost.is_some();
     let device = Net::new(config).map_err(BuildError::device(section))?;
     let handle = device.handle();
     let sources = device.sources().map_err(BuildError::device(section))?;
@@ -57,7 +63,7 @@ fn attach_one(
         let interface = wanted.iface_id.clone();
         machine.subscribe(Box::new(PasstWatch { interface, passt }), &home);
     }
-    Ok(Interface { id: wanted.iface_id.clone(), handle })
+    Ok(Interface { id: wanted.iface_id.clone(), handle, vhost })
 }
 
 /// What is behind the interface: the queues of a TAP, or a stream to passt, which is started.
@@ -74,6 +80,38 @@ fn host_side(
             let (passt, stream) = Passt::start(&options)?;
             Ok((vec![Link::Stream(FrameStream::new(stream))], Some(passt)))
         }
+    }
+}
+
+/// vhost-net for the interface, if it is wanted and possible. Says in the log which it is.
+fn vhost(
+    machine: &mut Assembly<'_>,
+    wanted: &NetworkInterfaceConfig,
+) -> Result<Option<VhostNet>, BuildError> {
+    let interface = wanted.iface_id.as_str();
+    let obstacle = wanted.vhost_obstacle(machine.config.metadata_interfaces());
+    match (wanted.vhost, obstacle) {
+        (VhostChoice::Off, _) => return Ok(None),
+        (VhostChoice::Auto, Some(obstacle)) => {
+            tracing::info!(interface, obstacle, "the monitor moves the frames");
+            return Ok(None);
+        }
+        // A configuration with `On` and an obstacle has been refused.
+        (VhostChoice::Auto, None) | (VhostChoice::On, _) => {}
+    }
+    let opened = VhostNet::open(machine.ram.memory(), wanted.queues)
+        .map_err(BuildError::device("network-interfaces.vhost"))
+        .and_then(|vhost| machine.charge_threads(wanted.queues.into()).map(|()| vhost));
+    match opened {
+        Ok(vhost) => {
+            tracing::info!(interface, "vhost-net moves the frames");
+            Ok(Some(vhost))
+        }
+        Err(error) if wanted.vhost == VhostChoice::Auto => {
+            tracing::warn!(interface, %error, "no vhost-net: the monitor moves the frames");
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 
