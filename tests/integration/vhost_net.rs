@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! An interface whose frames the host's kernel moves: no byte is wrong, and none passes the monitor.
+//! An interface whose frames the host's kernel moves: no byte is wrong and no frame is lost while
+//! memory is given back, compacted and parked.
 
 use std::fs;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use harness::guest::Guest;
 use harness::runner::Context;
@@ -20,7 +22,10 @@ pub(crate) fn interface() -> Value {
 }
 
 /// The whole test, in a guest that has booted with the interface and two CPUs.
-pub(crate) fn moves_frames(context: &Context, guest: &mut Guest) -> Result<()> {
+pub(crate) fn moves_frames_whatever_happens_to_memory(
+    context: &Context,
+    guest: &mut Guest,
+) -> Result<()> {
     let ip = context.payload.path("ip");
     run(Command::new(&ip).args(["addr", "add", "10.97.0.1/24", "dev", TAP]))?;
     run(Command::new(&ip).args(["link", "set", TAP, "up"]))?;
@@ -32,6 +37,36 @@ pub(crate) fn moves_frames(context: &Context, guest: &mut Guest) -> Result<()> {
     let net = &api.get("/metrics")?["net_eth2"];
     // Two pairs, and not a frame of theirs through the monitor.
     check_eq!((&net["vhost_queues"], &net["tx_packets_count"]), (&json!(4), &json!(0)));
+
+    let lost = lost_frames()?;
+    let done = AtomicBool::new(false);
+    let rounds = std::thread::scope(|threads| {
+        let memory = threads.spawn(|| -> Result<u32> {
+            let mut rounds = 0;
+            while !done.load(Ordering::Relaxed) || rounds == 0 {
+                for (method, path, body) in [
+                    ("PUT", "/memory/park", json!({ "floor_mib": 0 })),
+                    ("PATCH", "/balloon", json!({ "amount_mib": 64 })),
+                    ("PUT", "/memory/compact", json!({})),
+                    ("PATCH", "/vm", json!({ "state": "Paused" })),
+                    ("PATCH", "/vm", json!({ "state": "Resumed" })),
+                    ("PUT", "/memory/unpark", json!({})),
+                    ("PATCH", "/balloon", json!({ "amount_mib": 0 })),
+                ] {
+                    let answer = api.request(method, path, Some(&body.to_string()))?;
+                    check!(answer.status < 300, "{method} {path}: {}", answer.text());
+                }
+                rounds += 1;
+            }
+            Ok(rounds)
+        });
+        let sent = sends(guest, "48M", 2);
+        done.store(true, Ordering::Relaxed);
+        let rounds = memory.join().map_err(|_| Error::Check("a thread panicked".into()))?;
+        sent.and(rounds)
+    })?;
+    println!("{rounds} rounds of parking, balloon and compaction");
+    check_eq!(lost_frames()?, lost);
 
     // A limit is refused, with the reason.
     let limit = json!({ "bandwidth": { "size": 1 << 20, "refill_time": 100 } });
@@ -61,4 +96,20 @@ fn kernel_threads(guest: &Guest) -> Result<usize> {
     let tasks = fs::read_dir(&tasks).map_err(Error::io(tasks.clone()))?.flatten();
     let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
     Ok(names.filter(|name| name.starts_with("vhost-")).count())
+}
+
+/// Frames that the TAP could not pass on, in either direction.
+fn lost_frames() -> Result<u64> {
+    // /sys shows the interfaces of another network namespace.
+    let path = "/proc/thread-self/net/dev";
+    let text = fs::read_to_string(path).map_err(Error::io(path))?;
+    let counts = text.lines().find_map(|line| line.trim().strip_prefix(TAP)?.strip_prefix(':'));
+    let counts: Vec<u64> = counts
+        .into_iter()
+        .flat_map(str::split_whitespace)
+        .map(|count| count.parse().map_err(|e| Error::Check(format!("{path}: {e}: {text}"))))
+        .collect::<Result<_>>()?;
+    // Bytes, packets, errors, drops and more for receiving, then the same for sending.
+    check_eq!(counts.len(), 16);
+    Ok([2, 3, 10, 11].iter().map(|at| counts[*at]).sum())
 }
