@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! An interface whose frames the host's kernel moves: no byte is wrong and no frame is lost while
-//! memory is given back, compacted and parked.
+//! memory is given back, compacted and parked; and the driver may come and go.
 
 use std::fs;
 use std::process::Command;
@@ -15,6 +15,7 @@ use crate::devices::{echo_tcp, run};
 
 const TAP: &str = "btap2";
 const SEND: &str = "tcp-send 10.97.0.1:7002";
+const DRIVER: &str = "/sys/bus/virtio/drivers/virtio_net";
 
 /// The interface `eth2`: two pairs of queues by vhost-net.
 pub(crate) fn interface() -> Value {
@@ -73,7 +74,14 @@ pub(crate) fn moves_frames_whatever_happens_to_memory(
     let update = json!({ "iface_id": "eth2", "rx_rate_limiter": limit }).to_string();
     let answer = api.request("PATCH", "/network-interfaces/eth2", Some(&update))?;
     check!(answer.status == 400 && answer.text().contains("vhost"), "{}", answer.text());
-    Ok(())
+
+    // The driver leaves, and comes back.
+    let device = virtio_device(guest)?;
+    guest.agent.command(&format!("write {DRIVER}/unbind {device}"))?;
+    check_eq!(api.get("/metrics")?["net_eth2"]["vhost_queues"], 0);
+    guest.agent.command(&format!("write {DRIVER}/bind {device}"))?;
+    configure(guest)?;
+    sends(guest, "4M", 3)
 }
 
 fn configure(guest: &mut Guest) -> Result<()> {
@@ -81,6 +89,19 @@ fn configure(guest: &mut Guest) -> Result<()> {
         guest.agent.command(&format!("run /usr/bin/ip {words}"))?;
     }
     Ok(())
+}
+
+/// The name that the guest's kernel has for the device of `eth2`.
+fn virtio_device(guest: &mut Guest) -> Result<String> {
+    let names = guest.agent.command(&format!("list {DRIVER}"))?;
+    let devices = names.iter().flat_map(|line| line.split_whitespace());
+    for device in devices.filter(|name| name.starts_with("virtio")) {
+        let interfaces = guest.agent.command(&format!("list {DRIVER}/{device}/net"))?;
+        if interfaces.join(" ").contains("eth2") {
+            return Ok(device.to_owned());
+        }
+    }
+    Err(Error::Check(format!("no device of the driver has eth2: {names:?}")))
 }
 
 /// Sends `size` to the host, which sends it back: it arrives as it left.
