@@ -6,12 +6,12 @@ use mm::units::SaturatingInto;
 use super::protocol::control::{ERR, MQ, OK, VQ_PAIRS_SET};
 use crate::virtio::{Deadline, DeviceQueue, Progress, QueueError, Segments};
 
-/// Answers commands; `set_pairs` is called with a new number of pairs, and whether it took it is the
-/// answer.
+/// Answers commands; `set_pairs` is called with a new number of pairs, and charges what it does. The
+/// answer is whether it took the number.
 pub(super) fn run(
     queue: &mut DeviceQueue,
     deadline: &mut Deadline,
-    mut set_pairs: impl FnMut(u16) -> bool,
+    mut set_pairs: impl FnMut(u16, &mut Deadline) -> bool,
 ) -> Result<Progress, QueueError> {
     loop {
         if deadline.passed() {
@@ -27,7 +27,7 @@ pub(super) fn run(
                 let complete = buffer.read(queue.mem(), 0, &mut command) == command.len();
                 let answer = match command {
                     [MQ, VQ_PAIRS_SET, low, high]
-                        if complete && set_pairs(u16::from_le_bytes([low, high])) =>
+                        if complete && set_pairs(u16::from_le_bytes([low, high]), deadline) =>
                     {
                         OK
                     }

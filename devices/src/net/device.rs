@@ -266,7 +266,10 @@ impl Net {
     ) -> Result<Progress, DeviceFailure> {
         let Some(queue) = &mut active.control else { return Ok(Progress::Done) };
         let links = &self.links;
-        let set_pairs = |pairs| use_pairs(links, pairs);
+        let set_pairs = |pairs, deadline: &mut Deadline| {
+            deadline.charge(links.len() as u64 * Deadline::SYSCALL);
+            use_pairs(links, pairs)
+        };
         control_queue::run(queue, deadline, set_pairs).map_err(failure)
     }
 
@@ -285,7 +288,8 @@ impl Net {
     }
 }
 
-/// Has the kernel spread frames over the first `pairs` queues of the TAP.
+/// Has the kernel spread frames over the first `pairs` queues of the TAP: a system call for each
+/// other than the first.
 fn use_pairs(links: &[Link], pairs: u16) -> bool {
     let pairs = usize::from(pairs);
     if pairs == 0 || pairs > links.len() {

@@ -99,6 +99,9 @@ fn the_driver_chooses_how_many_pairs_it_uses() {
     for bad in [&[4, 0, 0, 0][..], &[4, 0, 4, 0], &[4, 1, 1, 0], &[1, 0, 1, 0], &[4, 0, 1]] {
         assert_eq!(command(bad), 1, "{bad:?}");
     }
+    // Each change is a system call for each pair, after which the clock is looked at.
+    let work = rig.driver.transport().most_work();
+    assert!(work >= 3 * Deadline::SYSCALL, "{work}");
     // Each pair has its own wire.
     for pair in 0..3u16 {
         let at = rig.driver.put(&[pair as u8; 80]);
