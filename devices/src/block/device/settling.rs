@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Work that waits until no piece is in flight: another image, and the end of a reset. No thread
-//! waits for the host's disk with the device's lock; only the end of the device does.
+//! waits for the host's disk with the device's lock: the end of the device waits too, but then
+//! nothing else has a reference to it.
 
 use std::time::Instant;
 
