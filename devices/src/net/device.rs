@@ -265,10 +265,9 @@ impl Net {
         deadline: &mut Deadline,
     ) -> Result<Progress, DeviceFailure> {
         let Some(queue) = &mut active.control else { return Ok(Progress::Done) };
-        let links = &self.links;
         let set_pairs = |pairs, deadline: &mut Deadline| {
-            deadline.charge(links.len() as u64 * Deadline::SYSCALL);
-            use_pairs(links, pairs)
+            deadline.charge(self.links.len() as u64 * Deadline::SYSCALL);
+            use_pairs(&self.links, pairs)
         };
         control_queue::run(queue, deadline, set_pairs).map_err(failure)
     }
@@ -288,8 +287,7 @@ impl Net {
     }
 }
 
-/// Has the kernel spread frames over the first `pairs` queues of the TAP: a system call for each
-/// other than the first.
+/// Has the kernel spread frames over the first `pairs` queues of the TAP, by a call for each queue.
 fn use_pairs(links: &[Link], pairs: u16) -> bool {
     let pairs = usize::from(pairs);
     if pairs == 0 || pairs > links.len() {

@@ -13,7 +13,7 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
 use super::feed::Feed;
 use crate::exit::{ExitReason, ExitSignal};
-use crate::host::terminal::RawTerminal;
+use crate::host::terminal::{RawTerminal, stdin};
 
 const CTRL_A: u8 = 1;
 
@@ -78,7 +78,7 @@ impl TtyInput {
     /// Reads a chunk; false if there was none.
     fn read(&mut self, ops: &mut EventOps<'_>) -> bool {
         let mut bytes = [0; Feed::CHUNK];
-        match rustix::io::read(io::stdin(), &mut bytes) {
+        match rustix::io::read(stdin(), &mut bytes) {
             Ok(0) => self.leave(Source::Ended, ops),
             Ok(count) => {
                 self.take(&bytes[..count]);

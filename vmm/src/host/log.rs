@@ -18,12 +18,13 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::layer::{Layer, Layered, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Registry, fmt, reload};
+use tracing_subscriber::{fmt, reload};
 
 use super::descriptor::Descriptor;
 use super::files::open_lines;
 use super::log_format::FirecrackerFormat;
 use super::ring::{Lost, Ring};
+use super::spanless::Spanless;
 use super::throttle::LogThrottle;
 use crate::config::{LogLevel, LoggerConfig};
 use crate::mode::StartMode;
@@ -39,13 +40,13 @@ pub struct LogError {
     cause: io::Error,
 }
 
-type Filtered = Layered<LogThrottle, Layered<reload::Layer<Targets, Registry>, Registry>>;
+type Filtered = Layered<LogThrottle, Layered<reload::Layer<Targets, Spanless>, Spanless>>;
 type LineLayer = Box<dyn Layer<Filtered> + Send + Sync>;
 
 /// A handle to change the log's settings; cheap to clone.
 #[derive(Clone)]
 pub struct Log {
-    filter: reload::Handle<Targets, Registry>,
+    filter: reload::Handle<Targets, Spanless>,
     lines: reload::Handle<LineLayer, Filtered>,
     sink: Arc<Sink>,
 }
@@ -70,8 +71,7 @@ impl Log {
         let report = move |place: &Metadata<'_>, count| reporter.report_suppressed(place, count);
         let throttle = LogThrottle::new(Arc::new(report));
         let (line_layer, lines) = reload::Layer::new(lines(&sink, &LoggerConfig::default()));
-        let subscriber =
-            tracing_subscriber::registry().with(filter_layer).with(throttle).with(line_layer);
+        let subscriber = Spanless.with(filter_layer).with(throttle).with(line_layer);
         (Self { filter, lines, sink }, subscriber)
     }
 

@@ -11,6 +11,7 @@
 //! - `descriptor.rs`: writes to descriptors of the outside
 //! - `log.rs`: the monitor's log
 //! - `log_format.rs`: its lines in Firecracker's form
+//! - `spanless.rs`: a log without spans
 //! - `throttle.rs`: rate limit for log lines of one kind
 //! - `terminal.rs`: standard input in raw mode, restored on every exit path
 
@@ -22,5 +23,6 @@ mod log_format;
 pub mod passt;
 pub mod ring;
 pub mod sockets;
+mod spanless;
 pub mod terminal;
 mod throttle;

@@ -88,7 +88,7 @@ impl RawTerminal {
     ///
     /// Where the terminal refuses, or no descriptor is left.
     pub fn enter() -> io::Result<Option<Self>> {
-        if !io::stdin().is_terminal() {
+        if !stdin().is_terminal() {
             return Ok(None);
         }
         if BACK.get().is_none() {
@@ -133,7 +133,8 @@ fn in_foreground() -> bool {
     }
 }
 
-fn stdin() -> BorrowedFd<'static> {
+/// Standard input, without the buffer of [`std::io::stdin`].
+pub(crate) fn stdin() -> BorrowedFd<'static> {
     // SAFETY: file descriptor 0 is never closed by this process.
     unsafe { BorrowedFd::borrow_raw(libc::STDIN_FILENO) }
 }

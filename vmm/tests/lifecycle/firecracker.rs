@@ -178,10 +178,8 @@ fn metrics_lines_have_all_groups_from_the_start() {
     });
     start(&mut monitor);
     let path = monitor.dir.path().join("metrics");
-    let line = || {
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
-        text.split_once('\n').map(|(line, _)| line.to_owned())
-    };
+    let text = || std::fs::read_to_string(&path).unwrap_or_default();
+    let line = || text().split_once('\n').map(|(line, _)| line.to_owned());
     monitor.wait_for("the whole first line", |_| line().is_some());
     let line: Value = serde_json::from_str(&line().unwrap()).unwrap();
     for group in [
