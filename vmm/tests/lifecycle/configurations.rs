@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::guest::Program;
-use crate::monitor::{Monitor, kvm};
+use crate::monitor::{Monitor, ballast, kvm};
 
 /// The monitor with configuration `name`, in a folder with what `cargo xtask rootfs debian` makes.
 fn start(name: &str, more: &[&str]) -> Monitor {
@@ -18,7 +18,7 @@ fn start(name: &str, more: &[&str]) -> Monitor {
     fs::create_dir_all(&files).unwrap();
     fs::write(files.join("vmlinux"), Program::Halt.image()).unwrap();
     File::create(files.join("rootfs.ext4")).unwrap().set_len(1 << 20).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ballast"));
+    let mut command = ballast();
     command.current_dir(dir.path()).args(["run", "--api-sock", "api", "--config"]).arg(config);
     command.args(more).stdin(Stdio::null()).stdout(Stdio::null());
     command.stderr(File::create(dir.path().join("stderr")).unwrap());

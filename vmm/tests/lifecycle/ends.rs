@@ -7,7 +7,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Stdio;
 
 use crate::guest::Program;
-use crate::monitor::{Monitor, kvm};
+use crate::monitor::{Monitor, ballast, kvm};
 
 /// A pipe whose reader never reads; the write end goes to the monitor.
 fn unread_pipe() -> (OwnedFd, Stdio) {
@@ -112,7 +112,7 @@ fn a_second_signal_does_not_wait_for_a_main_thread_that_hangs() {
     }
     let mut monitor = Monitor::run(Program::Halt, |_, command| {
         let socket = command.get_args().last().unwrap().to_owned();
-        *command = std::process::Command::new(env!("CARGO_BIN_EXE_ballast"));
+        *command = ballast();
         command.arg("--api-sock").arg(socket);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     });
@@ -133,7 +133,7 @@ fn a_second_signal_does_not_wait_for_a_main_thread_that_hangs() {
 #[test]
 fn a_stop_needs_no_start() {
     let mut monitor = Monitor::run(Program::Halt, |dir, command| {
-        let mut without = std::process::Command::new(env!("CARGO_BIN_EXE_ballast"));
+        let mut without = ballast();
         without.arg("--api-sock").arg(dir.join("api"));
         without.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         *command = without;

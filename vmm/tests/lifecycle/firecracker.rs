@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::guest::Program;
-use crate::monitor::{LIMIT, Monitor, kvm};
+use crate::monitor::{LIMIT, Monitor, ballast, kvm};
 
 /// Cases of `firecracker-codes.json` that Ballast answers differently, and why; docs/api.md gives
 /// the same reasons. A case that agrees must not be here.
@@ -29,7 +29,7 @@ const DIFFERENT: &[(&str, &str)] = &[
 /// A monitor in Firecracker's place, in a folder of its own.
 fn firecracker(configure: impl FnOnce(&Path, &mut Command)) -> Monitor {
     let dir = tempfile::tempdir().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ballast"));
+    let mut command = ballast();
     command.arg("--api-sock").arg(dir.path().join("api"));
     command.stdin(Stdio::null());
     command.stdout(File::create(dir.path().join("stdout")).unwrap());
@@ -353,7 +353,7 @@ fn a_second_monitor_leaves_the_socket_of_the_first_alone() {
     assert_eq!(first.request("GET", "/", ""), 200);
     let socket = first.socket();
     let mut second = firecracker(|_, command| {
-        *command = Command::new(env!("CARGO_BIN_EXE_ballast"));
+        *command = ballast();
         command.arg("--api-sock").arg(&socket).stderr(Stdio::null()).stdout(Stdio::null());
     });
     assert_eq!(second.end().code(), Some(1));
@@ -363,7 +363,7 @@ fn a_second_monitor_leaves_the_socket_of_the_first_alone() {
 #[test]
 fn help_into_a_pipe_is_plain() {
     for arguments in [&["--help"][..], &["run", "--help"]] {
-        let output = Command::new(env!("CARGO_BIN_EXE_ballast")).args(arguments).output().unwrap();
+        let output = ballast().args(arguments).output().unwrap();
         assert!(output.status.success());
         assert!(!output.stdout.contains(&0x1b), "{arguments:?}");
     }

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -32,13 +33,29 @@ pub(crate) struct Monitor {
     pub(crate) dir: TempDir,
 }
 
+/// The monitor's binary, with signals as a shell in the foreground leaves them: one in the background
+/// may have the keyboard's ignored, and the monitor keeps that.
+pub(crate) fn ballast() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ballast"));
+    // SAFETY: only async-signal-safe calls between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            for number in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+                libc::signal(number, libc::SIG_DFL);
+            }
+            Ok(())
+        });
+    }
+    command
+}
+
 impl Monitor {
     /// `ballast run` with a guest that runs `program`; `configure` adds arguments and streams.
     pub(crate) fn run(program: Program, configure: impl FnOnce(&Path, &mut Command)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let kernel = dir.path().join("kernel");
         std::fs::write(&kernel, program.image()).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ballast"));
+        let mut command = ballast();
         command.args(["run", "--memory", "16M", "--kernel"]).arg(kernel);
         command.arg("--api-sock").arg(dir.path().join("api"));
         command.stdin(Stdio::null()).stdout(Stdio::null());
