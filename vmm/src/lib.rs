@@ -17,7 +17,7 @@
 //! Other files: `launch` runs one monitor, `event_loop` is its main thread, `exit` the reason of
 //! its end, `signals` the thread that handles signals; `console` is the host's side of the serial
 //! port, `metrics` the metrics file, `mode` the differences in Firecracker mode, `own_memory` the
-//! release of memory used at start-up.
+//! release of memory used at start-up, `one_line` text from outside in a message.
 //!
 //! # Example
 //!
@@ -63,6 +63,7 @@ pub mod machine;
 pub mod metrics;
 pub mod mmds;
 pub mod mode;
+mod one_line;
 mod own_memory;
 pub mod parking;
 pub mod pressure;

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use mm::units::SaturatingInto;
 
+use crate::one_line::one_line;
+
 /// Input of the rules of one section. Data from other sections is passed separately.
 pub(super) struct Check<'a, S> {
     /// The section to judge.
@@ -94,9 +96,10 @@ pub struct ConfigFault {
 pub struct Faults(pub Vec<ConfigFault>);
 
 impl Faults {
-    /// Notes one more.
+    /// Notes one more. Control characters, which names of files may have, are escaped.
     pub fn add(&mut self, field: &'static str, problem: impl Into<String>) {
-        self.0.push(ConfigFault { field, problem: problem.into() });
+        let problem = one_line(&problem.into()).into_owned();
+        self.0.push(ConfigFault { field, problem });
     }
 
     /// `Ok` where nothing was noted.

@@ -6,6 +6,7 @@
 //! Lines go through a bounded ring, so that no reader holds up the thread that logs; a place in the
 //! source that repeats itself is throttled in front of it.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ use super::spanless::Spanless;
 use super::throttle::LogThrottle;
 use crate::config::{LogLevel, LoggerConfig};
 use crate::mode::StartMode;
+use crate::one_line::one_line;
 
 /// Bytes of lines that may wait for their reader.
 const CAPACITY: usize = 64 << 10;
@@ -185,10 +187,21 @@ impl Sink {
     }
 }
 
+/// A record is one line, whatever names a client has put into it.
+fn as_record(line: &[u8]) -> Cow<'_, [u8]> {
+    let body = line.strip_suffix(b"\n").unwrap_or(line);
+    if !body.iter().any(u8::is_ascii_control) {
+        return line.into();
+    }
+    let mut record = one_line(&String::from_utf8_lossy(body)).into_owned().into_bytes();
+    record.push(b'\n');
+    record.into()
+}
+
 impl Write for &Sink {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if let Some(ring) = self.ring() {
-            ring.push(line);
+            ring.push(&as_record(line));
         }
         Ok(line.len())
     }
@@ -327,5 +340,14 @@ mod tests {
             (&sink).write_all(&line).unwrap();
         }
         assert!(sink.ring().unwrap().lost().records > 0);
+    }
+
+    #[test]
+    fn a_name_with_a_line_break_makes_no_second_line() {
+        let text = logged(&LoggerConfig::default(), || {
+            tracing::warn!("cannot open {}", "a\n2026 WARN forged");
+        });
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.contains("a\\n2026 WARN forged"), "{text}");
     }
 }
