@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The driver's goal: the host's target plus the surplus that the host has borrowed.
+//! The driver's goal: the host's target, plus the surplus that the host has borrowed, minus the
+//! advance that it has lent.
 
 use mm::units::{Pages, SaturatingInto};
 
 use super::BalloonError;
 
-/// Target and surplus. Together they never exceed RAM, nor what configuration space can express.
+/// Target, surplus and advance. The goal never exceeds RAM, nor what configuration space can
+/// express.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BalloonTarget {
     pages: u32,
     surplus: u32,
+    /// Never more than the target.
+    advance: u32,
     /// Largest goal.
     limit: u32,
     ram: Pages,
@@ -18,10 +22,10 @@ pub(super) struct BalloonTarget {
 impl BalloonTarget {
     /// No pages of the given RAM.
     pub(super) fn new(ram: Pages) -> Self {
-        Self { pages: 0, surplus: 0, limit: ram.0.saturating_u32(), ram }
+        Self { pages: 0, surplus: 0, advance: 0, limit: ram.0.saturating_u32(), ram }
     }
 
-    /// Sets the target to `target` pages and the surplus to zero.
+    /// Sets the target to `target` pages, and surplus and advance to zero.
     ///
     /// # Errors
     ///
@@ -29,7 +33,7 @@ impl BalloonTarget {
     pub(super) fn set(&mut self, target: Pages) -> Result<(), BalloonError> {
         let pages = u32::try_from(target.0).ok().filter(|pages| *pages <= self.limit);
         self.pages = pages.ok_or(BalloonError::TargetTooLarge { target, ram: self.ram })?;
-        self.surplus = 0;
+        (self.surplus, self.advance) = (0, 0);
         Ok(())
     }
 
@@ -37,6 +41,11 @@ impl BalloonTarget {
     pub(super) fn set_surplus(&mut self, surplus: Pages) {
         let most = self.limit - self.pages;
         self.surplus = surplus.0.saturating_u32().min(most);
+    }
+
+    /// Sets the advance to `advance` pages, limited by the target.
+    pub(super) fn set_advance(&mut self, advance: Pages) {
+        self.advance = advance.0.saturating_u32().min(self.pages);
     }
 
     /// Raises the surplus by `more` pages, limited by RAM.
@@ -54,9 +63,14 @@ impl BalloonTarget {
         Pages(self.surplus.into())
     }
 
+    /// Pages that are lent to the guest.
+    pub(super) fn advance(&self) -> Pages {
+        Pages(self.advance.into())
+    }
+
     /// The driver's goal, as in configuration space.
     pub(super) fn goal_on_wire(&self) -> u32 {
-        self.pages + self.surplus
+        self.pages + self.surplus - self.advance
     }
 
     /// The size that the driver should reach.
@@ -84,6 +98,20 @@ mod tests {
         assert_eq!(target.goal(), Pages(1000), "a refused target changes nothing");
         target.set(Pages(0)).unwrap();
         assert_eq!((target.goal(), target.surplus()), (Pages(0), Pages(0)));
+    }
+
+    #[test]
+    fn advance_lowers_the_goal_until_the_next_target() {
+        let mut target = BalloonTarget::new(Pages(1000));
+        target.set(Pages(600)).unwrap();
+        target.set_advance(Pages(200));
+        assert_eq!((target.pages(), target.goal()), (Pages(600), Pages(400)));
+        target.set_surplus(Pages(400));
+        assert_eq!(target.goal(), Pages(800));
+        target.set_advance(Pages(u64::MAX));
+        assert_eq!(target.goal(), Pages(400), "at most the target");
+        target.set(Pages(500)).unwrap();
+        assert_eq!(target.goal(), Pages(500));
     }
 
     #[test]

@@ -116,6 +116,10 @@ impl GuestSide for Alone {
         Pages(0)
     }
 
+    fn take_back(&self, _: Pages, _: Duration, _: &AtomicBool) -> Pages {
+        Pages(0)
+    }
+
     fn gather(&self, _: u32, _: Duration, _: &AtomicBool) -> u32 {
         0
     }

@@ -56,8 +56,16 @@ pub trait GuestSide {
     /// Pages that the guest has lent on top of the target.
     fn lent(&self) -> Pages;
 
-    /// Asks the guest to lend `blocks` more blocks and waits while they keep arriving, for at most
-    /// `patience` or until `cancel` is set. Returns how many arrived.
+    /// Lets the guest take single pages of the balloon back, at most `pages`, and waits for that, for
+    /// at most `patience` or until `cancel` is set. The balloon is that
+    /// much smaller than its target until the next [`gather`](Self::gather) or
+    /// [`settle`](Self::settle). Returns how many the
+    /// guest took.
+    fn take_back(&self, pages: Pages, patience: Duration, cancel: &AtomicBool) -> Pages;
+
+    /// Asks the guest to fill the balloon up to its target again and to lend `blocks` more blocks, and
+    /// waits while blocks keep arriving, for at most `patience` or until `cancel` is set. Returns how
+    /// many arrived.
     fn gather(&self, blocks: u32, patience: Duration, cancel: &AtomicBool) -> u32;
 
     /// Returns what the guest has lent beyond `keep`, and waits for a limited time until the guest

@@ -184,6 +184,9 @@ pub(super) mod guest_memory {
         Bytes(ram.0 / 12).min(Bytes(128 << 20))
     }
 
+    /// At most this part of memory is taken out of the balloon at once, to be exchanged for blocks.
+    pub(crate) const EXCHANGE_PART: u64 = 3;
+
     /// Gathering is worth it for this share of what is resident.
     pub(crate) const GATHER_FROM: u64 = 64;
 }

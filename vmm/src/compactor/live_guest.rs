@@ -299,6 +299,22 @@ impl GuestSide for LiveGuest {
         self.balloon().map(|balloon| balloon.surplus()).unwrap_or_default()
     }
 
+    /// As for [`gather`](Self::gather): only from such a guest will blocks follow.
+    fn take_back(&self, pages: Pages, patience: Duration, cancel: &AtomicBool) -> Pages {
+        let Some(before) = self.size() else { return Pages(0) };
+        let pages = Pages(pages.0.min(before.single));
+        let gives = self.balloon().filter(|b| b.can_evacuate() && b.deflates_on_oom());
+        let Some(goal) = gives.map(|mut balloon| {
+            balloon.set_advance(pages);
+            balloon.goal()
+        }) else {
+            return Pages(0);
+        };
+        let deadline = Instant::now().checked_add(patience);
+        let size = self.wait_until(deadline, cancel, |size| size.pages <= goal);
+        size.map_or(Pages(0), |size| Pages(before.pages.0.saturating_sub(size.pages.0)))
+    }
+
     /// Only from a guest that deflates the balloon instead of killing a process when memory runs
     /// out.
     ///
@@ -307,25 +323,32 @@ impl GuestSide for LiveGuest {
     fn gather(&self, blocks: u32, patience: Duration, cancel: &AtomicBool) -> u32 {
         let Some(before) = self.size() else { return 0 };
         let goal = self.balloon().filter(|b| b.can_evacuate() && b.deflates_on_oom());
-        let Some(goal) = goal.map(|mut balloon| {
+        let Some((goal, least)) = goal.map(|mut balloon| {
+            // Single pages that were taken back must be replaced, if need be by single pages.
+            let least =
+                if balloon.advance() > Pages(0) { balloon.target_pages() } else { Pages(0) };
+            balloon.set_advance(Pages(0));
             let lent = balloon.surplus().0 + u64::from(blocks) * PAGES_PER_BLOCK;
             balloon.set_surplus(Pages(lent));
-            Pages(balloon.target_pages().0.saturating_add(balloon.surplus().0))
+            (balloon.goal(), least)
         }) else {
             return 0;
         };
         let deadline = Instant::now().checked_add(patience);
-        let size = self.wait_until(deadline, cancel, |size| size.has_lent(&before, goal));
+        let size = self.wait_until(deadline, cancel, |size| {
+            size.has_lent(&before, goal) && size.pages >= least
+        });
         let came = size.map_or(0, |size| size.blocks.saturating_sub(before.blocks));
-        came.saturating_u32().min(blocks)
+        came.saturating_u32()
     }
 
     fn settle(&self, keep: Pages) {
         let Some(goal) = self.balloon().map(|mut balloon| {
+            balloon.set_advance(Pages(0));
             if balloon.surplus() > keep {
                 balloon.set_surplus(keep);
             }
-            Pages(balloon.target_pages().0.saturating_add(balloon.surplus().0))
+            balloon.goal()
         }) else {
             return;
         };

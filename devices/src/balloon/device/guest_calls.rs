@@ -103,6 +103,7 @@ impl VirtioDevice for Balloon {
         queues.into_iter().for_each(Serving::reset);
         // The driver that lent memory has been reset.
         self.core.target.set_surplus(Pages(0));
+        self.core.target.set_advance(Pages(0));
         self.core.pool.forget(leaving);
         self.core.migrations = Default::default();
         self.hinting.reset();

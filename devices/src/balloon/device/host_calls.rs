@@ -60,6 +60,27 @@ impl Balloon {
         debug_assert!(result.is_ok());
     }
 
+    /// Lends the guest pages of the balloon temporarily: the driver should have `advance` pages fewer
+    /// in it than the target says. It takes single pages back before blocks. Limited to the target;
+    /// the next target ends it.
+    pub fn set_advance(&mut self, advance: Pages) {
+        let result = self.change_target(|goal| {
+            goal.set_advance(advance);
+            Ok(())
+        });
+        debug_assert!(result.is_ok());
+    }
+
+    /// Pages that the guest may have back for now.
+    pub fn advance(&self) -> Pages {
+        self.core.target.advance()
+    }
+
+    /// The size that the driver should reach: target and surplus, less the advance.
+    pub fn goal(&self) -> Pages {
+        self.core.target.goal()
+    }
+
     /// Changes the driver's goal and notifies it.
     fn change_target(
         &mut self,

@@ -25,6 +25,8 @@ struct Balloon<'a> {
     /// Blocks that the guest can free.
     free: RefCell<Vec<BlockId>>,
     lent: Cell<Pages>,
+    /// Taken back to be exchanged.
+    taken: Cell<Pages>,
     /// How often it was asked to evacuate blocks.
     asked: Cell<u32>,
     /// Blocks that it evacuates on request; if `None`, it does not reply.
@@ -87,25 +89,38 @@ impl GuestSide for Balloon<'_> {
         self.lent.get()
     }
 
+    fn take_back(&self, pages: Pages, _: Duration, _: &AtomicBool) -> Pages {
+        self.remove_single_first(pages);
+        self.taken.set(pages);
+        pages
+    }
+
     /// The guest has the free pages that `free` says, and puts whole blocks of them into the
     /// balloon.
     fn gather(&self, blocks: u32, _: Duration, _: &AtomicBool) -> u32 {
         let mut came = 0;
         let mut free = self.free.borrow_mut();
-        let given = free.len().min(blocks as usize);
+        let replaced = (self.taken.replace(Pages(0)).0 / 512) as usize;
+        let given = free.len().min(replaced + blocks as usize);
         for block in free.drain(..given) {
             let range = block.checked_range().unwrap();
             self.ram.discard(&[range]).unwrap();
             self.pages.borrow_mut().insert_range(range);
             came += 1;
         }
-        self.lent.set(Pages(u64::from(came) * 512));
+        self.lent.set(Pages((given - replaced) as u64 * 512));
         came
     }
 
-    /// Single pages come back before blocks.
     fn settle(&self, keep: Pages) {
-        let mut back = self.lent.replace(keep).0 - keep.0;
+        self.remove_single_first(Pages(self.lent.replace(keep).0 - keep.0));
+    }
+}
+
+impl Balloon<'_> {
+    /// Single pages come back before blocks.
+    fn remove_single_first(&self, pages: Pages) {
+        let mut back = pages.0;
         let all: Vec<_> = self.pages.borrow().iter().map(|(id, m)| (id, *m)).collect();
         let (whole, cut): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, m)| m.is_full());
         for range in cut.iter().chain(&whole).flat_map(|(id, mask)| mask.ranges_in(*id)) {
@@ -141,9 +156,9 @@ fn range(start: u64, pages: u64) -> GuestRange {
 
 fn balloon(ram: &GuestRam, ranges: impl IntoIterator<Item = GuestRange>) -> Balloon<'_> {
     let pages = RefCell::new(ranges.into_iter().collect());
-    let (free, lent) = (RefCell::default(), Cell::new(Pages(0)));
+    let (free, lent, taken) = (RefCell::default(), Cell::new(Pages(0)), Cell::new(Pages(0)));
     let (asked, most_lent) = (Cell::new(0), Cell::new(Pages(0)));
-    Balloon { ram, pages, in_between: |_| {}, free, lent, asked, empties: None, most_lent }
+    Balloon { ram, pages, in_between: |_| {}, free, lent, taken, asked, empties: None, most_lent }
 }
 
 fn run(ram: &GuestRam, guest: &Balloon<'_>) -> PassReport {
@@ -202,8 +217,8 @@ fn a_cancelled_pass_does_no_more() {
     }
 }
 
-/// The balloon's single pages are exchanged for whole blocks, and blocks without holes become
-/// huge again. What the guest has free is not resident afterwards.
+/// The balloon's single pages are exchanged for whole blocks; before, a block that pages will move
+/// to becomes huge. What the guest has free is not resident afterwards.
 #[test]
 fn single_pages_are_exchanged_for_blocks() {
     let ram = ram();
@@ -215,16 +230,20 @@ fn single_pages_are_exchanged_for_blocks() {
     )
     .unwrap();
     *guest.free.borrow_mut() = vec![BlockId(5), BlockId(7)];
-    let goals =
-        Goals { evacuate_up_to: None, squeeze: false, collapse_from: None, ..Goals::all(true) };
+    let goals = Goals { collapse_from: Some(Pages(512)), ..Goals::all(true) };
+    let goals = Goals { evacuate_up_to: None, squeeze: false, ..goals };
     let pass = Pass::new(&ram, &guest, goals, PassLimits::UNLIMITED);
     let report = pass.run(&AtomicBool::new(false), &mut |_, _| {}).unwrap();
-    // One block is left for the guest's kernel.
-    assert_eq!((report.tallies.gather.done, report.end), (1, EndReason::Finished));
+    // One block instead of single pages, and one that is lent; the rest is the guest's kernel's.
+    assert_eq!((report.tallies.gather.done, report.end), (2, EndReason::Finished));
     assert_eq!(guest.lent.get(), Pages(0));
     assert_eq!((report.before.ballooned, report.after.ballooned), (Bytes(2 << 20), Bytes(2 << 20)));
-    assert!(guest.pages.borrow().mask(BlockId(5)).is_full());
-    assert_eq!(report.after.resident, Bytes((BLOCKS * 512 - 1024) << 12));
+    assert!(guest.pages.borrow().iter().all(|(_, mask)| mask.is_full()), "no single pages");
+    let of = |block: u64| ram.residency_of(range(block * 512, 512)).unwrap();
+    assert_eq!((of(5).resident, of(7).resident), (Bytes(0), Bytes(0)));
+    if report.tallies.collapse.refused + report.tallies.collapse.busy == 0 {
+        assert_eq!(of(3).huge, Some(Bytes(BLOCK_SIZE)), "{report:?}");
+    }
 }
 
 /// A guest that does not reply is asked twice, not once for each sixteen blocks.

@@ -23,7 +23,7 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use super::map::{Block, BlockFlags, BlockMap, Totals};
-use super::policy::guest_memory::{GATHER_FROM, reserve};
+use super::policy::guest_memory::{EXCHANGE_PART, GATHER_FROM, reserve};
 use super::policy::{Costs, Goals, PassLimits};
 use super::stage::Stage;
 use crate::units::{
@@ -41,8 +41,9 @@ pub enum PlanAction {
     Evacuate(BlockId),
     /// Make the block a huge page, and populate its absent pages.
     Back(BlockId),
-    /// Borrow this many blocks of the guest's free memory, then return them.
-    Gather(u32),
+    /// Exchange single pages of the balloon for blocks, borrow blocks of the guest's free memory,
+    /// then return them.
+    Gather(GatherOrder),
 }
 
 impl PlanAction {
@@ -55,6 +56,15 @@ impl PlanAction {
             Self::Gather(_) => None,
         }
     }
+}
+
+/// What a guest is to gather, in blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GatherOrder {
+    /// To borrow on top of the balloon's target.
+    pub lend: u32,
+    /// To replace single pages of the balloon, which the guest gets back first.
+    pub exchange: u32,
 }
 
 /// An action with what it should bring and cost.
@@ -241,10 +251,12 @@ impl Free {
         Some(Self { all, absent, held: all.saturating_sub(absent), in_use: Bytes(in_use) })
     }
 
-    /// Bytes to move to free a block, assuming that used pages are spread evenly.
-    fn moved_for_a_block(&self) -> u64 {
+    /// Bytes to move to free a block once `returned` of the balloon are free too, assuming that used
+    /// pages are spread evenly.
+    fn moved_for_a_block(&self, returned: Bytes) -> u64 {
         let parts = u128::from(self.in_use.0);
-        let moved = u128::from(BLOCK_SIZE) * parts / (parts + u128::from(self.all.0)).max(1);
+        let all = parts + u128::from(self.all.0) + u128::from(returned.0);
+        let moved = u128::from(BLOCK_SIZE) * parts / all.max(1);
         moved.saturating_u64().max(1)
     }
 }
@@ -259,23 +271,32 @@ fn gather(map: &BlockMap, goals: &Goals, limits: PassLimits, costs: &Costs) -> O
     let reserve = reserve(totals.ram);
     let held = free.held.saturating_sub(reserve);
     let cut = |b: &Block| b.ballooned > 0 && u64::from(b.ballooned) < PAGES_PER_BLOCK;
-    let cut: u64 = map.iter().filter(|(_, b)| cut(b)).map(|(_, b)| b.used().0).sum();
-    let gain = held.saturating_add(Pages(cut).bytes());
+    let cut: Vec<&Block> = map.iter().map(|(_, b)| b).filter(|b| cut(b)).collect();
+    let single = Pages(cut.iter().map(|b| u64::from(b.ballooned)).sum()).bytes();
+    let cut = Pages(cut.iter().map(|b| b.used().0).sum()).bytes();
+    let gain = held.saturating_add(cut);
     if gain.0 == 0 || gain.0 < totals.resident.0 / GATHER_FROM {
         return None;
     }
-    let moved = free.moved_for_a_block();
+    let moved = free.moved_for_a_block(single);
     let time = costs.evacuate_page * moved.div_ceil(PAGE_SIZE).saturating_u32();
     let by_time = limits.time.as_nanos() / time.as_nanos().max(1);
-    let blocks = (free.all.saturating_sub(reserve).0 / BLOCK_SIZE)
-        .min(limits.bytes.0 / moved)
-        .min(by_time.saturating_u64());
-    let count = u32::try_from(blocks).ok().filter(|count| *count > 0)?;
+    let most = (limits.bytes.0 / moved).min(by_time.saturating_u64()).saturating_u32();
+    let blocks = |bytes: Bytes| (bytes.0 / BLOCK_SIZE).saturating_u32();
+    let lend = blocks(free.all.saturating_sub(reserve)).min(most);
+    // Without room of its own the guest would be short of memory while it gathers.
+    if lend == 0 {
+        return None;
+    }
+    // A host that has no memory to make blocks huge has none for pages that leave the balloon.
+    let single = if goals.collapse_from.is_some() { single } else { Bytes(0) };
+    let exchange = blocks(single.min(Bytes(totals.ram.0 / EXCHANGE_PART))).min(most - lend);
+    let count = lend + exchange;
     Some(PlanStep {
-        action: PlanAction::Gather(count),
-        frees: held.min(Bytes(blocks * BLOCK_SIZE)),
-        makes_huge: Pages(cut).bytes(),
-        copies: Bytes(blocks * moved),
+        action: PlanAction::Gather(GatherOrder { lend, exchange }),
+        frees: held.min(Bytes(u64::from(lend) * BLOCK_SIZE)),
+        makes_huge: cut,
+        copies: Bytes(u64::from(count) * moved),
         takes: time * count,
     })
 }

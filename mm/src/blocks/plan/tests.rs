@@ -69,14 +69,17 @@ fn single_pages_and_free_memory_are_gathered() {
     let small = BlockFlags::empty();
     let cut = vec![block(256, 256, 0, small); 60];
     let whole = vec![block(512, 0, 0, BlockFlags::HUGE); 60];
-    let gathered = |blocks: &[Block], free_mib: u64| {
+    let gathered_if = |collapse_from, blocks: &[Block], free_mib: u64| {
         let map = map(blocks.to_vec()).with_guest_free(Bytes(free_mib << 20));
         let goals = Goals { evacuate_up_to: None, squeeze: false, ..Goals::all(true) };
-        actions(&map, &Goals { collapse_from: None, ..goals })
+        actions(&map, &Goals { collapse_from, ..goals })
     };
+    let gathered = |blocks: &[Block], free_mib| gathered_if(Some(Pages(400)), blocks, free_mib);
     // 120 MiB of RAM, of which the kernel keeps 10.
-    assert_eq!(gathered(&cut, 30), [PlanAction::Gather(10)], "the balloon is in single pages");
-    assert_eq!(gathered(&whole, 30), [PlanAction::Gather(10)], "30 MiB are wasted");
+    let order = |exchange| [PlanAction::Gather(GatherOrder { lend: 10, exchange })];
+    assert_eq!(gathered(&cut, 30), order(20), "of 60 MiB of single pages, a third of memory");
+    assert_eq!(gathered_if(None, &cut, 30), order(0), "the host is short of memory");
+    assert_eq!(gathered(&whole, 30), order(0), "30 MiB are wasted");
     assert_eq!(gathered(&whole, 11), [], "too little to be worth it");
     assert_eq!(gathered(&cut, 8), [], "the kernel needs that");
     assert_eq!(gathered(&cut, 1 << 20), [], "nonsense");
@@ -166,10 +169,13 @@ proptest! {
             prop_assert!(step.frees.0 + step.makes_huge.0 > 0, "a step without gain");
             let Some(id) = step.action.block() else {
                 // The guest keeps what its kernel needs, and is asked for at most what it has.
-                let PlanAction::Gather(count) = step.action else { panic!("{step:?}") };
-                let borrowed = u64::from(count) * Pages(PAGES_PER_BLOCK).bytes().0;
+                let PlanAction::Gather(order) = step.action else { panic!("{step:?}") };
+                let borrowed = u64::from(order.lend) * Pages(PAGES_PER_BLOCK).bytes().0;
                 prop_assert!(gather && borrowed + reserve(totals.ram).0 <= free.unwrap());
                 prop_assert!(borrowed + totals.ballooned.0 <= totals.ram.0);
+                // It gets back no more than the balloon has.
+                let exchanged = u64::from(order.exchange) * BLOCK_SIZE;
+                prop_assert!(exchanged <= totals.ballooned.0);
                 continue;
             };
             let block = map.get(id).unwrap();

@@ -44,7 +44,8 @@ impl CarryOut for HostStage {
 }
 
 impl HostStage {
-    fn make_huge(
+    /// Makes a block huge, unless it has holes.
+    pub(super) fn make_huge(
         &mut self,
         id: BlockId,
         progress: &PassProgress<'_>,

@@ -89,6 +89,11 @@ impl PassProgress<'_> {
         self.spending.time_left().is_none().then_some(EndReason::OutOfTime)
     }
 
+    /// Whether the pass is cancelled or out of time.
+    pub(super) fn must_end(&self) -> bool {
+        self.watch.cancel.load(Ordering::Relaxed) || self.spending.time_left().is_none()
+    }
+
     /// Time that is left.
     pub(super) fn time_left(&self) -> Duration {
         self.spending.time_left().unwrap_or_default()
