@@ -246,6 +246,7 @@ fuzz_target!(|input: Input| {
         let _ = client.stream.shutdown(Shutdown::Both);
     });
     assert_eq!(budget.used(), 0, "memory of a client that is gone");
-    assert!(budget.peak() <= (1 << 20) + 255 * 255 * 4);
+    // Buffers, the frame that is sent, and the next one, which may have another size.
+    assert!(budget.peak() <= (1 << 20) + 2 * 255 * 255 * 4);
     assert!(!display.watched(scanout));
 });
