@@ -189,13 +189,11 @@ impl Sink {
 
 /// A record is one line, whatever names a client has put into it.
 fn as_record(line: &[u8]) -> Cow<'_, [u8]> {
-    let body = line.strip_suffix(b"\n").unwrap_or(line);
-    if !body.iter().any(u8::is_ascii_control) {
-        return line.into();
+    let body = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(line));
+    match one_line(&body) {
+        Cow::Borrowed(_) => line.into(),
+        Cow::Owned(escaped) => (escaped + "\n").into_bytes().into(),
     }
-    let mut record = one_line(&String::from_utf8_lossy(body)).into_owned().into_bytes();
-    record.push(b'\n');
-    record.into()
 }
 
 impl Write for &Sink {
