@@ -147,6 +147,12 @@ impl LiveGuest {
         self.balloon.as_ref().map(|balloon| balloon.lock())
     }
 
+    /// The balloon of a guest that can be asked to exchange or lend memory: one that makes blocks, and
+    /// deflates the balloon instead of killing a process when memory runs out.
+    fn lending_balloon(&self) -> Option<Locked<'_, Balloon>> {
+        self.balloon().filter(|balloon| balloon.can_evacuate() && balloon.deflates_on_oom())
+    }
+
     /// The size of the balloon; `None` if its driver is inactive, which also ends its loans.
     fn size(&self) -> Option<BalloonSize> {
         let balloon = self.balloon().filter(|balloon| balloon.is_active())?;
@@ -299,12 +305,11 @@ impl GuestSide for LiveGuest {
         self.balloon().map(|balloon| balloon.surplus()).unwrap_or_default()
     }
 
-    /// As for [`gather`](Self::gather): only from such a guest will blocks follow.
+    /// Only with a guest that lends: from another, no blocks would follow.
     fn take_back(&self, pages: Pages, patience: Duration, cancel: &AtomicBool) -> Pages {
         let Some(before) = self.size() else { return Pages(0) };
         let pages = Pages(pages.0.min(before.single));
-        let gives = self.balloon().filter(|b| b.can_evacuate() && b.deflates_on_oom());
-        let Some(goal) = gives.map(|mut balloon| {
+        let Some(goal) = self.lending_balloon().map(|mut balloon| {
             balloon.set_advance(pages);
             balloon.goal()
         }) else {
@@ -315,15 +320,13 @@ impl GuestSide for LiveGuest {
         size.map_or(Pages(0), |size| Pages(before.pages.0.saturating_sub(size.pages.0)))
     }
 
-    /// Only from a guest that deflates the balloon instead of killing a process when memory runs
-    /// out.
+    /// Only from a guest that lends.
     ///
     /// A guest that puts single pages into the balloon can make no more blocks: the request then
     /// ends.
     fn gather(&self, blocks: u32, patience: Duration, cancel: &AtomicBool) -> u32 {
         let Some(before) = self.size() else { return 0 };
-        let goal = self.balloon().filter(|b| b.can_evacuate() && b.deflates_on_oom());
-        let Some((goal, least)) = goal.map(|mut balloon| {
+        let Some((goal, least)) = self.lending_balloon().map(|mut balloon| {
             // Single pages that were taken back must be replaced, if need be by single pages.
             let least =
                 if balloon.advance() > Pages(0) { balloon.target_pages() } else { Pages(0) };
