@@ -14,8 +14,8 @@ pub trait Interrupt: Send + Sync {
     fn signal_used_queue(&self, queue: u16) -> std::io::Result<()>;
 
     /// An event for the host's kernel, which interrupts the driver for used buffers by writing to it.
-    /// From now on to the reset the driver always finds used buffers to be a reason for the
-    /// interrupt, as nobody notes when they are.
+    /// Until the reset, the driver always reads used buffers as a reason for the interrupt: the
+    /// monitor does not see when there are any.
     ///
     /// # Errors
     ///

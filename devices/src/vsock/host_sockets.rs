@@ -91,9 +91,9 @@ impl HostSockets {
         Ok(id)
     }
 
-    /// Whether there is news of room to write to `stream`, whose news have number `id`: of the room
-    /// that is there already, too. Each read of its program would be news, so that nobody should ask
-    /// for it who has nothing to write.
+    /// Turns news of room to write to `stream`, under its number `id`, on or off. Room that is there
+    /// already is news too. Leave it off while there is nothing to write: each read by the stream's
+    /// program would be news.
     pub(super) fn watch_room(&self, stream: &UnixStream, id: u64, on: bool) -> io::Result<()> {
         let flags = if on { WATCHED | epoll::EventFlags::OUT } else { WATCHED };
         Ok(epoll::modify(&self.epoll, stream, epoll::EventData::new_u64(id), flags)?)

@@ -136,7 +136,7 @@ fn an_offloaded_queue_goes_past_the_event_loop() {
     // What the kernel waits for is there, and unread.
     assert_eq!(rig.device.lock().queues[1].kick().read().unwrap(), 1);
 
-    // Until the reset there is a reason for interrupts that nobody notes.
+    // The bit reads as set until the reset, although the device sets it for no buffer.
     assert_eq!(rig.driver.read(reg::INTERRUPT_STATUS), 0);
     let interrupt = rig.device.lock().interrupt.clone().unwrap();
     let event = interrupt.share().unwrap();
