@@ -15,6 +15,7 @@
 //! - `sources.rs`      the files that these checks read
 //! - `fuzz.rs`         each fuzz target for a short while
 //! - `checkpatch.rs`   the kernel's own style check on our patches
+//! - `room.rs`         whether the disk has room for all that
 //! - `tally.rs`        what the steps have come to, all together
 
 mod checkpatch;
@@ -29,6 +30,7 @@ mod licences;
 mod names;
 mod patches;
 mod phrases;
+mod room;
 mod sources;
 mod tally;
 
@@ -97,6 +99,7 @@ pub(crate) fn lint() -> bool {
 /// runs at the same time. Guest tests take longer, and are preferred where both want a CPU. Where
 /// guests run on this machine they measure its free memory, and run alone.
 pub(crate) fn run(options: &Options) -> Result<bool> {
+    room::warn();
     let tally = Tally::new();
     let guests = (!options.no_guests).then(outer::Place::choose);
     thread::scope(|scope| {
