@@ -224,7 +224,7 @@ fn main() {
     let parked = Parked::new(&data);
     let (mut ours, mut bare, mut shares) = (Vec::new(), Vec::new(), Vec::new());
     let (mut reads, mut writes) = (Vec::new(), Vec::new());
-    let mut costs = Vec::new();
+    let (mut costs, mut blocks_back) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         let before = parked.paging.stats().counters;
         let began = cpu_time();
@@ -247,7 +247,14 @@ fn main() {
             100.0 * share,
         );
         let times = parked.touch(round % 2 == 1);
-        if round % 2 == 1 { writes.extend(times) } else { reads.extend(times) }
+        if round % 2 == 1 {
+            writes.extend(times)
+        } else {
+            reads.extend(times)
+        }
+        let began = Instant::now();
+        let back = parked.paging.unpark(Some(1), &AtomicBool::new(false), &|_, _| ()).returned;
+        blocks_back.push(began.elapsed().as_secs_f64() * 1e6 / back as f64);
     }
     reads.sort_by(f64::total_cmp);
     writes.sort_by(f64::total_cmp);
@@ -258,10 +265,11 @@ fn main() {
     figure("armed", slower, "%-slower", "<=1", slower <= 1.0);
     figure("cost", 100.0 * median(costs), "%-of-parked", "-", true);
     figure("codec-left", 100.0 * median(shares), "%-of-parked", "-", true);
-    figure("fault.block.read.p50", at(&reads, 50), "us", "-", true);
-    figure("fault.block.read.p99", at(&reads, 99), "us", "-", true);
-    figure("fault.block.write.p50", at(&writes, 50), "us", "-", true);
-    figure("fault.block.write.p99", at(&writes, 99), "us", "-", true);
+    figure("fault.page.read.p50", at(&reads, 50), "us", "-", true);
+    figure("fault.page.read.p99", at(&reads, 99), "us", "-", true);
+    figure("fault.page.write.p50", at(&writes, 50), "us", "-", true);
+    figure("fault.page.write.p99", at(&writes, 99), "us", "-", true);
+    figure("unpark.block", median(blocks_back), "us", "-", true);
     figure("fault.bare-copy-of-a-page.p50", at(&copies, 50), "us", "-", true);
     figure("fault.bare-copy-of-a-page.p99", at(&copies, 99), "us", "-", true);
 }

@@ -42,8 +42,8 @@ impl PagerEngine {
         loop {
             match record.state(index) {
                 BlockState::Present | BlockState::Lost => return,
-                BlockState::Absent { source, .. } => {
-                    let source = *source;
+                BlockState::Absent(absence) => {
+                    let source = absence.source();
                     let block = self.areas.block(index);
                     let mask = PageMask::of_range(block, part);
                     // The record is locked, so no thread fills the block.

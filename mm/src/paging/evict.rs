@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Taking blocks out of guest memory and compressing them.
 
+use std::sync::TryLockError;
 use std::time::Instant;
 
 use crate::backing::BackingError;
@@ -9,8 +10,9 @@ use crate::store::{Page, StoreError};
 use crate::units::{Bytes, GuestRange, PAGE_BYTES, SaturatingInto};
 
 use super::pager_engine::{PagerEngine, STORE, lock};
+use super::record::BlockState;
 use super::source::key;
-use super::staging::PAGES;
+use super::staging::{Outlet, PAGES};
 use super::stats::PagerCounters;
 
 /// One page in this many is compressed first, as a sample of compressibility.
@@ -132,6 +134,23 @@ impl PagerEngine {
         Ok(())
     }
 
+    /// Collapses block `index` if it is present in small pages. `false` if the gate is taken: this
+    /// never waits.
+    pub(super) fn try_make_huge(&self, index: usize) -> bool {
+        let _gate = match self.gate.try_lock() {
+            Ok(gate) => gate,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        if *self.record().state(index) == BlockState::Present {
+            let block = self.areas.block(index).checked_range().expect("a block of RAM");
+            if let Err(stay) = self.check(block) {
+                tracing::debug!("block {index} stays in small pages: {stay}");
+            }
+        }
+        true
+    }
+
     /// Moves a block that this thread holds back to its place.
     pub(super) fn put_back(&self, index: usize, slot: usize) {
         self.move_back(index, slot);
@@ -189,11 +208,26 @@ impl PagerEngine {
         if self.outlet.is_recalled(slot) {
             return Err(Stay::Wanted);
         }
+        // SAFETY: this thread holds the slot until the block is packed or put back, and the pages
+        // are there.
+        unsafe { self.pack_from(&self.outlet, (index, slot), pages) }
+    }
+
+    /// Stores pages of block `index`, which lie in a slot of `outlet`; returns the bytes that they
+    /// take.
+    ///
+    /// # Safety
+    /// As for [`Outlet::page`].
+    pub(super) unsafe fn pack_from(
+        &self,
+        outlet: &Outlet,
+        (index, slot): (usize, usize),
+        pages: &[usize],
+    ) -> Result<usize, Stay> {
         let first = Self::pages(index).start;
         let pages = pages.iter().map(|&at| {
-            // SAFETY: this thread holds the slot until the block is packed or put back, and the
-            // page is there.
-            (key(first + at as u64), unsafe { self.outlet.page(slot, at) })
+            // SAFETY: as promised by the caller.
+            (key(first + at as u64), unsafe { outlet.page(slot, at) })
         });
         Ok(self.pool.put(pages.filter(|(_, page)| !is_zero(page)))?)
     }

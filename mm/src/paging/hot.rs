@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The hot set: the blocks that the guest accessed after it was parked, in that order.
+//! The hot set: the blocks that the guest used after it was parked, in that order. A block of which
+//! it accessed only a few pages is not one.
 //!
 //! A guest that wakes up accesses much the same blocks each time, so the previous order determines
 //! what to bring back first, and what to read ahead after an access.
@@ -33,7 +34,7 @@ impl HotSet {
         self.place = self.last.iter().enumerate().map(|(at, &block)| (block, at)).collect();
     }
 
-    /// The guest accessed `block`; returns at most `most` blocks to read ahead: those that followed
+    /// The guest uses `block`; returns at most `most` blocks to read ahead: those that followed
     /// it last time and have not been returned yet.
     pub(super) fn touched(&mut self, block: usize, most: usize) -> &[usize] {
         if self.now.len() < MOST {

@@ -16,22 +16,25 @@
 //!                                └──────────────────────┘
 //! ```
 //!
-//! The unit is the block: it leaves as one huge page and comes back as one, so neither side is
-//! fragmented. Nothing is lost in transit: until a block is stored, its copy in staging can go
+//! The unit is the block: it leaves as one huge page, and once the guest uses it, it comes back as
+//! one, so neither side is fragmented. Until then its pages come back one by one, as small pages, so
+//! that an idle guest's accesses cost 4 KiB each; they are copied, and leave again through an outlet
+//! of their own. Nothing is lost in transit: until a block is stored, its copy in staging can go
 //! back, and until it is back in place, its source keeps it. This module knows no device and no
 //! KVM; it may use the rest of `mm`.
 //!
 //! Front: `mod` the front door · `park` parking and unparking · `stats` counters. Mechanism:
 //! `pager_engine` what all threads share · `record` where each block is · `pager` the thread that
 //! answers faults · `resolve` bringing back · `evict` taking out and compressing · `discards`
-//! discards by others · `probation` blocks taken out on trial · `repack` recompression of blocks
-//! that stay absent. Leaves: `areas` numbering of blocks · `ages` how long each has been in the
+//! discards by others · `partial` taking single pages out again · `probation` blocks taken out on trial · `repack` recompression of blocks
+//! that stay absent. Leaves: `areas` numbering of blocks · `absence` the pages of an absent block · `ages` how long each has been in the
 //! store · `staging` address space for blocks in transit · `source` the sources of contents ·
 //! `page_pool` the compressed pages · `hot` the blocks accessed first · `cold` which blocks to try,
 //! and the value of eviction.
 //!
 //! `unsafe` is in `staging` (references to pages on the way) and around UFFDIO_MOVE.
 
+mod absence;
 mod ages;
 mod areas;
 mod cold;
@@ -42,6 +45,7 @@ mod page_pool;
 mod pager;
 mod pager_engine;
 mod park;
+mod partial;
 mod probation;
 mod record;
 mod repack;
@@ -62,15 +66,16 @@ use crate::guest_ram::{AbsentMemory, GuestRam};
 use crate::range_set::RangeSet;
 use crate::store::Codec;
 use crate::sys::userfault::{Userfault, UserfaultError};
-use crate::units::{BLOCK_SIZE, BlockId, Bytes, GuestRange, PAGES_PER_BLOCK};
+use crate::units::{BLOCK_SIZE, BlockId, Bytes, GuestRange, PAGE_SIZE, PAGES_PER_BLOCK};
 
+use absence::SourceId;
 use ages::Ages;
 use areas::Areas;
 use hot::HotSet;
 use page_pool::PagePool;
 use pager::PagerThread;
 use pager_engine::{PagerEngine, lock};
-use record::{BlockState, Record, SourceId};
+use record::{BlockState, Record};
 use staging::Outlet;
 use stats::{Histogram, PagerCounters};
 
@@ -176,6 +181,7 @@ impl Paging {
         let uffd = Userfault::open()?;
         let huge = ram.may_be_huge();
         let outlet = Outlet::new(SLOTS, huge, &uffd).map_err(PagingError::Prepare)?;
+        let parts = Outlet::new(SLOTS, false, &uffd).map_err(PagingError::Prepare)?;
         let pages = areas.blocks() as u64 * PAGES_PER_BLOCK;
         let pool = PagePool::new(pages, config.pool_limit, config.codec, config.second_codec)?;
         for region in ram.regions() {
@@ -194,6 +200,7 @@ impl Paging {
             huge,
             uffd,
             outlet,
+            parts,
             pool,
             max_runs: config.max_mappings / MAPPINGS_PER_RUN,
             reads_ahead: AtomicBool::new(true),
@@ -359,7 +366,8 @@ impl Paging {
         let counts = engine.record().counts();
         let bytes = |blocks: usize| blocks as u64 * BLOCK_SIZE;
         PagingStats {
-            absent_bytes: bytes(counts.absent + counts.filling),
+            absent_bytes: bytes(counts.absent + counts.filling)
+                - counts.pages_back as u64 * PAGE_SIZE,
             staged_bytes: bytes(counts.out),
             lost_bytes: bytes(counts.lost),
             runs: counts.runs as u64,

@@ -3,7 +3,8 @@
 //!
 //! It takes no device's lock and no gate, and does not access guest memory, so a thread that waits
 //! for a page is served regardless of the locks it holds. Read-ahead runs only when no fault is
-//! waiting.
+//! waiting, and so does making blocks huge again that came back page by page; that tries the gate
+//! and does not wait for it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -27,8 +28,12 @@ use super::stats::PagerCounters;
 
 /// Blocks to read ahead after an access to the hot set.
 const READ_AHEAD: usize = 8;
+/// Pages of a block that come back one by one; with the next one the block comes back.
+const COLD_PAGES: usize = 32;
 /// Delay before a block that could not be brought back is tried again.
 const RETRY: Duration = Duration::from_millis(5);
+/// Blocks that wait to be made huge; the host's own daemon finds the others.
+const SMALL_BLOCKS: usize = 256;
 /// Time without a fault after which the pager releases its staging memory.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -48,6 +53,7 @@ impl PagerThread {
             inlet: Inlet::new()?,
             retry: Vec::new(),
             ahead: VecDeque::new(),
+            small: VecDeque::new(),
         };
         let thread = std::thread::Builder::new().name("pager".into()).stack_size(256 << 10).spawn(
             move || {
@@ -78,10 +84,12 @@ struct Pager {
     engine: Arc<PagerEngine>,
     stop: Arc<OwnedFd>,
     inlet: Inlet,
-    /// Blocks that a thread waits for and that could not be brought back yet.
-    retry: Vec<usize>,
+    /// Pages that a thread waits for and that could not be brought back yet.
+    retry: Vec<PageFault>,
     /// Blocks to read ahead.
     ahead: VecDeque<usize>,
+    /// Blocks that came back in small pages and are to be made huge.
+    small: VecDeque<usize>,
 }
 
 impl Pager {
@@ -91,7 +99,7 @@ impl Pager {
         loop {
             let timeout = if !self.ahead.is_empty() {
                 Some(Duration::ZERO)
-            } else if !self.retry.is_empty() {
+            } else if !self.retry.is_empty() || !self.small.is_empty() {
                 Some(RETRY)
             } else {
                 staging.then_some(IDLE)
@@ -101,6 +109,7 @@ impl Pager {
                 Ok(Wake::Fault) => {}
                 Ok(Wake::Nothing) if !self.ahead.is_empty() => self.read_ahead(),
                 Ok(Wake::Nothing) if !self.retry.is_empty() => self.try_again(),
+                Ok(Wake::Nothing) if !self.small.is_empty() => self.make_huge(),
                 Ok(Wake::Nothing) => {
                     self.inlet.release();
                     staging = false;
@@ -142,51 +151,51 @@ impl Pager {
         })
     }
 
-    /// Answers `faults`, each block once: several threads may wait for one block, and a thread with
-    /// a signal pending reports its fault over and over.
+    /// Answers `faults`, each page once: several threads may wait for one page, and a thread with a
+    /// signal pending reports its fault over and over.
     fn answer(&mut self, faults: &mut Vec<PageFault>) {
-        let engine = Arc::clone(&self.engine);
-        PagerCounters::add(&engine.counters.faults, faults.len() as u64);
+        PagerCounters::add(&self.engine.counters.faults, faults.len() as u64);
         faults.sort_unstable_by_key(|fault| fault.page);
         faults.dedup_by_key(|fault| fault.page);
-        let mut last = None;
         for fault in faults.drain(..) {
-            let Some(index) = engine.areas.index_of_addr(fault.page) else {
-                answer_stray(&engine, fault);
-                continue;
-            };
-            let again = last.replace(index) == Some(index);
-            if !again || *engine.record().state(index) == BlockState::Present {
-                self.answer_block(index, fault);
-            }
+            self.answer_one(fault);
         }
     }
 
-    fn answer_block(&mut self, index: usize, fault: PageFault) {
+    fn answer_one(&mut self, fault: PageFault) {
         let began = Instant::now();
-        let engine = &self.engine;
-        let count = &engine.counters.blocks_touched;
-        match engine.bring_back(index, &mut self.inlet, Some(count)) {
+        let engine = Arc::clone(&self.engine);
+        let Some(index) = engine.areas.index_of_addr(fault.page) else {
+            return answer_stray(&engine, fault);
+        };
+        let page = (fault.page - engine.areas.host(index).addr()) / PAGE_BYTES;
+        match engine.bring_page_back((index, page), COLD_PAGES, &mut self.inlet) {
+            FillOutcome::Page => engine.latency.record(began.elapsed()),
             FillOutcome::Done => {
                 engine.latency.record(began.elapsed());
                 let most = if engine.reads_ahead.load(Ordering::Relaxed) { READ_AHEAD } else { 0 };
                 self.ahead.extend(lock(&engine.hot).touched(index, most));
+                if engine.huge && self.small.len() < SMALL_BLOCKS {
+                    self.small.push_back(index);
+                }
                 // Prepare staging while no fault is pending, so that the next block does not wait
                 // for zeroed pages.
-                if let Err(error) = self.inlet.prepare() {
+                if !self.ahead.is_empty()
+                    && let Err(error) = self.inlet.prepare()
+                {
                     tracing::debug!(
                         "cannot allocate staging memory ahead of the next fault: {error}"
                     );
                 }
             }
-            FillOutcome::Present => answer_present(engine, index, fault),
+            FillOutcome::Present => answer_present(&engine, index, fault),
             FillOutcome::Elsewhere => {}
             FillOutcome::Later => {
-                if !self.retry.contains(&index) {
-                    self.retry.push(index);
+                if !self.retry.iter().any(|waiting| waiting.page == fault.page) {
+                    self.retry.push(fault);
                 }
             }
-            FillOutcome::Lost => poison(engine, fault),
+            FillOutcome::Lost => poison(&engine, fault),
         }
     }
 
@@ -197,11 +206,16 @@ impl Pager {
     }
 
     fn try_again(&mut self) {
-        for index in std::mem::take(&mut self.retry) {
-            let count = &self.engine.counters.blocks_touched;
-            if self.engine.bring_back(index, &mut self.inlet, Some(count)) == FillOutcome::Later {
-                self.retry.push(index);
-            }
+        for fault in std::mem::take(&mut self.retry) {
+            self.answer_one(fault);
+        }
+    }
+
+    /// Makes a block huge that came back page by page, if all of its pages are there.
+    fn make_huge(&mut self) {
+        let Some(index) = self.small.pop_front() else { return };
+        if !self.engine.try_make_huge(index) {
+            self.small.push_back(index);
         }
     }
 }

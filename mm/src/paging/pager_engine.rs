@@ -13,19 +13,20 @@ use std::time::Duration;
 use crate::guest_ram::GuestRam;
 use crate::range_set::RangeSet;
 use crate::sys::userfault::{Stopped, Userfault};
-use crate::units::{BLOCK_BYTES, HostRange, PAGES_PER_BLOCK};
+use crate::units::{BLOCK_BYTES, HostRange, PAGE_BYTES, PAGES_PER_BLOCK};
 
+use super::absence::SourceId;
 use super::ages::Ages;
 use super::areas::Areas;
 use super::hot::HotSet;
 use super::page_pool::PagePool;
-use super::record::{BlockState, Record, SourceId};
+use super::record::{BlockState, Record};
 use super::source::{PageSource, SourceError};
 use super::staging::Outlet;
 use super::stats::{Histogram, PagerCounters};
 
 /// Attempts of a move that the kernel asks to repeat, before giving up for now.
-const TRIES: u32 = 1000;
+pub(super) const TRIES: u32 = 1000;
 
 /// Called when guest memory is lost: the guest cannot continue.
 pub type OnLoss = Box<dyn Fn(&SourceError) + Send + Sync>;
@@ -38,6 +39,8 @@ pub(super) struct PagerEngine {
     pub(super) huge: bool,
     pub(super) uffd: Userfault,
     pub(super) outlet: Outlet,
+    /// The same for single pages.
+    pub(super) parts: Outlet,
     pub(super) pool: PagePool,
     /// The first is the store.
     pub(super) sources: Vec<Arc<dyn PageSource>>,
@@ -145,7 +148,11 @@ impl PagerEngine {
     /// Moves block `index` from a slot back to its place, retrying without limit: the slot holds
     /// the only copy.
     pub(super) fn move_back(&self, index: usize, slot: usize) {
-        let (place, staged) = (self.areas.host(index), self.outlet.range(slot));
+        self.move_all_back(index, self.areas.host(index), self.outlet.range(slot));
+    }
+
+    /// Moves pages of block `index` from staging back to their place, retrying without limit.
+    pub(super) fn move_all_back(&self, index: usize, place: HostRange, staged: HostRange) {
         let mut told = false;
         loop {
             // SAFETY: both are mapped; the record has the block with this thread, so that no
@@ -157,7 +164,7 @@ impl PagerEngine {
                 return;
             }
             if !std::mem::replace(&mut told, true) {
-                tracing::warn!("cannot move a block back, will retry: {stopped}");
+                tracing::warn!("cannot move block {index} back, will retry: {stopped}");
             }
             PagerCounters::add(&self.counters.fill_retries, 1);
             std::thread::sleep(Duration::from_millis(1));
@@ -186,7 +193,8 @@ impl PagerEngine {
     /// Bytes of absent guest memory.
     pub(super) fn absent_bytes(&self) -> u64 {
         let counts = self.record().counts();
-        ((counts.absent + counts.out + counts.filling) * BLOCK_BYTES) as u64
+        let blocks = counts.absent + counts.out + counts.filling;
+        (blocks * BLOCK_BYTES - counts.pages_back * PAGE_BYTES) as u64
     }
 }
 

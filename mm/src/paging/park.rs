@@ -168,6 +168,9 @@ impl PagerEngine {
         if self.is_excluded(index, exclude) {
             return Err(Stay::Pinned);
         }
+        if matches!(self.record().state(index), BlockState::Absent(_)) {
+            return self.take_pages_out(index);
+        }
         let slot = self.take_out(index)?;
         self.pack(index, slot)
     }
@@ -196,9 +199,17 @@ impl PagerEngine {
             while !cancel.load(Ordering::Relaxed) {
                 let Some(&index) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
                 let count = Some(&self.counters.blocks_prefetched);
-                let counter = match self.bring_back(index, &mut inlet, count) {
+                let outcome = self.bring_back(index, &mut inlet, count);
+                if outcome == FillOutcome::Done && self.huge {
+                    // Pages of it may have come back before.
+                    self.try_make_huge(index);
+                }
+                let counter = match outcome {
                     // Present or elsewhere: brought back on access.
-                    FillOutcome::Done | FillOutcome::Present | FillOutcome::Elsewhere => &returned,
+                    FillOutcome::Done
+                    | FillOutcome::Page
+                    | FillOutcome::Present
+                    | FillOutcome::Elsewhere => &returned,
                     FillOutcome::Later => &left,
                     FillOutcome::Lost => &lost,
                 };
@@ -212,9 +223,14 @@ impl PagerEngine {
         UnparkReport { returned: get(returned), left: get(left), lost: get(lost) }
     }
 
-    /// Blocks to evict, coldest first, and how many are kept for the floor.
+    /// Blocks to evict, coldest first, and how many are kept for the floor. Absent ones are evicted
+    /// for their pages that came back.
     fn to_evict(&self, floor: Bytes) -> (Vec<usize>, u64) {
-        let mut present = self.record().select(|state| *state == BlockState::Present);
+        let mut present = self.record().select(|state| match state {
+            BlockState::Present => true,
+            BlockState::Absent(absence) => absence.pages_back() > 0,
+            _ => false,
+        });
         present.retain(|&index| self.is_resident(index));
         {
             let hot = lock(&self.hot);
@@ -237,7 +253,7 @@ impl PagerEngine {
     fn to_bring_back(&self) -> Vec<usize> {
         let mut away = self
             .record()
-            .select(|state| matches!(state, BlockState::Absent { .. } | BlockState::Out { .. }));
+            .select(|state| matches!(state, BlockState::Absent(_) | BlockState::Out { .. }));
         let hot = lock(&self.hot);
         away.sort_by_key(|&index| hot.place(index).unwrap_or(usize::MAX));
         away

@@ -9,21 +9,19 @@
 //!    │  │ └──────────────────────┘ returned    │ begin_filling      returned │   ▼
 //!    │  └──────────────────────────────────────┼─────────────────────────────┘ Absent ◀─ start
 //!    │               filled                    ▼                                 │  (lazy restore)
-//!    └───────────────────────────────────── Filling ◀────────────────────────────┘
-//!                                              │ lost                 begin_filling
+//!    └───────────────────────────────────── Filling ◀───────────────────────────▶┘
+//!                                              │ lost     begin_filling, not_filled
 //!                                              ▼
 //!                                            Lost
 //! ```
 //!
 //! Leaving and Packing belong to one evicting thread, Filling to the thread that fills; others may
 //! only mark the block as wanted. Pages of a Present block that are not in host memory read as
-//! zero, as private memory does.
+//! zero, as private memory does. Single pages of an Absent block may be in place.
 
 use crate::blocks::mask::PageMask;
 
-/// Which page source has the contents of an absent block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct SourceId(pub(super) u8);
+use super::absence::{Absence, SourceId};
 
 /// Where a block's contents are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,9 +34,9 @@ pub(super) enum BlockState {
     Out { slot: usize },
     /// In staging, being compressed. `wanted`: a thread waits for it.
     Packing { slot: usize, wanted: bool },
-    /// With a source, apart from the pages that were discarded since.
-    Absent { source: SourceId, dropped: Option<Box<PageMask>> },
-    /// Being brought back.
+    /// With a source, apart from the pages that were discarded or came back since.
+    Absent(Absence),
+    /// Being brought back, or pages of it are.
     Filling,
     /// Its source could not read it.
     Lost,
@@ -53,6 +51,8 @@ pub(super) struct Counts {
     pub(super) out: usize,
     /// Being brought back.
     pub(super) filling: usize,
+    /// Pages of absent blocks that are in place.
+    pub(super) pages_back: usize,
     /// Whose contents are lost.
     pub(super) lost: usize,
     /// Registered with userfaultfd.
@@ -161,7 +161,7 @@ impl Record {
         match self.state(index) {
             BlockState::Packing { wanted: true, .. } => false,
             BlockState::Packing { wanted: false, .. } => {
-                self.set(index, BlockState::Absent { source, dropped: None });
+                self.set(index, BlockState::Absent(Absence::new(source)));
                 true
             }
             other => panic!("block {index} cannot be packed: {other:?}"),
@@ -171,7 +171,7 @@ impl Record {
     /// Present → Absent: its contents have been with `source` from the beginning.
     pub(super) fn set_absent(&mut self, index: usize, source: SourceId) {
         assert_eq!(*self.state(index), BlockState::Present, "block {index} is in use");
-        self.set(index, BlockState::Absent { source, dropped: None });
+        self.set(index, BlockState::Absent(Absence::new(source)));
     }
 
     /// Leaving or Packing → Present: its pages are back in place.
@@ -184,7 +184,7 @@ impl Record {
 
     /// Out or Absent → Filling; gives what it was.
     pub(super) fn begin_filling(&mut self, index: usize) -> Option<BlockState> {
-        let ready = matches!(self.state(index), BlockState::Out { .. } | BlockState::Absent { .. });
+        let ready = matches!(self.state(index), BlockState::Out { .. } | BlockState::Absent(_));
         ready.then(|| self.set(index, BlockState::Filling))
     }
 
@@ -194,7 +194,8 @@ impl Record {
         self.set(index, BlockState::Present);
     }
 
-    /// Filling → what it was before: it could not be filled now.
+    /// Filling → what it was before, or with other pages in place: it could not be filled now, or
+    /// only pages of it were to be moved.
     pub(super) fn not_filled(&mut self, index: usize, before: BlockState) {
         assert_eq!(*self.state(index), BlockState::Filling, "block {index} is not being filled");
         self.set(index, before);
@@ -217,13 +218,15 @@ impl Record {
         }
     }
 
-    /// Drops pages of an absent block: they read as zero from now on. Whether any page is left.
+    /// Drops pages of an absent block: they read as zero from now on. Whether any page is left to
+    /// bring back.
     pub(super) fn drop_pages(&mut self, index: usize, pages: &PageMask) -> bool {
         match &mut self.blocks[index].state {
-            BlockState::Absent { dropped, .. } => {
-                let all = dropped.get_or_insert_default();
-                **all = all.union(pages);
-                !all.is_full()
+            BlockState::Absent(absence) => {
+                self.counts.pages_back -= absence.pages_back();
+                absence.drop_pages(pages);
+                self.counts.pages_back += absence.pages_back();
+                !absence.at_source().is_empty()
             }
             other => panic!("block {index} has no source: {other:?}"),
         }
@@ -232,10 +235,7 @@ impl Record {
     /// Absent → Present: no page of it is left to bring back.
     pub(super) fn emptied(&mut self, index: usize) {
         let state = self.state(index);
-        assert!(
-            matches!(state, BlockState::Absent { .. }),
-            "block {index} has no source: {state:?}"
-        );
+        assert!(matches!(state, BlockState::Absent(_)), "block {index} has no source: {state:?}");
         self.set(index, BlockState::Present);
     }
 
@@ -247,6 +247,7 @@ impl Record {
             if let Some(count) = counted(&mut counts, &block.state) {
                 *count += 1;
             }
+            counts.pages_back += pages_back(&block.state);
             counts.registered += usize::from(block.registered);
             counts.runs += usize::from(block.registered && !before);
             before = block.registered;
@@ -266,6 +267,8 @@ impl Record {
 
     fn set(&mut self, index: usize, state: BlockState) -> BlockState {
         let before = std::mem::replace(&mut self.blocks[index].state, state);
+        self.counts.pages_back -= pages_back(&before);
+        self.counts.pages_back += pages_back(&self.blocks[index].state);
         if let Some(count) = counted(&mut self.counts, &before) {
             *count -= 1;
         }
@@ -276,6 +279,13 @@ impl Record {
     }
 }
 
+fn pages_back(state: &BlockState) -> usize {
+    match state {
+        BlockState::Absent(absence) => absence.pages_back(),
+        _ => 0,
+    }
+}
+
 /// The counter that a state has, if it has one.
 fn counted<'a>(counts: &'a mut Counts, state: &BlockState) -> Option<&'a mut usize> {
     match state {
@@ -283,7 +293,7 @@ fn counted<'a>(counts: &'a mut Counts, state: &BlockState) -> Option<&'a mut usi
         BlockState::Leaving { .. } | BlockState::Out { .. } | BlockState::Packing { .. } => {
             Some(&mut counts.out)
         }
-        BlockState::Absent { .. } => Some(&mut counts.absent),
+        BlockState::Absent(_) => Some(&mut counts.absent),
         BlockState::Filling => Some(&mut counts.filling),
         BlockState::Lost => Some(&mut counts.lost),
     }

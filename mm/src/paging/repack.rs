@@ -26,9 +26,9 @@ pub struct RepackReport {
 impl PagerEngine {
     /// Blocks that have been in the store for `age` and were not repacked.
     pub(super) fn repackable(&self, age: Duration) -> Vec<usize> {
-        let mut blocks = self
-            .record()
-            .select(|state| matches!(state, BlockState::Absent { source, .. } if *source == STORE));
+        let mut blocks = self.record().select(
+            |state| matches!(state, BlockState::Absent(absence) if absence.source() == STORE),
+        );
         blocks.retain(|&index| self.ages.is_older(index, age));
         blocks
     }

@@ -2,16 +2,17 @@
 //! Bringing blocks back.
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use crate::blocks::mask::PageMask;
-use crate::store::Page;
 use crate::sys::userfault::Stopped;
-use crate::units::{HostRange, PAGE_BYTES, SaturatingInto};
+use crate::units::{HostRange, PAGE_BYTES, Pages, SaturatingInto};
 
-use super::pager_engine::PagerEngine;
-use super::record::{BlockState, SourceId};
+use super::absence::Absence;
+use super::pager_engine::{PagerEngine, STORE, TRIES};
+use super::record::BlockState;
 use super::source::{Content, SourceError};
 use super::staging::{Inlet, PAGES};
 use super::stats::PagerCounters;
@@ -21,6 +22,8 @@ use super::stats::PagerCounters;
 pub(super) enum FillOutcome {
     /// It is back, and waiting threads were woken.
     Done,
+    /// The page is back, and most of its block is not.
+    Page,
     /// It was there.
     Present,
     /// Another thread is moving it and knows that it is wanted.
@@ -51,7 +54,10 @@ impl PagerEngine {
         let mut inlet = Inlet::new()?;
         loop {
             match self.bring_back(index, &mut inlet, None) {
-                FillOutcome::Done | FillOutcome::Present | FillOutcome::Lost => return Ok(()),
+                FillOutcome::Done
+                | FillOutcome::Page
+                | FillOutcome::Present
+                | FillOutcome::Lost => return Ok(()),
                 FillOutcome::Elsewhere => {
                     let record = self.record();
                     let busy = |state: &BlockState| {
@@ -88,18 +94,17 @@ impl PagerEngine {
         };
         drop(record);
         let began = Instant::now();
-        let result = match &before {
+        let mut before = before;
+        let result = match &mut before {
             BlockState::Out { slot } => {
                 self.move_back(index, *slot);
                 self.outlet.give_back(*slot);
                 PagerCounters::add(&self.counters.blocks_returned, 1);
                 Ok(())
             }
-            BlockState::Absent { source, dropped } => {
-                let filled = self.fill(index, *source, dropped.as_deref(), inlet);
-                if filled.is_ok() {
-                    self.source(*source).forget(Self::pages(index));
-                } else {
+            BlockState::Absent(absence) => {
+                let filled = self.fill(index, absence, inlet);
+                if filled.is_err() {
                     inlet.release();
                 }
                 filled
@@ -116,91 +121,197 @@ impl PagerEngine {
                 self.settle(index, |record| record.filled(index));
                 FillOutcome::Done
             }
-            Err(FillFailure::Now(error)) => {
+            Err(failure) => self.not_filled(index, before, failure),
+        }
+    }
+
+    /// Brings one page of block `index` back, if the block is in the store and fewer than
+    /// `most_pages` of its pages are in place; otherwise the block, as
+    /// [`bring_back`](Self::bring_back) does.
+    pub(super) fn bring_page_back(
+        &self,
+        (index, page): (usize, usize),
+        most_pages: usize,
+        inlet: &mut Inlet,
+    ) -> FillOutcome {
+        let mut record = self.record();
+        let by_page = |state: &BlockState| match state {
+            BlockState::Absent(absence) => {
+                absence.source() == STORE && absence.pages_back() < most_pages
+            }
+            _ => false,
+        };
+        let taken = by_page(record.state(index)).then(|| record.begin_filling(index)).flatten();
+        drop(record);
+        let Some(BlockState::Absent(mut absence)) = taken else {
+            return self.bring_back(index, inlet, Some(&self.counters.blocks_touched));
+        };
+        let began = Instant::now();
+        let mut pages = PageMask::EMPTY;
+        pages.insert(page);
+        let result = self.copy_pages(index, &mut absence, &pages, inlet);
+        let took = began.elapsed().as_nanos().saturating_u64();
+        PagerCounters::add(&self.counters.fill_ns, took);
+        match result {
+            Ok(()) => {
+                PagerCounters::add(&self.counters.pages_touched, 1);
+                if absence.at_source().is_empty() {
+                    self.settle(index, |record| record.filled(index));
+                } else {
+                    self.record().not_filled(index, BlockState::Absent(absence));
+                    self.settled.notify_all();
+                }
+                FillOutcome::Page
+            }
+            Err(failure) => self.not_filled(index, BlockState::Absent(absence), failure),
+        }
+    }
+
+    fn not_filled(&self, index: usize, now: BlockState, failure: FillFailure) -> FillOutcome {
+        match failure {
+            FillFailure::Now(error) => {
                 tracing::debug!("cannot bring block {index} back now: {error}");
                 PagerCounters::add(&self.counters.fill_retries, 1);
-                self.record().not_filled(index, before);
+                self.record().not_filled(index, now);
                 self.settled.notify_all();
                 FillOutcome::Later
             }
-            Err(FillFailure::Source(error)) => {
-                self.lose(index, &error);
+            FillFailure::Source(error) => {
+                self.lose(index, &now, &error);
                 FillOutcome::Lost
             }
         }
     }
 
-    /// Assembles block `index` in staging and moves it into place.
+    /// Brings back what the source has of block `index`: a whole block is assembled in staging and
+    /// moved into place as a huge page, the rest of a block is copied page by page. `absence`
+    /// follows.
     fn fill(
         &self,
         index: usize,
-        source: SourceId,
-        dropped: Option<&PageMask>,
+        absence: &mut Absence,
         inlet: &mut Inlet,
     ) -> Result<(), FillFailure> {
-        let first = Self::pages(index).start;
-        let source = self.source(source);
-        let from = if self.huge && dropped.is_none() {
-            inlet.prepare().map_err(FillFailure::Now)?;
-            source.read_run(first, inlet.whole_pages()).map_err(FillFailure::Source)?;
-            inlet.whole()
-        } else {
-            let mut scratch: Box<Page> = Box::new([0; PAGE_BYTES]);
-            for page in (0..PAGES).filter(|&page| !dropped.is_some_and(|d| d.contains(page))) {
-                match source.read(first + page as u64, &mut scratch).map_err(FillFailure::Source)? {
-                    Content::Zero => {}
-                    Content::Written => {
-                        inlet.part(page).copy_from_slice(scratch.as_slice());
-                        scratch.fill(0);
-                    }
-                }
-            }
+        if !self.huge || !absence.is_whole() {
             PagerCounters::add(&self.counters.blocks_landed_small, u64::from(self.huge));
-            inlet.parts()
-        };
-        let place = self.areas.host(index);
+            return self.copy_pages(index, absence, &absence.at_source(), inlet);
+        }
+        let first = Self::pages(index).start;
+        inlet.prepare().map_err(FillFailure::Now)?;
+        let source = self.source(absence.source());
+        source.read_run(first, inlet.whole_pages()).map_err(FillFailure::Source)?;
+        let (place, from) = (self.areas.host(index), inlet.whole());
         // SAFETY: both are mapped; the references that `inlet` gave have ended, and there is never
         // one to guest memory.
         match unsafe { self.transfer(place, from) } {
             Err(stopped) if stopped.is_present() => {
                 tracing::warn!("part of an absent block was already populated: {stopped}");
-                let kept = dropped.copied().unwrap_or_default();
-                self.copy_missing(place, from, &kept)?;
+                self.copy_missing(place, from)?;
                 inlet.release();
-                Ok(())
             }
-            result => Ok(result?),
+            result => result?,
         }
+        source.forget(Self::pages(index));
+        Ok(())
+    }
+
+    /// Copies `pages` of block `index` into place and drops them at their source, a few at a time;
+    /// `absence` has those that are done, also after an error. Pages of blocks that come back as a
+    /// whole stay absent if they are zero: once the block is in place, the kernel fills them.
+    fn copy_pages(
+        &self,
+        index: usize,
+        absence: &mut Absence,
+        pages: &PageMask,
+        inlet: &mut Inlet,
+    ) -> Result<(), FillFailure> {
+        let (first, place) = (Self::pages(index).start, self.areas.host(index));
+        let (source, at_source) = (self.source(absence.source()), absence.at_source());
+        let single = pages.count() == Pages(1);
+        for run in pages.runs().flat_map(|run| pieces(run, Inlet::PIECE)) {
+            let mut copied = PageMask::EMPTY;
+            copied.set_range(run.clone());
+            let scratch = inlet.scratch(run.len());
+            let mut written = PageMask::EMPTY;
+            for (page, into) in run.clone().zip(scratch) {
+                into.fill(0);
+                let content = match at_source.contains(page) {
+                    true => source.read(first + page as u64, into).map_err(FillFailure::Source)?,
+                    false => Content::Zero,
+                };
+                if single || content == Content::Written {
+                    written.insert(page);
+                }
+            }
+            for part in written.runs() {
+                let at = part.start - run.start;
+                let from = inlet.scratch_range().slice(at * PAGE_BYTES, part.len() * PAGE_BYTES);
+                let to = place.slice(part.start * PAGE_BYTES, part.len() * PAGE_BYTES);
+                self.copy_run(to.expect("inside"), from.expect("inside"))?;
+            }
+            source.forget(first + run.start as u64..first + run.end as u64);
+            absence.bring_back(&copied);
+        }
+        Ok(())
+    }
+
+    /// Copies `from` to `to`; pages that are there are newer and stay.
+    fn copy_run(&self, to: HostRange, from: HostRange) -> Result<(), FillFailure> {
+        let (mut done, mut tries) = (0, 0);
+        while done < to.len() {
+            let left = to.len() - done;
+            let at = |range: HostRange| range.slice(done, left).expect("inside");
+            // SAFETY: both are mapped; there is no reference to the source now, and never one to
+            // guest memory.
+            let Err(stopped) = (unsafe { self.uffd.copy(at(to), at(from)) }) else { return Ok(()) };
+            done += stopped.done;
+            if stopped.is_present() {
+                // A thread that waits for it was not woken when it came.
+                self.wake(to.slice(done, PAGE_BYTES).expect("inside"));
+                done += PAGE_BYTES;
+            } else if !stopped.is_transient() || tries > TRIES {
+                return Err(stopped.into());
+            } else if stopped.done == 0 {
+                tries += 1;
+                std::thread::yield_now();
+            }
+        }
+        Ok(())
     }
 
     /// Copies the pages that are not at `place`, page by page; those that are there are newer.
-    fn copy_missing(
-        &self,
-        place: HostRange,
-        from: HostRange,
-        not: &PageMask,
-    ) -> Result<(), FillFailure> {
-        for page in (0..PAGES).filter(|&page| !not.contains(page)) {
+    fn copy_missing(&self, place: HostRange, from: HostRange) -> Result<(), FillFailure> {
+        for page in 0..PAGES {
             let at = |range: HostRange| range.slice(page * PAGE_BYTES, PAGE_BYTES).expect("inside");
-            // SAFETY: as in `fill`.
-            match unsafe { self.uffd.copy(at(place), at(from)) } {
-                Err(stopped) if !stopped.is_present() => return Err(stopped.into()),
-                _ => {}
-            }
+            self.copy_run(at(place), at(from))?;
         }
         Ok(())
     }
 
     /// The contents of block `index` are lost: the kernel reports this to any thread that accesses
     /// it, and the pager to the machine's owner. Zeroes in its place would be silent corruption.
-    fn lose(&self, index: usize, error: &SourceError) {
+    fn lose(&self, index: usize, before: &BlockState, error: &SourceError) {
         tracing::error!("guest memory is lost: {error}");
         PagerCounters::add(&self.counters.blocks_lost, 1);
-        if let Err(stopped) = self.uffd.poison(self.areas.host(index)) {
-            tracing::error!("cannot signal threads waiting for lost memory: {stopped}");
+        let missing = match before {
+            BlockState::Absent(absence) => PageMask::FULL.difference(&absence.back()),
+            _ => PageMask::FULL,
+        };
+        let place = self.areas.host(index);
+        for run in missing.runs() {
+            let part = place.slice(run.start * PAGE_BYTES, run.len() * PAGE_BYTES);
+            if let Err(stopped) = self.uffd.poison(part.expect("inside")) {
+                tracing::error!("cannot signal threads waiting for lost memory: {stopped}");
+            }
         }
         self.record().lost(index);
         self.settled.notify_all();
         (self.on_loss)(error);
     }
+}
+
+/// `run` in pieces of at most `most` pages.
+fn pieces(run: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let end = run.end;
+    run.step_by(most).map(move |start| start..(start + most).min(end))
 }

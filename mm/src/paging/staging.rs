@@ -152,16 +152,20 @@ impl Outlet {
 pub(super) struct Inlet {
     /// One huge page, for blocks that come back whole.
     whole: Mapping,
-    /// Small pages, for blocks with holes.
-    parts: Mapping,
+    /// A few small pages, for pages that are copied.
+    scratch: Mapping,
     /// Whether `whole` has its pages, all zero.
     ready: bool,
 }
 
 impl Inlet {
+    /// Pages that are copied at once.
+    pub(super) const PIECE: usize = 16;
+
     /// Takes address space only.
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { whole: map(1, true)?, parts: map(1, false)?, ready: false })
+        let scratch = Mapping::new(MappingSource::Anonymous, Self::PIECE * PAGE_BYTES, PAGE_BYTES)?;
+        Ok(Self { whole: map(1, true)?, scratch, ready: false })
     }
 
     /// Allocates the pages for the next whole block in advance.
@@ -175,7 +179,7 @@ impl Inlet {
 
     /// Returns all pages to the host.
     pub(super) fn release(&mut self) {
-        for mapping in [&self.whole, &self.parts] {
+        for mapping in [&self.whole, &self.scratch] {
             if let Err(error) = mapping.discard(mapping.range()) {
                 tracing::warn!("cannot return staging memory to the host: {error}");
             }
@@ -188,9 +192,9 @@ impl Inlet {
         self.whole.range()
     }
 
-    /// Where a block with holes is assembled.
-    pub(super) fn parts(&self) -> HostRange {
-        self.parts.range()
+    /// Where pages to copy are assembled.
+    pub(super) fn scratch_range(&self) -> HostRange {
+        self.scratch.range()
     }
 
     /// The pages of [`whole`](Self::whole), all zero after [`prepare`](Self::prepare). They count
@@ -203,11 +207,11 @@ impl Inlet {
         unsafe { std::slice::from_raw_parts_mut(first, PAGES) }
     }
 
-    /// One page of [`parts`](Self::parts); absent, so all zero, unless it was written before.
-    pub(super) fn part(&mut self, page: usize) -> &mut Page {
-        assert!(page < PAGES, "a block has {PAGES} pages");
-        let addr = self.parts.range().addr() + page * PAGE_BYTES;
-        // SAFETY: as for `whole_pages`; the page's number was checked.
-        unsafe { &mut *std::ptr::with_exposed_provenance_mut::<Page>(addr) }
+    /// The first `count` pages of [`scratch_range`](Self::scratch_range), with any contents.
+    pub(super) fn scratch(&mut self, count: usize) -> &mut [Page] {
+        assert!(count <= Self::PIECE, "at most {} pages are copied at once", Self::PIECE);
+        let first = std::ptr::with_exposed_provenance_mut::<Page>(self.scratch.range().addr());
+        // SAFETY: as for `whole_pages`; the number was checked.
+        unsafe { std::slice::from_raw_parts_mut(first, count) }
     }
 }

@@ -40,6 +40,10 @@ counters! {
     blocks_busy,
     /// Blocks brought back because they were touched.
     blocks_touched,
+    /// Pages brought back on their own because they were touched.
+    pages_touched,
+    /// Such pages that were stored again.
+    pages_stored,
     /// Blocks on trial that were moved back because they were touched, or wanted by unpark.
     blocks_returned,
     /// Blocks brought back by unpark or read-ahead.

@@ -178,9 +178,13 @@ pub struct PagingCounters {
     pub busy: u64,
     /// Brought back on access.
     pub touched: u64,
+    /// Pages of 4 KiB brought back on access, of blocks that stayed parked.
+    pub pages_touched: u64,
+    /// Such pages that were parked again.
+    pub pages_stored: u64,
     /// Brought back ahead of access.
     pub prefetched: u64,
-    /// Brought back in small pages, as the guest had given up parts of them.
+    /// Brought back in small pages, as parts of them were back already or given up.
     pub landed_small: u64,
     /// Given up by the guest while parked.
     pub dropped: u64,

@@ -189,6 +189,8 @@ impl From<&pager::PagingCounters> for PagingCounters {
             incompressible: counters.blocks_incompressible,
             busy: counters.blocks_busy,
             touched: counters.blocks_touched,
+            pages_touched: counters.pages_touched,
+            pages_stored: counters.pages_stored,
             prefetched: counters.blocks_prefetched,
             landed_small: counters.blocks_landed_small,
             dropped: counters.blocks_dropped,

@@ -20,6 +20,8 @@ use crate::parking::pages_of;
 
 /// Time after which parked blocks are recompressed.
 const LONG: Duration = Duration::from_secs(60);
+/// Pages that came back on their own and weigh as much as a block that did.
+const PAGES_LIKE_A_BLOCK: u64 = 64;
 /// Number of blocks after which measured costs are used.
 const SAMPLE: u64 = 8;
 
@@ -145,7 +147,10 @@ impl Eviction {
         PagingUse {
             absent: Bytes(stats.absent_bytes.saturating_add(stats.staged_bytes)),
             // Blocks that come back from a trial are expected and not counted.
-            touched_blocks: counters.blocks_touched.saturating_sub(counters.blocks_returned),
+            touched_blocks: counters
+                .blocks_touched
+                .saturating_sub(counters.blocks_returned)
+                .saturating_add(counters.pages_touched / PAGES_LIKE_A_BLOCK),
             spent: Duration::from_nanos(spent),
             costs: measured(&stats),
             pool: [pool_bytes(&stats), stats.pool.limit_bytes].map(Bytes),
@@ -180,6 +185,7 @@ fn measured(stats: &PagingStats) -> EvictionCosts {
     };
     let back = counters.blocks_touched + counters.blocks_prefetched;
     let back = back.saturating_sub(counters.blocks_returned);
+    let back = back + counters.pages_touched / PAGES_LIKE_A_BLOCK;
     let away = stats.absent_bytes / BLOCK_SIZE;
     let freed_bytes = match away {
         SAMPLE.. => BLOCK_SIZE.saturating_sub(pool_bytes(stats) / away),

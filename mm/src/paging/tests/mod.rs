@@ -2,7 +2,7 @@
 //! The pager on real memory, with threads in place of a guest.
 //!
 //! `parking` parking and coming back · `discards` pages that are given up or must stay · `failures`
-//! failures · `sources` memory from a file · `cold` trials and what stays away · `stress` all at
+//! failures · `pages` single pages · `sources` memory from a file · `cold` trials and what stays away · `stress` all at
 //! once.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -10,6 +10,7 @@
 mod cold;
 mod discards;
 mod failures;
+mod pages;
 mod parking;
 mod sources;
 mod stress;

@@ -21,11 +21,9 @@ fn parked_memory_is_gone_and_comes_back_by_touch() {
     f.paging.settle();
     let after = f.paging.stats();
     assert_eq!((after.absent_bytes, after.runs, after.pool.store.orig_data_size), (0, 0, 0));
-    // Block by block, and each a huge page again.
-    assert!(after.faults.count <= 16 && after.counters.blocks_touched <= 16, "{after:?}");
-    // A host that has no huge page at the moment of a fault gives small ones.
-    let huge = f.ram.residency().unwrap().huge.unwrap();
-    assert!(huge >= Bytes(24 * MIB), "{huge}");
+    // A few pages of each block, then the block.
+    let counters = &after.counters;
+    assert!(counters.blocks_touched <= 16 && counters.pages_touched <= 16 * 64, "{after:?}");
     f.paging.validate().unwrap();
 }
 

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The pages of an absent block: at its source, discarded since, or back in guest memory.
+
+use crate::blocks::mask::PageMask;
+
+/// Which page source has the contents of an absent block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SourceId(pub(super) u8);
+
+/// Where the pages of an absent block are. Each page is in one of three places; most blocks have
+/// all of them at the source, which costs nothing here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Absence {
+    source: SourceId,
+    /// Given up by the guest since: they read as zero.
+    dropped: Option<Box<PageMask>>,
+    /// In guest memory, because the guest accessed them.
+    back: Option<Box<PageMask>>,
+}
+
+impl Absence {
+    /// Of a block that is with `source` as a whole.
+    pub(super) fn new(source: SourceId) -> Self {
+        Self { source, dropped: None, back: None }
+    }
+
+    /// The source.
+    pub(super) fn source(&self) -> SourceId {
+        self.source
+    }
+
+    /// The pages to bring back.
+    pub(super) fn at_source(&self) -> PageMask {
+        PageMask::FULL.difference(&self.dropped()).difference(&self.back())
+    }
+
+    /// The pages that are in guest memory.
+    pub(super) fn back(&self) -> PageMask {
+        self.back.as_deref().copied().unwrap_or_default()
+    }
+
+    /// How many pages are in guest memory.
+    pub(super) fn pages_back(&self) -> usize {
+        self.back.as_ref().map_or(0, |back| back.count().0 as usize)
+    }
+
+    /// Whether the source has all pages.
+    pub(super) fn is_whole(&self) -> bool {
+        self.dropped.is_none() && self.back.is_none()
+    }
+
+    /// Pages of it are in guest memory now.
+    pub(super) fn bring_back(&mut self, pages: &PageMask) {
+        self.back = boxed(self.back().union(pages));
+        self.dropped = boxed(self.dropped().difference(pages));
+    }
+
+    /// The pages in guest memory are with the source again, apart from `gone`, which read as zero.
+    pub(super) fn take_back(&mut self, gone: &PageMask) {
+        self.back = None;
+        self.drop_pages(gone);
+    }
+
+    /// The guest gave pages up: they read as zero from now on, wherever they were.
+    pub(super) fn drop_pages(&mut self, pages: &PageMask) {
+        self.dropped = boxed(self.dropped().union(pages));
+        self.back = boxed(self.back().difference(pages));
+    }
+
+    fn dropped(&self) -> PageMask {
+        self.dropped.as_deref().copied().unwrap_or_default()
+    }
+}
+
+fn boxed(mask: PageMask) -> Option<Box<PageMask>> {
+    (!mask.is_empty()).then(|| Box::new(mask))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// For any history each page is in one place: where it was last put.
+        #[test]
+        fn a_page_is_in_one_place(
+            history in prop::collection::vec((0u8..3, 0usize..512, 1usize..200), 0..30),
+        ) {
+            let mut absence = Absence::new(SourceId(0));
+            // 0 at the source, 1 back, 2 dropped.
+            let mut model = [0u8; 512];
+            for (what, start, len) in history {
+                let pages = start..(start + len).min(512);
+                let mut mask = PageMask::EMPTY;
+                mask.set_range(pages.clone());
+                match what {
+                    0 => {
+                        absence.take_back(&mask);
+                        model.iter_mut().filter(|at| **at == 1).for_each(|at| *at = 0);
+                        model[pages].fill(2);
+                    }
+                    1 => {
+                        absence.bring_back(&mask);
+                        model[pages].fill(1);
+                    }
+                    _ => {
+                        absence.drop_pages(&mask);
+                        model[pages].fill(2);
+                    }
+                }
+                for (page, at) in model.iter().enumerate() {
+                    prop_assert_eq!(absence.at_source().contains(page), *at == 0);
+                    prop_assert_eq!(absence.back().contains(page), *at == 1);
+                    prop_assert_eq!(absence.dropped().contains(page), *at == 2);
+                }
+                prop_assert_eq!(absence.pages_back(), model.iter().filter(|at| **at == 1).count());
+                prop_assert_eq!(absence.is_whole(), model == [0; 512]);
+            }
+        }
+    }
+}

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Single pages that come back on access, and leave again.
+
+use super::*;
+
+/// Words that do not compress, the same for each `seed`.
+fn noise(seed: u64) -> Vec<u8> {
+    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let words = (0..PAGE_SIZE / 8).map(|_| {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        x
+    });
+    words.flat_map(u64::to_ne_bytes).collect()
+}
+
+#[test]
+fn an_access_costs_a_page_and_not_a_block() {
+    let f = Fixture::new(16, 16);
+    f.fill(1);
+    if !f.has_huge_pages() {
+        return;
+    }
+    f.park();
+    for round in 1..4 {
+        for block in 0..8 {
+            let page = block * PAGES_PER_BLOCK + 3;
+            assert!(f.holds(page, round), "round {round}, page {page}");
+            f.write(page, round + 1);
+        }
+        f.paging.settle();
+        assert_eq!(f.resident(), 8 * PAGE_SIZE);
+        let stats = f.paging.stats();
+        assert_eq!(stats.absent_bytes, 16 * MIB - 8 * PAGE_SIZE);
+        assert_eq!((stats.counters.pages_touched, stats.counters.blocks_touched), (round * 8, 0));
+        // What came back leaves again, with what was written to it.
+        assert_eq!(f.park().parked, 8);
+        assert_eq!((f.resident(), f.paging.stats().absent_bytes), (0, 16 * MIB));
+        assert_eq!(f.paging.stats().counters.pages_stored, round * 8);
+    }
+    for page in 0..f.pages() {
+        let version = if page % PAGES_PER_BLOCK == 3 { 4 } else { 1 };
+        assert!(f.holds(page, version), "page {page}");
+    }
+}
+
+#[test]
+fn a_block_that_is_used_comes_back_and_is_huge_again() {
+    let f = Fixture::new(4, 4);
+    f.fill(1);
+    if !f.has_huge_pages() {
+        return;
+    }
+    f.park();
+    let mut touched = 0;
+    while f.paging.stats().counters.blocks_touched == 0 {
+        assert!(f.holds(touched * 7, 1));
+        // The page is there before the rest of its block is.
+        f.paging.settle();
+        touched += 1;
+    }
+    // The other block is still away.
+    assert_eq!(f.paging.stats().absent_bytes, 2 * MIB);
+    assert!(touched < 64, "{touched}");
+    let huge = || f.ram.residency().unwrap().huge == Some(Bytes(2 * MIB));
+    let settled = (0..1000).any(|_| {
+        std::thread::sleep(Duration::from_millis(5));
+        huge()
+    });
+    assert!(settled, "{:?}", f.ram.residency());
+    f.check(1);
+}
+
+#[test]
+fn pages_that_came_back_are_discarded_pinned_and_unparked_as_others_are() {
+    let f = Fixture::new(8, 8);
+    f.fill(1);
+    if !f.has_huge_pages() {
+        return;
+    }
+    f.park();
+    (100..110).for_each(|page| f.write(page, 2));
+    f.write(600, 2);
+    // Pages in place, and pages beside them that are not.
+    f.ram.discard(&[range(105, 20)]).unwrap();
+    assert_eq!(f.resident(), 6 * PAGE_SIZE);
+    f.paging.validate().unwrap();
+    let check = || {
+        for page in 0..f.pages() {
+            match page {
+                105..125 => assert!(f.is_zero(page), "page {page}"),
+                100..105 | 600 => assert!(f.holds(page, 2), "page {page}"),
+                _ => assert!(f.holds(page, 1), "page {page}"),
+            }
+        }
+    };
+    f.park();
+    assert_eq!(f.resident(), 0);
+    assert!(f.is_zero(105) && f.is_zero(124) && f.holds(104, 2));
+    f.paging.pin(range(600, 1)).unwrap();
+    let report = f.park();
+    assert_eq!((report.left.pinned, f.resident()), (1, 2 * MIB));
+    f.paging.unpin(range(600, 1));
+    check();
+    f.park();
+    assert!(f.holds(600, 2) && f.is_zero(110));
+    f.unpark();
+    check();
+    assert_eq!(f.paging.stats().absent_bytes, 0);
+}
+
+/// The last pages at the source are discarded while the others are in place.
+#[test]
+fn a_block_whose_rest_is_discarded_is_present() {
+    let f = Fixture::new(4, 4);
+    f.fill(1);
+    if !f.has_huge_pages() {
+        return;
+    }
+    f.park();
+    f.write(0, 2);
+    f.ram.discard(&[range(1, PAGES_PER_BLOCK - 1)]).unwrap();
+    assert_eq!(f.paging.stats().absent_bytes, 2 * MIB);
+    f.paging.validate().unwrap();
+    assert!(f.holds(0, 2) && f.is_zero(1) && f.is_zero(511) && f.holds(512, 1));
+}
+
+#[test]
+fn a_full_pool_leaves_pages_in_place() {
+    let f = Fixture::new(16, 1);
+    f.fill(1);
+    if !f.has_huge_pages() {
+        return;
+    }
+    f.park();
+    let noisy = |page: u64| page % PAGES_PER_BLOCK < 31;
+    for page in (0..f.pages()).filter(|&page| noisy(page)) {
+        f.ram.memory().write_slice(&noise(page), GuestAddress(page * PAGE_SIZE)).unwrap();
+    }
+    let report = f.park();
+    assert!(report.stopped.is_some_and(|why| why.contains("limit")));
+    assert!(f.resident() > 0);
+    for page in 0..f.pages() {
+        let mut found = vec![0; PAGE_SIZE as usize];
+        f.ram.memory().read_slice(&mut found, GuestAddress(page * PAGE_SIZE)).unwrap();
+        let kept = if noisy(page) { found == noise(page) } else { found == Fixture::text(page, 1) };
+        assert!(kept, "page {page}");
+    }
+}
+
+/// Accesses while pages are on their way out are answered, with the right contents.
+#[test]
+fn pages_leave_and_come_back_at_the_same_time() {
+    const STORED: u64 = 300;
+    let f = Fixture::new(8, 8);
+    f.fill(0);
+    if !f.has_huge_pages() {
+        return;
+    }
+    f.park();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for thread in 0..3 {
+            let (f, stop) = (&f, &stop);
+            scope.spawn(move || {
+                let mut round = 0;
+                let page = |block| block * PAGES_PER_BLOCK + thread * 5;
+                while !stop.load(Ordering::Relaxed) {
+                    for page in (0..4).map(page) {
+                        assert!(f.holds(page, round), "page {page}, round {round}");
+                        f.write(page, round + 1);
+                    }
+                    round += 1;
+                }
+                (0..4).map(page).for_each(|page| assert!(f.holds(page, round), "page {page}"));
+            });
+        }
+        while f.paging.stats().counters.pages_stored < STORED {
+            let report = f.paging.park(&ParkRequest::default(), &NEVER, &quiet);
+            assert_eq!(report.stopped, None);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    for page in (0..f.pages()).filter(|page| !matches!(page % PAGES_PER_BLOCK, 0 | 5 | 10)) {
+        assert!(f.holds(page, 0), "page {page}");
+    }
+    f.paging.settle();
+    f.paging.validate().unwrap();
+}
