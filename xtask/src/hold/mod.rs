@@ -3,16 +3,19 @@
 //! cost. Natively: the guest requests the longest operations of its devices and floods its serial
 //! port, whose reader has stopped, while clients send every request that takes a lock.
 //!
-//! Each hold is given in wall-clock time and in CPU time of the holding thread. On a quiet machine
-//! both must stay below the goal. On a busy one wall-clock time includes other processes, and only
-//! the CPU time is meaningful. The monitor's own memory is measured with an idle guest: under load it
-//! includes host memory that the guest requests, which budgets limit, and the guest's memory lies in
-//! many mappings.
+//! Each hold is given in wall-clock time and in CPU time of the holding thread. Wall-clock time
+//! includes the time in which the CPU ran something else: the guest, the clients, other programs. So
+//! each round also measures a limit, after the holds and under the same load: how long a thread that
+//! only computes needs for the CPU time of the longest hold, and how long it is without a CPU. The
+//! monitor's own memory is measured with an idle guest: under load it includes host memory that the
+//! guest requests, which budgets limit, and the guest's memory lies in many mappings.
 //!
 //! - `corpus.rs`: the guest
+//! - `limit.rs`: what the machine takes from a thread that only computes
 //! - `own_memory.rs`: the monitor's own memory
 
 mod corpus;
+mod limit;
 mod own_memory;
 
 use std::fs;
@@ -27,6 +30,7 @@ use serde_json::Value;
 use crate::build::{self, Profile};
 use crate::error::{Error, IoContext, Result, task_error};
 use crate::paths;
+use limit::{Computing, Taken};
 use own_memory::OwnMemory;
 
 /// Timeout of every step.
@@ -54,6 +58,7 @@ struct Round {
     end_ms: f64,
     turn: Longest,
     hold: Longest,
+    limit: Taken,
 }
 
 /// The longest of some holds, in milliseconds.
@@ -74,20 +79,29 @@ pub(crate) fn measure(profile: Profile, rounds: u32) -> Result<Vec<String>> {
     let own: Result<Vec<OwnMemory>> =
         rounds.iter().map(|_| own_memory::measure(&ballast)).collect();
     let own = own?;
+    let limit = rounds.iter().fold(Taken::default(), |worst, round| worst.or_worse(round.limit));
     let worst = |of: fn(&Round) -> f64| rounds.iter().map(of).fold(0.0, f64::max);
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let start = median(rounds.iter().map(|round| round.start_ms));
     let figures = [
-        ("hold.event-loop", worst(|round| round.turn.wall_ms), "ms", 5.0),
-        ("hold.event-loop-cpu", worst(|round| round.turn.cpu_ms), "ms", 5.0),
-        ("hold.device-lock", worst(|round| round.hold.wall_ms), "ms", 5.0),
-        ("hold.device-lock-cpu", worst(|round| round.hold.cpu_ms), "ms", 5.0),
-        ("hold.sigterm-to-exit", worst(|round| round.end_ms), "ms", 2000.0),
-        ("hold.start-to-first-byte", median(rounds.iter().map(|round| round.start_ms)), "ms", 50.0),
-        ("hold.anonymous", median(own.iter().map(|own| own.anonymous_mib)), "MiB", 0.3),
-        ("hold.resident", median(own.iter().map(|own| own.resident_mib)), "MiB", 4.4),
+        ("event-loop", worst(|round| round.turn.wall_ms), "ms", Some(5.0)),
+        ("event-loop-cpu", worst(|round| round.turn.cpu_ms), "ms", Some(5.0)),
+        ("device-lock", worst(|round| round.hold.wall_ms), "ms", Some(5.0)),
+        ("device-lock-cpu", worst(|round| round.hold.cpu_ms), "ms", Some(5.0)),
+        ("limit-computing", ms(limit.computing), "ms", None),
+        ("limit-gap", ms(limit.gap), "ms", None),
+        ("sigterm-to-exit", worst(|round| round.end_ms), "ms", Some(2000.0)),
+        ("start-to-first-byte", start, "ms", Some(50.0)),
+        ("anonymous", median(own.iter().map(|own| own.anonymous_mib)), "MiB", Some(0.3)),
+        ("resident", median(own.iter().map(|own| own.resident_mib)), "MiB", Some(4.4)),
     ];
     let lines = figures.map(|(name, value, unit, goal)| {
-        let verdict = if value <= goal { "met" } else { "short" };
-        format!("figure {name} {value:.3} {unit} goal <={goal:.3} {verdict}")
+        let (goal, met) = match goal {
+            Some(goal) => (format!("<={goal:.3}"), value <= goal),
+            None => ("-".into(), true),
+        };
+        let verdict = if met { "met" } else { "short" };
+        format!("figure hold.{name} {value:.3} {unit} goal {goal} {verdict}")
     });
     for line in &lines {
         println!("{line}");
@@ -154,10 +168,7 @@ fn round(ballast: &Path, in_vcpu: bool) -> Result<Round> {
         Monitor::start(ballast, &corpus::image(in_vcpu), &arguments)?;
     let loaded = Instant::now();
     let metrics = loop {
-        for number in 0..REQUESTS {
-            get(&socket, PATHS[number % PATHS.len()]).doing("asking", &socket)?;
-        }
-        let metrics = get(&socket, "/metrics").doing("asking", &socket)?;
+        let metrics = load(&socket)?;
         if metrics["gpu"]["commands"].as_f64().is_some_and(|commands| commands >= COMMANDS) {
             break metrics;
         }
@@ -165,10 +176,12 @@ fn round(ballast: &Path, in_vcpu: bool) -> Result<Round> {
             return task_error(format!("the guest does not drive its devices: {metrics}"));
         }
     };
+    let loaded = loaded.elapsed();
     let monitors = &metrics["monitor"];
     println!(
-        "GPU commands in {}: holds {} us, of CPU time {}; turns {}, of CPU time {}",
+        "GPU commands in {}, load {}: holds {} us, of CPU time {}; turns {}, of CPU time {}",
         if in_vcpu { "the vCPU" } else { "the event loop" },
+        load_average(),
         monitors["longest_hold_us"],
         monitors["longest_hold_cpu_us"],
         monitors["longest_turn_us"],
@@ -184,6 +197,15 @@ fn round(ballast: &Path, in_vcpu: bool) -> Result<Round> {
         cpu_ms: longest(&format!("{name}_cpu_us")),
     });
 
+    // The holds are known: from here on, the thread of the limit may disturb them.
+    let computing = Computing::start(Duration::from_secs_f64(turn.cpu_ms.max(hold.cpu_ms) / 1e3))?;
+    let started = Instant::now();
+    while started.elapsed() < loaded {
+        load(&socket)?;
+    }
+    let limit = computing.stop()?;
+    println!("a thread that only computes: {limit:?}");
+
     let ending = Instant::now();
     let pid = i32::try_from(monitor.0.id()).ok().and_then(rustix::process::Pid::from_raw);
     let Some(pid) = pid else { return task_error("no process") };
@@ -197,7 +219,21 @@ fn round(ballast: &Path, in_vcpu: bool) -> Result<Round> {
         std::thread::sleep(Duration::from_millis(1));
     }
     let end_ms = ending.elapsed().as_secs_f64() * 1e3;
-    Ok(Round { start_ms, end_ms, turn, hold })
+    Ok(Round { start_ms, end_ms, turn, hold, limit })
+}
+
+/// Sends all requests of the load; gives the metrics afterwards.
+fn load(socket: &Path) -> Result<Value> {
+    for number in 0..REQUESTS {
+        get(socket, PATHS[number % PATHS.len()]).doing("asking", socket)?;
+    }
+    get(socket, "/metrics").doing("asking", socket)
+}
+
+/// Processes that wanted a CPU in the last minute, on average; other programs' too.
+fn load_average() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().next().unwrap_or("unknown").to_owned()
 }
 
 /// `GET path`; null where the reply is no JSON.
