@@ -147,10 +147,8 @@ impl Launch {
         }
         let server = socket
             .map(|socket| {
-                let limit = self.max_payload_bytes;
-                Server::spawn(socket, self.mode.api_thread(), move || {
-                    ApiService::new(machine, stats, limit)
-                })
+                let service = ApiService::new(machine, stats, self.max_payload_bytes);
+                Server::spawn(socket, self.mode.api_thread(), service)
             })
             .transpose()?;
         if server.is_some() {

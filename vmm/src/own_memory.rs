@@ -13,8 +13,8 @@ const PAGE: usize = 4096;
 /// How far below the stack pointer start-up may have been. Linux keeps four times as much below a
 /// stack free of other mappings.
 const STACK_DEPTH: usize = 256 << 10;
-/// Margin below the stack pointer: the frames of calls from here, and the red zone.
-const STACK_MARGIN: usize = 4 * PAGE;
+/// Margin below the stack pointer: the frame of the one system call that is made, and the red zone.
+const STACK_MARGIN: usize = PAGE;
 
 /// Makes all threads allocate from one arena: each further arena would keep memory, and no thread
 /// allocates often enough for contention.

@@ -42,7 +42,7 @@ pub fn channel() -> io::Result<(ActionSender, ActionReceiver)> {
 /// The end that asks; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ActionSender {
-    sender: SyncSender<Request>,
+    sender: SyncSender<Box<Request>>,
     wake: Arc<EventFd>,
     exit: Option<Arc<ExitSignal>>,
 }
@@ -65,7 +65,7 @@ impl ActionSender {
         }
         let (reply, replied) = oneshot::channel();
         let request = Request { action, asked: Instant::now(), reply: ReplySender(reply) };
-        self.sender.try_send(request).map_err(|_| Refusal::NoAnswer)?;
+        self.sender.try_send(Box::new(request)).map_err(|_| Refusal::NoAnswer)?;
         self.wake.write(1).map_err(|_| Refusal::NoAnswer)?;
         replied.await.unwrap_or(Err(Refusal::NoAnswer))
     }
@@ -74,7 +74,7 @@ impl ActionSender {
 /// The end that answers.
 #[derive(Debug)]
 pub struct ActionReceiver {
-    receiver: Receiver<Request>,
+    receiver: Receiver<Box<Request>>,
     wake: Arc<EventFd>,
 }
 
@@ -88,12 +88,12 @@ impl ActionReceiver {
 
     /// The next request waiting, if any.
     pub fn take(&self) -> Option<Request> {
-        self.receiver.try_recv().ok()
+        self.receiver.try_recv().ok().map(|request| *request)
     }
 
     /// Waits for the next request; `None` when all senders are gone.
     pub fn wait(&self) -> Option<Request> {
-        self.receiver.recv().ok()
+        self.receiver.recv().ok().map(|request| *request)
     }
 }
 

@@ -74,17 +74,12 @@ impl Server {
     /// How long to wait for clients to receive pending responses.
     const LAST_WORDS: Duration = Duration::from_millis(200);
 
-    /// Serves `socket` until [`stop`](Self::stop) or the end of the process. The service is created
-    /// on the new thread, so that a machine that starts immediately does not wait for it.
+    /// Serves `socket` until [`stop`](Self::stop) or the end of the process.
     ///
     /// # Errors
     ///
     /// The thread cannot be started.
-    pub fn spawn(
-        socket: Listener,
-        thread: &str,
-        service: impl FnOnce() -> ApiService + Send + 'static,
-    ) -> Result<Self, ServerError> {
+    pub fn spawn(socket: Listener, thread: &str, service: ApiService) -> Result<Self, ServerError> {
         let Listener { socket: listener, file } = socket;
         let (stop, stops) = oneshot::channel();
         let (done, stopped) = mpsc::channel();
@@ -96,7 +91,7 @@ impl Server {
                 .max_io_events_per_tick(64)
                 .build();
             let served =
-                runtime.and_then(|runtime| runtime.block_on(serve(listener, service(), stops)));
+                runtime.and_then(|runtime| runtime.block_on(serve(listener, service, stops)));
             if let Err(error) = served {
                 tracing::error!(%error, "the API thread has stopped");
             }

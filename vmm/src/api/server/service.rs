@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! From a whole request to an answer.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::body::Body;
@@ -18,10 +18,12 @@ use crate::api::channel::ActionSender;
 use crate::api::error::ApiError;
 use crate::api::stats::ApiStats;
 
-/// Turns one request into one answer.
+/// Turns one request into one answer; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ApiService {
-    router: Router,
+    machine: ActionSender,
+    /// Built for the first request: a machine that nobody asks does without the memory.
+    router: Arc<OnceLock<Router>>,
     pub(super) stats: Arc<ApiStats>,
     pub(super) max_payload_bytes: usize,
 }
@@ -29,7 +31,7 @@ pub struct ApiService {
 impl ApiService {
     /// A service whose actions go through `machine`, with bodies of at most `max_payload_bytes`.
     pub fn new(machine: ActionSender, stats: Arc<ApiStats>, max_payload_bytes: usize) -> Self {
-        Self { router: crate::api::router(machine), stats, max_payload_bytes }
+        Self { machine, router: Arc::default(), stats, max_payload_bytes }
     }
 
     /// Answers one request.
@@ -37,11 +39,15 @@ impl ApiService {
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
         let response = match self.prepare(request) {
-            Ok(request) => self.router.clone().oneshot(request).await.into_response(),
+            Ok(request) => self.router().oneshot(request).await.into_response(),
             Err(error) => error.into_response(),
         };
         self.count(&method, &path, &response);
         response
+    }
+
+    fn router(&self) -> Router {
+        self.router.get_or_init(|| crate::api::router(self.machine.clone())).clone()
     }
 
     /// Responds to a request whose body cannot be accepted.
@@ -80,5 +86,22 @@ impl ApiService {
         parts.uri = uri;
         parts.extensions.insert(RawBody(body));
         Ok(Request::from_parts(parts, Body::empty()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::channel::channel;
+
+    #[tokio::test]
+    async fn all_connections_share_routes_that_the_first_request_builds() {
+        let (machine, _requests) = channel().unwrap();
+        let service = ApiService::new(machine, Arc::default(), 0);
+        let connection = service.clone();
+        assert!(service.router.get().is_none());
+        let request = Request::get("/nowhere").body(Bytes::new()).unwrap();
+        assert_eq!(connection.answer(request).await.status(), http::StatusCode::BAD_REQUEST);
+        assert!(service.router.get().is_some());
     }
 }

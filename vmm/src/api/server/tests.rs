@@ -31,7 +31,7 @@ impl TestServer {
         let path = dir.path().join("api.socket");
         let (door, responder) = Responder::start(phase);
         let socket = Listener::bind(&path).unwrap();
-        let service = || ApiService::new(door, Default::default(), DEFAULT_MAX_PAYLOAD_BYTES);
+        let service = ApiService::new(door, Default::default(), DEFAULT_MAX_PAYLOAD_BYTES);
         let server = Server::spawn(socket, "api", service).unwrap();
         Self { path, seen: responder.seen, _server: server, _dir: dir }
     }
@@ -358,7 +358,7 @@ fn a_server_that_stops_gives_the_answers_under_way_and_removes_its_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("api.socket");
     let (door, requests) = channel().unwrap();
-    let service = || ApiService::new(door, Default::default(), DEFAULT_MAX_PAYLOAD_BYTES);
+    let service = ApiService::new(door, Default::default(), DEFAULT_MAX_PAYLOAD_BYTES);
     let server = Server::spawn(Listener::bind(&path).unwrap(), "api", service).unwrap();
     let connect = || {
         let stream = UnixStream::connect(&path).unwrap();
