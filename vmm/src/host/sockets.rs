@@ -10,7 +10,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -154,7 +154,7 @@ fn replace_dead(path: &Path) -> Result<OwnedFd, SocketError> {
         return Err(SocketError::NotASocket(path.to_owned()));
     }
     let dead = (metadata.dev(), metadata.ino());
-    match UnixStream::connect(path) {
+    match call(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
         // A full backlog, no permission, or an answer: there is a listener.
         _ => return Err(SocketError::InUse(path.to_owned())),
@@ -174,6 +174,14 @@ fn replace_dead(path: &Path) -> Result<OwnedFd, SocketError> {
     // The stale one, or ours if it was not used.
     let _ = std::fs::remove_file(&aside);
     outcome
+}
+
+/// Connects to the socket at `path` and hangs up. Does not wait: connecting to a listener whose
+/// backlog is full would block until it accepts, and it may be a stopped process.
+fn call(path: &Path) -> io::Result<()> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    Ok(rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?)
 }
 
 /// Locks the folder of `path` until the descriptor is closed.
@@ -248,6 +256,7 @@ impl SocketName {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixStream;
 
     use super::*;
 
@@ -275,6 +284,20 @@ mod tests {
         UnixStream::connect(&path).unwrap();
         drop(listener);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_listener_with_a_full_backlog_is_alive_and_holds_up_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _deaf = UnixListener::bind(&path).unwrap();
+        let mut waiting = 0;
+        while call(&path).is_ok() {
+            waiting += 1;
+            assert!(waiting < 100_000, "a backlog without a limit");
+        }
+        let error = Listener::bind(&path).unwrap_err();
+        assert!(matches!(error, SocketError::InUse(_)), "{error}");
     }
 
     #[test]
