@@ -15,9 +15,10 @@
 //! - `cli`: the command line, one file a subcommand
 //!
 //! Other files: `launch` runs one monitor, `event_loop` is its main thread, `exit` the reason of
-//! its end, `signals` the thread that handles signals; `console` is the host's side of the serial
-//! port, `metrics` the metrics file, `mode` the differences in Firecracker mode, `own_memory` the
-//! release of memory used at start-up, `one_line` text from outside in a message.
+//! its end, `signals` the thread that handles signals, `ending_signals` those that end it;
+//! `console` is the host's side of the serial port, `metrics` the metrics file, `mode` the
+//! differences in Firecracker mode, `own_memory` the release of memory used at start-up, `one_line`
+//! text from outside in a message.
 //!
 //! # Example
 //!
@@ -54,6 +55,7 @@ pub mod compactor;
 pub mod config;
 pub mod console;
 pub mod control;
+mod ending_signals;
 pub mod event_loop;
 pub mod exit;
 pub mod host;

@@ -5,6 +5,7 @@
 use tracing::{error, info};
 
 use crate::config::LogLevel;
+use crate::ending_signals;
 use crate::exit::ExitReason;
 
 /// How the monitor was started.
@@ -25,6 +26,8 @@ pub mod firecracker_exit {
     pub const BAD_CONFIGURATION: u8 = 152;
     /// The arguments cannot be parsed.
     pub const ARGUMENTS: u8 = 153;
+    /// SIGXCPU, which Firecracker catches.
+    pub const SIGXCPU: u8 = 154;
     /// SIGHUP, which Firecracker catches.
     pub const SIGHUP: u8 = 156;
 }
@@ -83,6 +86,9 @@ impl StartMode {
             (Self::Firecracker, ExitReason::Stopped(by)) if by == "SIGHUP" => {
                 firecracker_exit::SIGHUP
             }
+            (Self::Firecracker, ExitReason::Stopped(by)) if by == "SIGXCPU" => {
+                firecracker_exit::SIGXCPU
+            }
             (Self::Firecracker, reason) if reason.code() == 0 => 0,
             (Self::Firecracker, _) => firecracker_exit::GENERIC,
         }
@@ -92,11 +98,9 @@ impl StartMode {
     /// expects.
     pub fn dies_of(self, reason: &ExitReason) -> Option<libc::c_int> {
         match (self, reason) {
-            (Self::Firecracker, ExitReason::Stopped(by)) => match by.as_str() {
-                "SIGTERM" => Some(libc::SIGTERM),
-                "SIGINT" => Some(libc::SIGINT),
-                "SIGQUIT" => Some(libc::SIGQUIT),
-                _ => None,
+            (Self::Firecracker, ExitReason::Stopped(by)) => match ending_signals::number(by)? {
+                libc::SIGHUP | libc::SIGXCPU => None,
+                uncaught => Some(uncaught),
             },
             _ => None,
         }
@@ -125,6 +129,10 @@ mod tests {
         assert_eq!(code(stopped("SIGHUP")), 156);
         assert_eq!(code(ExitReason::GuestCrashed("x".into())), 1);
         assert_eq!(StartMode::Firecracker.dies_of(&stopped("SIGTERM")), Some(libc::SIGTERM));
+        assert_eq!(StartMode::Firecracker.dies_of(&stopped("SIGUSR1")), Some(libc::SIGUSR1));
+        assert_eq!(StartMode::Firecracker.dies_of(&stopped("SIGXCPU")), None);
+        assert_eq!(code(stopped("SIGXCPU")), 154);
+        assert_eq!(StartMode::Firecracker.dies_of(&stopped("a request")), None);
         assert_eq!(StartMode::Ballast.dies_of(&stopped("SIGTERM")), None);
         assert_eq!(StartMode::Ballast.exit_code(&ExitReason::GuestCrashed("x".into())), 2);
         assert_eq!(

@@ -23,18 +23,11 @@ use tracing::error;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use vmm_sys_util::signal::{block_signal, create_sigset};
 
+use crate::ending_signals::{ENDING, name};
 use crate::exit::{ExitReason, ExitSignal};
 use crate::host::sockets;
 use crate::host::{descriptor, terminal};
 use crate::mode::{StartMode, die_of};
-
-/// Signals that stop the monitor, by name.
-const ENDING: [(libc::c_int, &str); 4] = [
-    (libc::SIGTERM, "SIGTERM"),
-    (libc::SIGINT, "SIGINT"),
-    (libc::SIGHUP, "SIGHUP"),
-    (libc::SIGQUIT, "SIGQUIT"),
-];
 
 /// Job control. Blocked, the terminal's refusals become errors that console and terminal deal
 /// with, instead of stops of the whole monitor.
@@ -57,13 +50,16 @@ struct SignalWatch {
 /// Starts the thread that handles signals, for a monitor started as `mode`. Call it before any
 /// other thread is started: all inherit which signals are left to this one.
 ///
-/// SIGHUP, SIGINT and SIGQUIT that were ignored when the process started (`nohup`, `&` in a
-/// script) stay ignored.
+/// Signals that were ignored when the process started (SIGHUP by `nohup`, SIGINT and SIGQUIT by `&`
+/// in a script) stay ignored, but for SIGTERM. SIGXFSZ is ignored: a write beyond the limit on
+/// file sizes (RLIMIT_FSIZE) is an error of that write, to the guest or to a log.
 ///
 /// # Errors
 ///
 /// Where the host has no descriptor or thread left.
 pub fn start(mode: StartMode, exit: &Arc<ExitSignal>) -> io::Result<()> {
+    // SAFETY: sets a disposition that is no function.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let fd = take_signals()?;
     let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
     exit.also_wake(wake.try_clone()?);
@@ -136,12 +132,11 @@ impl SignalWatch {
     }
 
     fn on_signal(&self, number: u32, ending: bool) {
-        let named = |(known, _): &&(libc::c_int, &str)| u32::try_from(*known) == Ok(number);
-        let Some((_, name)) = ENDING.iter().find(named) else {
+        let Some(name) = name(number) else {
             // SIGCONT: the shell may have brought us to the foreground.
             return terminal::reenter();
         };
-        self.exit.raise(ExitReason::Stopped((*name).into()));
+        self.exit.raise(ExitReason::Stopped(name.into()));
         if ending && let Some(reason) = self.exit.reason() {
             self.end_hard(reason, "second signal: exiting without an orderly shutdown");
         }
@@ -151,7 +146,7 @@ impl SignalWatch {
     fn end_hard(&self, reason: &ExitReason, why: &str) -> ! {
         terminal::restore();
         sockets::remove_all();
-        descriptor::say(&format!("ballast: {reason} ({why})\n"));
+        descriptor::say(&format!("{reason} ({why})"));
         if let Some(signal) = self.mode.dies_of(reason) {
             die_of(signal);
         }

@@ -42,6 +42,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::api;
+use crate::host::descriptor;
 use crate::launch::Launch;
 pub use error::CliError;
 use firecracker::FirecrackerArgs;
@@ -105,8 +106,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(1)
         }
         Err(error) => {
-            // A failure of this cannot be reported anywhere.
-            let _ = writeln!(std::io::stderr(), "ballast: {error}");
+            descriptor::say(&error.to_string());
             ExitCode::from(error.status(speaks_firecracker(&args)))
         }
     }
@@ -148,7 +148,10 @@ fn dispatch(args: &[OsString]) -> Result<u8, CliError> {
         BallastCommand::Check => check::run(&mut out)?,
         BallastCommand::Openapi => out.write_all(api::openapi::json().as_bytes())?,
         BallastCommand::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "ballast", &mut out);
+            // It panics where a write fails.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "ballast", &mut script);
+            out.write_all(&script)?;
         }
     }
     out.flush()?;

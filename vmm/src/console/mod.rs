@@ -144,7 +144,7 @@ impl Console {
             ConsoleConfig::Pty => {
                 let pty = Pty::open().map_err(ConsoleError::Pty)?;
                 let backlog = Backlog::new(CAPACITY).map_err(ConsoleError::Event)?;
-                descriptor::say(&format!("ballast: console on {}\n", pty.path.display()));
+                descriptor::say(&format!("console on {}", pty.path.display()));
                 Ok(attachable(backlog.clone(), Attachable::on_pty(pty, backlog)))
             }
             ConsoleConfig::Socket(path) => {

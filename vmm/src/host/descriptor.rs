@@ -9,6 +9,8 @@ use mm::units::SaturatingInto;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
+use crate::one_line::one_line;
+
 /// How long the last words of a process wait for room.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -54,15 +56,23 @@ fn wait_for_room(fd: &impl AsFd, limit: Option<Duration>) -> io::Result<bool> {
     }
 }
 
-/// Prints `line` on standard error, unless that blocks for 0.2 s: for final messages of a process
-/// without a ring.
-pub fn say(line: &str) {
-    let stderr = io::stderr();
-    if wait_for_room(&stderr, Some(LAST_WORDS)).unwrap_or(false) {
+/// Prints `ballast: TEXT` on standard error as one line, whatever names from outside are in the
+/// text, unless that blocks for 0.2 s: for messages of a process without a ring.
+pub fn say(text: &str) {
+    say_on(&io::stderr(), text);
+}
+
+fn say_on(to: &impl AsFd, text: &str) {
+    let line = format!("ballast: {}\n", one_line(text));
+    let mut rest = line.as_bytes();
+    while !rest.is_empty() && wait_for_room(to, Some(LAST_WORDS)).unwrap_or(false) {
         // A pipe that polls as writable accepts PIPE_BUF bytes at once.
-        let line = &line.as_bytes()[..line.len().min(PIPE_BUF)];
-        // There is no other place to report to.
-        let _ = rustix::io::write(&stderr, line);
+        match rustix::io::write(to, &rest[..rest.len().min(PIPE_BUF)]) {
+            Ok(written) => rest = &rest[written..],
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            // There is no other place to report to.
+            Err(_) => return,
+        }
     }
 }
 
@@ -87,6 +97,18 @@ mod tests {
         rustix::io::read(&reader, &mut [0; 10]).unwrap();
         drop(reader);
         assert_eq!(descriptor.write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn what_is_said_is_one_line_and_waits_for_no_reader() {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        say_on(&writer, "cannot open a\n\u{1b}[2Jb");
+        let mut seen = vec![0; 1 << 20];
+        let count = rustix::io::read(&reader, &mut seen).unwrap();
+        assert_eq!(&seen[..count], b"ballast: cannot open a\\n\\u{1b}[2Jb\n");
+        // More than the pipe holds: the rest is not waited for.
+        say_on(&writer, &"x".repeat(1 << 20));
+        assert!(rustix::io::read(&reader, &mut seen).unwrap() > PIPE_BUF);
     }
 
     #[test]

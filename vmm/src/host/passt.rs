@@ -12,6 +12,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::one_line::one_line;
+
 /// The program, looked for in PATH.
 const PROGRAM: &str = "passt";
 /// The guest's network: the addresses that QEMU's user network has.
@@ -135,7 +137,7 @@ impl Passt {
         }
         let text = String::from_utf8_lossy(&text);
         let line = text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
-        line.chars().filter(|c| !c.is_control()).collect()
+        one_line(line).into_owned()
     }
 }
 
@@ -201,12 +203,12 @@ mod tests {
 
     #[test]
     fn its_end_is_told_with_its_words() {
-        let (_dir, program) = stand_in("echo first >&2; echo 'no interface' >&2; exit 3");
+        let (_dir, program) = stand_in("echo first >&2; printf 'no \\033interface\\n' >&2; exit 3");
         let (mut passt, _socket) = Passt::start_program(&program, &Default::default()).unwrap();
         wait_for_end(&passt);
         let end = passt.end().unwrap();
         assert_eq!(end.status.code(), Some(3));
-        assert_eq!(end.words, "no interface");
+        assert_eq!(end.words, "no \\u{1b}interface");
     }
 
     #[test]

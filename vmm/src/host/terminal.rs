@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use rustix::fd::BorrowedFd;
 use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::getpgrp;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use vmm_sys_util::signal::register_signal_handler;
 
@@ -141,8 +141,13 @@ pub(crate) fn stdin() -> BorrowedFd<'static> {
 
 fn make_raw() -> io::Result<()> {
     let mut attributes = tcgetattr(stdin())?;
-    // Some bytes for each time that the shell hands the terminal over.
-    COOKED.store(Box::into_raw(Box::new(attributes.clone())), Ordering::SeqCst);
+    // A SIGCONT also comes to who was never stopped, or stopped by who leaves the terminal alone:
+    // then what is there now is what this process has set.
+    let ours = RAW.load(Ordering::SeqCst) && !attributes.local_modes.contains(LocalModes::ICANON);
+    if !ours {
+        // Some bytes for each time that the shell hands the terminal over.
+        COOKED.store(Box::into_raw(Box::new(attributes.clone())), Ordering::SeqCst);
+    }
     attributes.make_raw();
     RAW.store(true, Ordering::SeqCst);
     Ok(tcsetattr(stdin(), OptionalActions::Now, &attributes)?)

@@ -100,6 +100,24 @@ fn in_the_foreground_the_guest_has_the_terminal_until_the_end() {
 }
 
 #[test]
+fn a_signal_to_continue_changes_nothing_for_who_was_not_stopped() {
+    if !kvm() {
+        return;
+    }
+    let terminal = Terminal::open();
+    let mut monitor = start(&terminal, None);
+    monitor.wait_for("raw mode", |_| terminal.is_raw());
+    for _ in 0..3 {
+        monitor.signal(libc::SIGCONT);
+        echoes(&terminal, "on");
+        assert_eq!(monitor.request("GET", "/", ""), 200);
+    }
+    monitor.signal(libc::SIGUSR1);
+    assert_eq!(monitor.end().code(), Some(0));
+    assert!(!terminal.is_raw());
+}
+
+#[test]
 fn ctrl_a_x_ends_the_monitor() {
     if !kvm() {
         return;
