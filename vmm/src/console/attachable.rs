@@ -3,11 +3,17 @@
 //! several clients, who all see the same output and may all type.
 //!
 //! A new client first gets the last output. A client that does not read loses output, and a notice
-//! reports how much.
+//! reports how much. One that closes its sending side (`nc -N`) goes on reading.
+//!
+//! When all places are taken, a new client gets the place of one that does not read, or of the one
+//! that has typed nothing for longest, if that is a minute; else it is told why it is not served.
 
 use std::collections::VecDeque;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use devices::legacy::SerialPort;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
@@ -18,8 +24,17 @@ use crate::event_loop::Subscriber;
 use crate::host::sockets::Listener;
 use crate::host::terminal::Pty;
 
-/// Limit on clients of a socket; further ones are rejected.
+/// Limit on clients of a socket.
 const MAX_CLIENTS: usize = 8;
+/// A client that types nothing keeps its place for this long, even if others wait for one.
+const KEEPS_PLACE: Duration = Duration::from_secs(60);
+/// Clients accepted at a time, so that a crowd does not keep the loop from other work.
+const ACCEPTED_AT_ONCE: usize = 16;
+/// Told to a client beyond the limit.
+const FULL: &[u8] = b"[the console has no place for one more client]\r\n";
+/// News of clients: once for each, so that one that cannot be accepted for lack of descriptors does
+/// not keep the loop busy.
+const NEW_CLIENTS: EventSet = EventSet::IN.union(EventSet::EDGE_TRIGGERED);
 /// Bytes of output that a new client is shown.
 const SCROLLBACK: usize = 16 << 10;
 /// Bytes of output that may wait for one client.
@@ -30,6 +45,8 @@ pub struct Attachable {
     backlog: Backlog,
     peers: Vec<Peer>,
     listener: Option<Listener>,
+    /// Clients may wait to be accepted.
+    accepting: bool,
     /// Keeps the pseudo-terminal alive while nothing has it open.
     _other_end: Option<OwnedFd>,
 }
@@ -37,11 +54,12 @@ pub struct Attachable {
 impl Attachable {
     pub(super) fn on_pty(pty: Pty, backlog: Backlog) -> Self {
         let peers = vec![Peer::new(pty.ours)];
-        Self { backlog, peers, listener: None, _other_end: Some(pty.theirs) }
+        Self { backlog, peers, listener: None, accepting: false, _other_end: Some(pty.theirs) }
     }
 
     pub(super) fn on_socket(listener: Listener, backlog: Backlog) -> Self {
-        Self { backlog, peers: Vec::new(), listener: Some(listener), _other_end: None }
+        let listener = Some(listener);
+        Self { backlog, peers: Vec::new(), listener, accepting: true, _other_end: None }
     }
 
     pub(super) fn connect(self, serial: Arc<SerialPort>) -> Subscriber {
@@ -63,13 +81,24 @@ struct Peer {
     pending: VecDeque<u8>,
     lost: u64,
     watched: EventSet,
+    /// When it last typed, or else connected.
+    typed: Instant,
+    /// It types nothing more, and may still read.
+    ended: bool,
     gone: bool,
 }
 
 impl Peer {
     fn new(fd: OwnedFd) -> Self {
-        let pending = VecDeque::new();
-        Self { fd, pending, lost: 0, watched: EventSet::empty(), gone: false }
+        Self {
+            fd,
+            pending: VecDeque::new(),
+            lost: 0,
+            watched: EventSet::empty(),
+            typed: Instant::now(),
+            ended: false,
+            gone: false,
+        }
     }
 
     /// Adds output; returns how many bytes of it are lost.
@@ -105,8 +134,11 @@ impl Peer {
     fn receive(&mut self, feed: &mut Feed) {
         let mut bytes = [0; Feed::CHUNK];
         match rustix::io::read(&self.fd, &mut bytes) {
-            Ok(0) => self.gone = true,
-            Ok(count) => feed.add(&bytes[..count]),
+            Ok(0) => self.ended = true,
+            Ok(count) => {
+                feed.add(&bytes[..count]);
+                self.typed = Instant::now();
+            }
             Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
             Err(_) => self.gone = true,
         }
@@ -118,7 +150,7 @@ impl Attached {
         ops.add(Events::new(self.feed.drained(), EventSet::IN))?;
         ops.add(Events::new(self.console.backlog.event(), EventSet::IN))?;
         if let Some(listener) = &self.console.listener {
-            ops.add(Events::new(&listener.socket, EventSet::IN))?;
+            ops.add(Events::new(&listener.socket, NEW_CLIENTS))?;
         }
         for peer in &mut self.console.peers {
             ops.add(Events::with_data(&peer.fd, 0, EventSet::IN))?;
@@ -140,17 +172,46 @@ impl Attached {
     }
 
     fn accept(&mut self, ops: &mut EventOps<'_>) {
-        let Some(listener) = &self.console.listener else { return };
-        while let Ok((stream, _)) = listener.socket.accept() {
-            if self.console.peers.len() >= MAX_CLIENTS || stream.set_nonblocking(true).is_err() {
-                continue;
+        for _ in 0..ACCEPTED_AT_ONCE {
+            let Some(listener) = &self.console.listener else { return };
+            match listener.socket.accept() {
+                Ok((stream, _)) if stream.set_nonblocking(true).is_ok() => {
+                    self.welcome(stream, ops);
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return self.console.accepting = false;
+                }
+                // Out of descriptors, for example: tried again at the console's next event.
+                Err(error) => {
+                    return tracing::warn!(%error, "cannot accept a client of the console");
+                }
             }
-            let mut peer = Peer::new(stream.into());
-            peer.show(&self.scrollback);
-            if ops.add(Events::new(&peer.fd, EventSet::IN)).is_ok() {
-                peer.watched = EventSet::IN;
-                self.console.peers.push(peer);
-            }
+        }
+        if let Some(listener) = &self.console.listener {
+            // Another event for those that are left.
+            let _ = ops.modify(Events::new(&listener.socket, NEW_CLIENTS));
+        }
+    }
+
+    /// Gives a new client a place and the last output.
+    fn welcome(&mut self, stream: UnixStream, ops: &mut EventOps<'_>) {
+        let peers = &mut self.console.peers;
+        if peers.len() >= MAX_CLIENTS {
+            let Some(at) = least_wanted(peers, Instant::now()) else {
+                // A new connection's buffer is empty: it takes all of this.
+                let _ = (&stream).write(FULL);
+                return;
+            };
+            let least = peers.swap_remove(at);
+            // Fails only if it is not watched.
+            let _ = ops.remove(Events::new(&least.fd, least.watched));
+        }
+        let mut peer = Peer::new(stream.into());
+        peer.show(&self.scrollback);
+        if ops.add(Events::new(&peer.fd, EventSet::IN)).is_ok() {
+            peer.watched = EventSet::IN;
+            peers.push(peer);
         }
     }
 
@@ -163,13 +224,17 @@ impl Attached {
         if events.contains(EventSet::IN) || ends {
             peer.receive(&mut self.feed);
         }
-        // The last that it typed, within limits.
+        if !ends {
+            return;
+        }
+        // The last that it typed, within limits: there is another event for the rest.
         for _ in 0..Feed::CHUNK {
-            if !ends || peer.gone {
+            if peer.ended || peer.gone {
                 break;
             }
             peer.receive(&mut self.feed);
         }
+        peer.gone |= peer.ended;
     }
 
     /// Sends pending output, drops disconnected clients, and updates the events of the others.
@@ -178,7 +243,7 @@ impl Attached {
         for peer in &mut self.console.peers {
             peer.send();
             let mut wanted = EventSet::empty();
-            wanted.set(EventSet::IN, readable);
+            wanted.set(EventSet::IN, readable && !peer.ended);
             wanted.set(EventSet::OUT, !peer.pending.is_empty());
             if peer.gone {
                 // Fails only if it is not watched.
@@ -211,18 +276,43 @@ impl MutEventSubscriber for Attached {
         } else if fd == self.console.backlog.event().as_raw_fd() {
             self.show_output();
         } else if Some(fd) == listener {
-            self.accept(ops);
+            self.console.accepting = true;
         } else {
             self.serve_peer(fd, events.event_set());
+        }
+        if self.console.accepting {
+            self.accept(ops);
         }
         self.feed.pump();
         self.settle(ops);
     }
 }
 
+/// The client that gives its place to a new one, if any does.
+fn least_wanted(peers: &[Peer], now: Instant) -> Option<usize> {
+    let deaf = peers.iter().position(|peer| peer.lost > 0);
+    let silent = || {
+        let (at, peer) = peers.iter().enumerate().min_by_key(|(_, peer)| peer.typed)?;
+        (now.saturating_duration_since(peer.typed) >= KEEPS_PLACE).then_some(at)
+    };
+    deaf.or_else(silent)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_does_not_read_and_then_who_is_silent_for_long_gives_its_place() {
+        let mut peers: Vec<Peer> =
+            (0..3).map(|_| Peer::new(UnixStream::pair().unwrap().0.into())).collect();
+        let later = peers[2].typed + KEEPS_PLACE;
+        assert_eq!(least_wanted(&peers, peers[2].typed), None);
+        peers[0].typed = later;
+        assert_eq!(least_wanted(&peers, later), Some(1));
+        peers[2].lost = 1;
+        assert_eq!(least_wanted(&peers, peers[2].typed), Some(2));
+    }
 
     #[test]
     fn a_client_that_does_not_read_loses_output_and_is_told() {

@@ -139,6 +139,52 @@ fn clients_of_a_socket_all_see_and_all_may_type() {
 }
 
 #[test]
+fn a_client_that_types_nothing_more_goes_on_reading() {
+    if !kvm() {
+        return;
+    }
+    let mut monitor = Monitor::run(Program::Echo, |dir, command| {
+        command.arg("--console").arg(format!("socket={}", dir.join("console").display()));
+    });
+    let path = monitor.dir.path().join("console");
+    let mut only_reads = None;
+    monitor.wait_for("the socket", |_| {
+        only_reads = UnixStream::connect(&path).ok();
+        only_reads.is_some()
+    });
+    let mut only_reads = only_reads.unwrap();
+    only_reads.set_read_timeout(Some(LIMIT)).unwrap();
+    only_reads.write_all(b"its last;").unwrap();
+    only_reads.shutdown(std::net::Shutdown::Write).unwrap();
+    read_until(&mut only_reads, b"its last;");
+    let mut types = UnixStream::connect(&path).unwrap();
+    types.set_read_timeout(Some(LIMIT)).unwrap();
+    types.write_all(b"of another").unwrap();
+    read_until(&mut types, b"of another");
+    read_until(&mut only_reads, b"of another");
+    stop(monitor);
+}
+
+#[test]
+fn a_client_that_is_one_too_many_is_told_so() {
+    if !kvm() {
+        return;
+    }
+    let mut monitor = Monitor::run(Program::Halt, |dir, command| {
+        command.arg("--console").arg(format!("socket={}", dir.join("console").display()));
+    });
+    let path = monitor.dir.path().join("console");
+    monitor.wait_for("the socket", |_| UnixStream::connect(&path).is_ok());
+    let mut crowd: Vec<UnixStream> = (0..20).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    let last = crowd.last_mut().unwrap();
+    last.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut reason = String::new();
+    last.read_to_string(&mut reason).unwrap();
+    assert!(reason.contains("no place for one more client"), "{reason}");
+    stop(monitor);
+}
+
+#[test]
 fn a_client_that_does_not_read_holds_up_no_guest() {
     if !kvm() {
         return;
