@@ -5,7 +5,7 @@
 //! Ctrl-A x, as in QEMU. Ctrl-A twice sends a Ctrl-A.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 
 use devices::legacy::SerialPort;
@@ -13,6 +13,7 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
 use super::feed::Feed;
 use crate::exit::{ExitReason, ExitSignal};
+use crate::host::input::SharedInput;
 use crate::host::terminal::{RawTerminal, stdin};
 
 const CTRL_A: u8 = 1;
@@ -20,6 +21,7 @@ const CTRL_A: u8 = 1;
 /// Feeds standard input to the serial port; lives in the event loop.
 pub(super) struct TtyInput {
     feed: Feed,
+    stdin: SharedInput,
     exit: Arc<ExitSignal>,
     raw: Option<RawTerminal>,
     escape: Escape,
@@ -46,12 +48,17 @@ impl TtyInput {
     pub(super) fn new(serial: Arc<SerialPort>, exit: Arc<ExitSignal>) -> io::Result<Self> {
         let raw = RawTerminal::enter()?;
         let (feed, escape) = (Feed::new(serial), Escape::default());
-        Ok(Self { feed, exit, raw, escape, source: Source::Unwatched })
+        let stdin = SharedInput::new(stdin());
+        Ok(Self { feed, stdin, exit, raw, escape, source: Source::Unwatched })
+    }
+
+    fn events(&self) -> Events {
+        Events::new_raw(self.stdin.as_fd().as_raw_fd(), EventSet::IN)
     }
 
     /// Watches standard input while the guest has room, and not otherwise.
     fn watch(&mut self, ops: &mut EventOps<'_>) {
-        let events = Events::new_raw(libc::STDIN_FILENO, EventSet::IN);
+        let events = self.events();
         match (self.source, self.feed.is_empty()) {
             (Source::Unwatched, true) => {
                 self.source = match ops.add(events) {
@@ -70,7 +77,7 @@ impl TtyInput {
     fn leave(&mut self, next: Source, ops: &mut EventOps<'_>) {
         if self.source == Source::Watched {
             // Fails only if it is not watched.
-            let _ = ops.remove(Events::new_raw(libc::STDIN_FILENO, EventSet::IN));
+            let _ = ops.remove(self.events());
         }
         self.source = next;
     }
@@ -78,15 +85,16 @@ impl TtyInput {
     /// Reads a chunk; false if there was none.
     fn read(&mut self, ops: &mut EventOps<'_>) -> bool {
         let mut bytes = [0; Feed::CHUNK];
-        match rustix::io::read(stdin(), &mut bytes) {
+        match self.stdin.read(&mut bytes) {
             Ok(0) => self.leave(Source::Ended, ops),
             Ok(count) => {
                 self.take(&bytes[..count]);
                 return true;
             }
-            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // SIGTTIN is blocked, so a read from the background fails.
-            Err(rustix::io::Errno::IO) if self.raw.is_some() => {
+            Err(error) if error.raw_os_error() == Some(libc::EIO) && self.raw.is_some() => {
                 self.leave(Source::Background, ops);
             }
             Err(error) => {
@@ -130,7 +138,7 @@ impl MutEventSubscriber for TtyInput {
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
         let fd: RawFd = events.fd();
         let back = self.raw.as_ref().and_then(RawTerminal::back);
-        if fd == libc::STDIN_FILENO {
+        if fd == self.stdin.as_fd().as_raw_fd() {
             self.read(ops);
         } else if let Some(back) = back.filter(|back| back.as_raw_fd() == fd) {
             let _ = back.read();

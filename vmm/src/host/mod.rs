@@ -13,13 +13,17 @@
 //! - `log_format.rs`: its lines in Firecracker's form
 //! - `spanless.rs`: a log without spans
 //! - `throttle.rs`: rate limit for log lines of one kind
+//! - `input.rs`: standard input, shared with other processes
+//! - `open_files.rs`: how many descriptors there are, and who may have them
 //! - `terminal.rs`: standard input in raw mode, restored on every exit path
 
 pub mod contents;
 pub mod descriptor;
 pub mod files;
+pub mod input;
 pub mod log;
 mod log_format;
+pub mod open_files;
 pub mod passt;
 pub mod ring;
 pub mod sockets;
