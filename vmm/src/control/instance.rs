@@ -72,7 +72,25 @@ impl Controller {
     /// machine; the configuration is unchanged.
     pub fn start(&mut self) -> Result<(), Refusal> {
         self.config.validate(&self.host).map_err(Refusal::Invalid)?;
-        let mut vm = machine::build(&self.config, &self.events, &self.mmds).map_err(failed)?;
+        let vm = machine::build(&self.config, &self.events, &self.mmds).map_err(failed)?;
+        self.vm = Some(vm);
+        let started = self.prepare_memory().and_then(|()| self.run_vcpus());
+        if started.is_err() {
+            // In the order of the fields: each may use what comes after it.
+            self.policy = None;
+            self.compactor = None;
+            self.vm = None;
+            self.parking = None;
+            return started;
+        }
+        if let Err(error) = self.start_metrics() {
+            warn!(%error, "cannot write metrics");
+        }
+        Ok(())
+    }
+
+    fn run_vcpus(&mut self) -> Result<(), Refusal> {
+        let vm = self.vm.as_mut().ok_or(Refusal::BeforeStart)?;
         let machine = &self.config.machine_config;
         // Before the guest's first byte, which may go to the same stream.
         info!(id = self.id, vcpus = machine.vcpu_count, mib = machine.mem_size_mib, "starting");
@@ -80,10 +98,11 @@ impl Controller {
         if self.mode.keeps_socket() {
             vm.keep_sockets();
         }
-        self.vm = Some(vm);
-        if let Err(error) = self.start_metrics() {
-            warn!(%error, "cannot write metrics");
-        }
+        Ok(())
+    }
+
+    /// Starts what the configuration says about host memory.
+    fn prepare_memory(&mut self) -> Result<(), Refusal> {
         if self.config.memory.compaction.is_some() {
             self.compactor()?;
         }

@@ -24,8 +24,8 @@ use crate::kvm::{self, memory};
 use crate::mmds::Mmds;
 use crate::vcpu::Surroundings;
 
-/// Builds the machine that `config` describes. Its devices join the event loop behind `events` in
-/// the last step, so that a failure leaves nothing behind there; its vCPUs wait for [`Vm::start`].
+/// Builds the machine that `config` describes. Its vCPUs wait for [`Vm::start`], and only then do its
+/// devices join the event loop behind `events`, so that a failure leaves nothing behind there.
 /// Interfaces on which the guest reaches the metadata service serve `mmds`.
 ///
 /// # Errors
@@ -68,13 +68,12 @@ pub fn build(config: &VmConfig, events: &LoopHandle, mmds: &Mmds) -> Result<Vm, 
     let around = Surroundings { ports: Arc::new(ports), mmio: Arc::new(mmio), exit };
     let vcpus = cpus::create(&kvm, &vm, config, &ram, &kernel, &around)?;
 
-    // 6. The threads that serve devices; the main one last.
+    // 6. The threads that serve devices.
     let threads = threads.into_iter().map(start_thread).collect::<Result<Vec<_>, _>>()?;
-    for subscriber in on_main {
-        events.add(subscriber)?;
-    }
     Ok(Vm::new(VmParts {
         vcpus,
+        on_main,
+        events: events.clone(),
         threads,
         transports,
         budgets,

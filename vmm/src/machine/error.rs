@@ -18,6 +18,7 @@ use crate::event_loop::EventLoopError;
 use crate::kvm::KvmError;
 use crate::kvm::irq::IrqError;
 use crate::kvm::memory::SlotError;
+use crate::vcpu::StartError;
 
 /// Why a machine cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +106,9 @@ pub enum BuildError {
     /// A vCPU's initial state cannot be set.
     #[error(transparent)]
     Registers(#[from] RegisterError),
+    /// A vCPU's thread cannot be started.
+    #[error(transparent)]
+    Vcpu(#[from] StartError),
     /// The event loop accepts no subscribers.
     #[error(transparent)]
     EventLoop(#[from] EventLoopError),

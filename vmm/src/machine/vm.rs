@@ -14,8 +14,10 @@ use mm::guest_ram::GuestRam;
 use super::attach::Devices;
 use super::attach::gpu::Screens;
 use super::device_thread::DeviceThread;
+use super::error::BuildError;
+use crate::event_loop::{LoopHandle, Subscriber};
 use crate::mode::StartMode;
-use crate::vcpu::{ExitCounts, PauseError, StartError, Vcpu, VcpuGroup};
+use crate::vcpu::{ExitCounts, PauseError, Vcpu, VcpuGroup};
 
 /// A machine, from its first instruction to its end. Dropping it stops its vCPUs.
 ///
@@ -25,6 +27,9 @@ pub struct Vm {
     // First: vCPUs must stop before anything they use is dropped.
     vcpus: Vcpus,
     counts: Vec<Arc<ExitCounts>>,
+    /// Subscribers that the event loop gets at the start.
+    on_main: Vec<Subscriber>,
+    events: LoopHandle,
     // No device thread may use the machine's descriptors after they close.
     threads: Vec<DeviceThread>,
     transports: Vec<(&'static str, Arc<MmioTransport>)>,
@@ -46,6 +51,8 @@ enum Vcpus {
 /// Parts passed by the builder.
 pub(crate) struct VmParts {
     pub(crate) vcpus: Vec<Vcpu>,
+    pub(crate) on_main: Vec<Subscriber>,
+    pub(crate) events: LoopHandle,
     pub(crate) threads: Vec<DeviceThread>,
     pub(crate) transports: Vec<(&'static str, Arc<MmioTransport>)>,
     pub(crate) budgets: Vec<Arc<Budget>>,
@@ -60,6 +67,8 @@ impl Vm {
     pub(crate) fn new(parts: VmParts) -> Self {
         let VmParts {
             vcpus,
+            on_main,
+            events,
             threads,
             transports,
             budgets,
@@ -73,6 +82,8 @@ impl Vm {
         Self {
             vcpus: Vcpus::Built(vcpus),
             counts,
+            on_main,
+            events,
             threads,
             transports,
             budgets,
@@ -91,15 +102,21 @@ impl Vm {
         }
     }
 
-    /// Lets the vCPUs run, on threads named by `mode`. Does nothing if they were started before.
+    /// Lets the vCPUs run, on threads named by `mode`, and adds devices to the event loop. Does
+    /// nothing if they were started before.
     ///
     /// # Errors
     ///
-    /// [`StartError`]: a thread cannot be started.
-    pub fn start(&mut self, mode: StartMode) -> Result<(), StartError> {
+    /// [`BuildError`]: a thread cannot be started, or the event loop has ended. Then the machine is
+    /// of no use, and dropping it leaves nothing behind.
+    pub fn start(&mut self, mode: StartMode) -> Result<(), BuildError> {
         if let Vcpus::Built(vcpus) = &mut self.vcpus {
             let vcpus = std::mem::take(vcpus);
             self.vcpus = Vcpus::Started(VcpuGroup::start(vcpus, mode, || ())?);
+        }
+        // What vCPUs have notified in the meantime is still there.
+        for subscriber in self.on_main.drain(..) {
+            self.events.add(subscriber)?;
         }
         Ok(())
     }
