@@ -13,7 +13,7 @@ use devices::gpu::{AnonymousMemory, Gpu, GpuLimits, GpuParts, GpuSettings};
 use devices::net::{FrameStream, Link, Net, NetConfig, Tap};
 use devices::transport::mock::{MockDescriptor, MockDriver};
 use devices::virtio::{Deadline, DeviceLock, Progress, RateLimiter, SharedDevice};
-use devices::vsock::{Vsock, VsockConfig};
+use devices::vsock::{MAX_CONNECTIONS, Vsock, VsockConfig};
 use mm::backing::BackingKind;
 use mm::budget::Budget;
 use mm::guest_ram::GuestRam;
@@ -151,7 +151,8 @@ fn all_with(deadline: fn() -> Deadline) -> [Rig; 7] {
             let path = dir.path().join("s");
             let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
             listener.set_nonblocking(true).unwrap();
-            let config = VsockConfig { guest_cid: 3, listener, path };
+            let config =
+                VsockConfig { guest_cid: 3, listener, max_connections: MAX_CONNECTIONS, path };
             Arc::new(DeviceLock::new(Vsock::new(config).unwrap()))
         }),
         Rig::new("entropy", deadline, |_| {

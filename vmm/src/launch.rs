@@ -17,6 +17,7 @@ use crate::event_loop::{EventLoop, EventLoopError};
 use crate::exit::ExitReason;
 use crate::host::descriptor;
 use crate::host::log::{Log, LogError};
+use crate::host::open_files;
 use crate::host::sockets::Listener;
 use crate::host::terminal;
 use crate::mmds::Mmds;
@@ -100,6 +101,7 @@ impl Launch {
             devices::virtio::count_cpu_time();
         }
         own_memory::use_one_arena();
+        open_files::raise_limit();
         let mut events = EventLoop::new()?;
         // Before any other thread: even the log has one.
         signals::start(self.mode, events.handle().exit()).map_err(LaunchError::Host)?;
@@ -148,7 +150,8 @@ impl Launch {
         let server = socket
             .map(|socket| {
                 let service = ApiService::new(machine, stats, self.max_payload_bytes);
-                Server::spawn(socket, self.mode.api_thread(), service)
+                let exit = Arc::clone(events.handle().exit());
+                Server::spawn(socket, self.mode.api_thread(), exit, service)
             })
             .transpose()?;
         if server.is_some() {
@@ -208,6 +211,6 @@ impl Launch {
             tracing::error!(%reason, "the machine has stopped");
         }
         log.flush(LAST_WORDS);
-        descriptor::say(&format!("ballast: {reason}\n"));
+        descriptor::say(&reason.to_string());
     }
 }

@@ -136,6 +136,11 @@ impl VsockConnection {
         self.stream.is_none() && self.due.is_empty()
     }
 
+    /// Whether the guest has heard of it.
+    pub(super) fn is_known(&self) -> bool {
+        !self.due.contains(Due::REQUEST)
+    }
+
     /// The socket has news.
     pub(super) fn on_socket(&mut self, news: &SocketNews) -> Fate {
         self.readable |= news.readable;

@@ -53,7 +53,7 @@ use std::path::PathBuf;
 pub use device::Vsock;
 pub use handle::{VsockCounters, VsockHandle};
 
-/// Most connections at a time, greetings included.
+/// Most connections at a time of any device, greetings included.
 pub const MAX_CONNECTIONS: usize = 1023;
 /// Most bytes that are held for host programs which do not read, in all connections together.
 pub const MAX_BUFFERED: usize = 64 << 20;
@@ -65,6 +65,9 @@ pub struct VsockConfig {
     pub guest_cid: u64,
     /// Where host programs connect; not blocking.
     pub listener: UnixListener,
+    /// Most connections at a time, greetings included; at most [`MAX_CONNECTIONS`]. Each has a
+    /// descriptor.
+    pub max_connections: usize,
     /// Its path: connections from the guest go to this with `_PORT` behind it.
     pub path: PathBuf,
 }

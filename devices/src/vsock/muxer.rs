@@ -36,7 +36,7 @@ impl Muxer {
             guest_cid: config.guest_cid,
             sockets: HostSockets::new(config.listener, config.path)?,
             news: Vec::new(),
-            streams: StreamTable::new(Arc::clone(&counters)),
+            streams: StreamTable::new(config.max_connections, Arc::clone(&counters)),
             counters,
         })
     }

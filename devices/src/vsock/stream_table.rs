@@ -62,11 +62,13 @@ pub(super) struct StreamTable {
     resets: VecDeque<Ports>,
     /// Bytes that connections hold for host programs.
     buffered: usize,
+    /// Most connections and greetings.
+    limit: usize,
     counters: Arc<VsockCounters>,
 }
 
 impl StreamTable {
-    pub(super) fn new(counters: Arc<VsockCounters>) -> Self {
+    pub(super) fn new(limit: usize, counters: Arc<VsockCounters>) -> Self {
         Self {
             connections: HashMap::new(),
             owners: HashMap::new(),
@@ -74,6 +76,7 @@ impl StreamTable {
             ready: VecDeque::new(),
             resets: VecDeque::new(),
             buffered: 0,
+            limit: limit.min(MAX_CONNECTIONS),
             counters,
         }
     }
@@ -110,20 +113,24 @@ impl StreamTable {
         self.buffered
     }
 
-    /// Whether one more connection is allowed. A record whose program has closed its socket is
-    /// dropped if needed.
+    /// Whether one more connection is allowed. If needed, a record whose program has closed its socket
+    /// is dropped, or the program that has been connected for longest without naming a port.
     pub(super) fn make_room(&mut self) -> bool {
-        if self.count() < MAX_CONNECTIONS {
+        if self.count() < self.limit {
             return true;
         }
         let lingers = self.connections.iter().find(|(_, (_, connection))| connection.lingers());
-        match lingers.map(|(ports, _)| *ports) {
-            Some(ports) if self.has_room_for_resets() => {
-                self.kill(ports);
-                true
-            }
-            _ => false,
+        if let Some(ports) = lingers.map(|(ports, _)| *ports).filter(|_| self.has_room_for_resets())
+        {
+            self.kill(ports);
+            return true;
         }
+        // Numbers of events grow.
+        let greeting = |(id, owner): (&u64, &SocketOwner)| {
+            matches!(owner, SocketOwner::Greeting(_)).then_some(*id)
+        };
+        let silent = self.owners.iter().filter_map(greeting).min();
+        silent.is_some_and(|id| self.end_greeting(id).is_some())
     }
 
     fn count(&self) -> usize {
@@ -208,11 +215,16 @@ impl StreamTable {
         }
     }
 
-    /// Ends a connection and schedules a reset to the guest.
+    /// Ends a connection and schedules a reset to the guest, unless it has not heard of it: programs
+    /// that come and go cost nothing while a guest takes no packets.
     pub(super) fn kill(&mut self, ports: Ports) {
+        let known =
+            self.connections.get(&ports).is_none_or(|(_, connection)| connection.is_known());
         VsockCounters::add(&self.counters.conns_killed, 1);
         self.remove(ports);
-        self.resets.push_back(ports);
+        if known {
+            self.resets.push_back(ports);
+        }
     }
 
     /// Ends a connection that the guest has already closed.

@@ -13,7 +13,7 @@ use std::sync::{Arc, LazyLock};
 use arbitrary::Arbitrary;
 use chains::{Rig, Shape, memory};
 use devices::virtio::{DeviceLock, QueueHost};
-use devices::vsock::{Vsock, VsockConfig};
+use devices::vsock::{MAX_CONNECTIONS, Vsock, VsockConfig};
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Debug, Arbitrary)]
@@ -99,7 +99,12 @@ fuzz_target!(|input: Input| {
     let _ = std::fs::remove_file(&*PATH);
     let listener = UnixListener::bind(&*PATH).expect("a socket");
     listener.set_nonblocking(true).expect("a socket");
-    let config = VsockConfig { guest_cid: 3, listener, path: PATH.clone() };
+    let config = VsockConfig {
+        guest_cid: 3,
+        listener,
+        max_connections: MAX_CONNECTIONS,
+        path: PATH.clone(),
+    };
     let device = Arc::new(DeviceLock::new(Vsock::new(config).expect("a device")));
     // A program that the guest can reach.
     let name = format!("{}_201", PATH.display());

@@ -32,8 +32,8 @@ const KEEPS_PLACE: Duration = Duration::from_secs(60);
 const ACCEPTED_AT_ONCE: usize = 16;
 /// Told to a client beyond the limit.
 const FULL: &[u8] = b"[the console has no place for one more client]\r\n";
-/// News of clients: once for each, so that one that cannot be accepted for lack of descriptors does
-/// not keep the loop busy.
+/// News of clients: once for each, so that one that cannot be accepted, without a free descriptor,
+/// does not keep the loop busy.
 const NEW_CLIENTS: EventSet = EventSet::IN.union(EventSet::EDGE_TRIGGERED);
 /// Bytes of output that a new client is shown.
 const SCROLLBACK: usize = 16 << 10;

@@ -3,8 +3,8 @@
 //!
 //! Standard input is shared: with the shell, or with another monitor in the same pipeline. A byte
 //! that has woken both goes to one, and the other's read(2) would wait for the next. O_NONBLOCK is
-//! no way out, as it would be set for everybody. So pipes and terminals are opened once more, for
-//! this process alone, and sockets are read by a call that does not wait.
+//! no way out, as it would be set for everybody. So this process opens pipes and terminals again
+//! for itself, and sockets are read by a call that does not wait.
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -107,8 +107,8 @@ impl Vm {
     ///
     /// # Errors
     ///
-    /// [`BuildError`]: a thread cannot be started, or the event loop has ended. Then the machine is
-    /// of no use, and dropping it leaves nothing behind.
+    /// [`BuildError`]: a thread cannot be started, or the event loop has ended. Drop the
+    /// machine then, which leaves nothing behind.
     pub fn start(&mut self, mode: StartMode) -> Result<(), BuildError> {
         if let Vcpus::Built(vcpus) = &mut self.vcpus {
             let vcpus = std::mem::take(vcpus);

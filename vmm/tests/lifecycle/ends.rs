@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Every way to end a monitor, with any behaviour of its guest and its readers.
 
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Stdio;
 
 use crate::guest::Program;
-use crate::monitor::{Monitor, ballast, kvm};
+use crate::monitor::{LIMIT, Monitor, ballast, kvm};
 
 /// A pipe whose reader never reads; the write end goes to the monitor.
 fn unread_pipe() -> (OwnedFd, Stdio) {
@@ -168,6 +169,94 @@ fn signals_that_were_ignored_at_the_start_stay_ignored() {
     monitor.signal(libc::SIGTERM);
     monitor.end();
     assert!(monitor.stderr().contains("stopped by SIGTERM"), "{}", monitor.stderr());
+}
+
+#[test]
+fn any_signal_that_would_end_a_process_ends_it_in_order() {
+    if !kvm() {
+        return;
+    }
+    for (number, name) in [
+        (libc::SIGUSR1, "SIGUSR1"),
+        (libc::SIGALRM, "SIGALRM"),
+        (libc::SIGXCPU, "SIGXCPU"),
+        (libc::SIGPWR, "SIGPWR"),
+    ] {
+        let mut monitor = Monitor::run(Program::Halt, |_, _| {});
+        assert_eq!(monitor.request("GET", "/", ""), 200);
+        monitor.signal(number);
+        assert_eq!(monitor.end().code(), Some(0), "{name}");
+        assert!(monitor.stderr().contains(&format!("stopped by {name}")), "{}", monitor.stderr());
+        assert!(!monitor.socket().exists(), "{name}");
+    }
+}
+
+#[test]
+fn a_limit_on_file_sizes_loses_output_and_not_the_machine() {
+    if !kvm() {
+        return;
+    }
+    const MOST: libc::rlim_t = 10_000;
+    let mut monitor = Monitor::run(Program::Flood, |dir, command| {
+        command.arg("--console").arg(format!("file={}", dir.join("console").display()));
+        // SAFETY: only async-signal-safe calls between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                let limit = libc::rlimit { rlim_cur: MOST, rlim_max: MOST };
+                libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit);
+                Ok(())
+            });
+        }
+    });
+    let path = monitor.dir.path().join("console");
+    let size = || std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+    monitor.wait_for("the limit", |_| size() == MOST);
+    // The next byte is one too many, and so is each of the many behind it.
+    for _ in 0..20 {
+        assert_eq!(monitor.request("GET", "/", ""), 200);
+    }
+    monitor.signal(libc::SIGTERM);
+    assert_eq!(monitor.end().code(), Some(0));
+}
+
+/// Lets `command` have at most `count` descriptors.
+fn limit_descriptors(command: &mut std::process::Command, count: libc::rlim_t) {
+    // SAFETY: only async-signal-safe calls between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            let limit = libc::rlimit { rlim_cur: count, rlim_max: count };
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+            Ok(())
+        });
+    }
+}
+
+#[test]
+fn without_descriptors_a_client_is_answered_or_finds_the_monitor_ended() {
+    // From too few for anything to enough for the API.
+    for count in 8..24 {
+        let mut monitor = Monitor::run(Program::Halt, |dir, command| {
+            let mut without = ballast();
+            without.arg("--api-sock").arg(dir.join("api"));
+            without.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            limit_descriptors(&mut without, count);
+            *command = without;
+        });
+        let mut answer = None;
+        monitor.wait_for("an answer or the end", |monitor| {
+            let ended = monitor.child.try_wait().unwrap().is_some();
+            answer = UnixStream::connect(monitor.socket()).ok();
+            ended || answer.is_some()
+        });
+        if let Some(mut stream) = answer {
+            stream.set_read_timeout(Some(LIMIT)).unwrap();
+            let _ = stream.write_all(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n");
+            // An error is the end of the monitor, in the middle of it.
+            if let Err(error) = stream.read_to_end(&mut Vec::new()) {
+                assert_ne!(error.kind(), ErrorKind::WouldBlock, "no answer with {count}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -134,6 +134,38 @@ fn a_guest_that_never_answers_keeps_no_more_than_the_limit() {
 }
 
 #[test]
+fn programs_that_say_nothing_shut_nobody_out() {
+    let mut rig = Rig::new();
+    let mut silent: Vec<UnixStream> = (0..MAX_CONNECTIONS)
+        .map(|_| {
+            let program = UnixStream::connect(&rig.path).unwrap();
+            rig.host_event();
+            program
+        })
+        .collect();
+    rig.connected(8);
+    // The one that waited for longest has given its place.
+    assert_eq!(silent[0].read(&mut [0; 4]).unwrap(), 0);
+    silent[1].set_nonblocking(true).unwrap();
+    assert_eq!(silent[1].read(&mut [0; 4]).unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn programs_that_come_and_go_leave_nothing_for_a_guest_without_buffers() {
+    let mut rig = Rig::new();
+    rig.driver.reset();
+    rig.driver.probe(u64::MAX, 3);
+    for _ in 0..600 {
+        let mut program = UnixStream::connect(&rig.path).unwrap();
+        program.write_all(b"CONNECT 7\n").unwrap();
+        rig.host_event();
+        drop(program);
+        rig.host_event();
+    }
+    assert_eq!(rig.held(), (0, 0, 0));
+}
+
+#[test]
 fn answers_without_buffers_hold_the_guest_back_and_are_not_lost() {
     let mut rig = Rig::new();
     rig.driver.reset();

@@ -66,7 +66,12 @@ impl Rig {
         let path = dir.path().join("v.sock");
         let listener = UnixListener::bind(&path).unwrap();
         listener.set_nonblocking(true).unwrap();
-        let config = VsockConfig { guest_cid: CID, listener, path: path.clone() };
+        let config = VsockConfig {
+            guest_cid: CID,
+            listener,
+            max_connections: MAX_CONNECTIONS,
+            path: path.clone(),
+        };
         let mem = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 32 << 20)]).unwrap());
         let device = Vsock::new(config).unwrap();
         let handle = device.handle();

@@ -22,17 +22,21 @@ mod places;
 mod service;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use rustix::event::EventfdFlags;
+use tokio::net::UnixStream;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 pub use crate::api::stats::MAX_CONNECTIONS;
+use crate::exit::{ExitReason, ExitSignal};
 use crate::host::sockets::{Listener, SocketError, SocketFile};
 use places::Places;
 pub use service::ApiService;
@@ -74,12 +78,18 @@ impl Server {
     /// How long to wait for clients to receive pending responses.
     const LAST_WORDS: Duration = Duration::from_millis(200);
 
-    /// Serves `socket` until [`stop`](Self::stop) or the end of the process.
+    /// Serves `socket` until [`stop`](Self::stop) or the end of the process. If the host
+    /// has no descriptors left for it, the monitor ends through `exit`: nobody could reach it.
     ///
     /// # Errors
     ///
     /// The thread cannot be started.
-    pub fn spawn(socket: Listener, thread: &str, service: ApiService) -> Result<Self, ServerError> {
+    pub fn spawn(
+        socket: Listener,
+        thread: &str,
+        exit: Arc<ExitSignal>,
+        service: ApiService,
+    ) -> Result<Self, ServerError> {
         let Listener { socket: listener, file } = socket;
         let (stop, stops) = oneshot::channel();
         let (done, stopped) = mpsc::channel();
@@ -93,7 +103,7 @@ impl Server {
             let served =
                 runtime.and_then(|runtime| runtime.block_on(serve(listener, service, stops)));
             if let Err(error) = served {
-                tracing::error!(%error, "the API thread has stopped");
+                exit.raise(ExitReason::HostError(format!("cannot serve the API: {error}")));
             }
             // No request may wait.
             let _ = done.send(());
@@ -118,6 +128,7 @@ async fn serve(
     mut stop: oneshot::Receiver<()>,
 ) -> io::Result<()> {
     let listener = tokio::net::UnixListener::from_std(listener)?;
+    let mut spare = Some(spare_descriptor()?);
     let places = Places::new(service.stats.connections.0.clone());
     let mut connections = JoinSet::new();
     let (stopping, stopped) = watch::channel(());
@@ -131,9 +142,17 @@ async fn serve(
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Out of descriptors, for example: an immediate retry would only spin.
                 warn!(%error, "cannot accept an API connection");
-                sleep(ACCEPT_PAUSE).await;
+                // Out of descriptors, for example: the one that was kept back is for the answer.
+                drop(spare.take());
+                if let Ok(Ok((stream, _))) = timeout(ACCEPT_PAUSE, listener.accept()).await {
+                    turn_away(&stream, &service);
+                }
+                spare = spare_descriptor().ok();
+                if spare.is_none() {
+                    // An immediate retry would only spin.
+                    sleep(ACCEPT_PAUSE).await;
+                }
                 continue;
             }
         };
@@ -146,17 +165,25 @@ async fn serve(
                     stopped.clone(),
                 ));
             }
-            None => {
-                service.stats.refused_connections.fetch_add(1, Ordering::Relaxed);
-                // A new connection's send buffer is empty: it accepts all of this.
-                let _ = stream.try_write(TOO_MANY);
-            }
+            None => turn_away(&stream, &service),
         }
     }
     drop(listener);
     drop(stopping);
     while connections.join_next().await.is_some() {}
     Ok(())
+}
+
+/// A descriptor to give up when another is needed.
+fn spare_descriptor() -> io::Result<OwnedFd> {
+    Ok(rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?)
+}
+
+/// Answers a connection that cannot be served.
+fn turn_away(stream: &UnixStream, service: &ApiService) {
+    service.stats.refused_connections.fetch_add(1, Ordering::Relaxed);
+    // A new connection's send buffer is empty: it accepts all of this.
+    let _ = stream.try_write(TOO_MANY);
 }
 
 #[cfg(test)]

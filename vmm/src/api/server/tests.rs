@@ -21,6 +21,11 @@ struct TestServer {
     _dir: tempfile::TempDir,
 }
 
+/// What ends the monitor.
+fn exit() -> Arc<ExitSignal> {
+    Arc::new(ExitSignal::new(|| ()))
+}
+
 impl TestServer {
     fn start() -> Self {
         Self::start_in(Phase::Running)
@@ -32,7 +37,7 @@ impl TestServer {
         let (door, responder) = Responder::start(phase);
         let socket = Listener::bind(&path).unwrap();
         let service = ApiService::new(door, Default::default(), DEFAULT_MAX_PAYLOAD_BYTES);
-        let server = Server::spawn(socket, "api", service).unwrap();
+        let server = Server::spawn(socket, "api", exit(), service).unwrap();
         Self { path, seen: responder.seen, _server: server, _dir: dir }
     }
 
@@ -359,7 +364,7 @@ fn a_server_that_stops_gives_the_answers_under_way_and_removes_its_file() {
     let path = dir.path().join("api.socket");
     let (door, requests) = channel().unwrap();
     let service = ApiService::new(door, Default::default(), DEFAULT_MAX_PAYLOAD_BYTES);
-    let server = Server::spawn(Listener::bind(&path).unwrap(), "api", service).unwrap();
+    let server = Server::spawn(Listener::bind(&path).unwrap(), "api", exit(), service).unwrap();
     let connect = || {
         let stream = UnixStream::connect(&path).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();

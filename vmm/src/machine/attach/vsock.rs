@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use devices::virtio::{DeviceLock, SourceRunner};
-use devices::vsock::{Vsock, VsockConfig, VsockHandle};
+use devices::vsock::{MAX_CONNECTIONS, Vsock, VsockConfig, VsockHandle};
 
+use crate::host::open_files;
 use crate::host::sockets::{Listener, SocketFile};
 use crate::machine::assembly::{Assembly, Home};
 use crate::machine::error::BuildError;
@@ -27,6 +28,7 @@ pub(super) fn attach(machine: &mut Assembly<'_>) -> Result<Option<AttachedVsock>
     let config = VsockConfig {
         guest_cid: wanted.guest_cid,
         listener: socket,
+        max_connections: open_files::for_streams(MAX_CONNECTIONS),
         path: wanted.uds_path.clone(),
     };
     let device = Vsock::new(config).map_err(BuildError::device("vsock"))?;
