@@ -16,10 +16,9 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// Reads `base.config`, and the fragments called `more` that are laid over it.
-    pub(crate) fn read(folder: &Path, more: &[&str]) -> Result<Self> {
-        let fragments: Vec<PathBuf> =
-            ["base.config"].iter().chain(more).map(|name| folder.join(name)).collect();
+    /// Reads the fragments called `names`, each laid over those before it.
+    pub(crate) fn read(folder: &Path, names: &[&str]) -> Result<Self> {
+        let fragments: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
         let mut text = String::new();
         for fragment in &fragments {
             text += &fs::read_to_string(fragment).doing("reading", fragment)?;
