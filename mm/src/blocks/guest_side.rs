@@ -56,8 +56,8 @@ pub trait GuestSide {
     /// Pages that the guest has lent on top of the target.
     fn lent(&self) -> Pages;
 
-    /// Lets the guest take back single pages of the balloon, at most `pages`, and waits for that, for
-    /// at most `patience` or until `cancel` is set. The balloon is smaller than its target by as much
+    /// Lets the guest take back single pages of the balloon, about `pages` (all if that leaves few),
+    /// and waits for that, for at most `patience` or until `cancel` is set. The balloon is smaller than its target by as much
     /// until the next [`gather`](Self::gather) or [`settle`](Self::settle). Returns how many pages the
     /// guest took.
     fn take_back(&self, pages: Pages, patience: Duration, cancel: &AtomicBool) -> Pages;

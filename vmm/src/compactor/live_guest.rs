@@ -308,7 +308,7 @@ impl GuestSide for LiveGuest {
     /// Only with a guest that lends: from another, no blocks would follow.
     fn take_back(&self, pages: Pages, patience: Duration, cancel: &AtomicBool) -> Pages {
         let Some(before) = self.size() else { return Pages(0) };
-        let pages = Pages(pages.0.min(before.single));
+        let pages = to_take_back(pages, before.single);
         let Some(goal) = self.lending_balloon().map(|mut balloon| {
             balloon.set_advance(pages);
             balloon.goal()
@@ -359,6 +359,12 @@ impl GuestSide for LiveGuest {
     }
 }
 
+/// How many of `single` pages the guest takes back when asked for some of them: all if few were left,
+/// since each of these would move alone whenever a block is made where it is.
+fn to_take_back(asked: Pages, single: u64) -> Pages {
+    Pages(if single <= asked.0 + asked.0 / 8 { single } else { asked.0 })
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -369,6 +375,12 @@ mod tests {
 
     fn size(blocks: u64, single: u64) -> BalloonSize {
         BalloonSize { pages: Pages(blocks * PAGES_PER_BLOCK + single), blocks, single }
+    }
+
+    #[test]
+    fn few_single_pages_are_not_left() {
+        assert_eq!(to_take_back(Pages(64_000), 65_536), Pages(65_536));
+        assert_eq!(to_take_back(Pages(64_000), 80_000), Pages(64_000));
     }
 
     #[test]
