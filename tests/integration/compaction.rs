@@ -27,7 +27,7 @@ pub(crate) fn compact(guest: &mut Guest, body: &Value) -> Result<Value> {
 }
 
 /// Waits for the running pass; returns its report.
-fn finish(guest: &mut Guest) -> Result<Value> {
+pub(crate) fn finish(guest: &mut Guest) -> Result<Value> {
     guest.monitor.poll("the end of a pass", PASS_LIMIT, |monitor| {
         let status = monitor.api().get("/memory/compact")?;
         Ok((status["running"] == json!(false)).then(|| status["last"].clone()))

@@ -6,26 +6,35 @@ use std::time::Instant;
 use harness::guest::Guest;
 use harness::monitor::Spec;
 use harness::runner::Context;
-use harness::{Result, check, check_eq};
-use serde_json::json;
+use harness::{Error, Result, check, check_eq};
+use serde_json::{Value, json};
 
+use crate::compaction::{self, number};
 use crate::contiguous::CMA;
 use crate::gpu::COUNTERS;
 
+const BALLOON_DRIVER: &str = "/sys/bus/virtio/drivers/virtio_balloon";
+
 /// Sizes of the balloon in turn, in MiB.
 const BALLOON_MIB: [u64; 4] = [96, 0, 160, 32];
+const CMA_MIB: u64 = 128;
+/// What programs need in each round: with the largest balloon more than is free.
+const PRESSURE_MIB: u64 = 200;
 /// Contiguous memory that is taken and given back in turn, in pages.
 const CONTIGUOUS_PAGES: u64 = 32 << 8;
 
 /// A client draws, flushes and flips; memory is compacted all the time and contiguous memory is
-/// made; the balloon goes up and down; zram is written; buffers come, are exported and go. No byte
-/// is lost, no process is killed, and the kernel warns of nothing.
+/// made; the balloon goes up and down, and its driver comes and goes; the host has blocks evacuated
+/// and passes run; programs need more memory than is free; zram is written; buffers come, are
+/// exported, imported and go. No byte is lost, no process is killed, and the kernel warns of nothing.
 pub(crate) fn everything_at_once(context: &Context) -> Result<()> {
     // More vCPUs than the host has CPUs would mostly wait for each other.
     let cpus = if std::thread::available_parallelism().is_ok_and(|n| n.get() > 1) { 2 } else { 1 };
     let mut spec = Spec { cpus, ..Spec::new(&context.payload, 640) }.with_gpu(640, 480, 2);
-    spec.more.insert("memory".into(), json!({ "cma_mib": 128 }));
+    spec.more.insert("memory".into(), json!({ "cma_mib": CMA_MIB }));
     let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
+    let balloon = device_of(&mut guest, BALLOON_DRIVER)?;
+    let region = number(&guest.monitor.api().get("/memory/cma")?, "/start")?;
     guest.agent.command("gpu-fill kept 96M dumb")?;
     guest.agent.command("gpu-punch kept")?;
     guest.agent.command("zram-fill 0 64M")?;
@@ -37,10 +46,22 @@ pub(crate) fn everything_at_once(context: &Context) -> Result<()> {
     ))?;
 
     let started = Instant::now();
-    let (mut rounds, mut frames) = (0_usize, 0);
+    let (mut rounds, mut frames, mut evacuated) = (0_usize, 0, 0);
     while rounds < 2 || started.elapsed() < context.stress {
         guest.monitor.set_balloon(BALLOON_MIB[rounds % BALLOON_MIB.len()], &guest.spec)?;
+        if rounds % 5 == 4 {
+            guest.agent.command(&format!("write {BALLOON_DRIVER}/unbind {balloon}"))?;
+            guest.agent.command(&format!("write {BALLOON_DRIVER}/bind {balloon}"))?;
+        }
+        if rounds % 2 == 0 {
+            evacuated += evacuate(&guest, region)?;
+        } else {
+            let body = json!({ "wait": false, "budget_ms": 4000 });
+            guest.monitor.api().put("/memory/compact", &body)?;
+        }
         one_round(&mut guest, rounds)?;
+        guest.monitor.api().request("DELETE", "/memory/compact", None)?;
+        compaction::finish(&mut guest)?;
         let client = guest.agent.figures("screen-count")?;
         check_eq!(client["damaged"], 0);
         check!(client["frames"] > frames, "the client stands still: {client:?}");
@@ -56,12 +77,13 @@ pub(crate) fn everything_at_once(context: &Context) -> Result<()> {
     let after = guest.agent.vmstat(COUNTERS)?;
     let [killed] = guest.agent.vmstat(["oom_kill"])?;
     println!(
-        "{rounds} rounds in {} s; compactions {compactions:?}, contiguous {contiguous:?}; client \
+        "{rounds} rounds in {} s; {evacuated} blocks evacuated; compactions {compactions:?}, contiguous {contiguous:?}; client \
          {client:?}; GPU pages moved, failed: {before:?}, then {after:?}; killed: {killed}",
         started.elapsed().as_secs()
     );
     check_eq!(client["damaged"], 0);
     check!(after[0] - before[0] > client["pages"] / client["frames"].max(1), "hardly a page moved");
+    check!(evacuated > 0, "no block was evacuated");
     check!(compactions["rounds"] > 0 && compactions["refused"] == 0, "{compactions:?}");
     check!(contiguous["rounds"] * 2 > contiguous["refused"], "{contiguous:?}");
     check_eq!(killed, 0);
@@ -73,6 +95,22 @@ pub(crate) fn everything_at_once(context: &Context) -> Result<()> {
     Ok(())
 }
 
+/// The name of the one device that a driver has.
+fn device_of(guest: &mut Guest, driver: &str) -> Result<String> {
+    let names = guest.agent.command(&format!("list {driver}"))?;
+    let device = names.iter().find(|name| name.starts_with("virtio")).cloned();
+    device.ok_or_else(|| Error::Check(format!("no device in {names:?}")))
+}
+
+/// Has the blocks of the region evacuated; how many the guest gave up.
+fn evacuate(guest: &Guest, region: u64) -> Result<u64> {
+    let body = json!({ "start": region, "blocks": CMA_MIB / 2 });
+    let answer = guest.monitor.api().put("/memory/evacuate", &body)?;
+    let report: Value = serde_json::from_slice(&answer.body)
+        .map_err(|e| Error::Check(format!("{e}: {}", answer.text())))?;
+    Ok(report["evacuated"].as_u64().unwrap_or(0))
+}
+
 /// Buffers of one kind come and go, zram is rewritten, and everything that stays is checked.
 fn one_round(guest: &mut Guest, round: usize) -> Result<()> {
     let agent = &mut guest.agent;
@@ -80,10 +118,14 @@ fn one_round(guest: &mut Guest, round: usize) -> Result<()> {
     agent.command(&format!("gpu-fill passing 24M {kind}"))?;
     agent.command("gpu-export kept 20")?;
     agent.command("gpu-punch passing")?;
+    agent.verify("gpu-import kept")?;
+    agent.command(&format!("fill pressure {PRESSURE_MIB}M"))?;
     agent.command("zram-rewrite 0")?;
     agent.verify("gpu-verify passing")?;
     agent.verify("gpu-verify kept")?;
     agent.command("gpu-unexport kept")?;
+    agent.verify("verify pressure")?;
+    agent.command("free pressure")?;
     agent.verify("zram-verify 0")?;
     agent.command("gpu-free passing").map(drop)
 }

@@ -31,7 +31,16 @@ struct Set {
     card: Card,
     /// In the order in which they were made; the position goes into the pattern.
     buffers: Vec<Option<Buffer>>,
-    exports: Vec<OwnedFd>,
+    exports: Vec<Export>,
+    /// The same buffers as another client has them.
+    imports: Vec<Buffer>,
+}
+
+/// A buffer that is exported.
+struct Export {
+    dma_buf: OwnedFd,
+    position: usize,
+    pages: usize,
 }
 
 impl Sets {
@@ -55,7 +64,8 @@ impl Sets {
         }
         let card = Card::open().map_err(|e| reason("card")(&e))?;
         let seed = self.new_seed();
-        let mut set = Set { seed, card, buffers: Vec::new(), exports: Vec::new() };
+        let mut set =
+            Set { seed, card, buffers: Vec::new(), exports: Vec::new(), imports: Vec::new() };
         let filled = set.fill(kind, bytes / PAGE, &mut killed);
         let (buffers, pages) = (set.buffers.len(), set.pages());
         self.sets.insert(name.to_owned(), set);
@@ -107,16 +117,39 @@ impl Sets {
     pub(crate) fn export(&mut self, name: &str, count: usize) -> Answer {
         let set = self.get(name)?;
         let mut pages = 0;
-        for buffer in set.buffers.iter().rev().flatten().take(count) {
-            set.exports.push(buffer.export().map_err(|e| reason("export")(&e))?);
+        let live = set.buffers.iter().enumerate().rev();
+        let live = live.filter_map(|(position, buffer)| Some((position, buffer.as_ref()?)));
+        for (position, buffer) in live.take(count) {
+            let dma_buf = buffer.export().map_err(|e| reason("export")(&e))?;
+            set.exports.push(Export { dma_buf, position, pages: buffer.pages() });
             pages += buffer.pages();
         }
         Ok(vec![format!("exported={pages}")])
     }
 
-    /// `gpu-unexport NAME`: closes what was exported.
+    /// `gpu-import NAME`: another client opens what is exported, until `gpu-unexport`; `pages=`,
+    /// `damaged=`.
+    pub(crate) fn import(&mut self, name: &str) -> Answer {
+        let set = self.get(name)?;
+        let other = Card::open().map_err(|e| reason("card")(&e))?;
+        let (mut pages, mut damaged) = (0, 0);
+        for Export { dma_buf, position, pages: length } in &set.exports {
+            let buffer =
+                Buffer::import(&other, dma_buf, *length).map_err(|e| reason("import")(&e))?;
+            let mapping = buffer.map().map_err(|e| reason("mapping")(&e))?;
+            let seed = set.seed_of(*position);
+            damaged += (0..*length).filter(|&i| !mapping.is_intact(seed, i)).count();
+            pages += length;
+            set.imports.push(buffer);
+        }
+        Ok(vec![format!("pages={pages}"), format!("damaged={damaged}")])
+    }
+
+    /// `gpu-unexport NAME`: closes what was exported and imported.
     pub(crate) fn unexport(&mut self, name: &str) -> Answer {
-        self.get(name)?.exports.clear();
+        let set = self.get(name)?;
+        set.imports.clear();
+        set.exports.clear();
         Ok(vec![])
     }
 

@@ -94,6 +94,7 @@ pub(crate) fn perform(state: &mut State, words: &str) -> Answer {
         ["gpu-verify", name] => state.gpu.verify(name),
         ["gpu-repaint", name] => state.gpu.repaint(name),
         ["gpu-export", name, count] => state.gpu.export(name, number(count)?),
+        ["gpu-import", name] => state.gpu.import(name),
         ["gpu-unexport", name] => state.gpu.unexport(name),
         ["gpu-free", name] => state.gpu.free(name),
         ["cgroup-enter", name, limit] => cgroup::enter(name, bytes(limit)?),

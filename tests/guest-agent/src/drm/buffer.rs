@@ -2,7 +2,7 @@
 //! Buffers of guest memory.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -10,8 +10,8 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use super::Card;
 use super::uapi::{
     BLOB_FLAG_MAPPABLE, BLOB_MEM_GUEST, CREATE_DUMB, CreateDumb, GEM_CLOSE, GemClose, MAP_DUMB,
-    MapDumb, PRIME_HANDLE_TO_FD, PrimeHandle, VIRTGPU_CREATE_BLOB, VIRTGPU_MAP, VirtgpuCreateBlob,
-    VirtgpuMap,
+    MapDumb, PRIME_FD_TO_HANDLE, PRIME_HANDLE_TO_FD, PrimeHandle, VIRTGPU_CREATE_BLOB, VIRTGPU_MAP,
+    VirtgpuCreateBlob, VirtgpuMap,
 };
 use crate::region::{PAGE, fill_page, page_is_intact};
 
@@ -88,6 +88,16 @@ impl Buffer {
         unsafe { self.card.request(PRIME_HANDLE_TO_FD, &mut prime) }?;
         // SAFETY: the kernel has just made this descriptor for us alone.
         Ok(unsafe { OwnedFd::from_raw_fd(prime.fd) })
+    }
+
+    /// Opens an exported buffer of this many pages as another client.
+    pub(crate) fn import(card: &Card, dma_buf: &OwnedFd, pages: usize) -> io::Result<Self> {
+        let mut prime = PrimeHandle { handle: 0, flags: 0, fd: dma_buf.as_raw_fd() };
+        // SAFETY: the struct is that request's and has no addresses in it.
+        unsafe { card.request(PRIME_FD_TO_HANDLE, &mut prime) }?;
+        // Buffers of both kinds are mapped by the request that blobs need.
+        let kind = Kind::Blob;
+        Ok(Self { card: card.clone(), kind, handle: prime.handle, pages, pitch: 0 })
     }
 
     pub(super) fn handle(&self) -> u32 {

@@ -19,6 +19,7 @@ pub(super) const SET_MASTER: Ioctl = (DRM | 0x1e) as Ioctl;
 pub(super) const DROP_MASTER: Ioctl = (DRM | 0x1f) as Ioctl;
 pub(super) const GEM_CLOSE: Ioctl = request::<GemClose>(WRITE, 0x09);
 pub(super) const PRIME_HANDLE_TO_FD: Ioctl = request::<PrimeHandle>(READ_WRITE, 0x2d);
+pub(super) const PRIME_FD_TO_HANDLE: Ioctl = request::<PrimeHandle>(READ_WRITE, 0x2e);
 pub(super) const VIRTGPU_MAP: Ioctl = request::<VirtgpuMap>(READ_WRITE, 0x41);
 pub(super) const VIRTGPU_CREATE_BLOB: Ioctl = request::<VirtgpuCreateBlob>(READ_WRITE, 0x4a);
 pub(super) const GET_RESOURCES: Ioctl = request::<CardResources>(READ_WRITE, 0xa0);
@@ -216,6 +217,7 @@ mod tests {
         assert_eq!(PAGE_FLIP as u32, 0xc018_64b0);
         assert_eq!(DIRTY_FB as u32, 0xc018_64b1);
         assert_eq!(PRIME_HANDLE_TO_FD as u32, 0xc00c_642d);
+        assert_eq!(PRIME_FD_TO_HANDLE as u32, 0xc00c_642e);
         assert_eq!(VIRTGPU_MAP as u32, 0xc010_6441);
         assert_eq!(VIRTGPU_CREATE_BLOB as u32, 0xc030_644a);
     }
