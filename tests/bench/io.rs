@@ -11,28 +11,71 @@ use std::process::Command;
 use std::time::Duration;
 
 use harness::debian::{LOGIN_READY, copy_image};
-use harness::figures::{Figure, Goal, median};
+use harness::figures::Figure;
 use harness::guest::{EXIT_LIMIT, Guest};
 use harness::monitor::{Balloon, Kind, Monitor, Program, Spec};
 use harness::{Error, Result, host};
 use serde_json::{Value, json};
 
 use crate::io_cost::{Counted, count, cpu};
+use crate::io_samples::{Better, Sample, Samples};
 use crate::{Bed, io_limits, patiently};
 
-/// The disk, all of which has data, and the part of it that requests go to, in MiB.
-const DISK_MIB: u64 = 256;
-/// How long each kind of request is made.
-const DISK_MS: u64 = 1500;
-/// Bytes of each stream, and round trips.
-const STREAM_MIB: u64 = 96;
-const ROUND_TRIPS: u64 = 2000;
-/// The same for counting system calls, which need no long run.
-const COUNTED_MS: u64 = 200;
-const COUNTED_MIB: u64 = 8;
-const COUNTED_TRIPS: u64 = 200;
-/// For one command of the agent.
-pub(crate) const COMMAND_LIMIT: Duration = Duration::from_secs(180);
+/// How much of everything is measured.
+#[derive(Debug)]
+pub(crate) struct Amounts {
+    /// The disk, all of which has data, in MiB. Requests go to any part of it.
+    pub(crate) disk_mib: u64,
+    /// How long each kind of request is made.
+    disk_ms: u64,
+    /// Each stream, and round trips.
+    stream_mib: u64,
+    round_trips: u64,
+    /// The same for counting system calls and exits.
+    counted_ms: u64,
+    counted_mib: u64,
+    counted_trips: u64,
+    /// How long each fio runs, and how many seconds iperf3.
+    pub(crate) fio_ms: u64,
+    pub(crate) iperf_s: u64,
+    /// For one command of the agent; a guest that takes longer is lost.
+    pub(crate) command_limit: Duration,
+}
+
+impl Amounts {
+    /// Where other programs and the CPU's frequency change what is measured.
+    const USUAL: Self = Self {
+        disk_mib: 256,
+        disk_ms: 1500,
+        stream_mib: 96,
+        round_trips: 2000,
+        counted_ms: 200,
+        counted_mib: 8,
+        counted_trips: 200,
+        fio_ms: 2000,
+        iperf_s: 2,
+        command_limit: Duration::from_secs(180),
+    };
+    /// Where the clock counts instructions, so that everything takes as long each time.
+    const EXACT: Self = Self {
+        disk_mib: 64,
+        disk_ms: 200,
+        stream_mib: 16,
+        round_trips: 300,
+        counted_ms: 100,
+        counted_mib: 4,
+        counted_trips: 100,
+        fio_ms: 300,
+        iperf_s: 1,
+        command_limit: Duration::from_secs(15),
+    };
+
+    /// What is measured, by how time passes.
+    pub(crate) fn of(exact_clock: bool) -> &'static Self {
+        if exact_clock { &Self::EXACT } else { &Self::USUAL }
+    }
+}
+
 /// Where the guest finds the host, and by which interface.
 const HOST: &str = "10.98.0.1";
 const TAP: &str = "bench0";
@@ -71,36 +114,20 @@ pub(crate) enum Part {
     Debian,
 }
 
-/// Which way is better.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Better {
-    More,
-    Less,
-}
-
-/// One value of one round.
-#[derive(Debug, Clone)]
-pub(crate) struct Sample {
-    pub(crate) name: String,
-    pub(crate) value: f64,
-    pub(crate) unit: &'static str,
-    pub(crate) better: Better,
-}
-
 /// Measures every monitor, round by round, and the limits once a round. A part whose guest is lost in
 /// every attempt is left out of the round, with a message.
 pub(crate) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
-    let mut all: Vec<(Option<Kind>, Vec<Sample>)> = Vec::new();
+    let mut all = Samples::read(&bed.samples)?;
     let dir = tempfile::tempdir_in("/dev/shm").map_err(Error::io("creating a folder"))?;
     let image = dir.path().join("rootfs.ext4");
     let wants = |part| bed.parts.is_empty() || bed.parts.contains(&part);
-    if wants(Part::Debian) {
+    if bed.rounds > 0 && wants(Part::Debian) {
         copy_image(&bed.payload, &image)?;
     }
     for round in 0..bed.rounds as usize {
         println!("round {}/{}", round + 1, bed.rounds);
         if wants(Part::Limits) {
-            keep(&mut all, None, io_limits::measure(bed)?);
+            all.keep(None, io_limits::measure(bed)?);
         }
         for part in
             [Part::Disks, Part::Tcp, Part::Vsock, Part::Debian].into_iter().filter(|p| wants(*p))
@@ -113,11 +140,12 @@ pub(crate) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
                     continue;
                 }
                 let values = one_part(bed, program, part, &image)?;
-                keep(&mut all, Some(program.kind), values);
+                all.keep(Some(program.kind), values);
             }
         }
     }
-    Ok(figures(&all))
+    all.write(&bed.logs.join("samples.json"))?;
+    Ok(all.figures())
 }
 
 /// Measures one part with one monitor, each time in a new guest: one that is lost takes nothing else
@@ -141,13 +169,6 @@ fn one_part(bed: &Bed, program: &Program, part: Part, image: &Path) -> Result<Ve
     Ok(values)
 }
 
-fn keep(all: &mut Vec<(Option<Kind>, Vec<Sample>)>, kind: Option<Kind>, values: Vec<Sample>) {
-    match all.iter_mut().find(|(known, _)| *known == kind) {
-        Some((_, known)) => known.extend(values),
-        None => all.push((kind, values)),
-    }
-}
-
 /// Load on the device, or devices, of one guest.
 fn devices(bed: &Bed, program: &Program, part: Part) -> Result<Vec<Sample>> {
     let dir = tempfile::tempdir_in("/dev/shm").map_err(Error::io("creating a folder"))?;
@@ -157,7 +178,7 @@ fn devices(bed: &Bed, program: &Program, part: Part) -> Result<Vec<Sample>> {
     spec.boot_args = "quiet".into();
     match part {
         Part::Disks => {
-            spec.more.insert("drives".into(), drives(dir.path())?);
+            spec.more.insert("drives".into(), drives(dir.path(), bed.amounts.disk_mib)?);
         }
         Part::Tcp => {
             spec.boot_args = format!("quiet ip=10.98.0.2::{HOST}:255.255.255.0::eth0:off");
@@ -175,8 +196,8 @@ fn devices(bed: &Bed, program: &Program, part: Part) -> Result<Vec<Sample>> {
     let mut values = Vec::new();
     match part {
         Part::Disks => {
-            for (engine, device) in ENGINES {
-                disk(&mut guest, engine, device, &mut values)?;
+            for engine in ENGINES {
+                disk(&mut guest, engine, bed.amounts, &mut values)?;
             }
         }
         Part::Tcp => {
@@ -188,14 +209,16 @@ fn devices(bed: &Bed, program: &Program, part: Part) -> Result<Vec<Sample>> {
             let listener = TcpListener::bind((HOST, 0)).map_err(Error::io("listening"))?;
             let port = listener.local_addr().map_err(Error::io("listening"))?.port();
             std::thread::spawn(move || listener.incoming().flatten().for_each(serve_in_thread));
-            streams(&mut guest, "tcp", &format!("tcp:{HOST}:{port}"), &mut values)?;
+            let target = format!("tcp:{HOST}:{port}");
+            streams(&mut guest, ("tcp", &target), bed.amounts, &mut values)?;
         }
         _ => {
             let mut path = socket.clone().into_os_string();
             path.push(format!("_{VSOCK_PORT}"));
             let listener = UnixListener::bind(path).map_err(Error::io("listening"))?;
             std::thread::spawn(move || listener.incoming().flatten().for_each(serve_in_thread));
-            streams(&mut guest, "vsock", &format!("vsock:{VSOCK_PORT}"), &mut values)?;
+            let target = format!("vsock:{VSOCK_PORT}");
+            streams(&mut guest, ("vsock", &target), bed.amounts, &mut values)?;
         }
     }
     guest.agent.farewell("poweroff")?;
@@ -205,11 +228,11 @@ fn devices(bed: &Bed, program: &Program, part: Part) -> Result<Vec<Sample>> {
 }
 
 /// A disk for each engine, in `dir`.
-fn drives(dir: &Path) -> Result<Value> {
+fn drives(dir: &Path, mib: u64) -> Result<Value> {
     let mut drives = Vec::new();
     for (engine, _) in ENGINES {
         let path = dir.join(engine);
-        filled(&path)?;
+        filled(&path, mib)?;
         drives.push(json!({
             "drive_id": engine, "path_on_host": path, "is_root_device": false,
             "cache_type": "Writeback", "io_engine": engine,
@@ -219,12 +242,18 @@ fn drives(dir: &Path) -> Result<Value> {
 }
 
 /// All kinds of requests to one disk.
-fn disk(guest: &mut Guest, engine: &str, device: &str, values: &mut Vec<Sample>) -> Result<()> {
+fn disk(
+    guest: &mut Guest,
+    (engine, device): (&str, &str),
+    amounts: &Amounts,
+    values: &mut Vec<Sample>,
+) -> Result<()> {
     let engine = engine.to_lowercase();
     for (name, direction, order, size, depth) in PATTERNS {
         let before = host::cpu_outside_guest(guest.monitor.pid())?;
-        let load = format!("traffic-disk {device} {direction} {order} {size} {depth} {DISK_MIB}M");
-        let figures = guest.agent.figures_within(&format!("{load} {DISK_MS}"), COMMAND_LIMIT)?;
+        let Amounts { disk_mib, disk_ms, counted_ms, command_limit, .. } = amounts;
+        let load = format!("traffic-disk {device} {direction} {order} {size} {depth} {disk_mib}M");
+        let figures = guest.agent.figures_within(&format!("{load} {disk_ms}"), *command_limit)?;
         let requests = figures["requests"] as f64;
         let seconds = figures["us"] as f64 / 1e6;
         let gib = requests * size as f64 / f64::from(1 << 30);
@@ -238,10 +267,11 @@ fn disk(guest: &mut Guest, engine: &str, device: &str, values: &mut Vec<Sample>)
         let counted = Counted {
             name: &name,
             load: &load,
-            amounts: ["1".into(), COUNTED_MS.to_string()],
+            amounts: ["1".into(), counted_ms.to_string()],
             figure: "requests",
             per: 1.0,
             unit: "a-request",
+            limit: *command_limit,
         };
         count(guest, &counted, values)?;
     }
@@ -249,12 +279,17 @@ fn disk(guest: &mut Guest, engine: &str, device: &str, values: &mut Vec<Sample>)
 }
 
 /// Both directions and round trips.
-fn streams(guest: &mut Guest, kind: &str, target: &str, values: &mut Vec<Sample>) -> Result<()> {
+fn streams(
+    guest: &mut Guest,
+    (kind, target): (&str, &str),
+    amounts: &Amounts,
+    values: &mut Vec<Sample>,
+) -> Result<()> {
     for direction in ["send", "receive"] {
         let before = host::cpu_outside_guest(guest.monitor.pid())?;
         let load = format!("traffic-stream {target} {direction}");
-        let figures =
-            guest.agent.figures_within(&format!("{load} {STREAM_MIB}M"), COMMAND_LIMIT)?;
+        let all = format!("{load} {}M", amounts.stream_mib);
+        let figures = guest.agent.figures_within(&all, amounts.command_limit)?;
         let gib = figures["bytes"] as f64 / f64::from(1 << 30);
         let name = format!("{kind}.{direction}");
         let value = gib * 1024.0 / (figures["us"] as f64 / 1e6);
@@ -263,25 +298,29 @@ fn streams(guest: &mut Guest, kind: &str, target: &str, values: &mut Vec<Sample>
         let counted = Counted {
             name: &name,
             load: &load,
-            amounts: ["128K".into(), format!("{COUNTED_MIB}M")],
+            amounts: ["128K".into(), format!("{}M", amounts.counted_mib)],
             figure: "bytes",
             per: f64::from(1 << 20),
             unit: "a-MiB",
+            limit: amounts.command_limit,
         };
         count(guest, &counted, values)?;
     }
     let load = format!("traffic-turns {target}");
-    let figures = guest.agent.figures_within(&format!("{load} {ROUND_TRIPS}"), COMMAND_LIMIT)?;
-    let value = figures["us"] as f64 / ROUND_TRIPS as f64;
+    let round_trips = amounts.round_trips;
+    let figures =
+        guest.agent.figures_within(&format!("{load} {round_trips}"), amounts.command_limit)?;
+    let value = figures["us"] as f64 / round_trips as f64;
     let name = format!("{kind}.round-trip");
     values.push(Sample { name: name.clone(), value, unit: "us", better: Better::Less });
     let counted = Counted {
         name: &name,
         load: &load,
-        amounts: ["1".into(), COUNTED_TRIPS.to_string()],
+        amounts: ["1".into(), amounts.counted_trips.to_string()],
         figure: "count",
         per: 1.0,
         unit: "a-turn",
+        limit: amounts.command_limit,
     };
     count(guest, &counted, values)
 }
@@ -297,7 +336,15 @@ fn serve(mut stream: impl Read + Write) -> std::io::Result<()> {
     stream.read_exact(&mut piece[..1])?;
     match piece[0] {
         b'S' => {
-            while stream.read(&mut piece)? > 0 {}
+            let mut total = [0; 8];
+            stream.read_exact(&mut total)?;
+            let mut left = u64::from_le_bytes(total);
+            while left > 0 {
+                match stream.read(&mut piece)? {
+                    0 => return Ok(()),
+                    count => left = left.saturating_sub(count as u64),
+                }
+            }
             stream.write_all(b"x")
         }
         b'R' => loop {
@@ -327,12 +374,12 @@ fn debian(bed: &Bed, program: &Program, image: &Path) -> Result<Sample> {
     Ok(Sample { name: "debian.login".into(), value, unit: "s", better: Better::Less })
 }
 
-/// A file with data in every page.
-pub(crate) fn filled(path: &Path) -> Result<()> {
+/// A file of `mib` MiB with data in every page.
+pub(crate) fn filled(path: &Path, mib: u64) -> Result<()> {
     let doing = || Error::io(format!("writing {}", path.display()));
     let mut file = File::create(path).map_err(doing())?;
     let piece = vec![0x5au8; 1 << 20];
-    for _ in 0..DISK_MIB {
+    for _ in 0..mib {
         file.write_all(&piece).map_err(doing())?;
     }
     Ok(())
@@ -344,39 +391,4 @@ pub(crate) fn done(command: &mut Command) -> Result<Vec<u8>> {
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     harness::check!(output.status.success(), "{command:?}: {}{errors}", output.status);
     Ok(output.stdout)
-}
-
-/// Medians; Ballast's goal in each row is the best of its peers in it.
-fn figures(all: &[(Option<Kind>, Vec<Sample>)]) -> Vec<Figure> {
-    let mut figures = Vec::new();
-    for (kind, values) in all {
-        let mut names: Vec<&str> = Vec::new();
-        for value in values {
-            if !names.contains(&value.name.as_str()) {
-                names.push(&value.name);
-            }
-        }
-        for name in names {
-            let Some((value, unit, better)) = middle(values, name) else { continue };
-            let peers = all.iter().filter(|(other, _)| {
-                *kind == Some(Kind::Ballast) && other.is_some() && *other != Some(Kind::Ballast)
-            });
-            let theirs = peers.filter_map(|(_, values)| middle(values, name)).map(|(v, ..)| v);
-            let goal = match better {
-                Better::More => theirs.reduce(f64::max).map_or(Goal::None, Goal::AtLeast),
-                Better::Less => theirs.reduce(f64::min).map_or(Goal::None, Goal::AtMost),
-            };
-            let who = kind.map_or("limit", Kind::name);
-            figures.push(Figure { name: format!("io.{who}.{name}"), value, unit, goal });
-        }
-    }
-    figures
-}
-
-/// The median of all rounds.
-fn middle(values: &[Sample], name: &str) -> Option<(f64, &'static str, Better)> {
-    let of_name: Vec<&Sample> = values.iter().filter(|value| value.name == name).collect();
-    let first = of_name.first()?;
-    let numbers: Vec<f64> = of_name.iter().map(|value| value.value).collect();
-    Some((median(&numbers), first.unit, first.better))
 }

@@ -8,7 +8,7 @@ use harness::guest::Guest;
 use harness::host;
 use harness::syscalls::SyscallCount;
 
-use crate::io::{Better, COMMAND_LIMIT, Sample};
+use crate::io_samples::{Better, Sample};
 
 /// CPU time of the monitor, a GiB, since it was `before`.
 pub(crate) fn cpu(
@@ -35,6 +35,8 @@ pub(crate) struct Counted<'a> {
     pub(crate) figure: &'a str,
     pub(crate) per: f64,
     pub(crate) unit: &'static str,
+    /// For one command of the agent.
+    pub(crate) limit: Duration,
 }
 
 /// All that is counted, until then.
@@ -94,7 +96,7 @@ fn totals(guest: &mut Guest, counted: &Counted<'_>, amount: &str) -> Result<Opti
     let Some(before) = counts() else { return Ok(None) };
     let Some(calls) = SyscallCount::begin(guest.monitor.pid()) else { return Ok(None) };
     let figures =
-        guest.agent.figures_within(&format!("{} {amount}", counted.load), COMMAND_LIMIT)?;
+        guest.agent.figures_within(&format!("{} {amount}", counted.load), counted.limit)?;
     let calls = calls.end()?;
     let Some(after) = counts() else { return Ok(None) };
     let units = figures[counted.figure] as f64 / counted.per;

@@ -10,10 +10,9 @@ use harness::{Error, Result};
 use serde_json::Value;
 
 use crate::Bed;
-use crate::io::{Better, PATTERNS, Sample, done, filled};
+use crate::io::{PATTERNS, done, filled};
+use crate::io_samples::{Better, Sample};
 
-/// How long iperf3 and each fio run, in seconds.
-const SECONDS: &str = "2";
 /// The two ends, the second of which lies in a network of its own.
 const ENDS: [(&str, &str); 2] = [("limit0", "10.97.0.1"), ("limit1", "10.97.0.2")];
 
@@ -30,7 +29,7 @@ pub(crate) fn measure(bed: &Bed) -> Result<Vec<Sample>> {
 fn disk(bed: &Bed) -> Result<Vec<Sample>> {
     let dir = tempfile::tempdir_in("/dev/shm").map_err(Error::io("creating a folder"))?;
     let path = dir.path().join("file");
-    filled(&path)?;
+    filled(&path, bed.amounts.disk_mib)?;
     let mut values = Vec::new();
     for (name, direction, order, size, depth) in PATTERNS {
         let rw = if order == "random" { format!("rand{direction}") } else { direction.to_owned() };
@@ -44,7 +43,7 @@ fn disk(bed: &Bed) -> Result<Vec<Sample>> {
                 ])
                 .arg(format!("--filename={}", path.display()))
                 .args([format!("--rw={rw}"), format!("--bs={size}"), format!("--iodepth={depth}")])
-                .arg(format!("--runtime={SECONDS}"))
+                .arg(format!("--runtime={}ms", bed.amounts.fio_ms))
                 .current_dir(dir.path()),
         )?;
         let number = |field: &str| number(&output, &format!("/jobs/0/{direction}/{field}"));
@@ -61,6 +60,7 @@ fn disk(bed: &Bed) -> Result<Vec<Sample>> {
 /// The server runs in a network of its own, as a guest does.
 fn network(bed: &Bed) -> Result<Vec<Sample>> {
     let ip = bed.payload.path("ip");
+    let seconds = bed.amounts.iperf_s.to_string();
     let [(near, near_address), (far, far_address)] = ENDS;
     let (to_server, ready) = mpsc::channel::<()>();
     let (to_us, started) = mpsc::channel();
@@ -104,7 +104,7 @@ fn network(bed: &Bed) -> Result<Vec<Sample>> {
             let output = retried(|| {
                 done(
                     Command::new(bed.payload.path("iperf3"))
-                        .args(["-c", far_address, "-t", SECONDS, "-J"])
+                        .args(["-c", far_address, "-t", &seconds, "-J"])
                         .args(reverse),
                 )
             })?;

@@ -10,6 +10,7 @@
 //! - `gpu.rs`      GPU buffers: fragmentation, and pages that move
 //! - `io.rs`       disks, network, vsock and the start of Debian, beside fio and iperf3 without a guest
 //! - `io_cost.rs`  what that load costs the host
+//! - `io_samples.rs` the values of all monitors, and figures made of them
 //! - `guest.rs`    allocations that still succeed next to balloon and buffers
 
 mod balloon;
@@ -20,6 +21,7 @@ mod guest;
 mod io;
 mod io_cost;
 mod io_limits;
+mod io_samples;
 mod park;
 
 use std::path::PathBuf;
@@ -47,6 +49,15 @@ struct Options {
     /// Of `io`, measure this only
     #[arg(long = "part", value_name = "PART")]
     parts: Vec<io::Part>,
+    /// Of `io`: start with the values that an earlier run has left in this file
+    #[arg(long, value_name = "FILE")]
+    samples: Vec<PathBuf>,
+    /// Time passes by instructions: a little of everything is enough
+    #[arg(long)]
+    exact_clock: bool,
+    /// Only keep the values, in `samples.json`: another run makes figures of them
+    #[arg(long)]
+    values_only: bool,
     /// What to measure
     bench: Bench,
 }
@@ -83,6 +94,10 @@ struct Bed {
     rounds: u32,
     /// Of `io`; none for all.
     parts: Vec<io::Part>,
+    /// Of `io`: files with values of earlier runs.
+    samples: Vec<PathBuf>,
+    /// Of `io`.
+    amounts: &'static io::Amounts,
 }
 
 /// With the emulated machine's two CPUs, guests sometimes hang or reset with any monitor
@@ -118,8 +133,9 @@ fn run(options: &Options) -> Result<()> {
     }
     programs.retain(|program| options.only.is_empty() || options.only.contains(&program.kind));
     let logs = options.folders.logs.clone();
-    let parts = options.parts.clone();
-    let bed = Bed { payload, logs, programs, rounds: options.rounds, parts };
+    let (parts, samples) = (options.parts.clone(), options.samples.clone());
+    let amounts = io::Amounts::of(options.exact_clock);
+    let bed = Bed { payload, logs, programs, rounds: options.rounds, parts, samples, amounts };
     let figures: Vec<Figure> = match options.bench {
         Bench::Boot => boot::measure(&bed)?,
         Bench::Balloon => balloon::measure(&bed)?,
@@ -129,6 +145,9 @@ fn run(options: &Options) -> Result<()> {
         Bench::Io => io::measure(&bed)?,
         Bench::Park => park::measure(&bed)?,
     };
+    if options.values_only {
+        return Ok(());
+    }
     for figure in &figures {
         println!("{figure}");
     }

@@ -3,13 +3,14 @@
 //! runs them.
 //!
 //! - `test/`      all tests, step by step
-//! - `bench.rs`   Ballast compared with its peers
+//! - `bench.rs`, `bench_io.rs`   Ballast compared with its peers; disks and network machine by machine
 //! - `hold/`       lock holds and costs of the monitor; natively
 //! - `clients.rs`  clients of Firecracker in front of Ballast
 //! - `kernel/`    the guest kernel: sources, patches, configuration, build, cache
 //! - `dist.rs`     the distributed binary
 //! - `build.rs`    the programs that run in guests and in the outer machine
 //! - `testbed.rs`, `outer.rs`   Debian's kernel; a machine with a usable KVM
+//! - `heartbeat.rs`   whether that machine still runs
 //! - `payload.rs`  what guests are started from, and a program run beside it
 //! - `tiny_guest.rs`  guests of a few instructions
 //! - `rootfs.rs`, `cpio.rs`     initial RAM disks
@@ -21,12 +22,14 @@
 
 mod apt;
 mod bench;
+mod bench_io;
 mod build;
 mod clients;
 mod cpio;
 mod debian;
 mod dist;
 mod error;
+mod heartbeat;
 mod hold;
 mod image;
 mod kernel;
@@ -163,7 +166,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Demo { kernel } => {
             let payload = Payload::assemble(Profile::TestRelease, &kernel)?;
             let limit = Duration::from_secs(900);
-            let size = Size { cpus: 1, memory_mib: 4096, xsave: false };
+            let size = Size { memory_mib: 4096, ..Size::TESTS };
             let status = payload.run("guest-demo", &[], size, limit)?;
             if status == 0 {
                 println!("\nA Debian guest to work in, where KVM works (docs/running.md):");
@@ -210,7 +213,7 @@ fn perform(task: Task) -> Result<ExitCode> {
             return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Task::Outer(OuterOptions { cpus, memory, limit, command }) => {
-            let size = Size { cpus, memory_mib: memory, xsave: false };
+            let size = Size { cpus, memory_mib: memory, ..Size::TESTS };
             let status = outer::run_command(&command, size, Duration::from_secs(limit))?;
             return Ok(ExitCode::from(status));
         }

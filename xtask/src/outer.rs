@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 
 use crate::error::{Error, IoContext, Result, task_error};
+use crate::heartbeat::Heartbeat;
 use crate::{paths, rootfs, testbed};
 
 /// KVM, how the host's files are reached, what guests' devices are backed by, a disk that fails, a
@@ -40,6 +41,8 @@ const CPU: &str = "EPYC,+svm,+npt";
 /// CPUID for others; guests then warn and give XSAVE up. Tests run without XSAVE. Benches have it,
 /// since Firecracker requires it.
 const CPU_WITHOUT_XSAVE: &str = "EPYC,+svm,+npt,-xsave";
+/// An instruction takes 2^3 ns. Where all wait for a timer, its time comes at once.
+const ICOUNT: &str = "shift=3,sleep=off";
 /// QEMU ends with status `2 * value + 1` when the guest writes a value to this port.
 const EXIT_DEVICE: &str = "isa-debug-exit,iobase=0xf4,iosize=1";
 
@@ -97,11 +100,36 @@ pub(crate) struct Size {
     pub(crate) memory_mib: u32,
     /// Whether its CPUs have XSAVE.
     pub(crate) xsave: bool,
+    /// What its time passes by.
+    pub(crate) clock: Clock,
+}
+
+/// What time passes by in the outer machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clock {
+    /// The time of this machine: what other programs take of it looks like slowness there.
+    Host,
+    /// The instructions of its one CPU: what was measured once comes out again, however busy this
+    /// machine is.
+    Instructions,
 }
 
 impl Size {
     /// For guest tests: room for a guest of 5 GiB.
-    pub(crate) const TESTS: Self = Self { cpus: 1, memory_mib: 8192, xsave: false };
+    pub(crate) const TESTS: Self =
+        Self { cpus: 1, memory_mib: 8192, xsave: false, clock: Clock::Host };
+}
+
+impl Clock {
+    /// QEMU's options for it.
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Host => &["-accel", "tcg,thread=multi"],
+            Self::Instructions => {
+                &["-accel", "tcg,thread=single", "-icount", ICOUNT, "-rtc", "clock=vm"]
+            }
+        }
+    }
 }
 
 /// What is to be run.
@@ -148,10 +176,6 @@ pub(crate) fn run(job: &Job, agent: &Path) -> Result<u8> {
     }
 }
 
-/// The outer machine sends a heartbeat every few seconds (see `pulse.rs` of the agent). After this
-/// time without one it counts as hung.
-const STANDSTILL: Duration = Duration::from_secs(120);
-
 /// How the outer machine ended.
 enum Ended {
     /// The job ended with this status.
@@ -195,14 +219,12 @@ fn run_once(job: &Job, agent: &Path) -> Result<Ended> {
             .spawn()
             .map_err(|source| Error::Spawn { program: "qemu-system-x86_64".into(), source })?;
     let started = Instant::now();
+    let mut heartbeat = Heartbeat::new(job.size.clock, child.id());
     let status = loop {
         if let Some(status) = child.try_wait().doing("waiting for", "qemu-system-x86_64")? {
             break status;
         }
-        // A clock that was set back says nothing.
-        let changed = fs::metadata(&alive).and_then(|file| file.modified());
-        let silence = changed.ok().and_then(|at| at.elapsed().ok()).unwrap_or_default();
-        if silence > STANDSTILL {
+        if heartbeat.has_stopped(&alive) {
             end(&mut child)?;
             return Ok(Ended::Crashed("the outer machine stood still; its console".into()));
         }
@@ -255,7 +277,8 @@ fn qemu(job: &Job, kernel: &Path, initrd: &Path) -> Command {
     let mut qemu = Command::new("qemu-system-x86_64");
     let log = format!("file:{}", job.log.display());
     let cpu = if job.size.xsave { CPU } else { CPU_WITHOUT_XSAVE };
-    qemu.args(["-machine", "pc,usb=off,vmport=off", "-accel", "tcg,thread=multi"])
+    qemu.args(["-machine", "pc,usb=off,vmport=off"])
+        .args(job.size.clock.arguments())
         .args(["-cpu", cpu, "-smp", &job.size.cpus.to_string()])
         .args(["-m", &format!("{}M", job.size.memory_mib)])
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])

@@ -164,18 +164,20 @@ impl Payload {
         size: Size,
         limit: Duration,
     ) -> Result<u8> {
-        let results = paths::target().join("guest").join(program);
-        if results.exists() {
-            fs::remove_dir_all(&results).doing("emptying", &results)?;
-        }
-        fs::create_dir_all(&results).doing("creating", &results)?;
+        let results = results(program)?;
         match Place::choose() {
             Place::Here => self.run_here(program, arguments, &results),
             Place::Outer => self.run_outer(program, arguments, &results, size, limit),
         }
     }
 
-    fn run_here(&self, program: &str, arguments: &[OsString], results: &Path) -> Result<u8> {
+    /// As [`run`](Self::run), on this machine, whether or not guests can run here; `results` exists.
+    pub(crate) fn run_here(
+        &self,
+        program: &str,
+        arguments: &[OsString],
+        results: &Path,
+    ) -> Result<u8> {
         let dir = tempfile::Builder::new()
             .prefix("ballast-payload-")
             .tempdir_in("/dev/shm")
@@ -205,7 +207,8 @@ impl Payload {
         Ok(u8::try_from(status.code().unwrap_or(127)).unwrap_or(127))
     }
 
-    fn run_outer(
+    /// As [`run`](Self::run), in the outer machine; `results` exists.
+    pub(crate) fn run_outer(
         &self,
         program: &str,
         arguments: &[OsString],
@@ -234,4 +237,14 @@ impl Payload {
         };
         outer::run(&job, &self.agent)
     }
+}
+
+/// An empty folder for the results of `program`.
+pub(crate) fn results(program: &str) -> Result<PathBuf> {
+    let results = paths::target().join("guest").join(program);
+    if results.exists() {
+        fs::remove_dir_all(&results).doing("emptying", &results)?;
+    }
+    fs::create_dir_all(&results).doing("creating", &results)?;
+    Ok(results)
 }

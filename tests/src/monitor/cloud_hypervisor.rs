@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Spec;
 use crate::api::Api;
@@ -19,10 +19,11 @@ pub(super) fn command(program: &Path, spec: &Spec, dir: &Path) -> Command {
         .arg("--kernel")
         .arg(&spec.kernel)
         .args(spec.initrd.iter().flat_map(|path| [OsStr::new("--initramfs"), path.as_os_str()]))
-        .args(["--cmdline", &spec.cmdline()])
+        .args(["--cmdline", &format!("{}{}", spec.cmdline(), spec.root_words())])
         .args(["--cpus", &format!("boot={}", spec.cpus)])
         .args(["--memory", &format!("size={}M,thp=on", spec.memory_mib)])
-        .args(["--serial", "tty", "--console", "off"]);
+        .args(["--serial", "tty", "--console", "off"])
+        .args(devices(spec));
     if let Some(balloon) = spec.balloon {
         let switch = |on| if on { "on" } else { "off" };
         command.arg("--balloon").arg(format!(
@@ -32,6 +33,35 @@ pub(super) fn command(program: &Path, spec: &Spec, dir: &Path) -> Command {
         ));
     }
     command
+}
+
+/// Disks, network interfaces and vsock, from the sections for them in Firecracker's form. It has one
+/// engine for all disks: io_uring, where that is permitted.
+fn devices(spec: &Spec) -> Vec<String> {
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut words = Vec::new();
+    let disks: Vec<String> = spec
+        .entries("drives")
+        .map(|drive| {
+            let read_only = if drive["is_read_only"] == json!(true) { "on" } else { "off" };
+            let path = word(&drive["path_on_host"]);
+            format!("path={path},readonly={read_only},image_type=raw")
+        })
+        .collect();
+    if !disks.is_empty() {
+        words.push("--disk".into());
+        words.extend(disks);
+    }
+    for interface in spec.entries("network-interfaces") {
+        words.push("--net".into());
+        let (tap, mac) = (word(&interface["host_dev_name"]), word(&interface["guest_mac"]));
+        words.push(format!("tap={tap},mac={mac}"));
+    }
+    if let Some(vsock) = spec.more.get("vsock") {
+        words.push("--vsock".into());
+        words.push(format!("cid={},socket={}", vsock["guest_cid"], word(&vsock["uds_path"])));
+    }
+    words
 }
 
 pub(super) fn set_balloon(api: &Api, mib: u64) -> Result<()> {

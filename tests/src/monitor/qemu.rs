@@ -37,7 +37,7 @@ pub(super) fn command(program: &Path, spec: &Spec, dir: &Path) -> Command {
         .arg("-kernel")
         .arg(&spec.kernel)
         .args(spec.initrd.iter().flat_map(|path| [OsStr::new("-initrd"), path.as_os_str()]))
-        .args(["-append", &format!("{}{}", spec.cmdline(), root(spec))])
+        .args(["-append", &format!("{}{}", spec.cmdline(), spec.root_words())])
         // Devices of virtio 1, as the other monitors' are.
         .args(["-global", "virtio-mmio.force-legacy=false"])
         .args(devices(spec))
@@ -55,25 +55,11 @@ pub(super) fn command(program: &Path, spec: &Spec, dir: &Path) -> Command {
     command
 }
 
-/// The entries of a section that Firecracker's form has as a list.
-fn entries<'a>(spec: &'a Spec, section: &str) -> impl Iterator<Item = &'a Value> {
-    spec.more.get(section).and_then(Value::as_array).into_iter().flatten()
-}
-
-/// What Firecracker and Ballast add to the command line for a root device.
-fn root(spec: &Spec) -> String {
-    let root = entries(spec, "drives").find(|drive| drive["is_root_device"] == json!(true));
-    root.map_or_else(String::new, |drive| {
-        let read_only = drive["is_read_only"] == json!(true);
-        format!(" root=/dev/vda {}", if read_only { "ro" } else { "rw" })
-    })
-}
-
 /// Disks and network interfaces, from the sections for them in Firecracker's form.
 fn devices(spec: &Spec) -> Vec<String> {
     let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut words = Vec::new();
-    for drive in entries(spec, "drives") {
+    for drive in spec.entries("drives") {
         let (id, path) = (word(&drive["drive_id"]), word(&drive["path_on_host"]));
         let aio = if drive["io_engine"] == "Sync" { "threads" } else { "io_uring" };
         let read_only = if drive["is_read_only"] == json!(true) { "on" } else { "off" };
@@ -84,7 +70,7 @@ fn devices(spec: &Spec) -> Vec<String> {
         words.push("-device".into());
         words.push(format!("virtio-blk-device,drive={id},iothread=thread-{id}"));
     }
-    for interface in entries(spec, "network-interfaces") {
+    for interface in spec.entries("network-interfaces") {
         let (id, tap) = (word(&interface["iface_id"]), word(&interface["host_dev_name"]));
         words.push("-netdev".into());
         words.push(format!("tap,id={id},ifname={tap},script=no,downscript=no"));

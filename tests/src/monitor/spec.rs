@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::limits;
 use crate::payload::Payload;
@@ -26,8 +26,8 @@ pub struct Spec {
     /// The balloon, if there is to be one.
     pub balloon: Option<Balloon>,
     /// More sections of Ballast's configuration file. Firecracker gets them as they are; of `drives`
-    /// and `network-interfaces` QEMU gets what it needs.
-    pub more: serde_json::Map<String, serde_json::Value>,
+    /// and `network-interfaces` QEMU gets what it needs, and Cloud Hypervisor of `vsock` as well.
+    pub more: serde_json::Map<String, Value>,
 }
 
 /// A balloon, empty at the start.
@@ -91,6 +91,20 @@ impl Spec {
         let gpu = json!({ "width_px": width, "height_px": height, "scanouts": scanouts });
         self.more.insert("gpu".into(), gpu);
         self
+    }
+
+    /// The entries of a section that is a list: `drives`, `network-interfaces`.
+    pub(super) fn entries<'a>(&'a self, section: &str) -> impl Iterator<Item = &'a Value> {
+        self.more.get(section).and_then(Value::as_array).into_iter().flatten()
+    }
+
+    /// What Firecracker and Ballast add to the command line for a root device.
+    pub(super) fn root_words(&self) -> String {
+        let root = self.entries("drives").find(|drive| drive["is_root_device"] == json!(true));
+        root.map_or_else(String::new, |drive| {
+            let read_only = drive["is_read_only"] == json!(true);
+            format!(" root=/dev/vda {}", if read_only { "ro" } else { "rw" })
+        })
     }
 
     /// The kernel's command line. Of the kernel's messages those of notice and above are printed:

@@ -14,7 +14,8 @@ use io_uring::{IoUring, opcode, types};
 use super::{reason, socket};
 use crate::console::Answer;
 
-/// First byte of a stream: what the other side is to do with the rest.
+/// First byte of a stream: what the other side is to do with the rest. Behind this one, eight bytes
+/// say how much follows, least significant first.
 const SINK: u8 = b'S';
 const SOURCE: u8 = b'R';
 const ECHO: u8 = b'E';
@@ -143,14 +144,16 @@ pub(crate) fn stream(target: &str, direction: &str, bytes: usize) -> Answer {
     let mut moved = 0;
     match direction {
         "send" => {
-            stream.write_all(&[SINK]).map_err(|e| doing(&e))?;
-            while moved < bytes {
+            // Not by an end of the stream: Firecracker's vsock does not pass on that of one direction.
+            let total = bytes.next_multiple_of(PIECE);
+            let mut head = vec![SINK];
+            head.extend((total as u64).to_le_bytes());
+            stream.write_all(&head).map_err(|e| doing(&e))?;
+            while moved < total {
                 stream.write_all(&piece).map_err(|e| doing(&e))?;
                 moved += piece.len();
             }
-            // It has all arrived when the other side, told that no more follows, answers.
-            // SAFETY: a descriptor of ours; no memory is involved.
-            unsafe { libc::shutdown(stream.as_raw_fd(), libc::SHUT_WR) };
+            // The other side answers when it has all.
             stream.read_exact(&mut [0]).map_err(|e| doing(&e))?;
         }
         "receive" => {
