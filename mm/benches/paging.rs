@@ -84,6 +84,7 @@ impl Parked {
             codec: Box::new(Lz4),
             second_codec: None,
             sources: Vec::new(),
+            host: None,
         };
         let paging = Paging::start(Arc::clone(&ram), config, Box::new(|_| ()));
         Self { ram, paging: paging.expect("userfaultfd: run as root") }

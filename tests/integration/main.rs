@@ -134,6 +134,7 @@ const TESTS: &[Test] = &[
     test!(policy::the_clients_balloon_wins, 400),
     test!(policy::a_host_without_userfaultfd, 240),
     test!(policy::a_host_that_is_short_when_memory_is_wanted, 300),
+    test!(on request policy::two_guests_compete, 900),
     test!(pause::under_load, 240),
     test!(on request many_guests::twenty_side_by_side, 1800),
     test!(on request many_guests::a_hundred_one_after_another, 3000),

@@ -2,6 +2,7 @@
 //! The memory policy with real guests: a client that also sets the balloon, and hosts without
 //! features that a policy or parking needs.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use harness::confine::{self, MemoryGroup};
@@ -25,9 +26,20 @@ fn boot(
     policy: &Value,
     group: Option<&MemoryGroup>,
 ) -> Result<Guest> {
+    boot_in(context, &context.logs, memory_mib, policy, group)
+}
+
+/// The same, with logs in a folder of its own.
+fn boot_in(
+    context: &Context,
+    logs: &Path,
+    memory_mib: u64,
+    policy: &Value,
+    group: Option<&MemoryGroup>,
+) -> Result<Guest> {
     let mut spec = Spec::new(&context.payload, memory_mib);
     spec.more.insert("memory".into(), json!({ "policy": policy }));
-    let monitor = Monitor::start_confined(&context.ballast(), &spec, &context.logs, |command| {
+    let monitor = Monitor::start_confined(&context.ballast(), &spec, logs, |command| {
         group.map_or(Ok(()), |group| group.admit(command))
     })?;
     Guest::attach(monitor, spec)
@@ -134,5 +146,57 @@ pub(crate) fn a_host_that_is_short_when_memory_is_wanted(context: &Context) -> R
     guest.agent.verify("text-verify kept")?;
     check_eq!(group.kills()?, 0);
     check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+/// Two guests that use more together than their control group holds: none is killed, both go on,
+/// and no byte is wrong.
+pub(crate) fn two_guests_compete(context: &Context) -> Result<()> {
+    const ROUNDS: u64 = 6;
+    let group = MemoryGroup::new("compete")?;
+    // What one and a half of them have.
+    group.throttle(Some(352 * MIB))?;
+    group.limit(Some(384 * MIB))?;
+    let dense = json!({ "preset": "dense" });
+    let mut guests = Vec::new();
+    for number in 0..2u64 {
+        let logs = context.logs.join(number.to_string());
+        std::fs::create_dir_all(&logs).map_err(Error::io("creating a folder"))?;
+        guests.push((number, boot_in(context, &logs, 256, &dense, Some(&group))?));
+    }
+    let work = |(number, guest): &mut (u64, Guest)| -> Result<Duration> {
+        guest.agent.command_within("text-fill kept 176M", LIMIT)?;
+        let mut longest = Duration::ZERO;
+        for round in 0..ROUNDS {
+            let began = Instant::now();
+            // A part that stays the same for a while, and one that does not.
+            for seed in [*number + 10, *number + 100 * round] {
+                let touch = format!("text-touch kept 600 {seed}");
+                let figures = guest.agent.figures_within(&touch, LIMIT)?;
+                check_eq!((round, figures.get("damaged")), (round, Some(&0)));
+            }
+            longest = longest.max(began.elapsed());
+        }
+        let figures = guest.agent.figures_within("text-verify kept", LIMIT)?;
+        check_eq!(figures.get("damaged"), Some(&0));
+        Ok(longest)
+    };
+    let results: Vec<Result<Duration>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = guests.iter_mut().map(|guest| scope.spawn(|| work(guest))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    });
+    println!("{} MiB in the group, {} killed", group.used()? / MIB, group.kills()?);
+    for (_, guest) in &guests {
+        let paging = guest.monitor.api().get("/memory/paging");
+        println!("{:#}", paging.unwrap_or_default());
+        println!("{:#}", policy(guest).unwrap_or_default());
+    }
+    check_eq!(group.kills()?, 0);
+    for result in results {
+        println!("longest round {:?}", result?);
+    }
+    for (_, guest) in guests {
+        check_eq!(guest.power_off()?.code(), Some(0));
+    }
     Ok(())
 }

@@ -26,11 +26,13 @@
 //! Front: `mod` the front door · `park` parking and unparking · `stats` counters. Mechanism:
 //! `pager_engine` what all threads share · `record` where each block is · `pager` the thread that
 //! answers faults · `resolve` bringing back · `evict` taking out and compressing · `discards`
-//! discards by others · `partial` taking single pages out again · `probation` blocks taken out on trial · `repack` recompression of blocks
-//! that stay absent. Leaves: `areas` numbering of blocks · `absence` the pages of an absent block · `ages` how long each has been in the
-//! store · `staging` address space for blocks in transit · `source` the sources of contents ·
-//! `page_pool` the compressed pages · `hot` the blocks accessed first · `cold` which blocks to try,
-//! and the value of eviction.
+//! discards by others · `partial` taking single pages out again · `probation` blocks taken out on
+//! trial · `repack` recompression of blocks that stay absent · `relief` eviction at once, for a
+//! host that is short. Leaves: `config` settings · `areas` numbering of blocks · `absence` the
+//! pages of an absent block · `ages` how long each has been in the store · `staging` address
+//! space for blocks in transit · `source` the sources of contents · `page_pool` the compressed
+//! pages · `room` how much the host can give · `hot` the blocks accessed first · `cold` which
+//! blocks to try, and the value of eviction.
 //!
 //! `unsafe` is in `staging` (references to pages on the way) and around UFFDIO_MOVE.
 
@@ -38,6 +40,7 @@ mod absence;
 mod ages;
 mod areas;
 mod cold;
+mod config;
 mod discards;
 mod evict;
 mod hot;
@@ -48,8 +51,10 @@ mod park;
 mod partial;
 mod probation;
 mod record;
+mod relief;
 mod repack;
 mod resolve;
+mod room;
 mod source;
 mod staging;
 mod stats;
@@ -61,11 +66,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use crate::backing::BackingError;
 use crate::guest_ram::{AbsentMemory, GuestRam};
 use crate::range_set::RangeSet;
-use crate::store::Codec;
-use crate::sys::userfault::{Userfault, UserfaultError};
+use crate::sys::userfault::Userfault;
 use crate::units::{BLOCK_SIZE, BlockId, Bytes, GuestRange, PAGE_SIZE, PAGES_PER_BLOCK};
 
 use absence::SourceId;
@@ -76,15 +79,19 @@ use page_pool::PagePool;
 use pager::PagerThread;
 use pager_engine::{PagerEngine, lock};
 use record::{BlockState, Record};
+use room::Room;
 use staging::Outlet;
 use stats::{Histogram, PagerCounters};
 
 pub use cold::{ColdTracker, EvictionCosts, Probation, TrialOutcome};
+pub use config::{PagingConfig, PagingError};
 pub use page_pool::{PagePoolError, PagePoolStats};
 pub use pager_engine::OnLoss;
 pub use park::{LeftBlocks, OnProgress, ParkReport, ParkRequest, UnparkReport};
 pub use probation::{OnTrial, TrialReport};
+pub use relief::{ReliefHand, ReliefReport};
 pub use repack::RepackReport;
+pub use room::{HostRoom, OnShortage, RoomSource};
 pub use source::{Content, FileSource, PageSource, SourceError, StoreSource, ZeroSource};
 pub use stats::{FaultLatency, PagingCounters};
 
@@ -92,43 +99,6 @@ pub use stats::{FaultLatency, PagingCounters};
 const SLOTS: usize = 64;
 /// Mappings that a run of absent blocks takes.
 const MAPPINGS_PER_RUN: usize = 2;
-
-/// Why guest memory cannot be paged.
-#[derive(Debug, thiserror::Error)]
-pub enum PagingError {
-    /// The host does not permit it, or its kernel is too old.
-    #[error(transparent)]
-    Userfault(#[from] UserfaultError),
-    /// Pages of this kind of backing cannot be moved out.
-    #[error("guest memory of this kind cannot be parked: {0}")]
-    Backing(&'static str),
-    /// The pool of compressed pages cannot be made.
-    #[error("cannot create the page pool: {0}")]
-    Pool(#[from] PagePoolError),
-    /// Guest memory does not take the advice.
-    #[error("cannot prepare guest memory: {0}")]
-    Prepare(#[source] io::Error),
-    /// The host refused an allocation.
-    #[error(transparent)]
-    Ram(#[from] BackingError),
-    /// Blocks that are to be read from a file are in use.
-    #[error("guest memory is already in use: attach the source before the first access")]
-    InUse,
-}
-
-/// How guest memory is paged.
-pub struct PagingConfig {
-    /// Most memory that compressed pages may take.
-    pub pool_limit: Bytes,
-    /// Most mappings that absent blocks may cost the process.
-    pub max_mappings: usize,
-    /// How they are compressed.
-    pub codec: Box<dyn Codec>,
-    /// The codec that [recompresses](Paging::repack) pages that stay absent for long, if any.
-    pub second_codec: Option<Box<dyn Codec>>,
-    /// Further sources, for blocks that are [attached](Paging::attach) to them.
-    pub sources: Vec<Arc<dyn PageSource>>,
-}
 
 /// What is where.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -191,9 +161,10 @@ impl Paging {
             region.backing().populate(mapping.range().first_page())?;
         }
         let store: Arc<dyn PageSource> = Arc::new(StoreSource::new(Arc::clone(pool.store())));
-        let ages = Ages::new(areas.blocks());
+        let blocks = areas.blocks();
+        let ages = Ages::new(blocks);
         let engine = Arc::new(PagerEngine {
-            record: Mutex::new(Record::new(areas.blocks())),
+            record: Mutex::new(Record::new(blocks)),
             sources: std::iter::once(store).chain(config.sources).collect(),
             ram,
             areas,
@@ -204,6 +175,8 @@ impl Paging {
             pool,
             max_runs: config.max_mappings / MAPPINGS_PER_RUN,
             reads_ahead: AtomicBool::new(true),
+            room: Room::new(config.host),
+            recent: (0..blocks).map(|_| AtomicBool::new(false)).collect(),
             gate: Mutex::new(()),
             settled: Condvar::new(),
             ages,
@@ -308,6 +281,29 @@ impl Paging {
     /// Blocks that [`repack`](Self::repack) would find.
     pub fn repackable(&self, age: Duration) -> u64 {
         self.engine.repackable(age).len() as u64
+    }
+
+    /// Evicts a few blocks at once, because the host [is short](Self::is_short); `hand` remembers
+    /// where it left off. Blocks with pages of `exclude` stay.
+    pub fn relieve(
+        &self,
+        hand: &mut ReliefHand,
+        exclude: &RangeSet,
+        cancel: &AtomicBool,
+    ) -> ReliefReport {
+        self.engine.relieve(hand, exclude, cancel)
+    }
+
+    /// Whether the host has too little room for blocks to come back; with `more`, whether room
+    /// should still be made.
+    pub fn is_short(&self, more: bool) -> bool {
+        self.engine.room.is_short(more)
+    }
+
+    /// Calls `hook` from now on when a fault finds too little room. It is called by the pager's
+    /// thread, which many threads may wait for: it must not wait.
+    pub fn set_on_shortage(&self, hook: Option<OnShortage>) {
+        self.engine.room.set_on_shortage(hook);
     }
 
     /// Keeps `pages` in guest memory from now on, and brings them back if they are absent. For

@@ -23,7 +23,8 @@ use crate::units::{HostRange, PAGE_BYTES, SaturatingInto};
 use super::pager_engine::{PagerEngine, lock};
 use super::record::BlockState;
 use super::resolve::FillOutcome;
-use super::staging::Inlet;
+use super::room::Grant;
+use super::staging::{Inlet, PAGES};
 use super::stats::PagerCounters;
 
 /// Blocks to read ahead after an access to the hot set.
@@ -51,7 +52,8 @@ impl PagerThread {
             engine,
             stop: Arc::clone(&stop),
             inlet: Inlet::new()?,
-            retry: Vec::new(),
+            retry: VecDeque::new(),
+            tried: Instant::now(),
             ahead: VecDeque::new(),
             small: VecDeque::new(),
         };
@@ -85,7 +87,9 @@ struct Pager {
     stop: Arc<OwnedFd>,
     inlet: Inlet,
     /// Pages that a thread waits for and that could not be brought back yet.
-    retry: Vec<PageFault>,
+    retry: VecDeque<PageFault>,
+    /// When that was tried last.
+    tried: Instant,
     /// Blocks to read ahead.
     ahead: VecDeque<usize>,
     /// Blocks that came back in small pages and are to be made huge.
@@ -126,6 +130,10 @@ impl Pager {
             }
             staging |= !faults.is_empty();
             self.answer(&mut faults);
+            // Faults that keep coming must not starve those that wait.
+            if !self.retry.is_empty() && self.tried.elapsed() >= RETRY {
+                self.try_again();
+            }
         }
     }
 
@@ -158,18 +166,34 @@ impl Pager {
         faults.sort_unstable_by_key(|fault| fault.page);
         faults.dedup_by_key(|fault| fault.page);
         for fault in faults.drain(..) {
-            self.answer_one(fault);
+            self.answer_one(fault, false);
         }
     }
 
-    fn answer_one(&mut self, fault: PageFault) {
+    /// Answers a fault as far as the host's room allows; with `anyway`, also if there is little.
+    fn answer_one(&mut self, fault: PageFault, anyway: bool) {
         let began = Instant::now();
         let engine = Arc::clone(&self.engine);
         let Some(index) = engine.areas.index_of_addr(fault.page) else {
             return answer_stray(&engine, fault);
         };
         let page = (fault.page - engine.areas.host(index).addr()) / PAGE_BYTES;
-        match engine.bring_page_back((index, page), COLD_PAGES, &mut self.inlet) {
+        let grant = match *engine.record().state(index) {
+            BlockState::Absent(_) => None,
+            // It takes no memory.
+            _ => Some(Grant::Block),
+        };
+        let most_pages = match grant.unwrap_or_else(|| engine.room.grant()) {
+            Grant::Block => COLD_PAGES,
+            Grant::Page => PAGES,
+            Grant::PageLater if anyway => PAGES,
+            Grant::PageLater | Grant::Nothing => {
+                PagerCounters::add(&engine.counters.faults_held, 1);
+                self.ahead.clear();
+                return self.wait_for_room(fault);
+            }
+        };
+        match engine.bring_page_back((index, page), most_pages, &mut self.inlet) {
             FillOutcome::Page => engine.latency.record(began.elapsed()),
             FillOutcome::Done => {
                 engine.latency.record(began.elapsed());
@@ -190,30 +214,42 @@ impl Pager {
             }
             FillOutcome::Present => answer_present(&engine, index, fault),
             FillOutcome::Elsewhere => {}
-            FillOutcome::Later => {
-                if !self.retry.iter().any(|waiting| waiting.page == fault.page) {
-                    self.retry.push(fault);
-                }
-            }
+            FillOutcome::Later => self.wait_for_room(fault),
             FillOutcome::Lost => poison(&engine, fault),
+        }
+    }
+
+    fn wait_for_room(&mut self, fault: PageFault) {
+        if !self.retry.iter().any(|waiting| waiting.page == fault.page) {
+            self.retry.push_back(fault);
         }
     }
 
     fn read_ahead(&mut self) {
         let Some(index) = self.ahead.pop_front() else { return };
+        if self.engine.room.grant() != Grant::Block {
+            return self.ahead.clear();
+        }
         let count = &self.engine.counters.blocks_prefetched;
         self.engine.bring_back(index, &mut self.inlet, Some(count));
     }
 
     fn try_again(&mut self) {
-        for fault in std::mem::take(&mut self.retry) {
-            self.answer_one(fault);
+        self.tried = Instant::now();
+        // Even without room one is answered each time: the thread that waits for it may be one that
+        // others need in order to make room.
+        for (nth, fault) in std::mem::take(&mut self.retry).into_iter().enumerate() {
+            self.answer_one(fault, nth == 0);
         }
     }
 
     /// Makes a block huge that came back page by page, if all of its pages are there.
     fn make_huge(&mut self) {
         let Some(index) = self.small.pop_front() else { return };
+        // For a moment it takes a block more.
+        if self.engine.room.grant() != Grant::Block {
+            return;
+        }
         if !self.engine.try_make_huge(index) {
             self.small.push_back(index);
         }

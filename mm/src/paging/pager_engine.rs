@@ -21,6 +21,7 @@ use super::areas::Areas;
 use super::hot::HotSet;
 use super::page_pool::PagePool;
 use super::record::{BlockState, Record};
+use super::room::Room;
 use super::source::{PageSource, SourceError};
 use super::staging::Outlet;
 use super::stats::{Histogram, PagerCounters};
@@ -48,6 +49,10 @@ pub(super) struct PagerEngine {
     pub(super) max_runs: usize,
     /// Blocks come back ahead of the guest.
     pub(super) reads_ahead: AtomicBool,
+    /// What the host can give.
+    pub(super) room: Room,
+    /// Blocks that came back, in part or whole, since relief last passed them.
+    pub(super) recent: Vec<AtomicBool>,
     /// Held while a block is taken out, and while blocks are split, collapsed or discarded: the
     /// kernel must not move a block that another thread is breaking up.
     pub(super) gate: Mutex<()>,

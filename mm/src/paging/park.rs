@@ -13,6 +13,7 @@ use super::evict::Stay;
 use super::pager_engine::{PagerEngine, lock};
 use super::record::BlockState;
 use super::resolve::FillOutcome;
+use super::room::Grant;
 use super::staging::Inlet;
 
 /// A request to park.
@@ -199,7 +200,11 @@ impl PagerEngine {
             while !cancel.load(Ordering::Relaxed) {
                 let Some(&index) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
                 let count = Some(&self.counters.blocks_prefetched);
-                let outcome = self.bring_back(index, &mut inlet, count);
+                // A host that is short keeps what it has: the block comes back on access.
+                let outcome = match self.room.grant() {
+                    Grant::Block => self.bring_back(index, &mut inlet, count),
+                    _ => FillOutcome::Later,
+                };
                 if outcome == FillOutcome::Done && self.huge {
                     // Pages of it may have come back before.
                     self.try_make_huge(index);

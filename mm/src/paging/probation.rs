@@ -122,7 +122,7 @@ impl PagerEngine {
     }
 
     /// Puts block `index` of a trial back in its place; whether it was still out.
-    fn end_early(&self, index: usize, slot: usize) -> bool {
+    pub(super) fn end_early(&self, index: usize, slot: usize) -> bool {
         if !self.record().begin_packing(index, slot) {
             return false;
         }

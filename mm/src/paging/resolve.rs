@@ -3,12 +3,12 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::blocks::mask::PageMask;
 use crate::sys::userfault::Stopped;
-use crate::units::{HostRange, PAGE_BYTES, Pages, SaturatingInto};
+use crate::units::{BLOCK_SIZE, Bytes, HostRange, PAGE_BYTES, PAGE_SIZE, Pages, SaturatingInto};
 
 use super::absence::Absence;
 use super::pager_engine::{PagerEngine, STORE, TRIES};
@@ -95,6 +95,7 @@ impl PagerEngine {
         drop(record);
         let began = Instant::now();
         let mut before = before;
+        let was_out = matches!(before, BlockState::Out { .. });
         let result = match &mut before {
             BlockState::Out { slot } => {
                 self.move_back(index, *slot);
@@ -117,6 +118,10 @@ impl PagerEngine {
             Ok(()) => {
                 if let Some(count) = count {
                     PagerCounters::add(count, 1);
+                }
+                self.recent[index].store(true, Ordering::Relaxed);
+                if !was_out {
+                    self.room.took(Bytes(BLOCK_SIZE));
                 }
                 self.settle(index, |record| record.filled(index));
                 FillOutcome::Done
@@ -155,6 +160,8 @@ impl PagerEngine {
         match result {
             Ok(()) => {
                 PagerCounters::add(&self.counters.pages_touched, 1);
+                self.recent[index].store(true, Ordering::Relaxed);
+                self.room.took(Bytes(PAGE_SIZE));
                 if absence.at_source().is_empty() {
                     self.settle(index, |record| record.filled(index));
                 } else {

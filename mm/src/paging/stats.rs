@@ -54,6 +54,8 @@ counters! {
     blocks_dropped,
     /// Faults reported by the kernel; several may concern one block.
     faults,
+    /// Number of times that a fault was held back because the host had too little room.
+    faults_held,
     /// Number of times that bringing a block back had to be retried, mostly because host memory was
     /// short.
     fill_retries,

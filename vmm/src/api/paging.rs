@@ -188,6 +188,8 @@ pub struct PagingCounters {
     pub landed_small: u64,
     /// Given up by the guest while parked.
     pub dropped: u64,
+    /// Number of times that a fault was held back because the host had too little room.
+    pub held: u64,
     /// Number of times that bringing a block back had to be retried.
     pub retries: u64,
     /// Lost.

@@ -113,6 +113,8 @@ pub struct PolicyCounters {
     pub blocks_returned: u64,
     /// Blocks on probation that were pinned, in small pages, or not compressible.
     pub blocks_unfit: u64,
+    /// Blocks compressed at once, in whole or in part, because the host was short.
+    pub blocks_relieved: u64,
 }
 
 /// A decision of the policy.

@@ -194,6 +194,7 @@ impl From<&pager::PagingCounters> for PagingCounters {
             prefetched: counters.blocks_prefetched,
             landed_small: counters.blocks_landed_small,
             dropped: counters.blocks_dropped,
+            held: counters.faults_held,
             retries: counters.fill_retries,
             lost: counters.blocks_lost,
             compress_ns: counters.compress_ns,

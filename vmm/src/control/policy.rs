@@ -130,6 +130,7 @@ impl From<&pressure::PolicyStatus> for PolicyCounters {
             blocks_evicted: evictions.stored,
             blocks_returned: evictions.returned,
             blocks_unfit: evictions.unfit,
+            blocks_relieved: evictions.relieved,
         }
     }
 }

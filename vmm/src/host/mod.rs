@@ -5,6 +5,8 @@
 //!
 //! - `files.rs`: every file whose path a user names
 //! - `contents.rs`: what is in a file that is given as a kernel or an initrd
+//! - `memory_figures.rs`: available memory, and memory stalls
+//! - `control_group.rs`: memory limits of this process's groups
 //! - `sockets.rs`: Unix sockets that others connect to
 //! - `passt.rs`: a process that gives a guest the host's network
 //! - `ring/`: bounded output that never makes its writer wait
@@ -18,11 +20,13 @@
 //! - `terminal.rs`: standard input in raw mode, restored on every exit path
 
 pub mod contents;
+pub(crate) mod control_group;
 pub mod descriptor;
 pub mod files;
 pub mod input;
 pub mod log;
 mod log_format;
+pub mod memory_figures;
 pub mod open_files;
 pub mod passt;
 pub mod ring;

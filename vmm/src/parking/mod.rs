@@ -4,7 +4,11 @@
 //!
 //! `mm::paging` does the work. This folder starts it on first use, runs its operations on the
 //! compactor's thread, so that a pass and an eviction never overlap, and tracks their progress. May
-//! use: `mm::paging`, the compactor, `config`. Must not use: KVM, the API.
+//! use: `mm::paging`, the compactor, `config`, `host`. Must not use: KVM, the API.
+//!
+//! - `room.rs`: how much memory the host can give
+
+mod room;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +26,7 @@ use mm::units::{Bytes, usize_from};
 use crate::compactor::{Compactor, CompactorError, LiveGuest};
 use crate::config::{PageCodec, PagingConfig};
 use crate::exit::{ExitReason, ExitSignal};
+use room::RoomGauge;
 
 /// The running operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +110,7 @@ impl Parking {
             codec: codec(config.codec),
             second_codec: config.second_codec.map(codec),
             sources: Vec::new(),
+            host: Some(Box::new(RoomGauge::find())),
         };
         Ok(Self {
             paging: Arc::new(Paging::start(Arc::clone(ram), settings, on_loss)?),

@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Carrying out evictions: blocks go on trial, and after a while those that were not missed are
-//! compressed. The work is done on the compactor's thread, so that it never meets a pass, and makes
+//! compressed. On a host that is short, room is made at once. The work is done on the compactor's thread, so that it never meets a pass, and makes
 //! room for a client's.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use mm::blocks::guest_side::GuestSide;
 use mm::paging::{
-    ColdTracker, EvictionCosts, OnTrial, Paging, PagingStats, Probation, TrialReport,
+    ColdTracker, EvictionCosts, OnTrial, Paging, PagingStats, Probation, ReliefHand, TrialReport,
 };
 use mm::units::{BLOCK_SIZE, Bytes};
 
 use super::orders::lock;
 use super::snapshot::PagingUse;
 use super::status::EvictionCounters;
-use crate::compactor::{BackgroundWork, CompactorError};
+use crate::compactor::{BackgroundWork, CompactorError, LiveGuest};
 use crate::parking::pages_of;
 
 /// Time after which parked blocks are recompressed.
@@ -24,6 +25,8 @@ const LONG: Duration = Duration::from_secs(60);
 const PAGES_LIKE_A_BLOCK: u64 = 64;
 /// Number of blocks after which measured costs are used.
 const SAMPLE: u64 = 8;
+/// Rounds of relief in a row that free nothing, after which it is given up for now.
+const VAIN_ROUNDS: u32 = 4;
 
 /// Where the present round of trials is.
 #[derive(Default)]
@@ -41,6 +44,7 @@ struct TrialRounds {
     paging: Arc<Paging>,
     tracker: Mutex<ColdTracker>,
     stage: Mutex<TrialStage>,
+    hand: Mutex<ReliefHand>,
     counters: Mutex<EvictionCounters>,
     /// Why storing ended early the last time, if it did.
     stopped: Mutex<Option<String>>,
@@ -55,8 +59,9 @@ pub(super) struct Eviction {
 impl Eviction {
     pub(super) fn new(paging: Arc<Paging>, work: BackgroundWork) -> Self {
         let tracker = Mutex::new(paging.cold_tracker(Probation::default()));
-        let (stage, counters, stopped) = Default::default();
-        Self { shared: Arc::new(TrialRounds { paging, tracker, stage, counters, stopped }), work }
+        let (stage, hand, counters, stopped) = Default::default();
+        let rounds = TrialRounds { paging, tracker, stage, hand, counters, stopped };
+        Self { shared: Arc::new(rounds), work }
     }
 
     /// Takes at most `blocks` out on trial for `time`.
@@ -97,6 +102,27 @@ impl Eviction {
             *lock(&shared.stage) = TrialStage::Idle;
             Box::new(|| ())
         }));
+    }
+
+    /// Whether the host is so short that room must be made at once, and nothing is done about it.
+    pub(super) fn should_make_room(&self) -> bool {
+        !matches!(*lock(&self.shared.stage), TrialStage::Working)
+            && self.shared.paging.is_short(false)
+    }
+
+    /// Evicts until the host has room, down to `floor` of guest memory.
+    pub(super) fn make_room(&self, floor: Bytes) -> Result<(), CompactorError> {
+        let shared = Arc::clone(&self.shared);
+        self.work.run(Box::new(move |guest, cancel| {
+            let stage = std::mem::replace(&mut *lock(&shared.stage), TrialStage::Working);
+            if let TrialStage::Waiting(trial, _) = stage {
+                let report = shared.paging.end_trial(&mut lock(&shared.tracker), trial, cancel);
+                shared.count(&report);
+            }
+            shared.relieve(guest, floor, cancel);
+            *lock(&shared.stage) = TrialStage::Idle;
+            Box::new(|| ())
+        }))
     }
 
     /// Brings everything back.
@@ -161,6 +187,33 @@ impl Eviction {
 }
 
 impl TrialRounds {
+    fn relieve(&self, guest: &LiveGuest, floor: Bytes, cancel: &AtomicBool) {
+        let exclude = pages_of(&guest.holdings().gpu);
+        let total = guest.ram().pages().bytes();
+        let mut hand = lock(&self.hand);
+        let (mut in_vain, mut freed) = (0, 0);
+        while in_vain < VAIN_ROUNDS && !cancel.load(Ordering::Relaxed) && self.paging.is_short(true)
+        {
+            if total.saturating_sub(guest.ram().absent()) <= floor {
+                break;
+            }
+            let began = Instant::now();
+            let report = self.paging.relieve(&mut hand, &exclude, cancel);
+            in_vain = if report.is_empty() { in_vain + 1 } else { 0 };
+            freed += report.stored + report.partly;
+            *lock(&self.stopped) = report.stopped.clone();
+            if report.stopped.is_some() {
+                break;
+            }
+            // Half of a processor at most: the guests need the other half.
+            std::thread::sleep(began.elapsed());
+        }
+        if freed > 0 {
+            lock(&self.counters).relieved += freed;
+            self.paging.compact();
+        }
+    }
+
     fn count(&self, report: &TrialReport) {
         let mut counters = lock(&self.counters);
         counters.stored += report.stored;

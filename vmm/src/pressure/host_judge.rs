@@ -3,9 +3,9 @@
 
 use mm::units::Bytes;
 
-use super::host::HostFigures;
 use super::host_level::HostLevel;
 use super::limits::Limits;
+use crate::host::memory_figures::HostFigures;
 
 /// Rounds for which the host must look better before it is believed.
 const SETTLED: u32 = 5;

@@ -12,22 +12,19 @@
 //! One thread per machine, `pressure`, started when a policy is first set; it sleeps while the
 //! policy is off. It is the only writer of the balloon's target, except for a client, whose target
 //! stays until the policy is set again. `main` never waits for it. May use: `compactor`, `parking`,
-//! `config`, `mm::paging`, `devices::balloon`. Must not use: KVM, the API.
+//! `config`, `host`, `mm::paging`, `devices::balloon`. Must not use: KVM, the API.
 //!
 //! Deciding, without side effects: `snapshot.rs` inputs and actions · `limits.rs` the presets ·
 //! `host_level.rs`, `host_judge.rs`, `guest_state.rs` the state of both · `back_off.rs` pauses
 //! after harm · `eviction_budget.rs` processor time · `decide/` the decision. Observing and acting:
-//! `host.rs` the host's files · `control_group.rs` limits of this process's group · `eviction.rs`
-//! trials · `journal.rs` the last decisions · `status.rs` reported state · `orders.rs` messages to
+//! `eviction.rs` trials, and room for a host that is short · `journal.rs` the last decisions · `status.rs` reported state · `orders.rs` messages to
 //! the thread · `worker.rs` the thread.
 
 mod back_off;
-mod control_group;
 mod decide;
 mod eviction;
 mod eviction_budget;
 mod guest_state;
-mod host;
 mod host_judge;
 mod host_level;
 mod journal;
@@ -44,7 +41,6 @@ use std::thread::JoinHandle;
 use mm::units::Pages;
 
 pub use guest_state::GuestState;
-pub use host::HostFigures;
 pub use host_level::HostLevel;
 pub use journal::{Journal, JournalEntry};
 pub use limits::Limits;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! State shared by the thread and its handle.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use mm::units::Pages;
@@ -22,6 +23,9 @@ pub(super) struct PolicyShared {
     pub(super) orders: Mutex<Orders>,
     pub(super) told: Condvar,
     pub(super) status: Mutex<PolicyStatus>,
+    /// A fault found too little room on the host. Set without a lock, by a thread that must not
+    /// wait.
+    pub(super) shortage: AtomicBool,
 }
 
 /// A panic in another thread leaves these consistent: each change is complete.

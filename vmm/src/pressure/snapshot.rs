@@ -4,10 +4,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::host::memory_figures::HostFigures;
 use mm::paging::EvictionCosts;
 use mm::units::{BLOCK_SIZE, Bytes, Pages};
-
-use super::host::HostFigures;
 
 /// A machine and its host at one moment.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -6,11 +6,11 @@ use std::time::Duration;
 use mm::units::{Bytes, Pages};
 
 use super::guest_state::GuestState;
-use super::host::HostFigures;
 use super::host_level::HostLevel;
 use super::journal::Journal;
 use super::limits::Limits;
 use super::snapshot::{GuestFigures, MemoryUse};
+use crate::host::memory_figures::HostFigures;
 
 /// State and decisions of the policy.
 #[derive(Debug, Clone, Default)]
@@ -85,4 +85,6 @@ pub struct EvictionCounters {
     pub returned: u64,
     /// Of those, not fit to leave: pinned, of small pages, not compressible.
     pub unfit: u64,
+    /// Blocks evicted at once, in whole or in part, because the host was short.
+    pub relieved: u64,
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The thread: observes, decides, acts, and records its decisions.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,11 +9,9 @@ use devices::balloon::Statistics;
 use mm::paging::Paging;
 use mm::units::{Bytes, Pages};
 
-use super::control_group::ControlGroups;
 use super::decide::Policy;
 use super::eviction::Eviction;
 use super::guest_state::GuestState;
-use super::host::HostFigures;
 use super::host_judge::reserve;
 use super::host_level::HostLevel;
 use super::limits::Limits;
@@ -21,10 +20,15 @@ use super::snapshot::{Action, BalloonUse, Decision, GuestFigures, MemoryUse, Pre
 use super::status::PolicyStatus;
 use crate::compactor::{BackgroundWork, LiveGuest};
 use crate::config::PolicyPreset;
+use crate::host::control_group::ControlGroups;
+use crate::host::memory_figures::HostFigures;
 use crate::parking::release_what_is_free;
 
 /// Figures of the guest older than this, and than three rounds, say nothing.
 const FRESH: Duration = Duration::from_secs(5);
+
+/// How often the host's room is looked at between two rounds.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Interfaces for a policy.
 pub struct PolicyMachine {
@@ -38,6 +42,14 @@ pub struct PolicyMachine {
     pub work: BackgroundWork,
 }
 
+/// Why [`PolicyWorker::wait`] returned.
+enum PolicyWake {
+    Stop,
+    Round,
+    /// The host has too little room for parked memory to come back.
+    Short,
+}
+
 /// The thread's own state.
 pub(super) struct PolicyWorker {
     guest: LiveGuest,
@@ -46,6 +58,8 @@ pub(super) struct PolicyWorker {
     policy: Policy,
     groups: ControlGroups,
     started: Instant,
+    next_round: Instant,
+    next_look: Instant,
     /// Processor time that the pager had spent before.
     spent_before: Duration,
     shared: Arc<PolicyShared>,
@@ -54,6 +68,14 @@ pub(super) struct PolicyWorker {
 impl PolicyWorker {
     pub(super) fn new(machine: PolicyMachine, limits: Limits, shared: Arc<PolicyShared>) -> Self {
         let PolicyMachine { guest, target, paging, work } = machine;
+        if let Ok(paging) = &paging {
+            let shared = Arc::downgrade(&shared);
+            paging.set_on_shortage(Some(Box::new(move || {
+                let Some(shared) = shared.upgrade() else { return };
+                shared.shortage.store(true, Ordering::Relaxed);
+                shared.told.notify_one();
+            })));
+        }
         let eviction = paging.map(|paging| Eviction::new(paging, work.clone()));
         let spent_before =
             eviction.as_ref().map_or(Duration::ZERO, |eviction| eviction.usage().spent);
@@ -64,6 +86,8 @@ impl PolicyWorker {
             policy: Policy::new(limits, target),
             groups: ControlGroups::find(),
             started: Instant::now(),
+            next_round: Instant::now() + limits.interval,
+            next_look: Instant::now(),
             spent_before,
             shared,
         }
@@ -72,18 +96,24 @@ impl PolicyWorker {
     pub(super) fn run(mut self) {
         // Figures to begin with.
         self.poll_guest();
-        while self.wait() {
-            self.round();
+        loop {
+            match self.wait() {
+                PolicyWake::Stop => return,
+                PolicyWake::Round => {
+                    self.next_round = Instant::now() + self.policy.limits().interval;
+                    self.round();
+                }
+                PolicyWake::Short => self.make_room(),
+            }
         }
     }
 
-    /// Waits for the next round and reads messages; `false` at the end.
-    fn wait(&mut self) -> bool {
+    /// Waits for the next round, or until the host is short, and reads messages.
+    fn wait(&mut self) -> PolicyWake {
         let mut orders = lock(&self.shared.orders);
-        let until = Instant::now() + self.policy.limits().interval;
         loop {
             if orders.stop {
-                return false;
+                return PolicyWake::Stop;
             }
             let (limits, target) = (orders.limits.take(), orders.client_target.take());
             let is_news = limits.is_some() || target.is_some();
@@ -93,21 +123,34 @@ impl PolicyWorker {
             if let Some(target) = target {
                 self.policy.hold_balloon(target);
             }
-            if is_news {
-                return true;
-            }
             let now = Instant::now();
+            if is_news || now >= self.next_round {
+                return PolicyWake::Round;
+            }
             let off = self.policy.limits().preset == PolicyPreset::Off;
             let evicts = self.eviction.as_ref().is_ok_and(|eviction| !eviction.is_idle());
             let told = &self.shared.told;
             orders = if off && !evicts && lock(&self.shared.status).limits.is_some() {
                 told.wait(orders).unwrap_or_else(PoisonError::into_inner)
-            } else if now >= until {
-                return true;
             } else {
-                let waited = told.wait_timeout(orders, until - now);
+                if now >= self.next_look || self.shared.shortage.swap(false, Ordering::Relaxed) {
+                    self.next_look = now + LOOK;
+                    if !off && self.eviction.as_ref().is_ok_and(Eviction::should_make_room) {
+                        return PolicyWake::Short;
+                    }
+                }
+                let left = self.next_round.min(self.next_look).saturating_duration_since(now);
+                let waited = told.wait_timeout(orders, left);
                 waited.unwrap_or_else(PoisonError::into_inner).0
             };
+        }
+    }
+
+    /// Evicts at once, without waiting for a round.
+    fn make_room(&self) {
+        let Ok(eviction) = &self.eviction else { return };
+        if let Err(error) = eviction.make_room(self.policy.limits().floor) {
+            tracing::debug!("no room is made now: {error}");
         }
     }
 

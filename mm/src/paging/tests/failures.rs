@@ -141,6 +141,7 @@ fn memory_of_other_kinds_is_refused_with_the_reason() {
         codec: Box::new(Lz4),
         second_codec: None,
         sources: Vec::new(),
+        host: None,
     };
     let refused = Paging::start(ram, config, Box::new(|_| ())).err().unwrap();
     assert!(refused.to_string().contains("memfd"), "{refused}");

@@ -2,7 +2,7 @@
 //! The pager on real memory, with threads in place of a guest.
 //!
 //! `parking` parking and coming back · `discards` pages that are given up or must stay · `failures`
-//! failures · `pages` single pages · `sources` memory from a file · `cold` trials and what stays away · `stress` all at
+//! failures · `pages` single pages · `room` a host that is short · `sources` memory from a file · `cold` trials and what stays away · `stress` all at
 //! once.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -12,6 +12,7 @@ mod discards;
 mod failures;
 mod pages;
 mod parking;
+mod room;
 mod sources;
 mod stress;
 
@@ -23,7 +24,7 @@ use vm_memory::{Bytes as _, GuestAddress};
 use super::*;
 use crate::backing::BackingKind;
 use crate::layout::MemoryLayout;
-use crate::store::{Lz4, Zstd};
+use crate::store::{Codec, Lz4, Zstd};
 use crate::units::{PAGE_SIZE, Pages, Pfn};
 
 const MIB: u64 = 1 << 20;
@@ -54,8 +55,14 @@ impl Fixture {
         let ram = Arc::new(GuestRam::new(layout, kind).unwrap());
         let second_codec: Option<Box<dyn Codec>> = Some(Box::new(Zstd { level: 3 }));
         let pool_limit = Bytes(pool_mib * MIB);
-        let config =
-            PagingConfig { pool_limit, max_mappings: 1 << 15, codec, second_codec, sources };
+        let config = PagingConfig {
+            pool_limit,
+            max_mappings: 1 << 15,
+            codec,
+            second_codec,
+            sources,
+            host: None,
+        };
         let losses = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&losses);
         let on_loss = Box::new(move |_: &SourceError| {

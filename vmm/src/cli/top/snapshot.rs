@@ -14,7 +14,7 @@ use crate::block_view::BlockRuns;
 use crate::cli::client::ClientError;
 use crate::cli::error::CliError;
 use crate::cli::target::Target;
-use crate::pressure::HostFigures;
+use crate::host::memory_figures::HostFigures;
 
 /// Data from the monitor and the host.
 #[derive(Debug, Clone, Default)]

@@ -97,7 +97,7 @@ mod tests {
     use crate::api::policy::{PolicyDecision, PolicyStatus};
     use crate::block_view::{BlockRun, BlockRuns};
     use crate::config::{PolicyConfig, PolicyPreset};
-    use crate::pressure::HostFigures;
+    use crate::host::memory_figures::HostFigures;
 
     fn snapshot() -> TopSnapshot {
         let run = |first, blocks, present, huge| BlockRun {

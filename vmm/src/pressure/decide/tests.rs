@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::PolicyConfig;
-use crate::pressure::host::HostFigures;
+use crate::host::memory_figures::HostFigures;
 use crate::pressure::snapshot::{GuestFigures, MemoryUse, PagingUse};
 
 const MIB: u64 = 1 << 20;

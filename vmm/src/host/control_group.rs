@@ -4,18 +4,18 @@
 
 use std::path::{Path, PathBuf};
 
-use super::host::{HostFigures, read_now, stalls};
+use super::memory_figures::{HostFigures, read_now, stalls};
 
 /// Where version 2 of control groups is mounted.
 const ROOT: &str = "/sys/fs/cgroup";
 
 /// The folders of this process's group and those above it, innermost first.
 #[derive(Debug, Clone, Default)]
-pub(super) struct ControlGroups(Vec<PathBuf>);
+pub(crate) struct ControlGroups(Vec<PathBuf>);
 
 impl ControlGroups {
     /// Finds them; none on a host without version 2.
-    pub(super) fn find() -> Self {
+    pub(crate) fn find() -> Self {
         let text = read_now(Path::new("/proc/self/cgroup")).unwrap_or_default();
         let Some(path) = text.lines().find_map(|line| line.strip_prefix("0::/")) else {
             return Self::default();
@@ -25,8 +25,13 @@ impl ControlGroups {
         Self(own.ancestors().take_while(|at| at.starts_with(root)).map(Into::into).collect())
     }
 
+    /// The limits of those that have one.
+    pub(crate) fn limits(&self) -> Vec<GroupLimits> {
+        self.0.iter().filter_map(|folder| GroupLimits::read(folder)).collect()
+    }
+
     /// `host`, limited by the tightest control group.
-    pub(super) fn narrow(&self, host: HostFigures) -> HostFigures {
+    pub(crate) fn narrow(&self, host: HostFigures) -> HostFigures {
         self.0.iter().filter_map(|folder| Usage::read(folder)).fold(host, |host, group| {
             if host.available.is_some_and(|available| available <= group.available()) {
                 return host;
@@ -69,11 +74,10 @@ impl Usage {
     fn parse(limits: [&str; 2], used: &str, stat: &str) -> Option<Self> {
         // "max" is no number, and no limit.
         let limit = limits.iter().filter_map(|text| text.trim().parse::<u64>().ok()).min()?;
-        let cache = stat.lines().find_map(|line| line.strip_prefix("inactive_file "));
         Some(Self {
             limit,
             used: used.trim().parse().ok()?,
-            cache: cache.and_then(|count| count.trim().parse().ok()).unwrap_or(0),
+            cache: inactive_file(stat),
             ..Self::default()
         })
     }
@@ -81,6 +85,41 @@ impl Usage {
     fn available(&self) -> u64 {
         self.limit.saturating_sub(self.used.saturating_sub(self.cache))
     }
+}
+
+/// Limits of a group, and its page cache, when they were read.
+#[derive(Debug, Clone)]
+pub(crate) struct GroupLimits {
+    current: PathBuf,
+    /// What is not throttled, and what is not killed, in bytes.
+    limits: [u64; 2],
+    cache: u64,
+}
+
+impl GroupLimits {
+    fn read(folder: &Path) -> Option<Self> {
+        let text = |name: &str| read_now(&folder.join(name)).unwrap_or_default();
+        let limit = |name: &str| text(name).trim().parse::<u64>().ok();
+        let (high, max) = (limit("memory.high"), limit("memory.max"));
+        let least = high.into_iter().chain(max).min()?;
+        let current = folder.join("memory.current");
+        let limits = [least, max.unwrap_or(u64::MAX)];
+        Some(Self { current, limits, cache: inactive_file(&text("memory.stat")) })
+    }
+
+    /// Bytes that the group can still use before it is throttled, and before it is full. `None` if
+    /// its usage cannot be read.
+    pub(crate) fn room(&self) -> Option<[u64; 2]> {
+        let used: u64 = read_now(&self.current).ok()?.trim().parse().ok()?;
+        let used = used.saturating_sub(self.cache);
+        Some(self.limits.map(|limit| limit.saturating_sub(used)))
+    }
+}
+
+/// Page cache that can be dropped immediately, by a group's memory.stat.
+fn inactive_file(stat: &str) -> u64 {
+    let cache = stat.lines().find_map(|line| line.strip_prefix("inactive_file "));
+    cache.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -120,5 +159,27 @@ mod tests {
         assert_eq!(narrowed.some, Some(7.5));
         let short = HostFigures { available: Some(100), ..host };
         assert_eq!(groups.narrow(short), short);
+    }
+
+    #[test]
+    fn room_ends_at_the_limit_that_throttles_and_at_the_one_that_kills() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text);
+        write("memory.max", "1000\n").unwrap();
+        write("memory.high", "800\n").unwrap();
+        write("memory.current", "700\n").unwrap();
+        write("memory.stat", "anon 5\ninactive_file 50\n").unwrap();
+        let groups = ControlGroups(vec![folder.path().to_owned()]);
+        let room = |limits: &[GroupLimits]| limits.first().and_then(GroupLimits::room);
+        assert_eq!(room(&groups.limits()), Some([150, 350]));
+        let limits = groups.limits();
+        // Usage is read each time.
+        write("memory.current", "1100\n").unwrap();
+        assert_eq!(room(&limits), Some([0, 0]));
+        write("memory.high", "max\n").unwrap();
+        write("memory.current", "700\n").unwrap();
+        assert_eq!(room(&groups.limits()), Some([350, 350]));
+        write("memory.max", "max\n").unwrap();
+        assert_eq!(groups.limits().len(), 0);
     }
 }

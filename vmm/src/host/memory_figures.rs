@@ -51,7 +51,7 @@ impl HostFigures {
 }
 
 /// The shares of the last ten seconds in a file of pressure stall information: `some` and `full`.
-pub(super) fn stalls(pressure: &str) -> [Option<f64>; 2] {
+pub(crate) fn stalls(pressure: &str) -> [Option<f64>; 2] {
     ["some", "full"].map(|name| {
         let rest = pressure.lines().find_map(|line| line.strip_prefix(name))?;
         let word = rest.split_whitespace().find_map(|word| word.strip_prefix("avg10="))?;
@@ -60,7 +60,7 @@ pub(super) fn stalls(pressure: &str) -> [Option<f64>; 2] {
 }
 
 /// Reads a kernel file without blocking.
-pub(super) fn read_now(path: &Path) -> io::Result<String> {
+pub(crate) fn read_now(path: &Path) -> io::Result<String> {
     let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let mut text = String::new();
