@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crate::range_set::RangeSet;
 use crate::sys::thread::block_signals;
@@ -202,15 +203,19 @@ impl PagerEngine {
                 let count = Some(&self.counters.blocks_prefetched);
                 // A host that is short keeps what it has: the block comes back on access.
                 let outcome = match self.room.grant() {
-                    Grant::Block => self.bring_back(index, &mut inlet, count),
+                    Grant::Block => self.bring_all_back(index, &mut inlet, count),
                     _ => FillOutcome::Later,
                 };
+                if outcome == FillOutcome::Later {
+                    // The pager left threads to this one that accessed the block meanwhile.
+                    self.wake(self.areas.host(index));
+                }
                 if outcome == FillOutcome::Done && self.huge {
                     // Pages of it may have come back before.
                     self.try_make_huge(index);
                 }
                 let counter = match outcome {
-                    // Present or elsewhere: brought back on access.
+                    // Present: brought back on access.
                     FillOutcome::Done
                     | FillOutcome::Page
                     | FillOutcome::Present
@@ -226,6 +231,30 @@ impl PagerEngine {
         self.pool.compact();
         let get = |counter: AtomicU64| counter.into_inner();
         UnparkReport { returned: get(returned), left: get(left), lost: get(lost) }
+    }
+
+    /// Brings block `index` back. While another thread moves it or a page of it, waits for that
+    /// first: the rest of the block may still be absent then.
+    fn bring_all_back(
+        &self,
+        index: usize,
+        inlet: &mut Inlet,
+        count: Option<&AtomicU64>,
+    ) -> FillOutcome {
+        loop {
+            let outcome = self.bring_back(index, inlet, count);
+            if outcome != FillOutcome::Elsewhere {
+                return outcome;
+            }
+            let record = self.record();
+            let moving = matches!(
+                record.state(index),
+                BlockState::Filling | BlockState::Leaving { .. } | BlockState::Packing { .. }
+            );
+            if moving {
+                drop(self.settled.wait_timeout(record, Duration::from_millis(1)));
+            }
+        }
     }
 
     /// Blocks to evict, coldest first, and how many are kept for the floor. Absent ones are evicted
