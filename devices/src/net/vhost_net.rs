@@ -97,6 +97,16 @@ impl VhostNet {
         Ok(Self { pairs, features })
     }
 
+    /// Tries whether the host has vhost-net for this process, with a page of memory.
+    ///
+    /// # Errors
+    ///
+    /// [`VhostError`]: the host has no vhost-net, or refuses it.
+    pub fn probe() -> Result<(), VhostError> {
+        let page = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]);
+        Self::open(&Arc::new(page.map_err(io::Error::other)?), 1).map(drop)
+    }
+
     /// Of `features`, what the device can offer with the kernel behind it.
     pub(super) fn limit_features(&self, features: u64) -> u64 {
         features & (self.features | !RING_FEATURES)

@@ -7,6 +7,7 @@ use std::fmt;
 use std::fs;
 use std::io::Write;
 
+use devices::net::VhostNet;
 use mm::sys::mapping::{Mapping, MappingSource};
 use mm::sys::pagemap::Pagemap;
 use mm::sys::userfault::Userfault;
@@ -26,6 +27,7 @@ pub(super) fn run(out: &mut impl Write) -> Result<(), CliError> {
         pagemap_scan(),
         userfaultfd(),
         collapse(),
+        vhost_net(),
     ];
     for finding in &findings {
         writeln!(out, "{finding}")?;
@@ -205,6 +207,20 @@ fn collapse() -> Finding {
     }
 }
 
+fn vhost_net() -> Finding {
+    let what = "vhost-net";
+    match VhostNet::probe() {
+        Ok(()) => {
+            finding(Verdict::Fine, what, "works: vhost=on of a network interface can be used")
+        }
+        Err(error) => finding(
+            Verdict::Lacks,
+            what,
+            format!("{error}; network interfaces without vhost=on do not need it"),
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,7 +241,7 @@ mod tests {
         let mut out = Vec::new();
         let able = run(&mut out).is_ok();
         let text = String::from_utf8(out).unwrap();
-        assert_eq!(text.lines().count(), 8, "{text}");
+        assert_eq!(text.lines().count(), 9, "{text}");
         for line in text.lines() {
             let verdict = line.split_whitespace().next().unwrap();
             assert!(["ok", "lacks", "FAILS"].contains(&verdict), "{line}");
