@@ -11,6 +11,7 @@
 //! - `firecracker.rs`: in Firecracker's place: status codes, log, names, exit codes, metrics
 //! - `user_network.rs`: passt beside the monitor
 //! - `vhost_net.rs`: a host with vhost-net, or without
+//! - `starts.rs`: starts that fail, and are tried again
 //! - `terminals.rs`: foreground, background and raw mode
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
@@ -23,6 +24,7 @@ mod firecracker;
 mod guest;
 mod many;
 mod monitor;
+mod starts;
 mod terminals;
 mod user_network;
 mod vhost_net;

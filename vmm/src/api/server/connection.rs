@@ -203,7 +203,10 @@ impl Connection {
             () = sleep(PROMPT) => {}
         }
         // A separate descriptor: readiness is cleared below, which would stall the stream.
-        let descriptor = self.stream.as_fd().try_clone_to_owned()?;
+        let Ok(descriptor) = self.stream.as_fd().try_clone_to_owned() else {
+            // None is left: a client that goes away keeps its place until the answer is there.
+            return Ok(answer.await);
+        };
         let watched = UnixStream::from_std(descriptor.into())?;
         tokio::select! {
             biased;
