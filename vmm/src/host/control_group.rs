@@ -77,7 +77,7 @@ impl Usage {
         Some(Self {
             limit,
             used: used.trim().parse().ok()?,
-            cache: inactive_file(stat),
+            cache: field(stat, "inactive_file"),
             ..Self::default()
         })
     }
@@ -93,7 +93,8 @@ pub(crate) struct GroupLimits {
     current: PathBuf,
     /// What is not throttled, and what is not killed, in bytes.
     limits: [u64; 2],
-    cache: u64,
+    /// Page cache that the kernel drops before it throttles anything, and before it kills.
+    caches: [u64; 2],
 }
 
 impl GroupLimits {
@@ -104,22 +105,26 @@ impl GroupLimits {
         let least = high.into_iter().chain(max).min()?;
         let current = folder.join("memory.current");
         let limits = [least, max.unwrap_or(u64::MAX)];
-        Some(Self { current, limits, cache: inactive_file(&text("memory.stat")) })
+        let stat = text("memory.stat");
+        let inactive = field(&stat, "inactive_file");
+        let caches = [inactive, inactive.saturating_add(field(&stat, "active_file"))];
+        Some(Self { current, limits, caches })
     }
 
     /// Bytes that the group can still use before it is throttled, and before it is full. `None` if
     /// its usage cannot be read.
     pub(crate) fn room(&self) -> Option<[u64; 2]> {
         let used: u64 = read_now(&self.current).ok()?.trim().parse().ok()?;
-        let used = used.saturating_sub(self.cache);
-        Some(self.limits.map(|limit| limit.saturating_sub(used)))
+        let [high, max] = self.limits;
+        let [inactive, all] = self.caches.map(|cache| used.saturating_sub(cache));
+        Some([high.saturating_sub(inactive), max.saturating_sub(all)])
     }
 }
 
-/// Page cache that can be dropped immediately, by a group's memory.stat.
-fn inactive_file(stat: &str) -> u64 {
-    let cache = stat.lines().find_map(|line| line.strip_prefix("inactive_file "));
-    cache.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+/// A field of a group's memory.stat, in bytes; 0 if it is missing.
+fn field(stat: &str, name: &str) -> u64 {
+    let value = stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -176,6 +181,10 @@ mod tests {
         // Usage is read each time.
         write("memory.current", "1100\n").unwrap();
         assert_eq!(room(&limits), Some([0, 0]));
+        // Nothing is killed while there is page cache in use to drop.
+        write("memory.stat", "inactive_file 50\nactive_file 200\n").unwrap();
+        assert_eq!(room(&groups.limits()), Some([0, 150]));
+        write("memory.stat", "inactive_file 50\n").unwrap();
         write("memory.high", "max\n").unwrap();
         write("memory.current", "700\n").unwrap();
         assert_eq!(room(&groups.limits()), Some([350, 350]));
