@@ -13,7 +13,9 @@ use crate::compaction::{self, number};
 use crate::contiguous::CMA;
 use crate::gpu::COUNTERS;
 
+const MIB: u64 = 1 << 20;
 const BALLOON_DRIVER: &str = "/sys/bus/virtio/drivers/virtio_balloon";
+const GPU_DRIVER: &str = "/sys/bus/virtio/drivers/virtio_gpu";
 
 /// Sizes of the balloon in turn, in MiB.
 const BALLOON_MIB: [u64; 4] = [96, 0, 160, 32];
@@ -128,4 +130,49 @@ fn one_round(guest: &mut Guest, round: usize) -> Result<()> {
     agent.command("free pressure")?;
     agent.verify("zram-verify 0")?;
     agent.command("gpu-free passing").map(drop)
+}
+
+/// The driver is unbound while buffers are mapped and exported and their pages move, and bound again:
+/// everything is freed, and the next buffers are as good as the first.
+pub(crate) fn the_driver_comes_and_goes(context: &Context) -> Result<()> {
+    let mut spec = Spec { cpus: 2, ..Spec::new(&context.payload, 512) }.with_gpu(640, 480, 1);
+    spec.more.insert("memory".into(), json!({ "cma_mib": CMA_MIB }));
+    let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
+    let device = device_of(&mut guest, GPU_DRIVER)?;
+    let available = guest.agent.meminfo()?["MemAvailable"];
+    guest.agent.command("repeat-start compaction /proc/sys/vm/compact_memory 1")?;
+    guest.agent.command(&format!(
+        "repeat-start contiguous {CMA}/alloc {CONTIGUOUS_PAGES} {CMA}/free {CONTIGUOUS_PAGES}"
+    ))?;
+    let started = Instant::now();
+    let mut rounds = 0;
+    while rounds < 3 || started.elapsed() < context.stress {
+        let kind = ["dumb", "blob"][rounds % 2];
+        guest.agent.command(&format!("gpu-fill all 96M {kind}"))?;
+        guest.agent.command("gpu-punch all")?;
+        guest.agent.command("gpu-export all 20")?;
+        guest.agent.verify("gpu-import all")?;
+        guest.agent.verify("gpu-verify all")?;
+        guest.agent.command(&format!("write {GPU_DRIVER}/unbind {device}"))?;
+        guest.agent.command("gpu-unexport all")?;
+        guest.agent.command("gpu-free all")?;
+        guest.agent.command(&format!("write {GPU_DRIVER}/bind {device}"))?;
+        guest.check_kernel_is_content()?;
+        rounds += 1;
+    }
+    let contiguous = guest.agent.figures("repeat-stop contiguous")?;
+    let compactions = guest.agent.figures("repeat-stop compaction")?;
+    let [moved, failed] = guest.agent.vmstat(COUNTERS)?;
+    let left = guest.agent.meminfo()?["MemAvailable"];
+    println!(
+        "{rounds} rounds in {} s; compactions {compactions:?}, contiguous {contiguous:?}; GPU pages \
+         moved {moved}, failed {failed}; available {} MiB, then {}",
+        started.elapsed().as_secs(),
+        available / MIB,
+        left / MIB
+    );
+    check!(moved > 0, "no page moved");
+    check!(left + 24 * MIB > available, "{} MiB are missing", (available - left) / MIB);
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
 }

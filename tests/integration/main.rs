@@ -124,6 +124,7 @@ const TESTS: &[Test] = &[
     test!(gpu_cma::cma_is_filled_before_memory_runs_out, 300),
     test!(gpu_cma::contiguous_memory_over_gpu_pages, 300),
     test!(gpu_stress::everything_at_once, 900),
+    test!(gpu_stress::the_driver_comes_and_goes, 600),
     test!(display::shows_debians_console_and_modetest, 420),
     test!(paging::a_parked_guest_gives_its_memory_to_the_host, 300),
     test!(paging::nothing_is_lost_however_often_it_is_parked, 900),
