@@ -283,11 +283,12 @@ impl PagerEngine {
         self.ram.residency_of(block).is_ok_and(|found| found.resident > Bytes(0))
     }
 
-    /// Absent blocks, the hot set first.
+    /// Absent blocks, the hot set first; also those of which at least a page is coming back now.
     fn to_bring_back(&self) -> Vec<usize> {
-        let mut away = self
-            .record()
-            .select(|state| matches!(state, BlockState::Absent(_) | BlockState::Out { .. }));
+        let away = |state: &BlockState| {
+            matches!(state, BlockState::Absent(_) | BlockState::Out { .. } | BlockState::Filling)
+        };
+        let mut away = self.record().select(away);
         let hot = lock(&self.hot);
         away.sort_by_key(|&index| hot.place(index).unwrap_or(usize::MAX));
         away
