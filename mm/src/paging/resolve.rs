@@ -223,8 +223,9 @@ impl PagerEngine {
     }
 
     /// Copies `pages` of block `index` into place and drops them at their source, a few at a time;
-    /// `absence` has those that are done, also after an error. Pages of blocks that come back as a
-    /// whole stay absent if they are zero: once the block is in place, the kernel fills them.
+    /// `absence` has those that are done, also after an error. Of blocks that are never huge, zero
+    /// pages stay absent: once the block is in place, the kernel fills them. Other blocks get them:
+    /// with holes they could not be made huge again.
     fn copy_pages(
         &self,
         index: usize,
@@ -234,7 +235,7 @@ impl PagerEngine {
     ) -> Result<(), FillFailure> {
         let (first, place) = (Self::pages(index).start, self.areas.host(index));
         let (source, at_source) = (self.source(absence.source()), absence.at_source());
-        let single = pages.count() == Pages(1);
+        let with_zeroes = self.huge || pages.count() == Pages(1);
         for run in pages.runs().flat_map(|run| pieces(run, Inlet::PIECE)) {
             let mut copied = PageMask::EMPTY;
             copied.set_range(run.clone());
@@ -246,7 +247,7 @@ impl PagerEngine {
                     true => source.read(first + page as u64, into).map_err(FillFailure::Source)?,
                     false => Content::Zero,
                 };
-                if single || content == Content::Written {
+                if with_zeroes || content == Content::Written {
                     written.insert(page);
                 }
             }

@@ -2,6 +2,7 @@
 //! Single pages that come back on access, and leave again.
 
 use super::*;
+use crate::units::PAGE_BYTES;
 
 /// Words that do not compress, the same for each `seed`.
 fn noise(seed: u64) -> Vec<u8> {
@@ -63,13 +64,35 @@ fn a_block_that_is_used_comes_back_and_is_huge_again() {
     // The other block is still away.
     assert_eq!(f.paging.stats().absent_bytes, 2 * MIB);
     assert!(touched < 64, "{touched}");
-    let huge = || f.ram.residency().unwrap().huge == Some(Bytes(2 * MIB));
-    let settled = (0..1000).any(|_| {
-        std::thread::sleep(Duration::from_millis(5));
-        huge()
-    });
-    assert!(settled, "{:?}", f.ram.residency());
+    assert!(becomes_huge(&f, 2 * MIB), "{:?}", f.ram.residency());
     f.check(1);
+}
+
+/// A page that was zero when it was parked is no hole afterwards, which would keep its block small.
+#[test]
+fn a_block_with_zero_pages_is_huge_again() {
+    let f = Fixture::new(2, 2);
+    f.fill(1);
+    if !f.has_huge_pages() {
+        return;
+    }
+    f.ram.memory().write_slice(&vec![0; 100 * PAGE_BYTES], GuestAddress(200 * PAGE_SIZE)).unwrap();
+    f.park();
+    for page in 0..64 {
+        assert!(f.holds(page, 1), "page {page}");
+    }
+    assert!(becomes_huge(&f, 2 * MIB), "{:?}", f.ram.residency());
+    for page in 0..f.pages() {
+        assert!(if (200..300).contains(&page) { f.is_zero(page) } else { f.holds(page, 1) });
+    }
+}
+
+/// Whether so much memory is in huge pages after a while: the pager does that when it is idle.
+fn becomes_huge(f: &Fixture, bytes: u64) -> bool {
+    (0..1000).any(|_| {
+        std::thread::sleep(Duration::from_millis(5));
+        f.ram.residency().unwrap().huge == Some(Bytes(bytes))
+    })
 }
 
 #[test]
