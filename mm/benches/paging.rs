@@ -266,10 +266,10 @@ fn main() {
     figure("armed", slower, "%-slower", "<=1", slower <= 1.0);
     figure("cost", 100.0 * median(costs), "%-of-parked", "-", true);
     figure("codec-left", 100.0 * median(shares), "%-of-parked", "-", true);
-    figure("fault.page.read.p50", at(&reads, 50), "us", "-", true);
-    figure("fault.page.read.p99", at(&reads, 99), "us", "-", true);
-    figure("fault.page.write.p50", at(&writes, 50), "us", "-", true);
-    figure("fault.page.write.p99", at(&writes, 99), "us", "-", true);
+    figure("fault.read.p50", at(&reads, 50), "us", "-", true);
+    figure("fault.read.p99", at(&reads, 99), "us", "-", true);
+    figure("fault.write.p50", at(&writes, 50), "us", "-", true);
+    figure("fault.write.p99", at(&writes, 99), "us", "-", true);
     figure("unpark.block", median(blocks_back), "us", "-", true);
     figure("fault.bare-copy-of-a-page.p50", at(&copies, 50), "us", "-", true);
     figure("fault.bare-copy-of-a-page.p99", at(&copies, 99), "us", "-", true);

@@ -17,8 +17,8 @@
 //! ```
 //!
 //! The unit is the block: it leaves as one huge page, and once the guest uses it, it comes back as
-//! one, so neither side is fragmented. Until then its pages come back one by one, as small pages, so
-//! that an idle guest's accesses cost 4 KiB each; they are copied, and leave again through an outlet
+//! one, so neither side is fragmented. To a guest that sleeps, its pages come back one by one, as small
+//! pages, so that its few accesses cost 4 KiB each; they are copied, and leave again through an outlet
 //! of their own. Nothing is lost in transit: until a block is stored, its copy in staging can go
 //! back, and until it is back in place, its source keeps it. This module knows no device and no
 //! KVM; it may use the rest of `mm`.
@@ -31,8 +31,9 @@
 //! host that is short. Leaves: `config` settings · `areas` numbering of blocks · `absence` the
 //! pages of an absent block · `ages` how long each has been in the store · `staging` address
 //! space for blocks in transit · `source` the sources of contents · `page_pool` the compressed
-//! pages · `room` how much the host can give · `hot` the blocks accessed first · `cold` which
-//! blocks to try, and the value of eviction.
+//! pages · `room` how much the host can give · `wakefulness` whether single pages or blocks serve
+//! the guest · `hot` the blocks accessed first · `cold` which blocks to try, and the value of
+//! eviction.
 //!
 //! `unsafe` is in `staging` (references to pages on the way) and around UFFDIO_MOVE.
 
@@ -60,6 +61,7 @@ mod staging;
 mod stats;
 #[cfg(all(test, not(loom), not(miri)))]
 mod tests;
+mod wakefulness;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -26,11 +26,13 @@ use super::resolve::FillOutcome;
 use super::room::Grant;
 use super::staging::{Inlet, PAGES};
 use super::stats::PagerCounters;
+use super::wakefulness::Wakefulness;
 
 /// Blocks to read ahead after an access to the hot set.
 const READ_AHEAD: usize = 8;
-/// Pages of a block that come back one by one; with the next one the block comes back.
-const COLD_PAGES: usize = 32;
+/// Pages of a block that come back one by one to a sleeping guest; with the next one the block comes
+/// back.
+const COLD_PAGES: usize = 16;
 /// Delay before a block that could not be brought back is tried again.
 const RETRY: Duration = Duration::from_millis(5);
 /// Blocks that wait to be made huge; the host's own daemon finds the others.
@@ -56,6 +58,7 @@ impl PagerThread {
             tried: Instant::now(),
             ahead: VecDeque::new(),
             small: VecDeque::new(),
+            guest: Wakefulness::default(),
         };
         let thread = std::thread::Builder::new().name("pager".into()).stack_size(256 << 10).spawn(
             move || {
@@ -94,6 +97,8 @@ struct Pager {
     ahead: VecDeque<usize>,
     /// Blocks that came back in small pages and are to be made huge.
     small: VecDeque<usize>,
+    /// Whether single pages or blocks serve the guest.
+    guest: Wakefulness,
 }
 
 impl Pager {
@@ -184,6 +189,7 @@ impl Pager {
             _ => Some(Grant::Block),
         };
         let most_pages = match grant.unwrap_or_else(|| engine.room.grant()) {
+            Grant::Block if grant.is_none() && self.guest.accessed(began) => 0,
             Grant::Block => COLD_PAGES,
             Grant::Page => PAGES,
             Grant::PageLater if anyway => PAGES,
@@ -194,9 +200,9 @@ impl Pager {
             }
         };
         match engine.bring_page_back((index, page), most_pages, &mut self.inlet) {
-            FillOutcome::Page => engine.latency.record(began.elapsed()),
+            FillOutcome::Page => self.answered(began.elapsed()),
             FillOutcome::Done => {
-                engine.latency.record(began.elapsed());
+                self.answered(began.elapsed());
                 let most = if engine.reads_ahead.load(Ordering::Relaxed) { READ_AHEAD } else { 0 };
                 self.ahead.extend(lock(&engine.hot).touched(index, most));
                 if engine.huge && self.small.len() < SMALL_BLOCKS {
@@ -204,9 +210,7 @@ impl Pager {
                 }
                 // Prepare staging while no fault is pending, so that the next block does not wait
                 // for zeroed pages.
-                if !self.ahead.is_empty()
-                    && let Err(error) = self.inlet.prepare()
-                {
+                if let Err(error) = self.inlet.prepare() {
                     tracing::debug!(
                         "cannot allocate staging memory ahead of the next fault: {error}"
                     );
@@ -217,6 +221,11 @@ impl Pager {
             FillOutcome::Later => self.wait_for_room(fault),
             FillOutcome::Lost => poison(&engine, fault),
         }
+    }
+
+    fn answered(&mut self, time: Duration) {
+        self.engine.latency.record(time);
+        self.guest.answered(time);
     }
 
     fn wait_for_room(&mut self, fault: PageFault) {

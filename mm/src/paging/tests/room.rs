@@ -19,7 +19,8 @@ impl RoomSource for Limited {
     }
 }
 
-fn limited(mib: u64, limit_mib: u64) -> (Fixture, Arc<AtomicU64>) {
+/// A guest of `mib` on such a host.
+pub(super) fn limited(mib: u64, limit_mib: u64) -> (Fixture, Arc<AtomicU64>) {
     let layout = MemoryLayout::new(Bytes(mib * MIB), Bytes(0)).unwrap();
     let ram = Arc::new(GuestRam::new(layout, BackingKind::Thp).unwrap());
     let most = Arc::new(AtomicU64::new(0));
