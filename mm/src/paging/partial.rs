@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::blocks::mask::PageMask;
 use crate::sys::userfault::Stopped;
-use crate::units::{HostRange, PAGE_BYTES, SaturatingInto};
+use crate::units::{HostRange, SaturatingInto};
 
 use super::absence::Absence;
 use super::evict::Stay;
@@ -79,12 +79,10 @@ impl PagerEngine {
     /// Moves `pages` from one block to another.
     fn move_runs(&self, pages: &PageMask, to: HostRange, from: HostRange) -> Result<(), Stopped> {
         pages.runs().try_for_each(|run| {
-            let part = |range: HostRange| {
-                range.slice(run.start * PAGE_BYTES, run.len() * PAGE_BYTES).expect("inside")
-            };
+            let (to, from) = (to.pages(run.clone()), from.pages(run));
             // SAFETY: both are mapped; this thread holds the slot and has no reference to it, and
             // there are never references to guest memory.
-            unsafe { self.transfer(part(to), part(from)) }
+            unsafe { self.transfer(to, from) }
         })
     }
 
@@ -113,10 +111,7 @@ impl PagerEngine {
     fn put_pages_back(&self, index: usize, slot: usize, pages: &PageMask) {
         let (place, staged) = (self.areas.host(index), self.parts.range(slot));
         for run in pages.runs() {
-            let part = |range: HostRange| {
-                range.slice(run.start * PAGE_BYTES, run.len() * PAGE_BYTES).expect("inside")
-            };
-            self.move_all_back(index, part(place), part(staged));
+            self.move_all_back(index, place.pages(run.clone()), staged.pages(run));
         }
     }
 }

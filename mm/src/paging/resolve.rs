@@ -253,9 +253,8 @@ impl PagerEngine {
             }
             for part in written.runs() {
                 let at = part.start - run.start;
-                let from = inlet.scratch_range().slice(at * PAGE_BYTES, part.len() * PAGE_BYTES);
-                let to = place.slice(part.start * PAGE_BYTES, part.len() * PAGE_BYTES);
-                self.copy_run(to.expect("inside"), from.expect("inside"))?;
+                let from = inlet.scratch_range().pages(at..at + part.len());
+                self.copy_run(place.pages(part), from)?;
             }
             source.forget(first + run.start as u64..first + run.end as u64);
             absence.bring_back(&copied);
@@ -290,8 +289,7 @@ impl PagerEngine {
     /// Copies the pages that are not at `place`, page by page; those that are there are newer.
     fn copy_missing(&self, place: HostRange, from: HostRange) -> Result<(), FillFailure> {
         for page in 0..PAGES {
-            let at = |range: HostRange| range.slice(page * PAGE_BYTES, PAGE_BYTES).expect("inside");
-            self.copy_run(at(place), at(from))?;
+            self.copy_run(place.pages(page..page + 1), from.pages(page..page + 1))?;
         }
         Ok(())
     }
@@ -307,8 +305,7 @@ impl PagerEngine {
         };
         let place = self.areas.host(index);
         for run in missing.runs() {
-            let part = place.slice(run.start * PAGE_BYTES, run.len() * PAGE_BYTES);
-            if let Err(stopped) = self.uffd.poison(part.expect("inside")) {
+            if let Err(stopped) = self.uffd.poison(place.pages(run)) {
                 tracing::error!("cannot signal threads waiting for lost memory: {stopped}");
             }
         }

@@ -2,6 +2,7 @@
 //! Ranges of this process's address space.
 
 use std::fmt;
+use std::ops::Range;
 
 use super::{Bytes, PAGE_BYTES};
 
@@ -60,6 +61,16 @@ impl HostRange {
     pub fn slice(&self, offset: usize, len: usize) -> Option<Self> {
         let part = Self::new(self.addr.checked_add(offset)?, len)?;
         self.covers(&part).then_some(part)
+    }
+
+    /// The part that `pages` of it are, counted from its first page.
+    ///
+    /// # Panics
+    ///
+    /// If they are none, or not all inside.
+    #[must_use]
+    pub fn pages(&self, pages: Range<usize>) -> Self {
+        self.slice(pages.start * PAGE_BYTES, pages.len() * PAGE_BYTES).expect("pages inside")
     }
 }
 
