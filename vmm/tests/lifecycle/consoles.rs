@@ -21,6 +21,23 @@ fn stop(mut monitor: Monitor) {
     assert_eq!(monitor.end().code(), Some(0));
 }
 
+/// A monitor whose console is a socket, and the path of the socket, which is there.
+fn on_socket(program: Program) -> (Monitor, PathBuf) {
+    let mut monitor = Monitor::run(program, |dir, command| {
+        command.arg("--console").arg(format!("socket={}", dir.join("console").display()));
+    });
+    let path = monitor.dir.path().join("console");
+    monitor.wait_for("the socket", |_| UnixStream::connect(&path).is_ok());
+    (monitor, path)
+}
+
+/// A client of the console's socket; it waits for a limited time.
+fn client(path: &Path) -> UnixStream {
+    let stream = UnixStream::connect(path).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream
+}
+
 /// Reads until `wanted` has come.
 fn read_until(from: &mut impl Read, wanted: &[u8]) -> Vec<u8> {
     let mut seen = Vec::new();
@@ -107,18 +124,10 @@ fn clients_of_a_socket_all_see_and_all_may_type() {
     if !kvm() {
         return;
     }
-    let mut monitor = Monitor::run(Program::Echo, |dir, command| {
-        command.arg("--console").arg(format!("socket={}", dir.join("console").display()));
-    });
-    let path = monitor.dir.path().join("console");
-    monitor.wait_for("the socket", |_| UnixStream::connect(&path).is_ok());
+    let (monitor, path) = on_socket(Program::Echo);
     let mode = std::fs::symlink_metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    let connect = || {
-        let stream = UnixStream::connect(&path).unwrap();
-        stream.set_read_timeout(Some(LIMIT)).unwrap();
-        stream
-    };
+    let connect = || client(&path);
     let (mut one, mut two) = (connect(), connect());
     one.write_all(b"from one;").unwrap();
     read_until(&mut one, b"from one;");
@@ -143,22 +152,12 @@ fn a_client_that_types_nothing_more_goes_on_reading() {
     if !kvm() {
         return;
     }
-    let mut monitor = Monitor::run(Program::Echo, |dir, command| {
-        command.arg("--console").arg(format!("socket={}", dir.join("console").display()));
-    });
-    let path = monitor.dir.path().join("console");
-    let mut only_reads = None;
-    monitor.wait_for("the socket", |_| {
-        only_reads = UnixStream::connect(&path).ok();
-        only_reads.is_some()
-    });
-    let mut only_reads = only_reads.unwrap();
-    only_reads.set_read_timeout(Some(LIMIT)).unwrap();
+    let (monitor, path) = on_socket(Program::Echo);
+    let mut only_reads = client(&path);
     only_reads.write_all(b"its last;").unwrap();
     only_reads.shutdown(std::net::Shutdown::Write).unwrap();
     read_until(&mut only_reads, b"its last;");
-    let mut types = UnixStream::connect(&path).unwrap();
-    types.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut types = client(&path);
     types.write_all(b"of another").unwrap();
     read_until(&mut types, b"of another");
     read_until(&mut only_reads, b"of another");
@@ -170,14 +169,9 @@ fn a_client_that_is_one_too_many_is_told_so() {
     if !kvm() {
         return;
     }
-    let mut monitor = Monitor::run(Program::Halt, |dir, command| {
-        command.arg("--console").arg(format!("socket={}", dir.join("console").display()));
-    });
-    let path = monitor.dir.path().join("console");
-    monitor.wait_for("the socket", |_| UnixStream::connect(&path).is_ok());
-    let mut crowd: Vec<UnixStream> = (0..20).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    let (monitor, path) = on_socket(Program::Halt);
+    let mut crowd: Vec<UnixStream> = (0..20).map(|_| client(&path)).collect();
     let last = crowd.last_mut().unwrap();
-    last.set_read_timeout(Some(LIMIT)).unwrap();
     let mut reason = String::new();
     last.read_to_string(&mut reason).unwrap();
     assert!(reason.contains("no place for one more client"), "{reason}");
@@ -189,17 +183,9 @@ fn a_client_that_does_not_read_holds_up_no_guest() {
     if !kvm() {
         return;
     }
-    let mut monitor = Monitor::run(Program::Flood, |dir, command| {
-        command.arg("--console").arg(format!("socket={}", dir.join("console").display()));
-    });
-    let path = monitor.dir.path().join("console");
-    let mut deaf = None;
-    monitor.wait_for("the socket", |_| {
-        deaf = UnixStream::connect(&path).ok();
-        deaf.is_some()
-    });
-    let mut listening = UnixStream::connect(&path).unwrap();
-    listening.set_read_timeout(Some(LIMIT)).unwrap();
+    let (mut monitor, path) = on_socket(Program::Flood);
+    let _deaf = client(&path);
+    let mut listening = client(&path);
     let mut seen = vec![0; 1 << 20];
     listening.read_exact(&mut seen).unwrap();
     assert_eq!(monitor.request("GET", "/", ""), 200);
