@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_with_a_full_backlog_is_alive_and_holds_up_nobody() {
+    fn a_listener_with_a_full_backlog_is_alive_and_delays_no_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let _deaf = UnixListener::bind(&path).unwrap();

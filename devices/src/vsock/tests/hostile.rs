@@ -134,7 +134,7 @@ fn a_guest_that_never_answers_keeps_no_more_than_the_limit() {
 }
 
 #[test]
-fn programs_that_say_nothing_shut_nobody_out() {
+fn programs_that_say_nothing_keep_no_others_out() {
     let mut rig = Rig::new();
     let mut silent: Vec<UnixStream> = (0..MAX_CONNECTIONS)
         .map(|_| {

@@ -79,7 +79,7 @@ impl Server {
     const LAST_WORDS: Duration = Duration::from_millis(200);
 
     /// Serves `socket` until [`stop`](Self::stop) or the end of the process. If the host
-    /// has no descriptors left for it, the monitor ends through `exit`: nobody could reach it.
+    /// has no descriptors left for it, the monitor ends through `exit`, since no client could reach it.
     ///
     /// # Errors
     ///

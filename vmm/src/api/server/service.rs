@@ -22,7 +22,7 @@ use crate::api::stats::ApiStats;
 #[derive(Debug, Clone)]
 pub struct ApiService {
     machine: ActionSender,
-    /// Built for the first request: a machine that nobody asks does without the memory.
+    /// Built for the first request: a monitor without clients does not need the memory.
     router: Arc<OnceLock<Router>>,
     pub(super) stats: Arc<ApiStats>,
     pub(super) max_payload_bytes: usize,
