@@ -30,8 +30,7 @@ const CONTIGUOUS_PAGES: u64 = 32 << 8;
 /// and passes run; programs need more memory than is free; zram is written; buffers come, are
 /// exported, imported and go. No byte is lost, no process is killed, and the kernel warns of nothing.
 pub(crate) fn everything_at_once(context: &Context) -> Result<()> {
-    // More vCPUs than the host has CPUs would mostly wait for each other.
-    let cpus = if std::thread::available_parallelism().is_ok_and(|n| n.get() > 1) { 2 } else { 1 };
+    let cpus = context.stress_cpus;
     let mut spec = Spec { cpus, ..Spec::new(&context.payload, 640) }.with_gpu(640, 480, 2);
     spec.more.insert("memory".into(), json!({ "cma_mib": CMA_MIB }));
     let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;

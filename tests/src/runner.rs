@@ -45,6 +45,8 @@ pub struct Context {
     pub logs: PathBuf,
     /// Duration of a stress test.
     pub stress: Duration,
+    /// vCPUs of a stress test's guest, where that matters.
+    pub stress_cpus: u32,
 }
 
 impl Context {
@@ -81,6 +83,10 @@ struct Options {
     /// Duration of stress tests, in seconds; all time limits are longer by as much
     #[arg(long, value_name = "SECONDS", default_value_t = STRESS_SECONDS)]
     stress: u64,
+    /// vCPUs of stress tests' guests [default: the host's CPUs, at most 2]: more than the host has
+    /// let a vCPU be interrupted at any point of its work, but mostly wait for each other
+    #[arg(long, value_name = "N")]
+    stress_cpus: Option<u32>,
     /// A factor for all time limits, for slow kernels and machines
     #[arg(long, value_name = "FACTOR", default_value_t = 1)]
     patience: u32,
@@ -120,7 +126,11 @@ fn run_one(tests: &[Test], name: &str, options: &Options) -> Result<bool> {
         .ok_or_else(|| Error::Check(format!("no test {name}")))?;
     let payload = Payload::new(&options.folders.payload);
     let stress = Duration::from_secs(options.stress);
-    (test.run)(&Context { payload, logs: options.folders.logs.clone(), stress })?;
+    let stress_cpus = options.stress_cpus.unwrap_or_else(|| {
+        if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1) { 2 } else { 1 }
+    });
+    let logs = options.folders.logs.clone();
+    (test.run)(&Context { payload, logs, stress, stress_cpus })?;
     Ok(true)
 }
 
@@ -226,6 +236,7 @@ fn supervise(test: &Test, options: &Options, logs: &Path) -> Result<Verdict> {
         .arg("--logs")
         .arg(logs)
         .args(["--stress", &options.stress.to_string()])
+        .args(options.stress_cpus.map(|cpus| format!("--stress-cpus={cpus}")))
         .args(["--patience", &options.patience.to_string()])
         .args(["--only", test.name])
         .args(options.debug_kernel.then_some("--debug-kernel"))

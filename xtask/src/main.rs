@@ -131,6 +131,9 @@ struct GuestTestOptions {
     /// Duration of stress tests, in seconds
     #[arg(long, value_name = "SECONDS")]
     stress: Option<u64>,
+    /// vCPUs of stress tests' guests [default: as many as the machine that runs them has, at most 2]
+    #[arg(long, value_name = "N")]
+    stress_cpus: Option<u32>,
     /// Run only tests whose names contain one of these
     filters: Vec<OsString>,
 }
@@ -203,6 +206,8 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::GuestTests(options) => {
             let mut arguments = options.filters;
             arguments.extend(options.stress.map(|seconds| format!("--stress={seconds}").into()));
+            let cpus = options.stress_cpus;
+            arguments.extend(cpus.map(|cpus| format!("--stress-cpus={cpus}").into()));
             let limit = Duration::from_secs(3600);
             let status = payload::guest_tests(&options.kernel, arguments, limit)?;
             return Ok(ExitCode::from(status));
