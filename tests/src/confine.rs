@@ -23,6 +23,8 @@ use crate::{Error, Result};
 const MADV_COLLAPSE: u64 = 25;
 /// `_IOWR('f', 16, struct pm_scan_arg)`, include/uapi/linux/fs.h.
 const PAGEMAP_SCAN: u64 = 0xc060_6610;
+/// How willingly the kernel kills the process that opens it (proc_pid_oom_score_adj(5)).
+const OOM_SCORE: &str = "/proc/self/oom_score_adj";
 /// Where control groups are.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
@@ -132,6 +134,24 @@ impl Drop for NoHugePages {
             eprintln!("huge pages stay off: {error}");
         }
     }
+}
+
+/// Makes the kernel kill others than this process when memory runs out; its children too, unless they
+/// are [`expendable`].
+pub fn indispensable() -> Result<()> {
+    write(Path::new(OOM_SCORE), "-1000")
+}
+
+/// Starts `command` as a process that the kernel may kill when memory runs out.
+pub fn expendable(command: &mut Command) -> Result<()> {
+    let file = |path| fs::OpenOptions::new().write(true).open(path);
+    let usual = move || {
+        file(OOM_SCORE)
+            .and_then(|file| rustix::io::write(&file, b"0").map(drop).map_err(Into::into))
+    };
+    // SAFETY: between fork and exec a file is opened and written to; no memory is allocated.
+    unsafe { command.pre_exec(usual) };
+    Ok(())
 }
 
 /// A control group (version 2) with a limit on memory; removed when dropped, if it is empty.

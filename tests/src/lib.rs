@@ -13,6 +13,7 @@
 //! - `agent.rs`     the agent in the guest: commands and answers
 //! - `debian.rs`    a guest that runs Debian, with a root shell on vsock
 //! - `guest.rs`     a running guest: monitor, console and agent in one
+//! - `service.rs`   a client of the web service in a guest
 //! - `api.rs`       HTTP over a Unix socket
 //! - `host.rs`      the host's meminfo, buddyinfo and a process's mappings
 //! - `picture.rs`   what a scanout shows
@@ -46,6 +47,7 @@ pub mod picture;
 pub mod places;
 pub mod progress;
 pub mod runner;
+pub mod service;
 pub mod swap;
 pub mod syscalls;
 pub mod userland;

@@ -2,7 +2,7 @@
 //! What the agent in the guest and the harness outside must agree on.
 //!
 //! - `frame.rs`     the lines that go over the console
-//! - `checksum.rs`  of pictures
+//! - `checksum.rs`  of pictures and pages
 //! - `pattern.rs`   what pages are filled with
 //!
 //! The agent itself is the binary of this package; `main.rs` lists its files.

@@ -26,36 +26,33 @@ struct Load {
 #[derive(Default)]
 pub(crate) struct Loads(HashMap<String, Load>);
 
-/// A sum of eight bytes at a time: a guest in an emulated machine has no time for single ones.
-fn sum(page: &[u8]) -> u64 {
-    let words = page.as_chunks::<8>().0;
-    words.iter().fold(checksum::START, |sum, word| {
-        (sum ^ u64::from_le_bytes(*word)).wrapping_mul(0x0100_0000_01b3).rotate_left(23)
-    })
+/// Reads the beginning of a disk or file. The page cache keeps none of it.
+pub(super) fn read_direct(path: &str, size: usize) -> Result<Vec<u8>, String> {
+    let doing = reason("reading");
+    let direct = i32::try_from(OFlags::DIRECT.bits()).map_err(|e| doing(&e))?;
+    let mut file =
+        OpenOptions::new().read(true).custom_flags(direct).open(path).map_err(|e| doing(&e))?;
+    let size = size.next_multiple_of(CHUNK);
+    let mut space = vec![0; size + CHUNK];
+    let at = space.as_ptr().align_offset(CHUNK);
+    let mut filled = at;
+    while filled < at + size {
+        let read = file.read(&mut space[filled..(filled + CHUNK).min(at + size)]);
+        match read.map_err(|e| doing(&e))? {
+            0 => return Err(format!("{path} has {} bytes only", filled - at)),
+            more => filled += more,
+        }
+    }
+    space.drain(..at);
+    space.truncate(size);
+    Ok(space)
 }
 
 impl Loads {
-    /// `load-read NAME PATH SIZE`: reads the beginning of a disk or file; `pages=`. The page cache
-    /// keeps none of it.
+    /// `load-read NAME PATH SIZE`: reads the beginning of a disk or file; `pages=`.
     pub(crate) fn read(&mut self, name: &str, path: &str, size: usize) -> Answer {
-        let doing = reason("reading");
-        let direct = i32::try_from(OFlags::DIRECT.bits()).map_err(|e| doing(&e))?;
-        let mut file =
-            OpenOptions::new().read(true).custom_flags(direct).open(path).map_err(|e| doing(&e))?;
-        let size = size.next_multiple_of(CHUNK);
-        let mut space = vec![0; size + CHUNK];
-        let at = space.as_ptr().align_offset(CHUNK);
-        let mut filled = at;
-        while filled < at + size {
-            let read = file.read(&mut space[filled..(filled + CHUNK).min(at + size)]);
-            match read.map_err(|e| doing(&e))? {
-                0 => return Err(format!("{path} has {} bytes only", filled - at)),
-                more => filled += more,
-            }
-        }
-        space.drain(..at);
-        space.truncate(size);
-        let sums: Vec<u64> = space.chunks(PAGE).map(sum).collect();
+        let space = read_direct(path, size)?;
+        let sums: Vec<u64> = space.chunks(PAGE).map(checksum::of_pages).collect();
         let pages = sums.len();
         self.0.insert(name.to_owned(), Load { bytes: space, sums });
         Ok(vec![format!("pages={pages}")])
@@ -68,7 +65,7 @@ impl Loads {
         let (mut seen, mut damaged) = (0, 0);
         for (page, &expected) in pages {
             seen += 1;
-            damaged += usize::from(sum(page) != expected);
+            damaged += usize::from(checksum::of_pages(page) != expected);
         }
         Ok(vec![format!("pages={seen}"), format!("damaged={damaged}")])
     }
@@ -79,19 +76,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sums_tell_pages_apart() {
-        let mut page = vec![7; PAGE];
-        let before = sum(&page);
-        page[PAGE - 1] ^= 1;
-        assert_ne!(sum(&page), before);
-        page[PAGE - 1] ^= 1;
-        assert_eq!(sum(&page), before);
-    }
-
-    #[test]
     fn damage_is_counted_where_it_is() {
         let bytes: Vec<u8> = (0..4 * PAGE).map(|at| (at / 7) as u8).collect();
-        let sums = bytes.chunks(PAGE).map(sum).collect();
+        let sums = bytes.chunks(PAGE).map(checksum::of_pages).collect();
         let mut loads = Loads::default();
         loads.0.insert("a".into(), Load { bytes, sums });
         assert_eq!(loads.verify("a", 1, 2).unwrap(), ["pages=2", "damaged=0"]);

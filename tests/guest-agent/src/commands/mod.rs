@@ -15,6 +15,7 @@
 //! - `order.rs`   kernel memory in pieces of an order
 //! - `pin.rs`     pages that nothing may move
 //! - `screen.rs`  a client that draws on a scanout
+//! - `service.rs` a small web service with data in memory
 //! - `text.rs`     memory that compresses
 //! - `touch.rs`   how long it takes to touch memory
 //! - `zram.rs`    a compressed block device with a pattern in it
@@ -36,6 +37,7 @@ mod pin;
 mod program;
 mod repeat;
 mod screen;
+mod service;
 mod socket;
 mod text;
 mod touch;
@@ -116,6 +118,9 @@ pub(crate) fn perform(state: &mut State, words: &str) -> Answer {
         ["load-read", name, path, size] => state.load.read(name, path, bytes(size)?),
         ["load-verify", name, first, count] => {
             state.load.verify(name, number(first)?, number(count)?)
+        }
+        ["service-start", port, path, size, start_up] => {
+            service::start(number(port)?, path, bytes(size)?, bytes(start_up)?)
         }
         ["touch-start", size] => state.touch.start(bytes(size)?),
         ["touch-stop"] => state.touch.stop(),

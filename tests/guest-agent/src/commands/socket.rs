@@ -12,6 +12,17 @@ use crate::region::{PAGE, page_bytes};
 
 /// `vsock-echo PORT`: from now on, what comes to that port goes back, one stream after the other.
 pub(crate) fn echo_vsock(port: usize) -> Answer {
+    let listener = listen_vsock(port)?;
+    std::thread::spawn(move || {
+        while let Some(stream) = accept(&listener) {
+            std::thread::spawn(move || io::copy(&mut &stream, &mut &stream));
+        }
+    });
+    Ok(vec![])
+}
+
+/// A socket to which the host can connect.
+pub(super) fn listen_vsock(port: usize) -> Result<OwnedFd, String> {
     let listener = vsock().map_err(|e| reason("socket")(&e))?;
     let address = address(libc::VMADDR_CID_ANY, port)?;
     // SAFETY: the address lives during the call and has the length given.
@@ -20,20 +31,16 @@ pub(crate) fn echo_vsock(port: usize) -> Answer {
     check(bound).map_err(|e| reason("bind")(&e))?;
     // SAFETY: no memory is involved.
     check(unsafe { libc::listen(listener.as_raw_fd(), 64) }).map_err(|e| reason("listen")(&e))?;
-    std::thread::spawn(move || {
-        loop {
-            let socket = listener.as_raw_fd();
-            // SAFETY: accept(2) takes null where the peer's address is not wanted.
-            let fd = unsafe { libc::accept(socket, std::ptr::null_mut(), std::ptr::null_mut()) };
-            if fd < 0 {
-                return;
-            }
-            // SAFETY: a new descriptor that nothing else owns.
-            let stream = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
-            std::thread::spawn(move || io::copy(&mut &stream, &mut &stream));
-        }
-    });
-    Ok(vec![])
+    Ok(listener)
+}
+
+/// The next stream that the host opens; none if the socket fails.
+pub(super) fn accept(listener: &OwnedFd) -> Option<File> {
+    let socket = listener.as_raw_fd();
+    // SAFETY: accept(2) takes null where the peer's address is not wanted.
+    let fd = unsafe { libc::accept(socket, std::ptr::null_mut(), std::ptr::null_mut()) };
+    // SAFETY: a new descriptor that nothing else owns.
+    (fd >= 0).then(|| File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
 /// `vsock-send PORT SIZE SEED`: sends a pattern to the host and expects it back.
