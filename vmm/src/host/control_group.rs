@@ -32,58 +32,22 @@ impl ControlGroups {
 
     /// `host`, limited by the tightest control group.
     pub(crate) fn narrow(&self, host: HostFigures) -> HostFigures {
-        self.0.iter().filter_map(|folder| Usage::read(folder)).fold(host, |host, group| {
-            if host.available.is_some_and(|available| available <= group.available()) {
+        self.0.iter().fold(host, |host, folder| {
+            let Some(limits) = GroupLimits::read(folder) else { return host };
+            let Some([available, _]) = limits.room() else { return host };
+            if host.available.is_some_and(|least| least <= available) {
                 return host;
             }
+            let pressure = read_now(&folder.join("memory.pressure")).unwrap_or_default();
+            let [some, full] = stalls(&pressure);
             HostFigures {
-                total: Some(group.limit),
+                total: limits.limits.first().copied(),
                 free: host.free,
-                available: Some(group.available()),
-                some: group.some.or(host.some),
-                full: group.full.or(host.full),
+                available: Some(available),
+                some: some.or(host.some),
+                full: full.or(host.full),
             }
         })
-    }
-}
-
-/// A group with a limit.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct Usage {
-    limit: u64,
-    used: u64,
-    /// Page cache that can be dropped immediately.
-    cache: u64,
-    some: Option<f64>,
-    full: Option<f64>,
-}
-
-impl Usage {
-    /// The usage of the group in `folder`, if it has a limit.
-    fn read(folder: &Path) -> Option<Self> {
-        let text = |name: &str| read_now(&folder.join(name)).unwrap_or_default();
-        let usage = Self::parse(
-            [&text("memory.max"), &text("memory.high")],
-            &text("memory.current"),
-            &text("memory.stat"),
-        )?;
-        let [some, full] = stalls(&text("memory.pressure"));
-        Some(Self { some, full, ..usage })
-    }
-
-    fn parse(limits: [&str; 2], used: &str, stat: &str) -> Option<Self> {
-        // "max" is no number, and no limit.
-        let limit = limits.iter().filter_map(|text| text.trim().parse::<u64>().ok()).min()?;
-        Some(Self {
-            limit,
-            used: used.trim().parse().ok()?,
-            cache: field(stat, "inactive_file"),
-            ..Self::default()
-        })
-    }
-
-    fn available(&self) -> u64 {
-        self.limit.saturating_sub(self.used.saturating_sub(self.cache))
     }
 }
 
@@ -130,17 +94,6 @@ fn field(stat: &str, name: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_lower_limit_counts_and_cache_is_available() {
-        let usage =
-            Usage::parse(["1000\n", "800\n"], "700\n", "anon 1\ninactive_file 50\n").unwrap();
-        assert_eq!((usage.limit, usage.available()), (800, 150));
-        assert_eq!(Usage::parse(["max\n", "max\n"], "700\n", ""), None);
-        assert_eq!(Usage::parse(["", ""], "", ""), None);
-        let over = Usage::parse(["max", "100"], "700", "").unwrap();
-        assert_eq!(over.available(), 0);
-    }
 
     #[test]
     fn the_tightest_group_counts() {
