@@ -71,7 +71,7 @@ pub(crate) fn twenty_side_by_side(context: &Context) -> Result<()> {
     let dir = tempfile::tempdir().map_err(Error::io("creating a folder"))?;
     let free_before = host::settled_free()?;
     let mut guests = Vec::new();
-    let mut sockets: Vec<PathBuf> = Vec::new();
+    let (mut sockets, mut disks): (Vec<PathBuf>, Vec<PathBuf>) = (Vec::new(), Vec::new());
     for number in 0..SIDE_BY_SIDE {
         let logs = context.logs.join(number.to_string());
         std::fs::create_dir_all(&logs).map_err(Error::io("creating a folder"))?;
@@ -84,6 +84,7 @@ pub(crate) fn twenty_side_by_side(context: &Context) -> Result<()> {
         echo_unix(&dir.path().join(format!("v{number}_900")))?;
         guest.agent.command(&format!("disk-write /dev/vda 4M {number}"))?;
         sockets.push(socket);
+        disks.push(disk);
         guests.push(guest);
     }
     check_eq!(host::processes_named("ballast")?.len() as u64, SIDE_BY_SIDE);
@@ -113,6 +114,10 @@ pub(crate) fn twenty_side_by_side(context: &Context) -> Result<()> {
     check_eq!(taps()?, 0);
     for socket in &sockets {
         check!(!socket.exists(), "{} was left behind", socket.display());
+    }
+    // Files may lie in memory.
+    for disk in disks {
+        std::fs::remove_file(&disk).map_err(Error::io("removing a disk"))?;
     }
     check_memory(free_before)
 }
