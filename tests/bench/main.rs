@@ -5,6 +5,9 @@
 //! - `boot.rs`     start-up time, the monitor's own memory, the balloon's rates
 //! - `balloon.rs`  memory that returns to the host, also from a fragmented guest
 //! - `compact.rs`  the effect of a compaction pass on a fragmented guest
+//! - `density.rs`  guests that fit on one host
+//! - `density_load.rs` requests to them
+//! - `density_plot.rs` a picture of that
 //! - `io_limits.rs` the limits of the same load without a guest
 //! - `park.rs`     the cost of a parked guest, and its return
 //! - `gpu.rs`      GPU buffers: fragmentation, and pages that move
@@ -16,6 +19,9 @@
 mod balloon;
 mod boot;
 mod compact;
+mod density;
+mod density_load;
+mod density_plot;
 mod gpu;
 mod guest;
 mod io;
@@ -67,6 +73,7 @@ enum Bench {
     Boot,
     Balloon,
     Compact,
+    Density,
     Gpu,
     Guest,
     Io,
@@ -140,6 +147,7 @@ fn run(options: &Options) -> Result<()> {
         Bench::Boot => boot::measure(&bed)?,
         Bench::Balloon => balloon::measure(&bed)?,
         Bench::Compact => compact::measure(&bed)?,
+        Bench::Density => density::measure(&bed)?,
         Bench::Gpu => gpu::measure(&bed)?,
         Bench::Guest => guest::measure(&bed)?,
         Bench::Io => io::measure(&bed)?,

@@ -24,6 +24,8 @@ const OUTER: Size = Size { cpus: 2, memory_mib: 8192, xsave: true, clock: Clock:
 /// For what takes a while, one that loses no guests and has no stalls between its CPUs: what is
 /// measured is memory, or the work that guest and monitor do together.
 const OUTER_OF_ONE: Size = Size { cpus: 1, ..OUTER };
+/// A host that a few guests fill.
+const SMALL_OUTER: Size = Size { memory_mib: 2048, ..OUTER_OF_ONE };
 /// What `bench io` measures the limits with.
 const IO_TOOLS: [(&str, &str); 3] = [("fio", "fio"), ("iperf3", "iperf3"), ("ip", "iproute2")];
 const LIMIT: Duration = Duration::from_secs(3 * 3600);
@@ -47,6 +49,8 @@ enum Bench {
     Io,
     /// Parked memory: its cost, and the speed of parking and unparking, natively and in a guest
     Park,
+    /// Guests of 256 MiB with a web service that fit on one host, beside Firecracker's
+    Density,
     /// The frame pool, zsmalloc and the compressed store, natively
     Mm,
     /// Longest lock holds by a guest and clients, time from SIGTERM to exit, start-up time and the
@@ -65,6 +69,7 @@ impl Bench {
             Self::Guest => Some("guest"),
             Self::Io => Some("io"),
             Self::Park => Some("park"),
+            Self::Density => Some("density"),
             Self::Mm | Self::Hold => None,
         }
     }
@@ -73,6 +78,7 @@ impl Bench {
     fn outer(self) -> Size {
         match self {
             Self::Compact | Self::Guest | Self::Io | Self::Park => OUTER_OF_ONE,
+            Self::Density => SMALL_OUTER,
             Self::Boot | Self::Balloon | Self::Gpu | Self::Mm | Self::Hold => OUTER,
         }
     }
@@ -80,7 +86,7 @@ impl Bench {
     /// What cargo runs, of those that have a part without guests.
     fn cargo_arguments(self) -> &'static [&'static str] {
         match self {
-            Self::Boot | Self::Balloon | Self::Guest | Self::Io => &[],
+            Self::Boot | Self::Balloon | Self::Density | Self::Guest | Self::Io => &[],
             Self::Compact => &["-p", "ballast-mm", "--bench", "blocks"],
             Self::Gpu => &["-p", "ballast-devices", "--features", "test-utils", "--bench", "gpu"],
             Self::Hold => &[
@@ -252,9 +258,9 @@ fn with_guests(bench: &str, options: &Options, figures: &mut Vec<Value>) -> Resu
     for (kind, path) in &options.peers {
         add(kind, path)?;
     }
-    // No peer has a GPU whose pages could move.
-    let alone = matches!(options.bench, Bench::Gpu);
-    if !alone && !options.peers.iter().any(|(kind, _)| kind == "qemu") {
+    // It has no GPU whose pages could move, and no vsock by a Unix socket.
+    let without_qemu = matches!(options.bench, Bench::Gpu | Bench::Density);
+    if !without_qemu && !options.peers.iter().any(|(kind, _)| kind == "qemu") {
         add("qemu", Path::new(QEMU))?;
     }
     let status = if options.bench == Bench::Io && Place::choose() == Place::Outer {

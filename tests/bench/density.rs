@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! How many guests fit on one host: guests of 256 MiB, each with a small web service, are added one
+//! after another and asked in turn, until one is killed, does not answer or answers wrongly, or until
+//! the 99th percentile of response times passes twice that of the first guest alone.
+//!
+//! A service keeps data with the contents of programs and libraries (`harness::userland`), and frees
+//! what it needed to start. A request reads and checks 2 MiB of the data, always the same; one in each
+//! window reads another place. Half of the requests go round all guests, the others to the hot ones,
+//! one in eight.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use harness::confine;
+use harness::figures::{Figure, Goal};
+use harness::guest::Guest;
+use harness::host;
+use harness::monitor::{Balloon, Kind, Monitor, Program, Spec};
+use harness::service::{PORT, Service};
+use harness::swap::ZramSwap;
+use harness::{Error, Result};
+use serde_json::json;
+
+use crate::density_load::{
+    ANSWER, Contents, DATA_MIB, EVERYTHING, WINDOW, Window, ask, while_asking,
+};
+use crate::density_plot::{self, Curve, Point};
+use crate::{Bed, mib};
+
+const MEMORY_MIB: u64 = 256;
+/// What it frees once it has started.
+const START_UP_MIB: usize = 64;
+/// How much slower than alone is too slow.
+const SLOWER: f64 = 2.0;
+/// For a service to start.
+const START: Duration = Duration::from_secs(240);
+/// More guests are not tried.
+const MOST: usize = 64;
+/// Guests whose whole data is checked at the end.
+const CHECKED: usize = 3;
+/// Swap space, compressed; more than can be filled.
+const SWAP: u64 = 4 << 30;
+
+/// How guests run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Setup {
+    Plain,
+    Reporting,
+    Zram,
+    Dense,
+}
+
+impl Setup {
+    fn of(kind: Kind) -> &'static [Self] {
+        match kind {
+            Kind::Ballast => &[Self::Dense],
+            Kind::Firecracker => &[Self::Plain, Self::Reporting, Self::Zram],
+            Kind::Qemu | Kind::CloudHypervisor => &[],
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "firecracker",
+            Self::Reporting => "firecracker-reporting",
+            Self::Zram => "firecracker-zram",
+            Self::Dense => "ballast-dense",
+        }
+    }
+
+    /// What a person sees in the picture.
+    fn label(self) -> &'static str {
+        match self {
+            Self::Plain => "Firecracker, no balloon",
+            Self::Reporting => "Firecracker, free page reporting",
+            Self::Zram => "Firecracker, host swap on zram",
+            Self::Dense => "Ballast, policy dense",
+        }
+    }
+}
+
+/// Why no more guests were added.
+enum End {
+    /// A guest could not be started, was killed, or gave no or a wrong answer.
+    Lost(Error),
+    /// Response times, in milliseconds.
+    Slow {
+        p99: f64,
+        limit: f64,
+    },
+    Most,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lost(error) => write!(f, "{error}"),
+            Self::Slow { p99, limit } => {
+                write!(f, "p99 {p99:.1} ms, limit {limit:.1} ms, twice in a row")
+            }
+            Self::Most => write!(f, "no more are tried"),
+        }
+    }
+}
+
+/// A guest and its service.
+struct Served {
+    guest: Guest,
+    service: Service,
+}
+
+/// Measures everything.
+pub(crate) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
+    confine::indispensable()?;
+    let contents = Contents::write(Path::new("/tmp/ballast-userland.img"))?;
+    println!(
+        "guests of {MEMORY_MIB} MiB with {DATA_MIB} MiB of data; {START_UP_MIB} MiB are freed after \
+         the start; the host has {:.0} MiB free",
+        mib(host::settled_free()?)
+    );
+    let mut curves = Vec::new();
+    for program in &bed.programs {
+        for &setup in Setup::of(program.kind) {
+            curves.push((setup, row(bed, program, setup, &contents)?));
+            let drawn: Vec<Curve> = curves
+                .iter()
+                .map(|(setup, points)| Curve { label: setup.label(), points: points.clone() })
+                .collect();
+            let path = bed.logs.join("density.svg");
+            fs::write(&path, density_plot::svg(&drawn)).map_err(Error::io("density.svg"))?;
+        }
+    }
+    Ok(figures(&curves))
+}
+
+/// Adds guests as long as that goes well; a point for each number of guests with which it did.
+fn row(bed: &Bed, program: &Program, setup: Setup, contents: &Contents) -> Result<Vec<Point>> {
+    println!("{}", setup.name());
+    let _swap = match setup {
+        Setup::Zram => Some(swap()?),
+        _ => None,
+    };
+    let sockets = tempfile::tempdir_in("/dev/shm").map_err(Error::io("creating a folder"))?;
+    let mut guests: Vec<Served> = Vec::new();
+    let mut points: Vec<Point> = Vec::new();
+    let end = loop {
+        if guests.len() == MOST {
+            break End::Most;
+        }
+        let socket = sockets.path().join(guests.len().to_string());
+        let added = while_asking(&services(&guests), contents, || {
+            add(bed, program, setup, contents, &socket)
+        });
+        match added {
+            Ok(served) => guests.push(served),
+            Err(error) => break End::Lost(error),
+        }
+        match load(&guests, contents, &points) {
+            Ok(Ok(point)) => points.push(point),
+            Ok(Err(slow)) => break slow,
+            Err(error) => break End::Lost(error),
+        }
+    };
+    println!("  {} guests fit; then: {end}", points.len());
+    if let Some(served) = guests.first().filter(|_| setup == Setup::Dense) {
+        println!("  {:#}", served.guest.monitor.api().get("/memory/policy")?);
+        println!("  {:#}", served.guest.monitor.api().get("/memory/paging")?);
+    }
+    guests.truncate(CHECKED.min(points.len()));
+    for (number, served) in guests.iter().enumerate() {
+        match served.service.ask(EVERYTHING, ANSWER) {
+            Ok((sum, took)) => {
+                harness::check!(sum == contents.all, "guest {number} has lost data");
+                println!("  guest {number}: all data right, in {:.1} s", took.as_secs_f64());
+                served.guest.check_kernel_is_content()?;
+            }
+            // It may be the one that was killed.
+            Err(error) => println!("  guest {number}: {error}"),
+        }
+    }
+    Ok(points)
+}
+
+fn services(guests: &[Served]) -> Vec<&Service> {
+    guests.iter().map(|served| &served.service).collect()
+}
+
+/// Starts a guest and its service.
+fn add(
+    bed: &Bed,
+    program: &Program,
+    setup: Setup,
+    contents: &Contents,
+    socket: &Path,
+) -> Result<Served> {
+    let mut spec = Spec::new(&bed.payload, MEMORY_MIB);
+    spec.balloon = match setup {
+        Setup::Plain | Setup::Zram => None,
+        Setup::Reporting | Setup::Dense => Some(Balloon { reporting: true, ..Balloon::default() }),
+    };
+    if setup == Setup::Dense {
+        let memory = json!({
+            "paging": { "second_codec": "zstd:3" },
+            "policy": { "preset": "dense" },
+        });
+        spec.more.insert("memory".into(), memory);
+    }
+    let drive = json!({
+        "drive_id": "userland",
+        "path_on_host": contents.disk,
+        "is_root_device": false,
+        "is_read_only": true,
+    });
+    spec.more.insert("drives".into(), json!([drive]));
+    spec.more.insert("vsock".into(), json!({ "guest_cid": 3, "uds_path": socket }));
+    let monitor = Monitor::start_confined(program, &spec, &bed.logs, confine::expendable)?;
+    let mut guest = Guest::attach(monitor, spec)?;
+    let start = format!("service-start {PORT} /dev/vda {DATA_MIB}M {START_UP_MIB}M");
+    guest.agent.command_within(&start, START)?;
+    Ok(Served { guest, service: Service::new(socket) })
+}
+
+/// Asks all guests for a while. The limit comes from the first point, once there is one.
+fn load(
+    guests: &[Served],
+    contents: &Contents,
+    points: &[Point],
+) -> Result<std::result::Result<Point, End>> {
+    let alone = points.first().map(|point| point.p99_ms);
+    let requests = if alone.is_some() { WINDOW } else { 2 * WINDOW };
+    let limit = alone.map_or(f64::INFINITY, |alone| alone * SLOWER);
+    let services = services(guests);
+    let window = || -> Result<Window> {
+        let seen = ask(&services, contents, requests)?;
+        let slowest: Vec<String> =
+            seen.slowest.iter().map(|(number, ms)| format!("{ms:.0} (guest {number})")).collect();
+        println!(
+            "  {} guests: p50 {:.1} ms, p99 {:.1} ms, {:.0} MiB free; slowest {}",
+            guests.len(),
+            seen.p50,
+            seen.p99,
+            mib(host::free()?),
+            slowest.join(", ")
+        );
+        Ok(seen)
+    };
+    let mut seen = window()?;
+    if seen.p99 > limit {
+        seen = window()?;
+    }
+    let free = mib(host::free()?);
+    if seen.p99 > limit {
+        return Ok(Err(End::Slow { p99: seen.p99, limit }));
+    }
+    Ok(Ok(Point { guests: guests.len(), p99_ms: seen.p99, free_mib: free }))
+}
+
+/// Swap on zram, and the kernel set up for it: no read-ahead, and swapping is not dearer than reading
+/// from a disk.
+fn swap() -> Result<ZramSwap> {
+    for (name, value) in [("page-cluster", "0"), ("swappiness", "100")] {
+        let path = format!("/proc/sys/vm/{name}");
+        fs::write(&path, value).map_err(Error::io(format!("writing {path}")))?;
+    }
+    ZramSwap::new(SWAP, "zstd")
+}
+
+/// The figures, with Ballast's goals where Firecracker was measured.
+fn figures(curves: &[(Setup, Vec<Point>)]) -> Vec<Figure> {
+    let count = |wanted: Setup| {
+        let (_, points) = curves.iter().find(|(setup, _)| *setup == wanted)?;
+        Some(points.len() as f64)
+    };
+    let (plain, reporting) = (count(Setup::Plain), count(Setup::Reporting));
+    let mut figures = Vec::new();
+    for (setup, points) in curves {
+        let name = |what: &str| format!("density.{}{what}", setup.name());
+        let mut add = |what, value, unit, goal| {
+            figures.push(Figure { name: name(what), value, unit, goal });
+        };
+        let guests = points.len() as f64;
+        add("", guests, "guests", Goal::None);
+        if *setup == Setup::Dense {
+            let goal = |peer: Option<f64>, times: f64| {
+                peer.map_or(Goal::None, |peer| Goal::AtLeast(peer * times))
+            };
+            add(".beside-firecracker", guests, "guests", goal(plain, 2.5));
+            add(".beside-reporting", guests, "guests", goal(reporting, 1.8));
+        }
+        if let (Some(alone), Some(last)) = (points.first(), points.last()) {
+            add(".p99-alone", alone.p99_ms, "ms", Goal::None);
+            add(".p99-crowded", last.p99_ms, "ms", Goal::None);
+            add(".free-at-last", last.free_mib, "MiB", Goal::None);
+        }
+    }
+    figures
+}
