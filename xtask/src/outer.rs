@@ -43,6 +43,10 @@ const CPU: &str = "EPYC,+svm,+npt";
 const CPU_WITHOUT_XSAVE: &str = "EPYC,+svm,+npt,-xsave";
 /// An instruction takes 2^3 ns. Where all wait for a timer, its time comes at once.
 const ICOUNT: &str = "shift=3,sleep=off";
+/// The program that emulates the machine.
+const PROGRAM: &str = "qemu-system-x86_64";
+/// The variable that names another one.
+const PROGRAM_VARIABLE: &str = "BALLAST_OUTER_QEMU";
 /// QEMU ends with status `2 * value + 1` when the guest writes a value to this port.
 const EXIT_DEVICE: &str = "isa-debug-exit,iobase=0xf4,iosize=1";
 
@@ -217,11 +221,11 @@ fn run_once(job: &Job, agent: &Path) -> Result<Ended> {
         machine
             .stderr(fs::File::create(&errors).doing("creating", &errors)?)
             .spawn()
-            .map_err(|source| Error::Spawn { program: "qemu-system-x86_64".into(), source })?;
+            .map_err(|source| Error::Spawn { program: program().display().to_string(), source })?;
     let started = Instant::now();
     let mut heartbeat = Heartbeat::new(job.size.clock, child.id());
     let status = loop {
-        if let Some(status) = child.try_wait().doing("waiting for", "qemu-system-x86_64")? {
+        if let Some(status) = child.try_wait().doing("waiting for", PROGRAM)? {
             break status;
         }
         if heartbeat.has_stopped(&alive) {
@@ -268,13 +272,18 @@ fn end_with_this_thread(command: &mut Command) {
 
 /// Kills the outer machine.
 fn end(child: &mut Child) -> Result<()> {
-    child.kill().doing("ending", "qemu-system-x86_64")?;
-    child.wait().doing("waiting for", "qemu-system-x86_64")?;
+    child.kill().doing("ending", PROGRAM)?;
+    child.wait().doing("waiting for", PROGRAM)?;
     Ok(())
 }
 
+/// The QEMU to use.
+fn program() -> OsString {
+    std::env::var_os(PROGRAM_VARIABLE).unwrap_or_else(|| PROGRAM.into())
+}
+
 fn qemu(job: &Job, kernel: &Path, initrd: &Path) -> Command {
-    let mut qemu = Command::new("qemu-system-x86_64");
+    let mut qemu = Command::new(program());
     let log = format!("file:{}", job.log.display());
     let cpu = if job.size.xsave { CPU } else { CPU_WITHOUT_XSAVE };
     qemu.args(["-machine", "pc,usb=off,vmport=off"])
