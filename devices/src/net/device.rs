@@ -14,7 +14,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use zerocopy::IntoBytes;
 
 use super::handle::{NetCounters, NetShared};
-use super::link::Link;
+use super::link::{Link, use_pairs};
 use super::pair::Pair;
 use super::protocol::{DEVICE_TYPE, LINK_UP, NetConfigSpace, feature};
 use super::receiver::RoundEnd;
@@ -211,6 +211,7 @@ impl Net {
             let Some(end) = stream.take_end() else { continue };
             tracing::warn!(%end, "a network interface has lost its connection");
             self.config.status = 0.into();
+            active.interrupt.publish_config(self.config.as_bytes());
             if let Err(error) = active.interrupt.signal_config_change() {
                 tracing::warn!(%error, "cannot interrupt the driver of a network interface");
             }
@@ -287,22 +288,6 @@ impl Net {
     }
 }
 
-/// Has the kernel spread frames over the first `pairs` queues of the TAP, by a call for each queue.
-fn use_pairs(links: &[Link], pairs: u16) -> bool {
-    let pairs = usize::from(pairs);
-    if pairs == 0 || pairs > links.len() {
-        return false;
-    }
-    // The first is always in use; a TAP with a single queue has no such setting.
-    for (at, link) in links.iter().enumerate().skip(1) {
-        if let Err(error) = link.enable(at < pairs) {
-            tracing::warn!(%error, "cannot change the queues of a TAP");
-            return false;
-        }
-    }
-    true
-}
-
 fn throttled(end: RoundEnd) -> Option<Instant> {
     match end {
         RoundEnd::Throttled(at) => Some(at),
@@ -321,6 +306,10 @@ impl VirtioDevice for Net {
 
     fn queue_sizes(&self) -> &[u16] {
         &self.queue_sizes
+    }
+
+    fn publishes_config(&self) -> bool {
+        true
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {

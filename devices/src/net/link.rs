@@ -66,3 +66,19 @@ impl AsFd for Link {
         }
     }
 }
+
+/// Has the kernel spread frames over the first `pairs` queues of the TAP, by a call for each queue.
+pub(super) fn use_pairs(links: &[Link], pairs: u16) -> bool {
+    let pairs = usize::from(pairs);
+    if pairs == 0 || pairs > links.len() {
+        return false;
+    }
+    // The first is always in use; a TAP with a single queue has no such setting.
+    for (at, link) in links.iter().enumerate().skip(1) {
+        if let Err(error) = link.enable(at < pairs) {
+            tracing::warn!(%error, "cannot change the queues of a TAP");
+            return false;
+        }
+    }
+    true
+}

@@ -12,6 +12,8 @@
 //!
 //! For the same reason the host's kernel can interrupt the driver without the monitor
 //! ([`Interrupt::share`]): then the bit is set at all times.
+//!
+//! All three are in the page that the guest may read without the monitor ([`RegisterPage`]).
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -19,6 +21,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_NEEDS_RESET};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::mmio::register;
+use super::register_page::RegisterPage;
 use crate::virtio::Interrupt;
 
 /// Bit of the interrupt status: used buffers (virtio 1.3, 4.2.2).
@@ -30,24 +34,21 @@ const CONFIG_CHANGE: u32 = 2;
 /// edge-triggered line.
 #[derive(Debug)]
 pub struct MmioInterrupt {
-    pending: AtomicU32,
+    page: Box<RegisterPage>,
     /// Others write to `event` too, for used buffers.
     shared: AtomicBool,
-    device_status: AtomicU32,
-    generation: AtomicU32,
     event: EventFd,
 }
 
 impl MmioInterrupt {
     /// An interrupt that triggers `event`.
     pub(super) fn new(event: EventFd) -> Self {
-        Self {
-            pending: AtomicU32::new(0),
-            shared: AtomicBool::new(false),
-            device_status: AtomicU32::new(0),
-            generation: AtomicU32::new(0),
-            event,
-        }
+        Self { page: RegisterPage::new(), shared: AtomicBool::new(false), event }
+    }
+
+    /// All registers of the device, as the guest may read them.
+    pub fn page(&self) -> &RegisterPage {
+        &self.page
     }
 
     /// The event that is triggered with each interrupt, for irqfd.
@@ -56,35 +57,47 @@ impl MmioInterrupt {
     }
 
     pub(super) fn pending(&self) -> u32 {
-        let used = if self.shared.load(Ordering::Acquire) { USED_BUFFER } else { 0 };
-        self.pending.load(Ordering::Acquire) | used
+        self.pending_word().load(Ordering::Acquire)
     }
 
     pub(super) fn acknowledge(&self, bits: u32) {
-        self.pending.fetch_and(!bits, Ordering::AcqRel);
+        let kept = if self.shared.load(Ordering::Acquire) { USED_BUFFER } else { 0 };
+        self.pending_word().fetch_and(!bits | kept, Ordering::AcqRel);
     }
 
     pub(super) fn generation(&self) -> u32 {
-        self.generation.load(Ordering::Acquire)
+        self.generation_word().load(Ordering::Acquire)
     }
 
     pub(super) fn status(&self) -> u32 {
-        self.device_status.load(Ordering::Acquire)
+        self.status_word().load(Ordering::Acquire)
     }
 
     pub(super) fn add_status(&self, bits: u32) {
-        self.device_status.fetch_or(bits, Ordering::AcqRel);
+        self.status_word().fetch_or(bits, Ordering::AcqRel);
     }
 
     pub(super) fn reset(&self) {
-        self.device_status.store(0, Ordering::Release);
-        self.pending.store(0, Ordering::Release);
         self.shared.store(false, Ordering::Release);
+        self.status_word().store(0, Ordering::Release);
+        self.pending_word().store(0, Ordering::Release);
     }
 
     fn raise(&self, bit: u32) -> io::Result<()> {
-        self.pending.fetch_or(bit, Ordering::AcqRel);
+        self.pending_word().fetch_or(bit, Ordering::AcqRel);
         self.event.write(1)
+    }
+
+    fn pending_word(&self) -> &AtomicU32 {
+        self.page.word(register::INTERRUPT_STATUS)
+    }
+
+    fn status_word(&self) -> &AtomicU32 {
+        self.page.word(register::STATUS)
+    }
+
+    fn generation_word(&self) -> &AtomicU32 {
+        self.page.word(register::CONFIG_GENERATION)
     }
 }
 
@@ -96,16 +109,23 @@ impl Interrupt for MmioInterrupt {
     fn share(&self) -> io::Result<EventFd> {
         let event = self.event.try_clone()?;
         self.shared.store(true, Ordering::Release);
+        self.pending_word().fetch_or(USED_BUFFER, Ordering::AcqRel);
         Ok(event)
     }
 
+    fn publish_config(&self, config: &[u8]) {
+        // A driver that reads some of it before and some after sees another generation.
+        self.generation_word().fetch_add(1, Ordering::AcqRel);
+        self.page.set_config(config);
+    }
+
     fn signal_config_change(&self) -> io::Result<()> {
-        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.generation_word().fetch_add(1, Ordering::AcqRel);
         self.raise(CONFIG_CHANGE)
     }
 
     fn signal_needs_reset(&self) -> io::Result<()> {
-        let before = self.device_status.fetch_or(VIRTIO_CONFIG_S_NEEDS_RESET, Ordering::AcqRel);
+        let before = self.status_word().fetch_or(VIRTIO_CONFIG_S_NEEDS_RESET, Ordering::AcqRel);
         // Only a driver that is up has a use for the interrupt (virtio 1.3, 2.1.2).
         if before & VIRTIO_CONFIG_S_DRIVER_OK != 0 {
             return self.signal_config_change();

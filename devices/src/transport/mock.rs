@@ -121,11 +121,15 @@ impl MockDriver {
         self.features
     }
 
-    /// Reads a register.
+    /// Reads a register; one that the guest may read from a page must be the same there.
     pub fn read(&self, offset: u64) -> u32 {
         let mut word = [0; 4];
         self.transport.read(offset, &mut word);
-        u32::from_le_bytes(word)
+        let value = u32::from_le_bytes(word);
+        if let Some(page) = self.transport.page().filter(|_| offset < register::CONFIG) {
+            assert_eq!(page.read(offset), value, "register {offset:#x} in the page");
+        }
+        value
     }
 
     /// Writes a register.

@@ -7,6 +7,7 @@
 //!
 //! - `mmio/`: virtio-mmio version 2, the registers
 //! - `interrupt.rs`: the part of its state that interrupt handlers read, without locks
+//! - `register_page.rs`: the registers as a page that the guest may read without an exit
 //! - `mock.rs` (feature `test-utils`): a driver for tests, benches and fuzzing of every device
 //! - `setup.rs`: a queue as the driver describes it, checked when it is made ready
 
@@ -14,6 +15,7 @@ mod interrupt;
 mod mmio;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod mock;
+mod register_page;
 mod setup;
 
 #[cfg(test)]
@@ -21,3 +23,4 @@ mod tests;
 
 pub use interrupt::MmioInterrupt;
 pub use mmio::{MmioTransport, Notifier, REGION_SIZE, register};
+pub use register_page::RegisterPage;

@@ -154,6 +154,13 @@ pub trait VirtioDevice: Send {
     /// dropped.
     fn stop_queue(&mut self, _queue: u16) {}
 
+    /// Whether the driver may read registers and configuration space without asking the device: after
+    /// the driver has started it, each change of its configuration is
+    /// [published](Interrupt::publish_config), and none of its fields depends on the time of reading.
+    fn publishes_config(&self) -> bool {
+        false
+    }
+
     /// Reads configuration space; bytes beyond its end read as zero.
     fn read_config(&self, offset: u64, data: &mut [u8]);
 

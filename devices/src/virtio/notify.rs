@@ -22,6 +22,11 @@ pub trait Interrupt: Send + Sync {
     /// The process has no descriptor left.
     fn share(&self) -> std::io::Result<EventFd>;
 
+    /// What configuration space now begins with, for drivers that read it without asking the device
+    /// ([`VirtioDevice::publishes_config`](super::VirtioDevice::publishes_config)). Called with the
+    /// device's lock held, before [`signal_config_change`](Self::signal_config_change).
+    fn publish_config(&self, config: &[u8]);
+
     /// The device-specific configuration changed (virtio 1.3, 2.3).
     ///
     /// The transport raises the configuration generation before it interrupts.

@@ -188,6 +188,10 @@ impl VirtioDevice for Vsock {
         &[QUEUE_SIZE; 3]
     }
 
+    fn publishes_config(&self) -> bool {
+        true
+    }
+
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         read_config_slice(&self.guest_cid.to_le_bytes(), offset, data);
     }

@@ -7,10 +7,12 @@
 //! - `mod.rs` (here): opens /dev/kvm and checks the capabilities that a machine needs
 //! - `memory.rs`: guest RAM, one memory slot a region
 //! - `window.rs`: the GPU's host-visible window, one memory slot a mapping
+//! - `register_page.rs`: devices' registers, readable without an exit, one memory slot a device
 //! - `irq.rs`: irqfd and ioeventfd; hands out interrupt lines
 
 pub mod irq;
 pub mod memory;
+pub mod register_page;
 pub mod window;
 
 use std::fs;

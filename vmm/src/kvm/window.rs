@@ -16,6 +16,8 @@ use mm::guest_ram::GuestRam;
 const FIRST_SLOT: u32 = 64;
 /// Limit on mappings; KVM has at least 509 slots.
 pub const MAX_SLOTS: u32 = 384;
+/// The first slot that is free for others.
+pub(super) const END_SLOT: u32 = FIRST_SLOT + MAX_SLOTS;
 
 /// A mapping: its slot, and the memory that is there.
 struct SlotMapping {
@@ -42,7 +44,7 @@ impl KvmWindow {
 
     fn free_slot(&self) -> Option<u32> {
         let taken = |slot: &u32| self.mappings.values().any(|mapping| mapping.slot == *slot);
-        (FIRST_SLOT..FIRST_SLOT + MAX_SLOTS).find(|slot| !taken(slot))
+        (FIRST_SLOT..END_SLOT).find(|slot| !taken(slot))
     }
 
     /// Describes slot `slot`: memory at `offset`, or its removal.

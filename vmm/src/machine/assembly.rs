@@ -19,6 +19,7 @@ use devices::virtio::{Runner, SharedDevice};
 use kvm_ioctls::VmFd;
 use mm::budget::{Budget, Charge};
 use mm::guest_ram::GuestRam;
+use mm::units::SaturatingInto;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::bus::{Bus, BusDevice, BusError};
@@ -29,6 +30,7 @@ use crate::config::VmConfig;
 use crate::event_loop::Subscriber;
 use crate::exit::ExitSignal;
 use crate::kvm::irq::{self, IrqLines};
+use crate::kvm::register_page::MappedPage;
 use crate::mmds::Mmds;
 
 /// Which thread serves a device's queues.
@@ -57,6 +59,8 @@ pub struct Assembly<'a> {
     pub(super) windows: Vec<MmioWindow>,
     /// The transport of each window, with its device's name for metrics.
     pub(super) transports: Vec<(&'static str, Arc<MmioTransport>)>,
+    /// Registers that the guest reads without an exit.
+    pub(super) pages: Vec<MappedPage>,
     /// Budgets for resources that the guest and clients can use, for metrics.
     pub budgets: Vec<Arc<Budget>>,
     /// Threads of devices and of their users.
@@ -90,6 +94,7 @@ impl<'a> Assembly<'a> {
             mmio: Bus::default(),
             windows: Vec::new(),
             transports: Vec::new(),
+            pages: Vec::new(),
             budgets: vec![Arc::clone(&host_threads)],
             host_threads,
             thread_charges: Vec::new(),
@@ -112,7 +117,8 @@ impl<'a> Assembly<'a> {
         home: &Home,
     ) -> Result<Arc<MmioTransport>, BuildError> {
         let gsi = self.lines.take()?;
-        let window = next_window(self.windows.len(), gsi)?;
+        let number = self.windows.len();
+        let window = next_window(number, gsi)?;
         let base = u64::from(window.base);
         let name = device_name(device.lock().device_type());
         let transport = MmioTransport::new(Arc::clone(self.ram.memory()), device, event()?)
@@ -123,6 +129,8 @@ impl<'a> Assembly<'a> {
             irq::notify(&self.vm, base, notifier)?;
         }
         self.mmio.insert(base, layout::MMIO_SIZE, transport.clone())?;
+        let page = MappedPage::map(&self.vm, number.saturating_u32(), base, &transport);
+        self.pages.extend(page);
         self.windows.push(window);
         self.transports.push((name, Arc::clone(&transport)));
         self.subscribe(Box::new(Runner::new(transport.clone())), home);

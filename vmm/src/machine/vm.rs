@@ -16,6 +16,7 @@ use super::attach::gpu::Screens;
 use super::device_thread::DeviceThread;
 use super::error::BuildError;
 use crate::event_loop::{LoopHandle, Subscriber};
+use crate::kvm::register_page::MappedPage;
 use crate::mode::StartMode;
 use crate::vcpu::{ExitCounts, PauseError, Vcpu, VcpuGroup};
 
@@ -33,6 +34,7 @@ pub struct Vm {
     // No device thread may use the machine's descriptors after they close.
     threads: Vec<DeviceThread>,
     transports: Vec<(&'static str, Arc<MmioTransport>)>,
+    _pages: Vec<MappedPage>,
     budgets: Vec<Arc<Budget>>,
     host_threads: Arc<Budget>,
     _thread_charges: Vec<Charge>,
@@ -55,6 +57,7 @@ pub(crate) struct VmParts {
     pub(crate) events: LoopHandle,
     pub(crate) threads: Vec<DeviceThread>,
     pub(crate) transports: Vec<(&'static str, Arc<MmioTransport>)>,
+    pub(crate) pages: Vec<MappedPage>,
     pub(crate) budgets: Vec<Arc<Budget>>,
     pub(crate) host_threads: Arc<Budget>,
     pub(crate) thread_charges: Vec<Charge>,
@@ -71,6 +74,7 @@ impl Vm {
             events,
             threads,
             transports,
+            pages,
             budgets,
             host_threads,
             thread_charges,
@@ -86,6 +90,7 @@ impl Vm {
             events,
             threads,
             transports,
+            _pages: pages,
             budgets,
             host_threads,
             _thread_charges: thread_charges,

@@ -285,6 +285,16 @@ impl BlockDevice {
         }
     }
 
+    /// Configuration space.
+    fn config(&self) -> BlockConfigSpace {
+        BlockConfigSpace {
+            capacity: self.shared.sectors().into(),
+            seg_max: u32::from(QUEUE_SIZE - 2).into(),
+            num_queues: (self.disk.ring.slots / QUEUE_SIZE).into(),
+            ..self.disk.config()
+        }
+    }
+
     fn note(&mut self, cause: &dyn std::fmt::Display) {
         if let Some(suppressed) = self.log.admit() {
             tracing::warn!(suppressed, "block: {cause}");
@@ -305,14 +315,12 @@ impl VirtioDevice for BlockDevice {
         &self.queue_sizes
     }
 
+    fn publishes_config(&self) -> bool {
+        true
+    }
+
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = BlockConfigSpace {
-            capacity: self.shared.sectors().into(),
-            seg_max: u32::from(QUEUE_SIZE - 2).into(),
-            num_queues: (self.disk.ring.slots / QUEUE_SIZE).into(),
-            ..self.disk.config()
-        };
-        read_config_slice(config.as_bytes(), offset, data);
+        read_config_slice(self.config().as_bytes(), offset, data);
     }
 
     /// No field is the driver's to write.

@@ -5,6 +5,8 @@
 
 use std::time::Instant;
 
+use zerocopy::IntoBytes;
+
 use super::BlockDevice;
 use super::active::ActiveBlock;
 use crate::block::handle::PendingChanges;
@@ -33,9 +35,9 @@ impl BlockDevice {
         let Some(image) = self.replacing.take() else { return };
         let before = self.disk.replace(image);
         self.remains.push(Box::new(before));
-        if let Some(active) = active
-            && let Err(error) = active.interrupt.signal_config_change()
-        {
+        let Some(active) = active else { return };
+        active.interrupt.publish_config(self.config().as_bytes());
+        if let Err(error) = active.interrupt.signal_config_change() {
             tracing::warn!(%error, "cannot interrupt the driver of a block device");
         }
     }

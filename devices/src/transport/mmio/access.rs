@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Reads and writes of each register except the status.
 
+use std::sync::atomic::Ordering;
+
 use mm::units::SaturatingInto;
 use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_FEATURES_OK};
 
 use super::{MmioTransport, note, register};
+use crate::transport::register_page::RegisterPage;
 use crate::transport::setup::{QueueSetup, RingAddress};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
@@ -12,7 +15,36 @@ const VERSION: u32 = 2;
 /// "BLST", little-endian.
 const VENDOR: u32 = u32::from_le_bytes(*b"BLST");
 
+/// Readable registers that change with what the driver writes, or never.
+const COPIED: [u64; 11] = [
+    register::MAGIC,
+    register::VERSION,
+    register::DEVICE_ID,
+    register::VENDOR_ID,
+    register::DEVICE_FEATURES,
+    register::QUEUE_NUM_MAX,
+    register::QUEUE_READY,
+    register::SHM_LEN_LOW,
+    register::SHM_LEN_HIGH,
+    register::SHM_BASE_LOW,
+    register::SHM_BASE_HIGH,
+];
+
 impl MmioTransport {
+    /// Copies registers and configuration space to the page that the guest may read.
+    pub(super) fn fill_page(&self) {
+        let Some(page) = self.page() else { return };
+        for offset in COPIED {
+            let value = self.read_register(offset);
+            page.word(offset).store(value, Ordering::Release);
+        }
+        let mut config = RegisterPage::config_room();
+        // With the lock held: what the device publishes later must not be overwritten.
+        let device = self.lock();
+        device.read_config(0, &mut config);
+        page.set_config(&config);
+    }
+
     pub(super) fn read_register(&self, offset: u64) -> u32 {
         match offset {
             register::MAGIC => MAGIC,

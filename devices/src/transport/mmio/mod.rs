@@ -34,6 +34,7 @@ use virtio_bindings::virtio_config::{
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::interrupt::{MmioInterrupt, USED_BUFFER};
+use super::register_page::RegisterPage;
 use super::setup::QueueSetup;
 use crate::virtio::{
     Deadline, GuestMemoryMmap, Locked, LongestHold, Progress, QueueHost, SharedDevice, VirtioDevice,
@@ -41,6 +42,7 @@ use crate::virtio::{
 
 /// Size of one device's window in guest-physical address space, in bytes.
 pub const REGION_SIZE: u64 = 0x1000;
+const _: () = assert!(size_of::<RegisterPage>() as u64 == REGION_SIZE);
 
 /// Maximum number of rounds of a queue that should finish on the notifying vCPU.
 const MAX_ROUNDS_AT_NOTIFY: usize = 256;
@@ -77,6 +79,8 @@ pub struct MmioTransport {
     at_notify: Vec<bool>,
     /// Queues that the host's kernel processes.
     offloaded: Vec<bool>,
+    /// Whether all registers are in the page that the guest may read.
+    in_page: bool,
     /// Queues with remaining work, to which the event loop returns.
     resumed: Vec<AtomicBool>,
     registers: Mutex<Registers>,
@@ -128,10 +132,11 @@ impl MmioTransport {
         let numbers = || (0..).zip(&sizes).map(|(queue, _)| queue);
         let at_notify = numbers().map(|queue| locked.runs_at_notify(queue)).collect();
         let offloaded = numbers().map(|queue| locked.is_offloaded(queue)).collect();
+        let in_page = locked.publishes_config();
         drop(locked);
         let kicks: Vec<EventFd> =
             sizes.iter().map(|_| EventFd::new(EFD_NONBLOCK)).collect::<Result<_, _>>()?;
-        Ok(Self {
+        let transport = Self {
             device,
             mem,
             device_type,
@@ -142,10 +147,13 @@ impl MmioTransport {
             acknowledged: EventFd::new(EFD_NONBLOCK)?,
             at_notify,
             offloaded,
+            in_page,
             registers: Mutex::new(Registers::new(sizes)),
             deadline: Deadline::new,
             most_work: AtomicU64::new(0),
-        })
+        };
+        transport.fill_page();
+        Ok(transport)
     }
 
     /// Sets the constructor of each round's deadline; [`Deadline::new`] by default. Tests use it to
@@ -233,6 +241,12 @@ impl MmioTransport {
         notify.chain([acknowledge]).map(|(offset, value, event)| Notifier { offset, value, event })
     }
 
+    /// The page that the hypervisor may show the guest, read-only, in place of the window: then no
+    /// read comes through [`read`](Self::read). It lives as long as the [`interrupt`](Self::interrupt).
+    pub fn page(&self) -> Option<&RegisterPage> {
+        self.in_page.then(|| self.interrupt.page())
+    }
+
     /// A vCPU reads at `offset` of the window. Registers are 32 bits wide; anything else reads 0.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         if let Some(config) = offset.checked_sub(register::CONFIG) {
@@ -251,11 +265,16 @@ impl MmioTransport {
             // A driver may write configuration from the moment it has found its device.
             if self.interrupt.status() & VIRTIO_CONFIG_S_DRIVER != 0 {
                 self.lock().write_config(config, data);
+                self.fill_page();
             }
             return;
         }
         if let Ok(word) = <[u8; 4]>::try_from(data) {
             self.write_register(offset, u32::from_le_bytes(word));
+            // Neither changes what can be read, and neither may wait for the device.
+            if ![register::QUEUE_NOTIFY, register::INTERRUPT_ACK].contains(&offset) {
+                self.fill_page();
+            }
         }
     }
 

@@ -3,9 +3,11 @@
 //!
 //! - `registers.rs`: what a driver reads and writes, and when it may
 //! - `hostile.rs`: any access, any descriptor table
+//! - `page.rs`: registers that the guest reads without an exit
 //! - `rounds.rs`: the event loop's side, queues with more to do
 
 mod hostile;
+mod page;
 mod registers;
 mod rounds;
 
@@ -45,6 +47,7 @@ struct Recorder {
     refuse: bool,
     fail: bool,
     at_notify: Option<u16>,
+    publishes: bool,
     offloaded: Option<u16>,
     stopped: Vec<u16>,
     /// Rounds of queue 0 that end with more to do.
@@ -67,6 +70,9 @@ impl VirtioDevice for Recorder {
     }
     fn runs_at_notify(&self, queue: u16) -> bool {
         self.at_notify == Some(queue)
+    }
+    fn publishes_config(&self) -> bool {
+        self.publishes
     }
     fn is_offloaded(&self, queue: u16) -> bool {
         self.offloaded == Some(queue)
