@@ -59,6 +59,11 @@ impl Block {
     pub fn has_holes(&self) -> bool {
         self.ballooned > 0 || self.reported > 0
     }
+
+    /// Whether the block is a huge page without ballooned pages: nothing can be improved.
+    pub fn is_whole(&self) -> bool {
+        self.flags.contains(BlockFlags::HUGE) && !self.has_holes()
+    }
 }
 
 /// The pages that devices hold, copied when the map is read; the devices keep running.

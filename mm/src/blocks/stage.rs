@@ -26,6 +26,6 @@ impl Stage {
 
     /// Whether its plan depends on how much memory the guest has free.
     pub fn needs_free(self) -> bool {
-        matches!(self, Self::Gather | Self::Squeeze)
+        self.is_of_guest()
     }
 }

@@ -26,10 +26,11 @@ const PATIENCE_PER_BLOCK: Duration = Duration::from_millis(200);
 const GRACE: Duration = Duration::from_secs(1);
 /// Maximum age of the guest's reported free memory.
 const FRESH: Duration = Duration::from_secs(5);
-/// Time without a change of the balloon after which the guest counts as finished.
-const STANDSTILL: Duration = Duration::from_secs(2);
+/// Time without a change of the balloon after which the guest counts as stuck. A guest that can make no
+/// more blocks says so, by single pages; one on a busy host may take seconds for a few blocks.
+const STANDSTILL: Duration = Duration::from_secs(5);
 /// This many single pages may be in the balloon temporarily, as halves of migrations. A driver
-/// that can make no more blocks sends 256 at a time.
+/// that can make no more blocks sends 256 or more at a time.
 const STRAY_PAGES: u64 = 64;
 /// Blocks whose record is copied under one lock of the balloon.
 const BLOCKS_AT_ONCE: usize = 2048;

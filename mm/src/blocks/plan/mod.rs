@@ -18,78 +18,26 @@
 //! Four laws hold for every plan, and are tested: no byte is discarded that the guest may still
 //! read; no block with holes is collapsed, for that would fill them; the guest keeps what its kernel
 //! needs free; the limits are not exceeded.
+//!
+//! - `step.rs`: one thing to do, and what it should bring and cost
+//! - `free.rs`: where the guest's free memory lies on the host
+//! - `evacuations.rs`: which blocks the guest evacuates, and why not more
+
+mod evacuations;
+mod free;
+mod step;
 
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use super::map::{Block, BlockFlags, BlockMap, Totals};
+use self::evacuations::{evacuations, squeeze};
+use self::free::Free;
+pub use self::step::{GatherOrder, PlanAction, PlanStep};
+use super::map::{Block, BlockFlags, BlockMap};
 use super::policy::guest_memory::{EXCHANGE_PART, GATHER_FROM, reserve};
 use super::policy::{Costs, Goals, PassLimits};
 use super::stage::Stage;
-use crate::units::{
-    BLOCK_SIZE, BlockId, Bytes, PAGE_SIZE, PAGES_PER_BLOCK, Pages, SaturatingInto, usize_from,
-};
-
-/// One thing to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum PlanAction {
-    /// Discard the block's wasted pages (ballooned but present): all of them, or some.
-    Discard(BlockId),
-    /// Make the block a huge page.
-    Collapse(BlockId),
-    /// Ask the guest to evacuate the block and give it up whole.
-    Evacuate(BlockId),
-    /// Make the block a huge page, and populate its absent pages.
-    Back(BlockId),
-    /// Exchange single pages of the balloon for blocks, borrow blocks of the guest's free memory,
-    /// then return them.
-    Gather(GatherOrder),
-}
-
-impl PlanAction {
-    /// The block to act on; `None` for an action on all of memory.
-    pub fn block(self) -> Option<BlockId> {
-        match self {
-            Self::Discard(id) | Self::Collapse(id) | Self::Evacuate(id) | Self::Back(id) => {
-                Some(id)
-            }
-            Self::Gather(_) => None,
-        }
-    }
-}
-
-/// What a guest is to gather, in blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GatherOrder {
-    /// To borrow on top of the balloon's target.
-    pub lend: u32,
-    /// To replace single pages of the balloon, which the guest gets back first.
-    pub exchange: u32,
-}
-
-/// An action with what it should bring and cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PlanStep {
-    /// What to do.
-    pub action: PlanAction,
-    /// Bytes that the host has free afterwards.
-    pub frees: Bytes,
-    /// Bytes that are in huge pages afterwards.
-    pub makes_huge: Bytes,
-    /// Bytes to be copied.
-    pub copies: Bytes,
-    /// Time that it takes.
-    pub takes: Duration,
-}
-
-impl PlanStep {
-    /// Gain for each nanosecond of cost, in 1/1024 bytes. A byte freed counts twice a byte made
-    /// huge: free memory serves every process on the host.
-    fn merit(&self) -> u128 {
-        let gain = 2 * u128::from(self.frees.0) + u128::from(self.makes_huge.0);
-        gain * 1024 / self.takes.as_nanos().max(1)
-    }
-}
+use crate::units::{BLOCK_SIZE, BlockId, Bytes, PAGE_SIZE, PAGES_PER_BLOCK, Pages, SaturatingInto};
 
 /// What a pass is to do, best first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -118,14 +66,7 @@ pub fn plan(
     let mut wanted: Vec<PlanStep> = match stage {
         Stage::Gather => gather(map, goals, limits, costs).into_iter().collect(),
         Stage::Squeeze => squeeze(map, goals, costs),
-        Stage::Evacuate { .. } => {
-            let sparse = |block: &Block| {
-                let used = block.used();
-                used.0 > 0 && goals.evacuate_up_to.is_some_and(|limit| used <= limit)
-            };
-            let sparse = blocks.filter(|(_, block)| !is_whole(block) && sparse(block));
-            sparse.map(|(id, block)| evacuate(id, block, costs)).collect()
-        }
+        Stage::Evacuate { .. } => evacuations(map, blocks, goals, costs),
         Stage::Host => {
             blocks.flat_map(|(id, block)| host_steps(map, id, block, goals, costs)).collect()
         }
@@ -146,11 +87,6 @@ pub fn plan(
     plan
 }
 
-/// Whether the block is a huge page without ballooned pages: nothing can be improved.
-fn is_whole(block: &Block) -> bool {
-    block.flags.contains(BlockFlags::HUGE) && !block.has_holes()
-}
-
 /// What the host can do for block `id`: at most a discard, and one way to make it huge.
 fn host_steps(
     map: &BlockMap,
@@ -165,7 +101,7 @@ fn host_steps(
     let worth_it = goals.discard && u64::from(block.wasted) >= least;
     let discard = worth_it.then(|| discard(map, id, block, costs));
     let dense = |from: Pages| block.used().0 > 0 && block.used() >= from;
-    let huge = if block.has_holes() || is_whole(block) {
+    let huge = if block.has_holes() || block.is_whole() {
         None
     } else if goals.back || (goals.back_gpu && in_one_sweep(block)) {
         Some(back(id, block, costs))
@@ -228,39 +164,6 @@ pub(super) fn spare(map: &BlockMap) -> Option<Bytes> {
     Some(map.guest_free()?.saturating_sub(reserve(map.totals().ram)))
 }
 
-/// Where the guest's reported free memory lies on the host.
-struct Free {
-    /// All of it.
-    all: Bytes,
-    /// Absent on the host.
-    absent: Bytes,
-    /// Resident on the host (wasted).
-    held: Bytes,
-    /// Not free and not in the balloon.
-    in_use: Bytes,
-}
-
-impl Free {
-    /// `None` if the guest reports nothing, or an impossible amount.
-    fn of(map: &BlockMap, totals: &Totals) -> Option<Self> {
-        let all = map.guest_free()?;
-        let in_use = totals.ram.0.checked_sub(totals.ballooned.0)?.checked_sub(all.0)?;
-        // Absent and not in the balloon: never accessed, or free.
-        let given_back = totals.ballooned.saturating_sub(totals.wasted);
-        let absent = totals.ram.saturating_sub(totals.resident).saturating_sub(given_back);
-        Some(Self { all, absent, held: all.saturating_sub(absent), in_use: Bytes(in_use) })
-    }
-
-    /// Bytes to move to free a block once `returned` of the balloon are free too, assuming that used
-    /// pages are spread evenly.
-    fn moved_for_a_block(&self, returned: Bytes) -> u64 {
-        let parts = u128::from(self.in_use.0);
-        let all = parts + u128::from(self.all.0) + u128::from(returned.0);
-        let moved = u128::from(BLOCK_SIZE) * parts / all.max(1);
-        moved.saturating_u64().max(1)
-    }
-}
-
 /// The guest's free memory that is resident, and single pages of the balloon, in whole blocks.
 fn gather(map: &BlockMap, goals: &Goals, limits: PassLimits, costs: &Costs) -> Option<PlanStep> {
     if !goals.gather || goals.scope.is_some() {
@@ -299,47 +202,6 @@ fn gather(map: &BlockMap, goals: &Goals, limits: PassLimits, costs: &Costs) -> O
         copies: Bytes(u64::from(count) * moved),
         takes: time * count,
     })
-}
-
-/// Blocks to evacuate into the gaps of others, the highest first, since immovable pages lie low.
-/// Only with enough free memory elsewhere that the guest does not notice.
-fn squeeze(map: &BlockMap, goals: &Goals, costs: &Costs) -> Vec<PlanStep> {
-    let wanted = || {
-        let totals = map.totals();
-        let free = Free::of(map, &totals)?;
-        let spare = free.absent.saturating_sub(reserve(totals.ram));
-        let worth_it = free.held.0 >= totals.resident.0 / GATHER_FROM;
-        worth_it.then(|| free.held.min(spare).0 / BLOCK_SIZE)
-    };
-    let wanted = (goals.squeeze && goals.scope.is_none()).then(wanted).flatten().unwrap_or(0);
-    let full: Vec<(BlockId, &Block)> = map
-        .iter()
-        .filter(|(_, b)| u64::from(b.present) == PAGES_PER_BLOCK && !b.has_holes())
-        .filter(|(_, b)| !b.flags.intersects(BlockFlags::LEFT_OUT | BlockFlags::CMA))
-        // The other blocks are evacuated anyway.
-        .filter(|(_, b)| goals.evacuate_up_to.is_none_or(|limit| b.used() > limit))
-        .collect();
-    let count = usize_from(wanted);
-    full.iter().rev().take(count).map(|(id, block)| press_out(*id, block, costs)).collect()
-}
-
-fn press_out(id: BlockId, block: &Block, costs: &Costs) -> PlanStep {
-    let whole = Pages(PAGES_PER_BLOCK).bytes();
-    PlanStep { frees: whole, makes_huge: Bytes(0), ..evacuate(id, block, costs) }
-}
-
-fn evacuate(id: BlockId, block: &Block, costs: &Costs) -> PlanStep {
-    let used = block.used();
-    let absent = PAGES_PER_BLOCK - u64::from(block.present);
-    PlanStep {
-        action: PlanAction::Evacuate(id),
-        // Moved pages need room elsewhere, which costs nothing only where pages are present. A plan
-        // may count on half.
-        frees: Pages(used.0.div_ceil(2)).bytes(),
-        makes_huge: Pages(absent.min(used.0)).bytes(),
-        copies: used.bytes(),
-        takes: costs.evacuate_page * used.0.saturating_u32(),
-    }
 }
 
 #[cfg(test)]

@@ -86,6 +86,27 @@ fn single_pages_and_free_memory_are_gathered() {
 }
 
 #[test]
+fn no_more_sparse_blocks_are_evacuated_than_the_others_take_in() {
+    let small = BlockFlags::empty();
+    let mut blocks = vec![block(400, 0, 0, small); 10];
+    blocks[7] = block(300, 0, 0, small);
+    let goals = Goals { gather: false, squeeze: false, collapse_from: None, ..Goals::all(true) };
+    assert_eq!(actions(&map(blocks.clone()), &goals).len(), 10, "nothing is known of room");
+    // All of it is absent: 112 pages in each of the blocks that stay.
+    let free = Pages(10 * 112 + 100).bytes();
+    let evacuated = |free: Bytes| {
+        let map = map(blocks.clone()).with_guest_free(free);
+        let mut found = actions(&map, &goals);
+        found.sort();
+        found
+    };
+    assert_eq!(evacuated(free), [0, 7].map(|id| PlanAction::Evacuate(BlockId(id))));
+    // Room that is resident already.
+    let more = free.saturating_add(Pages(400).bytes());
+    assert_eq!(evacuated(more), [0, 1, 7].map(|id| PlanAction::Evacuate(BlockId(id))));
+}
+
+#[test]
 fn gaps_are_filled_from_blocks_at_the_top() {
     let whole = block(512, 0, 0, BlockFlags::HUGE);
     let absent = block(0, 0, 0, BlockFlags::empty());

@@ -11,11 +11,11 @@ use std::time::Instant;
 
 use tracing::debug;
 
-use super::host_side::HostStage;
+use super::host_side::{COLLAPSES_AT_ONCE, HostStage};
 use super::{CarryOut, PassProgress};
 use crate::blocks::map::{Block, BlockFlags, BlockMap};
 use crate::blocks::plan::{GatherOrder, PlanAction, PlanStep};
-use crate::guest_ram::{GuestRam, GuestRamError};
+use crate::guest_ram::GuestRamError;
 use crate::units::{BLOCK_SIZE, BlockId, Bytes, PAGES_PER_BLOCK, Pages, usize_from};
 
 /// Gathers free memory.
@@ -66,12 +66,12 @@ fn make_destinations_huge(progress: &mut PassProgress<'_>) -> Result<(), GuestRa
     let mendable = |b: &Block| b.used() > Pages(0) && !b.has_holes() && !b.flags.intersects(out);
     let blocks: Vec<BlockId> = now.iter().filter(|(_, b)| mendable(b)).map(|(id, _)| id).collect();
     let mut host = HostStage::default();
-    for id in blocks.into_iter().rev().take(missing) {
+    let blocks: Vec<BlockId> = blocks.into_iter().rev().take(missing).collect();
+    for some in blocks.chunks(COLLAPSES_AT_ONCE) {
         if progress.must_end() {
             break;
         }
-        let result = host.make_huge(id, progress, GuestRam::collapse)?;
-        progress.tallies.collapse.note(result);
+        host.collapse(some.to_vec(), progress)?;
     }
     Ok(())
 }

@@ -9,7 +9,10 @@ use crate::backing::{Discarded, MemoryRefusal};
 use crate::blocks::plan::{PlanAction, PlanStep};
 use crate::blocks::report::StepResult;
 use crate::guest_ram::{GuestRam, GuestRamError};
-use crate::units::{BlockId, Bytes, GuestRange, Pages};
+use crate::units::{BLOCK_SIZE, BlockId, Bytes, GuestRange, PAGES_PER_BLOCK, Pages};
+
+/// Blocks that are made huge before the pass looks whether it is cancelled.
+pub(super) const COLLAPSES_AT_ONCE: usize = 16;
 
 /// Discards, collapses and backs blocks.
 #[derive(Debug, Default)]
@@ -29,9 +32,15 @@ impl CarryOut for HostStage {
                 let result = discard(id, progress)?;
                 progress.tallies.discard.note(result);
             }
-            PlanAction::Collapse(id) => {
-                let result = self.make_huge(id, progress, GuestRam::collapse)?;
-                progress.tallies.collapse.note(result);
+            PlanAction::Collapse(_) => {
+                let blocks = steps.iter().map_while(|step| match step.action {
+                    PlanAction::Collapse(id) => Some(id),
+                    _ => None,
+                });
+                let blocks: Vec<BlockId> = blocks.take(COLLAPSES_AT_ONCE).collect();
+                let count = blocks.len();
+                self.collapse(blocks, progress)?;
+                return Ok(count);
             }
             PlanAction::Back(id) => {
                 let result = self.make_huge(id, progress, back)?;
@@ -44,6 +53,44 @@ impl CarryOut for HostStage {
 }
 
 impl HostStage {
+    /// Collapses `blocks`, those next to each other with one call: each call first has all CPUs empty
+    /// their lists of pages, and waits for it. What fails together is tried block by block.
+    pub(super) fn collapse(
+        &mut self,
+        mut blocks: Vec<BlockId>,
+        progress: &mut PassProgress<'_>,
+    ) -> Result<(), GuestRamError> {
+        blocks.sort_unstable();
+        for run in blocks.chunk_by(|a, b| a.0 + 1 == b.0) {
+            let together = self.collapses_together(run, progress);
+            for id in run {
+                let result = if !together {
+                    self.make_huge(*id, progress, GuestRam::collapse)?
+                } else if progress.guest.keep_holes(*id)? {
+                    StepResult::Moot
+                } else {
+                    StepResult::Done(Bytes(BLOCK_SIZE))
+                };
+                progress.tallies.collapse.note(result);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether adjacent blocks, more than one, could be collapsed with one call.
+    fn collapses_together(&self, run: &[BlockId], progress: &PassProgress<'_>) -> bool {
+        let first = run.first().and_then(|id| id.checked_range());
+        let pages = Pages(run.len() as u64 * PAGES_PER_BLOCK);
+        let Some(range) = first.and_then(|first| GuestRange::new(first.start(), pages)) else {
+            return false;
+        };
+        run.len() > 1
+            && self.refusals == 0
+            && !run.iter().any(|id| progress.guest.has_holes(*id))
+            && progress.ram.allow_huge(range, true).is_ok()
+            && progress.ram.collapse(range).is_ok()
+    }
+
     /// Makes a block huge, unless it has holes.
     pub(super) fn make_huge(
         &mut self,
