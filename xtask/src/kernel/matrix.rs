@@ -32,7 +32,7 @@ const fn variant(
 }
 
 /// Each takes something away that the series uses, or builds it in another way.
-const VARIANTS: [Variant; 10] = [
+const VARIANTS: [Variant; 11] = [
     variant("base", &[], &[]),
     variant(
         "modules",
@@ -59,6 +59,7 @@ const VARIANTS: [Variant; 10] = [
         &[],
         &["CMA", "DMA_CMA", "CONTIG_ALLOC", "MEMORY_ISOLATION", "VIRTIO_MEM"],
     ),
+    variant("no-cma", &["MEMORY_HOTPLUG=y", "MEMORY_HOTREMOVE=y"], &["CMA", "DMA_CMA"]),
     variant("no-balloon-compaction", &[], &["BALLOON_COMPACTION"]),
     variant("no-compaction", &[], &["COMPACTION", "BALLOON_COMPACTION", "TRANSPARENT_HUGEPAGE"]),
     variant("no-memcg", &[], &["MEMCG"]),
