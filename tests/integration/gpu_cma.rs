@@ -163,3 +163,46 @@ pub(crate) fn contiguous_memory_over_gpu_pages(context: &Context) -> Result<()> 
     check_eq!(guest.power_off()?.code(), Some(0));
     Ok(())
 }
+
+/// A request for contiguous memory that finds no room fails without a kill, and leaves the kernel memory
+/// to go on: it cannot use what pages have left in the region.
+pub(crate) fn failed_requests_leave_the_kernel_memory(context: &Context) -> Result<()> {
+    const CMA_MIB: u64 = 128;
+    const WANTED_PAGES: u64 = 64 << 8;
+    const SCARCE_MIB: u64 = 30;
+    let mut guest = boot_with_cma(context, 640, CMA_MIB)?;
+    guest.agent.command("zram-fill 0 128M")?;
+    guest.agent.command("program-start /init bystander 1M")?;
+    let free = guest.agent.meminfo()?["MemFree"] / MIB;
+    guest.agent.command(&format!("gpu-fill all {}M dumb", free - SCARCE_MIB))?;
+    let other = |guest: &mut Guest| -> Result<u64> {
+        let [free, cma] = guest.agent.vmstat(["nr_free_pages", "nr_free_cma"])?;
+        Ok(free.saturating_sub(cma) * PAGE)
+    };
+    let before = (other(&mut guest)?, free_cma(&mut guest)?);
+    for _ in 0..3 {
+        let refusal = guest.agent.command(&format!("write {CMA}/alloc {WANTED_PAGES}")).err();
+        check!(refusal.is_some(), "there was room for the request");
+        let after = (other(&mut guest)?, free_cma(&mut guest)?);
+        println!(
+            "other memory and CMA, free: {} and {} KiB before, {} and {} KiB after: {refusal:?}",
+            before.0 >> 10,
+            before.1 >> 10,
+            after.0 >> 10,
+            after.1 >> 10
+        );
+        // At 4.4 MiB, the lowest watermark after fallbacks between pageblocks, the next allocation of
+        // the kernel would call the OOM killer.
+        check!(after.0 > 9 * MIB / 2, "{} KiB of other memory are free", after.0 >> 10);
+    }
+    check_eq!(guest.agent.command(&format!("read {CMA}/used"))?.join(""), "0");
+    check_eq!(guest.agent.vmstat(["oom_kill"])?[0], 0);
+    guest.agent.verify("zram-verify 0")?;
+    guest.agent.command("gpu-punch all")?;
+    guest.agent.verify("gpu-verify all")?;
+    // With room the same request succeeds.
+    guest.agent.command(&format!("write {CMA}/alloc {WANTED_PAGES}"))?;
+    guest.agent.command(&format!("write {CMA}/free {WANTED_PAGES}"))?;
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}

@@ -123,6 +123,7 @@ const TESTS: &[Test] = &[
     test!(gpu::without_patches_memory_is_fragmented, 420),
     test!(gpu_cma::cma_is_filled_before_memory_runs_out, 300),
     test!(gpu_cma::contiguous_memory_over_gpu_pages, 300),
+    test!(gpu_cma::failed_requests_leave_the_kernel_memory, 300),
     test!(gpu_stress::everything_at_once, 900),
     test!(gpu_stress::the_driver_comes_and_goes, 600),
     test!(display::shows_debians_console_and_modetest, 420),

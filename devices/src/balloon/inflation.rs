@@ -10,7 +10,7 @@ use super::protocol::decode_pfn;
 use super::work::Work;
 use crate::virtio::{Deadline, GuestMemoryMmap, Segments};
 
-/// Most page numbers in one buffer. Linux sends 256.
+/// Most page numbers in one buffer. Linux sends 256, our driver 1024.
 const MAX_PFNS: usize = 4096;
 /// Bytes of one page number on the wire.
 const PFN_BYTES: usize = 4;
