@@ -110,8 +110,10 @@ pub(crate) enum Part {
     Tcp,
     /// Streams over vsock
     Vsock,
-    /// Debian, from the start to its login
+    /// Debian, from the start to its login; of `park` Debian at work
     Debian,
+    /// Of `park`: a guest filled with programs and libraries
+    Filled,
 }
 
 /// Measures every monitor, round by round, and the limits once a round. A part whose guest is lost in

@@ -10,6 +10,7 @@
 //! - `density_plot.rs` a picture of that
 //! - `io_limits.rs` the limits of the same load without a guest
 //! - `park.rs`     the cost of a parked guest, and its return
+//! - `park_guests.rs` the guests of that
 //! - `gpu.rs`      GPU buffers: fragmentation, and pages that move
 //! - `io.rs`       disks, network, vsock and the start of Debian, beside fio and iperf3 without a guest
 //! - `io_cost.rs`  what that load costs the host
@@ -29,6 +30,7 @@ mod io_cost;
 mod io_limits;
 mod io_samples;
 mod park;
+mod park_guests;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -99,7 +101,7 @@ struct Bed {
     /// Ballast first.
     programs: Vec<Program>,
     rounds: u32,
-    /// Of `io`; none for all.
+    /// Of `io` and `park`; none for all.
     parts: Vec<io::Part>,
     /// Of `io`: files with values of earlier runs.
     samples: Vec<PathBuf>,

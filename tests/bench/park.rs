@@ -1,52 +1,68 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The cost of a parked guest, by the host's free memory, and its response time afterwards: on
 //! access alone, and after `unpark`. For comparison, the same guest under Firecracker, swapped out
-//! to the host's swap on zram, which works for any program.
-//!
-//! The guest's memory is filled from a disk with programs and libraries of a Debian system, every eighth
-//! page zero (`harness::userland`). A request makes it read and check 8 MiB of that, always the same.
+//! to the host's swap on zram, which works for any program. The guests are those of
+//! `park_guests.rs`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use harness::confine::MemoryGroup;
 use harness::figures::{Figure, Goal, median};
-use harness::guest::Guest;
 use harness::host;
-use harness::monitor::{Kind, Monitor, Program, Spec};
+use harness::monitor::{Kind, Monitor, Program};
 use harness::swap::ZramSwap;
-use harness::{Error, Result, userland};
+use harness::{Error, Result};
 use serde_json::{Value, json};
 
-use crate::{Bed, mib, patiently};
+use crate::park_guests::{Contents, Sleeper};
+use crate::{Bed, io, mib, patiently};
 
-const MEMORY_MIB: u64 = 512;
-/// What the guest has of programs, beside its kernel and its initial RAM disk.
-const USED_MIB: usize = 224;
-/// Pages that a request reads, from this one on.
-const HOT: [usize; 2] = [8192, 2048];
+/// Swap that the host has, in MiB.
+const SWAP_MIB: u64 = 512;
 /// Requests of which the median counts, while everything is in place.
 const WARM: usize = 5;
 /// The guest's own timers have had their turn after so long.
 const REST: Duration = Duration::from_secs(2);
+/// For blocks to be recompressed, which begins a minute after parking.
+const REPACK_LIMIT: Duration = Duration::from_secs(600);
 
-/// Codecs, by what the configuration calls them.
-const CODECS: [&str; 2] = ["lz4", "zstd"];
+/// How memory is compressed: the name in figures, the codec, the one for blocks that stay.
+const CODECS: [(&str, &str, Option<&str>); 3] =
+    [("lz4-zstd", "lz4", Some("zstd")), ("lz4", "lz4", None), ("zstd", "zstd", None)];
 
 /// Measures everything.
 pub(crate) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
-    let disk = PathBuf::from("/tmp/ballast-userland.img");
-    println!("{USED_MIB} MiB of programs and libraries, every eighth page zero");
-    userland::write(&disk, USED_MIB << 20)?;
+    let mut figures = Vec::new();
+    for (contents, part) in
+        [(Contents::Debian, io::Part::Debian), (Contents::Filled, io::Part::Filled)]
+    {
+        if bed.parts.is_empty() || bed.parts.contains(&part) {
+            figures.extend(of_guests(bed, contents)?);
+        }
+    }
+    Ok(figures)
+}
+
+fn of_guests(bed: &Bed, contents: Contents) -> Result<Vec<Figure>> {
+    let disk = contents.disk(&bed.payload)?;
     let mut figures = Vec::new();
     for program in &bed.programs {
+        let mut measured = Figures::new(contents, program.kind);
         match program.kind {
             Kind::Ballast => {
                 for codec in CODECS {
-                    figures.extend(patiently(|| parked(bed, program, &disk, codec))?);
+                    // The second codec is for guests as they are used.
+                    if contents == Contents::Debian || codec.2.is_none() {
+                        let parked = || parked(bed, program, &disk, codec, &measured);
+                        figures.extend(patiently(parked)?);
+                    }
                 }
             }
-            Kind::Firecracker => figures.extend(patiently(|| swapped(bed, program, &disk))?),
+            Kind::Firecracker => {
+                measured.prefix += ".zram";
+                figures.extend(patiently(|| swapped(bed, program, &disk, &measured))?);
+            }
             Kind::Qemu | Kind::CloudHypervisor => {
                 println!(
                     "{}: not measured: it cannot park, and swap is the host's",
@@ -55,28 +71,37 @@ pub(crate) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
             }
         }
     }
-    figures.extend(beside_swap(&figures));
+    figures.extend(beside_swap(contents, &figures));
+    std::fs::remove_file(&disk).map_err(Error::io("removing a disk"))?;
     Ok(figures)
 }
 
 /// How an answer from the pool compares with one from the host's swap, if both were measured.
-fn beside_swap(figures: &[Figure]) -> Option<Figure> {
-    let value = |name: &str| figures.iter().find(|figure| figure.name == name).map(|f| f.value);
-    let ours = value("park.ballast.lz4.request.by-touch")?;
-    let swap = value("park.firecracker.zram.request.by-touch")?;
-    let name = "park.ballast.lz4.request.by-touch-beside-swap".to_owned();
-    Some(Figure { name, value: ours / swap, unit: "x-zram", goal: Goal::AtMost(1.0) })
+fn beside_swap(contents: Contents, figures: &[Figure]) -> Vec<Figure> {
+    let beside = |what: &str| {
+        let value = |of: &str| {
+            let name = format!("park.{}.{of}.{what}.by-touch", contents.name());
+            figures.iter().find(|figure| figure.name == name).map(|figure| figure.value)
+        };
+        let (ours, swap) = (value("ballast.lz4")?, value("firecracker.zram")?);
+        let name = format!("park.{}.ballast.lz4.{what}.by-touch-beside-swap", contents.name());
+        Some(Figure { name, value: ours / swap, unit: "x-zram", goal: Goal::AtMost(1.0) })
+    };
+    ["request", "read-all"].into_iter().filter_map(beside).collect()
 }
 
 /// Figures of one monitor, printed as they come.
+#[derive(Clone)]
 struct Figures {
     prefix: String,
+    contents: Contents,
     all: Vec<Figure>,
 }
 
 impl Figures {
-    fn new(name: &str) -> Self {
-        Self { prefix: format!("park.{name}"), all: Vec::new() }
+    fn new(contents: Contents, kind: Kind) -> Self {
+        let prefix = format!("park.{}.{}", contents.name(), kind.name());
+        Self { prefix, contents, all: Vec::new() }
     }
 
     fn add(&mut self, what: &str, value: f64, unit: &'static str, goal: Goal) {
@@ -84,78 +109,86 @@ impl Figures {
         println!("  {figure}");
         self.all.push(figure);
     }
-}
 
-fn spec(bed: &Bed, disk: &Path) -> Spec {
-    let mut spec = Spec::new(&bed.payload, MEMORY_MIB);
-    let drive = json!({
-        "drive_id": "userland",
-        "path_on_host": disk,
-        "is_root_device": false,
-        "is_read_only": true,
-    });
-    spec.more.insert("drives".into(), json!([drive]));
-    spec
-}
+    /// What the guest costs the host now that it sleeps, and its share of what it cost awake.
+    fn add_asleep(&mut self, what: &str, empty: u64, awake: u64, goal: Goal) -> Result<()> {
+        let asleep = empty.saturating_sub(host::settled_free()?);
+        self.add(what, mib(asleep), "MiB", Goal::None);
+        let share = 100.0 * asleep as f64 / awake as f64;
+        self.add(&format!("{what}-share"), share, "%", goal);
+        Ok(())
+    }
 
-/// Fills the guest's memory; returns what it costs the host now.
-fn fill(guest: &mut Guest, empty: u64) -> Result<u64> {
-    guest.agent.command(&format!("load-read used /dev/vda {USED_MIB}M"))?;
-    guest.agent.command("write /proc/sys/vm/drop_caches 3")?;
-    Ok(empty.saturating_sub(host::settled_free()?))
+    /// What an awake guest costs, and how fast it is; returns its cost, and a request's time in
+    /// milliseconds.
+    fn add_awake(&mut self, sleeper: &mut Sleeper, empty: u64) -> Result<(u64, f64)> {
+        let awake = empty.saturating_sub(host::settled_free()?);
+        self.add("awake", mib(awake), "MiB", Goal::None);
+        self.add("read-all.warm", read_all(sleeper)?, "s", Goal::None);
+        let times: Vec<f64> = (0..WARM).map(|_| request(sleeper)).collect::<Result<_>>()?;
+        let warm = median(&times);
+        self.add("request.warm", warm, "ms", Goal::None);
+        Ok((awake, warm))
+    }
 }
 
 /// How long a request takes, in milliseconds.
-fn request(guest: &mut Guest) -> Result<f64> {
+fn request(sleeper: &mut Sleeper) -> Result<f64> {
     let began = Instant::now();
-    guest.agent.verify(&format!("load-verify used {} {}", HOT[0], HOT[1]))?;
+    sleeper.request()?;
     Ok(began.elapsed().as_secs_f64() * 1e3)
 }
 
-fn warm_request(guest: &mut Guest) -> Result<f64> {
-    let times: Vec<f64> = (0..WARM).map(|_| request(guest)).collect::<Result<_>>()?;
-    Ok(median(&times))
-}
-
 /// Reads everything; how long that took, in seconds.
-fn read_all(guest: &mut Guest) -> Result<f64> {
+fn read_all(sleeper: &mut Sleeper) -> Result<f64> {
     let began = Instant::now();
-    guest.agent.verify(&format!("load-verify used 0 {}", USED_MIB << 8))?;
+    sleeper.read_all()?;
     Ok(began.elapsed().as_secs_f64())
 }
 
-fn parked(bed: &Bed, program: &Program, disk: &Path, codec: &str) -> Result<Vec<Figure>> {
-    let mut figures = Figures::new(&format!("ballast.{codec}"));
-    println!("ballast, {codec}: a guest of {MEMORY_MIB} MiB");
+fn parked(
+    bed: &Bed,
+    program: &Program,
+    disk: &Path,
+    (name, codec, second): (&str, &str, Option<&str>),
+    figures: &Figures,
+) -> Result<Vec<Figure>> {
+    let mut figures = figures.clone();
+    figures.prefix += &format!(".{name}");
+    println!("{}", figures.prefix);
     let empty = host::settled_free()?;
-    let mut spec = spec(bed, disk);
-    spec.more.insert("memory".into(), json!({ "paging": { "codec": codec } }));
-    let mut guest = Guest::boot(program, spec, &bed.logs)?;
-    let awake = fill(&mut guest, empty)?;
-    figures.add("awake", mib(awake), "MiB", Goal::None);
-    let all = read_all(&mut guest)?;
-    figures.add("read-all.warm", all, "s", Goal::None);
-    let warm = warm_request(&mut guest)?;
-    figures.add("request.warm", warm, "ms", Goal::None);
+    let mut spec = figures.contents.spec(&bed.payload, disk);
+    let mut paging = json!({ "codec": codec });
+    if let Some(second) = second {
+        paging["second_codec"] = json!(second);
+    }
+    spec.more.insert("memory".into(), json!({ "paging": paging }));
+    let monitor = Monitor::start(program, &spec, &bed.logs)?;
+    let mut guest = figures.contents.begin(monitor, spec)?;
+    let (awake, warm) = figures.add_awake(&mut guest, empty)?;
 
     let report = put(&guest, "/memory/park", &json!({}))?;
-    let asleep = empty.saturating_sub(host::settled_free()?);
-    let status = guest.monitor.api().get("/memory/paging")?;
-    println!("  {report}\n  {status}");
-    figures.add("asleep", mib(asleep), "MiB", Goal::None);
-    figures.add("asleep-share", 100.0 * asleep as f64 / awake as f64, "%", Goal::AtMost(30.0));
+    println!("  {report}\n  {}\n  {}", status(&guest)?, get(&guest, "/memory/pool")?);
+    // The goal is for guests as they are used, with the codec for those that sleep for long.
+    let goal = match (figures.contents, second) {
+        (Contents::Debian, None) => Goal::AtMost(30.0),
+        _ => Goal::None,
+    };
+    figures.add_asleep("asleep", empty, awake, goal)?;
     let took = report["took_us"].as_f64().unwrap_or(0.0) / 1e6;
     figures.add("park", took, "s", Goal::None);
+    if second.is_some() {
+        repack(&mut guest)?;
+        figures.add_asleep("asleep.repacked", empty, awake, Goal::AtMost(30.0))?;
+    }
 
     // The first time the hot set is learnt, the second time it is known.
-    let by_touch = request(&mut guest)?;
-    figures.add("request.by-touch.first", by_touch, "ms", Goal::None);
+    figures.add("request.by-touch.first", request(&mut guest)?, "ms", Goal::None);
     put(&guest, "/memory/park", &json!({}))?;
     std::thread::sleep(REST);
-    let by_touch = request(&mut guest)?;
-    figures.add("request.by-touch", by_touch, "ms", Goal::None);
-    let status = guest.monitor.api().get("/memory/paging")?;
-    let micros = |name: &str| status[name].as_f64().unwrap_or(0.0) / 1e3;
+    figures.add("request.by-touch", request(&mut guest)?, "ms", Goal::None);
+    let faults = status(&guest)?;
+    let micros = |name: &str| faults[name].as_f64().unwrap_or(0.0) / 1e3;
     figures.add("fault.p50", micros("fault_p50_ns"), "us", Goal::None);
     figures.add("fault.p99", micros("fault_p99_ns"), "us", Goal::None);
 
@@ -163,9 +196,8 @@ fn parked(bed: &Bed, program: &Program, disk: &Path, codec: &str) -> Result<Vec<
     std::thread::sleep(REST);
     let began = Instant::now();
     put(&guest, "/memory/unpark", &json!({ "wait": false }))?;
-    let at_once = request(&mut guest)?;
-    figures.add("request.during-unpark", at_once, "ms", Goal::None);
-    while !guest.monitor.api().get("/memory/paging")?["operation"].is_null() {
+    figures.add("request.during-unpark", request(&mut guest)?, "ms", Goal::None);
+    while !status(&guest)?["operation"].is_null() {
         std::thread::sleep(Duration::from_millis(20));
     }
     figures.add("unpark", began.elapsed().as_secs_f64(), "s", Goal::None);
@@ -173,44 +205,68 @@ fn parked(bed: &Bed, program: &Program, disk: &Path, codec: &str) -> Result<Vec<
     figures.add("request.after-unpark", after / warm, "x-warm", Goal::AtMost(2.0));
 
     put(&guest, "/memory/park", &json!({}))?;
-    let by_touch = read_all(&mut guest)?;
-    figures.add("read-all.by-touch", by_touch, "s", Goal::None);
+    figures.add("read-all.by-touch", read_all(&mut guest)?, "s", Goal::None);
+    println!("  {}", status(&guest)?);
     Ok(figures.all)
 }
 
+/// Lets a policy recompress what is parked, and waits until there is nothing left to do.
+fn repack(guest: &mut Sleeper) -> Result<()> {
+    let policy = json!({ "preset": "gentle", "cpu_percent": 100, "interval_ms": 200 });
+    put(guest, "/memory/policy", &policy)?;
+    let deadline = Instant::now() + REPACK_LIMIT;
+    let mut last = Value::Null;
+    loop {
+        std::thread::sleep(Duration::from_secs(5));
+        let now = status(guest)?["counters"]["repacked"].clone();
+        if now.as_u64() > Some(0) && now == last {
+            break;
+        }
+        harness::check!(Instant::now() < deadline, "blocks are not recompressed: {now}");
+        last = now;
+    }
+    put(guest, "/memory/policy", &json!({ "preset": "off" }))?;
+    println!("  {}\n  {}", status(guest)?, get(guest, "/memory/pool")?);
+    Ok(())
+}
+
 /// The same guest under Firecracker, of which the host swaps out what it can.
-fn swapped(bed: &Bed, program: &Program, disk: &Path) -> Result<Vec<Figure>> {
-    let mut figures = Figures::new("firecracker.zram");
-    println!("firecracker: a guest of {MEMORY_MIB} MiB, swap on zram");
+fn swapped(bed: &Bed, program: &Program, disk: &Path, figures: &Figures) -> Result<Vec<Figure>> {
+    let mut figures = figures.clone();
+    println!("{}", figures.prefix);
     let group = MemoryGroup::new("park-bench")?;
-    let _swap = ZramSwap::new(MEMORY_MIB << 20, "lz4")?;
+    let _swap = ZramSwap::new(SWAP_MIB << 20, "lz4")?;
     let empty = host::settled_free()?;
-    let spec = spec(bed, disk);
+    let spec = figures.contents.spec(&bed.payload, disk);
     let monitor =
         Monitor::start_confined(program, &spec, &bed.logs, |command| group.admit(command))?;
-    let mut guest = Guest::attach(monitor, spec)?;
-    let awake = fill(&mut guest, empty)?;
-    figures.add("awake", mib(awake), "MiB", Goal::None);
-    figures.add("read-all.warm", read_all(&mut guest)?, "s", Goal::None);
-    figures.add("request.warm", warm_request(&mut guest)?, "ms", Goal::None);
+    let mut guest = figures.contents.begin(monitor, spec)?;
+    let (awake, _) = figures.add_awake(&mut guest, empty)?;
 
+    let push_out = || group.reclaim(SWAP_MIB << 20);
     let began = Instant::now();
-    group.reclaim(MEMORY_MIB << 20);
+    push_out();
     figures.add("push-out", began.elapsed().as_secs_f64(), "s", Goal::None);
-    let asleep = empty.saturating_sub(host::settled_free()?);
-    figures.add("asleep", mib(asleep), "MiB", Goal::None);
-    figures.add("asleep-share", 100.0 * asleep as f64 / awake as f64, "%", Goal::None);
+    figures.add_asleep("asleep", empty, awake, Goal::None)?;
     figures.add("request.by-touch.first", request(&mut guest)?, "ms", Goal::None);
-    group.reclaim(MEMORY_MIB << 20);
+    push_out();
     std::thread::sleep(REST);
     figures.add("request.by-touch", request(&mut guest)?, "ms", Goal::None);
-    group.reclaim(MEMORY_MIB << 20);
+    push_out();
     figures.add("read-all.by-touch", read_all(&mut guest)?, "s", Goal::None);
     Ok(figures.all)
 }
 
-fn put(guest: &Guest, path: &str, body: &Value) -> Result<Value> {
-    let response = guest.monitor.api().put(path, body)?;
+fn get(guest: &Sleeper, path: &str) -> Result<Value> {
+    guest.monitor().api().get(path)
+}
+
+fn status(guest: &Sleeper) -> Result<Value> {
+    get(guest, "/memory/paging")
+}
+
+fn put(guest: &Sleeper, path: &str, body: &Value) -> Result<Value> {
+    let response = guest.monitor().api().put(path, body)?;
     if response.body.is_empty() {
         return Ok(Value::Null);
     }

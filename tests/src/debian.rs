@@ -86,12 +86,16 @@ impl Debian {
     pub fn start(program: &Program, config: &Value, dir: &Path, logs: &Path) -> Result<Self> {
         let file = dir.join("config.json");
         std::fs::write(&file, config.to_string()).map_err(Error::io("writing config.json"))?;
-        let mut monitor = Monitor::start_ballast(&program.path, logs, |work, command| {
+        let monitor = Monitor::start_ballast(&program.path, logs, |work, command| {
             command.arg("run").arg("--config").arg(&file);
             command.arg("--api-sock").arg(work.join("api.sock")).args(["--log-level", "info"]);
         })?;
+        Self::attach(monitor, config["vsock"]["uds_path"].as_str().map(PathBuf::from))
+    }
+
+    /// Debian in a monitor that was started otherwise; `vsock` is its socket.
+    pub fn attach(mut monitor: Monitor, vsock: Option<PathBuf>) -> Result<Self> {
         let input = monitor.take_input().ok_or_else(|| Error::Check("no console".into()))?;
-        let vsock = config["vsock"]["uds_path"].as_str().map(PathBuf::from);
         Ok(Self { monitor, vsock, input })
     }
 

@@ -125,7 +125,7 @@ pub(crate) struct Options {
     /// Measure these monitors only
     #[arg(long, value_name = "KIND")]
     only: Vec<String>,
-    /// Of `io`, measure this only: limits, disks, tcp, vsock or debian
+    /// Measure this part only: of `io` limits, disks, tcp, vsock or debian; of `park` debian or filled
     #[arg(long = "part", value_name = "PART")]
     parts: Vec<String>,
     #[command(flatten)]
@@ -235,8 +235,10 @@ fn with_guests(bench: &str, options: &Options, figures: &mut Vec<Value>) -> Resu
     if let (Bench::Balloon, Some(dir)) = (options.bench, &options.stock_kernel) {
         payload.add_file("vmlinux-stock", Kernel { dir: dir.clone() }.vmlinux());
     }
-    if options.bench == Bench::Io {
+    if matches!(options.bench, Bench::Io | Bench::Park) {
         payload.add_image()?;
+    }
+    if options.bench == Bench::Io {
         for (name, package) in IO_TOOLS {
             payload.add_program(name, &debian::program(name, package)?)?;
         }
