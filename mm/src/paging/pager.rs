@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -35,6 +36,9 @@ const READ_AHEAD: usize = 8;
 const COLD_PAGES: usize = 16;
 /// Delay before a block that could not be brought back is tried again.
 const RETRY: Duration = Duration::from_millis(5);
+/// Time without a fault after which blocks are made huge again: that takes as long as bringing them
+/// back, and the guest may need the processor.
+const CALM: Duration = Duration::from_millis(50);
 /// Blocks that wait to be made huge; the host's own daemon finds the others.
 const SMALL_BLOCKS: usize = 256;
 /// Time without a fault after which the pager releases its staging memory.
@@ -108,8 +112,10 @@ impl Pager {
         loop {
             let timeout = if !self.ahead.is_empty() {
                 Some(Duration::ZERO)
-            } else if !self.retry.is_empty() || !self.small.is_empty() {
+            } else if !self.retry.is_empty() {
                 Some(RETRY)
+            } else if !self.small.is_empty() {
+                Some(CALM)
             } else {
                 staging.then_some(IDLE)
             };
@@ -183,13 +189,15 @@ impl Pager {
             return answer_stray(&engine, fault);
         };
         let page = (fault.page - engine.areas.host(index).addr()) / PAGE_BYTES;
+        let (pages, number) =
+            (PagerEngine::pages(index), PagerEngine::pages(index).start + page as u64);
         let grant = match *engine.record().state(index) {
             BlockState::Absent(_) => None,
             // It takes no memory.
             _ => Some(Grant::Block),
         };
         let most_pages = match grant.unwrap_or_else(|| engine.room.grant()) {
-            Grant::Block if grant.is_none() && self.guest.accessed(began) => 0,
+            Grant::Block if grant.is_none() && self.guest.accessed(began, number) => 0,
             Grant::Block => COLD_PAGES,
             Grant::Page => PAGES,
             Grant::PageLater if anyway => PAGES,
@@ -200,9 +208,9 @@ impl Pager {
             }
         };
         match engine.bring_page_back((index, page), most_pages, &mut self.inlet) {
-            FillOutcome::Page => self.answered(began.elapsed()),
+            FillOutcome::Page => self.answered(began.elapsed(), number..number + 1),
             FillOutcome::Done => {
-                self.answered(began.elapsed());
+                self.answered(began.elapsed(), pages);
                 let most = if engine.reads_ahead.load(Ordering::Relaxed) { READ_AHEAD } else { 0 };
                 self.ahead.extend(lock(&engine.hot).touched(index, most));
                 if engine.huge && self.small.len() < SMALL_BLOCKS {
@@ -223,9 +231,9 @@ impl Pager {
         }
     }
 
-    fn answered(&mut self, time: Duration) {
+    fn answered(&mut self, time: Duration, pages: Range<u64>) {
         self.engine.latency.record(time);
-        self.guest.answered(time);
+        self.guest.answered(time, pages);
     }
 
     fn wait_for_room(&mut self, fault: PageFault) {

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Whether a parked guest is awake. A sleeping one accesses a page now and then, for its timers; one
-//! that works accesses page after page, and whole blocks serve it better.
+//! Whether whole blocks serve a parked guest. A sleeping one accesses a page now and then, for its
+//! timers; one that works accesses page after page. One that passes over its memory accesses
+//! neighbours: it will want the rest of the block.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// Accesses of a sleeping guest come at most this often, for long.
@@ -10,25 +12,45 @@ const INTERVAL: Duration = Duration::from_millis(50);
 const BURST: u32 = 256;
 /// Intervals without an access after which a guest that was awake sleeps.
 const QUIET: u32 = 20;
+/// Accesses to neighbours, one after the other, that make a scan.
+const SCAN: u32 = 8;
+/// Accesses that a block of a scan counts for.
+const SCANNED: u32 = 32;
 
-/// The recent rate of accesses to absent memory.
-#[derive(Clone, Copy, Debug, Default)]
+/// The recent accesses to absent memory.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Wakefulness {
     /// When all accesses so far would have come, at one an interval.
     paced: Option<Instant>,
+    /// The pages that came back last, in a row.
+    near: Range<u64>,
+    /// Accesses to neighbours, one after the other.
+    in_a_row: u32,
 }
 
 impl Wakefulness {
-    /// Notes an access; whether the guest is awake.
-    pub(super) fn accessed(&mut self, now: Instant) -> bool {
-        let paced = self.paced.map_or(now, |paced| paced.max(now)) + INTERVAL;
+    /// Notes an access to a page of guest memory; whether its block should come back whole.
+    pub(super) fn accessed(&mut self, now: Instant, page: u64) -> bool {
+        let is_near = page == self.near.end || page + 1 == self.near.start;
+        self.in_a_row = if is_near { self.in_a_row + 1 } else { 1 };
+        self.near = match is_near {
+            true => self.near.start.min(page)..self.near.end.max(page + 1),
+            false => page..page + 1,
+        };
+        let scans = self.in_a_row >= SCAN;
+        let paced = self.paced.map_or(now, |paced| paced.max(now));
+        let paced = paced + INTERVAL * if scans { SCANNED } else { 1 };
         self.paced = Some(paced.min(now + INTERVAL * (BURST + QUIET)));
-        paced - now > INTERVAL * BURST
+        scans || paced - now > INTERVAL * BURST
     }
 
-    /// An access was answered, which took `time`: that is no quiet, as the guest waited.
-    pub(super) fn answered(&mut self, time: Duration) {
+    /// An access was answered, which took `time`: that is no quiet, as the guest waited. `pages`
+    /// are there now.
+    pub(super) fn answered(&mut self, time: Duration, pages: Range<u64>) {
         self.paced = self.paced.map(|paced| paced + time);
+        if pages.contains(&self.near.start) {
+            self.near = pages;
+        }
     }
 }
 
@@ -36,16 +58,21 @@ impl Wakefulness {
 mod tests {
     use super::*;
 
+    /// A page that is nobody's neighbour.
+    fn far(turn: u32) -> u64 {
+        u64::from(turn) * 7
+    }
+
     #[test]
     fn few_accesses_or_slow_ones_come_from_a_sleeping_guest() {
         let start = Instant::now();
         let mut guest = Wakefulness::default();
-        for _ in 0..BURST {
-            assert!(!guest.accessed(start));
+        for turn in 0..BURST {
+            assert!(!guest.accessed(start, far(turn)));
         }
         let mut guest = Wakefulness::default();
         for turn in 0..1000 {
-            assert!(!guest.accessed(start + INTERVAL * turn));
+            assert!(!guest.accessed(start + INTERVAL * turn, far(turn)));
         }
     }
 
@@ -53,10 +80,10 @@ mod tests {
     fn many_accesses_wake_it_until_it_was_quiet() {
         let start = Instant::now();
         let mut guest = Wakefulness::default();
-        let awake = (0..1000).filter(|_| guest.accessed(start)).count();
+        let awake = (0..1000).filter(|&turn| guest.accessed(start, far(turn))).count();
         assert_eq!(awake, 1000 - BURST as usize);
-        assert!(guest.accessed(start + INTERVAL * (QUIET - 1)));
-        assert!(!guest.accessed(start + INTERVAL * 3 * QUIET));
+        assert!(guest.accessed(start + INTERVAL * (QUIET - 1), 3));
+        assert!(!guest.accessed(start + INTERVAL * 3 * QUIET, 1));
     }
 
     /// Blocks may take longer to come back than a sleeping guest's pause is.
@@ -65,9 +92,29 @@ mod tests {
         let mut now = Instant::now();
         let mut guest = Wakefulness::default();
         for access in 0..1000 {
-            assert_eq!(guest.accessed(now), access >= BURST);
+            assert_eq!(guest.accessed(now, far(access)), access >= BURST);
             now += INTERVAL * 2;
-            guest.answered(INTERVAL * 2);
+            guest.answered(INTERVAL * 2, 0..1);
+        }
+    }
+
+    #[test]
+    fn a_scan_gets_blocks_from_the_next_one_on() {
+        for (down, first) in [(false, 512), (true, 1023)] {
+            let start = Instant::now();
+            let mut guest = Wakefulness::default();
+            let at = |n: u64| if down { first - n } else { first + n };
+            for n in 0..u64::from(SCAN) {
+                let scans = guest.accessed(start, at(n));
+                assert_eq!(scans, n + 1 == u64::from(SCAN));
+                let back = if scans { 512..1024 } else { at(n)..at(n) + 1 };
+                guest.answered(Duration::ZERO, back);
+            }
+            // The neighbour of the block that came back.
+            let next = if down { 511 } else { 1024 };
+            assert!(guest.accessed(start, next));
+            guest.answered(Duration::ZERO, next / 512 * 512..next / 512 * 512 + 512);
+            assert!(!guest.accessed(start, 5000));
         }
     }
 }

@@ -103,7 +103,8 @@ fn pages_that_came_back_are_discarded_pinned_and_unparked_as_others_are() {
         return;
     }
     f.park();
-    (100..110).for_each(|page| f.write(page, 2));
+    // One after the other they would bring their block back.
+    (100..110).step_by(2).chain((101..110).step_by(2)).for_each(|page| f.write(page, 2));
     f.write(600, 2);
     // Pages in place, and pages beside them that are not.
     f.ram.discard(&[range(105, 20)]).unwrap();
