@@ -61,9 +61,18 @@ pub(super) enum Stay {
     Store(#[from] StoreError),
 }
 
+/// What happens if the guest accesses a block that is on its way to the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OnAccess {
+    /// The block goes back.
+    Return,
+    /// The guest waits until the block is stored, and gets the page.
+    Wait,
+}
+
 impl PagerEngine {
     /// Moves block `index` to a slot, with the guest running. After an error it is in place.
-    pub(super) fn take_out(&self, index: usize) -> Result<usize, Stay> {
+    pub(super) fn take_out(&self, index: usize, on_access: OnAccess) -> Result<usize, Stay> {
         let gate = lock(&self.gate);
         let block = self.areas.block(index).checked_range().expect("a block of RAM");
         self.check(block)?;
@@ -77,7 +86,8 @@ impl PagerEngine {
         // there are never references to guest memory.
         let moved = unsafe { self.transfer(staged, place) };
         drop(gate);
-        if moved.is_ok() && self.record().left(index, slot) {
+        let anyway = on_access == OnAccess::Wait;
+        if moved.is_ok() && self.record().left(index, slot, anyway) {
             PagerCounters::add(&self.counters.blocks_out, 1);
             return Ok(slot);
         }
@@ -159,18 +169,22 @@ impl PagerEngine {
 
     /// Compresses block `index`, which lies in `slot`, into the store. After an error it is in
     /// place; [`Stay::Away`] means that it already was.
-    pub(super) fn pack(&self, index: usize, slot: usize) -> Result<(), Stay> {
+    pub(super) fn pack(&self, index: usize, slot: usize, on_access: OnAccess) -> Result<(), Stay> {
         self.outlet.clear_recall(slot);
         if !self.record().begin_packing(index, slot) {
             return Err(Stay::Away);
         }
         let began = Instant::now();
-        let packed = self.pack_pages(index, slot);
+        let packed = self.pack_pages(index, slot, on_access);
         let took = began.elapsed().as_nanos().saturating_u64();
         PagerCounters::add(&self.counters.compress_ns, took);
         if packed.is_ok() {
             PagerCounters::add(&self.counters.compress_bytes, (PAGES * PAGE_BYTES) as u64);
-            if self.record().packed(index, STORE) {
+            if self.record().packed(index, STORE, on_access == OnAccess::Wait) {
+                if on_access == OnAccess::Wait {
+                    // They try again, and find the page in the store.
+                    self.wake(self.areas.host(index));
+                }
                 self.settled.notify_all();
                 self.ages.stored(index);
                 PagerCounters::add(&self.counters.blocks_stored, 1);
@@ -191,26 +205,24 @@ impl PagerEngine {
         Err(why)
     }
 
-    fn pack_pages(&self, index: usize, slot: usize) -> Result<(), Stay> {
+    fn pack_pages(&self, index: usize, slot: usize, on_access: OnAccess) -> Result<(), Stay> {
         let resident = if self.huge { PageMask::FULL } else { self.outlet.resident(slot)? };
         let mut left: Vec<usize> = (0..PAGES).filter(|&at| resident.contains(at)).collect();
         let sample: Vec<usize> = left.iter().copied().step_by(SAMPLE_STEP).collect();
-        let kept = self.pack_some(index, slot, &sample)?;
+        let pack = |pages: &[usize]| {
+            if on_access == OnAccess::Return && self.outlet.is_recalled(slot) {
+                return Err(Stay::Wanted);
+            }
+            // SAFETY: this thread holds the slot until the block is packed or put back, and the
+            // pages are there.
+            unsafe { self.pack_from(&self.outlet, (index, slot), pages) }
+        };
+        let kept = pack(&sample)?;
         if kept * 100 > sample.len() * PAGE_BYTES * WORTHLESS_PERCENT {
             return Err(Stay::Incompressible);
         }
         left.retain(|at| sample.binary_search(at).is_err());
-        left.chunks(BATCH).try_for_each(|pages| self.pack_some(index, slot, pages).map(drop))
-    }
-
-    /// Stores some of the pages of block `index`; returns the bytes that they take.
-    fn pack_some(&self, index: usize, slot: usize, pages: &[usize]) -> Result<usize, Stay> {
-        if self.outlet.is_recalled(slot) {
-            return Err(Stay::Wanted);
-        }
-        // SAFETY: this thread holds the slot until the block is packed or put back, and the pages
-        // are there.
-        unsafe { self.pack_from(&self.outlet, (index, slot), pages) }
+        left.chunks(BATCH).try_for_each(|pages| pack(pages).map(drop))
     }
 
     /// Stores pages of block `index`, which lie in a slot of `outlet`; returns the bytes that they

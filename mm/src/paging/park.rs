@@ -10,7 +10,7 @@ use crate::range_set::RangeSet;
 use crate::sys::thread::block_signals;
 use crate::units::{BLOCK_SIZE, Bytes, usize_from};
 
-use super::evict::Stay;
+use super::evict::{OnAccess, Stay};
 use super::pager_engine::{PagerEngine, lock};
 use super::record::BlockState;
 use super::resolve::FillOutcome;
@@ -37,7 +37,7 @@ pub struct LeftBlocks {
     pub small: u64,
     /// In use by the kernel, or shared.
     pub busy: u64,
-    /// Accessed by the guest during the operation.
+    /// Accessed by the guest during the operation, which stopped before they were tried again.
     pub wanted: u64,
     /// Not compressible.
     pub incompressible: u64,
@@ -145,10 +145,19 @@ impl PagerEngine {
         let tally = LeftTally::default();
         let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
         let stop = AtomicBool::new(false);
+        let wanted = Mutex::new(Vec::new());
+        let again = || lock(&wanted).pop();
         let work = || {
             while !cancel.load(Ordering::Relaxed) && !stop.load(Ordering::Relaxed) {
-                let Some(&index) = evict.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
-                let result = self.evict(index, &request.exclude);
+                let first = evict.get(next.fetch_add(1, Ordering::Relaxed)).copied();
+                // The guest has had the blocks that it wanted for a while: now it waits for them.
+                let on_access = if first.is_some() { OnAccess::Return } else { OnAccess::Wait };
+                let Some(index) = first.or_else(again) else { return };
+                let result = self.evict(index, &request.exclude, on_access);
+                if first.is_some() && matches!(result, Err(Stay::Wanted)) {
+                    lock(&wanted).push(index);
+                    continue;
+                }
                 if !tally.count(result) {
                     stop.store(true, Ordering::Relaxed);
                 }
@@ -156,6 +165,8 @@ impl PagerEngine {
             }
         };
         self.on_threads(request.threads, evict.len(), work);
+        let stopped_before = lock(&wanted).len() as u64;
+        tally.wanted.fetch_add(stopped_before, Ordering::Relaxed);
         // Compact: leftovers of removed pages would keep whole frames in use.
         let compacted = Bytes(self.pool.compact());
         lock(&self.hot).parked();
@@ -166,15 +177,15 @@ impl PagerEngine {
         report
     }
 
-    fn evict(&self, index: usize, exclude: &RangeSet) -> Result<(), Stay> {
+    fn evict(&self, index: usize, exclude: &RangeSet, on_access: OnAccess) -> Result<(), Stay> {
         if self.is_excluded(index, exclude) {
             return Err(Stay::Pinned);
         }
         if matches!(self.record().state(index), BlockState::Absent(_)) {
             return self.take_pages_out(index);
         }
-        let slot = self.take_out(index)?;
-        self.pack(index, slot)
+        let slot = self.take_out(index, on_access)?;
+        self.pack(index, slot, on_access)
     }
 
     /// Whether a page of block `index` is in `exclude`.

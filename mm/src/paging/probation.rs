@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::range_set::RangeSet;
 
 use super::cold::{ColdTracker, TrialOutcome};
-use super::evict::Stay;
+use super::evict::{OnAccess, Stay};
 use super::pager_engine::PagerEngine;
 use super::record::BlockState;
 
@@ -64,7 +64,7 @@ impl PagerEngine {
         for index in chosen {
             let out = match self.is_excluded(index, exclude) {
                 true => Err(Stay::Pinned),
-                false => self.take_out(index),
+                false => self.take_out(index, OnAccess::Return),
             };
             match out {
                 Ok(slot) => trial.out.push((index, slot)),
@@ -98,7 +98,7 @@ impl PagerEngine {
                 report.kept += u64::from(self.end_early(index, slot));
                 continue;
             }
-            match self.pack(index, slot) {
+            match self.pack(index, slot, OnAccess::Return) {
                 Ok(()) => {
                     report.stored += 1;
                     outcomes.push((index, TrialOutcome::Stored));

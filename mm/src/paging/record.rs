@@ -135,11 +135,11 @@ impl Record {
         present
     }
 
-    /// Leaving → Out, unless a thread wants it. Whether it is out.
-    pub(super) fn left(&mut self, index: usize, slot: usize) -> bool {
+    /// Leaving → Out, unless a thread wants it; with `anyway` even then. Whether it is out.
+    pub(super) fn left(&mut self, index: usize, slot: usize, anyway: bool) -> bool {
         match self.state(index) {
-            BlockState::Leaving { wanted: true } => false,
-            BlockState::Leaving { wanted: false } => {
+            BlockState::Leaving { wanted: true } if !anyway => false,
+            BlockState::Leaving { .. } => {
                 self.set(index, BlockState::Out { slot });
                 true
             }
@@ -156,11 +156,11 @@ impl Record {
         out
     }
 
-    /// Packing → Absent, unless a thread wants it. Whether it is absent.
-    pub(super) fn packed(&mut self, index: usize, source: SourceId) -> bool {
+    /// Packing → Absent, unless a thread wants it; with `anyway` even then. Whether it is absent.
+    pub(super) fn packed(&mut self, index: usize, source: SourceId, anyway: bool) -> bool {
         match self.state(index) {
-            BlockState::Packing { wanted: true, .. } => false,
-            BlockState::Packing { wanted: false, .. } => {
+            BlockState::Packing { wanted: true, .. } if !anyway => false,
+            BlockState::Packing { .. } => {
                 self.set(index, BlockState::Absent(Absence::new(source)));
                 true
             }
@@ -312,14 +312,22 @@ mod tests {
         let mut record = Record::new(1);
         assert!(record.begin_leaving(0) && !record.begin_leaving(0));
         assert!(record.want(0));
-        assert!(!record.left(0, 3));
+        assert!(!record.left(0, 3, false));
         record.returned(0);
-        assert!(record.begin_leaving(0) && record.left(0, 3));
+        assert!(record.begin_leaving(0) && record.left(0, 3, false));
         assert!(!record.begin_packing(0, 2) && record.begin_packing(0, 3));
         assert!(record.want(0));
-        assert!(!record.packed(0, SOURCE));
+        assert!(!record.packed(0, SOURCE, false));
         record.returned(0);
         assert_eq!(*record.state(0), BlockState::Present);
+    }
+
+    #[test]
+    fn a_wanted_block_stays_away_if_it_has_to() {
+        let mut record = Record::new(1);
+        assert!(record.begin_leaving(0) && record.want(0) && record.left(0, 3, true));
+        assert!(record.begin_packing(0, 3) && record.want(0) && record.packed(0, SOURCE, true));
+        assert!(matches!(record.state(0), BlockState::Absent(_)));
     }
 
     #[test]

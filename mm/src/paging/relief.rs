@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::range_set::RangeSet;
 
-use super::evict::Stay;
+use super::evict::{OnAccess, Stay};
 use super::pager_engine::PagerEngine;
 use super::record::BlockState;
 
@@ -87,7 +87,7 @@ impl PagerEngine {
             if partly {
                 note(&mut report, self.take_pages_out(index).map(|()| false));
             } else if self.is_resident(index) {
-                match self.take_out(index) {
+                match self.take_out(index, OnAccess::Return) {
                     Ok(slot) => out.push((index, slot)),
                     Err(stay) => note(&mut report, Err(stay)),
                 }
@@ -100,7 +100,7 @@ impl PagerEngine {
             if report.stopped.is_some() || cancel.load(Ordering::Relaxed) {
                 self.end_early(index, slot);
             } else {
-                note(&mut report, self.pack(index, slot).map(|()| true));
+                note(&mut report, self.pack(index, slot, OnAccess::Return).map(|()| true));
             }
         }
         report
