@@ -23,12 +23,12 @@ fn page() -> impl Strategy<Value = Box<[u8; PAGE_BYTES]>> {
 #[test]
 fn a_page_of_zeroes_becomes_small_and_noise_does_not() {
     let mut state = 1_u64;
-    let noise = std::array::from_fn(|_| {
+    let noise: [u8; PAGE_BYTES] = std::array::from_fn(|_| {
         state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
         (state >> 56) as u8
     });
     for codec in all() {
-        let mut worker = codec.worker().unwrap();
+        let mut worker = codec.worker(PAGE_BYTES).unwrap();
         let small = worker.compress(&[0; PAGE_BYTES]).map(<[u8]>::len);
         assert!(small.is_some_and(|len| len < 64), "{}: {small:?}", codec.name());
         assert_eq!(worker.compress(&noise), None, "{}", codec.name());
@@ -42,9 +42,9 @@ proptest! {
     fn pages_come_back(pages in prop::collection::vec(page(), 1..8)) {
         for codec in all() {
             // One worker for all, as a thread has it: nothing of one page may get into the next.
-            let mut worker = codec.worker().unwrap();
+            let mut worker = codec.worker(PAGE_BYTES).unwrap();
             for page in &pages {
-                let Some(data) = worker.compress(page).map(<[u8]>::to_vec) else { continue };
+                let Some(data) = worker.compress(&page[..]).map(<[u8]>::to_vec) else { continue };
                 prop_assert!(data.len() < PAGE_BYTES);
                 let mut back = [0xa5; PAGE_BYTES];
                 worker.decompress(&data, &mut back).unwrap();
@@ -56,8 +56,8 @@ proptest! {
     #[test]
     fn damage_is_survived(page in page(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
         for codec in all() {
-            let mut worker = codec.worker().unwrap();
-            let Some(mut data) = worker.compress(&page).map(<[u8]>::to_vec) else { continue };
+            let mut worker = codec.worker(PAGE_BYTES).unwrap();
+            let Some(mut data) = worker.compress(&page[..]).map(<[u8]>::to_vec) else { continue };
             let mut back = [0; PAGE_BYTES];
             prop_assert!(worker.decompress(&data[..at.index(data.len())], &mut back).is_err());
             let at = at.index(data.len());

@@ -344,7 +344,7 @@ pub(crate) fn store(figures: &mut Figures) {
         let config = StoreConfig { capacity: PAGES, zs: ZsConfig::default() };
         let store = Store::new(&frames, make(), config).expect("a store");
         let codec = make();
-        let mut worker = codec.worker().expect("a worker");
+        let mut worker = codec.worker(PAGE_BYTES).expect("a worker");
         let mut packed: Vec<Vec<u8>> = vec![Vec::with_capacity(PAGE_BYTES); pages.len()];
         let mut out = [0; PAGE_BYTES];
         let mut to = [0; PAGE_BYTES];

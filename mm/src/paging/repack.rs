@@ -11,6 +11,7 @@ use super::pager_engine::{PagerEngine, STORE};
 use super::record::BlockState;
 use super::source::key;
 use super::stats::PagerCounters;
+use crate::store::Store;
 
 /// Result of repacking.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,7 +43,8 @@ impl PagerEngine {
             }
             let began = Instant::now();
             // A page that is brought back during the call is no longer there and saves nothing.
-            let saved = Self::pages(index).try_fold(0, |saved, page| {
+            let bundles = Self::pages(index).step_by(Store::BUNDLE as usize);
+            let saved = bundles.into_iter().try_fold(0, |saved, page| {
                 self.pool.repack(key(page)).map(|gained| saved + gained as u64)
             });
             let took = began.elapsed().as_nanos().saturating_u64();

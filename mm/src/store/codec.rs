@@ -5,8 +5,6 @@ use lz4_flex::block::{
     CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size,
 };
 
-use crate::units::PAGE_BYTES;
-
 /// Why a page could not be compressed or restored.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
@@ -28,23 +26,24 @@ pub trait Codec: Send + Sync {
     /// Name for people.
     fn name(&self) -> &'static str;
 
-    /// State for one thread at a time, with buffers of its own.
+    /// State for one thread at a time, with buffers of its own, for data of at most `most` bytes.
     ///
     /// # Errors
     /// [`CodecError::Setup`].
-    fn worker(&self) -> Result<Box<dyn CodecWorker>, CodecError>;
+    fn worker(&self, most: usize) -> Result<Box<dyn CodecWorker>, CodecError>;
 }
 
 /// State of a codec, used by one thread at a time.
 pub trait CodecWorker: Send {
-    /// Compresses a page into a buffer of the worker's. `None` if that does not make it smaller.
-    fn compress(&mut self, page: &[u8; PAGE_BYTES]) -> Option<&[u8]>;
+    /// Compresses a page, or several in a row, into a buffer of the worker's. `None` if that does
+    /// not make them smaller.
+    fn compress(&mut self, pages: &[u8]) -> Option<&[u8]>;
 
-    /// Restores a page.
+    /// Restores what `data` was made of, into all of `pages`.
     ///
     /// # Errors
     /// [`CodecError::Damaged`].
-    fn decompress(&mut self, data: &[u8], page: &mut [u8; PAGE_BYTES]) -> Result<(), CodecError>;
+    fn decompress(&mut self, data: &[u8], pages: &mut [u8]) -> Result<(), CodecError>;
 }
 
 /// LZ4: fast, about half the size.
@@ -61,24 +60,26 @@ impl Codec for Lz4 {
         "lz4"
     }
 
-    fn worker(&self) -> Result<Box<dyn CodecWorker>, CodecError> {
-        let out = vec![0; get_maximum_output_size(PAGE_BYTES)];
-        Ok(Box::new(Lz4Worker { table: CompressTable::small(), out }))
+    fn worker(&self, most: usize) -> Result<Box<dyn CodecWorker>, CodecError> {
+        let out = vec![0; get_maximum_output_size(most)];
+        // A small table has positions of sixteen bits.
+        let table = match most < usize::from(u16::MAX) {
+            true => CompressTable::small(),
+            false => CompressTable::large(),
+        };
+        Ok(Box::new(Lz4Worker { table, out }))
     }
 }
 
 impl CodecWorker for Lz4Worker {
-    fn compress(&mut self, page: &[u8; PAGE_BYTES]) -> Option<&[u8]> {
-        let len = compress_into_with_table(page, &mut self.out, &mut self.table).ok()?;
-        (len < PAGE_BYTES).then(|| &self.out[..len])
+    fn compress(&mut self, pages: &[u8]) -> Option<&[u8]> {
+        let len = compress_into_with_table(pages, &mut self.out, &mut self.table).ok()?;
+        (len < pages.len()).then(|| &self.out[..len])
     }
 
-    fn decompress(&mut self, data: &[u8], page: &mut [u8; PAGE_BYTES]) -> Result<(), CodecError> {
-        match decompress_into(data, page) {
-            Ok(PAGE_BYTES) => Ok(()),
-            Ok(len) => Err(CodecError::Damaged(format!("{len} bytes in place of a page"))),
-            Err(error) => Err(CodecError::Damaged(error.to_string())),
-        }
+    fn decompress(&mut self, data: &[u8], pages: &mut [u8]) -> Result<(), CodecError> {
+        let len = decompress_into(data, pages);
+        restored(len.map_err(|error| error.to_string()), pages.len())
     }
 }
 
@@ -98,7 +99,7 @@ impl Default for Zstd {
 struct ZstdWorker {
     compressor: zstd::bulk::Compressor<'static>,
     decompressor: zstd::bulk::Decompressor<'static>,
-    out: Box<[u8; PAGE_BYTES]>,
+    out: Vec<u8>,
 }
 
 impl Codec for Zstd {
@@ -106,30 +107,35 @@ impl Codec for Zstd {
         "zstd"
     }
 
-    fn worker(&self) -> Result<Box<dyn CodecWorker>, CodecError> {
+    fn worker(&self, most: usize) -> Result<Box<dyn CodecWorker>, CodecError> {
         let setup =
             |error: std::io::Error| CodecError::Setup { codec: "zstd", reason: error.to_string() };
         Ok(Box::new(ZstdWorker {
             compressor: zstd::bulk::Compressor::new(self.level).map_err(setup)?,
             decompressor: zstd::bulk::Decompressor::new().map_err(setup)?,
-            out: Box::new([0; PAGE_BYTES]),
+            out: vec![0; most],
         }))
     }
 }
 
 impl CodecWorker for ZstdWorker {
-    fn compress(&mut self, page: &[u8; PAGE_BYTES]) -> Option<&[u8]> {
-        // A buffer one byte short of a page: a result that does not fit is not worth keeping.
-        let out = &mut self.out[..PAGE_BYTES - 1];
-        let len = self.compressor.compress_to_buffer(page, out).ok()?;
+    fn compress(&mut self, pages: &[u8]) -> Option<&[u8]> {
+        // A buffer that is a byte short: a result that does not fit is not worth keeping.
+        let out = self.out.get_mut(..pages.len().checked_sub(1)?)?;
+        let len = self.compressor.compress_to_buffer(pages, out).ok()?;
         Some(&self.out[..len])
     }
 
-    fn decompress(&mut self, data: &[u8], page: &mut [u8; PAGE_BYTES]) -> Result<(), CodecError> {
-        match self.decompressor.decompress_to_buffer(data, page.as_mut_slice()) {
-            Ok(PAGE_BYTES) => Ok(()),
-            Ok(len) => Err(CodecError::Damaged(format!("{len} bytes in place of a page"))),
-            Err(error) => Err(CodecError::Damaged(error.to_string())),
-        }
+    fn decompress(&mut self, data: &[u8], pages: &mut [u8]) -> Result<(), CodecError> {
+        let len = self.decompressor.decompress_to_buffer(data, pages);
+        restored(len.map_err(|error| error.to_string()), pages.len())
+    }
+}
+
+fn restored(len: Result<usize, String>, wanted: usize) -> Result<(), CodecError> {
+    match len {
+        Ok(len) if len == wanted => Ok(()),
+        Ok(len) => Err(CodecError::Damaged(format!("{len} bytes in place of {wanted}"))),
+        Err(error) => Err(CodecError::Damaged(error)),
     }
 }

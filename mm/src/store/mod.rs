@@ -7,16 +7,20 @@
 //!
 //! Arrows between files go down this list only:
 //!
+//! - `repack.rs` compressing again with a second codec
 //! - `page_store.rs` the front door, [`Store`]
+//! - `bundle.rs` what the second codec compresses
 //! - `workers.rs` codec workers, one for each processor · `stat.rs` statistics
 //! - `slot_table.rs` slots by key · `error.rs` [`StoreError`]
 //! - `slot.rs` what is kept under a key · `codec.rs` the trait [`Codec`], LZ4 and Zstandard
 //!
-//! `tests.rs` against a model, with threads, and with bad input.
+//! `tests/` against a model, with threads, and with bad input.
 
+mod bundle;
 mod codec;
 mod error;
 mod page_store;
+mod repack;
 mod slot;
 mod slot_table;
 mod stat;

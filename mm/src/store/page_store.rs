@@ -2,13 +2,14 @@
 //! The store: maps keys to pages, each stored in the cheapest form.
 //!
 //! A key's slot has a lock of its own, held while its page is read, so a page is never read half
-//! replaced. Compression happens outside it, except for [`Store::repack`]. Lock order: a worker of
-//! the first codec, one of the second, slot, then zsmalloc's: a writer that has compressed a page
+//! replaced. Compression happens outside it. Lock order: a worker of the first codec, one of the
+//! second, slots by ascending key, a bundle's entry, then zsmalloc's: a writer that has compressed a page
 //! still holds its worker when it locks the slot, so a reader takes a worker before it knows
 //! whether it needs one.
 
 use std::sync::Arc;
 
+use super::bundle::Second;
 use super::codec::Codec;
 use super::error::StoreError;
 use super::slot::{Kept, StoreSlot};
@@ -52,12 +53,11 @@ pub struct StoreConfig {
 /// ```
 pub struct Store {
     zs: Arc<ZsPool>,
-    workers: Workers,
-    /// Those of the second codec.
-    second: Option<Workers>,
+    pub(super) workers: Workers,
+    pub(super) second: Option<Second>,
     config: StoreConfig,
-    table: SlotTable,
-    counters: StoreCounters,
+    pub(super) table: SlotTable,
+    pub(super) counters: StoreCounters,
 }
 
 impl Store {
@@ -85,8 +85,8 @@ impl Store {
     ) -> Result<Self, StoreError> {
         Ok(Self {
             zs: ZsPool::new(frames, config.zs)?,
-            workers: Workers::new(codec),
-            second: second.map(Workers::new),
+            workers: Workers::new(codec, PAGE_BYTES),
+            second: second.map(|codec| Second::new(codec, config.capacity)),
             config,
             table: SlotTable::new(config.capacity),
             counters: StoreCounters::default(),
@@ -159,42 +159,10 @@ impl Store {
         let mut cached = None;
         let kept = self.with_kept(key, &mut cached, |slot, kept, bench| {
             self.restore(key, kept, to, bench)?;
-            *slot = StoreSlot::EMPTY;
-            Ok(kept)
+            Ok(self.replace(key, slot, Kept::Nothing))
         })?;
         self.release(kept);
         Ok(())
-    }
-
-    /// Recompresses a page with the second codec if that saves at least an eighth; returns the
-    /// bytes saved. A page that is absent or already repacked saves none.
-    ///
-    /// The slot stays locked during the call: a reader of this page waits for tens of microseconds.
-    ///
-    /// # Errors
-    /// As [`put`](Self::put); the page stays as it was.
-    pub fn repack(&self, key: Key) -> Result<usize, StoreError> {
-        let Some(second) = &self.second else { return Ok(0) };
-        let (mut cached, mut cached_second) = (None, None);
-        let bench = self.workers.bench(&mut cached)?;
-        let packer = second.bench(&mut cached_second)?;
-        let mut slot = self.table.slot(key)?;
-        let old = slot.kept();
-        if !matches!(old, Kept::Packed(..) | Kept::Raw(_)) {
-            return Ok(0);
-        }
-        let mut page: Page = [0; PAGE_BYTES];
-        self.restore(key, old, &mut page, bench)?;
-        let worth = |data: &&[u8]| data.len() * 8 <= old.bytes() * 7;
-        let Some(data) = packer.worker.compress(&page).filter(worth) else { return Ok(0) };
-        let handle = self.zs.alloc(data.len())?;
-        self.fill(handle, data)?;
-        let new = Kept::Repacked(handle, data.len());
-        self.counters.add(new);
-        *slot = StoreSlot::new(new);
-        drop(slot);
-        self.release(old);
-        Ok(old.bytes() - new.bytes())
     }
 
     /// Removes a page; `false` if there was none.
@@ -202,7 +170,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::OutOfRange`].
     pub fn remove(&self, key: Key) -> Result<bool, StoreError> {
-        let kept = std::mem::replace(&mut *self.table.slot(key)?, StoreSlot::EMPTY).kept();
+        let kept = self.replace(key, &mut *self.table.slot(key)?, Kept::Nothing);
         self.release(kept);
         Ok(kept != Kept::Nothing)
     }
@@ -229,6 +197,11 @@ impl Store {
         self.zs.compact()
     }
 
+    /// Number of keys.
+    pub(super) fn capacity(&self) -> u32 {
+        self.config.capacity
+    }
+
     /// Statistics.
     #[must_use]
     pub fn mm_stat(&self) -> MmStat {
@@ -248,7 +221,8 @@ impl Store {
     /// Bytes of the key table and of zsmalloc's tables.
     #[must_use]
     pub fn metadata_bytes(&self) -> u64 {
-        self.table.bytes() as u64 + self.zs.stats().metadata_bytes
+        let bundles = self.second.as_ref().map_or(0, |second| second.bundles.bytes());
+        (self.table.bytes() + bundles) as u64 + self.zs.stats().metadata_bytes
     }
 
     fn put_one<'s>(
@@ -264,7 +238,7 @@ impl Store {
             None => self.pack(page, cached)?,
         };
         self.counters.add(kept);
-        let old = std::mem::replace(&mut *self.table.slot(key)?, StoreSlot::new(kept)).kept();
+        let old = self.replace(key, &mut *self.table.slot(key)?, kept);
         self.release(old);
         Ok(kept)
     }
@@ -312,46 +286,61 @@ impl Store {
     ) -> Result<R, StoreError> {
         loop {
             // Workers come before slots; the page may be repacked in between.
-            let repacked = matches!(self.table.slot(key)?.kept(), Kept::Repacked(..));
+            let bundled = matches!(self.table.slot(key)?.kept(), Kept::Bundled(_));
             let mut cached_second = None;
             let bench = match &self.second {
-                Some(second) if repacked => second.bench(&mut cached_second)?,
+                Some(second) if bundled => second.workers.bench(&mut cached_second)?,
                 _ => self.workers.bench(cached)?,
             };
             let mut slot = self.table.slot(key)?;
             let kept = slot.kept();
-            if matches!(kept, Kept::Repacked(..)) == repacked {
+            if matches!(kept, Kept::Bundled(_)) == bundled {
                 return act(&mut slot, kept, bench);
             }
         }
     }
 
-    /// Restores a page; the caller holds its slot.
-    fn restore(
+    /// Restores a page; the caller holds its slot, and a worker of the codec that compressed it.
+    pub(super) fn restore(
         &self,
         key: Key,
         kept: Kept,
         to: &mut Page,
-        Bench { worker, spare }: &mut Bench,
+        bench: &mut Bench,
     ) -> Result<(), StoreError> {
         match kept {
             Kept::Nothing => return Err(StoreError::Absent(key.0)),
             Kept::Same(word) => to.as_chunks_mut().0.fill(word.to_ne_bytes()),
             Kept::Raw(handle) => self.zs.map(handle)?.read(to),
-            Kept::Packed(handle, len) | Kept::Repacked(handle, len) => {
+            Kept::Packed(handle, len) => {
                 let mapped = self.zs.map(handle)?;
-                worker.decompress(mapped.contiguous(len, spare), to)?;
+                bench.worker.decompress(mapped.contiguous(len, &mut bench.spare), to)?;
+            }
+            Kept::Bundled(_) => {
+                let bundle = self.second.as_ref().and_then(|second| second.bundles.get(key));
+                let bundle = bundle.ok_or(StoreError::Absent(key.0))?;
+                to.copy_from_slice(bundle.read(&self.zs, key, bench)?);
             }
         }
         Ok(())
     }
 
+    /// Changes what a slot keeps; returns what it kept, to be [released](Self::release) once the
+    /// slot is unlocked.
+    fn replace(&self, key: Key, slot: &mut StoreSlot, kept: Kept) -> Kept {
+        let old = std::mem::replace(slot, StoreSlot::new(kept)).kept();
+        if let (Kept::Bundled(_), Some(second)) = (old, &self.second)
+            && let Some(bundle) = second.bundles.drop_page(key)
+        {
+            bundle.free(&self.zs);
+        }
+        old
+    }
+
     /// Gives back what a slot held.
-    fn release(&self, kept: Kept) {
+    pub(super) fn release(&self, kept: Kept) {
         self.counters.sub(kept);
-        let (Kept::Raw(handle) | Kept::Packed(handle, _) | Kept::Repacked(handle, _)) = kept else {
-            return;
-        };
+        let (Kept::Raw(handle) | Kept::Packed(handle, _)) = kept else { return };
         let freed = self.zs.free(handle);
         debug_assert!(freed.is_ok(), "a handle from a slot of ours: {freed:?}");
     }

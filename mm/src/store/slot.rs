@@ -6,7 +6,7 @@ use crate::units::PAGE_BYTES;
 use crate::zsmalloc::Handle;
 
 /// What a slot holds.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kept {
     Nothing,
     /// A page of one repeated word.
@@ -15,8 +15,8 @@ pub(super) enum Kept {
     Raw(Handle),
     /// Compressed by the codec, with its length in bytes.
     Packed(Handle, usize),
-    /// Compressed by the second codec, with its length in bytes.
-    Repacked(Handle, usize),
+    /// In the bundle of the key, with its share of the bundle's bytes.
+    Bundled(usize),
 }
 
 impl Kept {
@@ -25,7 +25,7 @@ impl Kept {
         match self {
             Self::Nothing | Self::Same(_) => 0,
             Self::Raw(_) => PAGE_BYTES,
-            Self::Packed(_, len) | Self::Repacked(_, len) => len,
+            Self::Packed(_, len) | Self::Bundled(len) => len,
         }
     }
 }
@@ -35,8 +35,8 @@ impl Kept {
 pub(super) struct StoreSlot {
     low: u32,
     high: u32,
-    /// 0 nothing, 1 to 4095 bytes packed, [`StoreSlot::RAW`], that and 1 to 4095 bytes repacked, or
-    /// [`StoreSlot::SAME`].
+    /// 0 nothing, 1 to 4095 bytes packed, [`StoreSlot::RAW`], that and 1 to 4095 bytes in a bundle,
+    /// or [`StoreSlot::SAME`].
     form: u16,
 }
 
@@ -54,7 +54,7 @@ impl StoreSlot {
             Kept::Same(word) => (word, Self::SAME),
             Kept::Raw(handle) => (handle.to_bits(), Self::RAW),
             Kept::Packed(handle, len) => (handle.to_bits(), len as u16),
-            Kept::Repacked(handle, len) => (handle.to_bits(), Self::RAW + len as u16),
+            Kept::Bundled(len) => (0, Self::RAW + len as u16),
         };
         Self { low: word as u32, high: (word >> 32) as u32, form }
     }
@@ -65,9 +65,7 @@ impl StoreSlot {
             0 => Kept::Nothing,
             Self::SAME => Kept::Same(word),
             Self::RAW => Kept::Raw(Handle::from_bits(word)),
-            len if len > Self::RAW => {
-                Kept::Repacked(Handle::from_bits(word), (len - Self::RAW).into())
-            }
+            len if len > Self::RAW => Kept::Bundled((len - Self::RAW).into()),
             len => Kept::Packed(Handle::from_bits(word), len.into()),
         }
     }

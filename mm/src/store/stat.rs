@@ -66,7 +66,7 @@ impl StoreCounters {
                 add(&self.raw, 1);
                 add(&self.raw_since, 1);
             }
-            Kept::Packed(_, len) | Kept::Repacked(_, len) => add(&self.packed_bytes, len as u64),
+            Kept::Packed(_, len) | Kept::Bundled(len) => add(&self.packed_bytes, len as u64),
         }
         add(&self.pages, 1);
     }
@@ -77,7 +77,7 @@ impl StoreCounters {
             Kept::Nothing => return,
             Kept::Same(_) => sub(&self.same, 1),
             Kept::Raw(_) => sub(&self.raw, 1),
-            Kept::Packed(_, len) | Kept::Repacked(_, len) => sub(&self.packed_bytes, len as u64),
+            Kept::Packed(_, len) | Kept::Bundled(len) => sub(&self.packed_bytes, len as u64),
         }
         sub(&self.pages, 1);
     }

@@ -5,12 +5,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::codec::{Codec, CodecError, CodecWorker};
 use crate::frames::thread_number;
-use crate::units::PAGE_BYTES;
 
-/// A codec worker with room to put an object's two pieces together.
+/// A codec worker with room to put an object's pieces together.
 pub(super) struct Bench {
     pub(super) worker: Box<dyn CodecWorker>,
-    pub(super) spare: Box<[u8; PAGE_BYTES]>,
+    pub(super) spare: Box<[u8]>,
+    /// The pages of a bundle, and which.
+    pub(super) unpacked: Vec<u8>,
+    pub(super) restored: Option<u64>,
 }
 
 /// A worker locked by a thread; empty before its first use.
@@ -19,14 +21,16 @@ pub(super) type Lent<'a> = MutexGuard<'a, Option<Bench>>;
 /// All workers of a store.
 pub(super) struct Workers {
     codec: Box<dyn Codec>,
+    /// Most bytes that are compressed at once.
+    most: usize,
     benches: Box<[Mutex<Option<Bench>>]>,
 }
 
 impl Workers {
-    /// As many workers as processors, each made when first used.
-    pub(super) fn new(codec: Box<dyn Codec>) -> Self {
+    /// As many workers as processors, each made when first used, for at most `most` bytes.
+    pub(super) fn new(codec: Box<dyn Codec>, most: usize) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { codec, benches: (0..threads).map(|_| Mutex::new(None)).collect() }
+        Self { codec, most, benches: (0..threads).map(|_| Mutex::new(None)).collect() }
     }
 
     /// The worker in `cached`, else this thread's usual one, else any that is free. It is lent
@@ -45,8 +49,9 @@ impl Workers {
                 })
         });
         if guard.is_none() {
-            let worker = self.codec.worker()?;
-            **guard = Some(Bench { worker, spare: Box::new([0; PAGE_BYTES]) });
+            let worker = self.codec.worker(self.most)?;
+            let spare = vec![0; self.most].into();
+            **guard = Some(Bench { worker, spare, unpacked: Vec::new(), restored: None });
         }
         // Filled just above.
         Ok(guard.as_mut().expect("a worker"))

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! An object's bytes, while it is mapped.
 
-use crate::units::PAGE_BYTES;
-
 use super::bytes::Span;
 use super::handle::HandleEntry;
 use super::zspage::Zspage;
@@ -44,7 +42,7 @@ impl Mapped<'_> {
     /// # Panics
     /// If the object has no `len` bytes.
     #[inline]
-    pub fn contiguous<'s>(&'s self, len: usize, spare: &'s mut [u8; PAGE_BYTES]) -> &'s [u8] {
+    pub fn contiguous<'s>(&'s self, len: usize, spare: &'s mut [u8]) -> &'s [u8] {
         let (first, second) = self.slices();
         if len <= first.len() {
             return &first[..len];

@@ -2,7 +2,7 @@
 //! Failures: a full pool, a failing codec, damaged data, memory that cannot be parked.
 
 use super::*;
-use crate::store::{CodecError, CodecWorker, Page};
+use crate::store::{CodecError, CodecWorker};
 
 #[test]
 fn a_full_pool_stops_parking_and_loses_nothing() {
@@ -67,21 +67,21 @@ impl Codec for Failing {
         "failing"
     }
 
-    fn worker(&self) -> Result<Box<dyn CodecWorker>, CodecError> {
+    fn worker(&self, most: usize) -> Result<Box<dyn CodecWorker>, CodecError> {
         if !spend(&self.compressions) {
             let reason = "injected".into();
             return Err(CodecError::Setup { codec: "failing", reason });
         }
-        Ok(Box::new(FailingWorker(Lz4.worker()?, Arc::clone(&self.restorations))))
+        Ok(Box::new(FailingWorker(Lz4.worker(most)?, Arc::clone(&self.restorations))))
     }
 }
 
 impl CodecWorker for FailingWorker {
-    fn compress(&mut self, page: &Page) -> Option<&[u8]> {
+    fn compress(&mut self, page: &[u8]) -> Option<&[u8]> {
         self.0.compress(page)
     }
 
-    fn decompress(&mut self, data: &[u8], page: &mut Page) -> Result<(), CodecError> {
+    fn decompress(&mut self, data: &[u8], page: &mut [u8]) -> Result<(), CodecError> {
         if !spend(&self.1) {
             return Err(CodecError::Damaged("injected".into()));
         }
