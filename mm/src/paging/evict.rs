@@ -2,11 +2,11 @@
 //! Taking blocks out of guest memory and compressing them.
 
 use std::sync::TryLockError;
-use std::time::Instant;
 
 use crate::backing::BackingError;
 use crate::blocks::mask::PageMask;
 use crate::store::{Page, StoreError};
+use crate::sys::thread::cpu_time;
 use crate::units::{Bytes, GuestRange, PAGE_BYTES, SaturatingInto};
 
 use super::pager_engine::{PagerEngine, STORE, lock};
@@ -174,9 +174,9 @@ impl PagerEngine {
         if !self.record().begin_packing(index, slot) {
             return Err(Stay::Away);
         }
-        let began = Instant::now();
+        let began = cpu_time();
         let packed = self.pack_pages(index, slot, on_access);
-        let took = began.elapsed().as_nanos().saturating_u64();
+        let took = (cpu_time() - began).as_nanos().saturating_u64();
         PagerCounters::add(&self.counters.compress_ns, took);
         if packed.is_ok() {
             PagerCounters::add(&self.counters.compress_bytes, (PAGES * PAGE_BYTES) as u64);

@@ -5,9 +5,8 @@
 //! pages takes no huge page any more. The block is with this thread until they are stored; a thread
 //! that accesses one of them meanwhile waits and is woken at the end.
 
-use std::time::Instant;
-
 use crate::blocks::mask::PageMask;
+use crate::sys::thread::cpu_time;
 use crate::sys::userfault::Stopped;
 use crate::units::{HostRange, SaturatingInto};
 
@@ -31,7 +30,7 @@ impl PagerEngine {
             self.parts.give_back(slot);
             return Err(Stay::Away);
         };
-        let began = Instant::now();
+        let began = cpu_time();
         let pages = absence.back();
         let moved = self.move_runs(&pages, self.parts.range(slot), self.areas.host(index));
         drop(gate);
@@ -47,7 +46,7 @@ impl PagerEngine {
             Ok(gone) => {
                 absence.take_back(gone);
                 self.ages.stored(index);
-                let took = began.elapsed().as_nanos().saturating_u64();
+                let took = (cpu_time() - began).as_nanos().saturating_u64();
                 PagerCounters::add(&self.counters.compress_ns, took);
                 let bytes = pages.count().bytes().0;
                 PagerCounters::add(&self.counters.compress_bytes, bytes);

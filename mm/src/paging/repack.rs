@@ -3,8 +3,9 @@
 //! codec.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::sys::thread::cpu_time;
 use crate::units::{Bytes, SaturatingInto};
 
 use super::pager_engine::{PagerEngine, STORE};
@@ -41,13 +42,13 @@ impl PagerEngine {
                 report.stopped = Some("cancelled".into());
                 break;
             }
-            let began = Instant::now();
+            let began = cpu_time();
             // A page that is brought back during the call is no longer there and saves nothing.
             let bundles = Self::pages(index).step_by(Store::BUNDLE as usize);
             let saved = bundles.into_iter().try_fold(0, |saved, page| {
                 self.pool.repack(key(page)).map(|gained| saved + gained as u64)
             });
-            let took = began.elapsed().as_nanos().saturating_u64();
+            let took = (cpu_time() - began).as_nanos().saturating_u64();
             PagerCounters::add(&self.counters.repack_ns, took);
             match saved {
                 Ok(saved) => {

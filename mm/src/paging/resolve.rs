@@ -4,9 +4,10 @@
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::blocks::mask::PageMask;
+use crate::sys::thread::cpu_time;
 use crate::sys::userfault::Stopped;
 use crate::units::{BLOCK_SIZE, Bytes, HostRange, PAGE_BYTES, PAGE_SIZE, Pages, SaturatingInto};
 
@@ -93,7 +94,7 @@ impl PagerEngine {
             };
         };
         drop(record);
-        let began = Instant::now();
+        let began = cpu_time();
         let mut before = before;
         let was_out = matches!(before, BlockState::Out { .. });
         let result = match &mut before {
@@ -112,7 +113,7 @@ impl PagerEngine {
             }
             other => unreachable!("begin_filling gave {other:?}"),
         };
-        let took = began.elapsed().as_nanos().saturating_u64();
+        let took = (cpu_time() - began).as_nanos().saturating_u64();
         PagerCounters::add(&self.counters.fill_ns, took);
         match result {
             Ok(()) => {
@@ -151,11 +152,11 @@ impl PagerEngine {
         let Some(BlockState::Absent(mut absence)) = taken else {
             return self.bring_back(index, inlet, Some(&self.counters.blocks_touched));
         };
-        let began = Instant::now();
+        let began = cpu_time();
         let mut pages = PageMask::EMPTY;
         pages.insert(page);
         let result = self.copy_pages(index, &mut absence, &pages, inlet);
-        let took = began.elapsed().as_nanos().saturating_u64();
+        let took = (cpu_time() - began).as_nanos().saturating_u64();
         PagerCounters::add(&self.counters.fill_ns, took);
         match result {
             Ok(()) => {

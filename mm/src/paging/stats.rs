@@ -61,17 +61,17 @@ counters! {
     fill_retries,
     /// Blocks whose source failed: their contents are lost.
     blocks_lost,
-    /// Nanoseconds spent compressing, on all threads.
+    /// CPU time for compression, in nanoseconds, of all threads.
     compress_ns,
     /// Bytes compressed.
     compress_bytes,
-    /// Nanoseconds spent bringing blocks back, on all threads.
+    /// CPU time for bringing blocks back, in nanoseconds, of all threads.
     fill_ns,
     /// Blocks recompressed with the second codec.
     blocks_repacked,
     /// Bytes that this made them smaller.
     repack_saved_bytes,
-    /// Nanoseconds spent on recompression, on all threads.
+    /// CPU time for recompression, in nanoseconds, of all threads.
     repack_ns,
 }
 

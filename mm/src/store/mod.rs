@@ -10,7 +10,7 @@
 //! - `repack.rs` compressing again with a second codec
 //! - `page_store.rs` the front door, [`Store`]
 //! - `bundle.rs` what the second codec compresses
-//! - `workers.rs` codec workers, one for each processor · `stat.rs` statistics
+//! - `workers.rs` codec workers, one more than processors · `stat.rs` statistics
 //! - `slot_table.rs` slots by key · `error.rs` [`StoreError`]
 //! - `slot.rs` what is kept under a key · `codec.rs` the trait [`Codec`], LZ4 and Zstandard
 //!

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Codec workers: one per CPU, each used by one thread at a time.
+//! Codec workers: one more than CPUs, each used by one thread at a time.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -27,10 +27,11 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// As many workers as processors, each made when first used, for at most `most` bytes.
+    /// One more than processors, each made when first used, for at most `most` bytes: a thread with a
+    /// low priority may hold one while it waits for a CPU, and others must not wait for that thread.
     pub(super) fn new(codec: Box<dyn Codec>, most: usize) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { codec, most, benches: (0..threads).map(|_| Mutex::new(None)).collect() }
+        Self { codec, most, benches: (0..=threads).map(|_| Mutex::new(None)).collect() }
     }
 
     /// The worker in `cached`, else this thread's usual one, else any that is free. It is lent

@@ -4,7 +4,7 @@
 //! * [`mapping`]: a stretch of address space that this process owns, and advice on it
 //! * [`pagemap`]: what is resident there, by PAGEMAP_SCAN or by /proc/self/pagemap
 //! * [`memory_refusal`]: what the kernel's error numbers mean
-//! * [`thread`]: signals of threads of our own
+//! * [`thread`]: signals, CPU time and priority of threads of our own
 //! * [`userfault`]: faults on absent memory, answered by this process
 //!
 //! **Aliasing.** No reference or slice to mapped memory is made: a guest, the kernel or

@@ -194,7 +194,7 @@ pub struct PagingCounters {
     pub retries: u64,
     /// Lost.
     pub lost: u64,
-    /// Time spent compressing, on all threads, in nanoseconds.
+    /// CPU time for compression, of all threads, in nanoseconds.
     pub compress_ns: u64,
     /// Bytes compressed.
     pub compress_bytes: u64,

@@ -255,7 +255,7 @@ fn readers_that_wait_for_a_worker_hold_no_page() {
     gates.open(0);
     store.put(Key(0), &page(0)).unwrap();
     // One writer for each worker, the last of them of the page that is read.
-    let writers = u8::try_from(std::thread::available_parallelism().unwrap().get()).unwrap();
+    let writers = u8::try_from(std::thread::available_parallelism().unwrap().get() + 1).unwrap();
     let (done, is_done) = std::sync::mpsc::channel();
     let finished = std::thread::scope(|s| {
         for gate in 1..writers {
