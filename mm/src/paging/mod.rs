@@ -263,6 +263,11 @@ impl Paging {
         self.engine.begin_trial(tracker, wanted, exclude)
     }
 
+    /// Compresses blocks that were not accessed until `stop` says so, which is asked before each.
+    pub fn pack_trial(&self, trial: &mut OnTrial, stop: &dyn Fn() -> bool) {
+        self.engine.pack_trial(trial, stop);
+    }
+
     /// Compresses the blocks that were not accessed; `tracker` learns which were. After `cancel`,
     /// and once the store rejects a block, the others are put back.
     pub fn end_trial(

@@ -17,19 +17,29 @@ use super::record::BlockState;
 pub struct OnTrial {
     /// Blocks and the slots that they lie in.
     out: Vec<(usize, usize)>,
-    /// Blocks that could not be taken out, and why.
-    stayed: Vec<(usize, TrialOutcome)>,
+    /// Blocks whose trial is over, and how it ended.
+    ended: Vec<(usize, TrialOutcome)>,
+    report: TrialReport,
 }
 
 impl OnTrial {
-    /// Number of blocks that were taken out.
+    /// Number of blocks that are out.
     pub fn len(&self) -> usize {
         self.out.len()
     }
 
-    /// Whether no block was taken out.
+    /// Whether no block is out.
     pub fn is_empty(&self) -> bool {
         self.out.is_empty()
+    }
+
+    fn note(&mut self, index: usize, outcome: TrialOutcome) {
+        match outcome {
+            TrialOutcome::Stored => self.report.stored += 1,
+            TrialOutcome::Wanted => self.report.returned += 1,
+            TrialOutcome::Unable => self.report.kept += 1,
+        }
+        self.ended.push((index, outcome));
     }
 }
 
@@ -68,9 +78,9 @@ impl PagerEngine {
             };
             match out {
                 Ok(slot) => trial.out.push((index, slot)),
-                Err(Stay::Wanted) => trial.stayed.push((index, TrialOutcome::Wanted)),
+                Err(Stay::Wanted) => trial.note(index, TrialOutcome::Wanted),
                 Err(Stay::Pinned | Stay::NotHuge | Stay::Busy) => {
-                    trial.stayed.push((index, TrialOutcome::Unable));
+                    trial.note(index, TrialOutcome::Unable);
                 }
                 Err(stay) => tracing::trace!("block {index} is not tried: {stay}"),
             }
@@ -78,46 +88,35 @@ impl PagerEngine {
         trial
     }
 
+    /// Compresses blocks of `trial` until `stop` says so or the store refuses one.
+    pub(super) fn pack_trial(&self, trial: &mut OnTrial, stop: &dyn Fn() -> bool) {
+        while trial.report.stopped.is_none() && !stop() {
+            let Some((index, slot)) = trial.out.pop() else { return };
+            match self.pack(index, slot, OnAccess::Return) {
+                Ok(()) => trial.note(index, TrialOutcome::Stored),
+                Err(Stay::Away | Stay::Wanted) => trial.note(index, TrialOutcome::Wanted),
+                Err(Stay::Incompressible) => trial.note(index, TrialOutcome::Unable),
+                Err(stay) => {
+                    trial.report.kept += 1;
+                    trial.report.stopped = Some(stay.to_string());
+                }
+            }
+        }
+    }
+
     pub(super) fn end_trial(
         &self,
         tracker: &mut ColdTracker,
-        trial: OnTrial,
+        mut trial: OnTrial,
         cancel: &AtomicBool,
     ) -> TrialReport {
-        let mut report = TrialReport::default();
-        let mut outcomes = trial.stayed;
-        for (_, outcome) in &outcomes {
-            match outcome {
-                TrialOutcome::Wanted => report.returned += 1,
-                _ => report.kept += 1,
-            }
+        self.pack_trial(&mut trial, &|| cancel.load(Ordering::Relaxed));
+        let OnTrial { out, ended, mut report } = trial;
+        for (index, slot) in out {
+            report.stopped.get_or_insert_with(|| "cancelled".into());
+            report.kept += u64::from(self.end_early(index, slot));
         }
-        for (index, slot) in trial.out {
-            if report.stopped.is_some() || cancel.load(Ordering::Relaxed) {
-                report.stopped.get_or_insert_with(|| "cancelled".into());
-                report.kept += u64::from(self.end_early(index, slot));
-                continue;
-            }
-            match self.pack(index, slot, OnAccess::Return) {
-                Ok(()) => {
-                    report.stored += 1;
-                    outcomes.push((index, TrialOutcome::Stored));
-                }
-                Err(Stay::Away | Stay::Wanted) => {
-                    report.returned += 1;
-                    outcomes.push((index, TrialOutcome::Wanted));
-                }
-                Err(Stay::Incompressible) => {
-                    report.kept += 1;
-                    outcomes.push((index, TrialOutcome::Unable));
-                }
-                Err(stay) => {
-                    report.kept += 1;
-                    report.stopped.get_or_insert_with(|| stay.to_string());
-                }
-            }
-        }
-        tracker.learn(outcomes);
+        tracker.learn(ended);
         report
     }
 

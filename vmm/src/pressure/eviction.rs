@@ -11,6 +11,7 @@ use mm::blocks::guest_side::GuestSide;
 use mm::paging::{
     ColdTracker, EvictionCosts, OnTrial, Paging, PagingStats, Probation, ReliefHand, TrialReport,
 };
+use mm::sys::thread::in_idle_time;
 use mm::units::{BLOCK_SIZE, Bytes};
 
 use super::orders::lock;
@@ -21,6 +22,8 @@ use crate::parking::pages_of;
 
 /// Time after which parked blocks are recompressed.
 const LONG: Duration = Duration::from_secs(60);
+/// Parked blocks that are recompressed between two looks at whether the host is short.
+const REPACKED_AT_ONCE: usize = 4;
 /// Pages that came back on their own and weigh as much as a block that did.
 const PAGES_LIKE_A_BLOCK: u64 = 64;
 /// Number of blocks after which measured costs are used.
@@ -84,8 +87,9 @@ impl Eviction {
         started
     }
 
-    /// Ends the round if its time is up, or in any case with `anyway`.
-    pub(super) fn end_if_due(&self, now: Instant, anyway: bool) {
+    /// Ends the round if its time is up, or in any case with `anyway`. With `in_a_hurry`, and while the
+    /// host is short, compression competes with guests for CPU time.
+    pub(super) fn end_if_due(&self, now: Instant, anyway: bool, in_a_hurry: bool) {
         let is_due = |stage: &TrialStage| matches!(stage, TrialStage::Waiting(_, until) if anyway || *until <= now);
         if !is_due(&lock(&self.shared.stage)) {
             return;
@@ -94,7 +98,11 @@ impl Eviction {
         // If the thread is busy, the next round tries again, and the blocks stay out.
         let _ = self.work.run(Box::new(move |_, cancel| {
             let stage = std::mem::replace(&mut *lock(&shared.stage), TrialStage::Working);
-            if let TrialStage::Waiting(trial, _) = stage {
+            if let TrialStage::Waiting(mut trial, _) = stage {
+                if !in_a_hurry {
+                    in_idle_time(|| shared.paging.pack_trial(&mut trial, &shared.stop(cancel)));
+                }
+                // What is left is needed now.
                 let report = shared.paging.end_trial(&mut lock(&shared.tracker), trial, cancel);
                 shared.count(&report);
                 shared.paging.compact();
@@ -139,8 +147,14 @@ impl Eviction {
     pub(super) fn repack(&self, blocks: usize) -> Result<(), CompactorError> {
         let shared = Arc::clone(&self.shared);
         self.work.run(Box::new(move |_, cancel| {
-            let report = shared.paging.repack(blocks, LONG, cancel);
-            tracing::debug!(?report, "repacked");
+            in_idle_time(|| {
+                let stop = shared.stop(cancel);
+                for done in (0..blocks).step_by(REPACKED_AT_ONCE).take_while(|_| !stop()) {
+                    let some = REPACKED_AT_ONCE.min(blocks - done);
+                    let report = shared.paging.repack(some, LONG, cancel);
+                    tracing::debug!(?report, "repacked");
+                }
+            });
             Box::new(|| ())
         }))
     }
@@ -187,6 +201,11 @@ impl Eviction {
 }
 
 impl TrialRounds {
+    /// Whether work in idle time should end: a client needs the thread, or room must be made.
+    fn stop<'a>(&'a self, cancel: &'a AtomicBool) -> impl Fn() -> bool + Sync + 'a {
+        || cancel.load(Ordering::Relaxed) || self.paging.is_short(false)
+    }
+
     fn relieve(&self, guest: &LiveGuest, floor: Bytes, cancel: &AtomicBool) {
         let exclude = pages_of(&guest.holdings().gpu);
         let total = guest.ram().pages().bytes();

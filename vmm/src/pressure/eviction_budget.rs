@@ -27,10 +27,12 @@ impl EvictionBudget {
         self.touches
     }
 
-    /// Blocks that can be paid for now.
-    pub(super) fn blocks(&self, paging: &PagingUse) -> u64 {
+    /// Blocks that can be paid for in `wait` from now: trials are paid for when they end. Otherwise
+    /// a long trial of the few blocks that could be paid for at once would keep others waiting.
+    pub(super) fn blocks(&self, paging: &PagingUse, wait: Duration, limits: &Limits) -> u64 {
         let cost = paging.block_cost().as_micros().max(1);
-        let blocks = u128::from(self.credit_us.saturating_u64()) / cost;
+        let credit = self.credit_us.saturating_add(earned(wait, limits));
+        let blocks = u128::from(credit.saturating_u64()) / cost;
         blocks.saturating_u64()
     }
 
@@ -43,17 +45,24 @@ impl EvictionBudget {
         let blocks = paging.touched_blocks.saturating_sub(touched);
         let per_second = u128::from(blocks) * 1000 / passed.as_millis().max(1);
         self.touches = per_second.saturating_u64();
-        let micros = |time: Duration| time.as_micros().saturating_i64();
-        let share = limits.cpu_percent.saturating_i64();
-        let earned = micros(passed).saturating_mul(share) / 100;
         let used = micros(paging.spent.saturating_sub(spent));
         // Savings are limited to one large trial; a debt is paid off within a minute.
         let whole = limits.at_once.saturating_i64();
         let most = micros(paging.block_cost()).saturating_mul(whole);
-        let least = -micros(MEMORY).saturating_mul(share) / 100;
+        let least = -earned(MEMORY, limits);
+        let earned = earned(passed, limits);
         self.credit_us = self.credit_us.saturating_add(earned).saturating_sub(used);
         self.credit_us = self.credit_us.clamp(least, most.max(0));
     }
+}
+
+fn micros(time: Duration) -> i64 {
+    time.as_micros().saturating_i64()
+}
+
+/// The share of `time` that may be spent, in microseconds.
+fn earned(time: Duration, limits: &Limits) -> i64 {
+    micros(time).saturating_mul(limits.cpu_percent.saturating_i64()) / 100
 }
 
 #[cfg(test)]
@@ -94,13 +103,34 @@ mod tests {
             for (round, wish) in wishes.into_iter().enumerate() {
                 let now = Duration::from_secs(round as u64 + 1);
                 budget.look(&paging(0, spent), now, &limits);
-                let blocks = wish.min(budget.blocks(&paging(0, spent))).min(limits.at_once as u64);
+                let most = budget.blocks(&paging(0, spent), Duration::ZERO, &limits);
+                let blocks = wish.min(most).min(limits.at_once as u64);
                 spent += cost * u32::try_from(blocks).unwrap();
             }
             let earned = Duration::from_secs(rounds.into()) * percent.into() / 100;
             let saved = cost * u32::try_from(limits.at_once).unwrap();
             prop_assert!(spent <= earned + saved, "{spent:?} of {earned:?}");
         }
+    }
+
+    /// Blocks that cost half a second, at a tenth of a CPU: one in five seconds.
+    #[test]
+    fn a_trial_is_as_large_as_can_be_paid_for_at_its_end() {
+        let config = PolicyConfig { preset: PolicyPreset::Dense, ..Default::default() };
+        let limits = Limits::new(&config, Bytes(256 << 20));
+        let half = Duration::from_millis(250);
+        let costs = EvictionCosts { evict: half, fill: half, ..EvictionCosts::default() };
+        let (mut budget, trial) = (EvictionBudget::default(), Duration::from_secs(30));
+        let (mut spent, mut stored) = (Duration::ZERO, 0);
+        for round in 1..=20 {
+            let seen = PagingUse { costs, ..paging(0, spent) };
+            budget.look(&seen, trial * round, &limits);
+            let blocks = budget.blocks(&seen, trial, &limits).min(limits.at_once as u64);
+            assert!(blocks >= 3, "{blocks} in round {round}");
+            spent += seen.block_cost() * u32::try_from(blocks).unwrap();
+            stored += blocks;
+        }
+        assert!(spent <= trial * 21 / 10, "{stored} blocks took {spent:?}");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Blocks on trial, and those that stay away.
 
+use std::cell::Cell;
+
 use super::*;
 
 #[test]
@@ -58,4 +60,23 @@ fn a_trial_finds_the_blocks_that_are_not_touched() {
     assert_eq!(f.resident(), 4 * MIB);
     assert_eq!(f.paging.stats().staged_bytes, 0);
     f.check(1);
+}
+
+#[test]
+fn a_trial_can_be_ended_in_two_steps() {
+    let f = Fixture::new(16, 16);
+    f.fill(1);
+    if !f.has_huge_pages() {
+        return;
+    }
+    let mut tracker = f.paging.cold_tracker(Probation::default());
+    let mut trial = f.paging.begin_trial(&mut tracker, 8, &RangeSet::new());
+    assert_eq!(trial.len(), 8);
+    let asked = Cell::new(0);
+    f.paging.pack_trial(&mut trial, &|| asked.replace(asked.get() + 1) == 3);
+    assert_eq!((trial.len(), f.paging.stats().counters.blocks_stored), (5, 3));
+    let report = f.paging.end_trial(&mut tracker, trial, &NEVER);
+    assert_eq!((report.stored, report.stopped), (8, None));
+    f.check(1);
+    f.paging.validate().unwrap();
 }

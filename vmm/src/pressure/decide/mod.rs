@@ -348,9 +348,6 @@ impl Policy {
         if paging.busy || self.evicting.holds() || paging.is_full() {
             return;
         }
-        let spare = now.memory.resident.saturating_sub(self.limits.floor).0 / BLOCK_SIZE;
-        let most = spare.min(self.limits.at_once as u64).min(self.budget.blocks(&paging));
-        let blocks @ 1.. = usize_from(most) else { return };
         // A block that was not accessed for the break-even time is expected to stay unaccessed for
         // as long again. Scarce memory is worth more CPU time.
         let (worth, [shortest, longest]) = match self.level() {
@@ -361,6 +358,11 @@ impl Policy {
         let bytes_per_us = paging.costs.bytes_per_us / worth;
         let pays = EvictionCosts { bytes_per_us, ..paging.costs }.break_even();
         let trial = pays.clamp(shortest, longest);
+        let spare = now.memory.resident.saturating_sub(self.limits.floor).0 / BLOCK_SIZE;
+        let paid = self.budget.blocks(&paging, trial, &self.limits);
+        let blocks @ 1.. = usize_from(spare.min(self.limits.at_once as u64).min(paid)) else {
+            return;
+        };
         let reason = match (self.level(), over) {
             (HostLevel::Comfortable, false) => {
                 "the policy always compresses cold memory".to_owned()
@@ -375,7 +377,8 @@ impl Policy {
     fn repack(&self, now: &PressureSnapshot, decisions: &mut Vec<Decision>) {
         let Some(paging) = now.paging.filter(|paging| !paging.busy) else { return };
         let blocks = paging.repackable.min(self.limits.at_once as u64);
-        let blocks = blocks.min(self.budget.blocks(&paging) / REPACK_COST);
+        let blocks =
+            blocks.min(self.budget.blocks(&paging, Duration::ZERO, &self.limits) / REPACK_COST);
         let moves = |decision: &Decision| {
             matches!(decision.action, Action::Evict { .. } | Action::Unpark | Action::Discard)
         };
