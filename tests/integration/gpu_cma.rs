@@ -191,9 +191,8 @@ pub(crate) fn failed_requests_leave_the_kernel_memory(context: &Context) -> Resu
             after.0 >> 10,
             after.1 >> 10
         );
-        // At 4.4 MiB, the lowest watermark after fallbacks between pageblocks, the next allocation of
-        // the kernel would call the OOM killer.
-        check!(after.0 > 9 * MIB / 2, "{} KiB of other memory are free", after.0 >> 10);
+        // What pages left in the region before a request failed would be lost to the kernel.
+        check!(after.0 + 6 * MIB > before.0, "{} KiB of other memory are free", after.0 >> 10);
     }
     check_eq!(guest.agent.command(&format!("read {CMA}/used"))?.join(""), "0");
     check_eq!(guest.agent.vmstat(["oom_kill"])?[0], 0);
