@@ -4,14 +4,15 @@
 //! peers, which have no such pass, is printed for comparison. `blocks-before.png` and
 //! `blocks-after.png` among the logs show the blocks.
 
+use std::fmt;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use harness::figures::{Figure, Goal};
 use harness::guest::Guest;
 use harness::host;
 use harness::monitor::{Kind, Program, Spec};
-use harness::{Error, Result};
+use harness::{Error, Result, bare};
 use serde_json::{Value, json};
 
 use crate::{Bed, mib, patiently};
@@ -27,6 +28,8 @@ const GPU_MIB: u64 = 64;
 /// What the thread that touches memory has.
 const TOUCHED_MIB: u64 = 32;
 const PASS_LIMIT: Duration = Duration::from_secs(300);
+/// How often the pass is asked whether it has ended.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 /// The guest tells every second.
 const STATISTICS_AGE: Duration = Duration::from_secs(3);
 
@@ -47,16 +50,9 @@ fn resident(guest: &Guest) -> Result<(u64, f64)> {
     Ok((memory.anonymous, share))
 }
 
-fn one(bed: &Bed, program: &Program) -> Result<Vec<Figure>> {
-    let mut figures = Vec::new();
+/// A guest with its memory in pieces, of which a thread touches some all the time.
+fn fragmented(bed: &Bed, program: &Program) -> Result<Guest> {
     let ours = program.kind == Kind::Ballast;
-    let mut add = |what: &str, value: f64, unit: &'static str, goal: Goal| {
-        let name = format!("compact.{}.{what}", program.kind.name());
-        let figure = Figure { name, value, unit, goal: if ours { goal } else { Goal::None } };
-        println!("  {figure}");
-        figures.push(figure);
-    };
-    println!("{}: a fragmented guest of {MEMORY_MIB} MiB", program.kind.name());
     // One vCPU: in the emulated machine interrupts between two are lost now and then, and a thread
     // that never rests makes for many.
     let mut spec = Spec::new(&bed.payload, MEMORY_MIB);
@@ -74,9 +70,23 @@ fn one(bed: &Bed, program: &Program) -> Result<Vec<Figure>> {
     guest.agent.command(&format!("file-fill pieces {FILE_MIB}M"))?;
     guest.agent.command("file-punch pieces 1")?;
     guest.agent.command(&format!("touch-start {TOUCHED_MIB}M"))?;
+    Ok(guest)
+}
+
+fn one(bed: &Bed, program: &Program) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    let ours = program.kind == Kind::Ballast;
+    let mut add = |what: &str, value: f64, unit: &'static str, goal: Goal| {
+        let name = format!("compact.{}.{what}", program.kind.name());
+        let figure = Figure { name, value, unit, goal: if ours { goal } else { Goal::None } };
+        println!("  {figure}");
+        figures.push(figure);
+    };
+    println!("{}: a fragmented guest of {MEMORY_MIB} MiB", program.kind.name());
+    let mut guest = fragmented(bed, program)?;
     // Steps below the size of a block: our driver would give blocks else. Peers get pages anyway.
     let step = if ours { 1 } else { BALLOON_MIB };
-    let mut target = 0;
+    let (mut target, mut made) = (0, 0);
     while target < BALLOON_MIB {
         target = (target + step).min(BALLOON_MIB);
         guest.balloon_to(target)?;
@@ -92,7 +102,8 @@ fn one(bed: &Bed, program: &Program) -> Result<Vec<Figure>> {
         let before = Work::so_far(&mut guest)?;
         let report = pass(&mut guest)?;
         println!("  {report}");
-        println!("  {}", Work::so_far(&mut guest)?.since(&before));
+        let work = Work::so_far(&mut guest)?.since(&before);
+        println!("  {work}");
         let free = free_in_guest(&guest)?;
         let (rss, huge) = resident(&guest)?;
         let during = touches(&mut guest)?;
@@ -105,13 +116,35 @@ fn one(bed: &Bed, program: &Program) -> Result<Vec<Figure>> {
         add("touch-p99", during / 1e3, "us", Goal::AtMost(1000.0));
         let took = report["took_us"].as_u64().unwrap_or(0);
         add("pass", took as f64 / 1e6, "s", Goal::AtMost(4.0));
+        // What the host's CPU and kernel take for as many pages and blocks without a guest.
+        let count = |kind: &str| report[kind]["done"].as_u64().unwrap_or(0);
+        let copies = bare::copies(work.of("pgmigrate_success"))?;
+        add("limit.copies", copies.as_secs_f64(), "s", Goal::None);
+        let collapses = bare::collapses(count("collapse"))?;
+        add("limit.collapses", collapses.as_secs_f64(), "s", Goal::None);
+        made = count("gather");
         picture(bed, program, &guest, "after")?;
     }
     guest.agent.verify("file-verify pieces")?;
     if ours {
         guest.agent.verify("gpu-verify buffers")?;
+        drop(guest);
+        add("limit.balloon", balloon_alone(bed, program, made)?.as_secs_f64(), "s", Goal::None);
     }
     Ok(figures)
+}
+
+/// How long the same guest takes to give up as many blocks at once, which it makes of what is free: a
+/// pass cannot be faster.
+fn balloon_alone(bed: &Bed, program: &Program, blocks: u64) -> Result<Duration> {
+    let mut guest = fragmented(bed, program)?;
+    let before = Work::so_far(&mut guest)?;
+    let started = Instant::now();
+    guest.balloon_to((blocks * BLOCK) >> 20)?;
+    let took = started.elapsed();
+    println!("  the balloon alone: {}", Work::so_far(&mut guest)?.since(&before));
+    touches(&mut guest)?;
+    Ok(took)
 }
 
 /// What the guest has free, once it has told: its driver empties the lists of each CPU before,
@@ -150,12 +183,18 @@ fn touches(guest: &mut Guest) -> Result<f64> {
 struct Work(Vec<(&'static str, u64)>);
 
 impl Work {
-    const GUEST: [&'static str; 5] = [
+    const GUEST: [&'static str; 11] = [
         "pgmigrate_success",
         "pgmigrate_fail",
         "balloon_migrate",
         "movable_migrate_gpu",
         "compact_stall",
+        "compact_success",
+        "compact_migrate_scanned",
+        "compact_free_scanned",
+        "balloon_inflate",
+        "balloon_block_inflate",
+        "balloon_block_deflate",
     ];
 
     fn so_far(guest: &mut Guest) -> Result<Self> {
@@ -163,21 +202,47 @@ impl Work {
         let mut work: Vec<_> = Self::GUEST.into_iter().zip(counts).collect();
         work.push(("host_faults", host::minor_faults(guest.monitor.pid())?));
         work.push(("host_exits", host::kvm_exits()?));
+        work.push(("deflate_requests", guest.balloon_counter("deflate_count")?));
+        let outside = host::cpu_outside_guest(guest.monitor.pid())?;
+        work.push(("monitor_ms", u64::try_from(outside.as_millis()).unwrap_or(u64::MAX)));
+        let cpu = guest.agent.command("read /proc/stat")?;
+        let ticks = |n: usize| {
+            cpu.first().and_then(|l| l.split_whitespace().nth(n)?.parse::<u64>().ok()).unwrap_or(0)
+        };
+        work.push(("guest_user_ms", ticks(1) * 10));
+        work.push(("guest_kernel_ms", (ticks(3) + ticks(6) + ticks(7)) * 10));
+        work.push(("guest_idle_ms", (ticks(4) + ticks(5)) * 10));
         Ok(Self(work))
     }
 
-    fn since(&self, before: &Self) -> String {
+    fn since(&self, before: &Self) -> Self {
         let changes = self.0.iter().zip(&before.0);
-        let words = changes.map(|((name, now), (_, then))| format!("{name} {}", now - then));
-        words.collect::<Vec<_>>().join(", ")
+        Self(changes.map(|((name, now), (_, then))| (*name, now - then)).collect())
+    }
+
+    /// The count of this name.
+    fn of(&self, name: &str) -> u64 {
+        self.0.iter().find(|(other, _)| *other == name).map_or(0, |(_, count)| *count)
     }
 }
 
-/// Runs a pass to its end; gives its report.
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = self.0.iter().map(|(name, count)| format!("{name} {count}"));
+        f.write_str(&words.collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// Runs a pass to its end; gives its report. Asking often would take a part of the one CPU.
 fn pass(guest: &mut Guest) -> Result<Value> {
     guest.monitor.api().put("/memory/compact", &json!({ "wait": false }))?;
-    guest.monitor.poll("the end of the pass", PASS_LIMIT, |monitor| {
-        let status = monitor.api().get("/memory/compact")?;
-        Ok((status["running"] == json!(false)).then(|| status["last"].clone()))
-    })
+    let end = Instant::now() + PASS_LIMIT;
+    loop {
+        std::thread::sleep(BETWEEN_LOOKS);
+        let status = guest.monitor.api().get("/memory/compact")?;
+        if status["running"] == json!(false) {
+            return Ok(status["last"].clone());
+        }
+        harness::check!(Instant::now() < end, "the pass has not ended: {status}");
+    }
 }

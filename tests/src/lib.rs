@@ -15,6 +15,7 @@
 //! - `guest.rs`     a running guest: monitor, console and agent in one
 //! - `service.rs`   a client of the web service in a guest
 //! - `api.rs`       HTTP over a Unix socket
+//! - `bare.rs`      what the host takes for a piece of work without a guest
 //! - `host.rs`      the host's meminfo, buddyinfo and a process's mappings
 //! - `picture.rs`   what a scanout shows
 //! - `places.rs`    where in its memory a guest has its pages
@@ -32,6 +33,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod bare;
 pub mod confine;
 pub mod console;
 pub mod debian;
