@@ -10,7 +10,7 @@ use harness::figures::{Figure, Goal, median};
 use harness::guest::{BALLOON_LIMIT, Guest};
 use harness::host;
 use harness::monitor::{Balloon, Kind, Program, Spec, pause};
-use harness::{Error, Result};
+use harness::{Error, Result, bare};
 
 use crate::{Bed, GUEST_MAPPING, mib, patiently};
 
@@ -165,7 +165,7 @@ fn rates(bed: &Bed, contenders: &[Contender<'_>]) -> Result<Vec<Figure>> {
     let mut page_rates = None;
     let mut bare = Vec::new();
     for _ in 0..bed.rounds {
-        let time = host::bare_discard((RATE_BLOCKS_MIB / 2) as usize)?;
+        let time = bare::discards((RATE_BLOCKS_MIB / 2) as usize)?;
         bare.push(RATE_BLOCKS_MIB as f64 / time.as_secs_f64());
     }
     let limit = median(&bare);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the host's kernel and CPU take for a piece of work without a guest: limits for figures of
-//! passes.
+//! What the host's kernel and CPU take for a piece of work without a guest: limits for
+//! figures.
 
 use std::time::{Duration, Instant};
 
@@ -79,6 +79,17 @@ pub fn copies(pages: u64) -> Result<Duration> {
         // SAFETY: two different pages of the mapping, to which there is no reference.
         unsafe { to.copy_from_nonoverlapping(from, SMALL) };
     }
+    Ok(started.elapsed())
+}
+
+/// How long the host takes to give back `blocks` huge pages of one process in one call: the limit
+/// of the process that gives memory back.
+pub fn discards(blocks: usize) -> Result<Duration> {
+    let memory = Memory::map(blocks)?;
+    memory.advise(Advice::LinuxHugepage)?;
+    (0..blocks).for_each(|block| memory.fill(block * (BLOCK / SMALL), 1));
+    let started = Instant::now();
+    memory.advise(Advice::LinuxDontNeed)?;
     Ok(started.elapsed())
 }
 

@@ -5,9 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::time::{Duration, Instant};
-
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use std::time::Duration;
 
 use crate::{Error, Result};
 
@@ -52,35 +50,6 @@ pub fn settled_free() -> Result<u64> {
         std::thread::sleep(Duration::from_millis(200));
     }
     Ok(last)
-}
-
-/// How long the host takes to give back `blocks` huge pages of one process in one call: the limit
-/// of the process that gives memory back.
-pub fn bare_discard(blocks: usize) -> Result<Duration> {
-    const BLOCK: usize = 2 << 20;
-    let len = (blocks + 1) * BLOCK;
-    let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
-    // SAFETY: the kernel chooses where; nothing else knows of the memory.
-    let start = unsafe { mmap_anonymous(std::ptr::null_mut(), len, prot, flags) }
-        .map_err(|error| Error::io("mapping memory")(error.into()))?;
-    let first = start.map_addr(|addr| addr.next_multiple_of(BLOCK));
-    let measured = (|| {
-        // SAFETY: a hint, about memory mapped above.
-        unsafe { madvise(first, blocks * BLOCK, Advice::LinuxHugepage) }?;
-        for block in 0..blocks {
-            // SAFETY: in the mapping, writable, and aligned for a byte.
-            unsafe { first.wrapping_byte_add(block * BLOCK).cast::<u8>().write_volatile(1) };
-        }
-        let started = Instant::now();
-        // SAFETY: there is no reference to any of it.
-        unsafe { madvise(first, blocks * BLOCK, Advice::LinuxDontNeed) }?;
-        rustix::io::Result::Ok(started.elapsed())
-    })();
-    // SAFETY: mapped above, and no longer used.
-    let unmapped = unsafe { munmap(start, len) };
-    measured
-        .and_then(|time| unmapped.map(|()| time))
-        .map_err(|error| Error::io("discarding memory")(error.into()))
 }
 
 /// Pages in the CPUs' own free lists, of the text of a `/proc/zoneinfo`.
