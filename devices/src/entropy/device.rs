@@ -157,11 +157,11 @@ impl VirtioDevice for Entropy {
         &[QUEUE_SIZE]
     }
 
-    /// The device has no configuration space (virtio 1.3, 5.4.4).
     fn publishes_config(&self) -> bool {
         true
     }
 
+    /// The device has no configuration space (virtio 1.3, 5.4.4).
     fn read_config(&self, _offset: u64, data: &mut [u8]) {
         data.fill(0);
     }

@@ -58,7 +58,7 @@ impl Wakefulness {
 mod tests {
     use super::*;
 
-    /// A page that is nobody's neighbour.
+    /// A page with no neighbour among the others.
     fn far(turn: u32) -> u64 {
         u64::from(turn) * 7
     }

@@ -37,7 +37,7 @@ pub fn in_idle_time<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 /// Gives the calling thread the lowest priority, for good.
 fn give_way() {
     const LOWEST: i32 = 19;
-    // Refused by nobody but a filter of system calls; then it competes as before.
+    // Only a filter of system calls can refuse this; the thread then competes as before.
     if let Err(error) = rustix::process::setpriority_process(None, LOWEST) {
         tracing::debug!("cannot lower a thread's priority: {error}");
     }
