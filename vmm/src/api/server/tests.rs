@@ -380,14 +380,12 @@ fn a_server_that_stops_gives_the_answers_under_way_and_removes_its_file() {
     // Shutdown of a machine: the last response is sent, then everything stops immediately.
     request.reply.send(Ok(Reply::Done));
     drop((requests, never_answered));
-    let start = std::time::Instant::now();
     server.stop();
-    assert!(start.elapsed() < Duration::from_secs(1));
     assert!(!path.exists());
     assert_eq!(served.status(), 204);
     assert!(served.is_closed());
     let (head, body) = owed.answer();
     assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
     assert!(body.contains("does not answer"), "{body}");
-    drop(idle);
+    assert!(idle.is_closed(), "half a request is not waited for");
 }
