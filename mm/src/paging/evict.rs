@@ -213,6 +213,7 @@ impl PagerEngine {
             if on_access == OnAccess::Return && self.outlet.is_recalled(slot) {
                 return Err(Stay::Wanted);
             }
+            self.idle.relax();
             // SAFETY: this thread holds the slot until the block is packed or put back, and the
             // pages are there.
             unsafe { self.pack_from(&self.outlet, (index, slot), pages) }

@@ -70,6 +70,7 @@ use std::time::Duration;
 
 use crate::guest_ram::{AbsentMemory, GuestRam};
 use crate::range_set::RangeSet;
+use crate::sys::idle_work::IdleWork;
 use crate::sys::userfault::Userfault;
 use crate::units::{BLOCK_SIZE, BlockId, Bytes, GuestRange, PAGE_SIZE, PAGES_PER_BLOCK};
 
@@ -184,6 +185,7 @@ impl Paging {
             ages,
             hot: Mutex::new(HotSet::default()),
             pinned: Mutex::new(RangeSet::new()),
+            idle: IdleWork::default(),
             counters: PagerCounters::default(),
             latency: Histogram::default(),
             on_loss,
@@ -277,6 +279,12 @@ impl Paging {
         cancel: &AtomicBool,
     ) -> TrialReport {
         self.engine.end_trial(tracker, trial, cancel)
+    }
+
+    /// Runs `work`, which calls this pager's methods, in CPU time that no other thread needs, until one
+    /// waits for a block or a lock that the work has. Returns when it is done.
+    pub fn in_idle_time<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.engine.idle.run(work)
     }
 
     /// Recompresses blocks that have been absent for `age` with the second codec, at most `most` of

@@ -174,6 +174,10 @@ impl Pager {
     /// signal pending reports its fault over and over.
     fn answer(&mut self, faults: &mut Vec<PageFault>) {
         PagerCounters::add(&self.engine.counters.faults, faults.len() as u64);
+        if !faults.is_empty() {
+            // It may hold a lock of the store that the answer needs.
+            self.engine.idle.hurry();
+        }
         faults.sort_unstable_by_key(|fault| fault.page);
         faults.dedup_by_key(|fault| fault.page);
         for fault in faults.drain(..) {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::guest_ram::GuestRam;
 use crate::range_set::RangeSet;
+use crate::sys::idle_work::IdleWork;
 use crate::sys::userfault::{Stopped, Userfault};
 use crate::units::{BLOCK_BYTES, HostRange, PAGE_BYTES, PAGES_PER_BLOCK};
 
@@ -64,6 +65,8 @@ pub(super) struct PagerEngine {
     pub(super) hot: Mutex<HotSet>,
     /// Pages that must stay: pinned ones, and others at their owner's request.
     pub(super) pinned: Mutex<RangeSet>,
+    /// The thread that compresses in idle time, if one does.
+    pub(super) idle: IdleWork,
     pub(super) counters: PagerCounters,
     pub(super) latency: Histogram,
     pub(super) on_loss: OnLoss,
@@ -192,6 +195,7 @@ impl PagerEngine {
             && let BlockState::Packing { slot, .. } = *record.state(index)
         {
             self.outlet.recall(slot);
+            self.idle.hurry();
         }
     }
 

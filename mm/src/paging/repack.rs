@@ -46,6 +46,7 @@ impl PagerEngine {
             // A page that is brought back during the call is no longer there and saves nothing.
             let bundles = Self::pages(index).step_by(Store::BUNDLE as usize);
             let saved = bundles.into_iter().try_fold(0, |saved, page| {
+                self.idle.relax();
                 self.pool.repack(key(page)).map(|gained| saved + gained as u64)
             });
             let took = (cpu_time() - began).as_nanos().saturating_u64();

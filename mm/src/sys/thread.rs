@@ -13,36 +13,6 @@ pub fn cpu_time() -> Duration {
     Duration::from_secs(seconds) + Duration::from_nanos(nanoseconds)
 }
 
-/// Runs `work` on a thread that takes CPU time that no other thread needs, and waits for it. A thread
-/// may lower its own priority, but needs a privilege to raise it again, so this is one of its own.
-/// If the host cannot start one, the calling thread does the work.
-///
-/// # Panics
-///
-/// If `work` does.
-pub fn in_idle_time<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    let mut work = Some(work);
-    let done = std::thread::scope(|scope| {
-        let quiet = || {
-            give_way();
-            work.take().map(|work| work())
-        };
-        let builder = std::thread::Builder::new().name("mm-idle".into()).stack_size(256 << 10);
-        let thread = builder.spawn_scoped(scope, quiet).ok()?;
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    });
-    done.unwrap_or_else(|| work.take().expect("no thread has taken it")())
-}
-
-/// Gives the calling thread the lowest priority, for good.
-fn give_way() {
-    const LOWEST: i32 = 19;
-    // Only a filter of system calls can refuse this; the thread then competes as before.
-    if let Err(error) = rustix::process::setpriority_process(None, LOWEST) {
-        tracing::debug!("cannot lower a thread's priority: {error}");
-    }
-}
-
 /// Blocks all signals for the calling thread, so that none interrupts it or is handled on it.
 ///
 /// A pending signal keeps the thread's page fault in the kernel from waiting: the fault is reported
@@ -72,13 +42,5 @@ mod tests {
         while cpu_time() < busy {
             std::hint::spin_loop();
         }
-    }
-
-    #[test]
-    fn idle_work_has_the_lowest_priority_and_the_caller_keeps_its_own() {
-        let priority = || rustix::process::getpriority_process(None).unwrap();
-        let before = priority();
-        assert_eq!(in_idle_time(priority), 19);
-        assert_eq!(priority(), before);
     }
 }

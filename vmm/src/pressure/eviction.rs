@@ -11,7 +11,6 @@ use mm::blocks::guest_side::GuestSide;
 use mm::paging::{
     ColdTracker, EvictionCosts, OnTrial, Paging, PagingStats, Probation, ReliefHand, TrialReport,
 };
-use mm::sys::thread::in_idle_time;
 use mm::units::{BLOCK_SIZE, Bytes};
 
 use super::orders::lock;
@@ -100,7 +99,8 @@ impl Eviction {
             let stage = std::mem::replace(&mut *lock(&shared.stage), TrialStage::Working);
             if let TrialStage::Waiting(mut trial, _) = stage {
                 if !in_a_hurry {
-                    in_idle_time(|| shared.paging.pack_trial(&mut trial, &shared.stop(cancel)));
+                    let stop = shared.stop(cancel);
+                    shared.paging.in_idle_time(|| shared.paging.pack_trial(&mut trial, &stop));
                 }
                 // What is left is needed now.
                 let report = shared.paging.end_trial(&mut lock(&shared.tracker), trial, cancel);
@@ -147,7 +147,7 @@ impl Eviction {
     pub(super) fn repack(&self, blocks: usize) -> Result<(), CompactorError> {
         let shared = Arc::clone(&self.shared);
         self.work.run(Box::new(move |_, cancel| {
-            in_idle_time(|| {
+            shared.paging.in_idle_time(|| {
                 let stop = shared.stop(cancel);
                 for done in (0..blocks).step_by(REPACKED_AT_ONCE).take_while(|_| !stop()) {
                     let some = REPACKED_AT_ONCE.min(blocks - done);

@@ -2,8 +2,12 @@
 //! Blocks on trial, and those that stay away.
 
 use std::cell::Cell;
+use std::sync::mpsc::{Sender, channel};
+
+use rustix::process::getpriority_process;
 
 use super::*;
+use crate::store::{CodecError, CodecWorker};
 
 #[test]
 fn what_stays_away_is_compressed_once_more_and_comes_back_unharmed() {
@@ -77,6 +81,77 @@ fn a_trial_can_be_ended_in_two_steps() {
     assert_eq!((trial.len(), f.paging.stats().counters.blocks_stored), (5, 3));
     let report = f.paging.end_trial(&mut tracker, trial, &NEVER);
     assert_eq!((report.stored, report.stopped), (8, None));
+    f.check(1);
+    f.paging.validate().unwrap();
+}
+
+/// LZ4 whose first page is not compressed before the thread has its usual priority again.
+struct Stuck {
+    usual: i32,
+    began: Mutex<Option<Sender<i32>>>,
+}
+
+struct StuckWorker(Box<dyn CodecWorker>, i32, Option<Sender<i32>>);
+
+impl Codec for Stuck {
+    fn name(&self) -> &'static str {
+        "stuck"
+    }
+
+    fn worker(&self, most: usize) -> Result<Box<dyn CodecWorker>, CodecError> {
+        Ok(Box::new(StuckWorker(Lz4.worker(most)?, self.usual, lock(&self.began).take())))
+    }
+}
+
+impl CodecWorker for StuckWorker {
+    fn compress(&mut self, page: &[u8]) -> Option<&[u8]> {
+        let priority = || getpriority_process(None).unwrap();
+        if let Some(began) = self.2.take() {
+            let low = priority();
+            began.send(low).unwrap();
+            let give_up = std::time::Instant::now() + Duration::from_secs(300);
+            // Without the privilege to raise it again it was never lowered that far.
+            while low == 19 && priority() != self.1 {
+                assert!(std::time::Instant::now() < give_up, "nobody hurries the compressor");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        self.0.compress(page)
+    }
+
+    fn decompress(&mut self, data: &[u8], page: &mut [u8]) -> Result<(), CodecError> {
+        self.0.decompress(data, page)
+    }
+}
+
+/// A busy host does not run a thread of the lowest priority: a thread that waits for a block that it
+/// compresses must not wait for idle time.
+#[test]
+fn a_guest_does_not_wait_for_idle_time() {
+    let (tell, told) = channel();
+    let usual = getpriority_process(None).unwrap();
+    let codec = Stuck { usual, began: Mutex::new(Some(tell)) };
+    let f = Fixture::with(4, 4, BackingKind::Thp, Box::new(codec), Vec::new());
+    f.fill(1);
+    if !f.has_huge_pages() {
+        return;
+    }
+    let mut tracker = f.paging.cold_tracker(Probation::default());
+    let mut trial = f.paging.begin_trial(&mut tracker, 1, &RangeSet::new());
+    assert_eq!(trial.len(), 1);
+    let out = f.paging.absent_blocks()[0].0;
+    std::thread::scope(|scope| {
+        let (paging, trial) = (&f.paging, &mut trial);
+        let pack = scope.spawn(move || paging.in_idle_time(|| paging.pack_trial(trial, &|| false)));
+        let low = told.recv().unwrap();
+        if low == 19 {
+            // Its page comes when the block is put back, as it is being compressed.
+            assert!(f.holds(out * PAGES_PER_BLOCK + 7, 1));
+        }
+        pack.join().unwrap();
+    });
+    let report = f.paging.end_trial(&mut tracker, trial, &NEVER);
+    assert_eq!(report.stored + report.returned, 1);
     f.check(1);
     f.paging.validate().unwrap();
 }
