@@ -57,6 +57,9 @@ struct Options {
     /// Of `io`, measure this only
     #[arg(long = "part", value_name = "PART")]
     parts: Vec<io::Part>,
+    /// Of `park`, measure this way of parking only
+    #[arg(long = "way", value_name = "WAY")]
+    ways: Vec<String>,
     /// Of `io`: start with the values that an earlier run has left in this file
     #[arg(long, value_name = "FILE")]
     samples: Vec<PathBuf>,
@@ -103,6 +106,8 @@ struct Bed {
     rounds: u32,
     /// Of `io` and `park`; none for all.
     parts: Vec<io::Part>,
+    /// Of `park`; none for all.
+    ways: Vec<String>,
     /// Of `io`: files with values of earlier runs.
     samples: Vec<PathBuf>,
     /// Of `io`.
@@ -143,8 +148,10 @@ fn run(options: &Options) -> Result<()> {
     programs.retain(|program| options.only.is_empty() || options.only.contains(&program.kind));
     let logs = options.folders.logs.clone();
     let (parts, samples) = (options.parts.clone(), options.samples.clone());
+    let ways = options.ways.clone();
     let amounts = io::Amounts::of(options.exact_clock);
-    let bed = Bed { payload, logs, programs, rounds: options.rounds, parts, samples, amounts };
+    let bed =
+        Bed { payload, logs, programs, rounds: options.rounds, parts, ways, samples, amounts };
     let figures: Vec<Figure> = match options.bench {
         Bench::Boot => boot::measure(&bed)?,
         Bench::Balloon => balloon::measure(&bed)?,

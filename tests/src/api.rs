@@ -18,6 +18,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub struct Api {
     socket: PathBuf,
+    limit: Duration,
 }
 
 /// An answer.
@@ -49,7 +50,13 @@ impl Response {
 impl Api {
     /// The API that listens, or will listen, at `socket`.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        Self { socket: socket.into(), limit: LIMIT }
+    }
+
+    /// The same with another timeout of an answer.
+    #[must_use]
+    pub fn with_limit(&self, limit: Duration) -> Self {
+        Self { limit, ..self.clone() }
     }
 
     /// The socket's path.
@@ -110,7 +117,7 @@ impl Api {
     pub fn connect(&self) -> Result<UnixStream> {
         let stream = UnixStream::connect(&self.socket)
             .map_err(Error::io(format!("connecting to {}", self.socket.display())))?;
-        stream.set_read_timeout(Some(LIMIT)).map_err(Error::io("setting a time limit"))?;
+        stream.set_read_timeout(Some(self.limit)).map_err(Error::io("setting a time limit"))?;
         stream.set_write_timeout(Some(LIMIT)).map_err(Error::io("setting a time limit"))?;
         Ok(stream)
     }

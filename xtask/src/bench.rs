@@ -128,6 +128,9 @@ pub(crate) struct Options {
     /// Measure this part only: of `io` limits, disks, tcp, vsock or debian; of `park` debian or filled
     #[arg(long = "part", value_name = "PART")]
     parts: Vec<String>,
+    /// Of `park`, measure this way only: lz4, zstd, lz4-trimmed, zstd-trimmed or lz4-zstd-trimmed
+    #[arg(long = "way", value_name = "WAY")]
+    ways: Vec<String>,
     #[command(flatten)]
     kernel: KernelChoice,
     /// Also measure the balloon with the vmlinux in this directory: an unpatched kernel, built by
@@ -273,6 +276,7 @@ fn with_guests(bench: &str, options: &Options, figures: &mut Vec<Value>) -> Resu
         arguments.push(format!("--rounds={}", options.rounds()).into());
         arguments.extend(options.only.iter().map(|kind| format!("--only={kind}").into()));
         arguments.extend(options.parts.iter().map(|part| format!("--part={part}").into()));
+        arguments.extend(options.ways.iter().map(|way| format!("--way={way}").into()));
         payload.run("guest-bench", &arguments, options.bench.outer(), LIMIT)?
     };
     if status == 0 {

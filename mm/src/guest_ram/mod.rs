@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{GuestRegionMmap, MmapRegion};
 
-use crate::backing::{Backing, BackingError, BackingKind, Discarded, MemoryRefusal, Residency};
+use crate::backing::{
+    Backing, BackingError, BackingKind, Discarded, MemoryRefusal, Residency, RunVisitor,
+};
 use crate::layout::MemoryLayout;
 use crate::units::{Bytes, GuestRange, HostRange, PAGE_BYTES, PAGES_PER_BLOCK, Pages, usize_from};
 
@@ -272,6 +274,19 @@ impl GuestRam {
     pub fn allow_huge(&self, range: GuestRange, allow: bool) -> Result<(), GuestRamError> {
         let (region, host) = self.resolve(range)?;
         Ok(self.holding(&[], || region.backing.allow_huge(host, allow))?)
+    }
+
+    /// Calls `found` for each run of pages of `range` that this process has mapped.
+    ///
+    /// # Errors
+    /// [`GuestRamError::NotRam`] or [`GuestRamError::Backing`].
+    pub(crate) fn walk(
+        &self,
+        range: GuestRange,
+        found: &mut RunVisitor<'_>,
+    ) -> Result<(), GuestRamError> {
+        let (region, host) = self.resolve(range)?;
+        Ok(region.backing.walk(host, found)?)
     }
 
     /// How much of `range` is in the host's memory.

@@ -144,6 +144,36 @@ impl PagerEngine {
         Ok(())
     }
 
+    /// Makes block `index` huge if only some of its pages are in guest memory; returns the others,
+    /// which are zero unless the guest has written to them since. For the moment until it is stored
+    /// that takes more memory. Where pages are in the balloon, huge pages are forbidden and it stays.
+    pub(super) fn fill_holes(&self, index: usize) -> Result<Option<Box<PageMask>>, Stay> {
+        if !self.huge {
+            return Ok(None);
+        }
+        let _gate = lock(&self.gate);
+        if *self.record().state(index) != BlockState::Present {
+            return Err(Stay::Away);
+        }
+        let mut there = PageMask::EMPTY;
+        let first = self.areas.host(index).addr();
+        let page = |addr: usize| (addr - first) / PAGE_BYTES;
+        let block = self.areas.block(index).checked_range().expect("a block of RAM");
+        let walk = self.ram.walk(block, &mut |run, _| {
+            there.set_range(page(run.addr())..page(run.end()));
+        });
+        walk.map_err(|_| Stay::Away)?;
+        if there.is_empty() || there.is_full() {
+            return Ok(None);
+        }
+        if lock(&self.pinned).intersection(block).next().is_some() {
+            return Err(Stay::Pinned);
+        }
+        // This thread already holds the gate.
+        self.ram.collapse_held(block).map_err(|_| Stay::NotHuge)?;
+        Ok(Some(Box::new(PageMask::FULL.difference(&there))))
+    }
+
     /// Collapses block `index` if it is present in small pages. `false` if the gate is taken: this
     /// never waits.
     pub(super) fn try_make_huge(&self, index: usize) -> bool {
@@ -167,20 +197,33 @@ impl PagerEngine {
         self.settle(index, |record| record.returned(index));
     }
 
-    /// Compresses block `index`, which lies in `slot`, into the store. After an error it is in
-    /// place; [`Stay::Away`] means that it already was.
-    pub(super) fn pack(&self, index: usize, slot: usize, on_access: OnAccess) -> Result<(), Stay> {
+    /// Compresses block `index`, which lies in `slot`, into the store. Pages of `holes` that are
+    /// still zero stay absent when the block comes back. After an error it is in place;
+    /// [`Stay::Away`] means that it already was.
+    pub(super) fn pack(
+        &self,
+        index: usize,
+        slot: usize,
+        on_access: OnAccess,
+        holes: Option<&PageMask>,
+    ) -> Result<(), Stay> {
         self.outlet.clear_recall(slot);
         if !self.record().begin_packing(index, slot) {
             return Err(Stay::Away);
         }
         let began = cpu_time();
         let packed = self.pack_pages(index, slot, on_access);
+        let zero = holes.map(|holes| self.zero_pages(slot, holes));
         let took = (cpu_time() - began).as_nanos().saturating_u64();
         PagerCounters::add(&self.counters.compress_ns, took);
         if packed.is_ok() {
             PagerCounters::add(&self.counters.compress_bytes, (PAGES * PAGE_BYTES) as u64);
-            if self.record().packed(index, STORE, on_access == OnAccess::Wait) {
+            let mut record = self.record();
+            if record.packed(index, STORE, on_access == OnAccess::Wait) {
+                if let Some(zero) = zero {
+                    record.drop_pages(index, &zero);
+                }
+                drop(record);
                 if on_access == OnAccess::Wait {
                     // They try again, and find the page in the store.
                     self.wake(self.areas.host(index));
@@ -191,6 +234,7 @@ impl PagerEngine {
                 self.outlet.give_back(slot);
                 return Ok(());
             }
+            drop(record);
         }
         // Before other threads may take the block: they may store it again.
         self.sources[0].forget(Self::pages(index));
@@ -224,6 +268,19 @@ impl PagerEngine {
         }
         left.retain(|at| sample.binary_search(at).is_err());
         left.chunks(BATCH).try_for_each(|pages| pack(pages).map(drop))
+    }
+
+    /// The pages of `among` that are zero in a slot that this thread holds.
+    fn zero_pages(&self, slot: usize, among: &PageMask) -> PageMask {
+        let mut zero = PageMask::EMPTY;
+        for at in among.runs().flatten() {
+            // SAFETY: this thread holds the slot until the block is packed or put back, and all of
+            // its pages are there.
+            if is_zero(unsafe { self.outlet.page(slot, at) }) {
+                zero.insert(at);
+            }
+        }
+        zero
     }
 
     /// Stores pages of block `index`, which lie in a slot of `outlet`; returns the bytes that they

@@ -184,8 +184,9 @@ impl PagerEngine {
         if matches!(self.record().state(index), BlockState::Absent(_)) {
             return self.take_pages_out(index);
         }
+        let holes = self.fill_holes(index)?;
         let slot = self.take_out(index, on_access)?;
-        self.pack(index, slot, on_access)
+        self.pack(index, slot, on_access, holes.as_deref())
     }
 
     /// Whether a page of block `index` is in `exclude`.

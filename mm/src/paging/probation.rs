@@ -92,7 +92,7 @@ impl PagerEngine {
     pub(super) fn pack_trial(&self, trial: &mut OnTrial, stop: &dyn Fn() -> bool) {
         while trial.report.stopped.is_none() && !stop() {
             let Some((index, slot)) = trial.out.pop() else { return };
-            match self.pack(index, slot, OnAccess::Return) {
+            match self.pack(index, slot, OnAccess::Return, None) {
                 Ok(()) => trial.note(index, TrialOutcome::Stored),
                 Err(Stay::Away | Stay::Wanted) => trial.note(index, TrialOutcome::Wanted),
                 Err(Stay::Incompressible) => trial.note(index, TrialOutcome::Unable),

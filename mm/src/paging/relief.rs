@@ -100,7 +100,7 @@ impl PagerEngine {
             if report.stopped.is_some() || cancel.load(Ordering::Relaxed) {
                 self.end_early(index, slot);
             } else {
-                note(&mut report, self.pack(index, slot, OnAccess::Return).map(|()| true));
+                note(&mut report, self.pack(index, slot, OnAccess::Return, None).map(|()| true));
             }
         }
         report

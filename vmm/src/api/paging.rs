@@ -55,6 +55,9 @@ pub enum PagingReply {
 pub struct Park {
     /// Resident guest memory to keep in place, in MiB; the hot set is kept first.
     pub floor_mib: u64,
+    /// Whether the guest first gives up free memory and page cache through its balloon, which it gets
+    /// back empty. Without effect while the machine is paused, and with `pause`.
+    pub trim: bool,
     /// Whether to pause the vCPUs first. They stay paused until resumed.
     pub pause: bool,
     /// Whether to respond only after it has finished, with its report.
@@ -63,7 +66,7 @@ pub struct Park {
 
 impl Default for Park {
     fn default() -> Self {
-        Self { floor_mib: 0, pause: false, wait: true }
+        Self { floor_mib: 0, trim: false, pause: false, wait: true }
     }
 }
 
@@ -98,6 +101,12 @@ pub struct ParkReport {
     pub left_wanted: u64,
     /// Left: not compressible.
     pub left_incompressible: u64,
+    /// Bytes that the guest gave up before, with `trim`.
+    #[serde(default)]
+    pub trimmed_bytes: u64,
+    /// Why it gave no more, with `trim`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trim_ended: Option<String>,
     /// Bytes freed by compacting the pool.
     pub compacted_bytes: u64,
     /// Duration, in microseconds.
@@ -124,6 +133,8 @@ pub struct UnparkReport {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PagingOperation {
+    /// The guest gives up memory that it can spare.
+    Trim,
     /// Memory is moved to the pool.
     Park,
     /// Memory is brought back.

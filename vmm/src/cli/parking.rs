@@ -24,11 +24,15 @@ pub(super) struct ParkArgs {
     /// Keep this much memory resident
     #[arg(long, value_name = "SIZE")]
     floor: Option<SizeMib>,
+    /// First let the guest give up free memory and page cache, through its balloon: it sleeps in less
+    /// memory, and reads files from its disks again when it wakes up
+    #[arg(long, conflicts_with = "pause")]
+    trim: bool,
     /// Pause the vCPUs first; `ballast resume` resumes them
     #[arg(long)]
     pause: bool,
     /// Cancel the running park operation instead of starting one
-    #[arg(long, conflicts_with_all = ["floor", "pause"])]
+    #[arg(long, conflicts_with_all = ["floor", "pause", "trim"])]
     cancel: bool,
     #[command(flatten)]
     target: Target,
@@ -41,7 +45,7 @@ impl ParkArgs {
             return Ok(());
         }
         let floor_mib = self.floor.map_or(0, |size| size.0);
-        let wanted = Park { floor_mib, pause: self.pause, wait: true };
+        let wanted = Park { floor_mib, trim: self.trim, pause: self.pause, wait: true };
         let report = with_bar(&self.target, "/memory/park", &json!(wanted))?;
         let status: PagingStatus = read(self.target.get("/memory/paging")?)?;
         Ok(out.write_all(parked(&read(report)?, &status).as_bytes())?)
@@ -101,6 +105,9 @@ fn parked(report: &ParkReport, status: &PagingStatus) -> String {
         mib(status.absent_bytes),
         mib(status.pool_bytes),
     );
+    if let Some(why) = &report.trim_ended {
+        text += &format!("{} MiB given up by the guest: {why}\n", mib(report.trimmed_bytes));
+    }
     let reasons = [
         ("kept by the floor", report.kept),
         ("in use by a device", report.left_pinned),
@@ -145,6 +152,14 @@ mod tests {
         let text = parked(&report, &status);
         assert!(text.contains("100 blocks parked in 7 ms: 200 MiB are absent"), "{text}");
         assert!(text.contains("2 blocks left in place: busy\n"), "{text}");
+        let trimmed = ParkReport {
+            trimmed_bytes: 90 << 20,
+            trim_ended: Some("the guest needs the rest".into()),
+            ..report.clone()
+        };
+        let told = parked(&trimmed, &status);
+        assert!(told.contains("90 MiB given up by the guest: the guest needs the rest"), "{told}");
+        assert!(!text.contains("given up"), "{text}");
         assert!(!text.contains("incompressible") && !text.contains("stopped"), "{text}");
         let report = ParkReport { stopped: Some("the pool is full".into()), ..report };
         assert!(parked(&report, &status).ends_with("stopped early: the pool is full\n"));

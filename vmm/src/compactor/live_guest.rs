@@ -20,7 +20,7 @@ use mm::guest_ram::{GuestRam, GuestRamError};
 use mm::units::{BlockId, Bytes, GuestRange, PAGES_PER_BLOCK, Pages, SaturatingInto};
 
 /// Timeout for an evacuation: a base time, plus a time per block.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 const PATIENCE_PER_BLOCK: Duration = Duration::from_millis(200);
 /// Extra time for the balloon to report a timeout.
 const GRACE: Duration = Duration::from_secs(1);
@@ -46,14 +46,14 @@ pub type SharedBalloon = Arc<DeviceLock<Balloon>>;
 pub struct LiveGuest {
     ram: Arc<GuestRam>,
     balloon: Option<SharedBalloon>,
-    changes: Arc<Changes>,
+    pub(super) changes: Arc<Changes>,
     gpu: Option<Arc<DeviceLock<Gpu>>>,
 }
 
 /// The balloon at one moment of a wait.
 #[derive(Debug, Clone, Copy)]
-struct BalloonSize {
-    pages: Pages,
+pub(super) struct BalloonSize {
+    pub(super) pages: Pages,
     /// Total number of blocks put into it.
     blocks: u64,
     /// Pages in it that are not part of a block.
@@ -63,7 +63,7 @@ struct BalloonSize {
 impl BalloonSize {
     /// Whether the guest has lent all requested blocks or can make no more: then it puts single
     /// pages into the balloon. `before` is the size before it was asked.
-    fn has_lent(&self, before: &Self, goal: Pages) -> bool {
+    pub(super) fn has_lent(&self, before: &Self, goal: Pages) -> bool {
         self.pages >= goal || self.single > before.single + STRAY_PAGES
     }
 }
@@ -144,7 +144,7 @@ impl LiveGuest {
         Ok(total)
     }
 
-    fn balloon(&self) -> Option<Locked<'_, Balloon>> {
+    pub(super) fn balloon(&self) -> Option<Locked<'_, Balloon>> {
         self.balloon.as_ref().map(|balloon| balloon.lock())
     }
 
@@ -155,7 +155,7 @@ impl LiveGuest {
     }
 
     /// The size of the balloon; `None` if its driver is inactive, which also ends its loans.
-    fn size(&self) -> Option<BalloonSize> {
+    pub(super) fn size(&self) -> Option<BalloonSize> {
         let balloon = self.balloon().filter(|balloon| balloon.is_active())?;
         let (counters, pages) = (balloon.counters(), balloon.ballooned());
         let in_blocks = counters.inflated_blocks.saturating_sub(counters.deflated_blocks);
@@ -165,7 +165,7 @@ impl LiveGuest {
 
     /// Checks the balloon at each change until `reached` returns true, the deadline passes, it is
     /// cancelled or the balloon stops changing; returns the last size, if any.
-    fn wait_until(
+    pub(super) fn wait_until(
         &self,
         deadline: Option<Instant>,
         cancel: &AtomicBool,

@@ -15,6 +15,7 @@
 //!
 //! - `job.rs`: jobs for the thread
 //! - `live_guest.rs`: what a pass needs from the devices
+//! - `loan.rs`: memory borrowed from the guest before a park
 //! - `turn.rs`: who may use the thread
 //! - `schedule.rs`: when to run a background pass
 //! - `pressure.rs`: the host's signal that memory is short
@@ -22,6 +23,7 @@
 
 mod job;
 mod live_guest;
+mod loan;
 mod pressure;
 mod schedule;
 mod turn;

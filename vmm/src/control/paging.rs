@@ -13,9 +13,9 @@ use crate::api::paging::{
     PagingAction, PagingCounters, PagingOperation, PagingReply, PagingStatus, Park, ParkReport,
     PoolStatus, Unpark, UnparkReport,
 };
-use crate::api::{Refusal, Reply};
+use crate::api::{Phase, Refusal, Reply};
 use crate::compactor::Compactor;
-use crate::parking::{Finished, Operation, Parking};
+use crate::parking::{Finished, Operation, ParkWish, Parked, Parking};
 
 impl Controller {
     pub(super) fn paging_action(&mut self, action: PagingAction, reply: ReplySender) {
@@ -33,19 +33,22 @@ impl Controller {
         let answer = Answer::new(reply);
         let at_the_end = answer.clone();
         let waits = wanted.wait;
-        let when_done = Box::new(move |finished: Finished<pager::ParkReport>| {
+        let when_done = Box::new(move |finished: Finished<Parked>| {
             if waits {
                 let report = Box::new(ParkReport::from(&finished));
                 at_the_end.give(Ok(PagingReply::Parked(report).into()));
             }
         });
         let floor = Bytes::from_mib(wanted.floor_mib).unwrap_or(Bytes(u64::MAX));
+        // A guest that is paused cannot give up anything.
+        let runs = !wanted.pause && self.phase() == Phase::Running;
+        let wish = ParkWish { floor, trim: wanted.trim && runs };
         let started = self.start_paging().and_then(|()| {
             if wanted.pause {
                 self.vm()?.pause().map_err(failed)?;
             }
             let (parking, compactor) = self.parking()?;
-            parking.park(compactor, floor, when_done).map_err(failed)
+            parking.park(compactor, wish, when_done).map_err(failed)
         });
         answer.started(started, waits);
     }
@@ -150,15 +153,18 @@ fn micros(time: Duration) -> u64 {
 impl From<Operation> for PagingOperation {
     fn from(operation: Operation) -> Self {
         match operation {
+            Operation::Trim => Self::Trim,
             Operation::Park => Self::Park,
             Operation::Unpark => Self::Unpark,
         }
     }
 }
 
-impl From<&Finished<pager::ParkReport>> for ParkReport {
-    fn from(Finished { report, took }: &Finished<pager::ParkReport>) -> Self {
+impl From<&Finished<Parked>> for ParkReport {
+    fn from(Finished { report: Parked { blocks: report, trim }, took }: &Finished<Parked>) -> Self {
         Self {
+            trimmed_bytes: trim.as_ref().map_or(0, |trim| trim.given.0),
+            trim_ended: trim.as_ref().map(|trim| trim.ended.clone()),
             parked: report.parked,
             kept: report.kept,
             left_pinned: report.left.pinned,

@@ -7,8 +7,12 @@
 //! use: `mm::paging`, the compactor, `config`, `host`. Must not use: KVM, the API.
 //!
 //! - `room.rs`: how much memory the host can give
+//! - `trim.rs`: the guest gives up what it can spare before it is parked; `trim_guest.rs`: by its
+//!   balloon
 
 mod room;
+mod trim;
+mod trim_guest;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,10 +31,14 @@ use crate::compactor::{Compactor, CompactorError, LiveGuest};
 use crate::config::{PageCodec, PagingConfig};
 use crate::exit::{ExitReason, ExitSignal};
 use room::RoomGauge;
+pub use trim::TrimReport;
+use trim_guest::LiveTrim;
 
 /// The running operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
+    /// The guest gives up what it can spare, before memory is moved to the pool.
+    Trim,
     /// Memory is moved to the pool.
     Park,
     /// Memory is brought back.
@@ -44,6 +52,24 @@ pub struct Finished<R> {
     pub report: R,
     /// How long it took.
     pub took: Duration,
+}
+
+/// Result of a park operation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Parked {
+    /// What was moved to the pool.
+    pub blocks: ParkReport,
+    /// What the guest gave up before, if it was asked to.
+    pub trim: Option<TrimReport>,
+}
+
+/// What a park operation is to do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ParkWish {
+    /// Guest memory to keep resident.
+    pub floor: Bytes,
+    /// Whether the guest first gives up what it can spare.
+    pub trim: bool,
 }
 
 /// How far the present operation is.
@@ -65,7 +91,7 @@ struct OperationRecord {
     operation: Mutex<Option<Operation>>,
     done: AtomicU64,
     planned: AtomicU64,
-    last_park: Mutex<Option<Finished<ParkReport>>>,
+    last_park: Mutex<Option<Finished<Parked>>>,
 }
 
 /// The pager of a machine. Drop it after the machine: its vCPUs and devices may wait for pages.
@@ -120,7 +146,7 @@ impl Parking {
         })
     }
 
-    /// Puts the guest's memory into the pool, down to `floor`.
+    /// Puts the guest's memory into the pool, as `wish` says.
     ///
     /// # Errors
     ///
@@ -128,19 +154,27 @@ impl Parking {
     pub fn park(
         &self,
         compactor: &Compactor,
-        floor: Bytes,
-        when_done: WhenOperationDone<ParkReport>,
+        wish: ParkWish,
+        when_done: WhenOperationDone<Parked>,
     ) -> Result<(), CompactorError> {
         let (paging, shared) = (self.paging.clone(), self.shared.clone());
         let (wanted, budget) = (self.threads, self.host_threads.clone());
         compactor.run_alone(Box::new(move |guest, cancel| {
-            let finished = shared.run(Operation::Park, |progress| {
+            let ParkWish { floor, trim } = wish;
+            let first = if trim { Operation::Trim } else { Operation::Park };
+            let finished = shared.run(first, |progress| {
+                let trim = trim.then(|| trim::trim(&LiveTrim::new(guest), floor, cancel, progress));
+                shared.now(Some(Operation::Park));
                 let exclude = release_what_is_free(guest);
                 let (threads, _charge) = take_threads(wanted, &budget);
                 let threads = Some(threads);
-                paging.park(&ParkRequest { floor, threads, exclude }, cancel, progress)
+                let request = ParkRequest { floor, threads, exclude };
+                Parked { blocks: paging.park(&request, cancel, progress), trim }
             });
-            tracing::info!(ms = finished.took.as_millis(), "{}", finished.report);
+            if let Some(TrimReport { given, ended }) = &finished.report.trim {
+                tracing::info!("the guest gave up {} MiB before: {ended}", given.as_mib());
+            }
+            tracing::info!(ms = finished.took.as_millis(), "{}", finished.report.blocks);
             *lock(&shared.last_park) = Some(finished.clone());
             Box::new(move || when_done(finished))
         }))
@@ -179,7 +213,7 @@ impl Parking {
     }
 
     /// Result of the last parking.
-    pub fn last_park(&self) -> Option<Finished<ParkReport>> {
+    pub fn last_park(&self) -> Option<Finished<Parked>> {
         lock(&self.shared.last_park).clone()
     }
 
@@ -200,7 +234,7 @@ impl OperationRecord {
         operation: Operation,
         work: impl FnOnce(paging::OnProgress<'_>) -> R,
     ) -> Finished<R> {
-        *lock(&self.operation) = Some(operation);
+        self.now(Some(operation));
         let progress = |done, planned| {
             self.done.fetch_max(done, Ordering::Relaxed);
             self.planned.store(planned, Ordering::Relaxed);
@@ -208,10 +242,15 @@ impl OperationRecord {
         let began = Instant::now();
         let report = work(&progress);
         let took = began.elapsed();
-        *lock(&self.operation) = None;
+        self.now(None);
+        Finished { report, took }
+    }
+
+    /// Notes what runs now, of which nothing is done yet.
+    fn now(&self, operation: Option<Operation>) {
+        *lock(&self.operation) = operation;
         self.done.store(0, Ordering::Relaxed);
         self.planned.store(0, Ordering::Relaxed);
-        Finished { report, took }
     }
 }
 

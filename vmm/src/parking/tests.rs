@@ -46,15 +46,18 @@ impl Fixture {
 fn memory_is_parked_and_brought_back_on_the_compactors_thread() {
     let f = Fixture::new();
     let (tell, told) = mpsc::channel();
-    f.parking.park(&f.compactor, Bytes(0), Box::new(move |done| tell.send(done).unwrap())).unwrap();
-    let done: Finished<ParkReport> = told.recv().unwrap();
-    assert_eq!(done.report.parked + done.report.left.small, 8, "{:?}", done.report);
+    let wish = ParkWish { floor: Bytes(0), trim: true };
+    f.parking.park(&f.compactor, wish, Box::new(move |done| tell.send(done).unwrap())).unwrap();
+    let done: Finished<Parked> = told.recv().unwrap();
+    let trim = done.report.trim.clone().unwrap();
+    assert_eq!((trim.given, trim.ended.as_str()), (Bytes(0), "the machine has no balloon"));
+    assert_eq!(done.report.blocks.parked + done.report.blocks.left.small, 8, "{:?}", done.report);
     assert_eq!(f.parking.last_park(), Some(done.clone()));
-    assert_eq!(f.parking.stats().absent_bytes, done.report.parked << 21);
+    assert_eq!(f.parking.stats().absent_bytes, done.report.blocks.parked << 21);
     let (tell, told) = mpsc::channel();
     let when_done = Box::new(move |done: Finished<UnparkReport>| tell.send(done).unwrap());
     f.parking.unpark(&f.compactor, when_done).unwrap();
-    assert_eq!(told.recv().unwrap().report.returned, done.report.parked);
+    assert_eq!(told.recv().unwrap().report.returned, done.report.blocks.parked);
     assert_eq!(f.parking.stats().absent_bytes, 0);
     assert!(f.is_intact());
 }
@@ -69,7 +72,7 @@ fn a_pass_and_an_eviction_never_meet() {
             Box::new(|| ())
         }))
         .unwrap();
-    let parked = f.parking.park(&f.compactor, Bytes(0), Box::new(|_| ()));
+    let parked = f.parking.park(&f.compactor, ParkWish::default(), Box::new(|_| ()));
     assert_eq!(parked, Err(CompactorError::Busy));
     let job = PassJob { goals: Goals::all(false), limits: PassLimits::UNLIMITED };
     assert_eq!(f.compactor.submit(job, Box::new(|_| ())), Err(CompactorError::Busy));
@@ -94,16 +97,19 @@ fn parking_takes_the_place_of_work_in_the_background() {
     is_running.recv().unwrap();
     assert_eq!(background.run(Box::new(|_, _| Box::new(|| ()))), Err(CompactorError::Busy));
     let (tell, told) = mpsc::channel();
-    f.parking.park(&f.compactor, Bytes(0), Box::new(move |done| tell.send(done).unwrap())).unwrap();
-    let done: Finished<ParkReport> = told.recv().unwrap();
-    assert_eq!(done.report.stopped, None);
+    let wish = ParkWish { floor: Bytes(0), trim: true };
+    f.parking.park(&f.compactor, wish, Box::new(move |done| tell.send(done).unwrap())).unwrap();
+    let done: Finished<Parked> = told.recv().unwrap();
+    let trim = done.report.trim.clone().unwrap();
+    assert_eq!((trim.given, trim.ended.as_str()), (Bytes(0), "the machine has no balloon"));
+    assert_eq!(done.report.blocks.stopped, None);
     assert!(f.is_intact());
 }
 
 #[test]
 fn the_end_of_the_machine_ends_parking_and_loses_nothing() {
     let Fixture { ram, compactor, parking, _events } = Fixture::new();
-    parking.park(&compactor, Bytes(0), Box::new(|_| ())).unwrap();
+    parking.park(&compactor, ParkWish::default(), Box::new(|_| ())).unwrap();
     // Cancels, and waits for the thread.
     drop(compactor);
     assert_eq!(parking.progress().operation, None);
