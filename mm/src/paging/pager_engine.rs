@@ -159,7 +159,8 @@ impl PagerEngine {
         self.move_all_back(index, self.areas.host(index), self.outlet.range(slot));
     }
 
-    /// Moves pages of block `index` from staging back to their place, retrying without limit.
+    /// Moves the pages of block `index` that are at `staged` back to their place, retrying without
+    /// limit. Pages that are not there, as a move out stopped before them, are in place.
     pub(super) fn move_all_back(&self, index: usize, place: HostRange, staged: HostRange) {
         let mut told = false;
         loop {
@@ -167,7 +168,19 @@ impl PagerEngine {
             // reference to the slot exists, and there is never one to guest memory.
             let Err(stopped) = (unsafe { self.transfer(place, staged) }) else { return };
             if stopped.is_present() {
-                // Pages at the destination are absent from the slot, so nothing is overwritten.
+                match self.outlet.pages_at(staged) {
+                    // The rest never left.
+                    Ok(pages) if pages.is_empty() => return,
+                    // Page by page, so that what is in the way keeps back nothing else.
+                    Ok(pages) if staged.len() > PAGE_BYTES => {
+                        for run in pages.runs().flatten().map(|page| page..page + 1) {
+                            self.move_all_back(index, place.pages(run.clone()), staged.pages(run));
+                        }
+                        return;
+                    }
+                    _ => {}
+                }
+                // The page at the destination is newer, so it stays.
                 tracing::error!("guest memory was populated while it was parked: {stopped}");
                 return;
             }

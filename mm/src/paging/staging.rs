@@ -103,7 +103,11 @@ impl Outlet {
 
     /// The pages of a slot that are there.
     pub(super) fn resident(&self, slot: usize) -> Result<PageMask, BackingError> {
-        let range = self.range(slot);
+        self.pages_at(self.range(slot))
+    }
+
+    /// The pages of `range`, at most a block, that are there.
+    pub(super) fn pages_at(&self, range: HostRange) -> Result<PageMask, BackingError> {
         let mut mask = PageMask::EMPTY;
         let page = |addr: usize| (addr - range.addr()) / PAGE_BYTES;
         let walk =

@@ -213,3 +213,27 @@ fn pages_leave_and_come_back_at_the_same_time() {
     f.paging.settle();
     f.paging.validate().unwrap();
 }
+
+/// A move that stopped halfway has left pages in place. Those that did move go back, wherever the
+/// others are.
+#[test]
+fn pages_go_back_around_those_that_never_left() {
+    let f = Fixture::new(2, 2);
+    f.fill(1);
+    if !f.has_huge_pages() {
+        return;
+    }
+    f.park();
+    (3..7).for_each(|page| assert!(f.holds(page, 1)));
+    f.paging.settle();
+    let engine = &f.paging.engine;
+    let slot = engine.parts.take().unwrap();
+    let (place, staged) = (engine.areas.host(0), engine.parts.range(slot));
+    // SAFETY: both are mapped, this thread holds the slot, and no reference to either exists.
+    unsafe { engine.transfer(staged.pages(4..6), place.pages(4..6)) }.unwrap();
+    engine.move_all_back(0, place.pages(3..7), staged.pages(3..7));
+    assert!(engine.parts.resident(slot).unwrap().is_empty());
+    engine.parts.give_back(slot);
+    (0..f.pages()).for_each(|page| assert!(f.holds(page, 1), "page {page}"));
+    f.paging.validate().unwrap();
+}
