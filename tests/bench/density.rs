@@ -123,7 +123,9 @@ pub(crate) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
     );
     let mut curves = Vec::new();
     for program in &bed.programs {
-        for &setup in Setup::of(program.kind) {
+        let wanted =
+            |setup: &Setup| bed.ways.is_empty() || bed.ways.iter().any(|way| way == setup.name());
+        for setup in Setup::of(program.kind).iter().copied().filter(wanted) {
             curves.push((setup, row(bed, program, setup, &contents)?));
             let drawn: Vec<Curve> = curves
                 .iter()

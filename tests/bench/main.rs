@@ -57,7 +57,7 @@ struct Options {
     /// Of `io`, measure this only
     #[arg(long = "part", value_name = "PART")]
     parts: Vec<io::Part>,
-    /// Of `park`, measure this way of parking only
+    /// Of `park`, measure this way of parking only, of `density` this row
     #[arg(long = "way", value_name = "WAY")]
     ways: Vec<String>,
     /// Of `io`: start with the values that an earlier run has left in this file
@@ -106,7 +106,7 @@ struct Bed {
     rounds: u32,
     /// Of `io` and `park`; none for all.
     parts: Vec<io::Part>,
-    /// Of `park`; none for all.
+    /// Of `park` and `density`; none for all.
     ways: Vec<String>,
     /// Of `io`: files with values of earlier runs.
     samples: Vec<PathBuf>,
