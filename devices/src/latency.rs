@@ -4,8 +4,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use mm::units::SaturatingInto;
-
 /// The shortest, the longest, and all together, in microseconds that were begun: 0 is none. One
 /// thread records at a time, any may read.
 #[derive(Debug, Default, serde::Serialize)]
@@ -21,12 +19,15 @@ pub struct LatencyAggregate {
 impl LatencyAggregate {
     /// Notes one request.
     pub(crate) fn record(&self, took: Duration) {
-        let us = took.as_nanos().div_ceil(1000).saturating_u64().max(1);
+        let us = took.as_secs().saturating_mul(1_000_000);
+        let us = us.saturating_add(took.subsec_nanos().div_ceil(1000).into()).max(1);
         let shortest = self.min_us.load(Ordering::Relaxed);
         if shortest == 0 || us < shortest {
             self.min_us.store(us, Ordering::Relaxed);
         }
-        self.max_us.fetch_max(us, Ordering::Relaxed);
+        if us > self.max_us.load(Ordering::Relaxed) {
+            self.max_us.store(us, Ordering::Relaxed);
+        }
         self.sum_us.fetch_add(us, Ordering::Relaxed);
     }
 }

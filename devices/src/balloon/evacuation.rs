@@ -80,7 +80,7 @@ impl EvacuationRequests {
             }
         }
         self.send(queue, &core.pool.ledger)?;
-        queue.rearm()?;
+        queue.rearm();
         Ok((Progress::more_if(deadline.passed()), too_late))
     }
 
@@ -136,7 +136,8 @@ impl EvacuationRequests {
             let written = buffer.write(queue.mem(), 0, request.as_bytes());
             queue.push(head, written.saturating_u32())?;
         }
-        queue.signal()
+        queue.signal();
+        Ok(())
     }
 
     /// Ends requests that are out of time.

@@ -59,8 +59,11 @@ impl Polling {
     /// Returns the buffer, which makes the driver send the next one; false if there is no buffer.
     pub(super) fn poll(&mut self, queue: &mut DeviceQueue, journal: &mut EventJournal) -> bool {
         let Some(head) = self.buffer.take() else { return false };
-        match queue.push(head, 0).and_then(|()| queue.signal()) {
-            Ok(()) => true,
+        match queue.push(head, 0) {
+            Ok(()) => {
+                queue.signal();
+                true
+            }
             Err(error) => {
                 journal.warn(error);
                 false
@@ -99,7 +102,7 @@ impl Polling {
                 queue.push(older, 0)?;
             }
         }
-        queue.finish()?;
+        queue.finish();
         Ok(Progress::more_if(deadline.passed()))
     }
 

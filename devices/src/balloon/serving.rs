@@ -49,7 +49,7 @@ impl Serving {
             let mut buffer = match self.buffer.take() {
                 Some(buffer) => buffer,
                 None if deadline.passed() => {
-                    queue.signal()?;
+                    queue.signal();
                     return Ok(Progress::More);
                 }
                 None => {
@@ -76,10 +76,10 @@ impl Serving {
             }
             buffer.waits = step == BufferStep::Wait;
             self.buffer = Some(buffer);
-            queue.signal()?;
+            queue.signal();
             return Ok(Progress::more_if(step == BufferStep::More));
         }
-        queue.finish()?;
+        queue.finish();
         Ok(Progress::Done)
     }
 

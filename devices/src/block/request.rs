@@ -7,7 +7,7 @@
 use zerocopy::FromBytes;
 
 use super::protocol::{BlockHeader, RangeEntry, RequestKind, SECTOR, Status};
-use crate::virtio::{GuestMemoryMmap, Segments};
+use crate::virtio::ChainMemory;
 
 /// Most sectors of one discard or write-zeroes: 4 GiB.
 pub(super) const MAX_RANGE_SECTORS: u32 = 8 << 20;
@@ -43,19 +43,15 @@ pub(super) struct DiskRequest {
 /// # Errors
 ///
 /// The status for the driver.
-pub(super) fn parse(
-    mem: &GuestMemoryMmap,
-    buffer: &Segments,
-    limits: DiskLimits,
-) -> Result<DiskRequest, Status> {
+pub(super) fn parse(buffer: &ChainMemory, limits: DiskLimits) -> Result<DiskRequest, Status> {
     let mut raw = [0; BlockHeader::LEN];
-    if buffer.read(mem, 0, &mut raw) < raw.len() {
+    if buffer.readable.read(0, &mut raw) < raw.len() {
         return Err(Status::IoErr);
     }
     let header = BlockHeader::read_from_bytes(&raw).map_err(|_| Status::IoErr)?;
-    let to_device = buffer.readable_len() - BlockHeader::LEN as u64;
+    let to_device = (buffer.readable.len() - BlockHeader::LEN) as u64;
     // Its last byte is the status.
-    let to_driver = buffer.writable_len().saturating_sub(1);
+    let to_driver = buffer.writable.len().saturating_sub(1) as u64;
     let (operation, len) = match RequestKind::from(header.kind.get()) {
         RequestKind::In => {
             let offset = limits.check(header.sector.get(), to_driver)?;
@@ -68,9 +64,7 @@ pub(super) fn parse(
         }
         RequestKind::Flush => (DiskOperation::Flush, 0),
         RequestKind::GetId => (DiskOperation::GetId, to_driver.min(super::protocol::ID_LEN as u64)),
-        kind @ (RequestKind::Discard | RequestKind::WriteZeroes) => {
-            range(mem, buffer, kind, limits)?
-        }
+        kind @ (RequestKind::Discard | RequestKind::WriteZeroes) => range(buffer, kind, limits)?,
         RequestKind::Unsupported(_) => return Err(Status::Unsupported),
     };
     Ok(DiskRequest { operation, len })
@@ -78,18 +72,17 @@ pub(super) fn parse(
 
 /// The one range of a discard or write-zeroes (5.2.6.2).
 fn range(
-    mem: &GuestMemoryMmap,
-    buffer: &Segments,
+    buffer: &ChainMemory,
     kind: RequestKind,
     limits: DiskLimits,
 ) -> Result<(DiskOperation, u64), Status> {
     limits.check_writable()?;
-    if buffer.readable_len() != (BlockHeader::LEN + RangeEntry::LEN) as u64 {
+    if buffer.readable.len() != BlockHeader::LEN + RangeEntry::LEN {
         // The device announces one range a request.
         return Err(Status::IoErr);
     }
     let mut raw = [0; RangeEntry::LEN];
-    buffer.read(mem, BlockHeader::LEN as u64, &mut raw);
+    buffer.readable.read(BlockHeader::LEN, &mut raw);
     let entry = RangeEntry::read_from_bytes(&raw).map_err(|_| Status::IoErr)?;
     let (sectors, flags) = (entry.num_sectors.get(), entry.flags.get());
     if sectors > MAX_RANGE_SECTORS {

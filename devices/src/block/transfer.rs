@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Requests in flight, each moved in pieces that complete quickly.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use mm::units::usize_from;
@@ -9,7 +8,7 @@ use mm::units::usize_from;
 use super::disk_engine::{DiskAction, Piece};
 use super::protocol::BlockHeader;
 use super::request::{DiskOperation, DiskRequest};
-use crate::virtio::{GuestMemoryMmap, IoVecs, Segments};
+use crate::virtio::{ChainMemory, IoVecs};
 
 /// One request between its queue and its status.
 #[derive(Debug)]
@@ -19,21 +18,14 @@ pub(super) struct DiskTransfer {
     /// First descriptor.
     pub(super) head: u16,
     /// All its descriptors.
-    pub(super) buffer: Segments,
+    pub(super) buffer: ChainMemory,
     pub(super) request: DiskRequest,
     /// Whether its data must be durable before it completes.
     pub(super) durable: bool,
     /// When it was taken from its queue.
-    pub(super) since: Instant,
+    pub(super) since: Option<Instant>,
     done: u64,
     flushed: bool,
-    memory: IoVecs,
-}
-
-/// What every transfer needs memory for; used again, as allocating it costs as much as the rest.
-#[derive(Debug, Default)]
-pub(super) struct Parts {
-    pub(super) buffer: Segments,
     memory: IoVecs,
 }
 
@@ -49,30 +41,34 @@ pub(super) enum TransferStep {
 }
 
 impl DiskTransfer {
-    pub(super) fn new(queue: u16, head: u16, parts: Parts, request: DiskRequest) -> Self {
-        let Parts { buffer, memory } = parts;
+    /// A transfer of nothing; its buffer is filled first.
+    fn new() -> Self {
         Self {
-            queue,
-            head,
-            buffer,
-            request,
+            queue: 0,
+            head: 0,
+            buffer: ChainMemory::default(),
+            request: DiskRequest { operation: DiskOperation::GetId, len: 0 },
             durable: false,
-            since: Instant::now(),
+            since: None,
             done: 0,
             flushed: false,
-            memory,
+            memory: IoVecs::default(),
         }
+    }
+
+    /// Begins with `request`, which is in the buffer.
+    pub(super) fn begin(&mut self, request: DiskRequest, since: Instant, durable: bool) {
+        self.request = request;
+        self.durable = durable;
+        self.since = Some(since);
+        self.done = 0;
+        self.flushed = false;
     }
 
     /// Makes the next piece ready, of at most `limit` bytes, on a disk of `size` bytes.
     ///
     /// Must not be called while a piece is in flight.
-    pub(super) fn prepare(
-        &mut self,
-        mem: &Arc<GuestMemoryMmap>,
-        limit: usize,
-        size: u64,
-    ) -> TransferStep {
+    pub(super) fn prepare(&mut self, limit: usize, size: u64) -> TransferStep {
         let left = self.request.len - self.done;
         let (action, start) = match self.request.operation {
             DiskOperation::Read { offset } => (DiskAction::Read, offset),
@@ -99,11 +95,12 @@ impl DiskTransfer {
         let limit = usize_from(left).min(limit);
         let len = match action {
             DiskAction::Read => {
-                self.memory.gather(mem, &self.buffer.writable, self.done, limit) as u64
+                let from = usize_from(self.done);
+                self.memory.gather_from(&self.buffer.writable, from, limit) as u64
             }
             DiskAction::Write => {
-                let from = self.done + BlockHeader::LEN as u64;
-                self.memory.gather(mem, &self.buffer.readable, from, limit) as u64
+                let from = BlockHeader::LEN + usize_from(self.done);
+                self.memory.gather_from(&self.buffer.readable, from, limit) as u64
             }
             _ => left,
         };
@@ -130,22 +127,29 @@ impl DiskTransfer {
     }
 }
 
-/// All transfers of a device, each under a number that the engine knows it by.
+/// All transfers of a device, each under a number that the engine knows it by. Those that are over
+/// stay for the next request: allocating the lists of one costs as much as the rest of it.
 #[derive(Debug)]
 pub(super) struct Transfers {
-    slots: Vec<Option<DiskTransfer>>,
+    slots: Vec<TransferSlot>,
     free: Vec<u16>,
-    spare: Vec<Parts>,
 }
 
-/// Most parts that are kept: enough for a queue with many small requests in flight.
-const MAX_SPARE: usize = 64;
+#[derive(Debug, Default)]
+struct TransferSlot {
+    /// On the heap, so that it does not move while a piece of it is in flight.
+    transfer: Option<Box<DiskTransfer>>,
+    taken: bool,
+}
+
+/// How many transfers are kept: enough for a queue with many small requests in flight.
+const KEPT: u16 = 64;
 
 impl Transfers {
     /// Room for `slots` transfers.
     pub(super) fn new(slots: u16) -> Self {
-        let empty = std::iter::repeat_with(|| None).take(slots.into());
-        Self { slots: empty.collect(), free: (0..slots).rev().collect(), spare: Vec::new() }
+        let empty = std::iter::repeat_with(TransferSlot::default).take(slots.into());
+        Self { slots: empty.collect(), free: (0..slots).rev().collect() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -156,32 +160,30 @@ impl Transfers {
         self.free.is_empty()
     }
 
-    /// Takes `transfer` in, unless all slots are taken.
-    pub(super) fn insert(&mut self, transfer: DiskTransfer) -> Option<u16> {
+    /// Takes a slot for one more transfer, unless all are taken.
+    pub(super) fn claim(&mut self) -> Option<u16> {
         let token = self.free.pop()?;
-        self.slots[usize::from(token)] = Some(transfer);
+        let slot = self.slots.get_mut(usize::from(token))?;
+        slot.taken = true;
+        slot.transfer.get_or_insert_with(|| Box::new(DiskTransfer::new()));
         Some(token)
     }
 
+    /// The transfer in a slot that is taken.
     pub(super) fn get_mut(&mut self, token: u16) -> Option<&mut DiskTransfer> {
-        self.slots.get_mut(usize::from(token))?.as_mut()
+        let slot = self.slots.get_mut(usize::from(token)).filter(|slot| slot.taken)?;
+        slot.transfer.as_deref_mut()
     }
 
-    /// Parts for one more transfer.
-    pub(super) fn spare(&mut self) -> Parts {
-        self.spare.pop().unwrap_or_default()
-    }
-
-    /// Keeps the parts of a transfer that is over.
-    pub(super) fn keep(&mut self, transfer: DiskTransfer) {
-        if self.spare.len() < MAX_SPARE {
-            self.spare.push(Parts { buffer: transfer.buffer, memory: transfer.memory });
+    /// Gives back the slot of a transfer that is over.
+    pub(super) fn release(&mut self, token: u16) {
+        let Some(slot) = self.slots.get_mut(usize::from(token)).filter(|slot| slot.taken) else {
+            return;
+        };
+        slot.taken = false;
+        if token >= KEPT {
+            slot.transfer = None;
         }
-    }
-
-    pub(super) fn remove(&mut self, token: u16) -> Option<DiskTransfer> {
-        let transfer = self.slots.get_mut(usize::from(token))?.take()?;
         self.free.push(token);
-        Some(transfer)
     }
 }

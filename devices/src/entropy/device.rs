@@ -100,7 +100,7 @@ impl Entropy {
         EntropyCounters::add(&self.counters.queue_event_count, 1);
         for _ in 0..queue.size() {
             if deadline.passed() {
-                queue.signal()?;
+                queue.signal();
                 return Ok(Progress::More);
             }
             let Some(chain) = queue.pop()? else { break };
@@ -125,14 +125,14 @@ impl Entropy {
                 queue.undo_pop();
                 self.timer.set(Some(at));
                 // The timer wakes the device: the driver need not.
-                queue.signal()?;
+                queue.signal();
                 return Ok(Progress::Done);
             }
             let written = self.fill(queue, &buffer, len);
             deadline.charge(COST.saturating_mul(len as u64));
             queue.push(head, written)?;
         }
-        queue.finish()?;
+        queue.finish();
         Ok(Progress::Done)
     }
 

@@ -314,11 +314,11 @@ impl Gpu {
                 Outcome::Cut(running) => *cut = Some(running),
             }
             if cut.is_some() || deadline.passed() {
-                queue.signal()?;
+                queue.signal();
                 return Ok(Progress::More);
             }
         }
-        queue.finish()?;
+        queue.finish();
         Ok(Progress::Done)
     }
 }

@@ -15,7 +15,7 @@ pub(super) fn run(
 ) -> Result<Progress, QueueError> {
     loop {
         if deadline.passed() {
-            queue.signal()?;
+            queue.signal();
             return Ok(Progress::More);
         }
         let Some(chain) = queue.pop()? else { break };
@@ -39,6 +39,6 @@ pub(super) fn run(
         };
         queue.push(head, written.saturating_u32())?;
     }
-    queue.finish()?;
+    queue.finish();
     Ok(Progress::Done)
 }

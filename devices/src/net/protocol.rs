@@ -9,7 +9,7 @@ pub const DEVICE_TYPE: u32 = 1;
 /// Bytes before each frame (5.1.6): flags, segmentation, checksum, number of buffers.
 pub const HEADER_LEN: usize = 12;
 /// Offset of the number of buffers in it.
-pub const NUM_BUFFERS: u64 = 10;
+pub const NUM_BUFFERS: usize = 10;
 /// Longest frame with its header: 64 KiB of packet, 14 bytes of Ethernet, 12 of header
 /// (5.1.6.3.1).
 pub const MAX_FRAME: usize = 65_562;

@@ -5,8 +5,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Instant;
 
-use mm::units::{SaturatingInto, usize_from};
-use vm_memory::{Bytes, GuestAddress};
+use mm::units::SaturatingInto;
 
 use super::handle::NetCounters;
 use super::link::Link;
@@ -15,8 +14,7 @@ use super::responder::Responder;
 use super::stream::FrameStream;
 use super::tap::Tap;
 use crate::virtio::{
-    ChainError, Deadline, DeviceQueue, GuestMemoryMmap, IoVecs, Progress, QueueError, RateLimiter,
-    Segment, Segments,
+    Chain, ChainMemory, Deadline, DeviceQueue, IoVecs, Progress, QueueError, RateLimiter,
 };
 
 /// Longest frame without segmentation offloads, with room for two VLAN tags.
@@ -26,7 +24,6 @@ const PLAIN_FRAME: usize = 1522;
 #[derive(Debug)]
 struct Posted {
     head: u16,
-    segments: Vec<Segment>,
     len: usize,
     /// How many of the receiver's vectors are its.
     vectors: usize,
@@ -81,6 +78,8 @@ pub(super) struct Receiver {
     room: usize,
     /// All of `posted`. What one frame leaves over is kept for the next one.
     iovecs: IoVecs,
+    /// The buffer taken last; kept for its memory.
+    buffer: ChainMemory,
     /// Buffers that a frame fills; kept for its memory.
     filled: Vec<(u16, u32)>,
 }
@@ -102,6 +101,7 @@ impl Receiver {
             posted: VecDeque::new(),
             room: 0,
             iovecs: IoVecs::default(),
+            buffer: ChainMemory::default(),
             filled: Vec::new(),
         }
     }
@@ -165,7 +165,7 @@ impl Receiver {
                 }
             }
         };
-        self.queue.signal()?;
+        self.queue.signal();
         Ok(end)
     }
 
@@ -231,17 +231,17 @@ impl Receiver {
                     break;
                 }
                 // Notifications are on from now on; a buffer added in between notifies immediately.
-                self.queue.rearm()?;
+                self.queue.rearm();
                 asked = true;
                 continue;
             };
             popped = true;
             deadline.charge(Deadline::COMMAND);
             let head = chain.head_index();
-            match Self::usable(Segments::collect(chain, self.queue.size())) {
-                Some((segments, len)) => {
+            match self.usable(chain) {
+                Some(len) => {
                     let before = self.iovecs.count();
-                    if self.iovecs.append(self.queue.mem(), &segments, 0, len) < len {
+                    if self.iovecs.append_from(&self.buffer.writable, 0, len) < len {
                         // More vectors than one call takes: what is there has to do.
                         self.iovecs.truncate(before);
                         self.queue.undo_pop();
@@ -250,7 +250,7 @@ impl Receiver {
                     }
                     self.room += len;
                     let vectors = self.iovecs.count() - before;
-                    self.posted.push_back(Posted { head, segments, len, vectors });
+                    self.posted.push_back(Posted { head, len, vectors });
                 }
                 None => {
                     NetCounters::add(&counters.event_fails, 1);
@@ -264,11 +264,12 @@ impl Receiver {
         Ok(if enough { BufferRoom::Enough } else { BufferRoom::NoBuffer })
     }
 
-    fn usable(buffer: Result<Segments, ChainError>) -> Option<(Vec<Segment>, usize)> {
-        let Segments { writable, .. } = buffer.ok()?;
-        let len: u64 = writable.iter().map(|segment| u64::from(segment.len)).sum();
+    /// The room in a buffer, which is then in `buffer`, if it can be used.
+    fn usable(&mut self, chain: Chain) -> Option<usize> {
+        self.buffer.refill(chain, self.queue.size()).ok()?;
+        let len = self.buffer.writable.len();
         // The header must lie in one buffer (5.1.6.3.1).
-        (len > HEADER_LEN as u64).then_some((writable, usize_from(len)))
+        (len > HEADER_LEN).then_some(len)
     }
 
     /// A frame of the responder's, without a header.
@@ -278,11 +279,8 @@ impl Receiver {
             NetCounters::add(&counters.rx_fails, 1);
             return Ok(());
         }
-        let segments = self.posted.iter().flat_map(|posted| &posted.segments);
-        let buffer = Segments { readable: Vec::new(), writable: segments.copied().collect() };
-        let mem = self.queue.mem();
-        buffer.write(mem, 0, &[0; HEADER_LEN]);
-        buffer.write(mem, HEADER_LEN as u64, frame);
+        self.iovecs.write(0, &[0; HEADER_LEN]);
+        self.iovecs.write(HEADER_LEN, frame);
         self.used(len, counters)
     }
 
@@ -304,30 +302,11 @@ impl Receiver {
             self.filled.push((posted.head, written.saturating_u32()));
         }
         let buffers = if self.mergeable { self.filled.len().saturating_u16() } else { 1 };
-        if let Some(first) = self.posted.front() {
-            write_num_buffers(self.queue.mem(), &first.segments, buffers);
-        }
+        // The header is at the front, wherever the guest has cut its first buffer.
+        self.iovecs.write(NUM_BUFFERS, &buffers.to_le_bytes());
         self.posted.drain(..self.filled.len());
         self.iovecs.drop_front(vectors);
         // All at once (5.1.6.4): a driver that finds some of a frame's buffers takes it for broken.
         self.queue.push_all(&self.filled)
-    }
-}
-
-/// Writes the header's number of buffers, wherever the guest has cut its first buffer.
-fn write_num_buffers(mem: &GuestMemoryMmap, segments: &[Segment], buffers: u16) {
-    let mut position = 0;
-    let bytes = buffers.to_le_bytes();
-    for segment in segments {
-        for (at, byte) in (NUM_BUFFERS..).zip(bytes) {
-            if (position..position + u64::from(segment.len)).contains(&at) {
-                // The segment was checked against RAM when it was taken.
-                let _ = mem.write_obj(byte, GuestAddress(segment.addr.0 + (at - position)));
-            }
-        }
-        position += u64::from(segment.len);
-        if position >= HEADER_LEN as u64 {
-            return;
-        }
     }
 }

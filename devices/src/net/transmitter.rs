@@ -4,8 +4,6 @@
 use std::io;
 use std::time::Instant;
 
-use mm::units::usize_from;
-
 use super::handle::NetCounters;
 use super::link::Link;
 use super::protocol::{HEADER_LEN, MAX_FRAME};
@@ -13,7 +11,7 @@ use super::receiver::RoundEnd;
 use super::responder::Responder;
 use super::stream::FrameStream;
 use super::tap::Tap;
-use crate::virtio::{Deadline, DeviceQueue, IoVecs, QueueError, RateLimiter, Segments};
+use crate::virtio::{ChainMemory, Deadline, DeviceQueue, QueueError, RateLimiter};
 
 /// Bytes of a frame that a responder checks first: Ethernet with IPv4 or ARP.
 const START: usize = 60;
@@ -22,16 +20,14 @@ const START: usize = 60;
 #[derive(Debug)]
 pub(super) struct Transmitter {
     queue: DeviceQueue,
-    /// The frame's descriptors; kept for its memory, as are the next two.
-    buffer: Segments,
-    iovecs: IoVecs,
+    /// The frame's descriptors; kept for its memory, as is the next.
+    buffer: ChainMemory,
     scratch: Vec<u8>,
 }
 
 impl Transmitter {
     pub(super) fn new(queue: DeviceQueue) -> Self {
-        let (buffer, iovecs) = (Segments::default(), IoVecs::default());
-        Self { queue, buffer, iovecs, scratch: Vec::new() }
+        Self { queue, buffer: ChainMemory::default(), scratch: Vec::new() }
     }
 
     /// Schedules another round of this queue.
@@ -65,7 +61,7 @@ impl Transmitter {
                 if sent == 0 {
                     NetCounters::add(&counters.no_tx_avail_buffer, 1);
                 }
-                self.queue.rearm()?;
+                self.queue.rearm();
                 break RoundEnd::Idle;
             };
             sent = sent.saturating_add(1);
@@ -76,7 +72,7 @@ impl Transmitter {
                 self.queue.push(head, 0)?;
                 continue;
             }
-            let len = usize_from(self.buffer.readable_len());
+            let len = self.buffer.readable.len();
             if len <= HEADER_LEN || len > MAX_FRAME {
                 NetCounters::add(&counters.tx_malformed_frames, 1);
                 self.queue.push(head, 0)?;
@@ -102,7 +98,7 @@ impl Transmitter {
         if let Link::Stream(stream) = link {
             stream.flush();
         }
-        self.queue.signal()?;
+        self.queue.signal();
         Ok(end)
     }
 
@@ -115,12 +111,12 @@ impl Transmitter {
     ) -> bool {
         let frame = len - HEADER_LEN;
         self.scratch.resize(frame.min(START), 0);
-        self.buffer.read(self.queue.mem(), HEADER_LEN as u64, &mut self.scratch);
+        self.buffer.readable.read(HEADER_LEN, &mut self.scratch);
         if !responder.wants(&self.scratch) {
             return false;
         }
         self.scratch.resize(frame, 0);
-        self.buffer.read(self.queue.mem(), HEADER_LEN as u64, &mut self.scratch);
+        self.buffer.readable.read(HEADER_LEN, &mut self.scratch);
         // Checked again: the guest may have changed it.
         if responder.wants(&self.scratch) {
             responder.take(&self.scratch, Instant::now(), deadline);
@@ -131,7 +127,7 @@ impl Transmitter {
     /// Puts a copy of the frame, without its header, into the stream.
     fn copy(&mut self, stream: &mut FrameStream, len: usize, counters: &NetCounters) {
         self.scratch.resize(len - HEADER_LEN, 0);
-        self.buffer.read(self.queue.mem(), HEADER_LEN as u64, &mut self.scratch);
+        self.buffer.readable.read(HEADER_LEN, &mut self.scratch);
         if stream.send(&self.scratch) {
             NetCounters::add(&counters.tx_packets_count, 1);
             NetCounters::add(&counters.tx_bytes_count, len as u64);
@@ -141,13 +137,9 @@ impl Transmitter {
     }
 
     fn send(&mut self, tap: &Tap, len: usize, counters: &NetCounters) {
-        if self.iovecs.gather(self.queue.mem(), &self.buffer.readable, 0, MAX_FRAME) < len {
-            NetCounters::add(&counters.tx_malformed_frames, 1);
-            return;
-        }
         loop {
             let since = Instant::now();
-            let written = tap.write(&self.iovecs);
+            let written = tap.write(&self.buffer.readable);
             counters.tap_write_agg.record(since.elapsed());
             match written {
                 Ok(_) => {

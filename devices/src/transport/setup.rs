@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use virtio_queue::{Queue, QueueT};
-use vm_memory::{GuestAddress, GuestMemory as _, Permissions};
+use vm_memory::{GuestAddress, GuestMemoryBackend as _};
 
 use crate::virtio::GuestMemoryMmap;
 
@@ -24,7 +24,7 @@ pub(super) enum SetupError {
     Size { size: u32, max: u16 },
     #[error("{ring:?} ring at {addr:#x} is misaligned")]
     Alignment { ring: RingAddress, addr: u64 },
-    #[error("{ring:?} ring of {len} bytes at {addr:#x} is not in guest RAM")]
+    #[error("{ring:?} ring of {len} bytes at {addr:#x} is not in one region of guest RAM")]
     OutsideRam { ring: RingAddress, addr: u64, len: usize },
 }
 
@@ -114,13 +114,13 @@ impl QueueSetup {
             .map_err(|_| misaligned(RingAddress::Used, self.used))?;
 
         let entries = usize::from(size);
-        for (ring, addr, len, access) in [
-            (RingAddress::Descriptors, self.descriptors, 16 * entries, Permissions::Read),
-            (RingAddress::Available, self.available, 6 + 2 * entries, Permissions::Read),
-            (RingAddress::Used, self.used, 6 + 8 * entries, Permissions::Write),
+        for (ring, addr, len) in [
+            (RingAddress::Descriptors, self.descriptors, 16 * entries),
+            (RingAddress::Available, self.available, 6 + 2 * entries),
+            (RingAddress::Used, self.used, 6 + 8 * entries),
         ] {
             // virtio-queue treats an available ring at 0 as unset.
-            if addr == 0 || !mem.check_range(GuestAddress(addr), len, access) {
+            if addr == 0 || mem.get_slice(GuestAddress(addr), len).is_err() {
                 return Err(SetupError::OutsideRam { ring, addr, len });
             }
         }

@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 
-use vm_memory::GuestMemoryBackend as _;
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend as _};
 
+use super::ram_view::RamView;
 use super::{GuestMemoryMmap, Segment};
 
 /// Most vectors that one call takes (`IOV_MAX` of Linux).
@@ -54,10 +55,7 @@ impl IoVecs {
         offset: u64,
         limit: usize,
     ) -> usize {
-        if !self.mem.as_ref().is_some_and(|held| Arc::ptr_eq(held, mem)) {
-            self.clear();
-            self.mem = Some(Arc::clone(mem));
-        }
+        self.hold(mem);
         let before = self.len;
         for (addr, len) in super::segments::pieces(segments, offset, limit) {
             for slice in mem.get_slices(addr, len) {
@@ -71,6 +69,104 @@ impl IoVecs {
             }
         }
         self.len - before
+    }
+
+    /// As [`gather`](Self::gather), from what is in `all`; returns the bytes, fewer if it ends.
+    pub fn gather_from(&mut self, all: &Self, offset: usize, limit: usize) -> usize {
+        self.clear();
+        self.append_from(all, offset, limit)
+    }
+
+    /// As [`gather_from`](Self::gather_from), behind what is here; returns the bytes added, fewer if
+    /// `all` ends or is too scattered for one call. All must be of the same memory.
+    pub fn append_from(&mut self, all: &Self, offset: usize, limit: usize) -> usize {
+        if let Some(mem) = &all.mem {
+            self.hold(mem);
+        }
+        let before = self.len;
+        for (at, len) in all.pieces(offset, limit) {
+            if self.count() == MAX_VECTORS {
+                break;
+            }
+            self.vectors.push(libc::iovec { iov_base: at.cast(), iov_len: len });
+            self.len += len;
+        }
+        self.len - before
+    }
+
+    /// Adds the `len` bytes from `addr` on; false if not all of them are RAM, or there are too many
+    /// pieces for one call.
+    pub(super) fn push(&mut self, view: &mut RamView, addr: GuestAddress, len: u32) -> bool {
+        self.hold(view.mem());
+        let (mut next, mut left) = (addr, len as usize);
+        while left > 0 {
+            let Some((at, part)) = view.locate_part(next, left) else { return false };
+            if self.count() == MAX_VECTORS {
+                return false;
+            }
+            self.vectors.push(libc::iovec { iov_base: at.as_ptr().cast(), iov_len: part });
+            self.len += part;
+            left -= part;
+            if left == 0 {
+                break;
+            }
+            match next.checked_add(part as u64) {
+                Some(behind) => next = behind,
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Copies bytes from `offset` on into `data`; returns how many there were.
+    pub fn read(&self, offset: usize, data: &mut [u8]) -> usize {
+        let mut rest = data;
+        let mut filled = 0;
+        for (at, len) in self.pieces(offset, rest.len()) {
+            let (part, behind) = std::mem::take(&mut rest).split_at_mut(len);
+            // SAFETY: `len` bytes that `mem` keeps mapped, to which Rust has no reference.
+            unsafe { part.as_mut_ptr().copy_from_nonoverlapping(at, len) };
+            rest = behind;
+            filled += len;
+        }
+        filled
+    }
+
+    /// Copies `data` to the bytes from `offset` on; returns how many there was room for.
+    pub fn write(&self, offset: usize, data: &[u8]) -> usize {
+        let mut rest = data;
+        for (at, len) in self.pieces(offset, rest.len()) {
+            let (part, behind) = rest.split_at(len);
+            // SAFETY: as in `read`; all of it is writable.
+            unsafe { at.copy_from_nonoverlapping(part.as_ptr(), len) };
+            rest = behind;
+        }
+        data.len() - rest.len()
+    }
+
+    /// The runs of memory that make up `limit` bytes from `offset` on.
+    fn pieces(&self, offset: usize, limit: usize) -> impl Iterator<Item = (*mut u8, usize)> {
+        let (mut skip, mut left) = (offset, limit);
+        let pieces = self.as_slice().iter().map_while(move |vector| {
+            if left == 0 {
+                return None;
+            }
+            let start = skip.min(vector.iov_len);
+            skip -= start;
+            let len = left.min(vector.iov_len - start);
+            left -= len;
+            // SAFETY: `start` is not beyond the vector's end.
+            Some((unsafe { vector.iov_base.cast::<u8>().add(start) }, len))
+        });
+        pieces.filter(|(_, len)| *len > 0)
+    }
+
+    /// Makes `mem` the memory of all pieces.
+    fn hold(&mut self, mem: &Arc<GuestMemoryMmap>) {
+        if !self.mem.as_ref().is_some_and(|held| Arc::ptr_eq(held, mem)) {
+            self.clear();
+            self.mem = Some(Arc::clone(mem));
+        }
     }
 
     /// Forgets the first `count` vectors.
@@ -193,6 +289,51 @@ mod tests {
             }
             iovecs.truncate(1);
             prop_assert_eq!(iovecs.len(), model.first().copied().unwrap_or(0));
+        }
+    }
+
+    proptest! {
+        /// Bytes are read, written and gathered as if all pieces were one.
+        #[test]
+        fn pieces_are_accessed_as_one(
+            parts in prop::collection::vec((0u64..0x3000, 0u32..300), 0..20),
+            offset in 0usize..3000,
+            limit in 0usize..3000,
+        ) {
+            // Two regions that touch: a part may cross from one into the other.
+            let ranges = [(GuestAddress(0), 0x1000), (GuestAddress(0x1000), 0x1000)];
+            let mem = Arc::new(GuestMemoryMmap::from_ranges(&ranges).unwrap());
+            let bytes: Vec<u8> = (0..0x2000u32).map(|at| (at * 7 / 3) as u8).collect();
+            mem.write_slice(&bytes, GuestAddress(0)).unwrap();
+            let mut view = RamView::new(Arc::clone(&mem));
+            let (mut all, mut model) = (IoVecs::default(), Vec::new());
+            for (addr, len) in parts {
+                let inside = len == 0 || addr + u64::from(len) <= 0x2000;
+                let before = all.count();
+                prop_assert_eq!(all.push(&mut view, GuestAddress(addr), len), inside);
+                if inside {
+                    model.extend(addr as usize..addr as usize + len as usize);
+                }
+                all.truncate(if inside { all.count() } else { before });
+            }
+            prop_assert_eq!(all.len(), model.len());
+            let expected: Vec<usize> = model.iter().copied().skip(offset).take(limit).collect();
+            let mut data = vec![0; limit];
+            let got = all.read(offset, &mut data);
+            let read: Vec<u8> = expected.iter().map(|at| bytes[*at]).collect();
+            prop_assert_eq!(&data[..got], &read);
+            let mut some = IoVecs::default();
+            prop_assert_eq!(some.gather_from(&all, offset, limit), expected.len());
+            let mut same = vec![0; limit];
+            prop_assert_eq!(some.read(0, &mut same), got);
+            prop_assert_eq!(same, data);
+            // All to zero: nothing else changes.
+            prop_assert_eq!(some.write(0, &vec![0; limit]), expected.len());
+            let mut after = vec![0; 0x2000];
+            mem.read_slice(&mut after, GuestAddress(0)).unwrap();
+            for (at, byte) in after.iter().enumerate() {
+                prop_assert_eq!(*byte, if expected.contains(&at) { 0 } else { bytes[at] });
+            }
         }
     }
 

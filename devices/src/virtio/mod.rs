@@ -23,6 +23,8 @@
 //!
 //! May use: `mm`, virtio-queue and vm-memory; no KVM, no HTTP.
 //!
+//! - `chain.rs`: [`Chain`], a chain of descriptors as the driver wrote it
+//! - `chain_memory.rs`: [`ChainMemory`], its checked contents by their addresses in this process
 //! - `config_space.rs`: reads and writes of configuration space, clipped to its length
 //! - `deadline.rs`: [`Deadline`], the end of one round of processing, in time and in work
 //! - `hold.rs`: [`LongestHold`], for metrics of locks and loops
@@ -30,11 +32,15 @@
 //! - `lock.rs`: [`DeviceLock`], the mutex of a device, which records how long it is held
 //! - `notify.rs`: [`Interrupt`], how a device reaches its driver
 //! - `queues.rs`: [`DeviceQueue`], one queue from the device's side
+//! - `ram_view.rs`: where guest memory is in this process
 //! - `rate_limiter.rs`: [`RateLimiter`], token buckets for bytes and requests
+//! - `rings.rs`: the rings of a queue by their addresses in this process
 //! - `runner.rs`: [`Runner`], the event-loop side of a device: queue events to `process`
 //! - `segments.rs`: [`Segments`], the checked contents of a descriptor chain
 //! - `sources.rs`: [`SourceRunner`], host-side event sources of a device
 
+mod chain;
+mod chain_memory;
 mod config_space;
 mod deadline;
 mod hold;
@@ -42,7 +48,9 @@ mod iovecs;
 mod lock;
 mod notify;
 mod queues;
+mod ram_view;
 mod rate_limiter;
+mod rings;
 mod runner;
 mod segments;
 mod sources;
@@ -50,13 +58,15 @@ mod sources;
 use std::any::Any;
 use std::sync::Arc;
 
+pub use chain::Chain;
+pub use chain_memory::ChainMemory;
 pub use config_space::{read_config_slice, write_config_slice};
 pub use deadline::{Deadline, Progress};
 pub use hold::{Hold, LongestHold, count_cpu_time, counts_cpu_time};
 pub use iovecs::IoVecs;
 pub use lock::{DeviceLock, Locked};
 pub use notify::Interrupt;
-pub use queues::{Chain, DeviceQueue, QueueError, RingAddresses};
+pub use queues::{DeviceQueue, QueueError, RingAddresses};
 pub use rate_limiter::{BucketConfig, BucketUpdate, RateLimiter};
 pub use runner::{QueueHost, Runner};
 pub use segments::{ChainError, Segment, Segments};

@@ -5,15 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use mm::guest_ram::GuestMemoryMmap;
-use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
-use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
-use vm_memory::{Address, Bytes, GuestAddress};
+use mm::units::SaturatingInto;
+use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::chain::Chain;
 use super::notify::Interrupt;
-
-/// One buffer of the driver's, as a chain of descriptors.
-pub type Chain = DescriptorChain<Arc<GuestMemoryMmap>>;
+use super::rings::Rings;
 
 /// A queue that cannot be used any further: its rings are invalid.
 #[derive(Debug, thiserror::Error)]
@@ -34,12 +33,15 @@ pub struct QueueError {
 ///     ...
 ///     queue.push(head, written)?;
 /// }
-/// queue.finish()?;
+/// queue.finish();
 /// ```
 #[derive(Debug)]
 pub struct DeviceQueue {
     index: u16,
-    queue: Queue,
+    size: u16,
+    addresses: RingAddresses,
+    /// None if the driver did not set the queue up.
+    rings: Option<Rings>,
     mem: Arc<GuestMemoryMmap>,
     interrupt: InterruptHandle,
     kick: EventFd,
@@ -81,7 +83,14 @@ impl DeviceQueue {
         running: Arc<AtomicBool>,
     ) -> Self {
         let interrupt = InterruptHandle(interrupt);
-        Self { index, queue, mem, interrupt, kick, running, unsignalled: 0 }
+        let addresses = RingAddresses {
+            descriptors: GuestAddress(queue.desc_table()),
+            available: GuestAddress(queue.avail_ring()),
+            used: GuestAddress(queue.used_ring()),
+        };
+        let rings = Rings::locate(&queue, Arc::clone(&mem));
+        let size = queue.size();
+        Self { index, size, addresses, rings, mem, interrupt, kick, running, unsignalled: 0 }
     }
 
     /// Number of the queue, as the driver counts.
@@ -96,21 +105,17 @@ impl DeviceQueue {
 
     /// Where its rings are.
     pub fn rings(&self) -> RingAddresses {
-        RingAddresses {
-            descriptors: GuestAddress(self.queue.desc_table()),
-            available: GuestAddress(self.queue.avail_ring()),
-            used: GuestAddress(self.queue.used_ring()),
-        }
+        self.addresses
     }
 
     /// Entries of its rings, as the driver chose.
     pub fn size(&self) -> u16 {
-        self.queue.size()
+        self.size
     }
 
     /// Whether the driver set it up and has not stopped it.
     pub fn ready(&self) -> bool {
-        self.queue.ready() && self.running.load(Ordering::Acquire)
+        self.rings.is_some() && self.running.load(Ordering::Acquire)
     }
 
     /// Guest RAM.
@@ -124,29 +129,30 @@ impl DeviceQueue {
     ///
     /// [`QueueError`]: the available ring is invalid.
     pub fn pop(&mut self) -> Result<Option<Chain>, QueueError> {
-        if !self.ready() {
-            return Ok(None);
-        }
-        let chain = self.queue.iter(Arc::clone(&self.mem)).map(|mut buffers| buffers.next());
-        let chain = chain.map_err(|source| self.error(source))?;
-        match chain {
-            Some(chain) if chain.head_index() >= self.size() => {
-                Err(self.error(virtio_queue::Error::InvalidDescriptorIndex))
-            }
-            chain => Ok(chain),
-        }
+        let queue = self.index;
+        let Some(rings) = self.live() else { return Ok(None) };
+        let head = rings.pop().map_err(|source| QueueError { queue, source })?;
+        Ok(head.map(|head| Chain::new(rings, head)))
     }
 
     /// Undoes the last `pop`, which will return the same buffer again.
     pub fn undo_pop(&mut self) {
-        self.queue.go_to_previous_position();
+        if let Some(rings) = &mut self.rings {
+            rings.undo_pop();
+        }
+    }
+
+    /// The rings, unless the driver has stopped the queue.
+    fn live(&mut self) -> Option<&mut Rings> {
+        let running = self.running.load(Ordering::Acquire);
+        self.rings.as_mut().filter(|_| running)
     }
 
     /// Returns the buffer headed by `head` to the driver, with `written` bytes written.
     ///
     /// # Errors
     ///
-    /// [`QueueError`]: the used ring cannot be written.
+    /// [`QueueError`]: `head` is no descriptor of the queue.
     pub fn push(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
         self.push_all(&[(head, written)])
     }
@@ -156,111 +162,51 @@ impl DeviceQueue {
     ///
     /// # Errors
     ///
-    /// [`QueueError`]: the used ring cannot be written.
+    /// [`QueueError`]: a head is no descriptor of the queue.
     pub fn push_all(&mut self, buffers: &[(u16, u32)]) -> Result<(), QueueError> {
-        if !self.ready() || buffers.is_empty() {
-            return Ok(());
-        }
-        self.write_used(buffers).map_err(|source| self.error(source))
-    }
-
-    /// Used ring (virtio 1.3, 2.7.8): flags, index, then an element of head and length a buffer.
-    fn write_used(&mut self, buffers: &[(u16, u32)]) -> Result<(), virtio_queue::Error> {
-        let ring = GuestAddress(self.queue.used_ring());
-        let at = |offset| ring.checked_add(offset).ok_or(virtio_queue::Error::AddressOverflow);
-        let mut next = self.queue.next_used();
-        for (head, written) in buffers {
-            if *head >= self.queue.size() {
-                return Err(virtio_queue::Error::InvalidDescriptorIndex);
-            }
-            let slot = u64::from(next % self.queue.size());
-            let element = [u32::from(*head).to_le(), written.to_le()];
-            self.mem
-                .write_obj(element, at(4 + 8 * slot)?)
-                .map_err(virtio_queue::Error::GuestMemory)?;
-            next = next.wrapping_add(1);
-        }
-        let stored = self.mem.store(next.to_le(), at(2)?, Ordering::Release);
-        stored.map_err(virtio_queue::Error::GuestMemory)?;
-        self.unsignalled =
-            self.unsignalled.saturating_add(next.wrapping_sub(self.queue.next_used()));
-        self.queue.set_next_used(next);
+        let queue = self.index;
+        let Some(rings) = self.live().filter(|_| !buffers.is_empty()) else { return Ok(()) };
+        rings.push(buffers).map_err(|source| QueueError { queue, source })?;
+        self.unsignalled = self.unsignalled.saturating_add(buffers.len().saturating_u16());
         Ok(())
     }
 
     /// Interrupts the driver for buffers returned since the last call, unless it suppresses
     /// interrupts.
-    ///
-    /// # Errors
-    ///
-    /// [`QueueError`]: the rings cannot be read, or the interrupt cannot be raised.
-    pub fn signal(&mut self) -> Result<(), QueueError> {
-        if !self.ready() || self.unsignalled == 0 {
-            return Ok(());
-        }
-        if self.wants_interrupt().map_err(|source| self.error(source))?
+    pub fn signal(&mut self) {
+        let count = self.unsignalled;
+        let Some(rings) = self.live().filter(|_| count > 0) else { return };
+        // The index of the used ring is visible before the driver's wish is read.
+        fence(Ordering::SeqCst);
+        if rings.wants_interrupt(count)
             && let Err(error) = self.interrupt.0.signal_used_queue(self.index)
         {
             tracing::warn!(queue = self.index, %error, "cannot interrupt the driver");
         }
         self.unsignalled = 0;
-        Ok(())
-    }
-
-    /// Whether the driver wants an interrupt for the buffers given back last (virtio 1.3, 2.7.7).
-    fn wants_interrupt(&self) -> Result<bool, virtio_queue::Error> {
-        // The index of the used ring is visible before the driver's wish is read.
-        fence(Ordering::SeqCst);
-        let ring = GuestAddress(self.queue.avail_ring());
-        let at = |offset| ring.checked_add(offset).ok_or(virtio_queue::Error::AddressOverflow);
-        let read = |at| {
-            let value = self.mem.load::<u16>(at, Ordering::Relaxed).map(u16::from_le);
-            value.map_err(virtio_queue::Error::GuestMemory)
-        };
-        if !self.queue.event_idx_enabled() {
-            let no_interrupt = VRING_AVAIL_F_NO_INTERRUPT as u16;
-            return Ok(read(ring)? & no_interrupt == 0);
-        }
-        // The driver names the buffer behind which it wants one: is it among the last?
-        let event = read(at(4 + 2 * u64::from(self.queue.size()))?)?;
-        let behind = self.queue.next_used().wrapping_sub(event).wrapping_sub(1);
-        Ok(behind < self.unsignalled)
     }
 
     /// Asks to be notified of the next buffer. If more have arrived, the queue notifies itself, so
     /// that one call of `process` handles at most one queue depth of buffers.
-    ///
-    /// # Errors
-    ///
-    /// [`QueueError`]: the rings cannot be read or written.
-    pub fn rearm(&mut self) -> Result<(), QueueError> {
-        if !self.ready() {
-            return Ok(());
-        }
-        let more = self.queue.enable_notification(&*self.mem);
-        if more.map_err(|source| self.error(source))? {
+    pub fn rearm(&mut self) {
+        let Some(rings) = self.live() else { return };
+        rings.ask_for_notification();
+        // The wish is visible before the index of the available ring is read.
+        fence(Ordering::SeqCst);
+        if rings.has_more() {
             self.kick_self();
         }
-        Ok(())
     }
 
     /// [`signal`](Self::signal) and [`rearm`](Self::rearm): the end of a round.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`signal`](Self::signal) and [`rearm`](Self::rearm).
-    pub fn finish(&mut self) -> Result<(), QueueError> {
-        self.signal()?;
-        self.rearm()
+    pub fn finish(&mut self) {
+        self.signal();
+        self.rearm();
     }
 
     /// Schedules another round of this queue.
     pub fn kick_self(&self) {
         // It fails only when the counter is full, and then the loop returns anyway.
         let _ = self.kick.write(1);
-    }
-
-    fn error(&self, source: virtio_queue::Error) -> QueueError {
-        QueueError { queue: self.index, source }
     }
 }

@@ -8,6 +8,8 @@
 use mm::units::usize_from;
 use vm_memory::{Bytes, GuestAddress, GuestMemory as _, Permissions};
 
+use super::chain::ChainPart;
+use super::ram_view::RamView;
 use super::{Chain, GuestMemoryMmap};
 
 /// A buffer that a device must not use; the queue itself is sound.
@@ -102,29 +104,12 @@ impl Segments {
     fn walk(&mut self, chain: &mut Chain, limit: u16) -> Result<(), ChainError> {
         self.readable.clear();
         self.writable.clear();
-        let mut seen = 0;
-        let mut more = true;
-        for descriptor in chain {
-            if seen == usize::from(limit) {
-                return Err(ChainError::TooLong { limit });
-            }
-            seen += 1;
-            more = descriptor.has_next();
-            let segment = Segment { addr: descriptor.addr(), len: descriptor.len() };
-            if descriptor.is_write_only() {
-                self.writable.push(segment);
-            } else if self.writable.is_empty() {
-                self.readable.push(segment);
-            } else {
-                return Err(ChainError::OutOfOrder);
-            }
-        }
-        match more {
-            false => Ok(()),
-            // virtio-queue stops after as many descriptors as the table has.
-            true if seen == usize::from(limit) => Err(ChainError::TooLong { limit }),
-            true => Err(ChainError::CutOff { descriptors: seen }),
-        }
+        let (readable, writable) = (&mut self.readable, &mut self.writable);
+        walk(chain, limit, |_, part| {
+            let to = if part.writable { &mut *writable } else { &mut *readable };
+            to.push(Segment { addr: part.addr, len: part.len });
+            true
+        })
     }
 
     /// Bytes that the device may read.
@@ -162,6 +147,38 @@ impl Segments {
             written += len;
         }
         written
+    }
+}
+
+/// Gives each part of `chain`, at most `limit`, to `take`, until that returns false: then it is not in
+/// guest RAM.
+pub(super) fn walk(
+    chain: &mut Chain,
+    limit: u16,
+    mut take: impl FnMut(&mut RamView, &ChainPart) -> bool,
+) -> Result<(), ChainError> {
+    let mut seen = 0;
+    let mut writable = false;
+    let mut more = true;
+    while let Some(part) = chain.next_part() {
+        if seen == limit {
+            return Err(ChainError::TooLong { limit });
+        }
+        seen += 1;
+        more = part.has_next;
+        if writable && !part.writable {
+            return Err(ChainError::OutOfOrder);
+        }
+        writable = part.writable;
+        if !take(chain.view(), &part) {
+            return Err(ChainError::OutsideRam { addr: part.addr.0, len: part.len });
+        }
+    }
+    match more {
+        false => Ok(()),
+        // A walk stops after as many descriptors as the table has.
+        true if seen == limit => Err(ChainError::TooLong { limit }),
+        true => Err(ChainError::CutOff { descriptors: seen.into() }),
     }
 }
 

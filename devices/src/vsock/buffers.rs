@@ -86,7 +86,7 @@ impl Buffers {
         }
         if self.held.is_empty() {
             // Checked again: a buffer may have arrived before notifications were enabled.
-            self.queue.rearm()?;
+            self.queue.rearm();
         }
         Ok(Taken { any: !self.held.is_empty(), unusable })
     }
@@ -137,7 +137,7 @@ impl Buffers {
     }
 
     /// Interrupts the driver if it wants that.
-    pub(super) fn signal(&mut self) -> Result<(), QueueError> {
-        self.queue.signal()
+    pub(super) fn signal(&mut self) {
+        self.queue.signal();
     }
 }

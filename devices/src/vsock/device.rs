@@ -112,8 +112,8 @@ impl Vsock {
             // Replies were sent: there is room for more.
             active.transmit.kick_self();
         }
-        active.receive.signal()?;
-        active.transmit.signal()?;
+        active.receive.signal();
+        active.transmit.signal();
         Ok(progress)
     }
 
@@ -149,7 +149,7 @@ impl Vsock {
             }
             queue.push(head, 0)?;
         }
-        queue.rearm()?;
+        queue.rearm();
         Ok(Progress::Done)
     }
 

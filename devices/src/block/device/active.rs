@@ -6,11 +6,10 @@ use std::sync::Arc;
 use mm::units::SaturatingInto;
 
 use crate::block::protocol::Status;
-use crate::virtio::{DeviceQueue, GuestMemoryMmap, Interrupt, QueueError, Segments};
+use crate::virtio::{ChainMemory, DeviceQueue, Interrupt, QueueError};
 
 /// State between activation and reset.
 pub(super) struct ActiveBlock {
-    pub(super) mem: Arc<GuestMemoryMmap>,
     pub(super) features: u64,
     pub(super) interrupt: Arc<dyn Interrupt>,
     pub(super) queues: Vec<DeviceQueue>,
@@ -26,24 +25,23 @@ impl ActiveBlock {
         &mut self,
         at: usize,
         head: u16,
-        buffer: &Segments,
+        buffer: &ChainMemory,
         status: Status,
     ) -> Result<(), QueueError> {
         let Some(queue) = self.queues.get_mut(at) else { return Ok(()) };
-        let len = buffer.writable_len();
-        buffer.write(&self.mem, len.saturating_sub(1), &[status as u8]);
+        let len = buffer.writable.len();
+        buffer.writable.write(len.saturating_sub(1), &[status as u8]);
         self.answered[at] = true;
         queue.push(head, len.saturating_u32())
     }
 
     /// Interrupts the driver for queues with completed requests, unless it suppresses interrupts.
-    pub(super) fn tell(&mut self) -> Result<(), QueueError> {
+    pub(super) fn tell(&mut self) {
         for (queue, answered) in self.queues.iter_mut().zip(&mut self.answered) {
             if std::mem::take(answered) {
-                queue.signal()?;
+                queue.signal();
             }
         }
-        Ok(())
     }
 
     /// Has the event loop look at the queues that waited for this.

@@ -3,11 +3,13 @@
 //!
 //! - `active.rs`: the active state
 //! - `disk.rs`: the image behind its engine
+//! - `driving.rs`: requests in flight, moved on until they are over
 //! - `intake.rs`: requests taken from a queue
 //! - `settling.rs`: work that waits until no piece is in flight: another image, the end of a reset
 
 mod active;
 mod disk;
+mod driving;
 mod intake;
 mod settling;
 
@@ -15,17 +17,17 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use zerocopy::IntoBytes;
 
-use crate::block::disk_engine::{DiskAction, RingConfig, Started};
+use crate::block::disk_engine::RingConfig;
 use crate::block::handle::{BlockCounters, BlockShared};
-use crate::block::protocol::{BlockConfigSpace, DEVICE_TYPE, SECTOR, Status, feature};
-use crate::block::request::{DiskOperation, DiskRequest};
-use crate::block::transfer::{TransferStep, Transfers};
+use crate::block::protocol::{BlockConfigSpace, DEVICE_TYPE, feature};
+use crate::block::transfer::Transfers;
 use crate::block::{BlockConfig, BlockHandle, DiskImage, MAX_QUEUES};
 use crate::throttle::Throttle;
 use crate::timer::Timer;
@@ -62,6 +64,8 @@ pub struct BlockDevice {
     /// The image that replaces the current one once no piece is in flight; no piece starts until
     /// then.
     replacing: Option<DiskImage>,
+    /// The time, if it was read since requests were last waited for.
+    now: Option<Instant>,
     /// What takes long to free.
     remains: Vec<Box<dyn Any + Send>>,
 
@@ -97,6 +101,7 @@ impl BlockDevice {
             runnable: VecDeque::new(),
             under_way: 0,
             replacing: None,
+            now: None,
             remains: Vec::new(),
             shared,
             log: Throttle::default(),
@@ -152,7 +157,7 @@ impl BlockDevice {
             }
             self.disk.engine.notify(false);
         }
-        active.tell().map_err(failure)?;
+        active.tell();
         let startable = !self.runnable.is_empty() && self.replacing.is_none();
         Ok(Progress::more_if(progress == Progress::More || startable))
     }
@@ -166,122 +171,6 @@ impl BlockDevice {
         // Only then: a queue woken unnecessarily would wake itself again and again.
         if self.timer.acknowledge() || limited_anew {
             active.wake(Waiting::Limit);
-        }
-    }
-
-    /// Collects completed pieces; returns whether there were any.
-    fn reap(&mut self, active: &mut ActiveBlock) -> Result<bool, DeviceFailure> {
-        let mut any = false;
-        while let Some((token, result)) = self.disk.engine.reap() {
-            self.under_way -= 1;
-            any = true;
-            self.ended(active, token, result)?;
-        }
-        self.replace_when_settled(Some(active));
-        Ok(any)
-    }
-
-    fn ended(
-        &mut self,
-        active: &mut ActiveBlock,
-        token: u16,
-        result: std::io::Result<u64>,
-    ) -> Result<(), DeviceFailure> {
-        let Some(transfer) = self.transfers.get_mut(token) else { return Ok(()) };
-        match result {
-            Ok(bytes) => {
-                transfer.advance(bytes);
-                self.runnable.push_back(token);
-                Ok(())
-            }
-            Err(error) => {
-                BlockCounters::add(&self.shared.counters.execute_fails, 1);
-                let operation = transfer.request.operation;
-                self.note(&format_args!("{operation:?} failed: {error}"));
-                self.finish(active, token, Status::IoErr)
-            }
-        }
-    }
-
-    /// Starts the next piece of each transfer that has none in flight.
-    fn start_pieces(
-        &mut self,
-        active: &mut ActiveBlock,
-        deadline: &mut Deadline,
-    ) -> Result<Progress, DeviceFailure> {
-        if self.replacing.is_some() {
-            // The last piece in flight makes the event loop return.
-            return Ok(Progress::Done);
-        }
-        let size = self.disk.limits.sectors * SECTOR;
-        while let Some(token) = self.runnable.pop_front() {
-            if deadline.passed() {
-                self.runnable.push_front(token);
-                return Ok(Progress::More);
-            }
-            let limit = self.disk.engine.piece_limit();
-            let Some(transfer) = self.transfers.get_mut(token) else { continue };
-            let (action, offset, len) = match transfer.prepare(&active.mem, limit, size) {
-                TransferStep::Piece { action, offset, len } => (action, offset, len),
-                TransferStep::Finished => {
-                    self.finish(active, token, Status::Ok)?;
-                    continue;
-                }
-                TransferStep::Impossible => {
-                    self.finish(active, token, Status::IoErr)?;
-                    continue;
-                }
-            };
-            deadline.charge(cost(action, len, self.disk.engine.works_at_once()));
-            let piece = transfer.piece(action, offset, len);
-            // SAFETY: the transfer stays in its slot, untouched, until `reap` has named its token,
-            // and so do the vectors in it; `reset` and `drop` wait for that, or leak it.
-            match unsafe { self.disk.engine.start(token, piece) } {
-                Started::UnderWay => self.under_way += 1,
-                Started::Done(result) => self.ended(active, token, result)?,
-            }
-        }
-        Ok(Progress::Done)
-    }
-
-    /// Completes the request of `token` and drops it.
-    fn finish(
-        &mut self,
-        active: &mut ActiveBlock,
-        token: u16,
-        status: Status,
-    ) -> Result<(), DeviceFailure> {
-        let Some(transfer) = self.transfers.remove(token) else { return Ok(()) };
-        let counters = &self.shared.counters;
-        match transfer.request.operation {
-            DiskOperation::Read { .. } => counters.read_agg.record(transfer.since.elapsed()),
-            DiskOperation::Write { .. } => counters.write_agg.record(transfer.since.elapsed()),
-            _ => {}
-        }
-        if status == Status::Ok {
-            self.count(&transfer.request);
-        }
-        active.wake(Waiting::Room);
-        let at = usize::from(transfer.queue);
-        active.answer(at, transfer.head, &transfer.buffer, status).map_err(failure)?;
-        self.transfers.keep(transfer);
-        Ok(())
-    }
-
-    fn count(&self, request: &DiskRequest) {
-        let counters = &self.shared.counters;
-        let (count, bytes) = match request.operation {
-            DiskOperation::Read { .. } => (&counters.read_count, Some(&counters.read_bytes)),
-            DiskOperation::Write { .. } => (&counters.write_count, Some(&counters.write_bytes)),
-            DiskOperation::Flush => (&counters.flush_count, None),
-            DiskOperation::Discard { .. } | DiskOperation::WriteZeroes { .. } => {
-                (&counters.discard_count, None)
-            }
-            DiskOperation::GetId => return,
-        };
-        BlockCounters::add(count, 1);
-        if let Some(bytes) = bytes {
-            BlockCounters::add(bytes, request.len);
         }
     }
 
@@ -329,7 +218,7 @@ impl VirtioDevice for BlockDevice {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), DeviceFailure> {
-        let Activation { mem, features, interrupt, queues } = activation;
+        let Activation { features, interrupt, queues, .. } = activation;
         if !queues.iter().any(DeviceQueue::ready) {
             BlockCounters::add(&self.shared.counters.activate_fails, 1);
             return Err(DeviceFailure::new(NAME, "no queue was set up"));
@@ -338,7 +227,6 @@ impl VirtioDevice for BlockDevice {
         self.apply(pending, None);
         let count = queues.len();
         self.active = Some(ActiveBlock {
-            mem,
             features,
             interrupt,
             queues,
@@ -383,13 +271,4 @@ impl Drop for BlockDevice {
 
 fn failure(cause: impl std::fmt::Display) -> DeviceFailure {
     DeviceFailure::new(NAME, cause)
-}
-
-/// Cost of starting a piece, in units of [`Deadline`].
-fn cost(action: DiskAction, len: u64, works_at_once: bool) -> u64 {
-    match (works_at_once, action) {
-        (false, _) => Deadline::ENTRY,
-        (true, DiskAction::Read | DiskAction::Write) => len,
-        (true, _) => Deadline::SYSCALL,
-    }
 }

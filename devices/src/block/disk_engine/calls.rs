@@ -12,7 +12,7 @@ use mm::units::usize_from;
 use super::{DiskAction, DiskEngine, Piece, Started, fallocate_mode, is_unsupported, moved};
 
 /// Largest piece: what a slow disk handles in a few milliseconds.
-const PIECE: usize = 512 << 10;
+pub(super) const PIECE: usize = 512 << 10;
 /// Zeroes to write if the host has no better method.
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
@@ -34,12 +34,19 @@ impl CallsEngine {
         let count = i32::try_from(vectors.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         let offset = i64::try_from(piece.offset).map_err(|_| io::ErrorKind::InvalidInput)?;
         let fd = self.file.as_raw_fd();
-        let result = match piece.action {
-            // SAFETY: the vectors are guest memory, mapped and writable for as long as `IoVecs`
-            // lives, to which Rust has no reference.
-            DiskAction::Read => unsafe { libc::preadv(fd, vectors.as_ptr(), count, offset) },
+        let result = match (piece.action, vectors) {
+            // One vector costs the kernel no list to copy.
+            // SAFETY: the vector is guest memory, mapped and writable for as long as `IoVecs` lives,
+            // to which Rust has no reference.
+            (DiskAction::Read, [one]) => unsafe {
+                libc::pread(fd, one.iov_base, one.iov_len, offset)
+            },
             // SAFETY: as above; only read here.
-            _ => unsafe { libc::pwritev(fd, vectors.as_ptr(), count, offset) },
+            (_, [one]) => unsafe { libc::pwrite(fd, one.iov_base, one.iov_len, offset) },
+            // SAFETY: as above.
+            (DiskAction::Read, _) => unsafe { libc::preadv(fd, vectors.as_ptr(), count, offset) },
+            // SAFETY: as above; only read here.
+            (_, _) => unsafe { libc::pwritev(fd, vectors.as_ptr(), count, offset) },
         };
         if result < 0 {
             return Err(io::Error::last_os_error());

@@ -89,8 +89,8 @@ pub(super) trait DiskEngine: Send {
     /// Largest piece in bytes.
     fn piece_limit(&self) -> usize;
 
-    /// Whether `start` itself does the work, so that its time counts.
-    fn works_at_once(&self) -> bool {
+    /// Whether `start` itself does the work of a piece, so that its time counts.
+    fn works_at_once(&self, _action: DiskAction) -> bool {
         true
     }
 }

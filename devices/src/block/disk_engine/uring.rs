@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A raw image by io_uring: data moves directly between the page cache or the disk and guest pages,
 //! with any number of pieces in flight.
+//!
+//! Linux passes buffered writes to a file of tmpfs to a worker thread each, although they wait for no
+//! disk. There, writes are made by system calls.
 
 use std::fs::File;
 use std::io;
@@ -11,7 +14,7 @@ use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{IoUring, Probe, opcode, squeue};
 use mm::units::SaturatingInto;
 
-use super::calls::write_zeroes;
+use super::calls::{CallsEngine, write_zeroes};
 use super::{
     DiskAction, DiskEngine, Piece, RingConfig, Started, fallocate_mode, is_unsupported, moved,
 };
@@ -33,6 +36,8 @@ struct SubmittedPiece {
 pub(super) struct UringEngine {
     ring: IoUring,
     file: Arc<File>,
+    /// Makes the writes to a file in memory.
+    calls: Option<CallsEngine>,
     asked: Vec<Option<SubmittedPiece>>,
     under_way: usize,
 }
@@ -68,7 +73,8 @@ impl UringEngine {
             tracing::debug!(%error, "the workers of io_uring cannot be limited");
         }
         let asked = vec![None; slots.into()];
-        Ok(Self { ring, file, asked, under_way: 0 })
+        let calls = is_in_memory(&file)?.then(|| CallsEngine::new(Arc::clone(&file)));
+        Ok(Self { ring, file, calls, asked, under_way: 0 })
     }
 
     fn entry(&self, piece: &Piece<'_>) -> squeue::Entry {
@@ -125,6 +131,12 @@ impl DiskEngine for UringEngine {
     unsafe fn start(&mut self, token: u16, piece: Piece<'_>) -> Started {
         if matches!(piece.action, DiskAction::Read | DiskAction::Write) && piece.len == 0 {
             return Started::Done(Ok(0));
+        }
+        if piece.action == DiskAction::Write
+            && let Some(calls) = &mut self.calls
+        {
+            // SAFETY: the caller's promise.
+            return unsafe { calls.start(token, piece) };
         }
         let entry = self.entry(&piece).user_data(token.into());
         if self.ring.submission().is_full()
@@ -187,10 +199,16 @@ impl DiskEngine for UringEngine {
     }
 
     fn piece_limit(&self) -> usize {
-        PIECE
+        if self.calls.is_some() { super::calls::PIECE } else { PIECE }
     }
 
-    fn works_at_once(&self) -> bool {
-        false
+    fn works_at_once(&self, action: DiskAction) -> bool {
+        action == DiskAction::Write && self.calls.is_some()
     }
+}
+
+/// Whether `file` is one of tmpfs. A device's node is not, wherever it is.
+fn is_in_memory(file: &File) -> io::Result<bool> {
+    let tmpfs = rustix::fs::fstatfs(file)?.f_type == libc::TMPFS_MAGIC;
+    Ok(tmpfs && file.metadata()?.is_file())
 }

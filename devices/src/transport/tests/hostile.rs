@@ -74,7 +74,7 @@ proptest! {
         table in prop::collection::vec((any::<u64>(), any::<u32>(), 0u16..8, 0u16..20), 16),
         heads in prop::collection::vec(0u16..16, 1..16),
     ) {
-        use crate::virtio::Segments;
+        use crate::virtio::{ChainMemory, Segments};
         let mut rig = Rig::new();
         rig.driver.probe(VERSION_1, 2);
         for (number, (addr, len, flags, next)) in (0..).zip(table) {
@@ -97,11 +97,24 @@ proptest! {
                 }
             };
             let mem = Arc::clone(queue.mem());
-            if let Ok(segments) = Segments::collect(chain, queue.size()) {
+            queue.undo_pop();
+            let again = queue.pop().unwrap().unwrap();
+            prop_assert_eq!(again.head_index(), chain.head_index());
+            let mut buffer = ChainMemory::default();
+            let refilled = buffer.refill(again, queue.size());
+            let segments = Segments::collect(chain, queue.size());
+            prop_assert_eq!(refilled.is_ok(), segments.is_ok());
+            if let Ok(segments) = segments {
                 prop_assert!(segments.readable.len() + segments.writable.len() <= 16);
                 let mut data = vec![0; 100];
                 let got = segments.read(&mem, 3, &mut data) as u64;
                 prop_assert_eq!(got, segments.readable_len().saturating_sub(3).min(100));
+                // The same bytes by their addresses in this process.
+                prop_assert_eq!(buffer.readable.len() as u64, segments.readable_len());
+                prop_assert_eq!(buffer.writable.len() as u64, segments.writable_len());
+                let mut same = vec![0; 100];
+                prop_assert_eq!(buffer.readable.read(3, &mut same) as u64, got);
+                prop_assert_eq!(&same, &data);
                 let put = segments.write(&mem, 3, &data) as u64;
                 prop_assert_eq!(put, segments.writable_len().saturating_sub(3).min(100));
                 written |= put > 0;
