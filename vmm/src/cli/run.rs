@@ -22,6 +22,7 @@ use crate::launch::{DEFAULT_ID, Launch};
 use crate::mode::StartMode;
 
 #[derive(Debug, Args)]
+#[allow(rustdoc::broken_intra_doc_links, reason = "brackets of the help text are no links")]
 pub(super) struct RunArgs {
     /// Kernel to boot: ELF vmlinux or bzImage
     #[arg(long, value_name = "PATH", required_unless_present = "config")]
