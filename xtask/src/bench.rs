@@ -122,6 +122,10 @@ pub(crate) struct Options {
     /// Build as for tests, which is faster: for trying out a bench, not for published figures
     #[arg(long)]
     quick: bool,
+    /// Let time in the outer machine pass by instructions, as `io` always does there: figures compare
+    /// exactly, however busy this machine is. Not for benches whose outer machine has two CPUs
+    #[arg(long)]
+    count_instructions: bool,
     /// Measure these monitors only
     #[arg(long, value_name = "KIND")]
     only: Vec<String>,
@@ -148,6 +152,18 @@ impl Options {
 
     fn profile(&self) -> Profile {
         if self.quick { Profile::TestRelease } else { Profile::Release }
+    }
+
+    /// The emulated machine.
+    fn outer(&self) -> Result<Size> {
+        let size = self.bench.outer();
+        match (self.count_instructions, size.cpus) {
+            (false, _) => Ok(size),
+            (true, 1) => Ok(Size { clock: Clock::Instructions, ..size }),
+            (true, cpus) => task_error(format!(
+                "--count-instructions: this bench's outer machine has {cpus} CPUs"
+            )),
+        }
     }
 }
 
@@ -235,6 +251,7 @@ fn figure(line: &str) -> Option<Value> {
 
 /// Runs a bench with guests, and adds its figures; gives its exit status.
 fn with_guests(bench: &str, options: &Options, figures: &mut Vec<Value>) -> Result<u8> {
+    let outer = options.outer()?;
     let mut payload = Payload::assemble(options.profile(), &options.kernel)?;
     if let (Bench::Balloon, Some(dir)) = (options.bench, &options.stock_kernel) {
         payload.add_file("vmlinux-stock", Kernel { dir: dir.clone() }.vmlinux());
@@ -272,13 +289,13 @@ fn with_guests(bench: &str, options: &Options, figures: &mut Vec<Value>) -> Resu
     let status = if options.bench == Bench::Io && Place::choose() == Place::Outer {
         let rounds = options.rounds.unwrap_or(1);
         let wanted = bench_io::Wanted { only: &options.only, parts: &options.parts, rounds };
-        bench_io::one_by_one(&payload, &arguments, &wanted, options.bench.outer())?
+        bench_io::one_by_one(&payload, &arguments, &wanted, outer)?
     } else {
         arguments.push(format!("--rounds={}", options.rounds()).into());
         arguments.extend(options.only.iter().map(|kind| format!("--only={kind}").into()));
         arguments.extend(options.parts.iter().map(|part| format!("--part={part}").into()));
         arguments.extend(options.ways.iter().map(|way| format!("--way={way}").into()));
-        payload.run("guest-bench", &arguments, options.bench.outer(), LIMIT)?
+        payload.run("guest-bench", &arguments, outer, LIMIT)?
     };
     if status == 0 {
         let path = paths::target().join("guest/guest-bench/figures.json");
