@@ -122,7 +122,7 @@ pub(crate) struct Options {
     /// Build as for tests, which is faster: for trying out a bench, not for published figures
     #[arg(long)]
     quick: bool,
-    /// Let time in the outer machine pass by instructions, as `io` always does there: figures compare
+    /// Let time in the outer machine pass by instructions, as `io` and `density` do: figures compare
     /// exactly, however busy this machine is. Not for benches whose outer machine has two CPUs
     #[arg(long)]
     count_instructions: bool,

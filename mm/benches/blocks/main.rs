@@ -120,7 +120,7 @@ impl GuestSide for Alone {
         Pages(0)
     }
 
-    fn gather(&self, _: u32, _: Duration, _: &AtomicBool) -> u32 {
+    fn gather(&self, _: u32, _: Duration, _: &AtomicBool, _: &mut dyn FnMut()) -> u32 {
         0
     }
 

@@ -62,10 +62,16 @@ pub trait GuestSide {
     /// guest took.
     fn take_back(&self, pages: Pages, patience: Duration, cancel: &AtomicBool) -> Pages;
 
-    /// Asks the guest to fill the balloon up to its target again and to lend `blocks` more blocks, and
-    /// waits while blocks keep arriving, for at most `patience` or until `cancel` is set. Returns how
-    /// many arrived.
-    fn gather(&self, blocks: u32, patience: Duration, cancel: &AtomicBool) -> u32;
+    /// Asks the guest to fill the balloon up to its target again and to lend `blocks` more blocks, calls
+    /// `meanwhile`, and waits while blocks keep arriving, for at most `patience` or until `cancel` is
+    /// set. Returns how many arrived.
+    fn gather(
+        &self,
+        blocks: u32,
+        patience: Duration,
+        cancel: &AtomicBool,
+        meanwhile: &mut dyn FnMut(),
+    ) -> u32;
 
     /// Returns what the guest has lent beyond `keep`, and waits for a limited time until the guest
     /// has taken it back.

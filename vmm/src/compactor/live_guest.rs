@@ -321,11 +321,15 @@ impl GuestSide for LiveGuest {
         size.map_or(Pages(0), |size| Pages(before.pages.0.saturating_sub(size.pages.0)))
     }
 
-    /// Only from a guest that lends.
-    ///
-    /// A guest that puts single pages into the balloon can make no more blocks: the request then
-    /// ends.
-    fn gather(&self, blocks: u32, patience: Duration, cancel: &AtomicBool) -> u32 {
+    /// Only from a guest that lends. One that puts single pages into the balloon can make no more
+    /// blocks: the request then ends.
+    fn gather(
+        &self,
+        blocks: u32,
+        patience: Duration,
+        cancel: &AtomicBool,
+        meanwhile: &mut dyn FnMut(),
+    ) -> u32 {
         let Some(before) = self.size() else { return 0 };
         let Some((goal, least)) = self.lending_balloon().map(|mut balloon| {
             // Single pages that were taken back must be replaced, if need be by single pages.
@@ -339,11 +343,11 @@ impl GuestSide for LiveGuest {
             return 0;
         };
         let deadline = Instant::now().checked_add(patience);
+        meanwhile();
         let size = self.wait_until(deadline, cancel, |size| {
             size.has_lent(&before, goal) && size.pages >= least
         });
-        let came = size.map_or(0, |size| size.blocks.saturating_sub(before.blocks));
-        came.saturating_u32()
+        size.map_or(0, |size| size.blocks.saturating_sub(before.blocks)).saturating_u32()
     }
 
     fn settle(&self, keep: Pages) {

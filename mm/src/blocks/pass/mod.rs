@@ -143,6 +143,7 @@ impl<'a> Pass<'a> {
             progress.spending.spend(&plan);
             progress.loan.set_limit(&progress.map, self.policy.evacuate_at_once);
             let (given_up, busy) = (progress.tallies.given_up(), progress.tallies.gather.busy);
+            let stuck = progress.stuck.len();
             debug!(?stage, round, steps = plan.steps.len(), totals = ?progress.map.totals(), "plan");
             let ended = carry_out.carry_out(&plan.steps, progress);
             // With any result, the guest gets back what it lent.
@@ -151,8 +152,10 @@ impl<'a> Pass<'a> {
                 progress.loan.settle(self.guest);
                 time.settling += begin.elapsed();
             }
-            // A guest that did not lend all that was planned has reached its limit.
-            let helped = progress.tallies.given_up() > given_up;
+            // A guest that did not lend all that was planned has reached its limit. Instead of blocks
+            // that were found stuck, such as the kernel's own at the top of memory, others can move.
+            let others = stage == Stage::Squeeze && progress.stuck.len() > stuck;
+            let helped = progress.tallies.given_up() > given_up || others;
             match ended? {
                 EndReason::Finished if helped && progress.tallies.gather.busy == busy => {}
                 end => return Ok(end),

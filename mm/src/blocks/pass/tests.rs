@@ -97,7 +97,8 @@ impl GuestSide for Balloon<'_> {
 
     /// The guest has the free pages that `free` says, and puts whole blocks of them into the
     /// balloon.
-    fn gather(&self, blocks: u32, _: Duration, _: &AtomicBool) -> u32 {
+    fn gather(&self, blocks: u32, _: Duration, _: &AtomicBool, meanwhile: &mut dyn FnMut()) -> u32 {
+        meanwhile();
         let mut came = 0;
         let mut free = self.free.borrow_mut();
         let replaced = (self.taken.replace(Pages(0)).0 / 512) as usize;
@@ -290,6 +291,22 @@ fn squeezing_goes_on_while_it_helps() {
     let report = pass.run(&AtomicBool::new(false), &mut |_, _| {}).unwrap();
     assert!(report.tallies.evacuate.done > 10, "one round does half of twenty: {report:?}");
     assert!(report.tallies.evacuate.busy <= FULL as usize / 2, "{report:?}");
+}
+
+/// Where the highest blocks cannot move, which hold the kernel's own pages, others do in the next round.
+#[test]
+fn squeezing_passes_over_stuck_blocks() {
+    const FULL: u64 = 40;
+    let ram = ram_of(2 * FULL);
+    ram.discard(&[range(0, FULL * 512)]).unwrap();
+    let mut guest = balloon(&ram, []);
+    *guest.free.borrow_mut() = (0..FULL + 20).map(BlockId).collect();
+    guest.empties = Some(|block| block.0 < 60);
+    let goals = Goals { gather: false, evacuate_up_to: None, ..Goals::all(true) };
+    let pass = Pass::new(&ram, &guest, goals, PassLimits::UNLIMITED);
+    let report = pass.run(&AtomicBool::new(false), &mut |_, _| {}).unwrap();
+    assert!(report.tallies.evacuate.done > 0, "{report:?}");
+    assert_eq!(report.tallies.evacuate.busy, 20, "each is asked for once: {report:?}");
 }
 
 /// A range is backed for contiguous use, absent pages too, and holes stay holes.
