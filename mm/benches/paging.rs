@@ -17,7 +17,6 @@ use mm::backing::BackingKind;
 use mm::guest_ram::GuestRam;
 use mm::layout::MemoryLayout;
 use mm::paging::{Paging, PagingConfig, ParkRequest};
-use mm::range_set::RangeSet;
 use mm::store::Lz4;
 use mm::sys::mapping::{Mapping, MappingSource};
 use mm::sys::userfault::Userfault;
@@ -106,7 +105,7 @@ impl Parked {
 
     fn park(&self) -> u64 {
         self.paging.settle();
-        let request = ParkRequest { floor: Bytes(0), threads: Some(1), exclude: RangeSet::new() };
+        let request = ParkRequest { threads: Some(1), ..ParkRequest::default() };
         self.paging.park(&request, &AtomicBool::new(false), &|_, _| ()).parked
     }
 

@@ -26,6 +26,8 @@ pub struct ParkRequest {
     pub threads: Option<usize>,
     /// Pages that stay, with the blocks that they are in: those that a device is using.
     pub exclude: RangeSet,
+    /// Whether blocks leave that are there only in part: those of which the guest gave up pages.
+    pub with_holes: bool,
 }
 
 /// Blocks that parking left in place, by reason.
@@ -153,7 +155,7 @@ impl PagerEngine {
                 // The guest has had the blocks that it wanted for a while: now it waits for them.
                 let on_access = if first.is_some() { OnAccess::Return } else { OnAccess::Wait };
                 let Some(index) = first.or_else(again) else { return };
-                let result = self.evict(index, &request.exclude, on_access);
+                let result = self.evict(index, request, on_access);
                 if first.is_some() && matches!(result, Err(Stay::Wanted)) {
                     lock(&wanted).push(index);
                     continue;
@@ -177,14 +179,14 @@ impl PagerEngine {
         report
     }
 
-    fn evict(&self, index: usize, exclude: &RangeSet, on_access: OnAccess) -> Result<(), Stay> {
-        if self.is_excluded(index, exclude) {
+    fn evict(&self, index: usize, request: &ParkRequest, on_access: OnAccess) -> Result<(), Stay> {
+        if self.is_excluded(index, &request.exclude) {
             return Err(Stay::Pinned);
         }
         if matches!(self.record().state(index), BlockState::Absent(_)) {
             return self.take_pages_out(index);
         }
-        let holes = self.fill_holes(index)?;
+        let holes = if request.with_holes { self.fill_holes(index)? } else { None };
         let slot = self.take_out(index, on_access)?;
         self.pack(index, slot, on_access, holes.as_deref())
     }

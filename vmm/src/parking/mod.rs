@@ -168,7 +168,9 @@ impl Parking {
                 let exclude = release_what_is_free(guest);
                 let (threads, _charge) = take_threads(wanted, &budget);
                 let threads = Some(threads);
-                let request = ParkRequest { floor, threads, exclude };
+                // What the guest has just given up are holes in its blocks.
+                let with_holes = trim.is_some();
+                let request = ParkRequest { floor, threads, exclude, with_holes };
                 Parked { blocks: paging.park(&request, cancel, progress), trim }
             });
             if let Some(TrimReport { given, ended }) = &finished.report.trim {

@@ -116,8 +116,12 @@ impl Fixture {
     }
 
     fn park(&self) -> ParkReport {
+        self.park_as(&ParkRequest::default())
+    }
+
+    fn park_as(&self, request: &ParkRequest) -> ParkReport {
         self.paging.settle();
-        let report = self.paging.park(&ParkRequest::default(), &NEVER, &quiet);
+        let report = self.paging.park(request, &NEVER, &quiet);
         self.paging.validate().unwrap();
         report
     }

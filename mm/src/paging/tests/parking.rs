@@ -51,7 +51,7 @@ fn zero_pages_cost_nothing_and_a_floor_stays() {
     if !f.has_huge_pages() {
         return;
     }
-    let request = ParkRequest { floor: Bytes(4 * MIB), threads: Some(1), exclude: RangeSet::new() };
+    let request = ParkRequest { floor: Bytes(4 * MIB), threads: Some(1), ..ParkRequest::default() };
     let seen = AtomicU64::new(0);
     let report = f.paging.park(&request, &NEVER, &|done, of| {
         assert!(done <= of);
