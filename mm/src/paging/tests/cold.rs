@@ -112,7 +112,7 @@ impl CodecWorker for StuckWorker {
             let give_up = std::time::Instant::now() + Duration::from_secs(300);
             // Without the privilege to raise it again it was never lowered that far.
             while low == 19 && priority() != self.1 {
-                assert!(std::time::Instant::now() < give_up, "nobody hurries the compressor");
+                assert!(std::time::Instant::now() < give_up, "its priority was never raised");
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
