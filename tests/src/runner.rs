@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::Parser;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -93,11 +93,22 @@ struct Options {
     /// Guests run the debug kernel, which uses more memory
     #[arg(long)]
     debug_kernel: bool,
+    /// Begin no test after this time, in seconds since 1970: those that are left out are named
+    #[arg(long, value_name = "SECONDS")]
+    begin_until: Option<u64>,
     /// Run this test in this process
     #[arg(long, hide = true)]
     only: Option<String>,
     /// Run only tests whose names contain one of these
     filters: Vec<String>,
+}
+
+impl Options {
+    /// Whether no more test may begin.
+    fn out_of_time(&self) -> bool {
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        self.begin_until.is_some_and(|end| now.as_secs() > end)
+    }
 }
 
 /// The test program's `main`.
@@ -144,6 +155,7 @@ fn run_all(tests: &[Test], options: &Options) -> Result<bool> {
     fs::create_dir_all(&options.folders.logs).map_err(Error::io("creating a folder"))?;
     let mut progress = Progress::open(&options.folders.logs)?;
     let mut failed = 0;
+    let mut left_out = Vec::new();
     for (number, test) in (1..).zip(&chosen) {
         match progress.of(test.name) {
             Known::Nothing => {}
@@ -163,13 +175,17 @@ fn run_all(tests: &[Test], options: &Options) -> Result<bool> {
                 continue;
             }
         }
+        if options.out_of_time() {
+            left_out.push(test.name);
+            continue;
+        }
         progress.begin(test.name)?;
         let logs = scratch.path().join(test.name.replace("::", "-"));
         fs::create_dir_all(&logs).map_err(Error::io("creating a folder"))?;
         let started = Instant::now();
         let mut verdict = supervise(test, options, &logs)?;
         for _ in 1..tries() {
-            if verdict == Verdict::Passed {
+            if verdict == Verdict::Passed || options.out_of_time() {
                 break;
             }
             println!("    {}: {}; retrying", test.name, verdict.word());
@@ -196,10 +212,17 @@ fn run_all(tests: &[Test], options: &Options) -> Result<bool> {
             kept.strip_prefix("/host").map_or(kept.clone(), |path| Path::new("/").join(path));
         println!("    logs kept in {}", shown.display());
     }
-    let passed = chosen.len() - failed;
-    println!("guest tests: {passed} passed, {failed} failed");
+    let not_run = left_out.len();
+    let passed = chosen.len() - failed - not_run;
+    print!("guest tests: {passed} passed, {failed} failed");
+    if left_out.is_empty() {
+        println!();
+    } else {
+        println!(", {not_run} not run, since time is up: {}", left_out.join(", "));
+    }
     let summary = options.folders.logs.join("summary");
-    fs::write(&summary, format!("{passed} {failed}\n")).map_err(Error::io("writing a summary"))?;
+    fs::write(&summary, format!("{passed} {failed} {not_run}\n"))
+        .map_err(Error::io("writing a summary"))?;
     Ok(failed == 0)
 }
 

@@ -2,7 +2,7 @@
 //! What the steps of `cargo xtask test` have come to. Steps may run at the same time.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::{clients, run};
@@ -12,20 +12,23 @@ use crate::{clients, run};
 pub(super) struct Count {
     pub(super) passed: u64,
     pub(super) failed: u64,
+    /// Left out, since there was no time.
+    pub(super) not_run: u64,
 }
 
 impl Count {
-    const ONE: Self = Self { passed: 1, failed: 0 };
+    const ONE: Self = Self { passed: 1, failed: 0, not_run: 0 };
 
     pub(super) fn add(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
+        self.not_run += other.not_run;
     }
 }
 
 impl From<clients::Outcome> for Count {
     fn from(outcome: clients::Outcome) -> Self {
-        Self { passed: outcome.passed, failed: outcome.failed }
+        Self { passed: outcome.passed, failed: outcome.failed, ..Self::default() }
     }
 }
 
@@ -52,7 +55,7 @@ impl Tally {
         eprintln!("== {name} (after {})", run::minutes(self.started.elapsed()));
         let count = work().unwrap_or_else(|error| {
             eprintln!("{name}: {error}");
-            Count { passed: 0, failed: 1 }
+            Count { failed: 1, ..Count::default() }
         });
         let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
         results.all.add(count);
@@ -66,6 +69,11 @@ impl Tally {
         self.step(name, || check().map(|()| Count::ONE));
     }
 
+    /// Time since the first step began.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     /// Prints which steps failed and how many tests; whether all passed.
     pub(super) fn close(self) -> bool {
         let Results { all, failed_steps } =
@@ -74,7 +82,11 @@ impl Tally {
             eprintln!("{failed}");
         }
         eprintln!("all steps took {}", run::minutes(self.started.elapsed()));
-        println!("{} passed, {} failed", all.passed, all.failed);
+        let not_run = match all.not_run {
+            0 => String::new(),
+            number => format!(", {number} not run, since time was up"),
+        };
+        println!("{} passed, {} failed{not_run}", all.passed, all.failed);
         all.failed == 0
     }
 }
@@ -88,7 +100,7 @@ mod tests {
     fn one_failed_step_fails_the_run() {
         let tally = Tally::new();
         tally.check("good", || Ok(()));
-        tally.step("counted", || Ok(Count { passed: 2, failed: 0 }));
+        tally.step("counted", || Ok(Count { passed: 2, ..Count::default() }));
         assert!(tally.close());
 
         let tally = Tally::new();
