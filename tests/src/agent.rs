@@ -2,8 +2,8 @@
 //! The agent in the guest, controlled over the serial console.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::io::Write;
-use std::process::ChildStdin;
 use std::time::{Duration, Instant};
 
 use guest_agent::READY;
@@ -23,7 +23,7 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub struct Agent {
     console: Console,
-    input: ChildStdin,
+    input: File,
     last_id: u32,
 }
 
@@ -66,7 +66,7 @@ impl Arriving {
 
 impl Agent {
     /// Waits until the guest has booted to the agent; gives the line that says so.
-    pub fn connect(console: Console, input: ChildStdin, limit: Duration) -> Result<(Self, Line)> {
+    pub fn connect(console: Console, input: File, limit: Duration) -> Result<(Self, Line)> {
         let ready = console.wait_for(0, READY, patient(limit))?;
         Ok((Self { console, input, last_id: 0 }, ready))
     }

@@ -7,7 +7,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, ExitStatus};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -78,7 +78,7 @@ pub struct Debian {
     /// The monitor that it runs in.
     pub monitor: Monitor,
     vsock: Option<PathBuf>,
-    input: ChildStdin,
+    input: File,
 }
 
 impl Debian {

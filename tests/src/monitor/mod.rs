@@ -6,15 +6,18 @@
 //! - `ballast.rs`           Ballast, and Firecracker, whose interface it shares
 //! - `qemu.rs`              QEMU's microvm machine
 //! - `cloud_hypervisor.rs`  Cloud Hypervisor
+//! - `terminal.rs`          a terminal as standard input
 
 mod ballast;
 mod cloud_hypervisor;
 mod qemu;
 mod spec;
+mod terminal;
 
 use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -81,7 +84,7 @@ pub struct Monitor {
     kind: Kind,
     child: Child,
     console: Console,
-    input: Option<ChildStdin>,
+    input: Option<File>,
     started: Instant,
     api: Api,
     dir: TempDir,
@@ -136,15 +139,22 @@ impl Monitor {
         let errors = File::create(&stderr).map_err(Error::io("creating a log"))?;
         let doing = format!("starting {}", command.get_program().display());
         let started = Instant::now();
+        // Cloud Hypervisor reads the console from a terminal only.
+        let terminal = (kind == Kind::CloudHypervisor).then(terminal::open).transpose()?;
+        let (typed, stdin) = match terminal {
+            Some((ours, theirs)) => (Some(ours), theirs),
+            None => (None, Stdio::piped()),
+        };
         let mut child = command
-            .stdin(Stdio::piped())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(errors)
             .spawn()
             .map_err(Error::io(doing))?;
         let output = child.stdout.take().ok_or_else(|| Error::Check("no stdout".into()))?;
         let console = Console::read(output, &log("console"))?;
-        let input = child.stdin.take();
+        let input =
+            typed.or_else(|| child.stdin.take().map(|pipe| File::from(OwnedFd::from(pipe))));
         let api = Api::new(dir.path().join("api.sock"));
         Ok(Self { kind, child, console, input, started, api, dir, stderr })
     }
@@ -174,7 +184,7 @@ impl Monitor {
     }
 
     /// The way to the guest's serial console; can be taken once.
-    pub fn take_input(&mut self) -> Option<ChildStdin> {
+    pub fn take_input(&mut self) -> Option<File> {
         self.input.take()
     }
 
