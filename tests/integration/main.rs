@@ -120,6 +120,7 @@ const TESTS: &[Test] = &[
     test!(gpu_cma::failed_requests_leave_the_kernel_memory, 300),
     test!(display::shows_debians_console_and_modetest, 420),
     test!(paging::a_parked_guest_gives_its_memory_to_the_host, 300),
+    test!(paging::a_guest_is_trimmed_first, 300),
     test!(paging::nothing_is_lost_however_often_it_is_parked, 900),
     test!(paging::buffers_of_the_display_stay, 300),
     test!(paging::memory_of_small_pages, 300),

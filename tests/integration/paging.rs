@@ -11,6 +11,7 @@ use harness::{Error, Result, check, check_eq, host};
 use serde_json::{Value, json};
 
 use crate::compaction::{compact, number};
+use crate::devices::{drive, image};
 
 const MIB: u64 = 1 << 20;
 const BLOCK: u64 = 2 * MIB;
@@ -86,6 +87,41 @@ pub(crate) fn a_parked_guest_gives_its_memory_to_the_host(context: &Context) -> 
     check!(memory.huge * 10 >= memory.anonymous * 9, "{memory:?}");
     guest.agent.verify("text-verify kept")?;
     guest.agent.verify("file-verify files")?;
+    check_eq!(guest.power_off()?.code(), Some(0));
+    Ok(())
+}
+
+/// Asked to, a guest first gives up what is free and what its disk still has; its target is as before,
+/// and so are its memory and its files.
+pub(crate) fn a_guest_is_trimmed_first(context: &Context) -> Result<()> {
+    let drives = [drive("data", &image(context, "disk", 64)?, &json!({}))];
+    let mut spec = Spec::new(&context.payload, 256);
+    spec.more.insert("drives".into(), json!(drives));
+    let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
+    guest.touch_everything()?;
+    guest.agent.command("disk-write /dev/vda 64M 5")?;
+    guest.agent.verify("disk-verify /dev/vda 64M 5")?;
+    guest.agent.command("text-fill kept 48M")?;
+    let plain = park(&guest, 0)?;
+    unpark(&guest)?;
+    let trimmed = report(&guest, "/memory/park", &json!({ "trim": true }))?;
+    println!("not trimmed: {plain}\ntrimmed: {trimmed}; {}", paging(&guest)?);
+    check_eq!(trimmed["stopped"], Value::Null);
+    // Of about 180 MiB that are free or page cache.
+    check!(number(&trimmed, "/trimmed_bytes")? >= 96 * MIB, "{trimmed}");
+    // What it gave up need not be compressed, nor be found not to be compressible.
+    let tried = |report: &Value| -> Result<u64> {
+        Ok(number(report, "/parked")? + number(report, "/left_incompressible")?)
+    };
+    check!(tried(&trimmed)? < tried(&plain)?, "{plain} {trimmed}");
+    let balloon = guest.monitor.api().get("/balloon/statistics")?;
+    check_eq!((number(&balloon, "/target_mib")?, number(&balloon, "/actual_mib")?), (0, 0));
+    guest.agent.verify("text-verify kept")?;
+    guest.agent.verify("disk-verify /dev/vda 64M 5")?;
+    unpark(&guest)?;
+    // All that it gave up is its own again.
+    guest.touch_everything()?;
+    guest.agent.verify("text-verify kept")?;
     check_eq!(guest.power_off()?.code(), Some(0));
     Ok(())
 }
