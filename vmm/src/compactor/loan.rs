@@ -8,7 +8,7 @@ use devices::balloon::Statistics;
 use mm::blocks::guest_side::GuestSide;
 use mm::units::Pages;
 
-use super::live_guest::{BalloonSize, LiveGuest, PATIENCE};
+use super::live_guest::{LiveGuest, PATIENCE};
 
 impl LiveGuest {
     /// Asks the guest for statistics and waits for them; `None` if none arrive in time.
@@ -37,8 +37,8 @@ impl LiveGuest {
 
     /// Borrows `to` pages on top of the balloon's target instead of `from`, and waits until the guest
     /// has given them or gives no more. Returns what it gave, and whether that was all; `None` if the
-    /// target was changed meanwhile, or there is no driver. A driver that makes blocks has given all
-    /// it has once it begins to give single pages.
+    /// target was changed meanwhile, or there is no driver. Single pages count as well: a guest that
+    /// can make no more blocks may still have page cache to drop.
     pub(crate) fn lend(
         &self,
         from: Pages,
@@ -47,16 +47,12 @@ impl LiveGuest {
         cancel: &AtomicBool,
     ) -> Option<(Pages, bool)> {
         let before = self.size()?;
-        let (goal, makes_blocks) = {
+        let goal = {
             let mut balloon = self.balloon().filter(|balloon| balloon.surplus() == from)?;
             balloon.set_surplus(to);
-            (balloon.goal(), balloon.can_evacuate())
+            balloon.goal()
         };
-        let ends = |size: &BalloonSize| match makes_blocks {
-            true => size.has_lent(&before, goal),
-            false => size.pages >= goal,
-        };
-        let size = self.wait_until(Some(deadline), cancel, ends)?;
+        let size = self.wait_until(Some(deadline), cancel, |size| size.pages >= goal)?;
         if self.lent() != to {
             return None;
         }

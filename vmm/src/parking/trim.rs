@@ -63,8 +63,8 @@ pub(super) trait TrimGuest {
 pub(crate) struct Gave {
     /// What the guest gave.
     pub(crate) pages: Pages,
-    /// Whether that was all it was asked for, in whole blocks if its driver makes those.
-    pub(crate) all: bool,
+    /// Why it was not all that it was asked for.
+    pub(crate) short: Option<&'static str>,
 }
 
 /// Result of trimming.
@@ -138,7 +138,7 @@ impl<G: TrimGuest> TrimRun<'_, G> {
             return Err("the balloon's target was changed".to_owned());
         };
         self.given = Pages(self.given.0 + gave.pages.0);
-        if gave.all { Ok(()) } else { Err("the guest gives no more".to_owned()) }
+        gave.short.map_or(Ok(()), |why| Err(why.to_owned()))
     }
 }
 
@@ -230,7 +230,8 @@ mod tests {
             self.available.set(self.available.get().saturating_sub(gave * 4096));
             self.surplus.set(to.0);
             self.most.set(self.most.get().max(to.0));
-            Some(Gave { pages: Pages(gave), all: from.0 + gave == to.0 })
+            let short = (from.0 + gave < to.0).then_some("the guest gives no more");
+            Some(Gave { pages: Pages(gave), short })
         }
 
         fn give_back(&self, pages: Pages) {

@@ -58,7 +58,12 @@ impl TrimGuest for LiveTrim<'_> {
 
     fn borrow(&self, from: Pages, to: Pages, cancel: &AtomicBool) -> Option<Gave> {
         let (pages, all) = self.guest.lend(from, to, self.deadline, cancel)?;
-        Some(Gave { pages, all })
+        let short = match all {
+            true => None,
+            false if Instant::now() >= self.deadline => Some("there was no more time"),
+            false => Some("the guest gives no more"),
+        };
+        Some(Gave { pages, short })
     }
 
     fn give_back(&self, pages: Pages) {
