@@ -15,8 +15,9 @@
 //!
 //! All three are in the page that the guest may read without the monitor ([`RegisterPage`]).
 
-use std::io;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::{fmt, io};
 
 use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_NEEDS_RESET};
 use vmm_sys_util::eventfd::EventFd;
@@ -30,20 +31,31 @@ pub(super) const USED_BUFFER: u32 = 1;
 /// Bit of the interrupt status: configuration change.
 const CONFIG_CHANGE: u32 = 2;
 
-/// The interrupt of a virtio-mmio device. Each signal triggers the event once: connect it to an
-/// edge-triggered line.
+/// The interrupt of a virtio-mmio device. Each signal pulses the line once, or, without one, triggers
+/// the event: connect both to an edge-triggered line.
 #[derive(Debug)]
 pub struct MmioInterrupt {
     page: Box<RegisterPage>,
-    /// Others write to `event` too, for used buffers.
+    /// Others write to `event`, for used buffers.
     shared: AtomicBool,
     event: EventFd,
+    line: OnceLock<PulsedLine>,
+}
+
+/// What raises and lowers an interrupt line.
+struct PulsedLine(Box<dyn Fn() -> io::Result<()> + Send + Sync>);
+
+impl fmt::Debug for PulsedLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PulsedLine")
+    }
 }
 
 impl MmioInterrupt {
     /// An interrupt that triggers `event`.
     pub(super) fn new(event: EventFd) -> Self {
-        Self { page: RegisterPage::new(), shared: AtomicBool::new(false), event }
+        let (page, line) = (RegisterPage::new(), OnceLock::new());
+        Self { page, shared: AtomicBool::new(false), event, line }
     }
 
     /// All registers of the device, as the guest may read them.
@@ -51,9 +63,15 @@ impl MmioInterrupt {
         &self.page
     }
 
-    /// The event that is triggered with each interrupt, for irqfd.
+    /// The event that triggers an interrupt, for irqfd: of the host's kernel, and of this device as
+    /// long as there is no line.
     pub fn event(&self) -> &EventFd {
         &self.event
+    }
+
+    /// Interrupts by `pulse` from now on, which must not block. Only the first call counts.
+    pub fn connect(&self, pulse: impl Fn() -> io::Result<()> + Send + Sync + 'static) {
+        self.line.get_or_init(|| PulsedLine(Box::new(pulse)));
     }
 
     pub(super) fn pending(&self) -> u32 {
@@ -85,7 +103,10 @@ impl MmioInterrupt {
 
     fn raise(&self, bit: u32) -> io::Result<()> {
         self.pending_word().fetch_or(bit, Ordering::AcqRel);
-        self.event.write(1)
+        match self.line.get() {
+            Some(line) => line.0(),
+            None => self.event.write(1),
+        }
     }
 
     fn pending_word(&self) -> &AtomicU32 {

@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Interrupt lines and notifications that bypass the monitor: irqfd and ioeventfd.
 //!
-//! A device writes an eventfd and KVM pulses the line (edge-triggered); a driver writes a
-//! notification register and KVM writes an eventfd. Neither costs an exit.
+//! A driver writes a notification register and KVM writes an eventfd; this costs no exit to the
+//! monitor. A virtio device pulses its line (edge-triggered) by two system calls. To write an eventfd
+//! would be one, but for a line of the interrupt controllers KVM leaves the rest to a thread of the
+//! kernel's, for which the device's thread may have to give way. So only what interrupts rarely has
+//! one: a serial line, a keyboard; and vhost-net, which is in the kernel.
 
-use devices::transport::Notifier;
+use std::io;
+use std::sync::Arc;
+
+use devices::transport::{MmioInterrupt, Notifier};
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -69,6 +75,26 @@ impl IrqLines {
 /// [`IrqError::Connect`]: KVM refuses the irqfd.
 pub fn connect(vm: &VmFd, event: &EventFd, gsi: u32) -> Result<(), IrqError> {
     vm.register_irqfd(event, gsi).map_err(|source| IrqError::Connect { gsi, source })
+}
+
+/// Lets `interrupt`, and each write to its event, pulse line `gsi`.
+///
+/// # Errors
+///
+/// [`IrqError::Connect`]: KVM refuses the irqfd.
+pub fn connect_virtio(vm: &Arc<VmFd>, interrupt: &MmioInterrupt, gsi: u32) -> Result<(), IrqError> {
+    connect(vm, interrupt.event(), gsi)?;
+    let vm = Arc::clone(vm);
+    interrupt.connect(move || pulse(&vm, gsi));
+    Ok(())
+}
+
+/// Raises and lowers line `gsi`. KVM takes spin locks only.
+fn pulse(vm: &VmFd, gsi: u32) -> io::Result<()> {
+    for active in [true, false] {
+        vm.set_irq_line(gsi, active).map_err(io::Error::from)?;
+    }
+    Ok(())
 }
 
 /// Lets `notifier`, of a device whose window begins at `base`, trigger its event without an exit.

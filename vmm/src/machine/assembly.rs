@@ -124,7 +124,7 @@ impl<'a> Assembly<'a> {
         let transport = MmioTransport::new(Arc::clone(self.ram.memory()), device, event()?)
             .map(Arc::new)
             .map_err(BuildError::Event)?;
-        irq::connect(&self.vm, transport.interrupt().event(), gsi)?;
+        irq::connect_virtio(&self.vm, transport.interrupt(), gsi)?;
         for notifier in transport.notifiers() {
             irq::notify(&self.vm, base, notifier)?;
         }

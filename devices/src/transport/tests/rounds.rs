@@ -156,3 +156,24 @@ fn an_offloaded_queue_goes_past_the_event_loop() {
     rig.driver.reset();
     assert_eq!(rig.driver.read(reg::INTERRUPT_STATUS), 0);
 }
+
+#[test]
+fn a_line_is_pulsed_in_place_of_the_event() {
+    use std::sync::atomic::AtomicU32;
+
+    let mut rig = Rig::over(Recorder::default());
+    rig.driver.probe(VERSION_1, 1);
+    rig.first_look();
+    let interrupt = rig.device.lock().interrupt.clone().unwrap();
+    interrupt.signal_used_queue(0).unwrap();
+    assert_eq!(rig.driver.interrupts(), 1);
+
+    let pulses = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&pulses);
+    rig.driver.transport().interrupt().connect(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    });
+    interrupt.signal_used_queue(0).unwrap();
+    assert_eq!((rig.driver.interrupts(), pulses.load(Ordering::Relaxed)), (0, 1));
+}
