@@ -18,6 +18,7 @@ use harness::{Error, Result, host};
 use serde_json::{Value, json};
 
 use crate::io_cost::{Counted, count, cpu};
+use crate::io_limits::done;
 use crate::io_samples::{Better, Sample, Samples};
 use crate::{Bed, io_limits, patiently};
 
@@ -28,8 +29,9 @@ pub(crate) struct Amounts {
     pub(crate) disk_mib: u64,
     /// How long each kind of request is made.
     disk_ms: u64,
-    /// Each stream, and round trips.
+    /// Each stream, and how often: how fast TCP gets is chance to a part. And round trips.
     stream_mib: u64,
+    streams: u32,
     round_trips: u64,
     /// The same for counting system calls and exits.
     counted_ms: u64,
@@ -48,6 +50,7 @@ impl Amounts {
         disk_mib: 256,
         disk_ms: 1500,
         stream_mib: 96,
+        streams: 1,
         round_trips: 2000,
         counted_ms: 200,
         counted_mib: 8,
@@ -60,10 +63,11 @@ impl Amounts {
     const EXACT: Self = Self {
         disk_mib: 64,
         disk_ms: 200,
-        stream_mib: 16,
+        stream_mib: 64,
+        streams: 3,
         round_trips: 300,
         counted_ms: 100,
-        counted_mib: 4,
+        counted_mib: 16,
         counted_trips: 100,
         fio_ms: 300,
         iperf_s: 1,
@@ -288,15 +292,17 @@ fn streams(
     values: &mut Vec<Sample>,
 ) -> Result<()> {
     for direction in ["send", "receive"] {
-        let before = host::cpu_outside_guest(guest.monitor.pid())?;
         let load = format!("traffic-stream {target} {direction}");
-        let all = format!("{load} {}M", amounts.stream_mib);
-        let figures = guest.agent.figures_within(&all, amounts.command_limit)?;
-        let gib = figures["bytes"] as f64 / f64::from(1 << 30);
         let name = format!("{kind}.{direction}");
-        let value = gib * 1024.0 / (figures["us"] as f64 / 1e6);
-        values.push(Sample { name: name.clone(), value, unit: "MiB/s", better: Better::More });
-        cpu(guest, before, &name, gib, values)?;
+        for _ in 0..amounts.streams {
+            let before = host::cpu_outside_guest(guest.monitor.pid())?;
+            let all = format!("{load} {}M", amounts.stream_mib);
+            let figures = guest.agent.figures_within(&all, amounts.command_limit)?;
+            let gib = figures["bytes"] as f64 / f64::from(1 << 30);
+            let value = gib * 1024.0 / (figures["us"] as f64 / 1e6);
+            values.push(Sample { name: name.clone(), value, unit: "MiB/s", better: Better::More });
+            cpu(guest, before, &name, gib, values)?;
+        }
         let counted = Counted {
             name: &name,
             load: &load,
@@ -385,12 +391,4 @@ pub(crate) fn filled(path: &Path, mib: u64) -> Result<()> {
         file.write_all(&piece).map_err(doing())?;
     }
     Ok(())
-}
-
-/// Runs a program of the host; it has to succeed. Gives its output.
-pub(crate) fn done(command: &mut Command) -> Result<Vec<u8>> {
-    let output = command.output().map_err(Error::io(format!("{command:?}")))?;
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    harness::check!(output.status.success(), "{command:?}: {}{errors}", output.status);
-    Ok(output.stdout)
 }

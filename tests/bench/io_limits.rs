@@ -10,7 +10,7 @@ use harness::{Error, Result};
 use serde_json::Value;
 
 use crate::Bed;
-use crate::io::{PATTERNS, done, filled};
+use crate::io::{PATTERNS, filled};
 use crate::io_samples::{Better, Sample};
 
 /// The two ends, the second of which lies in a network of its own.
@@ -143,4 +143,12 @@ fn number(output: &[u8], pointer: &str) -> Result<f64> {
         .map_err(|error| Error::Check(format!("not a report: {error}")))?;
     let number = report.pointer(pointer).and_then(Value::as_f64);
     number.ok_or_else(|| Error::Check(format!("no {pointer} in {report}")))
+}
+
+/// Runs a program of the host; it has to succeed. Gives its output.
+pub(crate) fn done(command: &mut Command) -> Result<Vec<u8>> {
+    let output = command.output().map_err(Error::io(format!("{command:?}")))?;
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    harness::check!(output.status.success(), "{command:?}: {}{errors}", output.status);
+    Ok(output.stdout)
 }
