@@ -15,8 +15,8 @@
 //!
 //! All three are in the page that the guest may read without the monitor ([`RegisterPage`]).
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::{fmt, io};
 
 use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_NEEDS_RESET};
@@ -31,8 +31,8 @@ pub(super) const USED_BUFFER: u32 = 1;
 /// Bit of the interrupt status: configuration change.
 const CONFIG_CHANGE: u32 = 2;
 
-/// The interrupt of a virtio-mmio device. Each signal pulses the line once, or, without one, triggers
-/// the event: connect both to an edge-triggered line.
+/// The interrupt of a virtio-mmio device. Each signal pulses the line once, or, without one or while
+/// others write to the event, triggers the event: connect both to an edge-triggered line.
 #[derive(Debug)]
 pub struct MmioInterrupt {
     page: Box<RegisterPage>,
@@ -43,7 +43,19 @@ pub struct MmioInterrupt {
 }
 
 /// What raises and lowers an interrupt line.
-struct PulsedLine(Box<dyn Fn() -> io::Result<()> + Send + Sync>);
+struct PulsedLine {
+    /// Held during a pulse: a line that another thread has just raised would not rise again, and the
+    /// guest, which may have looked already, would miss the second interrupt.
+    turn: Mutex<()>,
+    pulse: Box<dyn Fn() -> io::Result<()> + Send + Sync>,
+}
+
+impl PulsedLine {
+    fn pulse(&self) -> io::Result<()> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.pulse)()
+    }
+}
 
 impl fmt::Debug for PulsedLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -71,7 +83,7 @@ impl MmioInterrupt {
 
     /// Interrupts by `pulse` from now on, which must not block. Only the first call counts.
     pub fn connect(&self, pulse: impl Fn() -> io::Result<()> + Send + Sync + 'static) {
-        self.line.get_or_init(|| PulsedLine(Box::new(pulse)));
+        self.line.get_or_init(|| PulsedLine { turn: Mutex::new(()), pulse: Box::new(pulse) });
     }
 
     pub(super) fn pending(&self) -> u32 {
@@ -103,8 +115,9 @@ impl MmioInterrupt {
 
     fn raise(&self, bit: u32) -> io::Result<()> {
         self.pending_word().fetch_or(bit, Ordering::AcqRel);
-        match self.line.get() {
-            Some(line) => line.0(),
+        // The host's kernel pulses a shared line by the event, one pulse after the other.
+        match self.line.get().filter(|_| !self.shared.load(Ordering::Acquire)) {
+            Some(line) => line.pulse(),
             None => self.event.write(1),
         }
     }
