@@ -175,6 +175,12 @@ impl BlockMap {
         }
     }
 
+    /// Includes all blocks in plans again.
+    pub(super) fn leave_out_none(&mut self) {
+        let blocks = self.stretches.iter_mut().flat_map(|stretch| &mut stretch.blocks);
+        blocks.for_each(|block| block.flags.remove(BlockFlags::LEFT_OUT));
+    }
+
     /// The pages of `id` that are in the balloon but still present.
     pub fn wasted(&self, id: BlockId) -> &PageMask {
         self.wasted.get(&id).map_or(&PageMask::EMPTY, |mask| mask)

@@ -149,6 +149,8 @@ pub struct PassPolicy {
     pub gathers: u32,
     /// Maximum number of rounds that evacuate full blocks into remaining gaps.
     pub squeezes: u32,
+    /// How long a map stays good while the pass changes nothing.
+    pub map_age: Duration,
 }
 
 impl Default for PassPolicy {
@@ -160,6 +162,7 @@ impl Default for PassPolicy {
             evacuate_at_once: 16,
             gathers: 4,
             squeezes: 4,
+            map_age: Duration::from_secs(1),
         }
     }
 }

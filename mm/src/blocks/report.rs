@@ -62,6 +62,12 @@ pub struct Tallies {
 }
 
 impl Tallies {
+    /// Steps that changed memory, in any stage.
+    pub(super) fn changes(&self) -> usize {
+        let all = [self.discard, self.collapse, self.evacuate, self.back, self.gather];
+        all.iter().map(|tally| tally.done).sum()
+    }
+
     /// Blocks that the guest gave up for the pass, in any stage.
     pub(super) fn given_up(&self) -> usize {
         self.evacuate.done + self.gather.done

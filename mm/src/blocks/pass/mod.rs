@@ -73,6 +73,7 @@ impl<'a> Pass<'a> {
             policy: self.policy,
             watch: Watch { cancel, progress },
             map: BlockMap::default(),
+            map_read: None,
             spending: Spending::new(self.limits),
             loan: Loan::new(self.guest),
             tallies: Tallies::default(),
@@ -113,6 +114,20 @@ impl<'a> Pass<'a> {
         goals
     }
 
+    /// Reads the map for `stage`, unless nothing has changed since it was read a moment ago.
+    fn read_map(&self, stage: Stage, progress: &mut PassProgress<'_>) -> Result<(), GuestRamError> {
+        if progress.map_read.is_some_and(|read| read.elapsed() < self.policy.map_age) {
+            progress.map.leave_out_none();
+            return Ok(());
+        }
+        if stage.needs_free() {
+            self.guest.ask_free(self.policy.free_patience);
+        }
+        progress.map = BlockMap::read(self.ram, &self.guest.holdings())?;
+        progress.map_read = Some(Instant::now());
+        Ok(())
+    }
+
     /// Runs `time.stage`, and repeats it while that helps.
     fn rounds(
         &self,
@@ -130,10 +145,7 @@ impl<'a> Pass<'a> {
         };
         for round in 0..self.policy.rounds(stage) {
             time.rounds = round + 1;
-            if stage.needs_free() {
-                self.guest.ask_free(self.policy.free_patience);
-            }
-            progress.map = BlockMap::read(self.ram, &self.guest.holdings())?;
+            self.read_map(stage, progress)?;
             before.get_or_insert_with(|| progress.map.totals());
             if round > 0 {
                 // A failed step is not tried again.
@@ -143,7 +155,7 @@ impl<'a> Pass<'a> {
             progress.spending.spend(&plan);
             progress.loan.set_limit(&progress.map, self.policy.evacuate_at_once);
             let (given_up, busy) = (progress.tallies.given_up(), progress.tallies.gather.busy);
-            let stuck = progress.stuck.len();
+            let (stuck, done_before) = (progress.stuck.len(), progress.tallies.changes());
             debug!(?stage, round, steps = plan.steps.len(), totals = ?progress.map.totals(), "plan");
             let ended = carry_out.carry_out(&plan.steps, progress);
             // With any result, the guest gets back what it lent.
@@ -155,6 +167,9 @@ impl<'a> Pass<'a> {
             // A guest that did not lend all that was planned has reached its limit. Instead of blocks
             // that were found stuck, such as the kernel's own at the top of memory, others can move.
             let others = stage == Stage::Squeeze && progress.stuck.len() > stuck;
+            if progress.tallies.changes() > done_before {
+                progress.map_read = None;
+            }
             let helped = progress.tallies.given_up() > given_up || others;
             match ended? {
                 EndReason::Finished if helped && progress.tallies.gather.busy == busy => {}

@@ -29,6 +29,8 @@ struct Balloon<'a> {
     taken: Cell<Pages>,
     /// How often it was asked to evacuate blocks.
     asked: Cell<u32>,
+    /// How often it was asked how much memory it has free, which is once for each map.
+    asked_free: Cell<u32>,
     /// Blocks that it evacuates on request; if `None`, it does not reply.
     empties: Option<fn(BlockId) -> bool>,
     /// The most blocks that it had lent at one time.
@@ -83,7 +85,9 @@ impl GuestSide for Balloon<'_> {
         Some(blocks.iter().map(|block| empties(*block)).collect())
     }
 
-    fn ask_free(&self, _: Duration) {}
+    fn ask_free(&self, _: Duration) {
+        self.asked_free.set(self.asked_free.get() + 1);
+    }
 
     fn lent(&self) -> Pages {
         self.lent.get()
@@ -158,8 +162,19 @@ fn range(start: u64, pages: u64) -> GuestRange {
 fn balloon(ram: &GuestRam, ranges: impl IntoIterator<Item = GuestRange>) -> Balloon<'_> {
     let pages = RefCell::new(ranges.into_iter().collect());
     let (free, lent, taken) = (RefCell::default(), Cell::new(Pages(0)), Cell::new(Pages(0)));
-    let (asked, most_lent) = (Cell::new(0), Cell::new(Pages(0)));
-    Balloon { ram, pages, in_between: |_| {}, free, lent, taken, asked, empties: None, most_lent }
+    let (asked, asked_free, most_lent) = (Cell::new(0), Cell::new(0), Cell::new(Pages(0)));
+    Balloon {
+        ram,
+        pages,
+        in_between: |_| {},
+        free,
+        lent,
+        taken,
+        asked,
+        asked_free,
+        empties: None,
+        most_lent,
+    }
 }
 
 fn run(ram: &GuestRam, guest: &Balloon<'_>) -> PassReport {
@@ -341,4 +356,23 @@ fn takes_no_step_without_time() {
     let report = pass.run(&AtomicBool::new(false), &mut |_, _| {}).unwrap();
     assert_eq!((report.planned, report.left_out), (0, 1));
     assert_eq!(report.before, report.after);
+}
+
+#[test]
+fn the_map_is_read_again_only_after_a_change() {
+    let maps = |empties: fn(BlockId) -> bool, age| {
+        let ram = ram();
+        // Block 2 is sparse.
+        let mut guest = balloon(&ram, [range(2 * 512, 400)]);
+        ram.discard(&[range(2 * 512, 400)]).unwrap();
+        guest.empties = Some(empties);
+        let mut pass = Pass::new(&ram, &guest, Goals::all(true), PassLimits::UNLIMITED);
+        pass.policy.map_age = age;
+        pass.run(&AtomicBool::new(false), &mut |_, _| {}).unwrap();
+        guest.asked_free.get()
+    };
+    // Gathering, evacuating twice, squeezing; the host's own stage asks nothing.
+    assert_eq!(maps(|_| false, Duration::MAX), 1);
+    assert_eq!(maps(|_| true, Duration::MAX), 2);
+    assert_eq!(maps(|_| false, Duration::ZERO), 4);
 }

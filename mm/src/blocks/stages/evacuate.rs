@@ -45,6 +45,10 @@ impl CarryOut for EvacuateStage {
             progress.guest.evacuate(&blocks, self.sync, patience, progress.watch.cancel)
         };
         self.unanswered = if answer.is_none() { self.unanswered + 1 } else { 0 };
+        if answer.is_none() {
+            // It may do so later.
+            progress.map_read = None;
+        }
         for (index, id) in blocks.iter().enumerate() {
             let given_up = answer.as_ref().and_then(|a| a.get(index)).copied().unwrap_or(false);
             let used = progress.map.get(*id).map(|b| b.used().bytes()).unwrap_or_default();

@@ -19,8 +19,9 @@ use crate::blocks::plan::{GatherOrder, PlanAction, PlanStep};
 use crate::guest_ram::GuestRamError;
 use crate::units::{BLOCK_SIZE, BlockId, Bytes, PAGES_PER_BLOCK, Pages};
 
-/// This part of the destinations is made huge before the guest is asked, the others while it moves pages.
-const HEAD_START: usize = 4;
+/// So many destinations are made huge before the guest is asked, which waits meanwhile; the others while
+/// it moves pages.
+const HEAD_START: usize = 8;
 
 /// Gathers free memory.
 #[derive(Debug, Default)]
@@ -34,6 +35,8 @@ impl CarryOut for GatherStage {
     ) -> Result<usize, GuestRamError> {
         if let PlanAction::Gather(GatherOrder { lend, exchange }) = steps[0].action {
             let (guest, cancel) = (progress.guest, progress.watch.cancel);
+            // Single pages leave the balloon even where no block follows.
+            progress.map_read = None;
             let begin = Instant::now();
             let back = match Pages(u64::from(exchange) * PAGES_PER_BLOCK) {
                 Pages(0) => Pages(0),
@@ -45,7 +48,7 @@ impl CarryOut for GatherStage {
                 Pages(0) => Vec::new(),
                 _ => destinations_now(progress)?,
             };
-            let at_first: Vec<BlockId> = rest.drain(..rest.len() / HEAD_START).collect();
+            let at_first: Vec<BlockId> = rest.drain(..rest.len().min(HEAD_START)).collect();
             make_huge(&at_first, progress)?;
             let prepared = begin.elapsed();
             let (patience, mut made) = (progress.time_left(), Ok(()));

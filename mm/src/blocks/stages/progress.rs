@@ -67,6 +67,8 @@ pub(in crate::blocks) struct PassProgress<'a> {
     pub(in crate::blocks) watch: Watch<'a>,
     /// The map of the current plan.
     pub(in crate::blocks) map: BlockMap,
+    /// When it was read; `None` once the pass has changed memory since.
+    pub(in crate::blocks) map_read: Option<Instant>,
     pub(in crate::blocks) spending: Spending,
     pub(in crate::blocks) loan: Loan,
     pub(in crate::blocks) tallies: Tallies,
