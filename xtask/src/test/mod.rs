@@ -49,7 +49,7 @@ use crate::{clients, kernel, outer, paths, run};
 
 /// What the guest tests that have begun by then may take after the time for them is up. Each has a
 /// limit of its own.
-const GUEST_GRACE: Duration = Duration::from_secs(12 * 60);
+const GUEST_GRACE: Duration = Duration::from_secs(15 * 60);
 /// Nice value of what runs beside guests: a quarter of a CPU that both want.
 const LOWER_PRIORITY: i32 = 5;
 
