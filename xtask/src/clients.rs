@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::build::{self, Profile};
+use crate::count::Count;
 use crate::error::{Error, IoContext, Result, task_error};
 use crate::lock::FileLock;
 use crate::outer::Size;
@@ -31,25 +32,18 @@ pub(crate) struct Options {
     filters: Vec<OsString>,
 }
 
-/// Tests that passed and tests that failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Outcome {
-    pub(crate) passed: u64,
-    pub(crate) failed: u64,
-}
-
 /// Runs the clients natively.
-pub(crate) fn native() -> Result<Outcome> {
+pub(crate) fn native() -> Result<Count> {
     run(&Options::default())
 }
 
 /// Runs them with real guests.
-pub(crate) fn with_guests() -> Result<Outcome> {
+pub(crate) fn with_guests() -> Result<Count> {
     run(&Options { guests: true, ..Options::default() })
 }
 
 /// Builds what is missing and runs the clients.
-pub(crate) fn run(options: &Options) -> Result<Outcome> {
+pub(crate) fn run(options: &Options) -> Result<Count> {
     let tests = client_tests()?;
     let python = python()?;
     let (name, ballast) = if options.guests {
@@ -92,15 +86,7 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
             status.map_err(|source| Error::Spawn { program: "client-tests".into(), source })?;
         u8::try_from(status.code().unwrap_or(127)).unwrap_or(127)
     };
-    outcome(&logs, status)
-}
-
-fn outcome(logs: &Path, status: u8) -> Result<Outcome> {
-    let summary = logs.join("summary");
-    let text = fs::read_to_string(&summary).doing("reading", &summary)?;
-    let mut numbers = text.split_whitespace().filter_map(|word| word.parse().ok());
-    let (passed, failed) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    Ok(Outcome { passed, failed: if status == 0 { failed } else { failed.max(1) } })
+    Count::read(&logs, status)
 }
 
 fn link(from: &Path, to: &Path) -> Result<()> {

@@ -6,6 +6,7 @@
 //! - `bench.rs`, `bench_io.rs`   Ballast compared with its peers; disks and network machine by machine
 //! - `hold/`       lock holds and costs of the monitor; natively
 //! - `clients.rs`  clients of Firecracker in front of Ballast
+//! - `count.rs`    how many tests passed and failed
 //! - `kernel/`    the guest kernel: sources, patches, configuration, build, cache
 //! - `dist.rs`     the distributed binary
 //! - `build.rs`    the programs that run in guests and in the outer machine
@@ -25,6 +26,7 @@ mod bench;
 mod bench_io;
 mod build;
 mod clients;
+mod count;
 mod cpio;
 mod debian;
 mod dist;
@@ -213,8 +215,7 @@ fn perform(task: Task) -> Result<ExitCode> {
             return Ok(ExitCode::from(status));
         }
         Task::Clients(options) => {
-            let outcome = clients::run(&options)?;
-            let passed = outcome.failed == 0;
+            let passed = clients::run(&options)?.failed == 0;
             return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Task::Outer(OuterOptions { cpus, memory, limit, command }) => {

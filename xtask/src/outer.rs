@@ -62,6 +62,13 @@ pub(crate) enum Place {
 impl Place {
     /// Chooses, and says which and why.
     pub(crate) fn choose() -> Self {
+        let (place, why) = Self::find();
+        eprintln!("{why}");
+        place
+    }
+
+    /// Where guests can run, and why there.
+    pub(crate) fn find() -> (Self, &'static str) {
         let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let virtualisation = flags
             .lines()
@@ -70,18 +77,15 @@ impl Place {
         let usable = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
         match (virtualisation, usable) {
             (true, true) => {
-                eprintln!("guests run here: this CPU virtualises, and /dev/kvm can be opened");
-                Self::Here
+                (Self::Here, "guests run here: this CPU virtualises, and /dev/kvm can be opened")
             }
             (false, _) => {
-                eprintln!(
-                    "guests run in the emulated outer machine: no vmx or svm in /proc/cpuinfo"
-                );
-                Self::Outer
+                let why =
+                    "guests run in the emulated outer machine: no vmx or svm in /proc/cpuinfo";
+                (Self::Outer, why)
             }
             (true, false) => {
-                eprintln!("guests run in the emulated outer machine: /dev/kvm cannot be opened");
-                Self::Outer
+                (Self::Outer, "guests run in the emulated outer machine: /dev/kvm cannot be opened")
             }
         }
     }

@@ -64,7 +64,7 @@ pub(crate) fn guest_tests(
     if kernel.debug {
         // Instrumented code in an emulated machine.
         arguments.extend(["--patience=6".into(), "--debug-kernel".into()]);
-    } else if Place::choose() == Place::Outer {
+    } else if Place::find().0 == Place::Outer {
         // Limits are made for a quiet machine; this one may have other work.
         arguments.push("--patience=2".into());
     }

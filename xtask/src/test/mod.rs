@@ -34,16 +34,16 @@ mod room;
 mod sources;
 mod tally;
 
-use std::fs;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use rustix::process::setpriority_process;
-use tally::{Count, Tally};
+use tally::Tally;
 
 use crate::build;
-use crate::error::{IoContext, Result, task_error};
+use crate::count::Count;
+use crate::error::{Result, task_error};
 use crate::payload::{self, KernelChoice};
 use crate::{clients, kernel, outer, paths, run};
 
@@ -134,7 +134,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
 ///
 /// The clients are few, and first; on a slow machine there may be no time for the last tests.
 fn guest_steps(tally: &Tally, options: &Options) {
-    tally.step("clients of Firecracker, with guests", || clients::with_guests().map(Count::from));
+    tally.step("clients of Firecracker, with guests", clients::with_guests);
     tally.step("guest tests", || guest_tests(&options.kernel, options.time_for_guests(tally)));
 }
 
@@ -160,7 +160,7 @@ fn native_steps(tally: &Tally, fuzz_seconds: u32) {
     tally.step("unit and documentation tests", || {
         cargo_tests(cargo_test().args(["--workspace", "--no-fail-fast"]))
     });
-    tally.step("clients of Firecracker", || clients::native().map(Count::from));
+    tally.step("clients of Firecracker", clients::native);
     tally.step("models of what is lock-free", models);
     tally.step("fuzzing, shortly", || fuzz::smoke(fuzz_seconds));
 }
@@ -222,15 +222,7 @@ fn guest_tests(choice: &KernelChoice, time: Duration) -> Result<Count> {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     let until = format!("--begin-until={}", (now + time).as_secs());
     let status = payload::guest_tests(choice, vec![until.into()], time + GUEST_GRACE)?;
-    let summary = paths::target().join("guest/guest-tests/summary");
-    let text = fs::read_to_string(&summary).doing("reading", &summary)?;
-    let mut numbers = text.split_whitespace().filter_map(|word| word.parse().ok());
-    let mut next = || numbers.next().unwrap_or(0);
-    let mut count = Count { passed: next(), failed: next(), not_run: next() };
-    if status != 0 && count.failed == 0 {
-        count.failed = 1;
-    }
-    Ok(count)
+    Count::read(&paths::target().join("guest/guest-tests"), status)
 }
 
 #[cfg(test)]

@@ -4,33 +4,9 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::count::Count;
 use crate::error::Result;
-use crate::{clients, run};
-
-/// Tests counted.
-#[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Count {
-    pub(super) passed: u64,
-    pub(super) failed: u64,
-    /// Left out, since there was no time.
-    pub(super) not_run: u64,
-}
-
-impl Count {
-    const ONE: Self = Self { passed: 1, failed: 0, not_run: 0 };
-
-    pub(super) fn add(&mut self, other: Self) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-        self.not_run += other.not_run;
-    }
-}
-
-impl From<clients::Outcome> for Count {
-    fn from(outcome: clients::Outcome) -> Self {
-        Self { passed: outcome.passed, failed: outcome.failed, ..Self::default() }
-    }
-}
+use crate::run;
 
 /// All steps so far.
 #[derive(Debug)]
@@ -93,7 +69,8 @@ impl Tally {
 
 #[cfg(test)]
 mod tests {
-    use super::{Count, Tally};
+    use super::Tally;
+    use crate::count::Count;
     use crate::error::task_error;
 
     #[test]
