@@ -2,10 +2,10 @@
 //! A terminal as standard input, for monitors that read the console from nothing else.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 use std::process::Stdio;
 
-use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
@@ -17,32 +17,30 @@ const TERMINALS: &str = "/dev/pts";
 
 /// A new terminal in raw mode: our end, and a child's standard input.
 pub(super) fn open() -> Result<(File, Stdio)> {
-    let (ours, theirs) =
-        pair().map_err(|errno| Error::io("opening a terminal")(std::io::Error::from(errno)))?;
+    let (ours, theirs) = pair().map_err(Error::io("opening a terminal"))?;
     Ok((ours, Stdio::from(theirs)))
 }
 
-fn pair() -> std::result::Result<(File, File), Errno> {
+fn pair() -> io::Result<(File, File)> {
     mount_terminals()?;
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let ours = openpt(flags)?;
     unlockpt(&ours)?;
     let theirs = ioctl_tiocgptpeer(&ours, flags)?;
-    // Otherwise what is typed comes back to us, and nobody reads it.
+    // In other modes the terminal echoes what is typed, and nobody reads the echo.
     let mut modes = tcgetattr(&theirs)?;
     modes.make_raw();
     tcsetattr(&theirs, OptionalActions::Now, &modes)?;
     Ok((File::from(ours), File::from(theirs)))
 }
 
-/// The outer machine comes without.
-fn mount_terminals() -> std::result::Result<(), Errno> {
+/// Mounts the file system of terminals, which the outer machine starts without.
+fn mount_terminals() -> io::Result<()> {
     if Path::new(TERMINALS).join("ptmx").exists() {
         return Ok(());
     }
-    fs::create_dir_all(TERMINALS)
-        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-    mount(c"devpts", TERMINALS, c"devpts", MountFlags::empty(), None)
+    fs::create_dir_all(TERMINALS)?;
+    Ok(mount(c"devpts", TERMINALS, c"devpts", MountFlags::empty(), None)?)
 }
 
 #[cfg(test)]

@@ -63,7 +63,7 @@ pub(super) struct BalloonSize {
 impl BalloonSize {
     /// Whether the guest has lent all requested blocks or can make no more: then it puts single
     /// pages into the balloon. `before` is the size before it was asked.
-    pub(super) fn has_lent(&self, before: &Self, goal: Pages) -> bool {
+    fn has_lent(&self, before: &Self, goal: Pages) -> bool {
         self.pages >= goal || self.single > before.single + STRAY_PAGES
     }
 }

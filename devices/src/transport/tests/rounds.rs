@@ -176,4 +176,8 @@ fn a_line_is_pulsed_in_place_of_the_event() {
     });
     interrupt.signal_used_queue(0).unwrap();
     assert_eq!((rig.driver.interrupts(), pulses.load(Ordering::Relaxed)), (0, 1));
+    // The host's kernel pulses a shared line by the event; then so does the device.
+    interrupt.share().unwrap();
+    interrupt.signal_used_queue(0).unwrap();
+    assert_eq!((rig.driver.interrupts(), pulses.load(Ordering::Relaxed)), (1, 1));
 }

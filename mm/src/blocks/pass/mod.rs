@@ -158,6 +158,9 @@ impl<'a> Pass<'a> {
             let (stuck, done_before) = (progress.stuck.len(), progress.tallies.changes());
             debug!(?stage, round, steps = plan.steps.len(), totals = ?progress.map.totals(), "plan");
             let ended = carry_out.carry_out(&plan.steps, progress);
+            if progress.tallies.changes() > done_before {
+                progress.map_read = None;
+            }
             // With any result, the guest gets back what it lent.
             if stage.is_of_guest() {
                 let begin = Instant::now();
@@ -167,9 +170,6 @@ impl<'a> Pass<'a> {
             // A guest that did not lend all that was planned has reached its limit. Instead of blocks
             // that were found stuck, such as the kernel's own at the top of memory, others can move.
             let others = stage == Stage::Squeeze && progress.stuck.len() > stuck;
-            if progress.tallies.changes() > done_before {
-                progress.map_read = None;
-            }
             let helped = progress.tallies.given_up() > given_up || others;
             match ended? {
                 EndReason::Finished if helped && progress.tallies.gather.busy == busy => {}
