@@ -24,6 +24,7 @@
 //! - `limits.rs`    how much longer than usual everything may take
 //! - `runner.rs`    runs tests one by one, each in a process of its own, with time limits
 //! - `progress.rs`  how far they have come, for when the machine crashes under them
+//! - `claims.rs`    which machine takes which test
 //! - `error.rs`     the error type, and the macros that tests check with
 
 #![allow(
@@ -34,6 +35,7 @@
 pub mod agent;
 pub mod api;
 pub mod bare;
+pub mod claims;
 pub mod confine;
 pub mod console;
 pub mod debian;

@@ -14,8 +14,10 @@ const CRASHES: usize = 3;
 /// What is known of a test from machines before this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Known {
-    /// Nothing that would spare running it.
+    /// Nothing.
     Nothing,
+    /// It has begun, and a machine crashed: that may have been chance.
+    Begun,
     /// It has passed.
     Passed,
     /// It has failed.
@@ -53,10 +55,12 @@ impl Progress {
             Known::Passed
         } else if count("failed") > 0 {
             Known::Failed
-        } else if count("begun") >= CRASHES {
-            Known::Crashed
         } else {
-            Known::Nothing
+            match count("begun") {
+                0 => Known::Nothing,
+                1..CRASHES => Known::Begun,
+                _ => Known::Crashed,
+            }
         }
     }
 
@@ -93,7 +97,7 @@ mod tests {
         let mut second = Progress::open(dir.path()).unwrap();
         assert_eq!(second.of("a::good"), Known::Passed);
         assert_eq!(second.of("a::bad"), Known::Failed);
-        assert_eq!(second.of("a::deadly"), Known::Nothing, "once may be chance");
+        assert_eq!(second.of("a::deadly"), Known::Begun, "once may be chance");
         assert_eq!(second.of("a::goo"), Known::Nothing);
         for _ in 1..CRASHES {
             second.begin("a::deadly").unwrap();

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::Parser;
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use crate::claims::Claims;
 use crate::limits::{self, patient};
 use crate::payload::{Folders, Payload};
 use crate::progress::{Known, Progress};
@@ -96,6 +97,10 @@ struct Options {
     /// Begin no test after this time, in seconds since 1970: those that are left out are named
     #[arg(long, value_name = "SECONDS")]
     begin_until: Option<u64>,
+    /// Take only tests that have no entry in this folder, and make one for each: several machines can
+    /// share it and the tests
+    #[arg(long, value_name = "DIR")]
+    claims: Option<PathBuf>,
     /// Run this test in this process
     #[arg(long, hide = true)]
     only: Option<String>,
@@ -154,12 +159,18 @@ fn run_all(tests: &[Test], options: &Options) -> Result<bool> {
     let scratch = tempfile::tempdir().map_err(Error::io("creating a folder"))?;
     fs::create_dir_all(&options.folders.logs).map_err(Error::io("creating a folder"))?;
     let mut progress = Progress::open(&options.folders.logs)?;
-    let mut failed = 0;
+    let claims = Claims::new(options.claims.clone());
+    let (mut passed, mut failed) = (0, 0);
     let mut left_out = Vec::new();
     for (number, test) in (1..).zip(&chosen) {
         match progress.of(test.name) {
-            Known::Nothing => {}
-            Known::Passed => continue,
+            Known::Begun => {}
+            Known::Nothing if claims.take(test.name)? => {}
+            Known::Nothing => continue,
+            Known::Passed => {
+                passed += 1;
+                continue;
+            }
             Known::Failed => {
                 failed += 1;
                 continue;
@@ -202,6 +213,7 @@ fn run_all(tests: &[Test], options: &Options) -> Result<bool> {
         );
         progress.end(test.name, verdict == Verdict::Passed)?;
         if verdict == Verdict::Passed {
+            passed += 1;
             continue;
         }
         failed += 1;
@@ -213,7 +225,6 @@ fn run_all(tests: &[Test], options: &Options) -> Result<bool> {
         println!("    logs kept in {}", shown.display());
     }
     let not_run = left_out.len();
-    let passed = chosen.len() - failed - not_run;
     print!("guest tests: {passed} passed, {failed} failed");
     if left_out.is_empty() {
         println!();

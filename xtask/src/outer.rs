@@ -7,9 +7,10 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -221,15 +222,19 @@ fn run_once(job: &Job, agent: &Path) -> Result<Ended> {
     let errors = errors_of(&job.log);
     let mut machine = qemu(job, &stock.image, &initrd);
     end_with_this_thread(&mut machine);
-    let mut child =
-        machine
-            .stderr(fs::File::create(&errors).doing("creating", &errors)?)
-            .spawn()
-            .map_err(|source| Error::Spawn { program: program().display().to_string(), source })?;
+    let mut child = machine
+        .stdout(Stdio::piped())
+        .stderr(fs::File::create(&errors).doing("creating", &errors)?)
+        .spawn()
+        .map_err(|source| Error::Spawn { program: program().display().to_string(), source })?;
+    let output = child.stdout.take();
+    let lines = std::thread::spawn(move || output.map(pass_on));
     let started = Instant::now();
     let mut heartbeat = Heartbeat::new(job.size.clock, child.id());
     let status = loop {
         if let Some(status) = child.try_wait().doing("waiting for", PROGRAM)? {
+            // Only QEMU had the other end.
+            let _ = lines.join();
             break status;
         }
         if heartbeat.has_stopped(&alive) {
@@ -258,6 +263,14 @@ fn run_once(job: &Job, agent: &Path) -> Result<Ended> {
             job.log.display(),
             errors.display()
         )),
+    }
+}
+
+/// Prints what comes from `output`, line by line: several machines may run at the same time.
+fn pass_on(output: ChildStdout) {
+    for line in BufReader::new(output).split(b'\n').map_while(std::io::Result::ok) {
+        // Nobody may be reading any more.
+        let _ = writeln!(std::io::stdout(), "{}", String::from_utf8_lossy(&line));
     }
 }
 
@@ -349,8 +362,6 @@ pub(crate) fn run_command(words: &[OsString], size: Size, limit: Duration) -> Re
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead, BufReader};
-
     use super::*;
 
     #[test]

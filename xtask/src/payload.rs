@@ -14,7 +14,7 @@ use crate::build::{self, Profile, Programs};
 use crate::error::{Error, IoContext, Result};
 use crate::kernel::{self, Kernel};
 use crate::outer::{self, Item, Job, Place, Size};
-use crate::{apt, debian, image, paths, rootfs, testbed};
+use crate::{debian, image, paths, rootfs, testbed};
 
 /// Where the payload lies in the outer machine.
 const INSIDE: &str = "payload";
@@ -31,7 +31,7 @@ pub(crate) struct KernelChoice {
     kernel: Option<PathBuf>,
     /// Run guests on the debug kernel (KASAN, lockdep and similar checks), which is slow
     #[arg(long, conflicts_with = "kernel")]
-    debug: bool,
+    pub(crate) debug: bool,
 }
 
 impl KernelChoice {
@@ -42,33 +42,6 @@ impl KernelChoice {
             None => kernel::kernel(&kernel::Options { debug: self.debug, ..Default::default() }),
         }
     }
-}
-
-/// Programs of the host that guest tests use, and Debian's packages with them.
-const TOOLS: [(&str, &str); 4] =
-    [("mke2fs", "e2fsprogs"), ("e2fsck", "e2fsprogs"), ("ip", "iproute2"), ("iperf3", "iperf3")];
-
-/// Runs the guest tests with `arguments`; gives their exit status.
-pub(crate) fn guest_tests(
-    kernel: &KernelChoice,
-    mut arguments: Vec<OsString>,
-    limit: Duration,
-) -> Result<u8> {
-    let mut payload = Payload::assemble(Profile::TestRelease, kernel)?;
-    payload.add_image()?;
-    apt::ensure("the guest tests", &TOOLS.map(|(_, package)| package))?;
-    for (name, package) in TOOLS {
-        payload.add_program(name, &debian::program(name, package)?)?;
-    }
-    payload.add_installed(&debian::program("passt", "passt")?);
-    if kernel.debug {
-        // Instrumented code in an emulated machine.
-        arguments.extend(["--patience=6".into(), "--debug-kernel".into()]);
-    } else if Place::find().0 == Place::Outer {
-        // Limits are made for a quiet machine; this one may have other work.
-        arguments.push("--patience=2".into());
-    }
-    payload.run("guest-tests", &arguments, Size::TESTS, limit)
 }
 
 /// Everything, built and at hand.

@@ -34,6 +34,7 @@ mod room;
 mod sources;
 mod tally;
 
+use std::ffi::OsString;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -44,7 +45,8 @@ use tally::Tally;
 use crate::build;
 use crate::count::Count;
 use crate::error::{Result, task_error};
-use crate::payload::{self, KernelChoice};
+use crate::guest_tests::GuestTests;
+use crate::payload::KernelChoice;
 use crate::{clients, kernel, outer, paths, run};
 
 /// What the guest tests that have begun by then may take after the time for them is up. Each has a
@@ -69,9 +71,13 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// How long guest tests may be begun from now on.
-    fn time_for_guests(&self, tally: &Tally) -> Duration {
-        Duration::from_secs(60 * u64::from(self.guests_until)).saturating_sub(tally.elapsed())
+    /// What tells guest tests until when they may begin, and how long they may take altogether.
+    fn time_for_guests(&self, tally: &Tally) -> (Vec<OsString>, Duration) {
+        let minutes = Duration::from_secs(60 * u64::from(self.guests_until));
+        let left = minutes.saturating_sub(tally.elapsed());
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        let until = format!("--begin-until={}", (now + left).as_secs());
+        (vec![until.into()], left + GUEST_GRACE)
     }
 }
 
@@ -106,16 +112,16 @@ pub(crate) fn lint() -> bool {
 
 /// Runs all steps; whether everything passed.
 ///
-/// The emulated outer machine has one CPU, so guest tests leave the others idle: what needs no guest
-/// runs at the same time. Guest tests take longer, and are preferred where both want a CPU. Where
-/// guests run on this machine they measure its free memory, and run alone.
+/// What needs no guest runs beside tests with guests in emulated outer machines, which take longer and
+/// are preferred where both want a CPU. Where guests run on this machine they measure its free memory,
+/// and run alone.
 pub(crate) fn run(options: &Options) -> Result<bool> {
     room::warn();
     let tally = Tally::new();
     let guests = (!options.no_guests).then(outer::Place::choose);
     thread::scope(|scope| {
         if guests == Some(outer::Place::Outer) {
-            scope.spawn(|| guest_steps(&tally, options));
+            scope.spawn(|| guest_steps(&tally, options, outer::Place::Outer));
             // May be forbidden here; then both have the same priority.
             let _ = setpriority_process(None, LOWER_PRIORITY);
         }
@@ -125,17 +131,43 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         }
     });
     if guests == Some(outer::Place::Here) {
-        guest_steps(&tally, options);
+        guest_steps(&tally, options, outer::Place::Here);
     }
     Ok(tally.close())
 }
 
 /// What real guests show.
 ///
+/// An outer machine has one CPU, so two run side by side if this machine has the CPUs and the memory.
 /// The clients are few, and first; on a slow machine there may be no time for the last tests.
-fn guest_steps(tally: &Tally, options: &Options) {
-    tally.step("clients of Firecracker, with guests", clients::with_guests);
-    tally.step("guest tests", || guest_tests(&options.kernel, options.time_for_guests(tally)));
+fn guest_steps(tally: &Tally, options: &Options, place: outer::Place) {
+    let clients = || tally.step("clients of Firecracker, with guests", clients::with_guests);
+    let tests = match GuestTests::prepare(&options.kernel) {
+        Ok(tests) => tests,
+        Err(error) => {
+            clients();
+            return tally.check("guest tests", || Err(error));
+        }
+    };
+    if place == outer::Place::Outer && room::for_two_machines() {
+        let share = |name: &str| {
+            tally.step(&format!("guest tests, outer machine {name}"), || {
+                let (arguments, limit) = options.time_for_guests(tally);
+                tests.share(name, &arguments, limit)
+            });
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| share("1"));
+            clients();
+            share("2");
+        });
+    } else {
+        clients();
+        tally.step("guest tests", || {
+            let (arguments, limit) = options.time_for_guests(tally);
+            tests.run(1, &arguments, limit)
+        });
+    }
 }
 
 /// What needs no guest.
@@ -215,14 +247,6 @@ fn closing_line(line: &str) -> Option<Count> {
     let passed = parts.next()?.strip_suffix(" passed")?.parse().ok()?;
     let failed = parts.next()?.strip_suffix(" failed")?.parse().ok()?;
     Some(Count { passed, failed, ..Count::default() })
-}
-
-/// Runs the guest tests that can be begun within `time`.
-fn guest_tests(choice: &KernelChoice, time: Duration) -> Result<Count> {
-    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-    let until = format!("--begin-until={}", (now + time).as_secs());
-    let status = payload::guest_tests(choice, vec![until.into()], time + GUEST_GRACE)?;
-    Count::read(&paths::target().join("guest/guest-tests"), status)
 }
 
 #[cfg(test)]
