@@ -2,14 +2,27 @@
 //! Cloud Hypervisor.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::Spec;
 use crate::api::Api;
+use crate::limits::patient;
 use crate::{Error, Result};
+
+/// The socket at which it offers the serial port. Its other way to type, a terminal as standard
+/// input, answers one command and no other.
+const SERIAL: &str = "serial.sock";
+
+/// How long it may take to offer that socket: it does so before the guest starts.
+const SERIAL_LIMIT: Duration = Duration::from_secs(20);
 
 pub(super) fn command(program: &Path, spec: &Spec, dir: &Path) -> Command {
     let mut command = Command::new(program);
@@ -22,7 +35,9 @@ pub(super) fn command(program: &Path, spec: &Spec, dir: &Path) -> Command {
         .args(["--cmdline", &format!("{}{}", spec.cmdline(), spec.root_words())])
         .args(["--cpus", &format!("boot={}", spec.cpus)])
         .args(["--memory", &format!("size={}M,thp=on", spec.memory_mib)])
-        .args(["--serial", "tty", "--console", "off"])
+        .arg("--serial")
+        .arg(format!("socket={}", dir.join(SERIAL).display()))
+        .args(["--console", "off"])
         .args(devices(spec));
     if let Some(balloon) = spec.balloon {
         let switch = |on| if on { "on" } else { "off" };
@@ -33,6 +48,25 @@ pub(super) fn command(program: &Path, spec: &Spec, dir: &Path) -> Command {
         ));
     }
     command
+}
+
+/// What the guest writes to the serial port, from its first line on, and the way to it.
+pub(super) fn console(dir: &Path) -> Result<(File, File)> {
+    let path = dir.join(SERIAL);
+    let deadline = Instant::now() + patient(SERIAL_LIMIT);
+    let stream = loop {
+        match UnixStream::connect(&path) {
+            Ok(stream) => break stream,
+            Err(error) if Instant::now() > deadline => {
+                let doing = format!("connecting to Cloud Hypervisor's {SERIAL}");
+                return Err(Error::io(doing)(error));
+            }
+            Err(_) => sleep(Duration::from_millis(10)),
+        }
+    };
+    let output = OwnedFd::from(stream);
+    let input = output.try_clone().map_err(Error::io("duplicating a socket"))?;
+    Ok((File::from(output), File::from(input)))
 }
 
 /// Disks, network interfaces and vsock, from the sections for them in Firecracker's form. It has one

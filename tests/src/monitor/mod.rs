@@ -6,13 +6,11 @@
 //! - `ballast.rs`           Ballast, and Firecracker, whose interface it shares
 //! - `qemu.rs`              QEMU's microvm machine
 //! - `cloud_hypervisor.rs`  Cloud Hypervisor
-//! - `terminal.rs`          a terminal as standard input
 
 mod ballast;
 mod cloud_hypervisor;
 mod qemu;
 mod spec;
-mod terminal;
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -139,22 +137,22 @@ impl Monitor {
         let errors = File::create(&stderr).map_err(Error::io("creating a log"))?;
         let doing = format!("starting {}", command.get_program().display());
         let started = Instant::now();
-        // Cloud Hypervisor reads the console from a terminal only.
-        let terminal = (kind == Kind::CloudHypervisor).then(terminal::open).transpose()?;
-        let (typed, stdin) = match terminal {
-            Some((ours, theirs)) => (Some(ours), theirs),
-            None => (None, Stdio::piped()),
-        };
         let mut child = command
-            .stdin(stdin)
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(errors)
             .spawn()
             .map_err(Error::io(doing))?;
-        let output = child.stdout.take().ok_or_else(|| Error::Check("no stdout".into()))?;
-        let console = Console::read(output, &log("console"))?;
-        let input =
-            typed.or_else(|| child.stdin.take().map(|pipe| File::from(OwnedFd::from(pipe))));
+        let log = log("console");
+        let (console, input) = if kind == Kind::CloudHypervisor {
+            let opened = cloud_hypervisor::console(dir.path());
+            let (output, input) = opened.inspect_err(|_| end(&mut child))?;
+            (Console::read(output, &log)?, Some(input))
+        } else {
+            let output = child.stdout.take().ok_or_else(|| Error::Check("no stdout".into()))?;
+            let input = child.stdin.take().map(|pipe| File::from(OwnedFd::from(pipe)));
+            (Console::read(output, &log)?, input)
+        };
         let api = Api::new(dir.path().join("api.sock"));
         Ok(Self { kind, child, console, input, started, api, dir, stderr })
     }
@@ -290,10 +288,14 @@ pub fn pause(started: Instant) -> Duration {
 
 impl Drop for Monitor {
     fn drop(&mut self) {
-        // It may have ended already; then there is nothing to kill.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        end(&mut self.child);
     }
+}
+
+/// Ends a monitor, unless it has ended already: then there is nothing to kill.
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 /// A directory in memory for sockets and similar files.
