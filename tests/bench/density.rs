@@ -15,10 +15,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use harness::confine;
-use harness::figures::{Figure, Goal};
+use harness::figures::Figure;
 use harness::guest::Guest;
 use harness::host;
-use harness::monitor::{Balloon, Kind, Monitor, Program, Spec};
+use harness::monitor::{Balloon, Monitor, Program, Spec};
 use harness::service::{PORT, Service};
 use harness::swap::ZramSwap;
 use harness::{Error, Result};
@@ -27,14 +27,13 @@ use serde_json::json;
 use crate::density_load::{
     ANSWER, Contents, DATA_MIB, EVERYTHING, WINDOW, Window, ask, while_asking,
 };
-use crate::density_plot::{self, Curve, Point};
+use crate::density_plot::Point;
+use crate::density_rows::{Rows, SLOWER, Setup, figures, fit};
 use crate::{Bed, mib};
 
 const MEMORY_MIB: u64 = 256;
 /// What it frees once it has started.
 const START_UP_MIB: usize = 64;
-/// How much slower than alone is too slow, in two windows in a row.
-const SLOWER: f64 = 2.0;
 /// How much slower than alone ends the attempt: until then guests are added for the picture.
 const HOPELESS: f64 = 10.0;
 /// For a service to start.
@@ -45,44 +44,6 @@ const MOST: usize = 64;
 const CHECKED: usize = 3;
 /// Swap space, compressed; more than can be filled.
 const SWAP: u64 = 4 << 30;
-
-/// How guests run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Setup {
-    Plain,
-    Reporting,
-    Zram,
-    Dense,
-}
-
-impl Setup {
-    fn of(kind: Kind) -> &'static [Self] {
-        match kind {
-            Kind::Ballast => &[Self::Dense],
-            Kind::Firecracker => &[Self::Plain, Self::Reporting, Self::Zram],
-            Kind::Qemu | Kind::CloudHypervisor => &[],
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Plain => "firecracker",
-            Self::Reporting => "firecracker-reporting",
-            Self::Zram => "firecracker-zram",
-            Self::Dense => "ballast-dense",
-        }
-    }
-
-    /// What a person sees in the picture.
-    fn label(self) -> &'static str {
-        match self {
-            Self::Plain => "Firecracker, no balloon",
-            Self::Reporting => "Firecracker, free page reporting",
-            Self::Zram => "Firecracker, host swap on zram",
-            Self::Dense => "Ballast, policy dense",
-        }
-    }
-}
 
 /// Why no more guests were added.
 enum End {
@@ -112,8 +73,17 @@ struct Served {
     service: Service,
 }
 
-/// Measures everything.
+/// Measures what is wanted, beside the rows that earlier runs have left.
 pub(crate) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
+    let mut rows = Rows::read(&bed.samples)?;
+    if bed.rounds > 0 {
+        measure_rows(bed, &mut rows)?;
+    }
+    rows.write(&bed.logs)?;
+    Ok(figures(&rows))
+}
+
+fn measure_rows(bed: &Bed, rows: &mut Rows) -> Result<()> {
     confine::indispensable()?;
     let contents = Contents::write(Path::new("/tmp/ballast-userland.img"))?;
     println!(
@@ -121,21 +91,15 @@ pub(crate) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
          the start; the host has {:.0} MiB free",
         mib(host::settled_free()?)
     );
-    let mut curves = Vec::new();
     for program in &bed.programs {
         let wanted =
             |setup: &Setup| bed.ways.is_empty() || bed.ways.iter().any(|way| way == setup.name());
         for setup in Setup::of(program.kind).iter().copied().filter(wanted) {
-            curves.push((setup, row(bed, program, setup, &contents)?));
-            let drawn: Vec<Curve> = curves
-                .iter()
-                .map(|(setup, points)| Curve { label: setup.label(), points: points.clone() })
-                .collect();
-            let path = bed.logs.join("density.svg");
-            fs::write(&path, density_plot::svg(&drawn)).map_err(Error::io("density.svg"))?;
+            rows.keep(setup, row(bed, program, setup, &contents)?);
+            rows.write(&bed.logs)?;
         }
     }
-    Ok(figures(&curves))
+    Ok(())
 }
 
 /// Adds guests as long as that goes well; a point for each number of guests with which it did.
@@ -228,12 +192,6 @@ fn add(
     Ok(Served { guest, service: Service::new(socket) })
 }
 
-/// How many guests were answered in time: up to the first point that was too slow.
-fn fit(points: &[Point]) -> usize {
-    let limit = points.first().map_or(0.0, |point| point.p99_ms * SLOWER);
-    points.iter().take_while(|point| point.p99_ms <= limit).count()
-}
-
 /// Asks all guests for a while. The limit comes from the first point, once there is one.
 fn load(guests: &[Served], contents: &Contents, points: &[Point]) -> Result<Point> {
     let alone = points.first().map(|point| point.p99_ms);
@@ -270,49 +228,4 @@ fn swap() -> Result<ZramSwap> {
         fs::write(&path, value).map_err(Error::io(format!("writing {path}")))?;
     }
     ZramSwap::new(SWAP, "zstd")
-}
-
-/// The figures, with Ballast's goals where Firecracker was measured.
-fn figures(curves: &[(Setup, Vec<Point>)]) -> Vec<Figure> {
-    let count = |wanted: Setup| {
-        let (_, points) = curves.iter().find(|(setup, _)| *setup == wanted)?;
-        Some(fit(points) as f64)
-    };
-    let (plain, reporting) = (count(Setup::Plain), count(Setup::Reporting));
-    let mut figures = Vec::new();
-    for (setup, points) in curves {
-        let name = |what: &str| format!("density.{}{what}", setup.name());
-        let mut add = |what, value, unit, goal| {
-            figures.push(Figure { name: name(what), value, unit, goal });
-        };
-        let guests = fit(points) as f64;
-        add("", guests, "guests", Goal::None);
-        if *setup == Setup::Dense {
-            let goal = |peer: Option<f64>, times: f64| {
-                peer.map_or(Goal::None, |peer| Goal::AtLeast(peer * times))
-            };
-            add(".beside-firecracker", guests, "guests", goal(plain, 2.5));
-            add(".beside-reporting", guests, "guests", goal(reporting, 1.8));
-        }
-        add(".answering", points.len() as f64, "guests", Goal::None);
-        if let (Some(alone), Some(last)) = (points.first(), points[..fit(points)].last()) {
-            add(".p99-alone", alone.p99_ms, "ms", Goal::None);
-            add(".p99-crowded", last.p99_ms, "ms", Goal::None);
-            add(".free-crowded", last.free_mib, "MiB", Goal::None);
-        }
-    }
-    figures
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn guests_fit_until_one_point_is_too_slow() {
-        let point = |(guests, p99_ms)| Point { guests, p99_ms, free_mib: 0.0 };
-        let points: Vec<Point> = [(1, 10.0), (2, 19.0), (3, 21.0), (4, 12.0)].map(point).to_vec();
-        assert_eq!(fit(&points), 2);
-        assert_eq!(fit(&[]), 0);
-    }
 }

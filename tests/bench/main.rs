@@ -8,6 +8,7 @@
 //! - `density.rs`  guests that fit on one host
 //! - `density_load.rs` requests to them
 //! - `density_plot.rs` a picture of that
+//! - `density_rows.rs` the rows of all monitors, and figures made of them
 //! - `io_limits.rs` the limits of the same load without a guest
 //! - `park.rs`     the cost of a parked guest, and its return
 //! - `park_guests.rs` the guests of that
@@ -23,6 +24,7 @@ mod compact;
 mod density;
 mod density_load;
 mod density_plot;
+mod density_rows;
 mod gpu;
 mod guest;
 mod io;
@@ -60,7 +62,7 @@ struct Options {
     /// Of `park`, measure this way of parking only, of `density` this row
     #[arg(long = "way", value_name = "WAY")]
     ways: Vec<String>,
-    /// Of `io`: start with the values that an earlier run has left in this file
+    /// Of `io` and `density`: start with what an earlier run has left in this file
     #[arg(long, value_name = "FILE")]
     samples: Vec<PathBuf>,
     /// Time passes by instructions: a little of everything is enough
@@ -108,7 +110,7 @@ struct Bed {
     parts: Vec<io::Part>,
     /// Of `park` and `density`; none for all.
     ways: Vec<String>,
-    /// Of `io`: files with values of earlier runs.
+    /// Of `io` and `density`: files of earlier runs.
     samples: Vec<PathBuf>,
     /// Of `io`.
     amounts: &'static io::Amounts,

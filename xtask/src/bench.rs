@@ -15,7 +15,7 @@ use crate::error::{Error, IoContext, Result, task_error};
 use crate::kernel::Kernel;
 use crate::outer::{Clock, Place, Size};
 use crate::payload::{KernelChoice, Payload};
-use crate::{bench_io, debian, hold, paths, run};
+use crate::{bench_pieces, debian, hold, paths, run};
 
 /// Debian's QEMU, the peer that is always there.
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
@@ -29,6 +29,8 @@ const SMALL_OUTER: Size = Size { memory_mib: 2048, clock: Clock::Instructions, .
 /// What `bench io` measures the limits with.
 const IO_TOOLS: [(&str, &str); 3] = [("fio", "fio"), ("iperf3", "iperf3"), ("ip", "iproute2")];
 const LIMIT: Duration = Duration::from_secs(3 * 3600);
+/// For a part of `io` in a machine of its own.
+const PART_LIMIT: Duration = Duration::from_secs(1800);
 
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -136,6 +138,10 @@ pub(crate) struct Options {
     /// of `density` this row: firecracker, firecracker-reporting, firecracker-zram or ballast-dense
     #[arg(long = "way", value_name = "WAY")]
     ways: Vec<String>,
+    /// Of `io` and `density` in the outer machine: include what an earlier run has left in this file,
+    /// the samples.json of a part or row
+    #[arg(long, value_name = "FILE")]
+    samples: Vec<PathBuf>,
     #[command(flatten)]
     kernel: KernelChoice,
     /// Also measure the balloon with the vmlinux in this directory: an unpatched kernel, built by
@@ -286,10 +292,19 @@ fn with_guests(bench: &str, options: &Options, figures: &mut Vec<Value>) -> Resu
     if !without_qemu && !options.peers.iter().any(|(kind, _)| kind == "qemu") {
         add("qemu", Path::new(QEMU))?;
     }
-    let status = if options.bench == Bench::Io && Place::choose() == Place::Outer {
-        let rounds = options.rounds.unwrap_or(1);
-        let wanted = bench_io::Wanted { only: &options.only, parts: &options.parts, rounds };
-        bench_io::one_by_one(&payload, &arguments, &wanted, outer)?
+    let apart = matches!(options.bench, Bench::Io | Bench::Density);
+    let status = if apart && Place::choose() == Place::Outer {
+        let wanted = bench_pieces::Wanted {
+            only: &options.only,
+            parts: &options.parts,
+            ways: &options.ways,
+            rounds: options.rounds.unwrap_or(1),
+        };
+        let (pieces, limit) = match options.bench {
+            Bench::Density => (wanted.of_density(&arguments), LIMIT),
+            _ => (wanted.of_io(&arguments), PART_LIMIT),
+        };
+        bench_pieces::one_by_one(&payload, &arguments, &pieces, &options.samples, outer, limit)?
     } else {
         arguments.push(format!("--rounds={}", options.rounds()).into());
         arguments.extend(options.only.iter().map(|kind| format!("--only={kind}").into()));

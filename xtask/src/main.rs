@@ -3,7 +3,7 @@
 //! runs them.
 //!
 //! - `test/`      all tests, step by step
-//! - `bench.rs`, `bench_io.rs`   Ballast compared with its peers; disks and network machine by machine
+//! - `bench.rs`, `bench_pieces.rs` Ballast compared with its peers; some benches machine by machine
 //! - `hold/`       lock holds and costs of the monitor; natively
 //! - `clients.rs`  clients of Firecracker in front of Ballast
 //! - `count.rs`    how many tests passed and failed
@@ -24,7 +24,7 @@
 
 mod apt;
 mod bench;
-mod bench_io;
+mod bench_pieces;
 mod build;
 mod clients;
 mod count;
