@@ -12,7 +12,7 @@ use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK,
     VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1,
 };
-use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
+use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -45,6 +45,16 @@ impl MockDescriptor {
     pub fn writable(addr: GuestAddress, len: u32) -> Self {
         Self { addr: addr.0, len, flags: VRING_DESC_F_WRITE as u16, next: 0 }
     }
+
+    /// As it is in a table (virtio 1.3, 2.7.5).
+    fn raw(&self) -> [u8; 16] {
+        let mut raw = [0; 16];
+        raw[..8].copy_from_slice(&self.addr.to_le_bytes());
+        raw[8..12].copy_from_slice(&self.len.to_le_bytes());
+        raw[12..14].copy_from_slice(&self.flags.to_le_bytes());
+        raw[14..].copy_from_slice(&self.next.to_le_bytes());
+        raw
+    }
 }
 
 /// The driver's side of one queue.
@@ -68,6 +78,7 @@ pub struct MockDriver {
     area: Range<u64>,
     next: u64,
     queues: Vec<MockQueue>,
+    queue_size: u16,
     features: u64,
 }
 
@@ -96,8 +107,15 @@ impl MockDriver {
             area,
             next,
             queues: Vec::new(),
+            queue_size: QUEUE_SIZE,
             features: 0,
         }
+    }
+
+    /// Sets up queues of `entries`, a power of two, unless the device has fewer.
+    #[must_use]
+    pub fn with_queue_size(self, entries: u16) -> Self {
+        Self { queue_size: entries, ..self }
     }
 
     /// The transport that it drives.
@@ -200,7 +218,7 @@ impl MockDriver {
     pub fn set_up_queue(&mut self, index: u16) {
         self.write(register::QUEUE_SEL, index.into());
         let max = self.read(register::QUEUE_NUM_MAX);
-        let size = u16::try_from(max).expect("a queue size").min(QUEUE_SIZE);
+        let size = u16::try_from(max).expect("a queue size").min(self.queue_size);
         assert!(size > 0, "there is no queue {index}");
         let entries = u64::from(size);
         let queue = MockQueue {
@@ -264,6 +282,19 @@ impl MockDriver {
         addr
     }
 
+    /// Puts `buffers` into a table of memory of the driver's; returns the descriptor that names it.
+    pub fn put_table(&mut self, buffers: &[MockDescriptor]) -> MockDescriptor {
+        let mut table = Vec::new();
+        for (next, buffer) in (1..).zip(buffers) {
+            let more = usize::from(next) < buffers.len();
+            let flags = buffer.flags | if more { VRING_DESC_F_NEXT as u16 } else { 0 };
+            table.extend(MockDescriptor { flags, next, ..*buffer }.raw());
+        }
+        let len = u32::try_from(table.len()).expect("a table");
+        let flags = VRING_DESC_F_INDIRECT as u16;
+        MockDescriptor { addr: self.put(&table).0, len, flags, next: 0 }
+    }
+
     /// Descriptors of `queue` that are free.
     pub fn room(&self, queue: u16) -> usize {
         self.queues[usize::from(queue)].free.len()
@@ -289,12 +320,7 @@ impl MockDriver {
     /// Writes entry `number` of the descriptor table of `queue`, valid or not.
     pub fn write_descriptor(&self, queue: u16, number: u16, entry: MockDescriptor) {
         let at = self.queues[usize::from(queue)].table + 16 * u64::from(number);
-        let mut raw = [0; 16];
-        raw[..8].copy_from_slice(&entry.addr.to_le_bytes());
-        raw[8..12].copy_from_slice(&entry.len.to_le_bytes());
-        raw[12..14].copy_from_slice(&entry.flags.to_le_bytes());
-        raw[14..].copy_from_slice(&entry.next.to_le_bytes());
-        self.mem.write_slice(&raw, GuestAddress(at)).expect("table in RAM");
+        self.mem.write_slice(&entry.raw(), GuestAddress(at)).expect("table in RAM");
     }
 
     /// Puts `head`, valid or not, into the available ring.

@@ -177,14 +177,9 @@ impl VsockConnection {
         self.finish(Ok(()))
     }
 
-    /// Writes data from the guest: as much as the socket accepts now, and later the rest, which
-    /// `rest` copies from the given offset.
-    pub(super) fn write(
-        &mut self,
-        vectors: &IoVecs,
-        rest: impl FnOnce(usize, &mut Vec<u8>),
-    ) -> Fate {
-        let len = vectors.len();
+    /// Writes data from the guest: as much as the socket accepts now; the rest is held.
+    pub(super) fn write(&mut self, data: &IoVecs) -> Fate {
+        let len = data.len();
         let fits = u32::try_from(len).is_ok_and(|len| self.credit.receive(len));
         if !self.established || self.guest_ended & shutdown::SEND != 0 || !fits {
             return Fate::Reset;
@@ -196,7 +191,7 @@ impl VsockConnection {
         };
         let mut written = 0;
         if self.buffer.is_empty() {
-            written = match send(stream, vectors) {
+            written = match send(stream, data) {
                 Ok(written) => written,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
                 Err(error) => return self.finish(Err(error)),
@@ -204,9 +199,9 @@ impl VsockConnection {
             self.forward(written);
         }
         if written < len {
-            let mut bytes = Vec::with_capacity(len - written);
-            rest(written, &mut bytes);
-            self.buffer.extend(bytes);
+            let mut rest = vec![0; len - written];
+            data.read(written, &mut rest);
+            self.buffer.extend(rest);
         }
         Fate::Lives
     }

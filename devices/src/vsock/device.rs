@@ -15,8 +15,8 @@ use super::muxer::Muxer;
 use super::protocol::{DEVICE_TYPE, PacketHeader};
 use super::{VsockConfig, VsockHandle};
 use crate::virtio::{
-    Activation, Deadline, DeviceFailure, DeviceQueue, EventSource, IoVecs, Progress, QueueError,
-    Segments, VirtioDevice, read_config_slice,
+    Activation, ChainMemory, Deadline, DeviceFailure, DeviceQueue, EventSource, Progress,
+    QueueError, VirtioDevice, read_config_slice,
 };
 
 const NAME: &str = "vsock";
@@ -30,9 +30,8 @@ pub struct Vsock {
     guest_cid: u64,
     muxer: Muxer,
     active: Option<ActiveVsock>,
-    /// Descriptors of one packet of the guest's, and its data; kept for their memory.
-    packet: Segments,
-    vectors: IoVecs,
+    /// One packet of the guest's; kept for its memory.
+    packet: ChainMemory,
     /// Connections of before a reset.
     remains: Option<Box<dyn Any + Send>>,
     counters: Arc<VsockCounters>,
@@ -59,8 +58,7 @@ impl Vsock {
             guest_cid: config.guest_cid,
             muxer: Muxer::new(config, Arc::clone(&counters))?,
             active: None,
-            packet: Segments::default(),
-            vectors: IoVecs::default(),
+            packet: ChainMemory::default(),
             remains: None,
             counters,
         })
@@ -137,13 +135,13 @@ impl Vsock {
             let head = chain.head_index();
             let mut raw = [0; PacketHeader::LEN];
             let whole = self.packet.refill(chain, queue.size()).is_ok()
-                && self.packet.read(queue.mem(), 0, &mut raw) == raw.len();
+                && self.packet.readable.read(0, &mut raw) == raw.len();
             match PacketHeader::read_from_bytes(&raw) {
                 Ok(header) if whole => {
                     VsockCounters::add(&self.counters.tx_packets_count, 1);
                     // The length may be false; at most the credit is copied.
                     deadline.charge(header.len.get().min(BUFFER).into());
-                    self.muxer.take(queue.mem(), &self.packet, &header, &mut self.vectors);
+                    self.muxer.take(&self.packet.readable, &header);
                 }
                 _ => VsockCounters::add(&self.counters.tx_queue_event_fails, 1),
             }

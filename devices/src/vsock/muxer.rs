@@ -17,7 +17,7 @@ use super::host_sockets::{HostSockets, SocketNews};
 use super::protocol::{HOST_CID, Op, PacketHeader, TYPE_STREAM};
 use super::stream_table::{Packet, Ports, SocketOwner, StreamTable};
 use super::{MAX_BUFFERED, VsockConfig};
-use crate::virtio::{Deadline, GuestMemoryMmap, IoVecs, Progress, QueueError, Segments};
+use crate::virtio::{Deadline, IoVecs, Progress, QueueError};
 
 /// All streams of a guest.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub(super) struct Muxer {
     /// News of sockets; kept for its memory.
     news: Vec<SocketNews>,
     streams: StreamTable,
+    /// Data of the guest's packet; kept for its memory.
+    data: IoVecs,
     counters: Arc<VsockCounters>,
 }
 
@@ -37,6 +39,7 @@ impl Muxer {
             sockets: HostSockets::new(config.listener, config.path)?,
             news: Vec::new(),
             streams: StreamTable::new(config.max_connections, Arc::clone(&counters)),
+            data: IoVecs::default(),
             counters,
         })
     }
@@ -157,15 +160,8 @@ impl Muxer {
 
     // The guest's side.
 
-    /// Handles one packet from the guest: `buffer` contains header and data. `vectors` is for use
-    /// on the way.
-    pub(super) fn take(
-        &mut self,
-        mem: &Arc<GuestMemoryMmap>,
-        buffer: &Segments,
-        header: &PacketHeader,
-        vectors: &mut IoVecs,
-    ) {
+    /// Handles one packet from the guest: `packet` contains `header` and data.
+    pub(super) fn take(&mut self, packet: &IoVecs, header: &PacketHeader) {
         let (op, len) = (Op::from(header.op.get()), header.len.get());
         let ports = Ports { host: header.dst_port.get(), guest: header.src_port.get() };
         if header.src_cid.get() != self.guest_cid {
@@ -173,8 +169,7 @@ impl Muxer {
             VsockCounters::add(&self.counters.tx_queue_event_fails, 1);
             return;
         }
-        let whole =
-            u64::from(len) <= buffer.readable_len().saturating_sub(PacketHeader::LEN as u64);
+        let whole = len as usize <= packet.len().saturating_sub(PacketHeader::LEN);
         let sound = header.dst_cid.get() == HOST_CID && header.kind.get() == TYPE_STREAM && whole;
         if !sound {
             return self.streams.refuse(ports, op);
@@ -189,7 +184,7 @@ impl Muxer {
                 let greeting = format!("OK {}\n", ports.host);
                 self.streams.with(ports, |connection| connection.accepted(greeting.as_bytes()));
             }
-            Op::Rw => self.write((mem, buffer), ports, len, vectors),
+            Op::Rw => self.write(packet, ports, len as usize),
             Op::Shutdown => {
                 self.streams.with(ports, |connection| connection.guest_ends(header.flags.get()));
             }
@@ -203,27 +198,14 @@ impl Muxer {
         }
     }
 
-    fn write(
-        &mut self,
-        (mem, buffer): (&Arc<GuestMemoryMmap>, &Segments),
-        ports: Ports,
-        len: u32,
-        vectors: &mut IoVecs,
-    ) {
-        VsockCounters::add(&self.counters.tx_bytes_count, len.into());
-        let len = len as usize;
-        if self.streams.buffered() + len > MAX_BUFFERED {
+    /// Passes on the `len` bytes of data that `packet` has.
+    fn write(&mut self, packet: &IoVecs, ports: Ports, len: usize) {
+        VsockCounters::add(&self.counters.tx_bytes_count, len as u64);
+        let fits = self.streams.buffered() + len <= MAX_BUFFERED;
+        if !fits || self.data.gather_from(packet, PacketHeader::LEN, len) < len {
             return self.streams.kill(ports);
         }
-        if vectors.gather(mem, &buffer.readable, PacketHeader::LEN as u64, len) < len {
-            return self.streams.kill(ports);
-        }
-        self.streams.with(ports, |connection| {
-            connection.write(vectors, |offset, bytes| {
-                bytes.resize(len - offset, 0);
-                buffer.read(mem, (PacketHeader::LEN + offset) as u64, bytes);
-            })
-        });
+        self.streams.with(ports, |connection| connection.write(&self.data));
         self.watch_room(ports);
     }
 
@@ -266,18 +248,19 @@ impl Muxer {
             return Ok(0);
         };
         let Packet { ports, op, flags, len, told } = packet;
-        let packets = buffers.give(len, |len| PacketHeader {
+        let header = PacketHeader {
             src_cid: HOST_CID.into(),
             dst_cid: self.guest_cid.into(),
             src_port: ports.host.into(),
             dst_port: ports.guest.into(),
-            len: len.into(),
             kind: TYPE_STREAM.into(),
             op: u16::from(op).into(),
             flags: flags.into(),
             buf_alloc: told.0.into(),
             fwd_cnt: told.1.into(),
-        })?;
+            ..PacketHeader::default()
+        };
+        let packets = buffers.give(len, header)?;
         VsockCounters::add(&self.counters.rx_packets_count, packets as u64);
         VsockCounters::add(&self.counters.rx_bytes_count, len as u64);
         Ok(len)

@@ -69,6 +69,41 @@ fn buffers_that_are_no_packets_come_back() {
 }
 
 #[test]
+fn buffers_without_room_for_a_packet_come_back() {
+    let mut rig = Rig::new();
+    rig.driver.reset();
+    rig.driver.probe(u64::MAX, 3);
+    let at = rig.driver.alloc(4096);
+    // A loop of descriptors, and a table longer than the queue.
+    let endless = MockDescriptor { flags: 3, next: 0, ..MockDescriptor::writable(at, 64) };
+    let long = vec![MockDescriptor::writable(at, 8); 257];
+    let table = rig.driver.put_table(&long);
+    let mut bad: Vec<u16> = [
+        vec![MockDescriptor::writable(at, 44)],
+        vec![MockDescriptor::writable(at, 3)],
+        vec![MockDescriptor::writable(at, 0)],
+        vec![MockDescriptor::readable(at, 64)],
+        vec![MockDescriptor::writable(at, 44), MockDescriptor::readable(at, 64)],
+        vec![MockDescriptor::writable(at, 64), MockDescriptor::writable(GuestAddress(32 << 20), 1)],
+        vec![table],
+    ]
+    .iter()
+    .map(|chain| rig.driver.add(RX, chain))
+    .collect();
+    let looped = rig.driver.add(RX, &[MockDescriptor::writable(at, 64)]);
+    rig.driver.write_descriptor(RX, looped, MockDescriptor { next: looped, ..endless });
+    bad.push(looped);
+    let good = rig.driver.add(RX, &[MockDescriptor::writable(at, 45)]);
+    let fails = bad.len() as u64;
+    rig.op(Op::CreditRequest, 1, 2);
+    let used: Vec<_> = std::iter::from_fn(|| rig.driver.used(RX)).collect();
+    let expected: Vec<_> = bad.into_iter().map(|head| (head, 0)).chain([(good, 44)]).collect();
+    assert_eq!(used, expected);
+    assert_eq!(count(&rig.handle.counters().rx_queue_event_fails), fails);
+    assert!(!rig.driver.needs_reset());
+}
+
+#[test]
 fn a_reset_leaves_its_connections_to_be_closed_without_the_lock() {
     let mut rig = Rig::new();
     let (mut program, _) = rig.connected(5);

@@ -29,10 +29,19 @@ const DRIVER: std::ops::Range<u64> = 0x1000..0x100_0000;
 const CID: u64 = 3;
 const RX: u16 = 0;
 const TX: u16 = 1;
+/// Entries of a queue, as Linux has them.
+const QUEUE_SIZE: u16 = 256;
 /// A receive buffer of the guest's, as Linux has them.
 const BUFFER: u32 = 4096;
 /// The guest's reported buffer space.
 const ROOM: u32 = 64 << 10;
+
+/// A receive buffer of the guest's.
+struct Posted {
+    chain: Vec<MockDescriptor>,
+    /// Where its bytes are.
+    pieces: Vec<(GuestAddress, u32)>,
+}
 
 /// A guest with the device, and the host's folder with its sockets.
 struct Rig {
@@ -40,7 +49,9 @@ struct Rig {
     device: Arc<DeviceLock<Vsock>>,
     handle: VsockHandle,
     mem: Arc<GuestMemoryMmap>,
-    posted: VecDeque<GuestAddress>,
+    posted: VecDeque<Posted>,
+    /// How each receive buffer is cut, in bytes.
+    cut: Vec<u32>,
     /// Where packets are sent from.
     outgoing: GuestAddress,
     path: PathBuf,
@@ -62,6 +73,11 @@ impl Packet {
 
 impl Rig {
     fn new() -> Self {
+        Self::with_buffers(&[BUFFER])
+    }
+
+    /// With receive buffers of pieces of these lengths.
+    fn with_buffers(cut: &[u32]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("v.sock");
         let listener = UnixListener::bind(&path).unwrap();
@@ -77,12 +93,14 @@ impl Rig {
         let handle = device.handle();
         let device = Arc::new(DeviceLock::new(device));
         let driver = MockDriver::new(Arc::clone(&mem), device.clone(), DRIVER);
+        let driver = driver.with_queue_size(QUEUE_SIZE);
         let mut rig = Self {
             driver,
             device,
             handle,
             mem,
             posted: VecDeque::new(),
+            cut: cut.to_vec(),
             outgoing: GuestAddress(0),
             path,
             _dir: dir,
@@ -96,14 +114,18 @@ impl Rig {
         self.outgoing = self.driver.alloc(1 << 20);
         self.posted.clear();
         for _ in 0..32 {
-            let at = self.driver.alloc(BUFFER.into());
-            self.post(at);
+            let pieces: Vec<_> =
+                self.cut.iter().map(|len| (self.driver.alloc((*len).into()), *len)).collect();
+            let chain: Vec<_> =
+                pieces.iter().map(|(at, len)| MockDescriptor::writable(*at, *len)).collect();
+            let chain = if chain.len() > 1 { vec![self.driver.put_table(&chain)] } else { chain };
+            self.post(Posted { chain, pieces });
         }
     }
 
-    fn post(&mut self, at: GuestAddress) {
-        self.driver.add(RX, &[MockDescriptor::writable(at, BUFFER)]);
-        self.posted.push_back(at);
+    fn post(&mut self, buffer: Posted) {
+        self.driver.add(RX, &buffer.chain);
+        self.posted.push_back(buffer);
     }
 
     /// The host's sockets have news.
@@ -115,14 +137,19 @@ impl Rig {
     /// The next packet to the guest; its buffer is used again.
     fn packet(&mut self) -> Option<Packet> {
         let (_, len) = self.driver.used(RX)?;
-        let at = self.posted.pop_front().unwrap();
-        let mut bytes = vec![0; len as usize];
-        self.mem.read_slice(&mut bytes, at).unwrap();
+        let buffer = self.posted.pop_front().unwrap();
+        let mut bytes = Vec::new();
+        for (at, len) in &buffer.pieces {
+            let mut piece = vec![0; *len as usize];
+            self.mem.read_slice(&mut piece, *at).unwrap();
+            bytes.extend(piece);
+        }
+        bytes.truncate(len as usize);
         let header = PacketHeader::read_from_bytes(&bytes[..PacketHeader::LEN]).unwrap();
         assert_eq!(header.dst_cid.get(), CID);
         assert_eq!(header.src_cid.get(), 2);
         assert_eq!(header.len.get() as usize, bytes.len() - PacketHeader::LEN);
-        self.post(at);
+        self.post(buffer);
         self.driver.notify(RX);
         self.driver.run();
         Some(Packet { header, data: bytes[PacketHeader::LEN..].to_vec() })

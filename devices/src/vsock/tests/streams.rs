@@ -193,3 +193,19 @@ fn packets_may_be_cut_into_any_descriptors() {
     rig.driver.send(TX, &chain);
     assert!(read_now(&mut program) == data);
 }
+
+#[test]
+fn receive_buffers_may_be_cut_into_any_descriptors() {
+    // The header over four of them, its end with data behind it in one, hundreds to a buffer.
+    for cut in [&[1, 20, 22, 1, 1000, 3052][..], &[30, 2000], &[41; 100], &[16; 256], &[43, 2]] {
+        let mut rig = Rig::with_buffers(cut);
+        let (mut program, _) = rig.connected(5);
+        let data = pattern(4, 50_000);
+        program.write_all(&data).unwrap();
+        rig.host_event();
+        let got: Vec<u8> =
+            std::iter::from_fn(|| rig.packet()).flat_map(|packet| packet.data).collect();
+        assert!(got == data, "{cut:?}: {} bytes", got.len());
+        assert_eq!(count(&rig.handle.counters().rx_queue_event_fails), 0);
+    }
+}
