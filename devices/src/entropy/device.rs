@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use mm::units::{SaturatingInto, usize_from};
+use mm::units::SaturatingInto;
 use rustix::rand::{GetRandomFlags, getrandom};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
@@ -13,8 +13,8 @@ use super::{EntropyCounters, EntropyHandle};
 use crate::throttle::Throttle;
 use crate::timer::Timer;
 use crate::virtio::{
-    Activation, Deadline, DeviceFailure, DeviceQueue, EventSource, Progress, QueueError,
-    RateLimiter, Segments, VirtioDevice,
+    Activation, ChainMemory, Deadline, DeviceFailure, DeviceQueue, EventSource, Progress,
+    QueueError, RateLimiter, VirtioDevice,
 };
 
 const NAME: &str = "entropy";
@@ -32,6 +32,8 @@ pub struct Entropy {
     limiter: RateLimiter,
     queue: Option<DeviceQueue>,
     timer: Timer,
+    /// The buffer that is filled; kept for its memory, as is the next.
+    buffer: ChainMemory,
     scratch: Vec<u8>,
     counters: Arc<EntropyCounters>,
     log: Throttle,
@@ -48,6 +50,7 @@ impl Entropy {
             limiter,
             queue: None,
             timer: Timer::new()?,
+            buffer: ChainMemory::default(),
             scratch: Vec::new(),
             counters: Arc::default(),
             log: Throttle::default(),
@@ -73,8 +76,8 @@ impl Entropy {
         self.limiter = limiter;
     }
 
-    /// Fills one buffer; returns the bytes written.
-    fn fill(&mut self, queue: &DeviceQueue, buffer: &Segments, len: usize) -> u32 {
+    /// Fills the first `len` bytes of the buffer; returns the bytes written.
+    fn fill(&mut self, len: usize) -> u32 {
         self.scratch.resize(len, 0);
         let mut filled = 0;
         while filled < len {
@@ -87,7 +90,7 @@ impl Entropy {
                 }
             }
         }
-        let written = buffer.write(queue.mem(), 0, &self.scratch[..filled]);
+        let written = self.buffer.writable.write(0, &self.scratch[..filled]);
         EntropyCounters::add(&self.counters.bytes, written as u64);
         written.saturating_u32()
     }
@@ -106,15 +109,12 @@ impl Entropy {
             let Some(chain) = queue.pop()? else { break };
             let head = chain.head_index();
             deadline.charge(Deadline::COMMAND);
-            let buffer = match Segments::collect(chain, queue.size()) {
-                Ok(buffer) => buffer,
-                Err(error) => {
-                    self.bad_buffer(&error);
-                    queue.push(head, 0)?;
-                    continue;
-                }
-            };
-            let len = usize_from(buffer.writable_len()).min(MAX_BYTES);
+            if let Err(error) = self.buffer.refill(chain, queue.size()) {
+                self.bad_buffer(&error);
+                queue.push(head, 0)?;
+                continue;
+            }
+            let len = self.buffer.writable.len().min(MAX_BYTES);
             if len == 0 {
                 self.bad_buffer(&"empty request buffer");
                 queue.push(head, 0)?;
@@ -128,7 +128,7 @@ impl Entropy {
                 queue.signal();
                 return Ok(Progress::Done);
             }
-            let written = self.fill(queue, &buffer, len);
+            let written = self.fill(len);
             deadline.charge(COST.saturating_mul(len as u64));
             queue.push(head, written)?;
         }

@@ -62,6 +62,33 @@ fn a_large_buffer_is_filled_in_part() {
 }
 
 #[test]
+fn a_buffer_may_be_cut_into_any_descriptors() {
+    let mut rig = rig(RateLimiter::unlimited());
+    let at = rig.driver.alloc(64 << 10);
+    let pieces = |count, len| -> Vec<_> {
+        let pieces = (0..count).map(|nth| GuestAddress(at.0 + 1000 * nth));
+        pieces.map(|at| MockDescriptor::writable(at, len)).collect()
+    };
+    for (count, len) in [(1, 0), (1, 1), (2, 5), (64, 40)] {
+        let zeroes = vec![0; 64 << 10];
+        rig.mem.write_slice(&zeroes, at).unwrap();
+        let total = count as u32 * len;
+        let (table, behind) = (rig.driver.put_table(&pieces(count, len)), at.0 + 1000 * count);
+        assert_eq!(rig.driver.send(0, &[table]), total);
+        let mut bytes = zeroes;
+        rig.mem.read_slice(&mut bytes, at).unwrap();
+        for (nth, piece) in bytes[..(behind - at.0) as usize].chunks(1000).enumerate() {
+            assert!(piece[len as usize..].iter().all(|byte| *byte == 0), "behind piece {nth}");
+            // By chance once in 2^40 pieces.
+            assert!(len < 5 || piece[..len as usize].iter().any(|byte| *byte != 0), "piece {nth}");
+        }
+    }
+    // More descriptors than the queue has.
+    let long = rig.driver.put_table(&pieces(65, 40));
+    assert_eq!(rig.driver.send(0, &[long]), 0);
+}
+
+#[test]
 fn a_round_ends_when_its_work_is_done() {
     let mut rig = rig(RateLimiter::unlimited());
     let at = rig.driver.alloc(64 << 10);
