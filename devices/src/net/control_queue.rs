@@ -4,7 +4,7 @@
 use mm::units::SaturatingInto;
 
 use super::protocol::control::{ERR, MQ, OK, VQ_PAIRS_SET};
-use crate::virtio::{Deadline, DeviceQueue, Progress, QueueError, Segments};
+use crate::virtio::{ChainMemory, Deadline, DeviceQueue, Progress, QueueError};
 
 /// Answers commands; `set_pairs` is called with a new number of pairs, and charges what it does. The
 /// answer is whether it took the number.
@@ -13,6 +13,7 @@ pub(super) fn run(
     deadline: &mut Deadline,
     mut set_pairs: impl FnMut(u16, &mut Deadline) -> bool,
 ) -> Result<Progress, QueueError> {
+    let mut buffer = ChainMemory::default();
     loop {
         if deadline.passed() {
             queue.signal();
@@ -21,10 +22,10 @@ pub(super) fn run(
         let Some(chain) = queue.pop()? else { break };
         deadline.charge(Deadline::COMMAND);
         let head = chain.head_index();
-        let written = match Segments::collect(chain, queue.size()) {
-            Ok(buffer) => {
+        let written = match buffer.refill(chain, queue.size()) {
+            Ok(()) => {
                 let mut command = [0; 4];
-                let complete = buffer.read(queue.mem(), 0, &mut command) == command.len();
+                let complete = buffer.readable.read(0, &mut command) == command.len();
                 let answer = match command {
                     [MQ, VQ_PAIRS_SET, low, high]
                         if complete && set_pairs(u16::from_le_bytes([low, high]), deadline) =>
@@ -33,7 +34,7 @@ pub(super) fn run(
                     }
                     _ => ERR,
                 };
-                buffer.write(queue.mem(), 0, &[answer])
+                buffer.writable.write(0, &[answer])
             }
             Err(_) => 0,
         };

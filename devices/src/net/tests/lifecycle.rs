@@ -111,6 +111,33 @@ fn the_driver_chooses_how_many_pairs_it_uses() {
 }
 
 #[test]
+fn commands_of_any_shape_are_answered_or_come_back() {
+    const CONTROL: u16 = 4;
+    let mut rig = Setup { pairs: 2, ..Setup::default() }.start();
+    let command = rig.driver.put(&[4, 0, 2, 0]);
+    let answer = rig.driver.put(&[0xaa; 2]);
+    let from = |offset, len| MockDescriptor::readable(GuestAddress(command.0 + offset), len);
+    let to = |offset, len| MockDescriptor::writable(GuestAddress(answer.0 + offset), len);
+    let outside = GuestAddress(RAM as u64 - 1);
+    for (chain, written, expected) in [
+        (vec![from(0, 1), from(1, 2), from(3, 0), from(3, 1), to(0, 1)], 1, 0),
+        (vec![from(0, 4), to(0, 0), to(1, 1)], 1, 0xaa),
+        (vec![from(0, 3), to(0, 2)], 1, 1),
+        (vec![to(0, 2)], 1, 1),
+        (vec![from(0, 4)], 0, 0xaa),
+        (vec![to(0, 1), from(0, 4)], 0, 0xaa),
+        (vec![from(0, 4), MockDescriptor::writable(outside, 2)], 0, 0xaa),
+        (vec![MockDescriptor::readable(outside, 4), to(0, 1)], 0, 0xaa),
+        (vec![from(0, 1); 40], 0, 0xaa),
+    ] {
+        rig.mem.write_slice(&[0xaa; 2], answer).unwrap();
+        assert_eq!(rig.driver.send(CONTROL, &chain), written, "{chain:?}");
+        assert_eq!(rig.mem.read_obj::<u8>(answer).unwrap(), expected, "{chain:?}");
+    }
+    assert!(!rig.driver.needs_reset());
+}
+
+#[test]
 fn without_mq_the_control_queue_is_the_third() {
     let features = !feature::MQ;
     let mut rig = Setup { pairs: 2, features, ..Setup::default() }.start();
