@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The contents of a descriptor chain by their addresses in this process: each is looked up once, which
-//! is also the check that it is RAM. For devices that move much data; [`Segments`](super::Segments) is
+//! is also the check that it is RAM. For devices that move data; [`Segments`](super::Segments) is
 //! the same by guest addresses.
 
 use super::segments::walk;

@@ -4,10 +4,10 @@
 
 use std::sync::Arc;
 
-use vm_memory::{Address, GuestAddress, GuestMemoryBackend as _};
+use vm_memory::{Address, GuestAddress};
 
+use super::GuestMemoryMmap;
 use super::ram_view::RamView;
-use super::{GuestMemoryMmap, Segment};
 
 /// Most vectors that one call takes (`IOV_MAX` of Linux).
 const MAX_VECTORS: usize = 1024;
@@ -33,45 +33,8 @@ pub struct IoVecs {
 unsafe impl Send for IoVecs {}
 
 impl IoVecs {
-    /// Replaces the contents with up to `limit` bytes of `segments` from `offset` on, and returns
-    /// their number: fewer if the segments end, are not RAM, or are too scattered for one call.
-    pub fn gather(
-        &mut self,
-        mem: &Arc<GuestMemoryMmap>,
-        segments: &[Segment],
-        offset: u64,
-        limit: usize,
-    ) -> usize {
-        self.clear();
-        self.append(mem, segments, offset, limit)
-    }
-
-    /// As [`gather`](Self::gather), behind what is here; returns the bytes added. All must be of the
-    /// same memory.
-    pub fn append(
-        &mut self,
-        mem: &Arc<GuestMemoryMmap>,
-        segments: &[Segment],
-        offset: u64,
-        limit: usize,
-    ) -> usize {
-        self.hold(mem);
-        let before = self.len;
-        for (addr, len) in super::segments::pieces(segments, offset, limit) {
-            for slice in mem.get_slices(addr, len) {
-                let Ok(slice) = slice else { return self.len - before };
-                if self.count() == MAX_VECTORS {
-                    return self.len - before;
-                }
-                let base = slice.ptr_guard_mut().as_ptr().cast();
-                self.vectors.push(libc::iovec { iov_base: base, iov_len: slice.len() });
-                self.len += slice.len();
-            }
-        }
-        self.len - before
-    }
-
-    /// As [`gather`](Self::gather), from what is in `all`; returns the bytes, fewer if it ends.
+    /// Replaces the contents with up to `limit` bytes of `all` from `offset` on, and returns their
+    /// number: fewer if `all` ends.
     pub fn gather_from(&mut self, all: &Self, offset: usize, limit: usize) -> usize {
         self.clear();
         self.append_from(all, offset, limit)
@@ -226,45 +189,40 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// The vectors are exactly the bytes that a copy through guest addresses would touch.
+        /// The kernel writes to exactly the bytes asked for.
         #[test]
         fn vectors_cover_the_bytes_asked_for(
             parts in prop::collection::vec((0u64..60, 0u32..3000), 0..20),
-            offset in 0u64..20_000,
+            offset in 0usize..20_000,
             limit in 0usize..20_000,
         ) {
-            // Two regions that touch: a segment may cross from one into the other.
+            // Two regions that touch: a part may cross from one into the other.
             let ranges = [(GuestAddress(0), 0x8000), (GuestAddress(0x8000), 0x9000)];
             let mem = Arc::new(GuestMemoryMmap::from_ranges(&ranges).unwrap());
-            let segments: Vec<Segment> = parts
-                .iter()
-                .map(|(page, len)| Segment { addr: GuestAddress(page * 1000), len: *len })
-                .collect();
-            let total: u64 = segments.iter().map(|segment| u64::from(segment.len)).sum();
-            let mut iovecs = IoVecs::default();
-            let got = iovecs.gather(&mem, &segments, offset, limit);
-            let expected = total.saturating_sub(offset).min(limit as u64);
-            prop_assert_eq!(got as u64, expected);
-            let sum: usize = iovecs.as_slice().iter().map(|vector| vector.iov_len).sum();
-            prop_assert_eq!(sum, got);
-
-            // Mark the bytes by the kernel's own copy, and look for the marks by address.
-            let marks = vec![1u8; got];
-            let (reader, writer) = rustix::pipe::pipe().unwrap();
-            rustix::io::write(&writer, &marks[..got.min(4096)]).unwrap();
-            let fd = std::os::fd::AsRawFd::as_raw_fd(&reader);
-            let count = i32::try_from(iovecs.as_slice().len()).unwrap();
-            // SAFETY: the vectors are of `mem`, which lives.
-            let read = unsafe { libc::readv(fd, iovecs.as_slice().as_ptr(), count) };
-            let read = usize::try_from(read).unwrap();
-            let mut position = 0;
-            for (addr, len) in super::super::segments::pieces(&segments, offset, limit) {
-                for i in 0..len.min(read.saturating_sub(position)) {
-                    let byte: u8 = mem.read_obj(GuestAddress(addr.0 + i as u64)).unwrap();
-                    prop_assert_eq!(byte, 1);
-                }
-                position += len;
+            let mut view = RamView::new(Arc::clone(&mem));
+            let (mut all, mut some) = (IoVecs::default(), IoVecs::default());
+            let mut addresses = Vec::new();
+            for (page, len) in parts {
+                prop_assert!(all.push(&mut view, GuestAddress(page * 1000), len));
+                addresses.extend((page * 1000..).take(len as usize));
             }
+            let asked: Vec<u64> = addresses.into_iter().skip(offset).take(limit).collect();
+            prop_assert_eq!(some.gather_from(&all, offset, limit), asked.len());
+            prop_assert_eq!(some.as_slice().iter().map(|vector| vector.iov_len).sum::<usize>(), asked.len());
+
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(asked.len() as u64).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, &vec![1; asked.len()], 0).unwrap();
+            let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
+            let count = i32::try_from(some.as_slice().len()).unwrap();
+            // SAFETY: the vectors are of `mem`, which lives.
+            let read = unsafe { libc::preadv(fd, some.as_slice().as_ptr(), count, 0) };
+            prop_assert_eq!(usize::try_from(read).unwrap(), asked.len());
+            let mut bytes = vec![0; 0x11000];
+            mem.read_slice(&mut bytes, GuestAddress(0)).unwrap();
+            let mut expected = vec![0; 0x11000];
+            asked.iter().for_each(|at| expected[*at as usize] = 1);
+            prop_assert!(bytes == expected);
         }
     }
 
@@ -275,11 +233,11 @@ mod tests {
             steps in prop::collection::vec((1u32..500, 0usize..4), 1..100),
         ) {
             let mem = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap());
+            let mut view = RamView::new(mem);
             let mut iovecs = IoVecs::default();
             let mut model: Vec<usize> = Vec::new();
             for (len, off) in steps {
-                let segment = Segment { addr: GuestAddress(0), len };
-                prop_assert_eq!(iovecs.append(&mem, &[segment], 0, usize::MAX), len as usize);
+                prop_assert!(iovecs.push(&mut view, GuestAddress(0), len));
                 model.push(len as usize);
                 iovecs.drop_front(off);
                 model.drain(..off.min(model.len()));
@@ -338,13 +296,20 @@ mod tests {
     }
 
     #[test]
-    fn stops_where_memory_ends() {
+    fn no_more_vectors_than_one_call_takes() {
         let mem = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap());
-        let inside = Segment { addr: GuestAddress(0), len: 100 };
-        let outside = Segment { addr: GuestAddress(0xff0), len: 100 };
-        let mut iovecs = IoVecs::default();
-        assert_eq!(iovecs.gather(&mem, &[inside, outside], 0, 1000), 116);
-        iovecs.clear();
-        assert!(iovecs.is_empty());
+        let mut view = RamView::new(mem);
+        let (mut full, mut other) = (IoVecs::default(), IoVecs::default());
+        for _ in 0..MAX_VECTORS {
+            assert!(full.push(&mut view, GuestAddress(0), 2));
+        }
+        assert!(!full.push(&mut view, GuestAddress(0), 2));
+        assert!(full.push(&mut view, GuestAddress(0), 0), "nothing needs no vector");
+        assert!(other.push(&mut view, GuestAddress(0), 1));
+        // One piece that does not fit.
+        assert_eq!(other.append_from(&full, 1, 4000), 2 * MAX_VECTORS - 3);
+        assert_eq!((other.count(), other.len()), (MAX_VECTORS, 2 * MAX_VECTORS - 2));
+        full.drop_front(1);
+        assert!(full.push(&mut view, GuestAddress(0), 2), "one was taken off");
     }
 }

@@ -65,28 +65,16 @@ impl Segments {
     /// # Errors
     ///
     /// [`ChainError`]: the chain is too long, out of order, or a buffer of it is not in guest RAM.
-    pub fn collect(chain: Chain, limit: u16) -> Result<Self, ChainError> {
-        let mut segments = Self::default();
-        segments.refill(chain, limit)?;
-        Ok(segments)
-    }
-
-    /// As [`collect`](Self::collect), in place of what is here: for queues with many small buffers,
-    /// which should cost no allocation each.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`collect`](Self::collect).
-    pub fn refill(&mut self, mut chain: Chain, limit: u16) -> Result<(), ChainError> {
-        self.walk(&mut chain, limit)?;
+    pub fn collect(mut chain: Chain, limit: u16) -> Result<Self, ChainError> {
+        let segments = Self::walk(&mut chain, limit)?;
         let mem = chain.memory();
-        for segment in &self.readable {
+        for segment in &segments.readable {
             segment.check(mem, Permissions::Read)?;
         }
-        for segment in &self.writable {
+        for segment in &segments.writable {
             segment.check(mem, Permissions::Write)?;
         }
-        Ok(())
+        Ok(segments)
     }
 
     /// As [`collect`](Self::collect), for devices that look at every address themselves: free page
@@ -96,20 +84,17 @@ impl Segments {
     ///
     /// [`ChainError`]: the chain is too long, or out of order.
     pub fn collect_unplaced(mut chain: Chain, limit: u16) -> Result<Self, ChainError> {
-        let mut segments = Self::default();
-        segments.walk(&mut chain, limit)?;
-        Ok(segments)
+        Self::walk(&mut chain, limit)
     }
 
-    fn walk(&mut self, chain: &mut Chain, limit: u16) -> Result<(), ChainError> {
-        self.readable.clear();
-        self.writable.clear();
-        let (readable, writable) = (&mut self.readable, &mut self.writable);
+    fn walk(chain: &mut Chain, limit: u16) -> Result<Self, ChainError> {
+        let mut segments = Self::default();
         walk(chain, limit, |_, part| {
-            let to = if part.writable { &mut *writable } else { &mut *readable };
+            let to = if part.writable { &mut segments.writable } else { &mut segments.readable };
             to.push(Segment { addr: part.addr, len: part.len });
             true
-        })
+        })?;
+        Ok(segments)
     }
 
     /// Bytes that the device may read.
@@ -190,7 +175,7 @@ impl Segment {
 }
 
 /// The contiguous pieces of `segments` that make up `len` bytes from `offset` on.
-pub(super) fn pieces(
+fn pieces(
     segments: &[Segment],
     offset: u64,
     len: usize,
