@@ -7,12 +7,14 @@
 //! - `lifecycle.rs`: limits, queue pairs, the responder, resets
 //! - `service.rs`: a TCP service on the interface
 //! - `streams.rs`: a stream to a process in place of a TAP
+//! - `vhost.rs`: misbehaving guests of vhost-net
 
 mod frames;
 mod hostile;
 mod lifecycle;
 mod service;
 mod streams;
+mod vhost;
 
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
