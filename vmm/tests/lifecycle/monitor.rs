@@ -52,10 +52,18 @@ pub(crate) fn ballast() -> Command {
 impl Monitor {
     /// `ballast run` with a guest that runs `program`; `configure` adds arguments and streams.
     pub(crate) fn run(program: Program, configure: impl FnOnce(&Path, &mut Command)) -> Self {
+        Self::run_by(ballast(), program, configure)
+    }
+
+    /// The same by another command, to which the monitor's arguments are added.
+    pub(crate) fn run_by(
+        mut command: Command,
+        program: Program,
+        configure: impl FnOnce(&Path, &mut Command),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let kernel = dir.path().join("kernel");
         std::fs::write(&kernel, program.image()).unwrap();
-        let mut command = ballast();
         command.args(["run", "--memory", "16M", "--kernel"]).arg(kernel);
         command.arg("--api-sock").arg(dir.path().join("api"));
         command.stdin(Stdio::null()).stdout(Stdio::null());
