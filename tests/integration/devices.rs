@@ -292,7 +292,8 @@ pub(crate) fn debians_kernel_uses_them_all(context: &Context) -> Result<()> {
     vhost_net::moves_frames_whatever_happens_to_memory(context, &mut guest)?;
     guest.agent.command("disk-unmount /mnt")?;
     check_eq!(guest.power_off()?.code(), Some(0));
-    run(Command::new(context.payload.path("e2fsck")).args(["-f", "-n"]).arg(&path))
+    run(Command::new(context.payload.path("e2fsck")).args(["-f", "-n"]).arg(&path))?;
+    vhost_net::a_killed_monitor_leaves_nothing_behind(context)
 }
 
 /// The guest is notified that its link is down; nothing else changes.

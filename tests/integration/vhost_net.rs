@@ -1,21 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! An interface whose frames the host's kernel moves: no byte is wrong and no frame is lost while
-//! memory is given back, compacted and parked; and the driver may come and go.
+//! memory is given back, compacted and parked; the driver may come and go, and a killed monitor leaves
+//! nothing behind.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
-use harness::guest::Guest;
+use harness::guest::{BOOT_LIMIT, EXIT_LIMIT, Guest};
+use harness::monitor::{Monitor, pause};
 use harness::runner::Context;
 use harness::{Error, Result, check, check_eq};
 use serde_json::{Value, json};
 
-use crate::devices::{echo_tcp, run};
+use crate::devices::{echo_tcp, run, with};
 
 const TAP: &str = "btap2";
 const SEND: &str = "tcp-send 10.97.0.1:7002";
 const DRIVER: &str = "/sys/bus/virtio/drivers/virtio_net";
+
+/// Registers and a bit of virtio-mmio (virtio 1.3, 4.2.2 and 2.1).
+const QUEUE_READY: u64 = 0x44;
+const STATUS: u64 = 0x70;
+const NEEDS_RESET: u64 = 64;
+/// What the log says of a ring that the kernel rejects.
+const INVALID: &str = "vhost-net finds a queue to be invalid";
 
 /// The interface `eth2`: two pairs of queues by vhost-net.
 pub(crate) fn interface() -> Value {
@@ -31,13 +42,11 @@ pub(crate) fn moves_frames_whatever_happens_to_memory(
     context: &Context,
     guest: &mut Guest,
 ) -> Result<()> {
-    let ip = context.payload.path("ip");
-    run(Command::new(&ip).args(["addr", "add", "10.97.0.1/24", "dev", TAP]))?;
-    run(Command::new(&ip).args(["link", "set", TAP, "up"]))?;
+    configure_tap(context)?;
     configure(guest)?;
     echo_tcp("10.97.0.1:7002")?;
     sends(guest, "16M", 1)?;
-    check_eq!(kernel_threads(guest)?, 2);
+    check_eq!(kernel_threads(guest.monitor.pid())?, 2);
     let api = guest.monitor.api().clone();
     let net = &api.get("/metrics")?["net_eth2"];
     // Two pairs, and not a frame of theirs through the monitor.
@@ -85,7 +94,109 @@ pub(crate) fn moves_frames_whatever_happens_to_memory(
     check_eq!(api.get("/metrics")?["net_eth2"]["vhost_queues"], 0);
     guest.agent.command(&format!("write {DRIVER}/bind {device}"))?;
     configure(guest)?;
-    sends(guest, "4M", 3)
+    sends(guest, "4M", 3)?;
+    breaks_its_rings(guest)
+}
+
+/// A driver that gives the kernel rings of garbage: the device needs a reset, the monitor goes on, and
+/// the usual driver works afterwards.
+fn breaks_its_rings(guest: &mut Guest) -> Result<()> {
+    const BUS: &str = "/sys/bus/platform/drivers/virtio-mmio";
+    let virtio = virtio_device(guest)?;
+    let mut device = String::new();
+    for name in guest.agent.command(&format!("list {BUS}"))? {
+        // The driver's other entries are no folders.
+        let entries = guest.agent.command(&format!("list {BUS}/{name}")).unwrap_or_default();
+        if entries.contains(&virtio) {
+            device = name;
+        }
+    }
+    guest.agent.command(&format!("write {BUS}/unbind {device}"))?;
+    let windows = guest.agent.command("read /proc/iomem")?;
+    let window = windows.iter().find(|line| line.ends_with(&device));
+    let base = window.and_then(|line| u64::from_str_radix(line.trim().split('-').next()?, 16).ok());
+    let base = base.ok_or_else(|| Error::Check(format!("no window of {device}: {windows:?}")))?;
+
+    guest.agent.command("fill rings 64K")?;
+    let ring = |guest: &mut Guest, page| {
+        Ok::<_, Error>(guest.agent.figures(&format!("where rings {page}"))?["address"])
+    };
+    let rings = [ring(guest, 0)?, ring(guest, 1)?, ring(guest, 2)?];
+    let write = |guest: &mut Guest, offset, value: u64| {
+        guest.agent.command(&format!("register-write {} {value}", base + offset)).map(drop)
+    };
+    let read = |guest: &mut Guest, offset| {
+        Ok::<_, Error>(guest.agent.figures(&format!("register-read {}", base + offset))?["value"])
+    };
+    // The steps of virtio 1.3, 3.1.1 and 4.2.3.2: reset, VIRTIO_F_VERSION_1, one transmit queue.
+    for value in [0, 1, 3] {
+        write(guest, STATUS, value)?;
+    }
+    for (offset, value) in [(0x24, 1), (0x20, 1), (STATUS, 11), (0x30, 1), (0x38, 64)] {
+        write(guest, offset, value)?;
+    }
+    for (offset, addr) in [0x80, 0x90, 0xa0].into_iter().zip(rings) {
+        write(guest, offset, addr & 0xffff_ffff)?;
+        write(guest, offset + 4, addr >> 32)?;
+    }
+    // First with a table where there is no RAM: refused.
+    write(guest, 0x84, 1 << 20)?;
+    write(guest, QUEUE_READY, 1)?;
+    check_eq!(read(guest, QUEUE_READY)?, 0);
+    write(guest, 0x84, rings[0] >> 32)?;
+    write(guest, QUEUE_READY, 1)?;
+    check_eq!(read(guest, QUEUE_READY)?, 1);
+    write(guest, STATUS, 15)?;
+    wait_for("DEVICE_NEEDS_RESET", || Ok(guest.monitor.stderr().contains(INVALID)))?;
+    check_eq!(read(guest, STATUS)?, 15 | NEEDS_RESET);
+    check_eq!(guest.monitor.api().get("/metrics")?["net_eth2"]["vhost_queues"], 0);
+
+    guest.agent.command(&format!("write {BUS}/bind {device}"))?;
+    guest.agent.command("free rings")?;
+    configure(guest)?;
+    sends(guest, "4M", 4)
+}
+
+/// Kills a monitor while frames move both ways: its TAP and the threads of vhost-net go with it, and
+/// another monitor has the kernel process its queues.
+pub(crate) fn a_killed_monitor_leaves_nothing_behind(context: &Context) -> Result<()> {
+    let mut spec = with(context, json!({ "network-interfaces": [interface()] }));
+    spec.boot_args = "ip=10.97.0.2::10.97.0.1:255.255.255.0::eth0:off".into();
+    let mut guest = Guest::boot(&context.ballast(), spec, &context.logs)?;
+    configure_tap(context)?;
+    // The answer is not waited for.
+    guest.agent.farewell(&format!("{SEND} 96M 4"))?;
+    let sent_both_ways = || Ok(tap_counts()?.is_some_and(|counts| counts[1].min(counts[9]) > 100));
+    wait_for("traffic", sent_both_ways)?;
+    let (pid, spec) = (guest.monitor.pid(), guest.spec.clone());
+    check_eq!(kernel_threads(pid)?, 2);
+    // Dropping it kills its monitor.
+    drop(guest);
+    wait_for("the end of its threads", || Ok(kernel_threads(pid)? == 0))?;
+    wait_for("the end of its TAP", || Ok(tap_counts()?.is_none()))?;
+
+    let mut monitor = Monitor::start(&context.ballast(), &spec, &context.logs)?;
+    monitor.wait_for_api(EXIT_LIMIT)?;
+    let running = json!(4);
+    monitor.poll("the next guest's driver", BOOT_LIMIT, |monitor| {
+        let metrics = monitor.api().get("/metrics")?;
+        Ok((metrics["net_eth2"]["vhost_queues"] == running).then_some(()))
+    })
+}
+
+fn wait_for(what: &str, done: impl Fn() -> Result<bool>) -> Result<()> {
+    let begin = Instant::now();
+    while !done()? {
+        check!(begin.elapsed() < BOOT_LIMIT, "{what}: not within {BOOT_LIMIT:?}");
+        std::thread::sleep(pause(begin));
+    }
+    Ok(())
+}
+
+fn configure_tap(context: &Context) -> Result<()> {
+    let ip = context.payload.path("ip");
+    run(Command::new(&ip).args(["addr", "add", "10.97.0.1/24", "dev", TAP]))?;
+    run(Command::new(&ip).args(["link", "set", TAP, "up"]))
 }
 
 fn configure(guest: &mut Guest) -> Result<()> {
@@ -115,26 +226,35 @@ fn sends(guest: &mut Guest, size: &str, seed: u32) -> Result<()> {
     Ok(())
 }
 
-/// Threads of vhost-net that belong to the monitor.
-fn kernel_threads(guest: &Guest) -> Result<usize> {
-    let tasks = format!("/proc/{}/task", guest.monitor.pid());
-    let tasks = fs::read_dir(&tasks).map_err(Error::io(tasks.clone()))?.flatten();
+/// Threads of vhost-net that serve the monitor with this process number, which may have ended.
+fn kernel_threads(pid: u32) -> Result<usize> {
+    let name = format!("vhost-{pid}\n");
+    let files = |path: &Path| fs::read_dir(path).map_err(Error::io("listing threads"));
+    // Before Linux 6.4 they are not threads of the monitor.
+    let processes = files(Path::new("/proc"))?.flatten().map(|process| process.path().join("task"));
+    let tasks = processes.filter_map(|tasks| files(&tasks).ok()).flatten().flatten();
     let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
-    Ok(names.filter(|name| name.starts_with("vhost-")).count())
+    Ok(names.filter(|comm| *comm == name).count())
 }
 
 /// Frames that the TAP could not pass on, in either direction.
 fn lost_frames() -> Result<u64> {
+    let counts = tap_counts()?.ok_or_else(|| Error::Check(format!("there is no {TAP}")))?;
+    Ok([2, 3, 10, 11].iter().map(|at| counts[*at]).sum())
+}
+
+/// What the kernel counts of the TAP, if there is one: bytes, packets, errors, drops and more for
+/// receiving, then the same for sending.
+fn tap_counts() -> Result<Option<[u64; 16]>> {
     // /sys shows the interfaces of another network namespace.
     let path = "/proc/thread-self/net/dev";
     let text = fs::read_to_string(path).map_err(Error::io(path))?;
-    let counts = text.lines().find_map(|line| line.trim().strip_prefix(TAP)?.strip_prefix(':'));
-    let counts: Vec<u64> = counts
-        .into_iter()
-        .flat_map(str::split_whitespace)
-        .map(|count| count.parse().map_err(|e| Error::Check(format!("{path}: {e}: {text}"))))
-        .collect::<Result<_>>()?;
-    // Bytes, packets, errors, drops and more for receiving, then the same for sending.
-    check_eq!(counts.len(), 16);
-    Ok([2, 3, 10, 11].iter().map(|at| counts[*at]).sum())
+    let Some(counts) =
+        text.lines().find_map(|line| line.trim().strip_prefix(TAP)?.strip_prefix(':'))
+    else {
+        return Ok(None);
+    };
+    let counts: Vec<u64> =
+        counts.split_whitespace().filter_map(|count| count.parse().ok()).collect();
+    counts.try_into().map(Some).map_err(|_| Error::Check(format!("{path}: {text}")))
 }

@@ -104,7 +104,7 @@ impl Agent {
             .collect())
     }
 
-    /// Sends a command that ends the guest, and so has no answer.
+    /// Sends a command without waiting for its answer: it ends the guest, or the test kills the guest.
     pub fn farewell(&mut self, words: &str) -> Result<()> {
         self.last_id += 1;
         self.send(self.last_id, words)

@@ -14,6 +14,7 @@
 //! - `load.rs`    memory with the contents of a disk
 //! - `order.rs`   kernel memory in pieces of an order
 //! - `pin.rs`     pages that nothing may move
+//! - `register.rs` registers of a device without a driver
 //! - `screen.rs`  a client that draws on a scanout
 //! - `service.rs` a small web service with data in memory
 //! - `text.rs`     memory that compresses
@@ -35,6 +36,7 @@ mod memory;
 mod order;
 mod pin;
 mod program;
+mod register;
 mod repeat;
 mod screen;
 mod service;
@@ -152,6 +154,8 @@ pub(crate) fn perform(state: &mut State, words: &str) -> Answer {
             traffic::stream(target, direction, bytes(size)?)
         }
         ["traffic-turns", target, count] => traffic::round_trips(target, number(count)?),
+        ["register-read", address] => register::read(number(address)?),
+        ["register-write", address, value] => register::write(number(address)?, number(value)?),
         ["repeat-start", name, writes @ ..] => state.repeat.start(name, writes),
         ["repeat-stop", name] => state.repeat.stop(name),
         ["program-start", program, arguments @ ..] => state.program.start(program, arguments),
