@@ -17,8 +17,7 @@ use crate::api::Api;
 use crate::limits::patient;
 use crate::{Error, Result};
 
-/// The socket at which it offers the serial port. Its other way to type, a terminal as standard
-/// input, answers one command and no other.
+/// The socket at which it offers the serial port: it reads standard input only from a terminal.
 const SERIAL: &str = "serial.sock";
 
 /// How long it may take to offer that socket: it does so before the guest starts.
