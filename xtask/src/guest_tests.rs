@@ -44,8 +44,8 @@ impl GuestTests {
             // Instrumented code in an emulated machine.
             arguments.extend(["--patience=6".into(), "--debug-kernel".into()]);
         } else if Place::find().0 == Place::Outer {
-            // Limits are made for a quiet machine; this one may have other work.
-            arguments.push("--patience=2".into());
+            // Limits are made for a quiet machine; this one may have other work, and two of these.
+            arguments.push("--patience=3".into());
         }
         Ok(Self { payload, arguments, results: payload::results(PROGRAM)? })
     }
