@@ -12,6 +12,7 @@
 //! - `io_limits.rs` the limits of the same load without a guest
 //! - `park.rs`     the cost of a parked guest, and its return
 //! - `park_guests.rs` the guests of that
+//! - `park_memory.rs` where a parked guest's memory is
 //! - `gpu.rs`      GPU buffers: fragmentation, and pages that move
 //! - `io.rs`       disks, network, vsock and the start of Debian, beside fio and iperf3 without a guest
 //! - `io_cost.rs`  what that load costs the host
@@ -33,6 +34,7 @@ mod io_limits;
 mod io_samples;
 mod park;
 mod park_guests;
+mod park_memory;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

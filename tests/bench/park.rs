@@ -4,6 +4,7 @@
 //! to the host's swap on zram, which works for any program. The guests are those of
 //! `park_guests.rs`.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use harness::{Error, Result};
 use serde_json::{Value, json};
 
 use crate::park_guests::{Contents, Sleeper};
+use crate::park_memory::{self, Parts};
 use crate::{Bed, io, mib, patiently};
 
 /// Swap that the host has, in MiB.
@@ -138,6 +140,15 @@ impl Figures {
         self.all.push(figure);
     }
 
+    /// What the parts of a parked guest's memory cost.
+    fn add_parts(&mut self, monitor: &Monitor, before: &HashMap<String, u64>) -> Result<()> {
+        let Parts { guest, pool, own } = park_memory::show(monitor, before)?;
+        for (part, bytes) in [("guest-memory", guest), ("pool", pool), ("monitor", own)] {
+            self.add(&format!("asleep.{part}"), mib(bytes), "MiB", Goal::None);
+        }
+        Ok(())
+    }
+
     /// What the guest costs the host now that it sleeps, and its share of what it cost awake.
     fn add_asleep(&mut self, what: &str, empty: u64, awake: u64, goal: Goal) -> Result<()> {
         let asleep = empty.saturating_sub(host::settled_free()?);
@@ -187,6 +198,7 @@ fn parked(
     let park = |guest: &Sleeper| put(guest, "/memory/park", &json!({ "trim": trim }));
     println!("{}", figures.prefix);
     let empty = host::settled_free()?;
+    let before = host::meminfo()?;
     let mut spec = figures.contents.spec(&bed.payload, disk);
     let mut paging = json!({ "codec": codec });
     if let Some(second) = second {
@@ -205,6 +217,7 @@ fn parked(
         _ => Goal::None,
     };
     figures.add_asleep("asleep", empty, awake, goal)?;
+    figures.add_parts(guest.monitor(), &before)?;
     let took = report["took_us"].as_f64().unwrap_or(0.0) / 1e6;
     figures.add("park", took, "s", Goal::None);
     if second.is_some() {
