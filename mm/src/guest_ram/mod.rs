@@ -97,6 +97,9 @@ pub trait AbsentMemory: Send + Sync + fmt::Debug {
     /// Pages of `ranges` are about to be discarded, with [`hold`](Self::hold)'s guard held: absent
     /// ones read as zero from now on, and ones in transit are in place afterwards.
     fn drop_absent(&self, ranges: &[GuestRange]);
+
+    /// All of `range` is about to be allocated: the kernel fills what is empty of it.
+    fn release_empty(&self, range: GuestRange);
 }
 
 /// All RAM of one guest.
@@ -180,14 +183,17 @@ impl GuestRam {
 
     /// Absent guest memory: parked, or not yet read in.
     pub fn absent(&self) -> Bytes {
+        self.absent_memory().map_or(Bytes(0), |absent| absent.absent())
+    }
+
+    fn absent_memory(&self) -> Option<Arc<dyn AbsentMemory>> {
         let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        absent.and_then(|weak| weak.upgrade()).map_or(Bytes(0), |absent| absent.absent())
+        absent.and_then(|weak| weak.upgrade())
     }
 
     /// Calls `change`, which discards `ranges`, while no block is evicted.
     fn holding<T>(&self, ranges: &[GuestRange], change: impl FnOnce() -> T) -> T {
-        let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(absent) = absent.and_then(|weak| weak.upgrade()) else { return change() };
+        let Some(absent) = self.absent_memory() else { return change() };
         let guard = absent.hold();
         absent.drop_absent(ranges);
         let changed = change();
@@ -245,6 +251,9 @@ impl GuestRam {
     /// [`GuestRamError::NotRam`] or [`GuestRamError::Backing`].
     pub fn populate(&self, range: GuestRange) -> Result<(), GuestRamError> {
         let (region, host) = self.resolve(range)?;
+        if let Some(absent) = self.absent_memory() {
+            absent.release_empty(range);
+        }
         Ok(region.backing.populate(host)?)
     }
 

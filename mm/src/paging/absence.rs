@@ -2,6 +2,7 @@
 //! The pages of an absent block: at its source, discarded since, or back in guest memory.
 
 use crate::blocks::mask::PageMask;
+use crate::units::{PAGES_PER_BLOCK, usize_from};
 
 /// Which page source has the contents of an absent block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,27 @@ impl Absence {
     /// Of a block that is with `source` as a whole.
     pub(super) fn new(source: SourceId) -> Self {
         Self { source, dropped: None, back: None }
+    }
+
+    /// Of a block of which no page is in guest memory, and none at a source.
+    pub(super) fn empty(source: SourceId) -> Self {
+        Self { source, dropped: boxed(PageMask::FULL), back: None }
+    }
+
+    /// Whether the source has no page.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pages_gone() == PAGES_PER_BLOCK as usize
+    }
+
+    /// How many pages are not at the source.
+    pub(super) fn pages_gone(&self) -> usize {
+        let count = |mask: &Option<Box<PageMask>>| mask.as_ref().map_or(0, |mask| mask.count().0);
+        usize_from(count(&self.dropped) + count(&self.back))
+    }
+
+    /// Whether all pages are in guest memory.
+    pub(super) fn is_back(&self) -> bool {
+        self.pages_back() == PAGES_PER_BLOCK as usize
     }
 
     /// The source.
@@ -117,6 +139,9 @@ mod tests {
                 }
                 prop_assert_eq!(absence.pages_back(), model.iter().filter(|at| **at == 1).count());
                 prop_assert_eq!(absence.is_whole(), model == [0; 512]);
+                prop_assert_eq!(absence.pages_gone(), model.iter().filter(|at| **at != 0).count());
+                prop_assert_eq!(absence.is_empty(), !model.contains(&0));
+                prop_assert_eq!(absence.is_back(), model == [1; 512]);
             }
         }
     }

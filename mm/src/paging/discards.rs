@@ -32,6 +32,10 @@ impl AbsentMemory for PagerEngine {
             }
         }
     }
+
+    fn release_empty(&self, range: GuestRange) {
+        self.areas.touched(range).for_each(|(index, _)| self.release_empty_block(index));
+    }
 }
 
 impl PagerEngine {
@@ -52,10 +56,14 @@ impl PagerEngine {
                         self.source(source)
                             .forget(first + run.start as u64..first + run.end as u64);
                     }
+                    let had_pages = !absence.is_empty();
                     if !record.drop_pages(index, &mask) {
-                        record.emptied(index);
-                        self.unregister(&mut record, index);
-                        PagerCounters::add(&self.counters.blocks_dropped, 1);
+                        PagerCounters::add(&self.counters.blocks_dropped, had_pages.into());
+                        // Else an access costs a page only as long as the block is registered.
+                        if !self.huge {
+                            record.emptied(index);
+                            self.unregister(&mut record, index);
+                        }
                     }
                     return;
                 }

@@ -26,7 +26,7 @@
 //! Front: `mod` the front door · `park` parking and unparking · `stats` counters. Mechanism:
 //! `pager_engine` what all threads share · `record` where each block is · `pager` the thread that
 //! answers faults · `resolve` bringing back · `evict` taking out and compressing · `discards`
-//! discards by others · `partial` taking single pages out again · `probation` blocks taken out on
+//! discards by others · `empties` blocks without contents · `partial` taking single pages out again · `probation` blocks taken out on
 //! trial · `repack` recompression of blocks that stay absent · `relief` eviction at once, for a
 //! host that is short. Leaves: `config` settings · `areas` numbering of blocks · `absence` the
 //! pages of an absent block · `ages` how long each has been in the store · `staging` address
@@ -43,6 +43,7 @@ mod areas;
 mod cold;
 mod config;
 mod discards;
+mod empties;
 mod evict;
 mod hot;
 mod page_pool;
@@ -72,7 +73,7 @@ use crate::guest_ram::{AbsentMemory, GuestRam};
 use crate::range_set::RangeSet;
 use crate::sys::idle_work::IdleWork;
 use crate::sys::userfault::Userfault;
-use crate::units::{BLOCK_SIZE, BlockId, Bytes, GuestRange, PAGE_SIZE, PAGES_PER_BLOCK};
+use crate::units::{BlockId, Bytes, GuestRange, PAGES_PER_BLOCK};
 
 use absence::SourceId;
 use ages::Ages;
@@ -96,33 +97,12 @@ pub use relief::{ReliefHand, ReliefReport};
 pub use repack::RepackReport;
 pub use room::{HostRoom, OnShortage, RoomSource};
 pub use source::{Content, FileSource, PageSource, SourceError, StoreSource, ZeroSource};
-pub use stats::{FaultLatency, PagingCounters};
+pub use stats::{FaultLatency, PagingCounters, PagingStats};
 
 /// Blocks that may be in transit to the store at one time.
 const SLOTS: usize = 64;
 /// Mappings that a run of absent blocks takes.
 const MAPPINGS_PER_RUN: usize = 2;
-
-/// What is where.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct PagingStats {
-    /// Bytes of guest memory that are with a source.
-    pub absent_bytes: u64,
-    /// Bytes on their way out.
-    pub staged_bytes: u64,
-    /// Bytes whose source failed.
-    pub lost_bytes: u64,
-    /// Runs of absent blocks, which cost mappings.
-    pub runs: u64,
-    /// Blocks in the hot set.
-    pub hot_blocks: u64,
-    /// What has happened.
-    pub counters: PagingCounters,
-    /// How long faults took.
-    pub faults: FaultLatency,
-    /// The compressed pages.
-    pub pool: PagePoolStats,
-}
 
 /// The pager of one guest's memory.
 ///
@@ -365,28 +345,18 @@ impl Paging {
 
     /// The absent blocks.
     pub fn absent_blocks(&self) -> Vec<BlockId> {
-        let away =
-            |state: &BlockState| !matches!(state, BlockState::Present | BlockState::Leaving { .. });
+        let away = |state: &BlockState| match state {
+            BlockState::Present | BlockState::Leaving { .. } => false,
+            BlockState::Absent(absence) => !absence.is_empty(),
+            _ => true,
+        };
         let away = self.engine.record().select(away);
         away.into_iter().map(|index| self.engine.areas.block(index)).collect()
     }
 
     /// What is where.
     pub fn stats(&self) -> PagingStats {
-        let engine = &self.engine;
-        let counts = engine.record().counts();
-        let bytes = |blocks: usize| blocks as u64 * BLOCK_SIZE;
-        PagingStats {
-            absent_bytes: bytes(counts.absent + counts.filling)
-                - counts.pages_back as u64 * PAGE_SIZE,
-            staged_bytes: bytes(counts.out),
-            lost_bytes: bytes(counts.lost),
-            runs: counts.runs as u64,
-            hot_blocks: lock(&engine.hot).order().len() as u64,
-            counters: engine.counters.snapshot(),
-            faults: engine.latency.latency(),
-            pool: engine.pool.stats(),
-        }
+        self.engine.stats()
     }
 
     /// Recounts everything from the ground up; returns the first mismatch. For tests.

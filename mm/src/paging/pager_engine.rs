@@ -14,7 +14,7 @@ use crate::guest_ram::GuestRam;
 use crate::range_set::RangeSet;
 use crate::sys::idle_work::IdleWork;
 use crate::sys::userfault::{Stopped, Userfault};
-use crate::units::{BLOCK_BYTES, HostRange, PAGE_BYTES, PAGES_PER_BLOCK};
+use crate::units::{BLOCK_BYTES, BLOCK_SIZE, HostRange, PAGE_BYTES, PAGE_SIZE, PAGES_PER_BLOCK};
 
 use super::absence::SourceId;
 use super::ages::Ages;
@@ -25,7 +25,7 @@ use super::record::{BlockState, Record};
 use super::room::Room;
 use super::source::{PageSource, SourceError};
 use super::staging::Outlet;
-use super::stats::{Histogram, PagerCounters};
+use super::stats::{Histogram, PagerCounters, PagingStats};
 
 /// Attempts of a move that the kernel asks to repeat, before giving up for now.
 pub(super) const TRIES: u32 = 1000;
@@ -212,11 +212,29 @@ impl PagerEngine {
         }
     }
 
+    /// What is where.
+    pub(super) fn stats(&self) -> PagingStats {
+        let counts = self.record().counts();
+        let bytes = |blocks: usize| blocks as u64 * BLOCK_SIZE;
+        let gone_bytes = counts.pages_gone as u64 * PAGE_SIZE;
+        PagingStats {
+            absent_bytes: bytes(counts.absent + counts.filling) - gone_bytes,
+            gone_bytes,
+            staged_bytes: bytes(counts.out),
+            lost_bytes: bytes(counts.lost),
+            runs: counts.runs as u64,
+            hot_blocks: lock(&self.hot).order().len() as u64,
+            counters: self.counters.snapshot(),
+            faults: self.latency.latency(),
+            pool: self.pool.stats(),
+        }
+    }
+
     /// Bytes of absent guest memory.
     pub(super) fn absent_bytes(&self) -> u64 {
         let counts = self.record().counts();
         let blocks = counts.absent + counts.out + counts.filling;
-        (blocks * BLOCK_BYTES - counts.pages_back * PAGE_BYTES) as u64
+        (blocks * BLOCK_BYTES - counts.pages_gone * PAGE_BYTES) as u64
     }
 }
 

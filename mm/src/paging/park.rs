@@ -143,6 +143,7 @@ impl PagerEngine {
         cancel: &AtomicBool,
         progress: OnProgress<'_>,
     ) -> ParkReport {
+        self.guard_empty_blocks();
         let (evict, kept) = self.to_evict(request.floor);
         let tally = LeftTally::default();
         let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
@@ -167,6 +168,8 @@ impl PagerEngine {
             }
         };
         self.on_threads(request.threads, evict.len(), work);
+        // Those that the guest has given up meanwhile.
+        self.guard_empty_blocks();
         let stopped_before = lock(&wanted).len() as u64;
         tally.wanted.fetch_add(stopped_before, Ordering::Relaxed);
         // Compact: leftovers of removed pages would keep whole frames in use.
@@ -204,6 +207,7 @@ impl PagerEngine {
         cancel: &AtomicBool,
         progress: OnProgress<'_>,
     ) -> UnparkReport {
+        self.release_empty_blocks();
         let blocks = self.to_bring_back();
         let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
         let (returned, left, lost) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));

@@ -45,14 +45,14 @@ pub(super) enum BlockState {
 /// Blocks by where they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
-    /// With a source.
+    /// With a source, also those of which all pages were discarded since.
     pub(super) absent: usize,
     /// In staging or on the way there.
     pub(super) out: usize,
     /// Being brought back.
     pub(super) filling: usize,
-    /// Pages of absent blocks that are in place.
-    pub(super) pages_back: usize,
+    /// Pages of absent blocks that are not at the source: in place, or discarded.
+    pub(super) pages_gone: usize,
     /// Whose contents are lost.
     pub(super) lost: usize,
     /// Registered with userfaultfd.
@@ -174,6 +174,12 @@ impl Record {
         self.set(index, BlockState::Absent(Absence::new(source)));
     }
 
+    /// Present → Absent: no page of it is anywhere.
+    pub(super) fn set_empty(&mut self, index: usize, source: SourceId) {
+        assert_eq!(*self.state(index), BlockState::Present, "block {index} is in use");
+        self.set(index, BlockState::Absent(Absence::empty(source)));
+    }
+
     /// Leaving or Packing → Present: its pages are back in place.
     pub(super) fn returned(&mut self, index: usize) {
         let state = self.state(index);
@@ -223,10 +229,10 @@ impl Record {
     pub(super) fn drop_pages(&mut self, index: usize, pages: &PageMask) -> bool {
         match &mut self.blocks[index].state {
             BlockState::Absent(absence) => {
-                self.counts.pages_back -= absence.pages_back();
+                self.counts.pages_gone -= absence.pages_gone();
                 absence.drop_pages(pages);
-                self.counts.pages_back += absence.pages_back();
-                !absence.at_source().is_empty()
+                self.counts.pages_gone += absence.pages_gone();
+                !absence.is_empty()
             }
             other => panic!("block {index} has no source: {other:?}"),
         }
@@ -247,7 +253,7 @@ impl Record {
             if let Some(count) = counted(&mut counts, &block.state) {
                 *count += 1;
             }
-            counts.pages_back += pages_back(&block.state);
+            counts.pages_gone += pages_gone(&block.state);
             counts.registered += usize::from(block.registered);
             counts.runs += usize::from(block.registered && !before);
             before = block.registered;
@@ -267,8 +273,8 @@ impl Record {
 
     fn set(&mut self, index: usize, state: BlockState) -> BlockState {
         let before = std::mem::replace(&mut self.blocks[index].state, state);
-        self.counts.pages_back -= pages_back(&before);
-        self.counts.pages_back += pages_back(&self.blocks[index].state);
+        self.counts.pages_gone -= pages_gone(&before);
+        self.counts.pages_gone += pages_gone(&self.blocks[index].state);
         if let Some(count) = counted(&mut self.counts, &before) {
             *count -= 1;
         }
@@ -279,9 +285,9 @@ impl Record {
     }
 }
 
-fn pages_back(state: &BlockState) -> usize {
+fn pages_gone(state: &BlockState) -> usize {
     match state {
-        BlockState::Absent(absence) => absence.pages_back(),
+        BlockState::Absent(absence) => absence.pages_gone(),
         _ => 0,
     }
 }
@@ -338,8 +344,16 @@ mod tests {
         lower.set_range(0..256);
         assert!(record.drop_pages(0, &lower));
         assert!(!record.drop_pages(0, &PageMask::FULL.difference(&lower)));
+        assert_eq!((record.counts().absent, record.counts().pages_gone), (1, 512));
         record.emptied(0);
         assert_eq!(*record.state(0), BlockState::Present);
+        record.set_empty(0, SOURCE);
+        assert_eq!((record.counts().absent, record.counts().pages_gone), (1, 512));
+        // Discarded again, as by a guest that reports its free memory.
+        assert!(!record.drop_pages(0, &lower));
+        assert!(record.begin_filling(0).is_some());
+        record.filled(0);
+        assert_eq!(record.counts(), Counts::default());
     }
 
     #[test]

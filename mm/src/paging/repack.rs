@@ -28,9 +28,11 @@ pub struct RepackReport {
 impl PagerEngine {
     /// Blocks that have been in the store for `age` and were not repacked.
     pub(super) fn repackable(&self, age: Duration) -> Vec<usize> {
-        let mut blocks = self.record().select(
-            |state| matches!(state, BlockState::Absent(absence) if absence.source() == STORE),
-        );
+        let in_store = |state: &BlockState| match state {
+            BlockState::Absent(absence) => absence.source() == STORE && !absence.is_empty(),
+            _ => false,
+        };
+        let mut blocks = self.record().select(in_store);
         blocks.retain(|&index| self.ages.is_older(index, age));
         blocks
     }

@@ -94,6 +94,12 @@ impl PagerEngine {
             };
         };
         drop(record);
+        if matches!(&before, BlockState::Absent(absence) if absence.is_empty()) {
+            // There is nothing to bring: the kernel fills it.
+            self.recent[index].store(true, Ordering::Relaxed);
+            self.settle(index, |record| record.filled(index));
+            return FillOutcome::Present;
+        }
         let began = cpu_time();
         let mut before = before;
         let was_out = matches!(before, BlockState::Out { .. });
@@ -163,7 +169,8 @@ impl PagerEngine {
                 PagerCounters::add(&self.counters.pages_touched, 1);
                 self.recent[index].store(true, Ordering::Relaxed);
                 self.room.took(Bytes(PAGE_SIZE));
-                if absence.at_source().is_empty() {
+                // Where huge pages are allowed, its holes stay with the pager.
+                if absence.is_back() || !self.huge && absence.is_empty() {
                     self.settle(index, |record| record.filled(index));
                 } else {
                     self.record().not_filled(index, BlockState::Absent(absence));

@@ -6,9 +6,34 @@ use std::time::Duration;
 
 use crate::units::{SaturatingInto, usize_from};
 
+use super::page_pool::PagePoolStats;
+
 /// Buckets of the histogram: four to each power of two of nanoseconds.
 const BUCKETS: usize = 160;
 const PER_OCTAVE: u32 = 4;
+
+/// What is where.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PagingStats {
+    /// Bytes of guest memory that are with a source.
+    pub absent_bytes: u64,
+    /// Bytes of absent blocks that are in guest memory, or nowhere: then they read as zero.
+    pub gone_bytes: u64,
+    /// Bytes on their way out.
+    pub staged_bytes: u64,
+    /// Bytes whose source failed.
+    pub lost_bytes: u64,
+    /// Runs of absent blocks, which cost mappings.
+    pub runs: u64,
+    /// Blocks in the hot set.
+    pub hot_blocks: u64,
+    /// What has happened.
+    pub counters: PagingCounters,
+    /// How long faults took.
+    pub faults: FaultLatency,
+    /// The compressed pages.
+    pub pool: PagePoolStats,
+}
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The pager on real memory, with threads in place of a guest.
 //!
-//! `parking` parking and coming back · `discards` pages that are given up or must stay · `failures`
+//! `parking` parking and coming back · `discards` pages that are given up or must stay · `empties`
+//! blocks without contents · `failures`
 //! failures · `pages` single pages · `room` a host that is short · `sources` memory from a file · `cold` trials and what stays away · `stress` all at
 //! once.
 
@@ -9,6 +10,7 @@
 
 mod cold;
 mod discards;
+mod empties;
 mod failures;
 mod pages;
 mod parking;
@@ -25,7 +27,7 @@ use super::*;
 use crate::backing::BackingKind;
 use crate::layout::MemoryLayout;
 use crate::store::{Codec, Lz4, Zstd};
-use crate::units::{PAGE_SIZE, Pages, Pfn};
+use crate::units::{BLOCK_SIZE, PAGE_SIZE, Pages, Pfn};
 
 const MIB: u64 = 1 << 20;
 static NEVER: AtomicBool = AtomicBool::new(false);
