@@ -33,7 +33,7 @@ use super::wakefulness::Wakefulness;
 const READ_AHEAD: usize = 8;
 /// Pages of a block that come back one by one to a sleeping guest; with the next one the block comes
 /// back.
-const COLD_PAGES: usize = 16;
+const COLD_PAGES: usize = 64;
 /// Delay before a block that could not be brought back is tried again.
 const RETRY: Duration = Duration::from_millis(5);
 /// Time without a fault after which blocks are made huge again: that takes as long as bringing them
