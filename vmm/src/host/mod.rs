@@ -7,7 +7,7 @@
 //! - `contents.rs`: what is in a file that is given as a kernel or an initrd
 //! - `memory_figures.rs`: available memory, and memory stalls
 //! - `control_group.rs`: memory limits of this process's groups
-//! - `sockets.rs`: Unix sockets that others connect to
+//! - `sockets/`: Unix sockets that others connect to
 //! - `passt.rs`: a process that gives a guest the host's network
 //! - `ring/`: bounded output that never makes its writer wait
 //! - `descriptor.rs`: writes to descriptors of the outside

@@ -2,10 +2,13 @@
 //! Listening Unix sockets: created with mode 0600, replacing a stale one, and removed only if still
 //! owned by this process.
 //!
-//! No step has a race between check and use. A new socket takes a free name with bind(2), which
-//! fails if the name exists; a stale one is exchanged with the new one atomically, and if the
-//! removed one is not stale, the exchange is undone. A lock on the directory serializes this
-//! between monitors.
+//! No step has a race between check and use. A new socket gets its name once it listens, by a rename
+//! that fails if the name exists: between bind(2) and listen(2) it would refuse clients, and look
+//! stale. A stale one is exchanged with the new one atomically, and if the removed one is not stale,
+//! the exchange is undone. A lock on the directory serializes this between monitors.
+
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -17,6 +20,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, fchmod, flock, renameat_with};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// Connections that may wait to be accepted.
@@ -117,7 +121,7 @@ impl Listener {
             return Err(SocketError::TooLong { path: path.to_owned(), len });
         }
         let failed = |cause| SocketError::Host { path: path.to_owned(), cause };
-        let bound = match bind(path) {
+        let bound = match take_name(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => replace_dead(path)?,
             other => other.map_err(failed)?,
         };
@@ -126,6 +130,38 @@ impl Listener {
         let name = SocketName { path: path.to_owned(), identity };
         NAMES.lock().unwrap_or_else(PoisonError::into_inner).push(name.clone());
         Ok(Self { socket, file: SocketFile { name, keep: false } })
+    }
+}
+
+/// A socket that listens at `path`; `AddrInUse` if the name is taken.
+fn take_name(path: &Path) -> io::Result<OwnedFd> {
+    let (aside, socket) = match bind_beside(path) {
+        // The other name does not fit in an address.
+        Err(error) if error.kind() == io::ErrorKind::InvalidFilename => return bind(path),
+        other => other?,
+    };
+    let renamed = renameat_with(CWD, &aside, CWD, path, RenameFlags::NOREPLACE);
+    if renamed.is_err() {
+        let _ = std::fs::remove_file(&aside);
+    }
+    match renamed {
+        Ok(()) => Ok(socket),
+        Err(Errno::EXIST) => Err(io::ErrorKind::AddrInUse.into()),
+        // The file system has no such rename.
+        Err(Errno::INVAL) => bind(path),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A socket in the folder of `path`, at a name that no other uses, and that name.
+fn bind_beside(path: &Path) -> io::Result<(PathBuf, OwnedFd)> {
+    loop {
+        let aside = beside(path);
+        match bind(&aside) {
+            // A monitor of this process number was killed there.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            bound => return Ok((aside, bound?)),
+        }
     }
 }
 
@@ -159,8 +195,7 @@ fn replace_dead(path: &Path) -> Result<OwnedFd, SocketError> {
         // A full backlog, no permission, or an answer: there is a listener.
         _ => return Err(SocketError::InUse(path.to_owned())),
     }
-    let aside = beside(path);
-    let socket = bind(&aside).map_err(failed)?;
+    let (aside, socket) = bind_beside(path).map_err(failed)?;
     let exchange = || renameat_with(CWD, &aside, CWD, path, RenameFlags::EXCHANGE);
     let outcome = match exchange() {
         Ok(()) if identity(&aside).is_ok_and(|found| found == dead) => Ok(socket),
@@ -191,14 +226,14 @@ fn lock_folder(path: &Path) -> io::Result<OwnedFd> {
     let folder = rustix::fs::open(parent.unwrap_or(Path::new(".")), flags, Mode::empty())?;
     for _ in 0..LOCK_TRIES {
         match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-            Err(rustix::io::Errno::AGAIN) => std::thread::sleep(LOCK_PAUSE),
+            Err(Errno::AGAIN) => std::thread::sleep(LOCK_PAUSE),
             other => return Ok(other.map(|()| folder)?),
         }
     }
     Err(io::Error::other("its directory is locked by another process"))
 }
 
-/// A name in the same folder that no other socket uses.
+/// A name in the same folder that no other socket of this process uses.
 fn beside(path: &Path) -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -250,94 +285,5 @@ impl SocketName {
         } else {
             let _ = renameat_with(CWD, &aside, CWD, &self.path, flags);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-    use std::os::unix::net::UnixStream;
-
-    use super::*;
-
-    #[test]
-    fn only_the_owner_may_connect() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        let listener = Listener::bind(&path).unwrap();
-        let mode = std::fs::symlink_metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        drop(listener);
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        drop(UnixListener::bind(&path).unwrap());
-        assert!(path.exists(), "the standard library leaves the file");
-        let listener = Listener::bind(&path).unwrap();
-        UnixStream::connect(&path).unwrap();
-        let error = Listener::bind(&path).unwrap_err();
-        assert!(matches!(error, SocketError::InUse(_)), "{error}");
-        UnixStream::connect(&path).unwrap();
-        drop(listener);
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn a_listener_with_a_full_backlog_is_alive_and_delays_no_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        let _deaf = UnixListener::bind(&path).unwrap();
-        let mut waiting = 0;
-        while call(&path).is_ok() {
-            waiting += 1;
-            assert!(waiting < 100_000, "a backlog without a limit");
-        }
-        let error = Listener::bind(&path).unwrap_err();
-        assert!(matches!(error, SocketError::InUse(_)), "{error}");
-    }
-
-    #[test]
-    fn many_that_want_the_place_of_a_dead_socket_get_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        for _ in 0..20 {
-            drop(UnixListener::bind(&path).unwrap());
-            let bound: Vec<_> = std::thread::scope(|scope| {
-                let threads: Vec<_> =
-                    (0..4).map(|_| scope.spawn(|| Listener::bind(&path))).collect();
-                threads.into_iter().filter_map(|thread| thread.join().unwrap().ok()).collect()
-            });
-            let [listener] = &bound[..] else { panic!("{} have it", bound.len()) };
-            assert_eq!(identity(&path).unwrap(), listener.file.name.identity);
-            drop(bound);
-            let _ = std::fs::remove_file(&path);
-        }
-    }
-
-    #[test]
-    fn only_its_own_file_is_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        let listener = Listener::bind(&path).unwrap();
-        std::fs::remove_file(&path).unwrap();
-        std::fs::write(&path, "another's").unwrap();
-        drop(listener);
-        assert_eq!(std::fs::read(&path).unwrap(), b"another's");
-    }
-
-    #[test]
-    fn names_that_cannot_be_are_refused() {
-        assert!(matches!(Listener::bind(Path::new("")), Err(SocketError::NoPath)));
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("file");
-        std::fs::write(&file, "x").unwrap();
-        assert!(matches!(Listener::bind(&file), Err(SocketError::NotASocket(_))));
-        assert_eq!(std::fs::read(&file).unwrap(), b"x");
-        let long = dir.path().join("x".repeat(200));
-        assert!(matches!(Listener::bind(&long), Err(SocketError::TooLong { .. })));
     }
 }
