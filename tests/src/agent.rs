@@ -19,6 +19,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// tests that hang.
 const COMMAND_LIMIT: Duration = Duration::from_secs(120);
 
+/// Cloud Hypervisor reads so many bytes at a time from its console, and makes a carriage return of a
+/// line feed that comes alone.
+const CHUNK: usize = 64;
+
 /// The harness's end of the conversation.
 #[derive(Debug)]
 pub struct Agent {
@@ -149,7 +153,11 @@ impl Agent {
     }
 
     fn send(&mut self, id: u32, words: &str) -> Result<()> {
-        let line = Request { id, words: words.into() }.encode();
+        let mut line = Request { id, words: words.into() }.encode();
+        if line.len() % CHUNK == 1 {
+            // The agent passes over empty lines.
+            line.insert(0, '\n');
+        }
         self.input
             .write_all(line.as_bytes())
             .and_then(|()| self.input.flush())
