@@ -66,7 +66,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 10)]
     fuzz_seconds: u32,
     /// Minutes after which no more guest test is begun: those that are left out are named
-    #[arg(long, value_name = "MINUTES", default_value_t = 70)]
+    #[arg(long, value_name = "MINUTES", default_value_t = 60)]
     guests_until: u32,
 }
 
