@@ -11,6 +11,7 @@ use harness::{Error, Result};
 use serde_json::{Value, json};
 
 use crate::density_plot::{self, Curve, Point};
+use crate::io_samples::read_each;
 
 /// How much slower than alone is too slow, in two windows in a row.
 pub(crate) const SLOWER: f64 = 2.0;
@@ -65,11 +66,7 @@ impl Rows {
     /// What [`write`](Self::write) has left in these files.
     pub(crate) fn read(files: &[PathBuf]) -> Result<Self> {
         let mut rows = Self::default();
-        for path in files {
-            let name = path.display();
-            let text = fs::read_to_string(path).map_err(Error::io(format!("reading {name}")))?;
-            rows.add(&text).ok_or_else(|| Error::Check(format!("{name} is not of rows")))?;
-        }
+        read_each(files, |text| rows.add(text))?;
         Ok(rows)
     }
 
@@ -111,9 +108,12 @@ impl Rows {
     }
 
     fn json(&self) -> Value {
-        let points = |points: &[Point]| -> Value {
-            let value = |point: &Point| json!({ "guests": point.guests, "p99_ms": point.p99_ms, "free_mib": point.free_mib });
-            points.iter().map(value).collect()
+        let points = |of: &[Point]| {
+            let mut values = Vec::new();
+            for Point { guests, p99_ms, free_mib } in of {
+                values.push(json!({ "guests": guests, "p99_ms": p99_ms, "free_mib": free_mib }));
+            }
+            values
         };
         self.0.iter().map(|(row, of)| json!({ "row": row.name(), "points": points(of) })).collect()
     }

@@ -34,13 +34,7 @@ impl Samples {
     /// What [`write`](Self::write) has left in these files.
     pub(crate) fn read(files: &[PathBuf]) -> Result<Self> {
         let mut samples = Self::default();
-        for path in files {
-            let text = fs::read_to_string(path)
-                .map_err(Error::io(format!("reading {}", path.display())))?;
-            samples
-                .add(&text)
-                .ok_or_else(|| Error::Check(format!("{} is not of samples", path.display())))?;
-        }
+        read_each(files, |text| samples.add(text))?;
         Ok(samples)
     }
 
@@ -118,6 +112,16 @@ impl Samples {
         }
         figures
     }
+}
+
+/// Shows the contents of each file to `add`, which gives `None` if they are not of its bench.
+pub(crate) fn read_each(files: &[PathBuf], mut add: impl FnMut(&str) -> Option<()>) -> Result<()> {
+    for path in files {
+        let name = path.display();
+        let text = fs::read_to_string(path).map_err(Error::io(format!("reading {name}")))?;
+        add(&text).ok_or_else(|| Error::Check(format!("{name} has no samples of this bench")))?;
+    }
+    Ok(())
 }
 
 /// The median of all rounds.

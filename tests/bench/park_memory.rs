@@ -125,7 +125,9 @@ fn zero_pages(pid: u32) -> Result<(u64, u64)> {
             pagemap
                 .read_exact_at(entries, at / PAGE * 8)
                 .map_err(Error::io("reading a page map"))?;
-            for (entry, address) in entries.as_chunks::<8>().0.iter().zip((at..).step_by(4096)) {
+            for (entry, address) in
+                entries.as_chunks::<8>().0.iter().zip((at..).step_by(PAGE as usize))
+            {
                 // Bit 63: present.
                 if u64::from_le_bytes(*entry) >> 63 == 0
                     || memory.read_exact_at(&mut page, address).is_err()
