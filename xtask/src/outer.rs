@@ -7,10 +7,9 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -18,7 +17,7 @@ use rustix::process::Signal;
 
 use crate::error::{Error, IoContext, Result, task_error};
 use crate::heartbeat::Heartbeat;
-use crate::{paths, rootfs, testbed};
+use crate::{paths, rootfs, run, testbed};
 
 /// KVM, how the host's files are reached, what guests' devices are backed by, a disk that fails, a
 /// pair of network interfaces, and compressed swap.
@@ -228,7 +227,7 @@ fn run_once(job: &Job, agent: &Path) -> Result<Ended> {
         .spawn()
         .map_err(|source| Error::Spawn { program: program().display().to_string(), source })?;
     let output = child.stdout.take();
-    let lines = std::thread::spawn(move || output.map(pass_on));
+    let lines = std::thread::spawn(move || output.map(|output| run::pass_on(output, |_| ())));
     let started = Instant::now();
     let mut heartbeat = Heartbeat::new(job.size.clock, child.id());
     let status = loop {
@@ -263,14 +262,6 @@ fn run_once(job: &Job, agent: &Path) -> Result<Ended> {
             job.log.display(),
             errors.display()
         )),
-    }
-}
-
-/// Prints what comes from `output`, line by line: several machines may run at the same time.
-fn pass_on(output: ChildStdout) {
-    for line in BufReader::new(output).split(b'\n').map_while(std::io::Result::ok) {
-        // Nobody may be reading any more.
-        let _ = writeln!(std::io::stdout(), "{}", String::from_utf8_lossy(&line));
     }
 }
 
@@ -362,6 +353,8 @@ pub(crate) fn run_command(words: &[OsString], size: Size, limit: Duration) -> Re
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader};
+
     use super::*;
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -80,14 +80,23 @@ pub(crate) fn capture_bytes(command: &mut Command) -> Result<Vec<u8>> {
     Err(failure(command, output.status, &tail.join("\n")))
 }
 
+/// Prints what comes from `output`, line by line, as several programs may run at the same time, and
+/// shows each line to `see`.
+pub(crate) fn pass_on(output: impl Read, mut see: impl FnMut(&str)) {
+    for line in BufReader::new(output).split(b'\n').map_while(io::Result::ok) {
+        let line = String::from_utf8_lossy(&line);
+        // Nobody may be reading any more.
+        let _ = writeln!(io::stdout(), "{line}");
+        see(&line);
+    }
+}
+
 /// Runs `command` with its output going where ours goes, and shows each line of its standard
 /// output to `see` as well.
 pub(crate) fn watch(command: &mut Command, mut see: impl FnMut(&str)) -> Result<()> {
     let mut child = command.stdout(Stdio::piped()).spawn().map_err(|e| spawn_error(command, e))?;
-    for line in child.stdout.take().into_iter().flat_map(|out| BufReader::new(out).split(b'\n')) {
-        let line = String::from_utf8_lossy(&line.unwrap_or_default()).into_owned();
-        println!("{line}");
-        see(&line);
+    if let Some(output) = child.stdout.take() {
+        pass_on(output, &mut see);
     }
     let status = child.wait().map_err(|e| spawn_error(command, e))?;
     if status.success() { Ok(()) } else { Err(failure(command, status, "")) }
