@@ -37,6 +37,13 @@ pub struct Test {
     pub run: fn(&Context) -> Result<()>,
 }
 
+impl Test {
+    /// What a folder of its own is called.
+    fn folder(&self) -> String {
+        self.name.replace("::", "-")
+    }
+}
+
 /// What a test gets.
 #[derive(Debug)]
 pub struct Context {
@@ -165,7 +172,7 @@ fn run_all(tests: &[Test], options: &Options) -> Result<bool> {
     for (number, test) in (1..).zip(&chosen) {
         match progress.of(test.name) {
             Known::Begun => {}
-            Known::Nothing if claims.take(test.name)? => {}
+            Known::Nothing if claims.take(&test.folder())? => {}
             Known::Nothing => continue,
             Known::Passed => {
                 passed += 1;
@@ -191,7 +198,7 @@ fn run_all(tests: &[Test], options: &Options) -> Result<bool> {
             continue;
         }
         progress.begin(test.name)?;
-        let logs = scratch.path().join(test.name.replace("::", "-"));
+        let logs = scratch.path().join(test.folder());
         fs::create_dir_all(&logs).map_err(Error::io("creating a folder"))?;
         let started = Instant::now();
         let mut verdict = supervise(test, options, &logs)?;
@@ -201,7 +208,7 @@ fn run_all(tests: &[Test], options: &Options) -> Result<bool> {
             }
             println!("    {}: {}; retrying", test.name, verdict.word());
             print_tail(&logs.join("output"));
-            copy_folder(&logs, &options.folders.logs.join(test.name.replace("::", "-")))?;
+            copy_folder(&logs, &options.folders.logs.join(test.folder()))?;
             verdict = supervise(test, options, &logs)?;
         }
         let seconds = started.elapsed().as_secs_f32();
@@ -218,7 +225,7 @@ fn run_all(tests: &[Test], options: &Options) -> Result<bool> {
         }
         failed += 1;
         print_tail(&logs.join("output"));
-        let kept = options.folders.logs.join(test.name.replace("::", "-"));
+        let kept = options.folders.logs.join(test.folder());
         copy_folder(&logs, &kept)?;
         let shown =
             kept.strip_prefix("/host").map_or(kept.clone(), |path| Path::new("/").join(path));
