@@ -143,8 +143,7 @@ const TESTS: &[Test] = &[
     test!(gpu::freed_buffers_leave_whole_blocks, 300),
     test!(gpu::without_patches_memory_is_fragmented, 420),
     test!(gpu_stress::everything_at_once, 900),
-    // Its driver hangs in `bind` now and then, for a reason that is not known yet (docs/testing.md).
-    test!(on request gpu_stress::the_driver_comes_and_goes, 600),
+    test!(gpu_stress::the_driver_comes_and_goes, 600),
     test!(evacuation::without_our_patches_there_are_no_blocks, 300),
 ];
 
