@@ -214,9 +214,14 @@ impl Policy {
             let deficit = reserve.saturating_mul(2).saturating_sub(available);
             let level = self.level().name();
             let why = match now.host.some {
-                Some(some) if deficit == 0 => format!(
+                Some(some) if deficit == 0 && some > 0.0 => format!(
                     "the host is {level}: tasks stalled on memory for {some} % of the last ten \
                      seconds"
+                ),
+                _ if deficit == 0 => format!(
+                    "the host is {level} until it is well beyond that: {} available, reserve {}",
+                    mib(available),
+                    mib(reserve)
                 ),
                 _ => format!(
                     "the host is {level}: {} available, reserve {}",
@@ -232,7 +237,7 @@ impl Policy {
         } else {
             return None;
         };
-        let need = wanted.min(step).min(spare);
+        let need = wanted.max(BLOCK_SIZE).min(step).min(spare);
         (need > 0).then_some((Bytes(need), why))
     }
 
@@ -270,6 +275,11 @@ impl Policy {
         }
         let behind = Pages(balloon.target.0.saturating_sub(balloon.given.0));
         if behind > LAG {
+            return;
+        }
+        // A balloon of free memory that the host has already costs the guest, and gains nothing.
+        let cache = told.available.0.saturating_sub(told.free.0);
+        if free + cache < self.limits.step.0 / 2 {
             return;
         }
         let keep = self.limits.guest_reserve.0;

@@ -96,6 +96,24 @@ fn a_gentle_policy_leaves_a_guest_alone_until_the_host_is_tight() {
     assert_eq!(actions(&policy.decide(&full(102, 100))), ["evict"]);
 }
 
+/// With free page reporting the host has the guest's free memory already.
+#[test]
+fn free_memory_that_the_host_has_is_not_ballooned() {
+    let mut policy = Policy::new(limits(PolicyPreset::Dense, 64), Pages(0));
+    let seen = |resident_mib, cache_mib| PressureSnapshot {
+        memory: MemoryUse { total: GUEST, resident: Bytes(resident_mib * MIB) },
+        guest: moment(0, 350)
+            .guest
+            .map(|told| GuestFigures { available: Bytes(told.free.0 + cache_mib * MIB), ..told }),
+        ..moment(0, 350)
+    };
+    // 100 of 256 MiB are free.
+    assert_eq!(actions(&policy.decide(&seen(156, 0))), ["evict"]);
+    assert_eq!(actions(&policy.decide(&seen(160, 2))), ["evict"]);
+    assert_eq!(actions(&policy.decide(&seen(156, 40))), ["balloon"]);
+    assert_eq!(actions(&policy.decide(&seen(200, 0))), ["balloon"]);
+}
+
 #[test]
 fn a_dense_policy_evicts_cold_memory_at_all_times() {
     let mut policy = Policy::new(limits(PolicyPreset::Dense, 64), Pages(0));
