@@ -296,10 +296,21 @@ fn streams(
         let name = format!("{kind}.{direction}");
         for _ in 0..amounts.streams {
             let before = host::cpu_outside_guest(guest.monitor.pid())?;
+            let idle = host::idle()?;
+            let frames = host::frames(TAP).unwrap_or_default();
             let all = format!("{load} {}M", amounts.stream_mib);
             let figures = guest.agent.figures_within(&all, amounts.command_limit)?;
             let gib = figures["bytes"] as f64 / f64::from(1 << 30);
             let value = gib * 1024.0 / (figures["us"] as f64 / 1e6);
+            let after = host::frames(TAP).unwrap_or_default();
+            println!(
+                "  {}: {name}: {value:.1} MiB/s; frames a MiB: {:.2} from the guest, {:.2} to it; idle {} of {} ms",
+                guest.monitor.kind().name(),
+                (after.0 - frames.0) as f64 / gib / 1024.0,
+                (after.1 - frames.1) as f64 / gib / 1024.0,
+                (host::idle()?.saturating_sub(idle)).as_millis(),
+                figures["us"] / 1000,
+            );
             values.push(Sample { name: name.clone(), value, unit: "MiB/s", better: Better::More });
             cpu(guest, before, &name, gib, values)?;
         }

@@ -156,6 +156,31 @@ fn parse_cpu_outside_guest(text: &str) -> Option<Duration> {
     Some(Duration::from_millis(ticks * 10))
 }
 
+/// Time that the CPUs of this machine had nothing to do, all together. It is counted in hundredths
+/// of a second.
+pub fn idle() -> Result<Duration> {
+    let path = "/proc/stat";
+    let text = read(path)?;
+    parse_idle(&text).ok_or_else(|| Error::Check(format!("{path}: {text}")))
+}
+
+/// Of proc_stat(5), first line: idle (4) and iowait (5).
+fn parse_idle(text: &str) -> Option<Duration> {
+    let mut fields = text.lines().next()?.strip_prefix("cpu ")?.split_whitespace().skip(3);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    Some(Duration::from_millis((ticks()? + ticks()?) * 10))
+}
+
+/// Frames over the interface `name`: those that this machine received, and those that it sent.
+pub fn frames(name: &str) -> Result<(u64, u64)> {
+    let count = |which: &str| {
+        let path = format!("/sys/class/net/{name}/statistics/{which}_packets");
+        let text = read(&path)?;
+        text.trim().parse().map_err(|_| Error::Check(format!("{path} is not a number: {text}")))
+    };
+    Ok((count("rx")?, count("tx")?))
+}
+
 /// Page faults of all threads of process `pid` that needed no I/O.
 pub fn minor_faults(pid: u32) -> Result<u64> {
     let path = format!("/proc/{pid}/stat");
