@@ -10,10 +10,10 @@ use super::protocol::{HEADER_LEN, feature};
 use crate::virtio::IoVecs;
 
 /// Where TAP interfaces are opened.
+const DEVICE: &str = "/dev/net/tun";
 /// [`HEADER_LEN`], as the kernel wants it.
 const HEADER: libc::c_int = 12;
 const _: () = assert!(HEADER as usize == HEADER_LEN);
-const DEVICE: &str = "/dev/net/tun";
 
 /// Why there is no TAP.
 #[derive(Debug, thiserror::Error)]
