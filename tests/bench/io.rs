@@ -184,7 +184,7 @@ fn devices(bed: &Bed, program: &Program, part: Part) -> Result<Vec<Sample>> {
     spec.boot_args = "quiet".into();
     match part {
         Part::Disks => {
-            spec.more.insert("drives".into(), drives(dir.path(), bed.amounts.disk_mib)?);
+            spec.more.insert("drives".into(), drives(dir.path(), bed.amounts().disk_mib)?);
         }
         Part::Tcp => {
             spec.boot_args = format!("quiet ip=10.98.0.2::{HOST}:255.255.255.0::eth0:off");
@@ -203,7 +203,7 @@ fn devices(bed: &Bed, program: &Program, part: Part) -> Result<Vec<Sample>> {
     match part {
         Part::Disks => {
             for engine in ENGINES {
-                disk(&mut guest, engine, bed.amounts, &mut values)?;
+                disk(&mut guest, engine, bed.amounts(), &mut values)?;
             }
         }
         Part::Tcp => {
@@ -216,7 +216,7 @@ fn devices(bed: &Bed, program: &Program, part: Part) -> Result<Vec<Sample>> {
             let port = listener.local_addr().map_err(Error::io("listening"))?.port();
             std::thread::spawn(move || listener.incoming().flatten().for_each(serve_in_thread));
             let target = format!("tcp:{HOST}:{port}");
-            streams(&mut guest, ("tcp", &target), bed.amounts, &mut values)?;
+            streams(&mut guest, ("tcp", &target), bed.amounts(), &mut values)?;
         }
         _ => {
             let mut path = socket.clone().into_os_string();
@@ -224,7 +224,7 @@ fn devices(bed: &Bed, program: &Program, part: Part) -> Result<Vec<Sample>> {
             let listener = UnixListener::bind(path).map_err(Error::io("listening"))?;
             std::thread::spawn(move || listener.incoming().flatten().for_each(serve_in_thread));
             let target = format!("vsock:{VSOCK_PORT}");
-            streams(&mut guest, ("vsock", &target), bed.amounts, &mut values)?;
+            streams(&mut guest, ("vsock", &target), bed.amounts(), &mut values)?;
         }
     }
     guest.agent.farewell("poweroff")?;

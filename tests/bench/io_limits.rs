@@ -29,7 +29,7 @@ pub(crate) fn measure(bed: &Bed) -> Result<Vec<Sample>> {
 fn disk(bed: &Bed) -> Result<Vec<Sample>> {
     let dir = tempfile::tempdir_in("/dev/shm").map_err(Error::io("creating a folder"))?;
     let path = dir.path().join("file");
-    filled(&path, bed.amounts.disk_mib)?;
+    filled(&path, bed.amounts().disk_mib)?;
     let mut values = Vec::new();
     for (name, direction, order, size, depth) in PATTERNS {
         let rw = if order == "random" { format!("rand{direction}") } else { direction.to_owned() };
@@ -43,7 +43,7 @@ fn disk(bed: &Bed) -> Result<Vec<Sample>> {
                 ])
                 .arg(format!("--filename={}", path.display()))
                 .args([format!("--rw={rw}"), format!("--bs={size}"), format!("--iodepth={depth}")])
-                .arg(format!("--runtime={}ms", bed.amounts.fio_ms))
+                .arg(format!("--runtime={}ms", bed.amounts().fio_ms))
                 .current_dir(dir.path()),
         )?;
         let number = |field: &str| number(&output, &format!("/jobs/0/{direction}/{field}"));
@@ -60,7 +60,7 @@ fn disk(bed: &Bed) -> Result<Vec<Sample>> {
 /// The server runs in a network of its own, as a guest does.
 fn network(bed: &Bed) -> Result<Vec<Sample>> {
     let ip = bed.payload.path("ip");
-    let seconds = bed.amounts.iperf_s.to_string();
+    let seconds = bed.amounts().iperf_s.to_string();
     let [(near, near_address), (far, far_address)] = ENDS;
     let (to_server, ready) = mpsc::channel::<()>();
     let (to_us, started) = mpsc::channel();

@@ -114,8 +114,15 @@ struct Bed {
     ways: Vec<String>,
     /// Of `io` and `density`: files of earlier runs.
     samples: Vec<PathBuf>,
-    /// Of `io`.
-    amounts: &'static io::Amounts,
+    /// Whether time passes by instructions.
+    exact_clock: bool,
+}
+
+impl Bed {
+    /// How much of everything `io` measures.
+    fn amounts(&self) -> &'static io::Amounts {
+        io::Amounts::of(self.exact_clock)
+    }
 }
 
 /// With the emulated machine's two CPUs, guests sometimes hang or reset with any monitor
@@ -153,9 +160,8 @@ fn run(options: &Options) -> Result<()> {
     let logs = options.folders.logs.clone();
     let (parts, samples) = (options.parts.clone(), options.samples.clone());
     let ways = options.ways.clone();
-    let amounts = io::Amounts::of(options.exact_clock);
-    let bed =
-        Bed { payload, logs, programs, rounds: options.rounds, parts, ways, samples, amounts };
+    let (rounds, exact_clock) = (options.rounds, options.exact_clock);
+    let bed = Bed { payload, logs, programs, rounds, parts, ways, samples, exact_clock };
     let figures: Vec<Figure> = match options.bench {
         Bench::Boot => boot::measure(&bed)?,
         Bench::Balloon => balloon::measure(&bed)?,

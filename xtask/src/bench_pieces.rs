@@ -74,7 +74,7 @@ impl Wanted<'_> {
         };
         let piece = |(row, _)| Piece {
             name: String::from(row),
-            words: vec!["--rounds=1".into(), format!("--way={row}").into()],
+            words: vec!["--exact-clock".into(), "--rounds=1".into(), format!("--way={row}").into()],
         };
         ROWS.into_iter().filter(needed).map(piece).collect()
     }
@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(Wanted::default().of_density(&arguments).len(), ROWS.len());
         let ways = ["firecracker-zram".to_owned()];
         let one = Wanted { ways: &ways, ..Wanted::default() }.of_density(&arguments);
-        assert_eq!(one[0].words, ["--rounds=1", "--way=firecracker-zram"]);
+        assert_eq!(one[0].words, ["--exact-clock", "--rounds=1", "--way=firecracker-zram"]);
         assert_eq!(one.len(), 1);
     }
 }
