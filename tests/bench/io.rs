@@ -29,7 +29,7 @@ pub(crate) struct Amounts {
     pub(crate) disk_mib: u64,
     /// How long each kind of request is made.
     disk_ms: u64,
-    /// Each stream, and how often: how fast TCP gets is chance to a part. And round trips.
+    /// Each stream, and how often: TCP finds its pace anew each time. And round trips.
     stream_mib: u64,
     streams: u32,
     round_trips: u64,
@@ -64,7 +64,7 @@ impl Amounts {
         disk_mib: 64,
         disk_ms: 200,
         stream_mib: 64,
-        streams: 3,
+        streams: 15,
         round_trips: 300,
         counted_ms: 100,
         counted_mib: 16,
