@@ -2,8 +2,8 @@
 //! How many guests fit on one host: guests of 256 MiB, each with a small web service, are added one
 //! after another and asked in turn, until one is killed, does not answer or answers wrongly, or until
 //! the 99th percentile of response times passes twice that of the first guest alone. The picture shows
-//! how they fare beyond that, too. With each number of guests they are asked until the host has got what
-//! it gets: the last window counts.
+//! how they fare beyond that, too. After one was added they are asked until the host gains no more free
+//! memory: the last window counts.
 //!
 //! A service keeps data with the contents of programs and libraries (`harness::userland`), and frees
 //! what it needed to start. A request reads and checks 2 MiB of the data, always the same; one in each
@@ -41,9 +41,9 @@ const HOPELESS: f64 = 10.0;
 const START: Duration = Duration::from_secs(240);
 /// More guests are not tried.
 const MOST: usize = 64;
-/// Most windows for the guests to come to rest after one more was added, and how many in a row must
-/// free no more than so much.
+/// Most windows in which guests may come to rest after one more was added.
 const SETTLING: usize = 12;
+/// Windows in a row in which the host gains no more than [`STILL_MIB`]: the guests are at rest.
 const AT_REST: usize = 3;
 const STILL_MIB: f64 = 2.0;
 /// Guests whose whole data is checked at the end.

@@ -223,6 +223,12 @@ mod tests {
     }
 
     #[test]
+    fn waiting_for_a_disk_is_idle_time_too() {
+        let text = "cpu  8 0 9 120 3 0 1 0 0 0\ncpu0 8 0 9 120 3 0 1 0 0 0\n";
+        assert_eq!(parse_idle(text), Some(Duration::from_millis(1230)));
+    }
+
+    #[test]
     fn cpu_time_leaves_out_what_the_guest_ran() {
         let mut fields = vec!["0"; 52];
         (fields[2], fields[13], fields[14], fields[42]) = ("S", "500", "70", "450");

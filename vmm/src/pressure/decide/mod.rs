@@ -219,7 +219,7 @@ impl Policy {
                      seconds"
                 ),
                 _ if deficit == 0 => format!(
-                    "the host is {level} until it is well beyond that: {} available, reserve {}",
+                    "the host has been {level} lately: {} available, reserve {}",
                     mib(available),
                     mib(reserve)
                 ),
