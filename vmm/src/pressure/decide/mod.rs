@@ -42,6 +42,8 @@ const WORTH_DISCARDING: Bytes = Bytes(4 << 20);
 const WORTH_HINTING: Bytes = Bytes(16 << 20);
 /// Cost of recompressing a block, as a multiple of evicting it and bringing it back.
 const REPACK_COST: u64 = 6;
+/// Time within which recompression may spend what is earned.
+const REPACK_AHEAD: Duration = Duration::from_secs(10);
 /// A balloon is behind its target if more than this is missing.
 const LAG: Pages = Pages(256);
 /// Shortest and longest trials by the host's level: a host that is short cannot wait.
@@ -64,6 +66,8 @@ pub(super) struct Policy {
     taking: BackOff,
     evicting: BackOff,
     budget: EvictionBudget,
+    /// The last that moved memory was a trial: it is recompression's turn.
+    tried: bool,
     since_hint: u32,
     since_discard: u32,
 }
@@ -80,6 +84,7 @@ impl Policy {
             taking: BackOff::default(),
             evicting: BackOff::default(),
             budget: EvictionBudget::default(),
+            tried: false,
             since_hint: SELDOM,
             since_discard: SELDOM,
         }
@@ -151,9 +156,28 @@ impl Policy {
         } else {
             self.relax(now, &mut decisions);
         }
-        self.evict(now, &mut decisions);
-        self.repack(now, &mut decisions);
+        self.evict_or_repack(now, &mut decisions);
         decisions
+    }
+
+    /// Cold memory, and what has been parked for long, in turn: one trial can follow the other for as
+    /// long as there are blocks to try. A host that is short has no time for recompression.
+    fn evict_or_repack(&mut self, now: &PressureSnapshot, decisions: &mut Vec<Decision>) {
+        let repacks_first = self.tried && self.level() < HostLevel::Short;
+        if repacks_first {
+            self.repack(now, decisions);
+        }
+        self.evict(now, decisions);
+        if !repacks_first {
+            self.repack(now, decisions);
+        }
+        for decision in decisions {
+            match decision.action {
+                Action::Evict { .. } => self.tried = true,
+                Action::Repack(_) => self.tried = false,
+                _ => {}
+            }
+        }
     }
 
     /// The balloon, if it is the policy's.
@@ -347,7 +371,7 @@ impl Policy {
         }
         let taken = |decision: &Decision| match decision.action {
             Action::SetBalloon(target) => now.balloon.is_some_and(|now| target > now.target),
-            Action::Unpark => true,
+            Action::Unpark | Action::Repack(_) => true,
             _ => false,
         };
         // One action at a time, except on a host that is short of memory.
@@ -388,7 +412,7 @@ impl Policy {
         let Some(paging) = now.paging.filter(|paging| !paging.busy) else { return };
         let blocks = paging.repackable.min(self.limits.at_once as u64);
         let blocks =
-            blocks.min(self.budget.blocks(&paging, Duration::ZERO, &self.limits) / REPACK_COST);
+            blocks.min(self.budget.blocks(&paging, REPACK_AHEAD, &self.limits) / REPACK_COST);
         let moves = |decision: &Decision| {
             matches!(decision.action, Action::Evict { .. } | Action::Unpark | Action::Discard)
         };

@@ -193,6 +193,20 @@ fn what_stays_away_is_compressed_once_more_when_nothing_else_is_to_be_done() {
 }
 
 #[test]
+fn trials_and_recompression_take_turns() {
+    let mut policy = Policy::new(limits(PolicyPreset::Dense, 64), Pages(0));
+    let paging = PagingUse { repackable: 40, ..pager(Bytes(20 * MIB)) };
+    let seen =
+        |round, available| PressureSnapshot { paging: Some(paging), ..moment(round, available) };
+    let took: Vec<_> =
+        (0..4).flat_map(|round| actions(&policy.decide(&seen(round, 4000)))).collect();
+    assert_eq!(took, ["evict", "repack", "evict", "repack"]);
+    // A host that is short needs memory at once.
+    let short: Vec<_> = (4..7).map(|round| actions(&policy.decide(&seen(round, 50)))).collect();
+    assert!(short.iter().all(|took| !took.contains(&"repack")), "{short:?}");
+}
+
+#[test]
 fn an_awake_guest_gets_everything_back_from_a_comfortable_host() {
     let mut policy = Policy::new(limits(PolicyPreset::Gentle, 0), Pages(0));
     let seen = |round: u64, touched_blocks| {
