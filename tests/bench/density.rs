@@ -37,6 +37,10 @@ const MEMORY_MIB: u64 = 256;
 const START_UP_MIB: usize = 64;
 /// How much slower than alone ends the attempt: until then guests are added for the picture.
 const HOPELESS: f64 = 10.0;
+/// Settings of the policy for a host that does nothing else: it is tight with twice as much left, and
+/// all of a guest but this may be compressed.
+const HOST_RESERVE_MIB: u64 = 64;
+const FLOOR_MIB: u64 = 8;
 /// For a service to start.
 const START: Duration = Duration::from_secs(240);
 /// More guests are not tried.
@@ -179,7 +183,12 @@ fn add(
     if setup == Setup::Dense {
         let memory = json!({
             "paging": { "second_codec": "zstd:3" },
-            "policy": { "preset": "dense", "cpu_percent": cpu_percent(bed.exact_clock) },
+            "policy": {
+                "preset": "dense",
+                "host_reserve_mib": HOST_RESERVE_MIB,
+                "floor_mib": FLOOR_MIB,
+                "cpu_percent": cpu_percent(bed.exact_clock),
+            },
         });
         spec.more.insert("memory".into(), memory);
     }
