@@ -178,16 +178,16 @@ pub(crate) fn network(context: &Context) -> Result<()> {
     }
     reads_metadata(&mut guest)?;
     let api = guest.monitor.api().clone();
-    // Less than the slowest machine can send: 160 KiB per second.
-    let limit = json!({ "bandwidth": { "size": 128 << 10, "refill_time": 800 } });
+    // Less than the slowest and busiest machine can send: 20 KiB per second.
+    let limit = json!({ "bandwidth": { "size": 64 << 10, "refill_time": 3200 } });
     api.patch(
         "/network-interfaces/eth0",
         &json!({ "iface_id": "eth0", "tx_rate_limiter": limit }),
     )?;
-    check_eq!(guest.agent.figures("tcp-send 10.99.0.1:7000 1M 9")?["damaged"], 0);
+    check_eq!(guest.agent.figures("tcp-send 10.99.0.1:7000 256K 9")?["damaged"], 0);
     let metrics = api.get("/metrics")?;
     let net = &metrics["net_eth0"];
-    check!(net["tx_bytes_count"].as_u64() >= Some(25 * MIB), "{net}");
+    check!(net["tx_bytes_count"].as_u64() >= Some(24 * MIB), "{net}");
     check!(net["tx_rate_limiter_throttled"].as_u64() >= Some(1), "{net}");
     check_eq!(guest.power_off()?.code(), Some(0));
     Ok(())
