@@ -2,7 +2,6 @@
 //! Disks, network and vsock under load, what they cost the host, and how long Debian takes to a login.
 //! All files are in memory, so only the I/O path is compared.
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -18,7 +17,7 @@ use harness::monitor::{Balloon, Kind, Monitor, Program, Spec};
 use harness::{Error, Result, host};
 use serde_json::{Value, json};
 
-use crate::io_cost::{Counted, count, cpu};
+use crate::io_cost::{Counted, LinkWatch, count, cpu};
 use crate::io_limits::done;
 use crate::io_samples::{Better, Sample, Samples};
 use crate::{Bed, io_limits, patiently};
@@ -30,7 +29,7 @@ pub(crate) struct Amounts {
     pub(crate) disk_mib: u64,
     /// How long each kind of request is made.
     disk_ms: u64,
-    /// Each stream, and how often: TCP finds its pace anew each time. And round trips.
+    /// Each stream, and how often: TCP gets as fast in some as in others only by chance. And round trips.
     stream_mib: u64,
     streams: u32,
     round_trips: u64,
@@ -297,21 +296,13 @@ fn streams(
         let name = format!("{kind}.{direction}");
         for _ in 0..amounts.streams {
             let before = host::cpu_outside_guest(guest.monitor.pid())?;
-            let idle = host::idle()?;
-            // vsock has none.
-            let frames = host::frames(TAP).ok();
+            let watch = LinkWatch::begin(TAP)?;
             let all = format!("{load} {}M", amounts.stream_mib);
             let figures = guest.agent.figures_within(&all, amounts.command_limit)?;
             let gib = figures["bytes"] as f64 / f64::from(1 << 30);
             let value = gib * 1024.0 / (figures["us"] as f64 / 1e6);
-            let idle = host::idle()?.saturating_sub(idle);
-            let mut seen = format!("{value:.1} MiB/s, host idle for {} ms", idle.as_millis());
-            if let (Some(before), Some(after)) = (frames, host::frames(TAP).ok()) {
-                let [from, to] = [after.0 - before.0, after.1 - before.1]
-                    .map(|count| count as f64 / gib / 1024.0);
-                let _ = write!(seen, "; frames a MiB: {from:.2} from the guest, {to:.2} to it");
-            }
-            println!("  {}: {name}: {seen}", guest.monitor.kind().name());
+            let seen = watch.end(gib * 1024.0)?;
+            println!("  {}: {name}: {value:.1} MiB/s, {seen}", guest.monitor.kind().name());
             values.push(Sample { name: name.clone(), value, unit: "MiB/s", better: Better::More });
             cpu(guest, before, &name, gib, values)?;
         }

@@ -24,6 +24,31 @@ pub(crate) fn cpu(
     Ok(())
 }
 
+/// What the host sees of a stream: how long it is idle, and the frames of an interface.
+pub(crate) struct LinkWatch {
+    interface: &'static str,
+    idle: Duration,
+    /// From the guest, and to it; `None` if there is no such interface, as with vsock.
+    frames: Option<(u64, u64)>,
+}
+
+impl LinkWatch {
+    pub(crate) fn begin(interface: &'static str) -> Result<Self> {
+        Ok(Self { interface, idle: host::idle()?, frames: host::frames(interface).ok() })
+    }
+
+    /// What there was since then, in words, of a stream of `mib`.
+    pub(crate) fn end(self, mib: f64) -> Result<String> {
+        let idle = host::idle()?.saturating_sub(self.idle).as_millis();
+        let seen = format!("host idle for {idle} ms");
+        let (Some(before), Some(after)) = (self.frames, host::frames(self.interface).ok()) else {
+            return Ok(seen);
+        };
+        let [from, to] = [after.0 - before.0, after.1 - before.1].map(|count| count as f64 / mib);
+        Ok(format!("{seen}; frames a MiB: {from:.2} from the guest, {to:.2} to it"))
+    }
+}
+
 /// What to count, and by what to divide it.
 pub(crate) struct Counted<'a> {
     pub(crate) name: &'a str,
