@@ -31,8 +31,9 @@ pub const DEFAULT_ID: &str = "anonymous-instance";
 /// Version of Ballast.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Timeout for writing the last log lines.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+/// Timeout for writing the last log lines: on a busy host the thread that writes them may wait for a
+/// CPU for longer than a reader that reads keeps it waiting.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// All that a monitor is started with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
