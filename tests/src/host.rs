@@ -135,8 +135,11 @@ pub fn monitor_exits() -> Result<u64> {
 }
 
 fn kvm_count(name: &str) -> Result<u64> {
-    let path = format!("/sys/kernel/debug/kvm/{name}");
-    let text = read(&path)?;
+    read_number(&format!("/sys/kernel/debug/kvm/{name}"))
+}
+
+fn read_number(path: &str) -> Result<u64> {
+    let text = read(path)?;
     text.trim().parse().map_err(|_| Error::Check(format!("{path} is not a number: {text}")))
 }
 
@@ -173,11 +176,8 @@ fn parse_idle(text: &str) -> Option<Duration> {
 
 /// Frames over the interface `name`: those that this machine received, and those that it sent.
 pub fn frames(name: &str) -> Result<(u64, u64)> {
-    let count = |which: &str| {
-        let path = format!("/sys/class/net/{name}/statistics/{which}_packets");
-        let text = read(&path)?;
-        text.trim().parse().map_err(|_| Error::Check(format!("{path} is not a number: {text}")))
-    };
+    let count =
+        |which: &str| read_number(&format!("/sys/class/net/{name}/statistics/{which}_packets"));
     Ok((count("rx")?, count("tx")?))
 }
 
