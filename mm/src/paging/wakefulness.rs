@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Whether whole blocks serve a parked guest. A sleeping one accesses a page now and then, for its
 //! timers; one that works accesses page after page. One that passes over its memory accesses
-//! neighbours: it will want the rest of the block.
+//! neighbours: it will want the rest of the block, and the next block from its edge on.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
+
+use crate::units::PAGES_PER_BLOCK;
 
 /// Accesses of a sleeping guest come at most this often, for long.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -16,6 +18,8 @@ const QUIET: u32 = 20;
 const SCAN: u32 = 8;
 /// Accesses that a block of a scan counts for.
 const SCANNED: u32 = 32;
+/// Other accesses, such as the kernel's own, after which a scan is over.
+const STRAYS: u32 = 8;
 
 /// The recent accesses to absent memory.
 #[derive(Clone, Debug, Default)]
@@ -26,22 +30,41 @@ pub(super) struct Wakefulness {
     near: Range<u64>,
     /// Accesses to neighbours, one after the other.
     in_a_row: u32,
+    /// Other accesses since the last one of a scan, while it may go on.
+    strays: Option<u32>,
 }
 
 impl Wakefulness {
     /// Notes an access to a page of guest memory; whether its block should come back whole.
     pub(super) fn accessed(&mut self, now: Instant, page: u64) -> bool {
+        let scans = self.is_scan(page);
+        let paced = self.paced.map_or(now, |paced| paced.max(now));
+        let paced = paced + INTERVAL * if scans { SCANNED } else { 1 };
+        self.paced = Some(paced.min(now + INTERVAL * (BURST + QUIET)));
+        scans || paced - now > INTERVAL * BURST
+    }
+
+    /// Notes where an access was; whether the guest passes over its memory.
+    fn is_scan(&mut self, page: u64) -> bool {
         let is_near = page == self.near.end || page + 1 == self.near.start;
-        self.in_a_row = if is_near { self.in_a_row + 1 } else { 1 };
+        // What is one area to a program lies in blocks in any order.
+        let goes_on =
+            self.strays.is_some() && [0, PAGES_PER_BLOCK - 1].contains(&(page % PAGES_PER_BLOCK));
+        self.in_a_row = match (is_near, goes_on) {
+            (true, _) => self.in_a_row.saturating_add(1),
+            (false, true) => SCAN,
+            (false, false) => 1,
+        };
         self.near = match is_near {
             true => self.near.start.min(page)..self.near.end.max(page + 1),
             false => page..page + 1,
         };
         let scans = self.in_a_row >= SCAN;
-        let paced = self.paced.map_or(now, |paced| paced.max(now));
-        let paced = paced + INTERVAL * if scans { SCANNED } else { 1 };
-        self.paced = Some(paced.min(now + INTERVAL * (BURST + QUIET)));
-        scans || paced - now > INTERVAL * BURST
+        self.strays = match (scans, self.strays) {
+            (true, _) => Some(0),
+            (false, strays) => strays.map(|count| count + 1).filter(|&count| count < STRAYS),
+        };
+        scans
     }
 
     /// An access was answered, which took `time`: that is no quiet, as the guest waited. `pages`
@@ -116,5 +139,27 @@ mod tests {
             guest.answered(Duration::ZERO, next / 512 * 512..next / 512 * 512 + 512);
             assert!(!guest.accessed(start, 5000));
         }
+    }
+
+    /// The blocks of one area of a program may lie in any order, and the kernel's own accesses come in
+    /// between.
+    #[test]
+    fn a_scan_goes_on_at_the_edge_of_any_block() {
+        let start = Instant::now();
+        let mut guest = Wakefulness::default();
+        // Without a scan an edge is a page like others.
+        assert!(!guest.accessed(start, 512 * 3));
+        let first = 512 * 9 + 40;
+        assert_eq!((0..u64::from(SCAN)).filter(|n| guest.accessed(start, first + n)).count(), 1);
+        for (block, page) in [(4, 0), (7, 511), (2, 0)] {
+            for stray in 1..u64::from(STRAYS) {
+                assert!(!guest.accessed(start, 512 * 20 + stray * 9));
+            }
+            assert!(guest.accessed(start, 512 * block + page));
+        }
+        for stray in 1..=u64::from(STRAYS) {
+            assert!(!guest.accessed(start, 512 * 30 + stray * 9));
+        }
+        assert!(!guest.accessed(start, 512));
     }
 }
