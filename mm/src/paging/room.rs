@@ -18,8 +18,11 @@ const FOR_PAGES: Bytes = Bytes(4 << 20);
 const ENOUGH: Bytes = Bytes(32 << 20);
 /// Memory that is never taken: the kernel needs some for page tables.
 const LAST: Bytes = Bytes(2 << 20);
-/// Time for which figures are believed.
-const FRESH: Duration = Duration::from_millis(10);
+/// Bytes that other processes may take in a millisecond: figures are believed until they could have
+/// taken what is left.
+const TAKEN_IN_A_MS: u64 = FOR_BLOCKS.0 / 10;
+/// Shortest and longest time for which figures are believed, in milliseconds.
+const BELIEVED_MS: [u64; 2] = [10, 500];
 
 /// Memory that the host can give to this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +37,12 @@ impl HostRoom {
     /// More than there is.
     pub const UNLIMITED: Self =
         Self { before_short: Bytes(u64::MAX), before_full: Bytes(u64::MAX) };
+
+    /// For how long this may be taken as true.
+    fn believed(self) -> Duration {
+        let [shortest, longest] = BELIEVED_MS;
+        Duration::from_millis((self.before_short.0 / TAKEN_IN_A_MS).clamp(shortest, longest))
+    }
 
     fn less(self, taken: Bytes) -> Self {
         Self {
@@ -86,14 +95,7 @@ impl Room {
 
     /// What a fault may bring back now.
     pub(super) fn grant(&self) -> Grant {
-        let Some(host) = &self.host else { return Grant::Block };
-        let mut seen = lock(&self.seen);
-        let (at, room) = match *seen {
-            Some((at, room)) if at.elapsed() < FRESH => (at, room),
-            _ => (Instant::now(), host.room()),
-        };
-        *seen = Some((at, room));
-        drop(seen);
+        let Some(room) = self.now() else { return Grant::Block };
         let grant = judge(room);
         if grant != Grant::Block
             && let Some(hook) = &*lock(&self.on_shortage)
@@ -101,6 +103,18 @@ impl Room {
             hook();
         }
         grant
+    }
+
+    /// What the host has, as far as is known; `None` if that is not limited.
+    fn now(&self) -> Option<HostRoom> {
+        let host = self.host.as_ref()?;
+        let mut seen = lock(&self.seen);
+        let (at, room) = match *seen {
+            Some((at, room)) if at.elapsed() < room.believed() => (at, room),
+            _ => (Instant::now(), host.room()),
+        };
+        *seen = Some((at, room));
+        Some(room)
     }
 
     /// Memory was taken from the host after a grant.
@@ -113,7 +127,7 @@ impl Room {
     /// Whether room should be made; with `more`, whether more should be than is there at present.
     pub(super) fn is_short(&self, more: bool) -> bool {
         let least = if more { ENOUGH } else { FOR_BLOCKS };
-        self.host.as_ref().is_some_and(|host| host.room().before_short < least)
+        self.now().is_some_and(|room| room.before_short < least)
     }
 }
 

@@ -33,6 +33,11 @@ impl HostFigures {
         Self::parse(&text("/proc/meminfo"), &text("/proc/pressure/memory"))
     }
 
+    /// Reads /proc/meminfo only: how long tasks wait is not known.
+    pub fn read_memory() -> Self {
+        Self::parse(&read_now(Path::new("/proc/meminfo")).unwrap_or_default(), "")
+    }
+
     fn parse(meminfo: &str, pressure: &str) -> Self {
         let bytes = |name: &str| {
             let rest =
