@@ -7,13 +7,17 @@
 //! the store. This file contains only the decisions and no memory access, so it is tested as plain
 //! arithmetic.
 //!
-//! Two back-offs bound what is spent on a busy guest: a block that came back, during its trial or
+//! Three back-offs bound what is spent on a busy guest: a block that came back, during its trial or
 //! soon after it was stored, is tried again after twice as many rounds as before; if most of a
-//! round's blocks came back, the next round tries half as many.
+//! round's blocks came back, the next round tries half as many; and of blocks that came back before,
+//! a round has only a few, as one request of the guest may need them all and wait for each.
 
 use std::time::Duration;
 
 use crate::units::SaturatingInto;
+
+/// Blocks that came back before, in a round after one of them came back again.
+const FEW: usize = 2;
 
 /// The value of eviction: CPU time against bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +89,8 @@ struct Trial {
     last_pause: u32,
     /// The round in which it was stored, until it is back.
     stored_in: Option<u64>,
+    /// It came back when it was tried last.
+    came_back: bool,
 }
 
 impl Trial {
@@ -105,6 +111,8 @@ pub struct ColdTracker {
     cursor: usize,
     /// Blocks to try in the next round.
     width: usize,
+    /// Of these, blocks that came back before.
+    again: usize,
     /// Rounds begun.
     round: u64,
 }
@@ -113,7 +121,8 @@ impl ColdTracker {
     /// For `blocks` blocks without history.
     pub fn new(blocks: usize, policy: Probation) -> Self {
         let width = policy.at_once.max(1);
-        Self { policy, trials: vec![Trial::default(); blocks], cursor: 0, width, round: 0 }
+        let trials = vec![Trial::default(); blocks];
+        Self { policy, trials, cursor: 0, width, again: FEW, round: 0 }
     }
 
     /// Blocks that the next round will try at most.
@@ -138,20 +147,25 @@ impl ColdTracker {
             if let Some(round) = trial.stored_in.take_if(|_| is_present(block)) {
                 // Absent for a short time only: the eviction was not worth it.
                 match self.round - round <= u64::from(longest) {
-                    true => trial.set_back(longest),
+                    true => {
+                        trial.set_back(longest);
+                        trial.came_back = true;
+                    }
                     false => *trial = Trial::default(),
                 }
             }
             trial.pause = trial.pause.saturating_sub(1);
         }
-        let mut chosen = Vec::new();
+        let (mut chosen, mut again) = (Vec::new(), 0);
         for step in 0..count {
             if chosen.len() == most {
                 break;
             }
             let block = (self.cursor + step) % count;
-            if self.trials[block].pause == 0 && is_in_place(block) {
+            let Trial { pause, came_back, .. } = self.trials[block];
+            if pause == 0 && (!came_back || again < self.again) && is_in_place(block) {
                 chosen.push(block);
+                again += usize::from(came_back);
             }
         }
         if let Some(&last) = chosen.last() {
@@ -163,13 +177,22 @@ impl ColdTracker {
     /// Ends a round with the result of each block's trial.
     pub fn learn(&mut self, outcomes: impl IntoIterator<Item = (usize, TrialOutcome)>) {
         let (mut wanted, mut tried) = (0, 0);
+        let (mut wanted_again, mut tried_again) = (false, false);
         for (block, outcome) in outcomes {
             let trial = &mut self.trials[block];
+            if trial.came_back && outcome != TrialOutcome::Unable {
+                tried_again = true;
+                wanted_again |= outcome == TrialOutcome::Wanted;
+            }
             match outcome {
                 // The pause is kept: it is doubled if the block comes back soon.
-                TrialOutcome::Stored => trial.stored_in = Some(self.round),
+                TrialOutcome::Stored => {
+                    trial.stored_in = Some(self.round);
+                    trial.came_back = false;
+                }
                 TrialOutcome::Wanted | TrialOutcome::Unable => {
                     trial.set_back(self.policy.longest_pause);
+                    trial.came_back |= outcome == TrialOutcome::Wanted;
                 }
             }
             tried += usize::from(outcome != TrialOutcome::Unable);
@@ -177,6 +200,11 @@ impl ColdTracker {
         }
         if tried == 0 {
             return;
+        }
+        if tried_again {
+            // A guest that has begun to sleep needs none of them.
+            let most = self.policy.at_once.max(FEW);
+            self.again = if wanted_again { FEW } else { (self.again * 2).min(most) };
         }
         self.width = if wanted * 2 > tried {
             (self.width / 2).max(1)
@@ -257,6 +285,26 @@ mod tests {
             .collect();
         assert!(stored.len() <= 200 / 16 + 5, "{stored:?}");
         assert!(stored.windows(2).skip(5).all(|two| two[1] - two[0] >= 16), "{stored:?}");
+    }
+
+    #[test]
+    fn few_blocks_that_came_back_are_tried_at_once_until_the_guest_sleeps() {
+        let mut tracker = ColdTracker::new(32, Probation { at_once: 32, longest_pause: 4 });
+        let mut in_place = [true; 32];
+        let mut round = |tracker: &mut ColdTracker, outcome| {
+            let chosen = tracker.choose(usize::MAX, |at| in_place[at], |at| in_place[at]);
+            chosen.iter().for_each(|&at| in_place[at] = outcome == TrialOutcome::Wanted);
+            tracker.learn(chosen.iter().map(|&block| (block, outcome)));
+            chosen.len()
+        };
+        assert_eq!(round(&mut tracker, TrialOutcome::Wanted), 32);
+        let awake: Vec<usize> =
+            (0..40).map(|_| round(&mut tracker, TrialOutcome::Wanted)).collect();
+        assert!(awake.iter().all(|&tried| tried <= FEW) && awake.contains(&1), "{awake:?}");
+        let asleep: Vec<usize> =
+            (0..20).map(|_| round(&mut tracker, TrialOutcome::Stored)).collect();
+        assert_eq!(asleep.iter().sum::<usize>(), 32, "{asleep:?}");
+        assert!(asleep.iter().any(|&tried| tried > 2 * FEW), "{asleep:?}");
     }
 
     #[test]
