@@ -262,9 +262,13 @@ impl Paging {
     }
 
     /// Runs `work`, which calls this pager's methods, in CPU time that no other thread needs, until one
-    /// waits for a block or a lock that the work has. Returns when it is done.
-    pub fn in_idle_time<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        self.engine.idle.run(work)
+    /// waits for a block or a lock that the work has, or `is_urgent`. Returns when it is done.
+    pub fn in_idle_time<T: Send>(
+        &self,
+        work: impl FnOnce() -> T + Send,
+        is_urgent: &dyn Fn() -> bool,
+    ) -> T {
+        self.engine.idle.run(work, is_urgent)
     }
 
     /// Recompresses blocks that have been absent for `age` with the second codec, at most `most` of

@@ -100,7 +100,8 @@ impl Eviction {
             if let TrialStage::Waiting(mut trial, _) = stage {
                 if !in_a_hurry {
                     let stop = shared.stop(cancel);
-                    shared.paging.in_idle_time(|| shared.paging.pack_trial(&mut trial, &stop));
+                    let pack = || shared.paging.pack_trial(&mut trial, &stop);
+                    shared.paging.in_idle_time(pack, &stop);
                 }
                 // What is left is needed now.
                 let report = shared.paging.end_trial(&mut lock(&shared.tracker), trial, cancel);
@@ -147,14 +148,15 @@ impl Eviction {
     pub(super) fn repack(&self, blocks: usize) -> Result<(), CompactorError> {
         let shared = Arc::clone(&self.shared);
         self.work.run(Box::new(move |_, cancel| {
-            shared.paging.in_idle_time(|| {
-                let stop = shared.stop(cancel);
+            let stop = shared.stop(cancel);
+            let repack = || {
                 for done in (0..blocks).step_by(REPACKED_AT_ONCE).take_while(|_| !stop()) {
                     let some = REPACKED_AT_ONCE.min(blocks - done);
                     let report = shared.paging.repack(some, LONG, cancel);
                     tracing::debug!(?report, "repacked");
                 }
-            });
+            };
+            shared.paging.in_idle_time(repack, &stop);
             Box::new(|| ())
         }))
     }

@@ -4,8 +4,6 @@
 use std::cell::Cell;
 use std::sync::mpsc::{Sender, channel};
 
-use rustix::process::getpriority_process;
-
 use super::*;
 use crate::store::{CodecError, CodecWorker};
 
@@ -85,13 +83,16 @@ fn a_trial_can_be_ended_in_two_steps() {
     f.paging.validate().unwrap();
 }
 
-/// LZ4 whose first page is not compressed before the thread has its usual priority again.
-struct Stuck {
-    usual: i32,
-    began: Mutex<Option<Sender<i32>>>,
-}
+/// LZ4 whose first page is not compressed before the thread has its usual policy again.
+struct Stuck(Mutex<Option<Sender<bool>>>);
 
-struct StuckWorker(Box<dyn CodecWorker>, i32, Option<Sender<i32>>);
+struct StuckWorker(Box<dyn CodecWorker>, Option<Sender<bool>>);
+
+/// Whether this thread runs only where no other one wants to.
+fn is_idle() -> bool {
+    // SAFETY: no pointer is passed.
+    unsafe { libc::sched_getscheduler(0) == libc::SCHED_IDLE }
+}
 
 impl Codec for Stuck {
     fn name(&self) -> &'static str {
@@ -99,20 +100,18 @@ impl Codec for Stuck {
     }
 
     fn worker(&self, most: usize) -> Result<Box<dyn CodecWorker>, CodecError> {
-        Ok(Box::new(StuckWorker(Lz4.worker(most)?, self.usual, lock(&self.began).take())))
+        Ok(Box::new(StuckWorker(Lz4.worker(most)?, lock(&self.0).take())))
     }
 }
 
 impl CodecWorker for StuckWorker {
     fn compress(&mut self, page: &[u8]) -> Option<&[u8]> {
-        let priority = || getpriority_process(None).unwrap();
-        if let Some(began) = self.2.take() {
-            let low = priority();
-            began.send(low).unwrap();
+        if let Some(began) = self.1.take() {
+            // Without the privilege to return from that policy it never has it.
+            began.send(is_idle()).unwrap();
             let give_up = std::time::Instant::now() + Duration::from_secs(300);
-            // Without the privilege to raise it again it was never lowered that far.
-            while low == 19 && priority() != self.1 {
-                assert!(std::time::Instant::now() < give_up, "its priority was never raised");
+            while is_idle() {
+                assert!(std::time::Instant::now() < give_up, "it was never hurried");
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
@@ -124,13 +123,12 @@ impl CodecWorker for StuckWorker {
     }
 }
 
-/// A busy host does not run a thread of the lowest priority: a thread that waits for a block that it
+/// A busy host does not run a thread in idle time: a thread that waits for a block that it
 /// compresses must not wait for idle time.
 #[test]
 fn a_guest_does_not_wait_for_idle_time() {
     let (tell, told) = channel();
-    let usual = getpriority_process(None).unwrap();
-    let codec = Stuck { usual, began: Mutex::new(Some(tell)) };
+    let codec = Stuck(Mutex::new(Some(tell)));
     let f = Fixture::with(4, 4, BackingKind::Thp, Box::new(codec), Vec::new());
     f.fill(1);
     if !f.has_huge_pages() {
@@ -142,9 +140,9 @@ fn a_guest_does_not_wait_for_idle_time() {
     let out = f.paging.absent_blocks()[0].0;
     std::thread::scope(|scope| {
         let (paging, trial) = (&f.paging, &mut trial);
-        let pack = scope.spawn(move || paging.in_idle_time(|| paging.pack_trial(trial, &|| false)));
-        let low = told.recv().unwrap();
-        if low == 19 {
+        let pack = || paging.pack_trial(trial, &|| false);
+        let pack = scope.spawn(move || paging.in_idle_time(pack, &|| false));
+        if told.recv().unwrap() {
             // Its page comes when the block is put back, as it is being compressed.
             assert!(f.holds(out * PAGES_PER_BLOCK + 7, 1));
         }
