@@ -106,7 +106,12 @@ impl Eviction {
                 // What is left is needed now.
                 let report = shared.paging.end_trial(&mut lock(&shared.tracker), trial, cancel);
                 shared.count(&report);
-                shared.paging.compact();
+                if in_a_hurry {
+                    shared.paging.compact();
+                } else {
+                    let stop = shared.stop(cancel);
+                    shared.paging.in_idle_time(|| shared.paging.compact(), &stop);
+                }
             }
             *lock(&shared.stage) = TrialStage::Idle;
             Box::new(|| ())
