@@ -17,7 +17,7 @@ use crate::backing::BackingError;
 use crate::blocks::mask::PageMask;
 use crate::store::Page;
 use crate::sys::mapping::{Mapping, MappingSource};
-use crate::sys::pagemap::Pagemap;
+use crate::sys::pagemap::{MappedAs, Pagemap};
 use crate::sys::userfault::Userfault;
 use crate::units::{BLOCK_BYTES, HostRange, PAGE_BYTES, PAGES_PER_BLOCK};
 
@@ -156,6 +156,9 @@ impl Outlet {
 pub(super) struct Inlet {
     /// One huge page, for blocks that come back whole.
     whole: Mapping,
+    pagemap: Pagemap,
+    /// A new mapping has small pages, too: the host has no huge page.
+    no_huge_page: bool,
     /// A few small pages, for pages that are copied.
     scratch: Mapping,
     /// Whether `whole` has its pages, all zero.
@@ -169,16 +172,38 @@ impl Inlet {
     /// Takes address space only.
     pub(super) fn new() -> io::Result<Self> {
         let scratch = Mapping::new(MappingSource::Anonymous, Self::PIECE * PAGE_BYTES, PAGE_BYTES)?;
-        Ok(Self { whole: map(1, true)?, scratch, ready: false })
+        let (whole, pagemap) = (map(1, true)?, Pagemap::open()?);
+        Ok(Self { whole, pagemap, no_huge_page: false, scratch, ready: false })
     }
 
     /// Allocates the pages for the next whole block in advance.
+    ///
+    /// A block that had small pages takes a huge page in small ones: the kernel splits it first, and
+    /// here, too, a page table is left in which there is never a huge page again. So the space is
+    /// mapped anew then.
     pub(super) fn prepare(&mut self) -> io::Result<()> {
-        if !self.ready {
-            self.whole.populate(self.whole.range())?;
-            self.ready = true;
+        if self.ready {
+            return Ok(());
         }
+        let range = self.whole.range();
+        self.whole.populate(range)?;
+        if !self.no_huge_page && !self.is_huge()? {
+            self.whole.renew(range)?;
+            if let Err(error) = self.whole.set_huge(range, true) {
+                tracing::debug!("staging memory keeps the host's page size: {error}");
+            }
+            self.whole.populate(range)?;
+            self.no_huge_page = !self.is_huge()?;
+        }
+        self.ready = true;
         Ok(())
+    }
+
+    /// Whether no small page is known to be there.
+    fn is_huge(&self) -> io::Result<bool> {
+        let mut huge = true;
+        self.pagemap.walk(self.whole.range(), |_, mapped| huge &= mapped != MappedAs::Small)?;
+        Ok(huge)
     }
 
     /// Returns all pages to the host.
@@ -189,6 +214,7 @@ impl Inlet {
             }
         }
         self.ready = false;
+        self.no_huge_page = false;
     }
 
     /// Where a whole block is assembled.
@@ -217,5 +243,30 @@ impl Inlet {
         let first = std::ptr::with_exposed_provenance_mut::<Page>(self.scratch.range().addr());
         // SAFETY: as for `whole_pages`; the number was checked.
         unsafe { std::slice::from_raw_parts_mut(first, count) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A huge page that was moved to a place with a page table leaves one.
+    #[test]
+    fn staging_is_huge_again_after_it_was_small() {
+        let mut inlet = Inlet::new().unwrap();
+        inlet.prepare().unwrap();
+        if !inlet.is_huge().unwrap() {
+            // This host has no huge pages.
+            return;
+        }
+        let range = inlet.whole.range();
+        inlet.whole.renew(range).unwrap();
+        inlet.whole.set_huge(range, false).unwrap();
+        inlet.whole.populate(range).unwrap();
+        inlet.whole.discard(range).unwrap();
+        inlet.whole.set_huge(range, true).unwrap();
+        inlet.whole_pages();
+        inlet.prepare().unwrap();
+        assert!(inlet.is_huge().unwrap());
     }
 }
