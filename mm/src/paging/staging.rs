@@ -180,7 +180,7 @@ impl Inlet {
     ///
     /// A block that had small pages takes a huge page in small ones: the kernel splits it first, and
     /// here, too, a page table is left in which there is never a huge page again. So the space is
-    /// mapped anew then.
+    /// renewed then.
     pub(super) fn prepare(&mut self) -> io::Result<()> {
         if self.ready {
             return Ok(());
