@@ -282,6 +282,11 @@ impl Paging {
         self.engine.repackable(age).len() as u64
     }
 
+    /// Time until the host may be [short](Self::is_short) although it is not now.
+    pub fn has_room_for(&self) -> Duration {
+        self.engine.room.known_for()
+    }
+
     /// Evicts a few blocks at once, because the host [is short](Self::is_short); `hand` remembers
     /// where it left off. Blocks with pages of `exclude` stay.
     pub fn relieve(

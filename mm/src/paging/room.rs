@@ -117,6 +117,12 @@ impl Room {
         Some(room)
     }
 
+    /// For how long what is known now is believed.
+    pub(super) fn known_for(&self) -> Duration {
+        let [_, longest] = BELIEVED_MS;
+        self.now().map_or(Duration::from_millis(longest), HostRoom::believed)
+    }
+
     /// Memory was taken from the host after a grant.
     pub(super) fn took(&self, bytes: Bytes) {
         if let Some((_, room)) = &mut *lock(&self.seen) {

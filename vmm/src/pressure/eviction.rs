@@ -124,6 +124,11 @@ impl Eviction {
             && self.shared.paging.is_short(false)
     }
 
+    /// Time until the host should be looked at again.
+    pub(super) fn has_room_for(&self) -> Duration {
+        self.shared.paging.has_room_for()
+    }
+
     /// Evicts until the host has room, down to `floor` of guest memory.
     pub(super) fn make_room(&self, floor: Bytes) -> Result<(), CompactorError> {
         let shared = Arc::clone(&self.shared);

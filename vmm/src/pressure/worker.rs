@@ -27,7 +27,7 @@ use crate::parking::release_what_is_free;
 /// Figures of the guest older than this, and than three rounds, say nothing.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// How often the host's room is looked at between two rounds.
+/// Shortest time between two looks at the host's room.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Interfaces for a policy.
@@ -135,8 +135,13 @@ impl PolicyWorker {
             } else {
                 if now >= self.next_look || self.shared.shortage.swap(false, Ordering::Relaxed) {
                     self.next_look = now + LOOK;
-                    if !off && self.eviction.as_ref().is_ok_and(Eviction::should_make_room) {
-                        return PolicyWake::Short;
+                    if let Ok(eviction) = &self.eviction
+                        && !off
+                    {
+                        if eviction.should_make_room() {
+                            return PolicyWake::Short;
+                        }
+                        self.next_look = now + LOOK.max(eviction.has_room_for());
                     }
                 }
                 let left = self.next_round.min(self.next_look).saturating_duration_since(now);
