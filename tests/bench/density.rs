@@ -188,6 +188,7 @@ fn add(
                 "host_reserve_mib": HOST_RESERVE_MIB,
                 "floor_mib": FLOOR_MIB,
                 "cpu_percent": cpu_percent(bed.exact_clock),
+                "interval_ms": interval_ms(bed.exact_clock),
             },
         });
         spec.more.insert("memory".into(), memory);
@@ -211,6 +212,12 @@ fn add(
 /// second, a thirtieth of a real one: half of it is what two percent are elsewhere.
 fn cpu_percent(exact_clock: bool) -> Option<u8> {
     exact_clock.then_some(50)
+}
+
+/// Time between two rounds of the policy. That CPU needs 10 ms for one, a request's time: with a round
+/// of each guest in a second, every tenth request would wait for one.
+fn interval_ms(exact_clock: bool) -> u32 {
+    if exact_clock { 5000 } else { 1000 }
 }
 
 /// Asks all guests for a while. The limit comes from the first point, once there is one.
