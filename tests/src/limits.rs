@@ -27,6 +27,13 @@ pub fn debug_kernel() -> bool {
     DEBUG_KERNEL.load(Ordering::Relaxed)
 }
 
+/// What the debug kernel is started with: to free 32 MiB of contiguous memory takes it more than the
+/// 20 seconds of its watchdog, as each page is unmapped (DEBUG_PAGEALLOC).
+#[must_use]
+pub fn debug_boot_args() -> &'static str {
+    if debug_kernel() { " watchdog_thresh=60" } else { "" }
+}
+
 /// What a guest of ours must have for a test that is made for `mib` MiB.
 #[must_use]
 pub fn memory_mib(mib: u64) -> u64 {

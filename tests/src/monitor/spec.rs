@@ -112,7 +112,8 @@ impl Spec {
     #[must_use]
     pub fn cmdline(&self) -> String {
         let reboot = if self.says_how_to_reboot { " reboot=k" } else { "" };
-        format!("console=ttyS0{reboot} panic=-1 loglevel=6 {}", self.boot_args)
+        let debug = limits::debug_boot_args();
+        format!("console=ttyS0{reboot} panic=-1 loglevel=6{debug} {}", self.boot_args)
             .trim_end()
             .to_owned()
     }
