@@ -214,8 +214,8 @@ fn cpu_percent(exact_clock: bool) -> Option<u8> {
     exact_clock.then_some(50)
 }
 
-/// Time between two rounds of the policy. That CPU needs 10 ms for one, a request's time: with a round
-/// of each guest in a second, every tenth request would wait for one.
+/// Time between two rounds of the policy. That CPU needs 10 ms for one, a request's time: with rounds of
+/// all guests each second, every tenth request would wait for one.
 fn interval_ms(exact_clock: bool) -> u32 {
     if exact_clock { 5000 } else { 1000 }
 }
