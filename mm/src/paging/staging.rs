@@ -263,7 +263,10 @@ mod tests {
         inlet.whole.renew(range).unwrap();
         inlet.whole.set_huge(range, false).unwrap();
         inlet.whole.populate(range).unwrap();
-        inlet.whole.discard(range).unwrap();
+        // In halves: newer kernels free the page table of a block that is discarded as a whole.
+        for half in [0..PAGES / 2, PAGES / 2..PAGES] {
+            inlet.whole.discard(range.pages(half)).unwrap();
+        }
         inlet.whole.set_huge(range, true).unwrap();
         inlet.whole_pages();
         inlet.prepare().unwrap();
