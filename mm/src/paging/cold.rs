@@ -90,10 +90,16 @@ struct Trial {
     /// The round in which it was stored, until it is back.
     stored_in: Option<u64>,
     /// It came back when it was tried last.
-    came_back: bool,
+    returns: bool,
 }
 
 impl Trial {
+    /// The guest used it.
+    fn came_back(&mut self, longest: u32) {
+        self.set_back(longest);
+        self.returns = true;
+    }
+
     /// It came back or cannot be evicted: double its pause.
     fn set_back(&mut self, longest: u32) {
         self.last_pause = self.last_pause.saturating_mul(2).clamp(1, longest.max(1));
@@ -147,10 +153,7 @@ impl ColdTracker {
             if let Some(round) = trial.stored_in.take_if(|_| is_present(block)) {
                 // Absent for a short time only: the eviction was not worth it.
                 match self.round - round <= u64::from(longest) {
-                    true => {
-                        trial.set_back(longest);
-                        trial.came_back = true;
-                    }
+                    true => trial.came_back(longest),
                     false => *trial = Trial::default(),
                 }
             }
@@ -162,10 +165,10 @@ impl ColdTracker {
                 break;
             }
             let block = (self.cursor + step) % count;
-            let Trial { pause, came_back, .. } = self.trials[block];
-            if pause == 0 && (!came_back || again < self.again) && is_in_place(block) {
+            let Trial { pause, returns, .. } = self.trials[block];
+            if pause == 0 && (!returns || again < self.again) && is_in_place(block) {
                 chosen.push(block);
-                again += usize::from(came_back);
+                again += usize::from(returns);
             }
         }
         if let Some(&last) = chosen.last() {
@@ -180,7 +183,7 @@ impl ColdTracker {
         let (mut wanted_again, mut tried_again) = (false, false);
         for (block, outcome) in outcomes {
             let trial = &mut self.trials[block];
-            if trial.came_back && outcome != TrialOutcome::Unable {
+            if trial.returns && outcome != TrialOutcome::Unable {
                 tried_again = true;
                 wanted_again |= outcome == TrialOutcome::Wanted;
             }
@@ -188,12 +191,10 @@ impl ColdTracker {
                 // The pause is kept: it is doubled if the block comes back soon.
                 TrialOutcome::Stored => {
                     trial.stored_in = Some(self.round);
-                    trial.came_back = false;
+                    trial.returns = false;
                 }
-                TrialOutcome::Wanted | TrialOutcome::Unable => {
-                    trial.set_back(self.policy.longest_pause);
-                    trial.came_back |= outcome == TrialOutcome::Wanted;
-                }
+                TrialOutcome::Wanted => trial.came_back(self.policy.longest_pause),
+                TrialOutcome::Unable => trial.set_back(self.policy.longest_pause),
             }
             tried += usize::from(outcome != TrialOutcome::Unable);
             wanted += usize::from(outcome == TrialOutcome::Wanted);

@@ -37,6 +37,16 @@ fn map(slots: usize, huge: bool) -> io::Result<Mapping> {
     }
 }
 
+/// Replaces the mapping of `range`, by huge pages if `huge`. Small pages leave a page table in which there is
+/// never a huge page again.
+fn renew(mapping: &Mapping, range: HostRange, huge: bool) -> io::Result<()> {
+    mapping.renew(range)?;
+    if let Err(error) = mapping.set_huge(range, huge) {
+        tracing::debug!("staging memory keeps the host's page size: {error}");
+    }
+    Ok(())
+}
+
 /// Slots for blocks that leave guest memory.
 #[derive(Debug)]
 pub(super) struct Outlet {
@@ -80,18 +90,12 @@ impl Outlet {
         self.free.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
     }
 
-    /// Returns a slot that held small pages instead of a huge one. They leave a page table into
-    /// which no huge page can be moved, so the slot is remapped.
+    /// Returns a slot that held small pages instead of a huge one, with a new mapping.
     pub(super) fn give_back_small(&self, slot: usize, huge: bool, uffd: &Userfault) {
         let range = self.range(slot);
-        let renewed = self.mapping.renew(range).and_then(|()| uffd.register(range));
+        let renewed = renew(&self.mapping, range, huge).and_then(|()| uffd.register(range));
         match renewed {
-            Ok(()) => {
-                if let Err(error) = self.mapping.set_huge(range, huge) {
-                    tracing::debug!("a staging slot keeps the host's page size: {error}");
-                }
-                self.give_back(slot);
-            }
+            Ok(()) => self.give_back(slot),
             Err(error) => tracing::error!("lost a staging slot: {error}"),
         }
     }
@@ -188,10 +192,7 @@ impl Inlet {
         let range = self.whole.range();
         self.whole.populate(range)?;
         if !self.no_huge_page && !self.is_huge()? {
-            self.whole.renew(range)?;
-            if let Err(error) = self.whole.set_huge(range, true) {
-                tracing::debug!("staging memory keeps the host's page size: {error}");
-            }
+            renew(&self.whole, range, true)?;
             self.whole.populate(range)?;
             self.no_huge_page = !self.is_huge()?;
         }

@@ -2,8 +2,8 @@
 //! Work in CPU time that no other thread needs, until another thread waits for it.
 //!
 //! The thread has the scheduling policy SCHED_IDLE, under which every other thread takes the CPU
-//! from it at once. The lowest nice value is not enough: a thread that has it keeps the CPU to the end
-//! of its slice, for 3 ms, whenever another one wakes up (`kernel/sched/fair.c`,
+//! from it at once. The lowest nice value is not enough: a thread that has it may keep the CPU to the
+//! end of its slice, for 3 ms, whenever another one wakes up (`kernel/sched/fair.c`,
 //! `check_preempt_wakeup_fair`), and to answer one request of a guest several threads wake up.
 //!
 //! Such a thread may not run for long on a busy host. A thread that waits for something that it has,

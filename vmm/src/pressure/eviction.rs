@@ -98,8 +98,8 @@ impl Eviction {
         let _ = self.work.run(Box::new(move |_, cancel| {
             let stage = std::mem::replace(&mut *lock(&shared.stage), TrialStage::Working);
             if let TrialStage::Waiting(mut trial, _) = stage {
+                let stop = shared.stop(cancel);
                 if !in_a_hurry {
-                    let stop = shared.stop(cancel);
                     let pack = || shared.paging.pack_trial(&mut trial, &stop);
                     shared.paging.in_idle_time(pack, &stop);
                 }
@@ -109,7 +109,6 @@ impl Eviction {
                 if in_a_hurry {
                     shared.paging.compact();
                 } else {
-                    let stop = shared.stop(cancel);
                     shared.paging.in_idle_time(|| shared.paging.compact(), &stop);
                 }
             }
