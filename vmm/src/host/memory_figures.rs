@@ -29,13 +29,12 @@ pub struct HostFigures {
 impl HostFigures {
     /// Reads /proc/meminfo and /proc/pressure/memory.
     pub fn read() -> Self {
-        let text = |path: &str| read_now(Path::new(path)).unwrap_or_default();
         Self::parse(&text("/proc/meminfo"), &text("/proc/pressure/memory"))
     }
 
     /// Reads /proc/meminfo only: how long tasks wait is not known.
     pub fn read_memory() -> Self {
-        Self::parse(&read_now(Path::new("/proc/meminfo")).unwrap_or_default(), "")
+        Self::parse(&text("/proc/meminfo"), "")
     }
 
     fn parse(meminfo: &str, pressure: &str) -> Self {
@@ -53,6 +52,11 @@ impl HostFigures {
             full,
         }
     }
+}
+
+/// The text of a kernel file; nothing if it cannot be read.
+fn text(path: &str) -> String {
+    read_now(Path::new(path)).unwrap_or_default()
 }
 
 /// The shares of the last ten seconds in a file of pressure stall information: `some` and `full`.

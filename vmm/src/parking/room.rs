@@ -32,17 +32,17 @@ impl RoomGauge {
 impl RoomSource for RoomGauge {
     fn room(&self) -> HostRoom {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, groups, host) = match seen.take() {
-            Some(now) if now.0.elapsed() < SELDOM => seen.insert(now),
-            _ => seen.insert((
-                Instant::now(),
-                self.groups.limits(),
-                of_host(&HostFigures::read_memory()),
-            )),
+        let read = || of_host(&HostFigures::read_memory());
+        let now = match seen.take() {
+            // Without a group's limit, the host itself is what can run out at any moment.
+            Some((at, groups, _)) if at.elapsed() < SELDOM && groups.is_empty() => {
+                (at, groups, read())
+            }
+            Some(now) if now.0.elapsed() < SELDOM => now,
+            _ => (Instant::now(), self.groups.limits(), read()),
         };
-        // Without a group's limit, the host itself is what can run out at any moment.
-        let host = if groups.is_empty() { of_host(&HostFigures::read_memory()) } else { *host };
-        groups.iter().filter_map(GroupLimits::room).fold(host, |least, [high, max]| HostRoom {
+        let (_, groups, host) = &*seen.insert(now);
+        groups.iter().filter_map(GroupLimits::room).fold(*host, |least, [high, max]| HostRoom {
             before_short: least.before_short.min(Bytes(high)),
             before_full: least.before_full.min(Bytes(max)),
         })
