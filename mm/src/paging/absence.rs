@@ -25,6 +25,11 @@ impl Absence {
         Self { source, dropped: None, back: None }
     }
 
+    /// The same pages, with their contents at `source`.
+    pub(super) fn with_source(self, source: SourceId) -> Self {
+        Self { source, ..self }
+    }
+
     /// Of a block of which no page is in guest memory, and none at a source.
     pub(super) fn empty(source: SourceId) -> Self {
         Self { source, dropped: boxed(PageMask::FULL), back: None }

@@ -59,6 +59,8 @@ impl EvictionCosts {
 pub enum TrialOutcome {
     /// The guest did not access it: it is now stored.
     Stored,
+    /// It is stored, but for a few pages that the guest accessed.
+    Partly,
     /// The guest touched it.
     Wanted,
     /// It cannot be evicted: pinned, in small pages, or not compressible.
@@ -136,6 +138,11 @@ impl ColdTracker {
         self.width
     }
 
+    /// Whether block `index` came back when it was tried last.
+    pub fn came_back(&self, index: usize) -> bool {
+        self.trials[index].returns
+    }
+
     /// Begins a round: at most `wanted` of the blocks for which `is_in_place` holds, least recently
     /// considered first. `is_present` is a cheaper check: whether a block is not absent. A present
     /// block that was stored has come back.
@@ -185,7 +192,7 @@ impl ColdTracker {
             let trial = &mut self.trials[block];
             if trial.returns && outcome != TrialOutcome::Unable {
                 tried_again = true;
-                wanted_again |= outcome == TrialOutcome::Wanted;
+                wanted_again |= outcome != TrialOutcome::Stored;
             }
             match outcome {
                 // The pause is kept: it is doubled if the block comes back soon.
@@ -193,6 +200,7 @@ impl ColdTracker {
                     trial.stored_in = Some(self.round);
                     trial.returns = false;
                 }
+                TrialOutcome::Partly => trial.stored_in = Some(self.round),
                 TrialOutcome::Wanted => trial.came_back(self.policy.longest_pause),
                 TrialOutcome::Unable => trial.set_back(self.policy.longest_pause),
             }

@@ -212,7 +212,11 @@ impl PagerEngine {
             return Err(Stay::Away);
         }
         let began = cpu_time();
-        let packed = self.pack_pages(index, slot, on_access);
+        let packed = self.slot_pages(slot).and_then(|pages| {
+            let is_recalled =
+                || on_access == OnAccess::Return && self.outlet.is_recalled(slot);
+            self.pack_pages((index, slot), pages, &is_recalled)
+        });
         let zero = holes.map(|holes| self.zero_pages(slot, holes));
         let took = (cpu_time() - began).as_nanos().saturating_u64();
         PagerCounters::add(&self.counters.compress_ns, took);
@@ -249,12 +253,23 @@ impl PagerEngine {
         Err(why)
     }
 
-    fn pack_pages(&self, index: usize, slot: usize, on_access: OnAccess) -> Result<(), Stay> {
+    /// The pages that a slot of the outlet has.
+    fn slot_pages(&self, slot: usize) -> Result<Vec<usize>, Stay> {
         let resident = if self.huge { PageMask::FULL } else { self.outlet.resident(slot)? };
-        let mut left: Vec<usize> = (0..PAGES).filter(|&at| resident.contains(at)).collect();
-        let sample: Vec<usize> = left.iter().copied().step_by(SAMPLE_STEP).collect();
+        Ok(resident.runs().flatten().collect())
+    }
+
+    /// Stores `pages` of block `index`, which lie in a slot that this thread holds, a sample first, until
+    /// they are `recalled`.
+    pub(super) fn pack_pages(
+        &self,
+        (index, slot): (usize, usize),
+        mut pages: Vec<usize>,
+        recalled: &dyn Fn() -> bool,
+    ) -> Result<(), Stay> {
+        let sample: Vec<usize> = pages.iter().copied().step_by(SAMPLE_STEP).collect();
         let pack = |pages: &[usize]| {
-            if on_access == OnAccess::Return && self.outlet.is_recalled(slot) {
+            if recalled() {
                 return Err(Stay::Wanted);
             }
             self.idle.relax();
@@ -266,8 +281,8 @@ impl PagerEngine {
         if kept * 100 > sample.len() * PAGE_BYTES * WORTHLESS_PERCENT {
             return Err(Stay::Incompressible);
         }
-        left.retain(|at| sample.binary_search(at).is_err());
-        left.chunks(BATCH).try_for_each(|pages| pack(pages).map(drop))
+        pages.retain(|at| sample.binary_search(at).is_err());
+        pages.chunks(BATCH).try_for_each(|pages| pack(pages).map(drop))
     }
 
     /// The pages of `among` that are zero in a slot that this thread holds.

@@ -27,7 +27,7 @@
 //! `pager_engine` what all threads share · `record` where each block is · `pager` the thread that
 //! answers faults · `resolve` bringing back · `evict` taking out and compressing · `discards`
 //! discards by others · `empties` blocks without contents · `partial` taking single pages out again · `probation` blocks taken out on
-//! trial · `repack` recompression of blocks that stay absent · `relief` eviction at once, for a
+//! trial · `staged` blocks that stay in staging while the guest gets single pages of them · `repack` recompression of blocks that stay absent · `relief` eviction at once, for a
 //! host that is short. Leaves: `config` settings · `areas` numbering of blocks · `absence` the
 //! pages of an absent block · `ages` how long each has been in the store · `staging` address
 //! space for blocks in transit · `source` the sources of contents · `page_pool` the compressed
@@ -58,6 +58,7 @@ mod repack;
 mod resolve;
 mod room;
 mod source;
+mod staged;
 mod staging;
 mod stats;
 #[cfg(all(test, not(loom), not(miri)))]
@@ -84,6 +85,7 @@ use pager::PagerThread;
 use pager_engine::{PagerEngine, lock};
 use record::{BlockState, Record};
 use room::Room;
+use staged::{STAGED, StagedBlocks};
 use staging::Outlet;
 use stats::{Histogram, PagerCounters};
 
@@ -133,7 +135,8 @@ impl Paging {
         let areas = Areas::of(&ram);
         let uffd = Userfault::open()?;
         let huge = ram.may_be_huge();
-        let outlet = Outlet::new(SLOTS, huge, &uffd).map_err(PagingError::Prepare)?;
+        let outlet = Arc::new(Outlet::new(SLOTS, huge, &uffd).map_err(PagingError::Prepare)?);
+        let staged = Arc::new(StagedBlocks::new(Arc::clone(&outlet)));
         let parts = Outlet::new(SLOTS, false, &uffd).map_err(PagingError::Prepare)?;
         let pages = areas.blocks() as u64 * PAGES_PER_BLOCK;
         let pool = PagePool::new(pages, config.pool_limit, config.codec, config.second_codec)?;
@@ -148,12 +151,16 @@ impl Paging {
         let ages = Ages::new(blocks);
         let engine = Arc::new(PagerEngine {
             record: Mutex::new(Record::new(blocks)),
-            sources: std::iter::once(store).chain(config.sources).collect(),
+            sources: [store, Arc::clone(&staged) as Arc<dyn PageSource>]
+                .into_iter()
+                .chain(config.sources)
+                .collect(),
             ram,
             areas,
             huge,
             uffd,
             outlet,
+            staged,
             parts,
             pool,
             max_runs: config.max_mappings / MAPPINGS_PER_RUN,
@@ -187,7 +194,7 @@ impl Paging {
     /// If the configuration has no such source.
     pub fn attach(&self, nth: u8) -> Result<(), PagingError> {
         let engine = &self.engine;
-        let source = SourceId(nth + 1);
+        let source = SourceId(STAGED.0 + 1 + nth);
         assert!(usize::from(source.0) < engine.sources.len(), "no source {nth} is configured");
         let _gate = lock(&engine.gate);
         for region in engine.ram.regions() {
@@ -235,7 +242,8 @@ impl Paging {
     }
 
     /// Takes at most `wanted` blocks out, uncompressed, to see whether the guest accesses them.
-    /// Accessed blocks are moved straight back. Blocks with pages of `exclude` stay.
+    /// Accessed blocks are moved straight back; of those that came back before, the guest gets single
+    /// pages. Blocks with pages of `exclude` stay.
     pub fn begin_trial(
         &self,
         tracker: &mut ColdTracker,

@@ -25,6 +25,7 @@ use super::pager_engine::{PagerEngine, lock};
 use super::record::BlockState;
 use super::resolve::FillOutcome;
 use super::room::Grant;
+use super::staged::{FEW_PAGES, STAGED};
 use super::staging::{Inlet, PAGES};
 use super::stats::PagerCounters;
 use super::wakefulness::Wakefulness;
@@ -195,14 +196,17 @@ impl Pager {
         let page = (fault.page - engine.areas.host(index).addr()) / PAGE_BYTES;
         let (pages, number) =
             (PagerEngine::pages(index), PagerEngine::pages(index).start + page as u64);
-        let grant = match *engine.record().state(index) {
-            BlockState::Absent(_) => None,
+        let (grant, few) = match engine.record().state(index) {
+            BlockState::Absent(absence) if absence.source() == STAGED => {
+                (Some(Grant::Block), FEW_PAGES)
+            }
+            BlockState::Absent(_) => (None, COLD_PAGES),
             // It takes no memory.
-            _ => Some(Grant::Block),
+            _ => (Some(Grant::Block), COLD_PAGES),
         };
         let most_pages = match grant.unwrap_or_else(|| engine.room.grant()) {
             Grant::Block if grant.is_none() && self.guest.accessed(began, number) => 0,
-            Grant::Block => COLD_PAGES,
+            Grant::Block => few,
             Grant::Page => PAGES,
             Grant::PageLater if anyway => PAGES,
             Grant::PageLater | Grant::Nothing => {

@@ -24,6 +24,7 @@ use super::page_pool::PagePool;
 use super::record::{BlockState, Record};
 use super::room::Room;
 use super::source::{PageSource, SourceError};
+use super::staged::StagedBlocks;
 use super::staging::Outlet;
 use super::stats::{Histogram, PagerCounters, PagingStats};
 
@@ -40,11 +41,13 @@ pub(super) struct PagerEngine {
     /// Whether guest memory should consist of huge pages.
     pub(super) huge: bool,
     pub(super) uffd: Userfault,
-    pub(super) outlet: Outlet,
-    /// The same for single pages.
+    pub(super) outlet: Arc<Outlet>,
+    /// Blocks in the outlet of which the guest gets single pages.
+    pub(super) staged: Arc<StagedBlocks>,
+    /// The outlet of single pages.
     pub(super) parts: Outlet,
     pub(super) pool: PagePool,
-    /// The first is the store.
+    /// The first is the store, the second the blocks in the outlet.
     pub(super) sources: Vec<Arc<dyn PageSource>>,
     /// Most runs of registered blocks.
     pub(super) max_runs: usize,

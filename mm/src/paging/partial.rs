@@ -12,7 +12,7 @@ use crate::units::{HostRange, SaturatingInto};
 
 use super::absence::Absence;
 use super::evict::Stay;
-use super::pager_engine::{PagerEngine, lock};
+use super::pager_engine::{PagerEngine, STORE, lock};
 use super::record::BlockState;
 use super::stats::PagerCounters;
 
@@ -63,10 +63,14 @@ impl PagerEngine {
         packed.map(drop)
     }
 
-    /// Takes block `index` over if pages of it are in guest memory.
+    /// Takes block `index` over if it is in the store, and pages of it are in guest memory.
     fn begin_taking_pages(&self, index: usize) -> Option<Absence> {
         let mut record = self.record();
-        if !matches!(record.state(index), BlockState::Absent(absence) if absence.pages_back() > 0) {
+        let is_partly_back =
+            |absence: &Absence| absence.source() == STORE && absence.pages_back() > 0;
+        if !matches!(record.state(index), BlockState::Absent(absence) if is_partly_back(absence))
+            || record.is_storing(index)
+        {
             return None;
         }
         match record.begin_filling(index) {
@@ -99,7 +103,8 @@ impl PagerEngine {
         Ok(pages.difference(&resident))
     }
 
-    fn forget_pages(&self, index: usize, pages: &PageMask) {
+    /// Drops `pages` of block `index` in the store.
+    pub(super) fn forget_pages(&self, index: usize, pages: &PageMask) {
         let first = Self::pages(index).start;
         for run in pages.runs() {
             self.sources[0].forget(first + run.start as u64..first + run.end as u64);

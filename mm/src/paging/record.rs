@@ -22,6 +22,7 @@
 use crate::blocks::mask::PageMask;
 
 use super::absence::{Absence, SourceId};
+use super::staged::STAGED;
 
 /// Where a block's contents are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +68,8 @@ struct BlockEntry {
     state: BlockState,
     /// Faults on it are reported to the pager.
     registered: bool,
+    /// A thread stores its pages from staging: others must not store any.
+    storing: bool,
 }
 
 /// The record of all blocks. A transition that the diagram does not have is a bug and panics.
@@ -79,7 +82,7 @@ pub(super) struct Record {
 impl Record {
     /// Of `blocks` blocks, all present.
     pub(super) fn new(blocks: usize) -> Self {
-        let block = BlockEntry { state: BlockState::Present, registered: false };
+        let block = BlockEntry { state: BlockState::Present, registered: false, storing: false };
         Self { blocks: vec![block; blocks], counts: Counts::default() }
     }
 
@@ -126,9 +129,19 @@ impl Record {
         }
     }
 
-    /// Present → Leaving. Whether it was present.
+    /// Whether a thread stores pages of block `index` from staging.
+    pub(super) fn is_storing(&self, index: usize) -> bool {
+        self.blocks[index].storing
+    }
+
+    /// Notes that a thread stores pages of block `index` from staging, or is done.
+    pub(super) fn set_storing(&mut self, index: usize, storing: bool) {
+        self.blocks[index].storing = storing;
+    }
+
+    /// Present → Leaving. Whether it was present, and may leave.
     pub(super) fn begin_leaving(&mut self, index: usize) -> bool {
-        let present = *self.state(index) == BlockState::Present;
+        let present = *self.state(index) == BlockState::Present && !self.is_storing(index);
         if present {
             self.set(index, BlockState::Leaving { wanted: false });
         }
@@ -166,6 +179,19 @@ impl Record {
             }
             other => panic!("block {index} cannot be packed: {other:?}"),
         }
+    }
+
+    /// Staging → the store, as the source of an absent block. Returns the pages that are not there;
+    /// `None` if the block is not in staging.
+    pub(super) fn restore(&mut self, index: usize, store: SourceId) -> Option<PageMask> {
+        let BlockState::Absent(absence) = self.state(index) else { return None };
+        if absence.source() != STAGED {
+            return None;
+        }
+        let absence = absence.clone().with_source(store);
+        let gone = PageMask::FULL.difference(&absence.at_source());
+        self.set(index, BlockState::Absent(absence));
+        Some(gone)
     }
 
     /// Present → Absent: its contents have been with `source` from the beginning.
@@ -228,11 +254,13 @@ impl Record {
     /// bring back.
     pub(super) fn drop_pages(&mut self, index: usize, pages: &PageMask) -> bool {
         match &mut self.blocks[index].state {
-            BlockState::Absent(absence) => {
-                self.counts.pages_gone -= absence.pages_gone();
+            state @ BlockState::Absent(_) => {
+                self.counts.pages_gone -= pages_gone(state);
+                let BlockState::Absent(absence) = state else { unreachable!("as matched") };
                 absence.drop_pages(pages);
-                self.counts.pages_gone += absence.pages_gone();
-                !absence.is_empty()
+                let left = !absence.is_empty();
+                self.counts.pages_gone += pages_gone(state);
+                left
             }
             other => panic!("block {index} has no source: {other:?}"),
         }
@@ -287,6 +315,8 @@ impl Record {
 
 fn pages_gone(state: &BlockState) -> usize {
     match state {
+        // All of its pages take memory in staging.
+        BlockState::Absent(absence) if absence.source() == STAGED => 0,
         BlockState::Absent(absence) => absence.pages_gone(),
         _ => 0,
     }
@@ -299,6 +329,7 @@ fn counted<'a>(counts: &'a mut Counts, state: &BlockState) -> Option<&'a mut usi
         BlockState::Leaving { .. } | BlockState::Out { .. } | BlockState::Packing { .. } => {
             Some(&mut counts.out)
         }
+        BlockState::Absent(absence) if absence.source() == STAGED => Some(&mut counts.out),
         BlockState::Absent(_) => Some(&mut counts.absent),
         BlockState::Filling => Some(&mut counts.filling),
         BlockState::Lost => Some(&mut counts.lost),

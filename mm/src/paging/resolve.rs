@@ -15,6 +15,7 @@ use super::absence::Absence;
 use super::pager_engine::{PagerEngine, STORE, TRIES};
 use super::record::BlockState;
 use super::source::{Content, SourceError};
+use super::staged::STAGED;
 use super::staging::{Inlet, PAGES};
 use super::stats::PagerCounters;
 
@@ -111,6 +112,9 @@ impl PagerEngine {
                 Ok(())
             }
             BlockState::Absent(absence) => {
+                if absence.source() == STAGED && count.is_some() {
+                    PagerCounters::add(&self.counters.blocks_returned, 1);
+                }
                 let filled = self.fill(index, absence, inlet);
                 if filled.is_err() {
                     inlet.release();
@@ -137,7 +141,7 @@ impl PagerEngine {
         }
     }
 
-    /// Brings one page of block `index` back, if the block is in the store and fewer than
+    /// Brings one page of block `index` back, if the block is in the store or in staging, and fewer than
     /// `most_pages` of its pages are in place; otherwise the block, as
     /// [`bring_back`](Self::bring_back) does.
     pub(super) fn bring_page_back(
@@ -149,7 +153,7 @@ impl PagerEngine {
         let mut record = self.record();
         let by_page = |state: &BlockState| match state {
             BlockState::Absent(absence) => {
-                absence.source() == STORE && absence.pages_back() < most_pages
+                [STORE, STAGED].contains(&absence.source()) && absence.pages_back() < most_pages
             }
             _ => false,
         };
@@ -167,6 +171,8 @@ impl PagerEngine {
         match result {
             Ok(()) => {
                 PagerCounters::add(&self.counters.pages_touched, 1);
+                let from_staging = u64::from(absence.source() == STAGED);
+                PagerCounters::add(&self.counters.pages_returned, from_staging);
                 self.recent[index].store(true, Ordering::Relaxed);
                 self.room.took(Bytes(PAGE_SIZE));
                 // Where huge pages are allowed, its holes stay with the pager.

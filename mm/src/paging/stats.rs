@@ -69,6 +69,8 @@ counters! {
     pages_touched,
     /// Such pages that were stored again.
     pages_stored,
+    /// Pages of blocks on trial that came back on their own because they were touched.
+    pages_returned,
     /// Blocks on trial that were moved back because they were touched, or wanted by unpark.
     blocks_returned,
     /// Blocks brought back by unpark or read-ahead.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use mm::blocks::guest_side::GuestSide;
 use mm::paging::{
-    ColdTracker, EvictionCosts, OnTrial, Paging, PagingStats, Probation, ReliefHand, TrialReport,
+    ColdTracker, EvictionCosts, OnTrial, Paging, PagingCounters, PagingStats, Probation, ReliefHand, TrialReport,
 };
 use mm::units::{BLOCK_SIZE, Bytes};
 
@@ -201,7 +201,7 @@ impl Eviction {
             touched_blocks: counters
                 .blocks_touched
                 .saturating_sub(counters.blocks_returned)
-                .saturating_add(counters.pages_touched / PAGES_LIKE_A_BLOCK),
+                .saturating_add(parked_pages(counters) / PAGES_LIKE_A_BLOCK),
             spent: Duration::from_nanos(spent),
             costs: measured(&stats),
             pool: [pool_bytes(&stats), stats.pool.limit_bytes].map(Bytes),
@@ -258,6 +258,11 @@ fn pool_bytes(stats: &PagingStats) -> u64 {
     stats.pool.store.mem_used_total.saturating_add(stats.pool.metadata_bytes)
 }
 
+/// Pages that came back on their own, apart from those of trials.
+fn parked_pages(counters: &PagingCounters) -> u64 {
+    counters.pages_touched.saturating_sub(counters.pages_returned)
+}
+
 /// The measured cost of evicting a block and bringing it back.
 fn measured(stats: &PagingStats) -> EvictionCosts {
     let usual = EvictionCosts::default();
@@ -268,7 +273,7 @@ fn measured(stats: &PagingStats) -> EvictionCosts {
     };
     let back = counters.blocks_touched + counters.blocks_prefetched;
     let back = back.saturating_sub(counters.blocks_returned);
-    let back = back + counters.pages_touched / PAGES_LIKE_A_BLOCK;
+    let back = back + parked_pages(counters) / PAGES_LIKE_A_BLOCK;
     let away = stats.absent_bytes / BLOCK_SIZE;
     let freed_bytes = match away {
         SAMPLE.. => BLOCK_SIZE.saturating_sub(pool_bytes(stats) / away),

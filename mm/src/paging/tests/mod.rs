@@ -3,8 +3,8 @@
 //!
 //! `parking` parking and coming back · `discards` pages that are given up or must stay · `empties`
 //! blocks without contents · `failures`
-//! failures · `pages` single pages · `room` a host that is short · `sources` memory from a file · `cold` trials and what stays away · `stress` all at
-//! once.
+//! failures · `pages` single pages · `room` a host that is short · `sources` memory from a file · `cold` trials and what stays away · `staged`
+//! trials of blocks that are used a little · `stress` all at once.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -16,6 +16,7 @@ mod pages;
 mod parking;
 mod room;
 mod sources;
+mod staged;
 mod stress;
 
 use std::sync::Arc;

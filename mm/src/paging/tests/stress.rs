@@ -45,7 +45,13 @@ fn nothing_is_lost_under_a_busy_guest() {
             });
         }
         let mut x = 1u64;
+        let mut tracker = f.paging.cold_tracker(Probation { at_once: 8, longest_pause: 1 });
         for round in 0..12 {
+            for turn in 0..4 {
+                let trial = f.paging.begin_trial(&mut tracker, 8, &RangeSet::new());
+                std::thread::sleep(Duration::from_millis(turn));
+                let _ = f.paging.end_trial(&mut tracker, trial, &NEVER);
+            }
             f.paging.park(&ParkRequest::default(), &NEVER, &quiet);
             x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let start = ballooned.start().0 + (x >> 40) % 1000;

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Trials of blocks of which the guest uses a few pages.
+
+use super::*;
+use crate::paging::staged::FEW_PAGES;
+
+/// A guest whose block 0 has come back from a trial, on its next trial.
+fn on_second_trial(f: &Fixture) -> (ColdTracker, OnTrial) {
+    let mut tracker = f.paging.cold_tracker(Probation { at_once: 1, longest_pause: 1 });
+    let first = f.paging.begin_trial(&mut tracker, 1, &RangeSet::new());
+    assert_eq!(first.len(), 1);
+    assert!(f.holds(0, 1));
+    f.paging.settle();
+    assert_eq!(f.paging.end_trial(&mut tracker, first, &NEVER).returned, 1);
+    loop {
+        let trial = f.paging.begin_trial(&mut tracker, 1, &RangeSet::new());
+        if f.paging.absent_blocks() == [f.paging.engine.areas.block(0)] {
+            return (tracker, trial);
+        }
+        let _ = f.paging.end_trial(&mut tracker, trial, &NEVER);
+        f.unpark();
+    }
+}
+
+#[test]
+fn a_block_leaves_but_for_the_few_pages_that_are_used() {
+    let f = Fixture::new(4, 8);
+    f.fill(1);
+    if !f.has_huge_pages() {
+        return;
+    }
+    let (mut tracker, trial) = on_second_trial(&f);
+    f.write(3, 2);
+    f.write(300, 2);
+    f.paging.settle();
+    let stats = f.paging.stats();
+    assert_eq!((stats.counters.pages_returned, stats.staged_bytes), (2, 2 * MIB));
+    f.paging.validate().unwrap();
+    let report = f.paging.end_trial(&mut tracker, trial, &NEVER);
+    assert_eq!((report.stored, report.returned, report.stopped), (1, 0, None));
+    let stats = f.paging.stats();
+    assert_eq!((stats.staged_bytes, stats.absent_bytes), (0, 2 * MIB - 2 * PAGE_SIZE));
+    assert_eq!(f.resident(), 2 * MIB + 2 * PAGE_SIZE);
+    // What is in place is not in the store.
+    assert_eq!(stats.pool.store.orig_data_size, 2 * MIB - 2 * PAGE_SIZE);
+    for page in 0..f.pages() {
+        let version = if [3, 300].contains(&page) { 2 } else { 1 };
+        assert!(f.holds(page, version), "page {page}");
+    }
+    f.unpark();
+    assert_eq!((f.resident(), f.paging.stats().pool.store.orig_data_size), (4 * MIB, 0));
+}
+
+#[test]
+fn a_block_that_is_used_comes_back_from_its_trial() {
+    let f = Fixture::new(4, 8);
+    f.fill(1);
+    if !f.has_huge_pages() {
+        return;
+    }
+    let (mut tracker, trial) = on_second_trial(&f);
+    let used = FEW_PAGES as u64 + 1;
+    (0..used).for_each(|nth| f.write(nth * 9, 2));
+    f.paging.settle();
+    let counters = f.paging.stats().counters;
+    assert_eq!((counters.pages_returned, counters.blocks_returned), (FEW_PAGES as u64, 2));
+    assert_eq!((f.resident(), f.paging.stats().absent_bytes), (4 * MIB, 0));
+    let report = f.paging.end_trial(&mut tracker, trial, &NEVER);
+    assert_eq!((report.stored, report.returned), (0, 1));
+    f.paging.validate().unwrap();
+    for page in 0..f.pages() {
+        let version = if page % 9 == 0 && page / 9 < used { 2 } else { 1 };
+        assert!(f.holds(page, version), "page {page}");
+    }
+}
+
+#[test]
+fn a_trial_that_ends_early_brings_all_of_the_block_back() {
+    let f = Fixture::new(4, 8);
+    f.fill(1);
+    if !f.has_huge_pages() {
+        return;
+    }
+    let (mut tracker, trial) = on_second_trial(&f);
+    f.write(3, 2);
+    let report = f.paging.end_trial(&mut tracker, trial, &AtomicBool::new(true));
+    assert_eq!((report.stored, report.kept), (0, 1));
+    assert_eq!(report.stopped.as_deref(), Some("cancelled"));
+    let stats = f.paging.stats();
+    assert_eq!((f.resident(), stats.absent_bytes, stats.staged_bytes), (4 * MIB, 0, 0));
+    assert!((0..f.pages()).all(|page| f.holds(page, if page == 3 { 2 } else { 1 })));
+    f.paging.validate().unwrap();
+}
+
+#[test]
+fn pages_that_are_given_up_on_trial_read_as_zero() {
+    let f = Fixture::new(4, 8);
+    f.fill(1);
+    if !f.has_huge_pages() {
+        return;
+    }
+    let (mut tracker, trial) = on_second_trial(&f);
+    f.write(3, 2);
+    f.paging.settle();
+    f.ram.discard(&[range(2, 8)]).unwrap();
+    let report = f.paging.end_trial(&mut tracker, trial, &NEVER);
+    assert_eq!((report.stored, report.stopped), (1, None));
+    assert_eq!(f.paging.stats().pool.store.orig_data_size, 2 * MIB - 8 * PAGE_SIZE);
+    assert!((0..f.pages()).all(|page| match page {
+        2..10 => f.is_zero(page),
+        _ => f.holds(page, 1),
+    }));
+    f.paging.validate().unwrap();
+}
+
+#[test]
+fn a_store_that_is_full_leaves_the_block_in_place() {
+    let f = Fixture::new(4, 1);
+    // Few bits in common: two blocks do not fit into the pool.
+    let mut x = 1u64;
+    for word in 0..4 * MIB / 8 {
+        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        f.ram.memory().write_obj(x >> 34, GuestAddress(word * 8)).unwrap();
+    }
+    if !f.has_huge_pages() {
+        return;
+    }
+    let mut tracker = f.paging.cold_tracker(Probation { at_once: 1, longest_pause: 1 });
+    let touch = || f.ram.memory().read_obj::<u64>(GuestAddress(64)).unwrap();
+    let mut full = 0;
+    for _ in 0..8 {
+        let trial = f.paging.begin_trial(&mut tracker, 1, &RangeSet::new());
+        touch();
+        f.paging.settle();
+        full += u64::from(f.paging.end_trial(&mut tracker, trial, &NEVER).stopped.is_some());
+        f.paging.validate().unwrap();
+    }
+    let stats = f.paging.stats();
+    assert!(full > 0 && stats.counters.pages_returned > 0, "{stats:?}");
+    assert_eq!(stats.staged_bytes, 0);
+    let mut x = 1u64;
+    for word in 0..4 * MIB / 8 {
+        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let found: u64 = f.ram.memory().read_obj(GuestAddress(word * 8)).unwrap();
+        assert_eq!(found, x >> 34, "word {word}");
+    }
+}
