@@ -2,7 +2,10 @@
 //! The pages of an absent block: at its source, discarded since, or back in guest memory.
 
 use crate::blocks::mask::PageMask;
-use crate::units::{PAGES_PER_BLOCK, usize_from};
+use crate::units::{PAGES_PER_BLOCK, Pages, usize_from};
+
+/// Pages that are remembered as used together.
+const MOST_USED: Pages = Pages(32);
 
 /// Which page source has the contents of an absent block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,12 +20,14 @@ pub(super) struct Absence {
     dropped: Option<Box<PageMask>>,
     /// In guest memory, because the guest accessed them.
     back: Option<Box<PageMask>>,
+    /// In guest memory until it was last stored.
+    used: Option<Box<PageMask>>,
 }
 
 impl Absence {
     /// Of a block that is with `source` as a whole.
     pub(super) fn new(source: SourceId) -> Self {
-        Self { source, dropped: None, back: None }
+        Self { source, dropped: None, back: None, used: None }
     }
 
     /// The same pages, with their contents at `source`.
@@ -32,7 +37,7 @@ impl Absence {
 
     /// Of a block of which no page is in guest memory, and none at a source.
     pub(super) fn empty(source: SourceId) -> Self {
-        Self { source, dropped: boxed(PageMask::FULL), back: None }
+        Self { source, dropped: boxed(PageMask::FULL), back: None, used: None }
     }
 
     /// Whether the source has no page.
@@ -66,6 +71,15 @@ impl Absence {
         self.back.as_deref().copied().unwrap_or_default()
     }
 
+    /// The pages at the source that the guest may need with `page`: its neighbours in a group of `near`
+    /// pages, and those that were in guest memory until it was last stored.
+    pub(super) fn needed_with(&self, page: usize, near: usize) -> PageMask {
+        let mut needed = self.used.as_deref().copied().unwrap_or_default();
+        let first = page / near * near;
+        needed.set_range(first..first + near);
+        needed.intersection(&self.at_source())
+    }
+
     /// How many pages are in guest memory.
     pub(super) fn pages_back(&self) -> usize {
         self.back.as_ref().map_or(0, |back| back.count().0 as usize)
@@ -84,7 +98,8 @@ impl Absence {
 
     /// The pages in guest memory are with the source again, apart from `gone`, which read as zero.
     pub(super) fn take_back(&mut self, gone: &PageMask) {
-        self.back = None;
+        // As those that came with others count, too, they become more each time: then it starts over.
+        self.used = self.back.take().filter(|back| back.count() <= MOST_USED);
         self.drop_pages(gone);
     }
 

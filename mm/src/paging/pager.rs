@@ -28,7 +28,7 @@ use super::room::Grant;
 use super::staged::{FEW_PAGES, STAGED};
 use super::staging::{Inlet, PAGES};
 use super::stats::PagerCounters;
-use super::wakefulness::Wakefulness;
+use super::wakefulness::{Portion, Wakefulness};
 
 /// Blocks to read ahead after an access to the hot set.
 const READ_AHEAD: usize = 8;
@@ -194,8 +194,8 @@ impl Pager {
             return answer_stray(&engine, fault);
         };
         let page = (fault.page - engine.areas.host(index).addr()) / PAGE_BYTES;
-        let (pages, number) =
-            (PagerEngine::pages(index), PagerEngine::pages(index).start + page as u64);
+        let block = PagerEngine::pages(index);
+        let number = block.start + page as u64;
         let (grant, few) = match engine.record().state(index) {
             BlockState::Absent(absence) if absence.source() == STAGED => {
                 (Some(Grant::Block), FEW_PAGES)
@@ -204,21 +204,25 @@ impl Pager {
             // It takes no memory.
             _ => (Some(Grant::Block), COLD_PAGES),
         };
-        let most_pages = match grant.unwrap_or_else(|| engine.room.grant()) {
-            Grant::Block if grant.is_none() && self.guest.accessed(began, number) => 0,
-            Grant::Block => few,
-            Grant::Page => PAGES,
-            Grant::PageLater if anyway => PAGES,
+        let pages = match grant.unwrap_or_else(|| engine.room.grant()) {
+            Grant::Block if grant.is_none() => match self.guest.accessed(began, number) {
+                Portion::Block => (0, false),
+                Portion::Pages => (few, true),
+                Portion::Page => (few, false),
+            },
+            Grant::Block => (few, false),
+            Grant::Page => (PAGES, false),
+            Grant::PageLater if anyway => (PAGES, false),
             Grant::PageLater | Grant::Nothing => {
                 PagerCounters::add(&engine.counters.faults_held, 1);
                 self.ahead.clear();
                 return self.wait_for_room(fault);
             }
         };
-        match engine.bring_page_back((index, page), most_pages, &mut self.inlet) {
+        match engine.bring_page_back((index, page), pages, &mut self.inlet) {
             FillOutcome::Page => self.answered(began.elapsed(), number..number + 1),
             FillOutcome::Done => {
-                self.answered(began.elapsed(), pages);
+                self.answered(began.elapsed(), block);
                 let most = if engine.reads_ahead.load(Ordering::Relaxed) { READ_AHEAD } else { 0 };
                 self.ahead.extend(lock(&engine.hot).touched(index, most));
                 if engine.huge && self.small.len() < SMALL_BLOCKS {

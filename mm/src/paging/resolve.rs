@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::blocks::mask::PageMask;
 use crate::sys::thread::cpu_time;
 use crate::sys::userfault::Stopped;
-use crate::units::{BLOCK_SIZE, Bytes, HostRange, PAGE_BYTES, PAGE_SIZE, Pages, SaturatingInto};
+use crate::units::{BLOCK_SIZE, Bytes, HostRange, PAGE_BYTES, Pages, SaturatingInto};
 
 use super::absence::Absence;
 use super::pager_engine::{PagerEngine, STORE, TRIES};
@@ -18,6 +18,9 @@ use super::source::{Content, SourceError};
 use super::staged::STAGED;
 use super::staging::{Inlet, PAGES};
 use super::stats::PagerCounters;
+
+/// Pages that come back together, if the guest accesses many.
+const NEAR: usize = 2;
 
 /// Result of an attempt to bring a block back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,12 +145,12 @@ impl PagerEngine {
     }
 
     /// Brings one page of block `index` back, if the block is in the store or in staging, and fewer than
-    /// `most_pages` of its pages are in place; otherwise the block, as
-    /// [`bring_back`](Self::bring_back) does.
+    /// `most_pages` of its pages are in place; with `more`, those that the guest may need with it, too.
+    /// Otherwise the block, as [`bring_back`](Self::bring_back) does.
     pub(super) fn bring_page_back(
         &self,
         (index, page): (usize, usize),
-        most_pages: usize,
+        (most_pages, more): (usize, bool),
         inlet: &mut Inlet,
     ) -> FillOutcome {
         let mut record = self.record();
@@ -164,6 +167,9 @@ impl PagerEngine {
         };
         let began = cpu_time();
         let mut pages = PageMask::EMPTY;
+        if more && self.huge {
+            pages = absence.needed_with(page, NEAR);
+        }
         pages.insert(page);
         let result = self.copy_pages(index, &mut absence, &pages, inlet);
         let took = (cpu_time() - began).as_nanos().saturating_u64();
@@ -171,10 +177,11 @@ impl PagerEngine {
         match result {
             Ok(()) => {
                 PagerCounters::add(&self.counters.pages_touched, 1);
+                PagerCounters::add(&self.counters.pages_prefetched, pages.count().0 - 1);
                 let from_staging = u64::from(absence.source() == STAGED);
                 PagerCounters::add(&self.counters.pages_returned, from_staging);
                 self.recent[index].store(true, Ordering::Relaxed);
-                self.room.took(Bytes(PAGE_SIZE));
+                self.room.took(pages.count().bytes());
                 // Where huge pages are allowed, its holes stay with the pager.
                 if absence.is_back() || !self.huge && absence.is_empty() {
                     self.settle(index, |record| record.filled(index));

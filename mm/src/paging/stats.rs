@@ -67,6 +67,8 @@ counters! {
     blocks_touched,
     /// Pages brought back on their own because they were touched.
     pages_touched,
+    /// Pages brought back with one that was touched.
+    pages_prefetched,
     /// Such pages that were stored again.
     pages_stored,
     /// Pages of blocks on trial that came back on their own because they were touched.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Whether whole blocks serve a parked guest. A sleeping one accesses a page now and then, for its
-//! timers; one that works accesses page after page. One that passes over its memory accesses
-//! neighbours: it will want the rest of the block, and the next block from its edge on.
+//! What serves a parked guest: single pages, a few at once, or whole blocks. A sleeping one accesses a
+//! page now and then, for its timers; one that works accesses page after page. One that passes over its
+//! memory accesses neighbours: it will want the rest of the block, and the next block from its edge on.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -12,6 +12,8 @@ use crate::units::PAGES_PER_BLOCK;
 const INTERVAL: Duration = Duration::from_millis(50);
 /// Accesses that may come at once.
 const BURST: u32 = 1024;
+/// Accesses at once after which more pages come than the one that is accessed.
+const FLURRY: u32 = 16;
 /// Intervals without an access after which a guest that was awake sleeps.
 const QUIET: u32 = 20;
 /// Accesses to neighbours, one after the other, that make a scan.
@@ -20,6 +22,17 @@ const SCAN: u32 = 8;
 const SCANNED: u32 = 32;
 /// Other accesses, such as the kernel's own, after which a scan is over.
 const STRAYS: u32 = 8;
+
+/// What comes back on an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Portion {
+    /// The page alone.
+    Page,
+    /// The page, and those that are likely to be needed with it.
+    Pages,
+    /// Its block.
+    Block,
+}
 
 /// The recent accesses to absent memory.
 #[derive(Clone, Debug, Default)]
@@ -35,13 +48,18 @@ pub(super) struct Wakefulness {
 }
 
 impl Wakefulness {
-    /// Notes an access to a page of guest memory; whether its block should come back whole.
-    pub(super) fn accessed(&mut self, now: Instant, page: u64) -> bool {
+    /// Notes an access to a page of guest memory; returns what should come back.
+    pub(super) fn accessed(&mut self, now: Instant, page: u64) -> Portion {
         let scans = self.is_scan(page);
         let paced = self.paced.map_or(now, |paced| paced.max(now));
         let paced = paced + INTERVAL * if scans { SCANNED } else { 1 };
         self.paced = Some(paced.min(now + INTERVAL * (BURST + QUIET)));
-        scans || paced - now > INTERVAL * BURST
+        let ahead = paced - now;
+        match scans || ahead > INTERVAL * BURST {
+            true => Portion::Block,
+            false if ahead > INTERVAL * FLURRY => Portion::Pages,
+            false => Portion::Page,
+        }
     }
 
     /// Notes where an access was; whether the guest passes over its memory.
@@ -81,6 +99,13 @@ impl Wakefulness {
 mod tests {
     use super::*;
 
+    impl Wakefulness {
+        /// Whether the block comes back.
+        fn wakes(&mut self, now: Instant, page: u64) -> bool {
+            self.accessed(now, page) == Portion::Block
+        }
+    }
+
     /// A page with no neighbour among the others.
     fn far(turn: u32) -> u64 {
         u64::from(turn) * 7
@@ -91,22 +116,33 @@ mod tests {
         let start = Instant::now();
         let mut guest = Wakefulness::default();
         for turn in 0..BURST {
-            assert!(!guest.accessed(start, far(turn)));
+            assert!(!guest.wakes(start, far(turn)));
         }
         let mut guest = Wakefulness::default();
         for turn in 0..1000 {
-            assert!(!guest.accessed(start + INTERVAL * turn, far(turn)));
+            assert!(!guest.wakes(start + INTERVAL * turn, far(turn)));
         }
+    }
+
+    #[test]
+    fn a_flurry_brings_more_than_a_page() {
+        let start = Instant::now();
+        let mut guest = Wakefulness::default();
+        let portions: Vec<_> = (0..BURST).map(|turn| guest.accessed(start, far(turn))).collect();
+        let (alone, more) = portions.split_at(FLURRY as usize);
+        assert!(alone.iter().all(|&portion| portion == Portion::Page));
+        assert!(more.iter().all(|&portion| portion == Portion::Pages));
+        assert_eq!(guest.accessed(start + INTERVAL * BURST, 1), Portion::Page);
     }
 
     #[test]
     fn many_accesses_wake_it_until_it_was_quiet() {
         let start = Instant::now();
         let mut guest = Wakefulness::default();
-        let awake = (0..2 * BURST).filter(|&turn| guest.accessed(start, far(turn))).count();
+        let awake = (0..2 * BURST).filter(|&turn| guest.wakes(start, far(turn))).count();
         assert_eq!(awake, BURST as usize);
-        assert!(guest.accessed(start + INTERVAL * (QUIET - 1), 3));
-        assert!(!guest.accessed(start + INTERVAL * 3 * QUIET, 1));
+        assert!(guest.wakes(start + INTERVAL * (QUIET - 1), 3));
+        assert!(!guest.wakes(start + INTERVAL * 3 * QUIET, 1));
     }
 
     /// Blocks may take longer to come back than a sleeping guest's pause is.
@@ -115,7 +151,7 @@ mod tests {
         let mut now = Instant::now();
         let mut guest = Wakefulness::default();
         for access in 0..2 * BURST {
-            assert_eq!(guest.accessed(now, far(access)), access >= BURST);
+            assert_eq!(guest.wakes(now, far(access)), access >= BURST);
             now += INTERVAL * 2;
             guest.answered(INTERVAL * 2, 0..1);
         }
@@ -128,16 +164,16 @@ mod tests {
             let mut guest = Wakefulness::default();
             let at = |n: u64| if down { first - n } else { first + n };
             for n in 0..u64::from(SCAN) {
-                let scans = guest.accessed(start, at(n));
+                let scans = guest.wakes(start, at(n));
                 assert_eq!(scans, n + 1 == u64::from(SCAN));
                 let back = if scans { 512..1024 } else { at(n)..at(n) + 1 };
                 guest.answered(Duration::ZERO, back);
             }
             // The neighbour of the block that came back.
             let next = if down { 511 } else { 1024 };
-            assert!(guest.accessed(start, next));
+            assert!(guest.wakes(start, next));
             guest.answered(Duration::ZERO, next / 512 * 512..next / 512 * 512 + 512);
-            assert!(!guest.accessed(start, 5000));
+            assert!(!guest.wakes(start, 5000));
         }
     }
 
@@ -148,18 +184,18 @@ mod tests {
         let start = Instant::now();
         let mut guest = Wakefulness::default();
         // Without a scan an edge is a page like others.
-        assert!(!guest.accessed(start, 512 * 3));
+        assert!(!guest.wakes(start, 512 * 3));
         let first = 512 * 9 + 40;
-        assert_eq!((0..u64::from(SCAN)).filter(|n| guest.accessed(start, first + n)).count(), 1);
+        assert_eq!((0..u64::from(SCAN)).filter(|n| guest.wakes(start, first + n)).count(), 1);
         for (block, page) in [(4, 0), (7, 511), (2, 0)] {
             for stray in 1..u64::from(STRAYS) {
-                assert!(!guest.accessed(start, 512 * 20 + stray * 9));
+                assert!(!guest.wakes(start, 512 * 20 + stray * 9));
             }
-            assert!(guest.accessed(start, 512 * block + page));
+            assert!(guest.wakes(start, 512 * block + page));
         }
         for stray in 1..=u64::from(STRAYS) {
-            assert!(!guest.accessed(start, 512 * 30 + stray * 9));
+            assert!(!guest.wakes(start, 512 * 30 + stray * 9));
         }
-        assert!(!guest.accessed(start, 512));
+        assert!(!guest.wakes(start, 512));
     }
 }

@@ -25,25 +25,57 @@ fn an_access_costs_a_page_and_not_a_block() {
     }
     f.park();
     for round in 1..4 {
-        for block in 0..8 {
+        for block in 0..4 {
             let page = block * PAGES_PER_BLOCK + 3;
             assert!(f.holds(page, round), "round {round}, page {page}");
             f.write(page, round + 1);
         }
         f.paging.settle();
-        assert_eq!(f.resident(), 8 * PAGE_SIZE);
+        assert_eq!(f.resident(), 4 * PAGE_SIZE);
         let stats = f.paging.stats();
-        assert_eq!(stats.absent_bytes, 16 * MIB - 8 * PAGE_SIZE);
-        assert_eq!((stats.counters.pages_touched, stats.counters.blocks_touched), (round * 8, 0));
+        assert_eq!(stats.absent_bytes, 16 * MIB - 4 * PAGE_SIZE);
+        assert_eq!((stats.counters.pages_touched, stats.counters.blocks_touched), (round * 4, 0));
         // What came back leaves again, with what was written to it.
-        assert_eq!(f.park().parked, 8);
+        assert_eq!(f.park().parked, 4);
         assert_eq!((f.resident(), f.paging.stats().absent_bytes), (0, 16 * MIB));
-        assert_eq!(f.paging.stats().counters.pages_stored, round * 8);
+        assert_eq!(f.paging.stats().counters.pages_stored, round * 4);
     }
     for page in 0..f.pages() {
-        let version = if page % PAGES_PER_BLOCK == 3 { 4 } else { 1 };
+        let written = page % PAGES_PER_BLOCK == 3 && page < 4 * PAGES_PER_BLOCK;
+        let version = if written { 4 } else { 1 };
         assert!(f.holds(page, version), "page {page}");
     }
+}
+
+/// Pages that a flurry of accesses needed come back together the next time.
+#[test]
+fn pages_that_were_used_together_come_back_together() {
+    let f = Fixture::new(16, 16);
+    f.fill(1);
+    if !f.has_huge_pages() {
+        return;
+    }
+    f.park();
+    let touch = || {
+        let before = f.paging.stats().counters;
+        // None are neighbours, and no block gets many.
+        let touched = (0..128).map(|nth| nth % 8 * PAGES_PER_BLOCK + nth / 8 * 24);
+        touched.for_each(|page| assert!(f.holds(page, 1), "page {page}"));
+        f.paging.settle();
+        let after = f.paging.stats().counters;
+        assert_eq!(after.blocks_touched, 0);
+        let spared = after.pages_prefetched - before.pages_prefetched;
+        (after.pages_touched - before.pages_touched, spared)
+    };
+    let (first, neighbours) = touch();
+    assert_eq!((first, neighbours), (128, 128 - 16));
+    assert_eq!(f.resident(), (first + neighbours) * PAGE_SIZE);
+    f.park();
+    let (again, _) = touch();
+    // The first few of a flurry come alone.
+    assert!(again < 32, "{again} accesses");
+    f.unpark();
+    f.check(1);
 }
 
 #[test]
