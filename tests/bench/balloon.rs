@@ -12,10 +12,8 @@ use harness::host;
 use harness::monitor::{Balloon, Kind, Program, Spec, pause};
 use harness::{Error, Result, bare};
 
-use crate::{Bed, GUEST_MAPPING, mib, patiently};
+use crate::{Bed, GUEST_MAPPING, STOCK_KERNEL, mib, patiently};
 
-/// The unpatched kernel's name in the payload.
-const STOCK_KERNEL: &str = "vmlinux-stock";
 /// The guest's memory, and what is asked for.
 const MEMORY_MIB: u64 = 1024;
 const BALLOON_MIB: u64 = 512;

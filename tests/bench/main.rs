@@ -89,6 +89,8 @@ enum Bench {
     Park,
 }
 
+/// The unpatched kernel's name in the payload, if there is one.
+const STOCK_KERNEL: &str = "vmlinux-stock";
 /// Mappings at least this long are guest memory.
 const GUEST_MAPPING: u64 = 64 << 20;
 

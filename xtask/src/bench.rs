@@ -144,8 +144,8 @@ pub(crate) struct Options {
     samples: Vec<PathBuf>,
     #[command(flatten)]
     kernel: KernelChoice,
-    /// Also measure the balloon with the vmlinux in this directory: an unpatched kernel, built by
-    /// `cargo xtask kernel --stock`
+    /// Also measure `balloon` and `guest` with the vmlinux in this directory: an unpatched kernel, built
+    /// by `cargo xtask kernel --stock`
     #[arg(long, value_name = "DIR", env = "BALLAST_STOCK_KERNEL_DIR")]
     stock_kernel: Option<PathBuf>,
 }
@@ -259,7 +259,7 @@ fn figure(line: &str) -> Option<Value> {
 fn with_guests(bench: &str, options: &Options, figures: &mut Vec<Value>) -> Result<u8> {
     let outer = options.outer()?;
     let mut payload = Payload::assemble(options.profile(), &options.kernel)?;
-    if let (Bench::Balloon, Some(dir)) = (options.bench, &options.stock_kernel) {
+    if let (Bench::Balloon | Bench::Guest, Some(dir)) = (options.bench, &options.stock_kernel) {
         payload.add_file("vmlinux-stock", Kernel { dir: dir.clone() }.vmlinux());
     }
     if matches!(options.bench, Bench::Io | Bench::Park) {

@@ -316,6 +316,28 @@ mod tests {
         assert!(asleep.iter().any(|&tried| tried > 2 * FEW), "{asleep:?}");
     }
 
+    /// A block that leaves in part is tried again once it is back, and is as dear to the guest as others
+    /// that came back.
+    #[test]
+    fn a_block_that_leaves_in_part_has_come_back_before() {
+        let mut tracker = ColdTracker::new(8, Probation { at_once: 8, longest_pause: 64 });
+        let first = tracker.choose(8, |_| true, |_| true);
+        assert!(!tracker.came_back(0));
+        tracker.learn(first.into_iter().map(|block| (block, TrialOutcome::Wanted)));
+        let mut away = [false; 8];
+        for _ in 0..8 {
+            let chosen = tracker.choose(8, |at| !away[at], |at| !away[at]);
+            assert!(chosen.len() <= FEW && chosen.iter().all(|&at| tracker.came_back(at)));
+            chosen.iter().for_each(|&at| away[at] = true);
+            tracker.learn(chosen.into_iter().map(|block| (block, TrialOutcome::Partly)));
+        }
+        assert_eq!(away, [true; 8]);
+        assert!(tracker.choose(8, |_| false, |_| false).is_empty());
+        // One of them is back soon.
+        tracker.choose(8, |at| at == 3, |_| false);
+        assert!(tracker.came_back(3));
+    }
+
     #[test]
     fn blocks_that_cannot_leave_do_not_narrow_the_search() {
         let mut tracker = ColdTracker::new(64, Probation::default());
