@@ -213,8 +213,7 @@ impl PagerEngine {
         }
         let began = cpu_time();
         let packed = self.slot_pages(slot).and_then(|pages| {
-            let is_recalled =
-                || on_access == OnAccess::Return && self.outlet.is_recalled(slot);
+            let is_recalled = || on_access == OnAccess::Return && self.outlet.is_recalled(slot);
             self.pack_pages((index, slot), pages, &is_recalled)
         });
         let zero = holes.map(|holes| self.zero_pages(slot, holes));

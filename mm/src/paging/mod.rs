@@ -24,7 +24,7 @@
 //! KVM; it may use the rest of `mm`.
 //!
 //! Front: `mod` the front door · `park` parking and unparking · `stats` counters. Mechanism:
-//! `pager_engine` what all threads share · `record` where each block is · `pager` the thread that
+//! `pager_engine` what all threads share · `record` where each block is · `counts` how many are where · `pager` the thread that
 //! answers faults · `resolve` bringing back · `evict` taking out and compressing · `discards`
 //! discards by others · `empties` blocks without contents · `partial` taking single pages out again · `probation` blocks taken out on
 //! trial · `staged` blocks that stay in staging while the guest gets single pages of them · `repack` recompression of blocks that stay absent · `relief` eviction at once, for a
@@ -42,6 +42,7 @@ mod ages;
 mod areas;
 mod cold;
 mod config;
+mod counts;
 mod discards;
 mod empties;
 mod evict;

@@ -22,6 +22,7 @@
 use crate::blocks::mask::PageMask;
 
 use super::absence::{Absence, SourceId};
+use super::counts::Counts;
 use super::staged::STAGED;
 
 /// Where a block's contents are.
@@ -41,25 +42,6 @@ pub(super) enum BlockState {
     Filling,
     /// Its source could not read it.
     Lost,
-}
-
-/// Blocks by where they are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counts {
-    /// With a source, also those of which all pages were discarded since.
-    pub(super) absent: usize,
-    /// In staging or on the way there.
-    pub(super) out: usize,
-    /// Being brought back.
-    pub(super) filling: usize,
-    /// Pages of absent blocks that are not at the source: in place, or discarded.
-    pub(super) pages_gone: usize,
-    /// Whose contents are lost.
-    pub(super) lost: usize,
-    /// Registered with userfaultfd.
-    pub(super) registered: usize,
-    /// Runs of registered blocks: each takes up to two mappings.
-    pub(super) runs: usize,
 }
 
 /// One block.
@@ -181,9 +163,9 @@ impl Record {
         }
     }
 
-    /// Staging → the store, as the source of an absent block. Returns the pages that are not there;
-    /// `None` if the block is not in staging.
-    pub(super) fn restore(&mut self, index: usize, store: SourceId) -> Option<PageMask> {
+    /// Staging → the store, as the source of an absent block. Returns the pages that the store need not
+    /// have; `None` if the block is not in staging.
+    pub(super) fn stored(&mut self, index: usize, store: SourceId) -> Option<PageMask> {
         let BlockState::Absent(absence) = self.state(index) else { return None };
         if absence.source() != STAGED {
             return None;
@@ -253,17 +235,13 @@ impl Record {
     /// Drops pages of an absent block: they read as zero from now on. Whether any page is left to
     /// bring back.
     pub(super) fn drop_pages(&mut self, index: usize, pages: &PageMask) -> bool {
-        match &mut self.blocks[index].state {
-            state @ BlockState::Absent(_) => {
-                self.counts.pages_gone -= pages_gone(state);
-                let BlockState::Absent(absence) = state else { unreachable!("as matched") };
-                absence.drop_pages(pages);
-                let left = !absence.is_empty();
-                self.counts.pages_gone += pages_gone(state);
-                left
-            }
-            other => panic!("block {index} has no source: {other:?}"),
-        }
+        let BlockState::Absent(mut absence) = self.state(index).clone() else {
+            panic!("block {index} has no source: {:?}", self.state(index));
+        };
+        absence.drop_pages(pages);
+        let left = !absence.is_empty();
+        self.set(index, BlockState::Absent(absence));
+        left
     }
 
     /// Absent → Present: no page of it is left to bring back.
@@ -278,10 +256,7 @@ impl Record {
         let mut counts = Counts::default();
         let mut before = false;
         for (index, block) in self.blocks.iter().enumerate() {
-            if let Some(count) = counted(&mut counts, &block.state) {
-                *count += 1;
-            }
-            counts.pages_gone += pages_gone(&block.state);
+            counts.add(&block.state);
             counts.registered += usize::from(block.registered);
             counts.runs += usize::from(block.registered && !before);
             before = block.registered;
@@ -301,38 +276,9 @@ impl Record {
 
     fn set(&mut self, index: usize, state: BlockState) -> BlockState {
         let before = std::mem::replace(&mut self.blocks[index].state, state);
-        self.counts.pages_gone -= pages_gone(&before);
-        self.counts.pages_gone += pages_gone(&self.blocks[index].state);
-        if let Some(count) = counted(&mut self.counts, &before) {
-            *count -= 1;
-        }
-        if let Some(count) = counted(&mut self.counts, &self.blocks[index].state) {
-            *count += 1;
-        }
+        self.counts.remove(&before);
+        self.counts.add(&self.blocks[index].state);
         before
-    }
-}
-
-fn pages_gone(state: &BlockState) -> usize {
-    match state {
-        // All of its pages take memory in staging.
-        BlockState::Absent(absence) if absence.source() == STAGED => 0,
-        BlockState::Absent(absence) => absence.pages_gone(),
-        _ => 0,
-    }
-}
-
-/// The counter that a state has, if it has one.
-fn counted<'a>(counts: &'a mut Counts, state: &BlockState) -> Option<&'a mut usize> {
-    match state {
-        BlockState::Present => None,
-        BlockState::Leaving { .. } | BlockState::Out { .. } | BlockState::Packing { .. } => {
-            Some(&mut counts.out)
-        }
-        BlockState::Absent(absence) if absence.source() == STAGED => Some(&mut counts.out),
-        BlockState::Absent(_) => Some(&mut counts.absent),
-        BlockState::Filling => Some(&mut counts.filling),
-        BlockState::Lost => Some(&mut counts.lost),
     }
 }
 

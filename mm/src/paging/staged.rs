@@ -144,13 +144,9 @@ impl PagerEngine {
 
     /// Makes the store the source of block `index`, if it is still in staging, and if `packed` says that
     /// the store has it.
-    fn end_storing(
-        &self,
-        index: usize,
-        packed: Result<(), Stay>,
-    ) -> Result<TrialOutcome, Stay> {
+    fn end_storing(&self, index: usize, packed: Result<(), Stay>) -> Result<TrialOutcome, Stay> {
         let mut record = self.settled_record(index);
-        let gone = packed.is_ok().then(|| record.restore(index, STORE)).flatten();
+        let gone = packed.is_ok().then(|| record.stored(index, STORE)).flatten();
         // Under the record's lock: other threads may store the block afterwards.
         self.forget_pages(index, &gone.unwrap_or(PageMask::FULL));
         record.set_storing(index, false);

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use mm::blocks::guest_side::GuestSide;
 use mm::paging::{
-    ColdTracker, EvictionCosts, OnTrial, Paging, PagingCounters, PagingStats, Probation, ReliefHand, TrialReport,
+    ColdTracker, EvictionCosts, OnTrial, Paging, PagingCounters, PagingStats, Probation,
+    ReliefHand, TrialReport,
 };
 use mm::units::{BLOCK_SIZE, Bytes};
 
