@@ -10,57 +10,21 @@
 //! Three back-offs bound what is spent on a busy guest: a block that came back, during its trial or
 //! soon after it was stored, is tried again after twice as many rounds as before; if most of a
 //! round's blocks came back, the next round tries half as many; and of blocks that came back before,
-//! a round has only a few, as one request of the guest may need them all and wait for each.
-
-use std::time::Duration;
-
-use crate::units::SaturatingInto;
+//! a round has only a few, as one request of the guest may need them all and wait for each: more only
+//! after a round in which it waited for few pages.
 
 /// Blocks that came back before, in a round after one of them came back again.
 const FEW: usize = 2;
-
-/// The value of eviction: CPU time against bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EvictionCosts {
-    /// CPU time to take a block out and compress it.
-    pub evict: Duration,
-    /// CPU time to bring a block back.
-    pub fill: Duration,
-    /// Host memory freed by one absent block, less its compressed size.
-    pub freed_bytes: u64,
-    /// Bytes that must stay free for a second for each microsecond of processor time.
-    pub bytes_per_us: u64,
-}
-
-impl Default for EvictionCosts {
-    /// A third of a block is left; 1.3 ms for both ways pay off if the block stays away for ten seconds.
-    fn default() -> Self {
-        Self {
-            evict: Duration::from_micros(700),
-            fill: Duration::from_micros(600),
-            freed_bytes: 1400 << 10,
-            bytes_per_us: 11_000,
-        }
-    }
-}
-
-impl EvictionCosts {
-    /// The shortest absence that pays for evicting a block and bringing it back.
-    pub fn break_even(&self) -> Duration {
-        let us = self.evict.saturating_add(self.fill).as_micros();
-        let price = us.saturating_mul(self.bytes_per_us.into()).saturating_mul(1000);
-        let ms = price.checked_div(self.freed_bytes.into()).unwrap_or(u128::MAX);
-        Duration::from_millis(ms.saturating_u64())
-    }
-}
+/// Pages of such blocks in a round; with no more, the next may have twice as many of them.
+const FEW_PAGES: usize = 32;
 
 /// Result of a block's trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrialOutcome {
     /// The guest did not access it: it is now stored.
     Stored,
-    /// It is stored, but for a few pages that the guest accessed.
-    Partly,
+    /// It is stored, but for so many pages, which the guest accessed.
+    Partly(usize),
     /// The guest touched it.
     Wanted,
     /// It cannot be evicted: pinned, in small pages, or not compressible.
@@ -187,12 +151,12 @@ impl ColdTracker {
     /// Ends a round with the result of each block's trial.
     pub fn learn(&mut self, outcomes: impl IntoIterator<Item = (usize, TrialOutcome)>) {
         let (mut wanted, mut tried) = (0, 0);
-        let (mut wanted_again, mut tried_again) = (false, false);
+        let (mut tried_again, mut wanted_again, mut pages_again) = (false, false, 0);
         for (block, outcome) in outcomes {
             let trial = &mut self.trials[block];
             if trial.returns && outcome != TrialOutcome::Unable {
                 tried_again = true;
-                wanted_again |= outcome != TrialOutcome::Stored;
+                wanted_again |= outcome == TrialOutcome::Wanted;
             }
             match outcome {
                 // The pause is kept: it is doubled if the block comes back soon.
@@ -200,7 +164,10 @@ impl ColdTracker {
                     trial.stored_in = Some(self.round);
                     trial.returns = false;
                 }
-                TrialOutcome::Partly => trial.stored_in = Some(self.round),
+                TrialOutcome::Partly(pages) => {
+                    trial.stored_in = Some(self.round);
+                    pages_again += pages;
+                }
                 TrialOutcome::Wanted => trial.came_back(self.policy.longest_pause),
                 TrialOutcome::Unable => trial.set_back(self.policy.longest_pause),
             }
@@ -213,7 +180,11 @@ impl ColdTracker {
         if tried_again {
             // A guest that has begun to sleep needs none of them.
             let most = self.policy.at_once.max(FEW);
-            self.again = if wanted_again { FEW } else { (self.again * 2).min(most) };
+            self.again = match (wanted_again, pages_again) {
+                (true, _) => FEW,
+                (false, ..=FEW_PAGES) => (self.again * 2).min(most),
+                (false, _) => (self.again / 2).max(FEW),
+            };
         }
         self.width = if wanted * 2 > tried {
             (self.width / 2).max(1)
@@ -228,43 +199,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn a_block_pays_after_ten_seconds() {
-        let break_even = EvictionCosts::default().break_even();
-        assert!((9..12).contains(&break_even.as_secs()), "{break_even:?}");
-        let worthless = EvictionCosts { freed_bytes: 0, ..EvictionCosts::default() };
-        assert_eq!(worthless.break_even(), Duration::from_millis(u64::MAX));
-    }
-
-    proptest! {
-        /// Eviction pays off later if it costs more time, frees less memory, or if memory is worth
-        /// less.
-        #[test]
-        fn break_even_grows_with_costs_and_falls_with_gains(
-            evict_us in 1u64..10_000,
-            fill_us in 1u64..10_000,
-            freed_kib in 1u64..2048,
-            bytes_per_us in 1u64..100_000,
-            more in 2u64..10,
-        ) {
-            let costs = EvictionCosts {
-                evict: Duration::from_micros(evict_us),
-                fill: Duration::from_micros(fill_us),
-                freed_bytes: freed_kib << 10,
-                bytes_per_us,
-            };
-            let factor = u32::try_from(more).unwrap();
-            let at = costs.break_even();
-            let dearer = EvictionCosts { evict: costs.evict * factor, ..costs }.break_even();
-            let slower = EvictionCosts { fill: costs.fill * factor, ..costs }.break_even();
-            let richer = EvictionCosts { freed_bytes: costs.freed_bytes * more, ..costs };
-            let stricter = EvictionCosts { bytes_per_us: bytes_per_us * more, ..costs };
-            prop_assert!(dearer >= at && slower >= at);
-            prop_assert!(richer.break_even() <= at);
-            prop_assert!(stricter.break_even() >= at);
-        }
-    }
 
     #[test]
     fn a_guest_that_touches_everything_is_tried_less_and_less() {
@@ -329,13 +263,30 @@ mod tests {
             let chosen = tracker.choose(8, |at| !away[at], |at| !away[at]);
             assert!(chosen.len() <= FEW && chosen.iter().all(|&at| tracker.came_back(at)));
             chosen.iter().for_each(|&at| away[at] = true);
-            tracker.learn(chosen.into_iter().map(|block| (block, TrialOutcome::Partly)));
+            let outcome = TrialOutcome::Partly(FEW_PAGES + 1);
+            tracker.learn(chosen.into_iter().map(|block| (block, outcome)));
         }
         assert_eq!(away, [true; 8]);
         assert!(tracker.choose(8, |_| false, |_| false).is_empty());
         // One of them is back soon.
         tracker.choose(8, |at| at == 3, |_| false);
         assert!(tracker.came_back(3));
+    }
+
+    #[test]
+    fn more_blocks_that_came_back_are_tried_while_the_guest_waits_for_few_pages() {
+        let mut tracker = ColdTracker::new(100, Probation { at_once: 16, longest_pause: 1 });
+        let mut tried = |pages| {
+            let again = Trial { returns: true, ..Trial::default() };
+            tracker.trials.fill(again);
+            let chosen = tracker.choose(16, |_| true, |_| true);
+            let count = chosen.len();
+            let outcome = TrialOutcome::Partly(pages);
+            tracker.learn(chosen.into_iter().map(|block| (block, outcome)));
+            count
+        };
+        assert_eq!([1; 4].map(&mut tried), [2, 4, 8, 16]);
+        assert_eq!([20; 4].map(&mut tried), [16, 8, 4, 2]);
     }
 
     #[test]

@@ -32,8 +32,8 @@
 //! pages of an absent block · `ages` how long each has been in the store · `staging` address
 //! space for blocks in transit · `source` the sources of contents · `page_pool` the compressed
 //! pages · `room` how much the host can give · `wakefulness` whether single pages or blocks serve
-//! the guest · `hot` the blocks accessed first · `cold` which blocks to try, and the value of
-//! eviction.
+//! the guest · `hot` the blocks accessed first · `cold` which blocks to try · `costs` the
+//! value of eviction.
 //!
 //! `unsafe` is in `staging` (references to pages on the way) and around UFFDIO_MOVE.
 
@@ -42,6 +42,7 @@ mod ages;
 mod areas;
 mod cold;
 mod config;
+mod costs;
 mod counts;
 mod discards;
 mod empties;
@@ -90,8 +91,9 @@ use staged::{STAGED, StagedBlocks};
 use staging::Outlet;
 use stats::{Histogram, PagerCounters};
 
-pub use cold::{ColdTracker, EvictionCosts, Probation, TrialOutcome};
+pub use cold::{ColdTracker, Probation, TrialOutcome};
 pub use config::{PagingConfig, PagingError};
+pub use costs::EvictionCosts;
 pub use page_pool::{PagePoolError, PagePoolStats};
 pub use pager_engine::OnLoss;
 pub use park::{LeftBlocks, OnProgress, ParkReport, ParkRequest, UnparkReport};

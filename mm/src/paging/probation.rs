@@ -37,7 +37,7 @@ impl OnTrial {
 
     fn note(&mut self, index: usize, outcome: TrialOutcome) {
         match outcome {
-            TrialOutcome::Stored | TrialOutcome::Partly => self.report.stored += 1,
+            TrialOutcome::Stored | TrialOutcome::Partly(_) => self.report.stored += 1,
             TrialOutcome::Wanted => self.report.returned += 1,
             TrialOutcome::Unable => self.report.kept += 1,
         }

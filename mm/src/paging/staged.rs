@@ -110,7 +110,7 @@ impl PagerEngine {
         let took = (cpu_time() - began).as_nanos().saturating_u64();
         PagerCounters::add(&self.counters.compress_ns, took);
         match &outcome {
-            Ok(TrialOutcome::Stored | TrialOutcome::Partly) => {
+            Ok(TrialOutcome::Stored | TrialOutcome::Partly(_)) => {
                 PagerCounters::add(&self.counters.compress_bytes, (count * PAGE_BYTES) as u64);
                 PagerCounters::add(&self.counters.blocks_stored, 1);
                 self.ages.stored(index);
@@ -154,7 +154,7 @@ impl PagerEngine {
         packed.map(|()| match gone {
             None => TrialOutcome::Wanted,
             Some(gone) if gone.is_empty() => TrialOutcome::Stored,
-            Some(_) => TrialOutcome::Partly,
+            Some(gone) => TrialOutcome::Partly(gone.count().0 as usize),
         })
     }
 

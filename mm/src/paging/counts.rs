@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! How many blocks are where, kept up to date by the record.
+
+use super::absence::Absence;
+use super::record::BlockState;
+use super::staged::STAGED;
+
+/// Blocks by where they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// With a source, also those of which all pages were discarded since.
+    pub(super) absent: usize,
+    /// In staging or on the way there.
+    pub(super) out: usize,
+    /// Being brought back.
+    pub(super) filling: usize,
+    /// Pages of absent blocks that are not at the source: in place, or discarded.
+    pub(super) pages_gone: usize,
+    /// Whose contents are lost.
+    pub(super) lost: usize,
+    /// Registered with userfaultfd.
+    pub(super) registered: usize,
+    /// Runs of registered blocks: each takes up to two mappings.
+    pub(super) runs: usize,
+}
+
+impl Counts {
+    /// A block is in `state` now.
+    pub(super) fn add(&mut self, state: &BlockState) {
+        if let Some(count) = self.of(state) {
+            *count += 1;
+        }
+        self.pages_gone += pages_gone(state);
+    }
+
+    /// A block that was counted in `state` is not any more.
+    pub(super) fn remove(&mut self, state: &BlockState) {
+        if let Some(count) = self.of(state) {
+            *count -= 1;
+        }
+        self.pages_gone -= pages_gone(state);
+    }
+
+    /// The counter that a state has, if it has one.
+    fn of(&mut self, state: &BlockState) -> Option<&mut usize> {
+        match state {
+            BlockState::Present => None,
+            BlockState::Leaving { .. } | BlockState::Out { .. } | BlockState::Packing { .. } => {
+                Some(&mut self.out)
+            }
+            BlockState::Absent(absence) if is_staged(absence) => Some(&mut self.out),
+            BlockState::Absent(_) => Some(&mut self.absent),
+            BlockState::Filling => Some(&mut self.filling),
+            BlockState::Lost => Some(&mut self.lost),
+        }
+    }
+}
+
+/// Whether all pages take memory in staging.
+fn is_staged(absence: &Absence) -> bool {
+    absence.source() == STAGED
+}
+
+fn pages_gone(state: &BlockState) -> usize {
+    match state {
+        BlockState::Absent(absence) if !is_staged(absence) => absence.pages_gone(),
+        _ => 0,
+    }
+}
