@@ -15,6 +15,8 @@
 
 /// Blocks that came back before, in a round after one of them came back again.
 const FEW: usize = 2;
+/// How many times as long as others such a block is left alone when it has come back again.
+const AGAIN: u32 = 4;
 /// Pages of such blocks in a round; with no more, the next may have twice as many of them.
 const FEW_PAGES: usize = 32;
 
@@ -60,8 +62,12 @@ struct Trial {
 }
 
 impl Trial {
-    /// The guest used it.
+    /// The guest used it. Once more, and it uses more than a few of its pages: to find that out again
+    /// is dear.
     fn came_back(&mut self, longest: u32) {
+        if self.returns {
+            self.last_pause = self.last_pause.saturating_mul(AGAIN);
+        }
         self.set_back(longest);
         self.returns = true;
     }

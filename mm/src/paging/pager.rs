@@ -32,9 +32,9 @@ use super::wakefulness::{Portion, Wakefulness};
 
 /// Blocks to read ahead after an access to the hot set.
 const READ_AHEAD: usize = 8;
-/// Pages of a block that come back one by one to a sleeping guest; with the next one the block comes
-/// back.
-const COLD_PAGES: usize = 64;
+/// Pages of a block that come back one by one, however slowly; with the next one the block comes back,
+/// as half of it is there.
+const COLD_PAGES: usize = PAGES / 2;
 /// Delay before a block that could not be brought back is tried again.
 const RETRY: Duration = Duration::from_millis(5);
 /// Time without a fault after which blocks are made huge again: that takes as long as bringing them
@@ -198,7 +198,8 @@ impl Pager {
         let number = block.start + page as u64;
         let (grant, few) = match engine.record().state(index) {
             BlockState::Absent(absence) if absence.source() == STAGED => {
-                (Some(Grant::Block), FEW_PAGES)
+                let few = if self.guest.is_scan(number) { 0 } else { FEW_PAGES };
+                (Some(Grant::Block), few)
             }
             BlockState::Absent(_) => (None, COLD_PAGES),
             // It takes no memory.

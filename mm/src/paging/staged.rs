@@ -26,7 +26,7 @@ use super::stats::PagerCounters;
 /// Their place among the sources.
 pub(super) const STAGED: SourceId = SourceId(1);
 /// Pages that the guest gets one by one; with the next one it uses the block, which comes back.
-pub(super) const FEW_PAGES: usize = 32;
+pub(super) const FEW_PAGES: usize = 24;
 
 /// The blocks, as a source of their pages.
 #[derive(Debug)]
