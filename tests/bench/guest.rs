@@ -69,7 +69,7 @@ fn contiguous(bed: &Bed, program: &Program, name: &str, spec: &Spec) -> Result<V
         guest.agent.command("program-start /init bystander 1M")?;
         guest.agent.command(&format!("zram-fill 0 {ZRAM_MIB}M"))?;
         let free = |guest: &mut Guest| -> Result<u64> {
-            Ok(guest.agent.vmstat(["nr_free_pages"])?[0] * PAGE >> 20)
+            Ok(guest.agent.vmstat(["nr_free_pages"])?[0] * PAGE / (1 << 20))
         };
         let rest = free(&mut guest)?.saturating_sub(SPARE_MIB);
         guest.agent.command(&format!("fill programs {rest}M"))?;

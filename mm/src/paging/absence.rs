@@ -11,6 +11,11 @@ const MOST_USED: Pages = Pages(32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SourceId(pub(super) u8);
 
+/// The store's place among the sources.
+pub(super) const STORE: SourceId = SourceId(0);
+/// The place of blocks in staging.
+pub(super) const STAGED: SourceId = SourceId(1);
+
 /// Where the pages of an absent block are. Each page is in one of three places; most blocks have
 /// all of them at the source, which costs nothing here.
 #[derive(Clone, Debug, PartialEq, Eq)]

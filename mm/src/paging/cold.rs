@@ -62,8 +62,8 @@ struct Trial {
 }
 
 impl Trial {
-    /// The guest used it. Once more, and it uses more than a few of its pages: to find that out again
-    /// is dear.
+    /// The guest used it. If it came back before, more than a few of its pages are used, and to find that
+    /// out again is dear.
     fn came_back(&mut self, longest: u32) {
         if self.returns {
             self.last_pause = self.last_pause.saturating_mul(AGAIN);

@@ -13,7 +13,7 @@ use crate::guest_ram::AbsentMemory;
 use crate::units::{Bytes, GuestRange, PAGES_PER_BLOCK};
 
 use super::pager_engine::{PagerEngine, lock};
-use super::record::BlockState;
+use super::states::BlockState;
 use super::stats::PagerCounters;
 
 impl AbsentMemory for PagerEngine {

@@ -9,9 +9,9 @@
 
 use crate::units::Bytes;
 
-use super::absence::Absence;
-use super::pager_engine::{PagerEngine, STORE, lock};
-use super::record::BlockState;
+use super::absence::{Absence, STORE};
+use super::pager_engine::{PagerEngine, lock};
+use super::states::BlockState;
 
 impl PagerEngine {
     /// Has the pager answer accesses to blocks that are empty now. Without huge pages there is nothing

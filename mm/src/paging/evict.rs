@@ -9,10 +9,11 @@ use crate::store::{Page, StoreError};
 use crate::sys::thread::cpu_time;
 use crate::units::{Bytes, GuestRange, PAGE_BYTES, SaturatingInto};
 
-use super::pager_engine::{PagerEngine, STORE, lock};
-use super::record::BlockState;
+use super::absence::STORE;
+use super::pager_engine::{PagerEngine, lock};
 use super::source::key;
 use super::staging::{Outlet, PAGES};
+use super::states::BlockState;
 use super::stats::PagerCounters;
 
 /// One page in this many is compressed first, as a sample of compressibility.

@@ -24,12 +24,12 @@
 //! KVM; it may use the rest of `mm`.
 //!
 //! Front: `mod` the front door · `park` parking and unparking · `stats` counters. Mechanism:
-//! `pager_engine` what all threads share · `record` where each block is · `counts` how many are where · `pager` the thread that
+//! `pager_engine` what all threads share · `record` where each block is · `pager` the thread that
 //! answers faults · `resolve` bringing back · `evict` taking out and compressing · `discards`
 //! discards by others · `empties` blocks without contents · `partial` taking single pages out again · `probation` blocks taken out on
-//! trial · `staged` blocks that stay in staging while the guest gets single pages of them · `repack` recompression of blocks that stay absent · `relief` eviction at once, for a
+//! trial · `by_page` trials in which the guest gets single pages · `repack` recompression of blocks that stay absent · `relief` eviction at once, for a
 //! host that is short. Leaves: `config` settings · `areas` numbering of blocks · `absence` the
-//! pages of an absent block · `ages` how long each has been in the store · `staging` address
+//! pages of an absent block · `ages` how long each has been in the store · `states` the states of a block · `staged` blocks in staging, as a source · `staging` address
 //! space for blocks in transit · `source` the sources of contents · `page_pool` the compressed
 //! pages · `room` how much the host can give · `wakefulness` whether single pages or blocks serve
 //! the guest · `hot` the blocks accessed first · `cold` which blocks to try · `costs` the
@@ -40,10 +40,10 @@
 mod absence;
 mod ages;
 mod areas;
+mod by_page;
 mod cold;
 mod config;
 mod costs;
-mod counts;
 mod discards;
 mod empties;
 mod evict;
@@ -62,6 +62,7 @@ mod room;
 mod source;
 mod staged;
 mod staging;
+mod states;
 mod stats;
 #[cfg(all(test, not(loom), not(miri)))]
 mod tests;
@@ -78,17 +79,18 @@ use crate::sys::idle_work::IdleWork;
 use crate::sys::userfault::Userfault;
 use crate::units::{BlockId, Bytes, GuestRange, PAGES_PER_BLOCK};
 
-use absence::SourceId;
+use absence::{STAGED, SourceId};
 use ages::Ages;
 use areas::Areas;
 use hot::HotSet;
 use page_pool::PagePool;
 use pager::PagerThread;
 use pager_engine::{PagerEngine, lock};
-use record::{BlockState, Record};
+use record::Record;
 use room::Room;
-use staged::{STAGED, StagedBlocks};
+use staged::StagedBlocks;
 use staging::Outlet;
+use states::BlockState;
 use stats::{Histogram, PagerCounters};
 
 pub use cold::{ColdTracker, Probation, TrialOutcome};

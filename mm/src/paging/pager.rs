@@ -21,12 +21,13 @@ use crate::sys::thread::block_signals;
 use crate::sys::userfault::PageFault;
 use crate::units::{HostRange, PAGE_BYTES, SaturatingInto};
 
+use super::absence::STAGED;
+use super::by_page::FEW_PAGES;
 use super::pager_engine::{PagerEngine, lock};
-use super::record::BlockState;
 use super::resolve::FillOutcome;
 use super::room::Grant;
-use super::staged::{FEW_PAGES, STAGED};
 use super::staging::{Inlet, PAGES};
+use super::states::BlockState;
 use super::stats::PagerCounters;
 use super::wakefulness::{Portion, Wakefulness};
 

@@ -21,11 +21,12 @@ use super::ages::Ages;
 use super::areas::Areas;
 use super::hot::HotSet;
 use super::page_pool::PagePool;
-use super::record::{BlockState, Record};
+use super::record::Record;
 use super::room::Room;
 use super::source::{PageSource, SourceError};
 use super::staged::StagedBlocks;
 use super::staging::Outlet;
+use super::states::BlockState;
 use super::stats::{Histogram, PagerCounters, PagingStats};
 
 /// Attempts of a move that the kernel asks to repeat, before giving up for now.
@@ -74,9 +75,6 @@ pub(super) struct PagerEngine {
     pub(super) latency: Histogram,
     pub(super) on_loss: OnLoss,
 }
-
-/// The store's place among the sources.
-pub(super) const STORE: SourceId = SourceId(0);
 
 impl PagerEngine {
     pub(super) fn record(&self) -> MutexGuard<'_, Record> {

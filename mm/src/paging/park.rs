@@ -12,10 +12,10 @@ use crate::units::{BLOCK_SIZE, Bytes, usize_from};
 
 use super::evict::{OnAccess, Stay};
 use super::pager_engine::{PagerEngine, lock};
-use super::record::BlockState;
 use super::resolve::FillOutcome;
 use super::room::Grant;
 use super::staging::Inlet;
+use super::states::BlockState;
 
 /// A request to park.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -10,10 +10,10 @@ use crate::sys::thread::cpu_time;
 use crate::sys::userfault::Stopped;
 use crate::units::{HostRange, SaturatingInto};
 
-use super::absence::Absence;
+use super::absence::{Absence, STORE};
 use super::evict::Stay;
-use super::pager_engine::{PagerEngine, STORE, lock};
-use super::record::BlockState;
+use super::pager_engine::{PagerEngine, lock};
+use super::states::BlockState;
 use super::stats::PagerCounters;
 
 impl PagerEngine {

@@ -8,7 +8,7 @@ use crate::range_set::RangeSet;
 use super::cold::{ColdTracker, TrialOutcome};
 use super::evict::{OnAccess, Stay};
 use super::pager_engine::PagerEngine;
-use super::record::BlockState;
+use super::states::BlockState;
 
 /// Blocks on trial. A block that the guest touches goes straight back, or pages of it if it came back
 /// before; the slots of the others are taken until the trial [ends](super::Paging::end_trial).

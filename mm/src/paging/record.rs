@@ -21,28 +21,9 @@
 
 use crate::blocks::mask::PageMask;
 
+use super::absence::STAGED;
 use super::absence::{Absence, SourceId};
-use super::counts::Counts;
-use super::staged::STAGED;
-
-/// Where a block's contents are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum BlockState {
-    /// In place, or never there: then it reads as zero.
-    Present,
-    /// Being moved to staging. `wanted`: a thread waits for it.
-    Leaving { wanted: bool },
-    /// In staging, as it was.
-    Out { slot: usize },
-    /// In staging, being compressed. `wanted`: a thread waits for it.
-    Packing { slot: usize, wanted: bool },
-    /// With a source, apart from the pages that were discarded or came back since.
-    Absent(Absence),
-    /// Being brought back, or pages of it are.
-    Filling,
-    /// Its source could not read it.
-    Lost,
-}
+use super::states::{BlockState, Counts};
 
 /// One block.
 #[derive(Clone, Debug)]

@@ -13,7 +13,7 @@ use crate::range_set::RangeSet;
 
 use super::evict::{OnAccess, Stay};
 use super::pager_engine::PagerEngine;
-use super::record::BlockState;
+use super::states::BlockState;
 
 /// Blocks that are taken out together.
 const BATCH: usize = 8;

@@ -8,9 +8,10 @@ use std::time::Duration;
 use crate::sys::thread::cpu_time;
 use crate::units::{Bytes, SaturatingInto};
 
-use super::pager_engine::{PagerEngine, STORE};
-use super::record::BlockState;
+use super::absence::STORE;
+use super::pager_engine::PagerEngine;
 use super::source::key;
+use super::states::BlockState;
 use super::stats::PagerCounters;
 use crate::store::Store;
 

@@ -11,12 +11,12 @@ use crate::sys::thread::cpu_time;
 use crate::sys::userfault::Stopped;
 use crate::units::{BLOCK_SIZE, Bytes, HostRange, PAGE_BYTES, Pages, SaturatingInto};
 
-use super::absence::Absence;
-use super::pager_engine::{PagerEngine, STORE, TRIES};
-use super::record::BlockState;
+use super::absence::STAGED;
+use super::absence::{Absence, STORE};
+use super::pager_engine::{PagerEngine, TRIES};
 use super::source::{Content, SourceError};
-use super::staged::STAGED;
 use super::staging::{Inlet, PAGES};
+use super::states::BlockState;
 use super::stats::PagerCounters;
 
 /// Pages that come back together, if the guest accesses many.

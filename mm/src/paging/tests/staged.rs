@@ -2,7 +2,7 @@
 //! Trials of blocks of which the guest uses a few pages.
 
 use super::*;
-use crate::paging::staged::FEW_PAGES;
+use crate::paging::by_page::FEW_PAGES;
 
 /// A guest whose block 0 has come back from a trial, on its next trial.
 fn on_second_trial(f: &Fixture) -> (ColdTracker, OnTrial) {

@@ -1,9 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How many blocks are where, kept up to date by the record.
+//! The states of a block, and how many blocks are in each.
 
-use super::absence::Absence;
-use super::record::BlockState;
-use super::staged::STAGED;
+use super::absence::{Absence, STAGED};
+
+/// Where a block's contents are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum BlockState {
+    /// In place, or never there: then it reads as zero.
+    Present,
+    /// Being moved to staging. `wanted`: a thread waits for it.
+    Leaving { wanted: bool },
+    /// In staging, as it was.
+    Out { slot: usize },
+    /// In staging, being compressed. `wanted`: a thread waits for it.
+    Packing { slot: usize, wanted: bool },
+    /// With a source, apart from the pages that were discarded or came back since.
+    Absent(Absence),
+    /// Being brought back, or pages of it are.
+    Filling,
+    /// Its source could not read it.
+    Lost,
+}
 
 /// Blocks by where they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
