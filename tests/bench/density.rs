@@ -138,6 +138,9 @@ fn row(bed: &Bed, program: &Program, setup: Setup, contents: &Contents) -> Resul
             Ok(point) => points.push(point),
             Err(error) => break End::Lost(error),
         }
+        if let (Setup::Dense, Some(first)) = (setup, guests.first()) {
+            println!("  guest 0: {}", first.guest.monitor.api().get("/memory/paging")?);
+        }
         let (alone, last) = (points[0].p99_ms, points[points.len() - 1].p99_ms);
         if last > alone * HOPELESS {
             break End::Slow { p99: last, alone };
