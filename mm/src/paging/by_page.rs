@@ -17,8 +17,8 @@ use super::record::Record;
 use super::states::BlockState;
 use super::stats::PagerCounters;
 
-/// Pages that the guest gets one by one; with the next one it uses the block, which comes back.
-pub(super) const FEW_PAGES: usize = 24;
+/// Pages that the guest gets; with the next one it uses the block, which comes back.
+pub(super) const FEW_PAGES: usize = 64;
 
 impl PagerEngine {
     /// Makes block `index`, which is out in `slot`, absent with staging as its source. `false` if it is

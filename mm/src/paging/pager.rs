@@ -212,7 +212,8 @@ impl Pager {
                 Portion::Pages => (few, true),
                 Portion::Page => (few, false),
             },
-            Grant::Block => (few, false),
+            // From staging a page more costs little.
+            Grant::Block => (few, true),
             Grant::Page => (PAGES, false),
             Grant::PageLater if anyway => (PAGES, false),
             Grant::PageLater | Grant::Nothing => {
