@@ -21,8 +21,7 @@
 
 use crate::blocks::mask::PageMask;
 
-use super::absence::STAGED;
-use super::absence::{Absence, SourceId};
+use super::absence::{Absence, STAGED, SourceId};
 use super::states::{BlockState, Counts};
 
 /// One block.

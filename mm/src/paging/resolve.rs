@@ -11,8 +11,7 @@ use crate::sys::thread::cpu_time;
 use crate::sys::userfault::Stopped;
 use crate::units::{BLOCK_SIZE, Bytes, HostRange, PAGE_BYTES, Pages, SaturatingInto};
 
-use super::absence::STAGED;
-use super::absence::{Absence, STORE};
+use super::absence::{Absence, STAGED, STORE};
 use super::pager_engine::{PagerEngine, TRIES};
 use super::source::{Content, SourceError};
 use super::staging::{Inlet, PAGES};
