@@ -73,5 +73,7 @@ fn nothing_is_lost_under_a_busy_guest() {
         (stats.absent_bytes, stats.staged_bytes, stats.pool.store.orig_data_size),
         (0, 0, 0)
     );
-    assert!(stats.counters.blocks_stored > 0 && stats.counters.blocks_touched > 0, "{stats:?}");
+    let counters = &stats.counters;
+    assert!(counters.blocks_stored > 0 && counters.blocks_touched > 0, "{stats:?}");
+    assert!(counters.pages_returned > 0, "{stats:?}");
 }
