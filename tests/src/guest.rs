@@ -25,7 +25,7 @@ pub const EXIT_LIMIT: Duration = Duration::from_secs(60);
 
 /// Left alone by [`Guest::touch_everything`], at least, and for each CPU beyond the first, which
 /// keep some for themselves: below this the guest's kernel runs out of memory.
-const UNTOUCHED_MIB: u64 = 8;
+const UNTOUCHED_MIB: u64 = 12;
 const UNTOUCHED_PER_CPU_MIB: u64 = 6;
 
 /// What the guest's kernel keeps free for itself, in KiB.
