@@ -4,6 +4,11 @@
 use crate::blocks::mask::PageMask;
 use crate::units::{PAGES_PER_BLOCK, Pages, usize_from};
 
+/// Pages in guest memory up to which the guest uses a block only a little.
+pub(super) const FEW_PAGES: usize = 64;
+/// Pages, as many as a power of two, that come back together; and if more than a few are there.
+const NEAR: usize = 2;
+const NEAR_IN_USE: usize = 32;
 /// Pages that are remembered as used together.
 const MOST_USED: Pages = Pages(32);
 
@@ -76,9 +81,10 @@ impl Absence {
         self.back.as_deref().copied().unwrap_or_default()
     }
 
-    /// The pages at the source that the guest may need with `page`: its neighbours in a group of `near`
-    /// pages, and those that were in guest memory until it was last stored.
-    pub(super) fn needed_with(&self, page: usize, near: usize) -> PageMask {
+    /// The pages at the source that the guest may need with `page`: its neighbours, more of them if many
+    /// pages are in guest memory, and those that were there until it was last stored.
+    pub(super) fn needed_with(&self, page: usize) -> PageMask {
+        let near = if self.pages_back() < FEW_PAGES { NEAR } else { NEAR_IN_USE };
         let mut needed = self.used.as_deref().copied().unwrap_or_default();
         let first = page / near * near;
         needed.set_range(first..first + near);

@@ -9,16 +9,13 @@ use crate::blocks::mask::PageMask;
 use crate::sys::thread::cpu_time;
 use crate::units::{PAGE_BYTES, SaturatingInto};
 
-use super::absence::{STAGED, STORE};
+use super::absence::{FEW_PAGES, STAGED, STORE};
 use super::cold::TrialOutcome;
 use super::evict::Stay;
 use super::pager_engine::PagerEngine;
 use super::record::Record;
 use super::states::BlockState;
 use super::stats::PagerCounters;
-
-/// Pages that the guest gets; with the next one it uses the block, which comes back.
-pub(super) const FEW_PAGES: usize = 64;
 
 impl PagerEngine {
     /// Makes block `index`, which is out in `slot`, absent with staging as its source. `false` if it is
@@ -70,12 +67,12 @@ impl PagerEngine {
     }
 
     /// The slot of block `index`, and its pages that the guest did not access. `None` if it is not in
-    /// staging any more.
+    /// staging any more, or if the guest uses more than a few pages of it.
     fn begin_storing(&self, index: usize) -> Option<(usize, PageMask)> {
         let slot = self.staged.slot(index)?;
         let mut record = self.settled_record(index);
         let BlockState::Absent(absence) = record.state(index) else { return None };
-        if absence.source() != STAGED {
+        if absence.source() != STAGED || absence.pages_back() > FEW_PAGES {
             return None;
         }
         let pages = absence.at_source();

@@ -22,7 +22,6 @@ use crate::sys::userfault::PageFault;
 use crate::units::{HostRange, PAGE_BYTES, SaturatingInto};
 
 use super::absence::STAGED;
-use super::by_page::FEW_PAGES;
 use super::pager_engine::{PagerEngine, lock};
 use super::resolve::FillOutcome;
 use super::room::Grant;
@@ -199,7 +198,7 @@ impl Pager {
         let number = block.start + page as u64;
         let (grant, few) = match engine.record().state(index) {
             BlockState::Absent(absence) if absence.source() == STAGED => {
-                let few = if self.guest.is_scan(number) { 0 } else { FEW_PAGES };
+                let few = if self.guest.is_scan(number) { 0 } else { PAGES };
                 (Some(Grant::Block), few)
             }
             BlockState::Absent(_) => (None, COLD_PAGES),
@@ -223,7 +222,10 @@ impl Pager {
             }
         };
         match engine.bring_page_back((index, page), pages, &mut self.inlet) {
-            FillOutcome::Page => self.answered(began.elapsed(), number..number + 1),
+            FillOutcome::Page { start, end } => {
+                let at = |page: usize| block.start + page as u64;
+                self.answered(began.elapsed(), at(start)..at(end));
+            }
             FillOutcome::Done => {
                 self.answered(began.elapsed(), block);
                 let most = if engine.reads_ahead.load(Ordering::Relaxed) { READ_AHEAD } else { 0 };

@@ -235,7 +235,7 @@ impl PagerEngine {
                 let counter = match outcome {
                     // Present: brought back on access.
                     FillOutcome::Done
-                    | FillOutcome::Page
+                    | FillOutcome::Page { .. }
                     | FillOutcome::Present
                     | FillOutcome::Elsewhere => &returned,
                     FillOutcome::Later => &left,

@@ -18,16 +18,13 @@ use super::staging::{Inlet, PAGES};
 use super::states::BlockState;
 use super::stats::PagerCounters;
 
-/// Pages that come back together, if the guest accesses many.
-const NEAR: usize = 2;
-
 /// Result of an attempt to bring a block back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FillOutcome {
     /// It is back, and waiting threads were woken.
     Done,
-    /// The page is back, and most of its block is not.
-    Page,
+    /// The page is back, and with it its neighbours from `start` up to `end`; most of its block is not.
+    Page { start: usize, end: usize },
     /// It was there.
     Present,
     /// Another thread is moving it and knows that it is wanted.
@@ -59,7 +56,7 @@ impl PagerEngine {
         loop {
             match self.bring_back(index, &mut inlet, None) {
                 FillOutcome::Done
-                | FillOutcome::Page
+                | FillOutcome::Page { .. }
                 | FillOutcome::Present
                 | FillOutcome::Lost => return Ok(()),
                 FillOutcome::Elsewhere => {
@@ -167,7 +164,7 @@ impl PagerEngine {
         let began = cpu_time();
         let mut pages = PageMask::EMPTY;
         if more && self.huge {
-            pages = absence.needed_with(page, NEAR);
+            pages = absence.needed_with(page);
         }
         pages.insert(page);
         let result = self.copy_pages(index, &mut absence, &pages, inlet);
@@ -188,7 +185,8 @@ impl PagerEngine {
                     self.record().not_filled(index, BlockState::Absent(absence));
                     self.settled.notify_all();
                 }
-                FillOutcome::Page
+                let run = pages.runs().find(|run| run.contains(&page)).unwrap_or(page..page + 1);
+                FillOutcome::Page { start: run.start, end: run.end }
             }
             Err(failure) => self.not_filled(index, BlockState::Absent(absence), failure),
         }

@@ -3,7 +3,6 @@
 //! page now and then, for its timers; one that works accesses page after page. One that passes over its
 //! memory accesses neighbours: it will want the rest of the block, and the next block from its edge on.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -15,9 +14,6 @@ const INTERVAL: Duration = Duration::from_millis(50);
 const BURST: u32 = 1024;
 /// Accesses at once after which more pages come than the one that is accessed.
 const FLURRY: u32 = 16;
-/// Accesses to a block within [`MOMENT`] after which the guest uses all of it.
-const BLOCK_BURST: u32 = 64;
-const MOMENT: Duration = Duration::from_secs(1);
 /// Intervals without an access after which a guest that was awake sleeps.
 const QUIET: u32 = 20;
 /// Accesses to neighbours, one after the other, that make a scan.
@@ -49,8 +45,6 @@ pub(super) struct Wakefulness {
     in_a_row: u32,
     /// Other accesses since the last one of a scan, while it may go on.
     strays: Option<u32>,
-    /// Accesses to each block since a moment began.
-    blocks: BTreeMap<u64, (Instant, u32)>,
 }
 
 impl Wakefulness {
@@ -61,22 +55,11 @@ impl Wakefulness {
         let paced = paced + INTERVAL * if scans { SCANNED } else { 1 };
         self.paced = Some(paced.min(now + INTERVAL * (BURST + QUIET)));
         let ahead = paced - now;
-        match scans || self.is_block_used(now, page) || ahead > INTERVAL * BURST {
+        match scans || ahead > INTERVAL * BURST {
             true => Portion::Block,
             false if ahead > INTERVAL * FLURRY => Portion::Pages,
             false => Portion::Page,
         }
-    }
-
-    /// Whether the page's block had many accesses lately. Those of minutes do not make it one that is used:
-    /// to bring it back costs as much as many single pages.
-    fn is_block_used(&mut self, now: Instant, page: u64) -> bool {
-        let (since, count) = self.blocks.entry(page / PAGES_PER_BLOCK).or_insert((now, 0));
-        if now.saturating_duration_since(*since) > MOMENT {
-            (*since, *count) = (now, 0);
-        }
-        *count += 1;
-        *count > BLOCK_BURST
     }
 
     /// Notes where an access was; whether the guest passes over its memory.
@@ -106,11 +89,8 @@ impl Wakefulness {
     /// are there now.
     pub(super) fn answered(&mut self, time: Duration, pages: Range<u64>) {
         self.paced = self.paced.map(|paced| paced + time);
-        if pages.end - pages.start == PAGES_PER_BLOCK {
-            self.blocks.remove(&(pages.start / PAGES_PER_BLOCK));
-        }
-        if pages.contains(&self.near.start) {
-            self.near = pages;
+        if pages.start <= self.near.end && self.near.start <= pages.end {
+            self.near = self.near.start.min(pages.start)..self.near.end.max(pages.end);
         }
     }
 }
@@ -156,23 +136,6 @@ mod tests {
     }
 
     #[test]
-    fn a_block_is_used_if_many_pages_are_needed_at_once() {
-        let start = Instant::now();
-        let mut guest = Wakefulness::default();
-        let mut used = 0;
-        for turn in 0..2 * BLOCK_BURST {
-            used += u32::from(guest.wakes(start, far(turn) % 512));
-        }
-        assert_eq!(used, BLOCK_BURST);
-        guest.answered(Duration::ZERO, 0..512);
-        assert!(!guest.wakes(start, 3));
-        let mut guest = Wakefulness::default();
-        for turn in 0..10 * BLOCK_BURST {
-            assert!(!guest.wakes(start + INTERVAL * turn, far(turn) % 512));
-        }
-    }
-
-    #[test]
     fn many_accesses_wake_it_until_it_was_quiet() {
         let start = Instant::now();
         let mut guest = Wakefulness::default();
@@ -212,6 +175,19 @@ mod tests {
             guest.answered(Duration::ZERO, next / 512 * 512..next / 512 * 512 + 512);
             assert!(!guest.wakes(start, 5000));
         }
+    }
+
+    /// Neighbours that came along are not accessed.
+    #[test]
+    fn a_scan_that_gets_neighbours_along_is_one() {
+        let start = Instant::now();
+        let mut guest = Wakefulness::default();
+        let scans = (0..u64::from(SCAN)).filter(|n| {
+            let scans = guest.wakes(start, 2 * n);
+            guest.answered(Duration::ZERO, 2 * n..2 * n + 2);
+            scans
+        });
+        assert_eq!(scans.collect::<Vec<_>>(), [u64::from(SCAN) - 1]);
     }
 
     /// The blocks of one area of a program may lie in any order, and the kernel's own accesses come in

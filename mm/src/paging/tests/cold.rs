@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::sync::mpsc::{Sender, channel};
 
 use super::*;
-use crate::paging::by_page::FEW_PAGES;
+use crate::paging::absence::FEW_PAGES;
 use crate::store::{CodecError, CodecWorker};
 
 #[test]

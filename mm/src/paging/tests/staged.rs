@@ -2,7 +2,7 @@
 //! Trials of blocks of which the guest uses a few pages.
 
 use super::*;
-use crate::paging::by_page::FEW_PAGES;
+use crate::paging::absence::FEW_PAGES;
 
 /// A guest whose block 0 has come back from a trial, on its next trial.
 fn on_second_trial(f: &Fixture) -> (ColdTracker, OnTrial) {
@@ -61,20 +61,42 @@ fn a_block_that_is_used_comes_back_from_its_trial() {
         return;
     }
     let (mut tracker, trial) = on_second_trial(&f);
-    // A neighbour comes with each.
-    let used = FEW_PAGES as u64 / 2 + 1;
+    // A neighbour comes with each, and once that are many, a group.
+    let used = FEW_PAGES as u64 / 2 + 3;
     (0..used).for_each(|nth| f.write(nth * 9, 2));
     f.paging.settle();
     let counters = f.paging.stats().counters;
-    assert_eq!((counters.pages_returned, counters.blocks_returned), (used - 1, 2));
-    assert_eq!((f.resident(), f.paging.stats().absent_bytes), (4 * MIB, 0));
+    assert!(counters.pages_returned < used, "{counters:?}");
+    let there = counters.pages_returned + counters.pages_prefetched;
+    assert!(there > FEW_PAGES as u64 + 16 && there < PAGES_PER_BLOCK, "{counters:?}");
+    assert_eq!(f.resident(), 2 * MIB + there * PAGE_SIZE);
     let report = f.paging.end_trial(&mut tracker, trial, &NEVER);
     assert_eq!((report.stored, report.returned), (0, 1));
+    assert_eq!((f.resident(), f.paging.stats().absent_bytes), (4 * MIB, 0));
+    assert_eq!(f.paging.stats().pool.store.orig_data_size, 0);
     f.paging.validate().unwrap();
     for page in 0..f.pages() {
         let version = if page % 9 == 0 && page / 9 < used { 2 } else { 1 };
         assert!(f.holds(page, version), "page {page}");
     }
+}
+
+#[test]
+fn a_guest_that_passes_over_a_block_on_trial_gets_all_of_it() {
+    let f = Fixture::new(4, 8);
+    f.fill(1);
+    if !f.has_huge_pages() {
+        return;
+    }
+    let (mut tracker, trial) = on_second_trial(&f);
+    assert!((0..PAGES_PER_BLOCK).all(|page| f.holds(page, 1)));
+    f.paging.settle();
+    let counters = f.paging.stats().counters;
+    assert!(counters.pages_returned < 32 && counters.blocks_returned == 2, "{counters:?}");
+    assert_eq!((f.resident(), f.paging.stats().absent_bytes), (4 * MIB, 0));
+    assert_eq!(f.paging.end_trial(&mut tracker, trial, &NEVER).returned, 1);
+    f.paging.validate().unwrap();
+    f.check(1);
 }
 
 #[test]
