@@ -113,6 +113,10 @@ impl PagerEngine {
             matches!(state, BlockState::Absent(absence) if absence.source() == STAGED)
         };
         let was_there = is_there(&self.settled_record(index));
+        if was_there {
+            // The guest may wait for it, or for the locks that making it huge takes.
+            self.idle.hurry();
+        }
         while is_there(&self.settled_record(index)) {
             if let Err(error) = self.fetch(index) {
                 tracing::warn!("cannot bring block {index} back, will retry: {error}");
