@@ -227,10 +227,12 @@ fn parked(
 
     // The first time the hot set is learnt, the second time it is known.
     figures.add("request.by-touch.first", request(&mut guest)?, "ms", Goal::None);
-    park(&guest)?;
+    let again = park(&guest)?;
     std::thread::sleep(REST);
+    println!("  {again}\n  {}", status(&guest)?);
     figures.add("request.by-touch", request(&mut guest)?, "ms", Goal::None);
     let faults = status(&guest)?;
+    println!("  {faults}");
     let micros = |name: &str| faults[name].as_f64().unwrap_or(0.0) / 1e3;
     figures.add("fault.p50", micros("fault_p50_ns"), "us", Goal::None);
     figures.add("fault.p99", micros("fault_p99_ns"), "us", Goal::None);
