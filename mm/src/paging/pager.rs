@@ -23,7 +23,7 @@ use crate::units::{HostRange, PAGE_BYTES, SaturatingInto};
 
 use super::absence::STAGED;
 use super::pager_engine::{PagerEngine, lock};
-use super::resolve::FillOutcome;
+use super::resolve::{FillOutcome, Reach};
 use super::room::Grant;
 use super::staging::{Inlet, PAGES};
 use super::states::BlockState;
@@ -196,43 +196,41 @@ impl Pager {
         let page = (fault.page - engine.areas.host(index).addr()) / PAGE_BYTES;
         let block = PagerEngine::pages(index);
         let number = block.start + page as u64;
-        let (grant, few) = match engine.record().state(index) {
+        let few = Reach::Pages { most: COLD_PAGES, more: false };
+        let (grant, reach) = match engine.record().state(index) {
             BlockState::Absent(absence) if absence.source() == STAGED => {
-                let few = if self.guest.is_scan(number) { 0 } else { PAGES };
-                (Some(Grant::Block), few)
+                // From staging a page more costs little.
+                let more = Reach::Pages { most: PAGES, more: true };
+                let scans = self.guest.is_scan(number);
+                let reach = if scans { reach(self.guest.direction(number)) } else { more };
+                (Some(Grant::Block), reach)
             }
-            BlockState::Absent(_) => (None, COLD_PAGES),
+            BlockState::Absent(_) => (None, few),
             // It takes no memory.
-            _ => (Some(Grant::Block), COLD_PAGES),
+            _ => (Some(Grant::Block), few),
         };
-        let pages = match grant.unwrap_or_else(|| engine.room.grant()) {
-            Grant::Block if grant.is_none() => match self.guest.accessed(began, number) {
-                Portion::Block => (0, false),
-                Portion::Pages => (few, true),
-                Portion::Page => (few, false),
-            },
-            // From staging a page more costs little.
-            Grant::Block => (few, true),
-            Grant::Page => (PAGES, false),
-            Grant::PageLater if anyway => (PAGES, false),
+        let reach = match grant.unwrap_or_else(|| engine.room.grant()) {
+            Grant::Block if grant.is_none() => self::reach(self.guest.accessed(began, number)),
+            Grant::Block => reach,
+            Grant::Page => Reach::Pages { most: PAGES, more: false },
+            Grant::PageLater if anyway => Reach::Pages { most: PAGES, more: false },
             Grant::PageLater | Grant::Nothing => {
                 PagerCounters::add(&engine.counters.faults_held, 1);
                 self.ahead.clear();
                 return self.wait_for_room(fault);
             }
         };
-        match engine.bring_page_back((index, page), pages, &mut self.inlet) {
+        match engine.bring_page_back((index, page), reach, &mut self.inlet) {
             FillOutcome::Page { start, end } => {
                 let at = |page: usize| block.start + page as u64;
                 self.answered(began.elapsed(), at(start)..at(end));
+                if matches!(reach, Reach::Up | Reach::Down) {
+                    self.used(index);
+                }
             }
             FillOutcome::Done => {
                 self.answered(began.elapsed(), block);
-                let most = if engine.reads_ahead.load(Ordering::Relaxed) { READ_AHEAD } else { 0 };
-                self.ahead.extend(lock(&engine.hot).touched(index, most));
-                if engine.huge && self.small.len() < SMALL_BLOCKS {
-                    self.small.push_back(index);
-                }
+                self.used(index);
                 // Prepare staging while no fault is pending, so that the next block does not wait
                 // for zeroed pages.
                 if let Err(error) = self.inlet.prepare() {
@@ -251,6 +249,16 @@ impl Pager {
     fn answered(&mut self, time: Duration, pages: Range<u64>) {
         self.engine.latency.record(time);
         self.guest.answered(time, pages);
+    }
+
+    /// The guest uses block `index`, which is made huge if all of it is there; what it used next the last
+    /// time is read ahead.
+    fn used(&mut self, index: usize) {
+        if self.engine.huge && self.small.len() < SMALL_BLOCKS {
+            self.small.push_back(index);
+        }
+        let most = if self.engine.reads_ahead.load(Ordering::Relaxed) { READ_AHEAD } else { 0 };
+        self.ahead.extend(lock(&self.engine.hot).touched(index, most));
     }
 
     fn wait_for_room(&mut self, fault: PageFault) {
@@ -287,6 +295,17 @@ impl Pager {
         if !self.engine.try_make_huge(index) {
             self.small.push_back(index);
         }
+    }
+}
+
+/// How a portion comes back from the store.
+fn reach(portion: Portion) -> Reach {
+    match portion {
+        Portion::Page => Reach::Pages { most: COLD_PAGES, more: false },
+        Portion::Pages => Reach::Pages { most: COLD_PAGES, more: true },
+        Portion::Up => Reach::Up,
+        Portion::Down => Reach::Down,
+        Portion::Block => Reach::Block,
     }
 }
 

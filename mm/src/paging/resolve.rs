@@ -18,6 +18,20 @@ use super::staging::{Inlet, PAGES};
 use super::states::BlockState;
 use super::stats::PagerCounters;
 
+/// What comes back with a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Nothing else; with `more`, the pages that the guest may need with it. The block, if `most` of
+    /// its pages are in place.
+    Pages { most: usize, more: bool },
+    /// The pages above it, if some of the block are in place; otherwise the block.
+    Up,
+    /// The same, with those below it.
+    Down,
+    /// The block.
+    Block,
+}
+
 /// Result of an attempt to bring a block back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FillOutcome {
@@ -140,19 +154,25 @@ impl PagerEngine {
         }
     }
 
-    /// Brings one page of block `index` back, if the block is in the store or in staging, and fewer than
-    /// `most_pages` of its pages are in place; with `more`, those that the guest may need with it, too.
-    /// Otherwise the block, as [`bring_back`](Self::bring_back) does.
+    /// Brings one page of block `index` back, if the block is in the store or in staging, and others as
+    /// `reach` says. Otherwise the block, as [`bring_back`](Self::bring_back) does.
     pub(super) fn bring_page_back(
         &self,
         (index, page): (usize, usize),
-        (most_pages, more): (usize, bool),
+        reach: Reach,
         inlet: &mut Inlet,
     ) -> FillOutcome {
         let mut record = self.record();
         let by_page = |state: &BlockState| match state {
-            BlockState::Absent(absence) => {
-                [STORE, STAGED].contains(&absence.source()) && absence.pages_back() < most_pages
+            BlockState::Absent(absence) if [STORE, STAGED].contains(&absence.source()) => {
+                match reach {
+                    Reach::Pages { most, .. } => absence.pages_back() < most,
+                    // As it comes in small pages anyway, what the guest has passed can stay away.
+                    Reach::Up | Reach::Down => {
+                        self.huge && absence.pages_back() > 0 && !absence.is_empty()
+                    }
+                    Reach::Block => false,
+                }
             }
             _ => false,
         };
@@ -163,9 +183,13 @@ impl PagerEngine {
         };
         let began = cpu_time();
         let mut pages = PageMask::EMPTY;
-        if more && self.huge {
-            pages = absence.needed_with(page);
+        match reach {
+            Reach::Pages { more: true, .. } if self.huge => pages = absence.needed_with(page),
+            Reach::Up => pages.set_range(page..PAGES),
+            Reach::Down => pages.set_range(0..page + 1),
+            _ => {}
         }
+        let mut pages = pages.intersection(&absence.at_source());
         pages.insert(page);
         let result = self.copy_pages(index, &mut absence, &pages, inlet);
         let took = (cpu_time() - began).as_nanos().saturating_u64();

