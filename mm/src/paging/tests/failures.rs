@@ -8,11 +8,7 @@ use crate::store::{CodecError, CodecWorker};
 fn a_full_pool_stops_parking_and_loses_nothing() {
     let f = Fixture::new(16, 1);
     // Words in random order compress only a little.
-    let mut x = 1u64;
-    for word in 0..16 * MIB / 8 {
-        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        f.ram.memory().write_obj(x >> 34, GuestAddress(word * 8)).unwrap();
-    }
+    f.fill_with_words();
     if !f.has_huge_pages() {
         return;
     }
@@ -22,12 +18,7 @@ fn a_full_pool_stops_parking_and_loses_nothing() {
     let stats = f.paging.stats();
     assert_eq!(f.resident() + stats.absent_bytes, 16 * MIB);
     assert_eq!(stats.staged_bytes, 0);
-    let mut x = 1u64;
-    for word in 0..16 * MIB / 8 {
-        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let found: u64 = f.ram.memory().read_obj(GuestAddress(word * 8)).unwrap();
-        assert_eq!(found, x >> 34, "word {word}");
-    }
+    f.check_words();
 }
 
 #[test]

@@ -114,6 +114,28 @@ impl Fixture {
         assert!(wrong.is_empty(), "{} pages are wrong, first {:?}", wrong.len(), wrong.first());
     }
 
+    /// Words in random order that compress only a little, and the addresses that they belong to.
+    fn words(&self) -> impl Iterator<Item = (GuestAddress, u64)> {
+        let next = |x: &u64| {
+            x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407)
+        };
+        let words = std::iter::successors(Some(next(&1)), move |x| Some(next(x)));
+        (0..self.pages() * PAGE_SIZE / 8)
+            .zip(words)
+            .map(|(word, x)| (GuestAddress(word * 8), x >> 34))
+    }
+
+    fn fill_with_words(&self) {
+        self.words().for_each(|(at, word)| self.ram.memory().write_obj(word, at).unwrap());
+    }
+
+    fn check_words(&self) {
+        for (at, word) in self.words() {
+            let found: u64 = self.ram.memory().read_obj(at).unwrap();
+            assert_eq!(found, word, "at {at:?}");
+        }
+    }
+
     fn resident(&self) -> u64 {
         self.ram.residency().unwrap().resident.0
     }

@@ -4,8 +4,13 @@
 use super::*;
 use crate::paging::absence::FEW_PAGES;
 
-/// A guest whose block 0 has come back from a trial, on its next trial.
-fn on_second_trial(f: &Fixture) -> (ColdTracker, OnTrial) {
+/// A guest whose block 0 has come back from a trial, on its next trial; `None` without huge pages.
+fn on_second_trial() -> Option<(Fixture, ColdTracker, OnTrial)> {
+    let f = Fixture::new(4, 8);
+    f.fill(1);
+    if !f.has_huge_pages() {
+        return None;
+    }
     let mut tracker = f.paging.cold_tracker(Probation { at_once: 1, longest_pause: 1 });
     let first = f.paging.begin_trial(&mut tracker, 1, &RangeSet::new());
     assert_eq!(first.len(), 1);
@@ -15,7 +20,7 @@ fn on_second_trial(f: &Fixture) -> (ColdTracker, OnTrial) {
     loop {
         let trial = f.paging.begin_trial(&mut tracker, 1, &RangeSet::new());
         if f.paging.absent_blocks() == [f.paging.engine.areas.block(0)] {
-            return (tracker, trial);
+            return Some((f, tracker, trial));
         }
         let _ = f.paging.end_trial(&mut tracker, trial, &NEVER);
         f.unpark();
@@ -24,12 +29,7 @@ fn on_second_trial(f: &Fixture) -> (ColdTracker, OnTrial) {
 
 #[test]
 fn a_block_leaves_but_for_the_few_pages_that_are_used() {
-    let f = Fixture::new(4, 8);
-    f.fill(1);
-    if !f.has_huge_pages() {
-        return;
-    }
-    let (mut tracker, trial) = on_second_trial(&f);
+    let Some((f, mut tracker, trial)) = on_second_trial() else { return };
     f.write(3, 2);
     f.write(300, 2);
     f.paging.settle();
@@ -55,12 +55,7 @@ fn a_block_leaves_but_for_the_few_pages_that_are_used() {
 
 #[test]
 fn a_block_that_is_used_comes_back_from_its_trial() {
-    let f = Fixture::new(4, 8);
-    f.fill(1);
-    if !f.has_huge_pages() {
-        return;
-    }
-    let (mut tracker, trial) = on_second_trial(&f);
+    let Some((f, mut tracker, trial)) = on_second_trial() else { return };
     // A neighbour comes with each, and once that are many, a group.
     let used = FEW_PAGES as u64 / 2 + 3;
     (0..used).for_each(|nth| f.write(nth * 9, 2));
@@ -83,12 +78,7 @@ fn a_block_that_is_used_comes_back_from_its_trial() {
 
 #[test]
 fn a_guest_that_passes_over_a_block_on_trial_gets_all_of_it() {
-    let f = Fixture::new(4, 8);
-    f.fill(1);
-    if !f.has_huge_pages() {
-        return;
-    }
-    let (mut tracker, trial) = on_second_trial(&f);
+    let Some((f, mut tracker, trial)) = on_second_trial() else { return };
     assert!((0..PAGES_PER_BLOCK).all(|page| f.holds(page, 1)));
     f.paging.settle();
     let counters = f.paging.stats().counters;
@@ -101,12 +91,7 @@ fn a_guest_that_passes_over_a_block_on_trial_gets_all_of_it() {
 
 #[test]
 fn a_trial_that_ends_early_brings_all_of_the_block_back() {
-    let f = Fixture::new(4, 8);
-    f.fill(1);
-    if !f.has_huge_pages() {
-        return;
-    }
-    let (mut tracker, trial) = on_second_trial(&f);
+    let Some((f, mut tracker, trial)) = on_second_trial() else { return };
     f.write(3, 2);
     let report = f.paging.end_trial(&mut tracker, trial, &AtomicBool::new(true));
     assert_eq!((report.stored, report.kept), (0, 1));
@@ -119,12 +104,7 @@ fn a_trial_that_ends_early_brings_all_of_the_block_back() {
 
 #[test]
 fn pages_that_are_given_up_on_trial_read_as_zero() {
-    let f = Fixture::new(4, 8);
-    f.fill(1);
-    if !f.has_huge_pages() {
-        return;
-    }
-    let (mut tracker, trial) = on_second_trial(&f);
+    let Some((f, mut tracker, trial)) = on_second_trial() else { return };
     f.write(3, 2);
     f.paging.settle();
     f.ram.discard(&[range(2, 8)]).unwrap();
@@ -142,11 +122,7 @@ fn pages_that_are_given_up_on_trial_read_as_zero() {
 fn a_store_that_is_full_leaves_the_block_in_place() {
     let f = Fixture::new(4, 1);
     // Few bits in common: two blocks do not fit into the pool.
-    let mut x = 1u64;
-    for word in 0..4 * MIB / 8 {
-        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        f.ram.memory().write_obj(x >> 34, GuestAddress(word * 8)).unwrap();
-    }
+    f.fill_with_words();
     if !f.has_huge_pages() {
         return;
     }
@@ -163,10 +139,5 @@ fn a_store_that_is_full_leaves_the_block_in_place() {
     let stats = f.paging.stats();
     assert!(full > 0 && stats.counters.pages_returned > 0, "{stats:?}");
     assert_eq!(stats.staged_bytes, 0);
-    let mut x = 1u64;
-    for word in 0..4 * MIB / 8 {
-        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let found: u64 = f.ram.memory().read_obj(GuestAddress(word * 8)).unwrap();
-        assert_eq!(found, x >> 34, "word {word}");
-    }
+    f.check_words();
 }
