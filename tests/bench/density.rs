@@ -149,7 +149,6 @@ fn row(bed: &Bed, program: &Program, setup: Setup, contents: &Contents) -> Resul
     println!("  {} guests fit, {} answered; then: {end}", fit(&points), points.len());
     if let Some(served) = guests.first().filter(|_| setup == Setup::Dense) {
         println!("  {:#}", served.guest.monitor.api().get("/memory/policy")?);
-        println!("  {:#}", served.guest.monitor.api().get("/memory/paging")?);
     }
     guests.truncate(CHECKED.min(points.len()));
     for (number, served) in guests.iter().enumerate() {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use harness::Result;
 use harness::figures::{Figure, Goal, median};
 use harness::fragments::{ORDERS, keep_little_free};
-use harness::guest::Guest;
+use harness::guest::{CMA, Guest};
 use harness::host::{PAGE, parse_buddyinfo};
 use harness::monitor::{Program, Spec};
 use serde_json::json;
@@ -28,8 +28,6 @@ const BLOCK_ORDER: usize = 9;
 const ZRAM_MIB: u64 = 256;
 const SPARE_MIB: u64 = 30;
 const CONTIGUOUS_MIB: u64 = 64;
-/// The region's folder, in a kernel of ours with its configuration.
-const REGION: &str = "/sys/kernel/debug/cma/reserved";
 const FILL_LIMIT: Duration = Duration::from_secs(300);
 
 /// Measures everything.
@@ -76,9 +74,9 @@ fn contiguous(bed: &Bed, program: &Program, name: &str, spec: &Spec) -> Result<V
         let (spare, cma) = (free(&mut guest)?, mib(cma_free(&mut guest)? * PAGE));
         let pages = (CONTIGUOUS_MIB << 20) / PAGE;
         let began = Instant::now();
-        guest.agent.command(&format!("write {REGION}/alloc {pages}")).ok();
+        guest.agent.command(&format!("write {CMA}/alloc {pages}")).ok();
         let took = began.elapsed();
-        let used = guest.agent.command(&format!("read {REGION}/used"))?.join("");
+        let used = guest.agent.command(&format!("read {CMA}/used"))?.join("");
         let given = used.trim() == pages.to_string();
         let [killed] = guest.agent.vmstat(["oom_kill"])?;
         println!(

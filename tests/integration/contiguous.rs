@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use harness::confine::NoHugePages;
 use harness::fragments;
-use harness::guest::Guest;
+use harness::guest::{CMA, Guest};
 use harness::monitor::Spec;
 use harness::runner::Context;
 use harness::{Error, Result, check, check_eq, host};
@@ -14,8 +14,6 @@ use serde_json::{Value, json};
 use crate::compaction::{PASS_LIMIT, compact, number, resident};
 
 const MIB: u64 = 1 << 20;
-/// Debugfs folder of the region that Ballast's `cma_mib` makes the guest reserve.
-pub(crate) const CMA: &str = "/sys/kernel/debug/cma/reserved";
 
 /// A guest with a region of `cma_mib`.
 fn boot(context: &Context, memory_mib: u64, cma_mib: u64) -> Result<Guest> {

@@ -2,12 +2,10 @@
 //! Linux's movable pages in our guest: pages of the balloon and of zram migrate while in use, and
 //! make room for contiguous allocations.
 
-use harness::guest::Guest;
+use harness::guest::{CMA, Guest};
 use harness::monitor::Spec;
 use harness::runner::Context;
 use harness::{Result, check, check_eq};
-
-use crate::contiguous::CMA;
 
 /// Fills memory with a file and frees a random half of its pages: what the balloon gets then are
 /// single pages all over memory.

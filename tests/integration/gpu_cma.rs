@@ -4,14 +4,13 @@
 
 use std::time::Duration;
 
-use harness::guest::Guest;
+use harness::guest::{CMA, Guest};
 use harness::limits;
 use harness::monitor::Spec;
 use harness::runner::Context;
 use harness::{Result, check, check_eq};
 use serde_json::json;
 
-use crate::contiguous::CMA;
 use crate::gpu::{COUNTERS, compact};
 
 const MIB: u64 = 1 << 20;

@@ -3,14 +3,14 @@
 
 use std::time::Instant;
 
-use harness::guest::Guest;
+use harness::guest::{CMA, Guest};
 use harness::monitor::Spec;
 use harness::runner::Context;
 use harness::{Error, Result, check, check_eq};
 use serde_json::{Value, json};
 
 use crate::compaction::{self, number};
-use crate::contiguous::CMA;
+
 use crate::gpu::COUNTERS;
 
 const MIB: u64 = 1 << 20;

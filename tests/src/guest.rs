@@ -23,6 +23,9 @@ pub const BALLOON_LIMIT: Duration = Duration::from_secs(120);
 /// Time for a monitor to end after a request to end.
 pub const EXIT_LIMIT: Duration = Duration::from_secs(60);
 
+/// Folder, in the guest's debugfs, of the region that Ballast's `cma_mib` makes it reserve.
+pub const CMA: &str = "/sys/kernel/debug/cma/reserved";
+
 /// Left alone by [`Guest::touch_everything`], at least, and for each CPU beyond the first, which
 /// keep some for themselves: below this the guest's kernel runs out of memory.
 const UNTOUCHED_MIB: u64 = 12;
