@@ -91,6 +91,11 @@ impl Absence {
         needed.intersection(&self.at_source())
     }
 
+    /// Whether the source is staging, where all of its pages take memory.
+    pub(super) fn is_staged(&self) -> bool {
+        self.source == STAGED
+    }
+
     /// How many pages are in guest memory.
     pub(super) fn pages_back(&self) -> usize {
         self.back.as_ref().map_or(0, |back| back.count().0 as usize)

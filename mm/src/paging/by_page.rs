@@ -72,7 +72,7 @@ impl PagerEngine {
         let slot = self.staged.slot(index)?;
         let mut record = self.settled_record(index);
         let BlockState::Absent(absence) = record.state(index) else { return None };
-        if absence.source() != STAGED || absence.pages_back() > FEW_PAGES {
+        if !absence.is_staged() || absence.pages_back() > FEW_PAGES {
             return None;
         }
         let pages = absence.at_source();
@@ -110,7 +110,7 @@ impl PagerEngine {
     fn bring_staged_back(&self, index: usize) -> bool {
         let is_there = |record: &Record| {
             let state = record.state(index);
-            matches!(state, BlockState::Absent(absence) if absence.source() == STAGED)
+            matches!(state, BlockState::Absent(absence) if absence.is_staged())
         };
         let was_there = is_there(&self.settled_record(index));
         if was_there {

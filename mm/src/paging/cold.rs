@@ -18,7 +18,7 @@ const FEW: usize = 1;
 /// How many times as long as others such a block is left alone when it has come back again.
 const AGAIN: u32 = 4;
 /// Pages of such blocks in a round; with no more, the next may have twice as many of them.
-const FEW_PAGES: usize = 32;
+const BEARABLE_PAGES: usize = 32;
 
 /// Result of a block's trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,7 +188,7 @@ impl ColdTracker {
             let most = self.policy.at_once.max(FEW);
             self.again = match (wanted_again, pages_again) {
                 (true, _) => FEW,
-                (false, ..=FEW_PAGES) => (self.again * 2).min(most),
+                (false, ..=BEARABLE_PAGES) => (self.again * 2).min(most),
                 (false, _) => (self.again / 2).max(FEW),
             };
         }
@@ -269,7 +269,7 @@ mod tests {
             let chosen = tracker.choose(8, |at| !away[at], |at| !away[at]);
             assert!(chosen.len() <= FEW && chosen.iter().all(|&at| tracker.came_back(at)));
             chosen.iter().for_each(|&at| away[at] = true);
-            let outcome = TrialOutcome::Partly(FEW_PAGES + 1);
+            let outcome = TrialOutcome::Partly(BEARABLE_PAGES + 1);
             tracker.learn(chosen.into_iter().map(|block| (block, outcome)));
         }
         assert_eq!(away, [true; 8]);

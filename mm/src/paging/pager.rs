@@ -21,9 +21,8 @@ use crate::sys::thread::block_signals;
 use crate::sys::userfault::PageFault;
 use crate::units::{HostRange, PAGE_BYTES, SaturatingInto};
 
-use super::absence::STAGED;
 use super::pager_engine::{PagerEngine, lock};
-use super::resolve::{FillOutcome, Reach};
+use super::resolve::FillOutcome;
 use super::room::Grant;
 use super::staging::{Inlet, PAGES};
 use super::states::BlockState;
@@ -196,35 +195,32 @@ impl Pager {
         let page = (fault.page - engine.areas.host(index).addr()) / PAGE_BYTES;
         let block = PagerEngine::pages(index);
         let number = block.start + page as u64;
-        let few = Reach::Pages { most: COLD_PAGES, more: false };
-        let (grant, reach) = match engine.record().state(index) {
-            BlockState::Absent(absence) if absence.source() == STAGED => {
-                // From staging a page more costs little.
-                let more = Reach::Pages { most: PAGES, more: true };
-                let scans = self.guest.is_scan(number);
-                let reach = if scans { reach(self.guest.direction(number)) } else { more };
-                (Some(Grant::Block), reach)
-            }
-            BlockState::Absent(_) => (None, few),
-            // It takes no memory.
-            _ => (Some(Grant::Block), few),
+        let (staged, takes_memory) = match engine.record().state(index) {
+            BlockState::Absent(absence) => (absence.is_staged(), !absence.is_staged()),
+            _ => (false, false),
         };
-        let reach = match grant.unwrap_or_else(|| engine.room.grant()) {
-            Grant::Block if grant.is_none() => self::reach(self.guest.accessed(began, number)),
-            Grant::Block => reach,
-            Grant::Page => Reach::Pages { most: PAGES, more: false },
-            Grant::PageLater if anyway => Reach::Pages { most: PAGES, more: false },
+        let grant = if takes_memory { engine.room.grant() } else { Grant::Block };
+        let portion = match grant {
+            Grant::Block if takes_memory => (self.guest.accessed(began, number), COLD_PAGES),
+            Grant::Block if staged && self.guest.is_scan(number) => {
+                (self.guest.direction(number), PAGES)
+            }
+            // From staging a page more costs little.
+            Grant::Block if staged => (Portion::Pages, PAGES),
+            Grant::Block => (Portion::Page, COLD_PAGES),
+            Grant::Page => (Portion::Page, PAGES),
+            Grant::PageLater if anyway => (Portion::Page, PAGES),
             Grant::PageLater | Grant::Nothing => {
                 PagerCounters::add(&engine.counters.faults_held, 1);
                 self.ahead.clear();
                 return self.wait_for_room(fault);
             }
         };
-        match engine.bring_page_back((index, page), reach, &mut self.inlet) {
+        match engine.bring_page_back((index, page), portion, &mut self.inlet) {
             FillOutcome::Page { start, end } => {
                 let at = |page: usize| block.start + page as u64;
                 self.answered(began.elapsed(), at(start)..at(end));
-                if matches!(reach, Reach::Up | Reach::Down) {
+                if matches!(portion.0, Portion::Up | Portion::Down) {
                     self.used(index);
                 }
             }
@@ -295,17 +291,6 @@ impl Pager {
         if !self.engine.try_make_huge(index) {
             self.small.push_back(index);
         }
-    }
-}
-
-/// How a portion comes back from the store.
-fn reach(portion: Portion) -> Reach {
-    match portion {
-        Portion::Page => Reach::Pages { most: COLD_PAGES, more: false },
-        Portion::Pages => Reach::Pages { most: COLD_PAGES, more: true },
-        Portion::Up => Reach::Up,
-        Portion::Down => Reach::Down,
-        Portion::Block => Reach::Block,
     }
 }
 

@@ -21,7 +21,7 @@
 
 use crate::blocks::mask::PageMask;
 
-use super::absence::{Absence, STAGED, SourceId};
+use super::absence::{Absence, SourceId};
 use super::states::{BlockState, Counts};
 
 /// One block.
@@ -147,7 +147,7 @@ impl Record {
     /// have; `None` if the block is not in staging.
     pub(super) fn stored(&mut self, index: usize, store: SourceId) -> Option<PageMask> {
         let BlockState::Absent(absence) = self.state(index) else { return None };
-        if absence.source() != STAGED {
+        if !absence.is_staged() {
             return None;
         }
         let absence = absence.clone().with_source(store);
@@ -215,12 +215,15 @@ impl Record {
     /// Drops pages of an absent block: they read as zero from now on. Whether any page is left to
     /// bring back.
     pub(super) fn drop_pages(&mut self, index: usize, pages: &PageMask) -> bool {
-        let BlockState::Absent(mut absence) = self.state(index).clone() else {
-            panic!("block {index} has no source: {:?}", self.state(index));
+        self.counts.remove(&self.blocks[index].state);
+        let left = match &mut self.blocks[index].state {
+            BlockState::Absent(absence) => {
+                absence.drop_pages(pages);
+                !absence.is_empty()
+            }
+            other => panic!("block {index} has no source: {other:?}"),
         };
-        absence.drop_pages(pages);
-        let left = !absence.is_empty();
-        self.set(index, BlockState::Absent(absence));
+        self.counts.add(&self.blocks[index].state);
         left
     }
 

@@ -17,20 +17,7 @@ use super::source::{Content, SourceError};
 use super::staging::{Inlet, PAGES};
 use super::states::BlockState;
 use super::stats::PagerCounters;
-
-/// What comes back with a page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reach {
-    /// Nothing else; with `more`, the pages that the guest may need with it. The block, if `most` of
-    /// its pages are in place.
-    Pages { most: usize, more: bool },
-    /// The pages above it, if some of the block are in place; otherwise the block.
-    Up,
-    /// The same, with those below it.
-    Down,
-    /// The block.
-    Block,
-}
+use super::wakefulness::Portion;
 
 /// Result of an attempt to bring a block back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +104,7 @@ impl PagerEngine {
         let began = cpu_time();
         let mut before = before;
         let was_out = matches!(before, BlockState::Out { .. });
+        let was_staged = matches!(&before, BlockState::Absent(absence) if absence.is_staged());
         let result = match &mut before {
             BlockState::Out { slot } => {
                 self.move_back(index, *slot);
@@ -125,9 +113,6 @@ impl PagerEngine {
                 Ok(())
             }
             BlockState::Absent(absence) => {
-                if absence.source() == STAGED && count.is_some() {
-                    PagerCounters::add(&self.counters.blocks_returned, 1);
-                }
                 let filled = self.fill(index, absence, inlet);
                 if filled.is_err() {
                     inlet.release();
@@ -142,6 +127,7 @@ impl PagerEngine {
             Ok(()) => {
                 if let Some(count) = count {
                     PagerCounters::add(count, 1);
+                    PagerCounters::add(&self.counters.blocks_returned, was_staged.into());
                 }
                 self.recent[index].store(true, Ordering::Relaxed);
                 if !was_out {
@@ -154,24 +140,25 @@ impl PagerEngine {
         }
     }
 
-    /// Brings one page of block `index` back, if the block is in the store or in staging, and others as
-    /// `reach` says. Otherwise the block, as [`bring_back`](Self::bring_back) does.
+    /// Brings `portion` of block `index` back, which the guest needs for its access to `page`, if the block
+    /// is in the store or in staging, and fewer than `most` of its pages are in place or the guest passes
+    /// over it. Otherwise the block, as [`bring_back`](Self::bring_back) does.
     pub(super) fn bring_page_back(
         &self,
         (index, page): (usize, usize),
-        reach: Reach,
+        (portion, most): (Portion, usize),
         inlet: &mut Inlet,
     ) -> FillOutcome {
         let mut record = self.record();
         let by_page = |state: &BlockState| match state {
             BlockState::Absent(absence) if [STORE, STAGED].contains(&absence.source()) => {
-                match reach {
-                    Reach::Pages { most, .. } => absence.pages_back() < most,
+                match portion {
+                    Portion::Page | Portion::Pages => absence.pages_back() < most,
                     // As it comes in small pages anyway, what the guest has passed can stay away.
-                    Reach::Up | Reach::Down => {
+                    Portion::Up | Portion::Down => {
                         self.huge && absence.pages_back() > 0 && !absence.is_empty()
                     }
-                    Reach::Block => false,
+                    Portion::Block => false,
                 }
             }
             _ => false,
@@ -183,10 +170,10 @@ impl PagerEngine {
         };
         let began = cpu_time();
         let mut pages = PageMask::EMPTY;
-        match reach {
-            Reach::Pages { more: true, .. } if self.huge => pages = absence.needed_with(page),
-            Reach::Up => pages.set_range(page..PAGES),
-            Reach::Down => pages.set_range(0..page + 1),
+        match portion {
+            Portion::Pages if self.huge => pages = absence.needed_with(page),
+            Portion::Up => pages.set_range(page..PAGES),
+            Portion::Down => pages.set_range(0..page + 1),
             _ => {}
         }
         let mut pages = pages.intersection(&absence.at_source());
@@ -198,7 +185,7 @@ impl PagerEngine {
             Ok(()) => {
                 PagerCounters::add(&self.counters.pages_touched, 1);
                 PagerCounters::add(&self.counters.pages_prefetched, pages.count().0 - 1);
-                let from_staging = u64::from(absence.source() == STAGED);
+                let from_staging = u64::from(absence.is_staged());
                 PagerCounters::add(&self.counters.pages_returned, from_staging);
                 self.recent[index].store(true, Ordering::Relaxed);
                 self.room.took(pages.count().bytes());

@@ -33,12 +33,8 @@ impl StagedBlocks {
 
     /// Notes that block `index` lies in `slot`. `false` if an earlier trial has it still.
     pub(super) fn hold(&self, index: usize, slot: usize) -> bool {
-        let mut slots = self.slots();
-        let free = !slots.contains_key(&index);
-        if free {
-            slots.insert(index, slot);
-        }
-        free
+        // No two blocks lie in one slot.
+        *self.slots().entry(index).or_insert(slot) == slot
     }
 
     /// Where block `index` is.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The states of a block, and how many blocks are in each.
 
-use super::absence::{Absence, STAGED};
+use super::absence::Absence;
 
 /// Where a block's contents are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl Counts {
             BlockState::Leaving { .. } | BlockState::Out { .. } | BlockState::Packing { .. } => {
                 Some(&mut self.out)
             }
-            BlockState::Absent(absence) if is_staged(absence) => Some(&mut self.out),
+            BlockState::Absent(absence) if absence.is_staged() => Some(&mut self.out),
             BlockState::Absent(_) => Some(&mut self.absent),
             BlockState::Filling => Some(&mut self.filling),
             BlockState::Lost => Some(&mut self.lost),
@@ -73,14 +73,9 @@ impl Counts {
     }
 }
 
-/// Whether all pages take memory in staging.
-fn is_staged(absence: &Absence) -> bool {
-    absence.source() == STAGED
-}
-
 fn pages_gone(state: &BlockState) -> usize {
     match state {
-        BlockState::Absent(absence) if !is_staged(absence) => absence.pages_gone(),
+        BlockState::Absent(absence) if !absence.is_staged() => absence.pages_gone(),
         _ => 0,
     }
 }
