@@ -18,6 +18,7 @@ use super::sync::{SpinGuard, SpinLock};
 pub(super) const CAPACITY: usize = 128;
 
 /// Cached frames of one mobility, last in first out.
+#[derive(Clone)]
 pub(super) struct Stack {
     len: usize,
     items: [u32; CAPACITY],
@@ -43,6 +44,13 @@ impl Stack {
 
     pub(super) fn len(&self) -> usize {
         self.len
+    }
+
+    /// The numbers of all frames, sorted.
+    pub(super) fn sorted(&mut self) -> &[u32] {
+        let frames = &mut self.items[..self.len];
+        frames.sort_unstable();
+        frames
     }
 
     /// Removes and returns the `count` frames that were cached longest ago.

@@ -14,6 +14,10 @@ pub struct PoolConfig {
     pub threads: Option<usize>,
     /// Turns the per-thread caches off: every frame comes straight from the free lists.
     pub uncached: bool,
+    /// Makes the memory of frames resident in batches as they go to a cache, instead of one fault
+    /// for each frame on first write. Takes host memory for up to a batch (32 frames) per thread
+    /// before it is needed.
+    pub populate: bool,
 }
 
 /// Levels of free memory, in frames.

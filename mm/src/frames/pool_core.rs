@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::buddy::Tables;
-use super::cache::{Cache, Caches};
+use super::cache::{Cache, Caches, Stack};
 use super::callbacks::Registry;
 use super::config::{PoolConfig, PoolError, Watermarks};
 use super::events::EventCounters;
@@ -30,6 +30,7 @@ pub(super) struct PoolCore {
     blocks: BlockTypes,
     zone: Mutex<Zone>,
     caches: Caches,
+    populate: bool,
     marks: Watermarks,
     owners: Registry,
     shrinkers: Shrinkers,
@@ -54,6 +55,7 @@ impl PoolCore {
             blocks: BlockTypes::new(count, MigrateType::Movable),
             zone: Mutex::new(Zone::new(count)),
             caches,
+            populate: config.populate,
             marks: config.watermarks.unwrap_or(Watermarks::for_frames(count)),
             owners: Registry::default(),
             shrinkers: Shrinkers::default(),
@@ -166,13 +168,33 @@ impl PoolCore {
             return None;
         }
         let mut cache = self.caches.mine();
-        let frame = match cache.list(mobility).pop() {
+        let cached = cache.list(mobility).pop();
+        let frame = match cached {
             Some(frame) => frame,
             None => self.refill(&mut cache, mobility)?,
         };
         cache.used += 1;
         self.meta(frame).store(Word::used(Order::ZERO));
+        if cached.is_none() && self.populate {
+            let mut batch = cache.list(mobility).clone();
+            drop(cache);
+            batch.push(frame);
+            self.populate(batch);
+        }
         Some(frame)
+    }
+
+    /// Makes the memory of a batch resident that a cache has just received: one call costs less
+    /// than a fault for each frame. Other threads may own some of the frames by now, or the host
+    /// may have no memory: populating changes no contents, and a write does the same later.
+    #[cold]
+    fn populate(&self, mut batch: Stack) {
+        for run in batch.sorted().chunk_by(|a, b| a + 1 == *b) {
+            let populated = self.space.region().populate(FrameId::new(run[0]), run.len());
+            if let Err(error) = populated {
+                return tracing::debug!("frames are populated on first write: {error}");
+            }
+        }
     }
 
     /// Moves a batch of frames from the free lists to a cache and returns one of them.

@@ -196,6 +196,28 @@ impl Region {
         mapping.discard(range).map_err(|source| refused("discard", len, source))
     }
 
+    /// Makes the memory of `count` frames from `first` resident, as by writing it, without changing
+    /// its contents. Borrowed memory is left to its owner.
+    ///
+    /// # Errors
+    /// The kernel's refusal, for example `ENOMEM`.
+    #[cfg(not(miri))]
+    pub(crate) fn populate(&self, first: FrameId, count: usize) -> Result<(), RegionError> {
+        let RegionOrigin::Mapped(mapping) = &self.origin else { return Ok(()) };
+        let len = count * PAGE_BYTES;
+        let range = mapping.range().slice(first.byte_offset(), len).expect("frames of the region");
+        mapping.populate(range).map_err(|source| refused("populate", len, source))
+    }
+
+    /// Nothing: memory of the heap is always there.
+    ///
+    /// # Errors
+    /// None.
+    #[cfg(miri)]
+    pub(crate) fn populate(&self, _: FrameId, _: usize) -> Result<(), RegionError> {
+        Ok(())
+    }
+
     /// Nothing: the heap cannot return single pages.
     ///
     /// # Errors

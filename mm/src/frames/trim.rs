@@ -55,6 +55,29 @@ mod tests {
     use crate::sys::pagemap::Pagemap;
     use crate::units::{BLOCK_BYTES, HostRange};
 
+    #[test]
+    fn frames_are_populated_a_batch_at_a_time() {
+        let region = Region::anonymous(16 * BLOCK_BYTES).unwrap();
+        region.advise_small().unwrap();
+        let config = PoolConfig { populate: true, threads: Some(2), ..PoolConfig::default() };
+        let pool = FramePool::new(region, config).unwrap();
+        let alloc = || pool.alloc(Order::ZERO, Gfp::MOVABLE).unwrap();
+        let mut units = vec![alloc()];
+        let batch = resident(&pool);
+        assert!((2 << 12..=32 << 12).contains(&batch), "{batch}");
+        while units.len() << 12 < batch {
+            units.push(alloc());
+            assert_eq!(resident(&pool), batch);
+        }
+        units.push(alloc());
+        assert_eq!(resident(&pool), 2 * batch);
+        for unit in units {
+            pool.free(unit).unwrap();
+        }
+        pool.trim(Order::ZERO).unwrap();
+        assert_eq!(resident(&pool), 0);
+    }
+
     fn resident(pool: &FramePool) -> usize {
         let start = pool.region().ptr(crate::frames::FrameId::new(0)).addr().get();
         let all = HostRange::new(start, pool.region().bytes()).unwrap();

@@ -103,6 +103,7 @@ fn history(steps: Vec<Step>, uncached: bool) {
         uncached,
         watermarks: Some(NO_MARKS),
         threads: Some(2),
+        populate: !uncached,
     };
     let pool = pool_with(6, config);
     let driver = Driver::new(&pool);
