@@ -143,7 +143,8 @@ impl Debian {
         let path = self.vsock.as_ref().ok_or_else(|| Error::Check("no vsock".into()))?;
         let mut stream = UnixStream::connect(path).map_err(doing())?;
         stream.set_read_timeout(Some(patient(limit))).map_err(doing())?;
-        writeln!(stream, "CONNECT {SHELL_PORT}").map_err(doing())?;
+        // In one piece: Firecracker hangs up if it finds only part of the line.
+        stream.write_all(format!("CONNECT {SHELL_PORT}\n").as_bytes()).map_err(doing())?;
         let greeting = read_line(&mut stream).map_err(doing())?;
         crate::check!(greeting.starts_with("OK "), "the guest's shell: {greeting:?}");
         // The shell reads commands from the stream: programs must not.
