@@ -101,7 +101,7 @@ struct Pager {
     ahead: VecDeque<usize>,
     /// Blocks that came back in small pages and are to be made huge.
     small: VecDeque<usize>,
-    /// Whether single pages or blocks serve the guest.
+    /// How much serves the guest's next access.
     guest: Wakefulness,
 }
 
@@ -202,11 +202,8 @@ impl Pager {
         let grant = if takes_memory { engine.room.grant() } else { Grant::Block };
         let portion = match grant {
             Grant::Block if takes_memory => (self.guest.accessed(began, number), COLD_PAGES),
-            Grant::Block if staged && self.guest.is_scan(number) => {
-                (self.guest.direction(number), PAGES)
-            }
             // From staging a page more costs little.
-            Grant::Block if staged => (Portion::Pages, PAGES),
+            Grant::Block if staged => (self.guest.scan(number).unwrap_or(Portion::Pages), PAGES),
             Grant::Block => (Portion::Page, COLD_PAGES),
             Grant::Page => (Portion::Page, PAGES),
             Grant::PageLater if anyway => (Portion::Page, PAGES),
@@ -220,7 +217,7 @@ impl Pager {
             FillOutcome::Page { start, end } => {
                 let at = |page: usize| block.start + page as u64;
                 self.answered(began.elapsed(), at(start)..at(end));
-                if matches!(portion.0, Portion::Up | Portion::Down) {
+                if matches!(portion.0, Portion::Up(PAGES) | Portion::Down(PAGES)) {
                     self.used(index);
                 }
             }

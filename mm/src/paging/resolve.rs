@@ -155,10 +155,10 @@ impl PagerEngine {
                 match portion {
                     Portion::Page | Portion::Pages => absence.pages_back() < most,
                     // As it comes in small pages anyway, what the guest has passed can stay away.
-                    Portion::Up | Portion::Down => {
-                        self.huge && absence.pages_back() > 0 && !absence.is_empty()
+                    Portion::Up(ahead) | Portion::Down(ahead) => {
+                        let in_part = ahead < PAGES || self.huge && absence.pages_back() > 0;
+                        in_part && !absence.is_empty()
                     }
-                    Portion::Block => false,
                 }
             }
             _ => false,
@@ -172,8 +172,8 @@ impl PagerEngine {
         let mut pages = PageMask::EMPTY;
         match portion {
             Portion::Pages if self.huge => pages = absence.needed_with(page),
-            Portion::Up => pages.set_range(page..PAGES),
-            Portion::Down => pages.set_range(0..page + 1),
+            Portion::Up(ahead) => pages.set_range(page..PAGES.min(page + ahead)),
+            Portion::Down(ahead) => pages.set_range((page + 1).saturating_sub(ahead)..page + 1),
             _ => {}
         }
         let mut pages = pages.intersection(&absence.at_source());
@@ -192,10 +192,10 @@ impl PagerEngine {
                 // Where huge pages are allowed, its holes stay with the pager.
                 if absence.is_back() || !self.huge && absence.is_empty() {
                     self.settle(index, |record| record.filled(index));
-                } else {
-                    self.record().not_filled(index, BlockState::Absent(absence));
-                    self.settled.notify_all();
+                    return FillOutcome::Done;
                 }
+                self.record().not_filled(index, BlockState::Absent(absence));
+                self.settled.notify_all();
                 let run = pages.runs().find(|run| run.contains(&page)).unwrap_or(page..page + 1);
                 FillOutcome::Page { start: run.start, end: run.end }
             }

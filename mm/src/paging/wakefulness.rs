@@ -1,25 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What serves a parked guest: single pages, a few at once, or whole blocks. A sleeping one accesses a
-//! page now and then, for its timers; one that works accesses page after page. One that passes over its
-//! memory accesses neighbours: it will want the rest of the block, and the next block from its edge on.
+//! How much serves an access of a parked guest. A sleeping one accesses a page now and then, for its
+//! timers; one that works accesses page after page. One that passes over its memory accesses neighbours:
+//! it will want more of the block, and the next block from its edge on.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::units::PAGES_PER_BLOCK;
 
+use super::staging::PAGES;
+
 /// Accesses of a sleeping guest come at most this often, for long.
 const INTERVAL: Duration = Duration::from_millis(50);
-/// Accesses that may come at once.
-const BURST: u32 = 1024;
 /// Accesses at once after which more pages come than the one that is accessed.
 const FLURRY: u32 = 16;
-/// Intervals without an access after which a guest that was awake sleeps.
-const QUIET: u32 = 20;
+/// Accesses of a flurry that count, so that it is over after a minute at most.
+const BURST: u32 = 1024;
 /// Accesses to neighbours, one after the other, that make a scan.
 const SCAN: u32 = 8;
-/// Accesses that a block of a scan counts for.
-const SCANNED: u32 = 32;
+/// Pages that a scan gets with its first access, and twice as many with each further one: most scans
+/// are of small files.
+const WINDOW: usize = 16;
 /// Other accesses, such as the kernel's own, after which a scan is over.
 const STRAYS: u32 = 8;
 
@@ -30,12 +31,11 @@ pub(super) enum Portion {
     Page,
     /// The page, and those that are likely to be needed with it.
     Pages,
-    /// Its block from the page on, if a part of it is there already; otherwise all of it.
-    Up,
+    /// So many pages of its block, from the page on. With [`PAGES`] all of a block that is absent as a
+    /// whole.
+    Up(usize),
     /// The same, down to the page.
-    Down,
-    /// Its block.
-    Block,
+    Down(usize),
 }
 
 /// The recent accesses to absent memory.
@@ -49,39 +49,22 @@ pub(super) struct Wakefulness {
     in_a_row: u32,
     /// Other accesses since the last one of a scan, while it may go on.
     strays: Option<u32>,
+    /// Pages that the last access of a scan got.
+    window: usize,
 }
 
 impl Wakefulness {
     /// Notes an access to a page of guest memory; returns what should come back.
     pub(super) fn accessed(&mut self, now: Instant, page: u64) -> Portion {
-        let scans = self.is_scan(page);
-        let paced = self.paced.map_or(now, |paced| paced.max(now));
-        let paced = paced + INTERVAL * if scans { SCANNED } else { 1 };
-        self.paced = Some(paced.min(now + INTERVAL * (BURST + QUIET)));
-        let ahead = paced - now;
-        if scans {
-            self.direction(page)
-        } else if ahead > INTERVAL * BURST {
-            Portion::Block
-        } else if ahead > INTERVAL * FLURRY {
-            Portion::Pages
-        } else {
-            Portion::Page
-        }
+        let paced = self.paced.map_or(now, |paced| paced.max(now)) + INTERVAL;
+        self.paced = Some(paced.min(now + INTERVAL * BURST));
+        let alone =
+            if paced - now > INTERVAL * FLURRY { Portion::Pages } else { Portion::Page };
+        self.scan(page).unwrap_or(alone)
     }
 
-    /// Where a guest that passes over its memory goes on after `page`.
-    pub(super) fn direction(&self, page: u64) -> Portion {
-        let down = match self.near == (page..page + 1) {
-            // At the edge of another block.
-            true => !page.is_multiple_of(PAGES_PER_BLOCK),
-            false => self.near.start == page,
-        };
-        if down { Portion::Down } else { Portion::Up }
-    }
-
-    /// Notes where an access was; whether the guest passes over its memory.
-    pub(super) fn is_scan(&mut self, page: u64) -> bool {
+    /// Notes where an access was; what should come back if the guest passes over its memory.
+    pub(super) fn scan(&mut self, page: u64) -> Option<Portion> {
         let is_near = page == self.near.end || page + 1 == self.near.start;
         // What is one area to a program lies in blocks in any order.
         let goes_on =
@@ -95,12 +78,26 @@ impl Wakefulness {
             true => self.near.start.min(page)..self.near.end.max(page + 1),
             false => page..page + 1,
         };
-        let scans = self.in_a_row >= SCAN;
-        self.strays = match (scans, self.strays) {
-            (true, _) => Some(0),
-            (false, strays) => strays.map(|count| count + 1).filter(|&count| count < STRAYS),
+        let Some(strays) = self.strays else {
+            return (self.in_a_row >= SCAN).then(|| self.ahead(page, WINDOW));
         };
-        scans
+        if self.in_a_row >= SCAN {
+            return Some(self.ahead(page, 2 * self.window));
+        }
+        self.strays = Some(strays + 1).filter(|&count| count < STRAYS);
+        None
+    }
+
+    /// At most `most` pages where a guest that passes over its memory goes on after `page`.
+    fn ahead(&mut self, page: u64, most: usize) -> Portion {
+        self.strays = Some(0);
+        self.window = most.min(PAGES);
+        let down = match self.near == (page..page + 1) {
+            // At the edge of another block.
+            true => !page.is_multiple_of(PAGES_PER_BLOCK),
+            false => self.near.start == page,
+        };
+        if down { Portion::Down(self.window) } else { Portion::Up(self.window) }
     }
 
     /// An access was answered, which took `time`: that is no quiet, as the guest waited. `pages`
@@ -118,103 +115,95 @@ mod tests {
     use super::*;
 
     impl Wakefulness {
-        /// Whether the block comes back.
-        fn wakes(&mut self, now: Instant, page: u64) -> bool {
-            !matches!(self.accessed(now, page), Portion::Page | Portion::Pages)
+        /// Whether the guest passes over its memory.
+        fn scans(&mut self, page: u64) -> bool {
+            self.scan(page).is_some()
         }
     }
 
     /// A page with no neighbour among the others.
     fn far(turn: u32) -> u64 {
-        u64::from(turn) * 97
+        u64::from(turn) * 97 + 1
     }
 
     #[test]
-    fn few_accesses_or_slow_ones_come_from_a_sleeping_guest() {
+    fn slow_accesses_bring_a_page_each() {
         let start = Instant::now();
-        let mut guest = Wakefulness::default();
-        for turn in 0..BURST {
-            assert!(!guest.wakes(start, far(turn)));
-        }
         let mut guest = Wakefulness::default();
         for turn in 0..1000 {
-            assert!(!guest.wakes(start + INTERVAL * turn, far(turn)));
+            assert_eq!(guest.accessed(start + INTERVAL * turn, far(turn)), Portion::Page);
         }
     }
 
     #[test]
-    fn a_flurry_brings_more_than_a_page() {
+    fn a_flurry_brings_more_than_a_page_until_it_is_over() {
         let start = Instant::now();
         let mut guest = Wakefulness::default();
-        let portions: Vec<_> = (0..BURST).map(|turn| guest.accessed(start, far(turn))).collect();
+        let portions: Vec<_> = (0..2 * BURST).map(|turn| guest.accessed(start, far(turn))).collect();
         let (alone, more) = portions.split_at(FLURRY as usize);
         assert!(alone.iter().all(|&portion| portion == Portion::Page));
         assert!(more.iter().all(|&portion| portion == Portion::Pages));
-        assert_eq!(guest.accessed(start + INTERVAL * BURST, 1), Portion::Page);
+        let later = start + INTERVAL * (BURST - FLURRY);
+        assert_eq!(guest.clone().accessed(later, 1), Portion::Pages);
+        assert_eq!(guest.accessed(later + INTERVAL, 1), Portion::Page);
     }
 
-    #[test]
-    fn many_accesses_wake_it_until_it_was_quiet() {
-        let start = Instant::now();
-        let mut guest = Wakefulness::default();
-        let awake = (0..2 * BURST).filter(|&turn| guest.wakes(start, far(turn))).count();
-        assert_eq!(awake, BURST as usize);
-        assert!(guest.wakes(start + INTERVAL * (QUIET - 1), 3));
-        assert!(!guest.wakes(start + INTERVAL * 3 * QUIET, 1));
-    }
-
-    /// Blocks may take longer to come back than a sleeping guest's pause is.
+    /// Pages may take longer to come back than a sleeping guest's pause is.
     #[test]
     fn slow_answers_are_no_pauses() {
         let mut now = Instant::now();
         let mut guest = Wakefulness::default();
-        for access in 0..2 * BURST {
-            assert_eq!(guest.wakes(now, far(access)), access >= BURST);
+        for access in 0..2 * FLURRY {
+            let more = guest.accessed(now, far(access)) == Portion::Pages;
+            assert_eq!(more, access >= FLURRY);
             now += INTERVAL * 2;
             guest.answered(INTERVAL * 2, 0..1);
         }
     }
 
     #[test]
-    fn a_scan_gets_blocks_from_the_next_one_on() {
-        for (down, first) in [(false, 512), (true, 1023)] {
-            let start = Instant::now();
+    fn a_scan_gets_more_each_time_and_then_whole_blocks() {
+        for down in [false, true] {
             let mut guest = Wakefulness::default();
-            let at = |n: u64| if down { first - n } else { first + n };
-            for n in 0..u64::from(SCAN) {
-                let scans = guest.wakes(start, at(n));
-                assert_eq!(scans, n + 1 == u64::from(SCAN));
-                let back = if scans { 512..1024 } else { at(n)..at(n) + 1 };
-                guest.answered(Duration::ZERO, back);
+            // Pages in the order of the scan; it begins in the middle of a block.
+            let page = |nth: u64| if down { 512 * 20 - 1 - nth } else { 512 * 20 + nth };
+            let (mut next, mut got) = (200, Vec::new());
+            while next < 512 * 5 {
+                let most = match guest.scan(page(next)) {
+                    None => 1,
+                    Some(Portion::Up(most)) if !down => most as u64,
+                    Some(Portion::Down(most)) if down => most as u64,
+                    other => panic!("{other:?}"),
+                };
+                let left = 512 - next % 512;
+                let (first, last) = (page(next), page(next + most.min(left) - 1));
+                guest.answered(Duration::ZERO, first.min(last)..first.max(last) + 1);
+                next += most.min(left);
+                got.push(most);
             }
-            // The neighbour of the block that came back.
-            let next = if down { 511 } else { 1024 };
-            assert!(guest.wakes(start, next));
-            guest.answered(Duration::ZERO, next / 512 * 512..next / 512 * 512 + 512);
-            assert!(!guest.wakes(start, 5000));
+            assert_eq!(got, [1, 1, 1, 1, 1, 1, 1, 16, 32, 64, 128, 256, 512, 512, 512, 512]);
         }
     }
 
     #[test]
     fn a_scan_has_a_direction() {
-        let start = Instant::now();
-        for (down, expected) in [(false, Portion::Up), (true, Portion::Down)] {
+        for down in [false, true] {
             let mut guest = Wakefulness::default();
             let at = |n: u64| if down { 700 - n } else { 700 + n };
-            let last = (0..u64::from(SCAN)).map(|n| guest.accessed(start, at(n))).last();
+            let last = (0..u64::from(SCAN)).filter_map(|n| guest.scan(at(n))).last();
+            let expected = if down { Portion::Down(WINDOW) } else { Portion::Up(WINDOW) };
             assert_eq!(last, Some(expected));
-            assert_eq!(guest.accessed(start, 512 * 9), Portion::Up);
-            assert_eq!(guest.accessed(start, 512 * 8 + 511), Portion::Down);
+            assert_eq!(guest.scan(512 * 9), Some(Portion::Up(2 * WINDOW)));
+            assert_eq!(guest.scan(512 * 8 + 511), Some(Portion::Down(4 * WINDOW)));
         }
     }
 
     /// Neighbours that came along are not accessed.
     #[test]
     fn a_scan_that_gets_neighbours_along_is_one() {
-        let start = Instant::now();
         let mut guest = Wakefulness::default();
         let scans = (0..u64::from(SCAN)).filter(|n| {
-            let scans = guest.wakes(start, 2 * n);
+            let scans = guest.scans(2 * n);
             guest.answered(Duration::ZERO, 2 * n..2 * n + 2);
             scans
         });
@@ -225,21 +214,23 @@ mod tests {
     /// between.
     #[test]
     fn a_scan_goes_on_at_the_edge_of_any_block() {
-        let start = Instant::now();
         let mut guest = Wakefulness::default();
         // Without a scan an edge is a page like others.
-        assert!(!guest.wakes(start, 512 * 3));
+        assert!(!guest.scans(512 * 3));
         let first = 512 * 9 + 40;
-        assert_eq!((0..u64::from(SCAN)).filter(|n| guest.wakes(start, first + n)).count(), 1);
+        assert_eq!((0..u64::from(SCAN)).filter(|n| guest.scans(first + n)).count(), 1);
         for (block, page) in [(4, 0), (7, 511), (2, 0)] {
             for stray in 1..u64::from(STRAYS) {
-                assert!(!guest.wakes(start, 512 * 20 + stray * 9));
+                assert!(!guest.scans(512 * 20 + stray * 9));
             }
-            assert!(guest.wakes(start, 512 * block + page));
+            assert!(guest.scans(512 * block + page));
         }
         for stray in 1..=u64::from(STRAYS) {
-            assert!(!guest.wakes(start, 512 * 30 + stray * 9));
+            assert!(!guest.scans(512 * 30 + stray * 9));
         }
-        assert!(!guest.wakes(start, 512));
+        assert!(!guest.scans(512));
+        // The next one starts small.
+        let again = (0..u64::from(SCAN)).find_map(|n| guest.scan(512 * 40 + n));
+        assert_eq!(again, Some(Portion::Up(WINDOW)));
     }
 }
