@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The pages of an absent block: at its source, discarded since, or back in guest memory.
 
+use std::ops::Range;
+
 use crate::blocks::mask::PageMask;
 use crate::units::{PAGES_PER_BLOCK, Pages, usize_from};
 
@@ -8,9 +10,10 @@ use crate::units::{PAGES_PER_BLOCK, Pages, usize_from};
 pub(super) const FEW_PAGES: usize = 64;
 /// Pages, as many as a power of two, that come back together; and if more than a few are there.
 const NEAR: usize = 2;
-const NEAR_IN_USE: usize = 32;
-/// Pages that are remembered as used together.
-const MOST_USED: Pages = Pages(32);
+const NEAR_IN_USE: usize = 8;
+/// Pages that are remembered as used together, and how many of them come back in a small flurry.
+const MOST_USED: Pages = Pages(256);
+const FEW_USED: Pages = Pages(32);
 
 /// Which page source has the contents of an absent block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,14 +33,16 @@ pub(super) struct Absence {
     dropped: Option<Box<PageMask>>,
     /// In guest memory, because the guest accessed them.
     back: Option<Box<PageMask>>,
-    /// In guest memory until it was last stored.
+    /// Of these, without those that only came along.
+    accessed: Option<Box<PageMask>>,
+    /// Accessed until it was last stored; if they are few, all that were in guest memory.
     used: Option<Box<PageMask>>,
 }
 
 impl Absence {
     /// Of a block that is with `source` as a whole.
     pub(super) fn new(source: SourceId) -> Self {
-        Self { source, dropped: None, back: None, used: None }
+        Self { source, dropped: None, back: None, accessed: None, used: None }
     }
 
     /// The same pages, with their contents at `source`.
@@ -47,7 +52,7 @@ impl Absence {
 
     /// Of a block of which no page is in guest memory, and none at a source.
     pub(super) fn empty(source: SourceId) -> Self {
-        Self { source, dropped: boxed(PageMask::FULL), back: None, used: None }
+        Self { source, dropped: boxed(PageMask::FULL), back: None, accessed: None, used: None }
     }
 
     /// Whether the source has no page.
@@ -82,13 +87,29 @@ impl Absence {
     }
 
     /// The pages at the source that the guest may need with `page`: its neighbours, more of them if many
-    /// pages are in guest memory, and those that were there until it was last stored.
-    pub(super) fn needed_with(&self, page: usize) -> PageMask {
-        let near = if self.pages_back() < FEW_PAGES { NEAR } else { NEAR_IN_USE };
-        let mut needed = self.used.as_deref().copied().unwrap_or_default();
-        let first = page / near * near;
-        needed.set_range(first..first + near);
+    /// pages are in guest memory, and those that it used until the block was last stored, if they are
+    /// few or it is `busy`.
+    pub(super) fn needed_with(&self, page: usize, busy: bool) -> PageMask {
+        let used = self.used.as_deref().filter(|used| busy || used.count() <= FEW_USED);
+        let mut needed = used.copied().unwrap_or_default();
+        let known = needed.intersection(&self.back()).count().0;
+        let unknown = self.pages_back() - usize_from(known);
+        needed.set_range(neighbours(page, if unknown < FEW_PAGES { NEAR } else { NEAR_IN_USE }));
         needed.intersection(&self.at_source())
+    }
+
+    /// The guest accessed `page` of those that are in guest memory now, and probably its neighbour; with
+    /// it came what it used the last time.
+    pub(super) fn access(&mut self, page: usize) {
+        let mut pages = self.used.as_deref().copied().unwrap_or_default();
+        pages.set_range(neighbours(page, NEAR));
+        self.access_all(&pages);
+    }
+
+    /// The guest accesses all of `pages`, or probably does.
+    pub(super) fn access_all(&mut self, pages: &PageMask) {
+        let accessed = self.accessed.take().map_or(*pages, |accessed| accessed.union(pages));
+        self.accessed = boxed(accessed.intersection(&self.back()));
     }
 
     /// Whether the source is staging, where all of its pages take memory.
@@ -114,8 +135,10 @@ impl Absence {
 
     /// The pages in guest memory are with the source again, apart from `gone`, which read as zero.
     pub(super) fn take_back(&mut self, gone: &PageMask) {
-        // As those that came with others count, too, they become more each time: then it starts over.
-        self.used = self.back.take().filter(|back| back.count() <= MOST_USED);
+        let (back, accessed) = (self.back.take(), self.accessed.take());
+        // Those that came with others become more each time: with many, it starts over.
+        let few = back.filter(|back| back.count() <= FEW_USED);
+        self.used = few.or(accessed.filter(|pages| pages.count() <= MOST_USED));
         self.drop_pages(gone);
     }
 
@@ -128,6 +151,12 @@ impl Absence {
     fn dropped(&self) -> PageMask {
         self.dropped.as_deref().copied().unwrap_or_default()
     }
+}
+
+/// The aligned group of `count` pages that `page` is in; `count` is a power of two.
+fn neighbours(page: usize, count: usize) -> Range<usize> {
+    let first = page / count * count;
+    first..first + count
 }
 
 fn boxed(mask: PageMask) -> Option<Box<PageMask>> {

@@ -153,7 +153,7 @@ impl PagerEngine {
         let by_page = |state: &BlockState| match state {
             BlockState::Absent(absence) if [STORE, STAGED].contains(&absence.source()) => {
                 match portion {
-                    Portion::Page | Portion::Pages => absence.pages_back() < most,
+                    Portion::Page | Portion::Pages | Portion::Used => absence.pages_back() < most,
                     // As it comes in small pages anyway, what the guest has passed can stay away.
                     Portion::Up(ahead) | Portion::Down(ahead) => {
                         let in_part = ahead < PAGES || self.huge && absence.pages_back() > 0;
@@ -171,7 +171,8 @@ impl PagerEngine {
         let began = cpu_time();
         let mut pages = PageMask::EMPTY;
         match portion {
-            Portion::Pages if self.huge => pages = absence.needed_with(page),
+            Portion::Pages if self.huge => pages = absence.needed_with(page, false),
+            Portion::Used if self.huge => pages = absence.needed_with(page, true),
             Portion::Up(ahead) => pages.set_range(page..PAGES.min(page + ahead)),
             Portion::Down(ahead) => pages.set_range((page + 1).saturating_sub(ahead)..page + 1),
             _ => {}
@@ -183,6 +184,10 @@ impl PagerEngine {
         PagerCounters::add(&self.counters.fill_ns, took);
         match result {
             Ok(()) => {
+                match portion {
+                    Portion::Up(_) | Portion::Down(_) => absence.access_all(&pages),
+                    _ => absence.access(page),
+                }
                 PagerCounters::add(&self.counters.pages_touched, 1);
                 PagerCounters::add(&self.counters.pages_prefetched, pages.count().0 - 1);
                 let from_staging = u64::from(absence.is_staged());

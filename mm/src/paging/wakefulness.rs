@@ -14,6 +14,8 @@ use super::staging::PAGES;
 const INTERVAL: Duration = Duration::from_millis(50);
 /// Accesses at once after which more pages come than the one that is accessed.
 const FLURRY: u32 = 16;
+/// Accesses at once after which the guest is busy: it needs much of what it needed the last time.
+const BUSY: u32 = 256;
 /// Accesses of a flurry that count, so that it is over after a minute at most.
 const BURST: u32 = 1024;
 /// Accesses to neighbours, one after the other, that make a scan.
@@ -31,6 +33,8 @@ pub(super) enum Portion {
     Page,
     /// The page, and those that are likely to be needed with it.
     Pages,
+    /// The same, with all that the guest used of its block the last time.
+    Used,
     /// So many pages of its block, from the page on. With [`PAGES`] all of a block that is absent as a
     /// whole.
     Up(usize),
@@ -58,9 +62,12 @@ impl Wakefulness {
     pub(super) fn accessed(&mut self, now: Instant, page: u64) -> Portion {
         let paced = self.paced.map_or(now, |paced| paced.max(now)) + INTERVAL;
         self.paced = Some(paced.min(now + INTERVAL * BURST));
-        let alone =
-            if paced - now > INTERVAL * FLURRY { Portion::Pages } else { Portion::Page };
-        self.scan(page).unwrap_or(alone)
+        let at_once = |accesses| paced - now > INTERVAL * accesses;
+        self.scan(page).unwrap_or(match (at_once(FLURRY), at_once(BUSY)) {
+            (false, _) => Portion::Page,
+            (true, false) => Portion::Pages,
+            (true, true) => Portion::Used,
+        })
     }
 
     /// Notes where an access was; what should come back if the guest passes over its memory.
@@ -139,13 +146,20 @@ mod tests {
     fn a_flurry_brings_more_than_a_page_until_it_is_over() {
         let start = Instant::now();
         let mut guest = Wakefulness::default();
-        let portions: Vec<_> = (0..2 * BURST).map(|turn| guest.accessed(start, far(turn))).collect();
-        let (alone, more) = portions.split_at(FLURRY as usize);
-        assert!(alone.iter().all(|&portion| portion == Portion::Page));
-        assert!(more.iter().all(|&portion| portion == Portion::Pages));
-        let later = start + INTERVAL * (BURST - FLURRY);
-        assert_eq!(guest.clone().accessed(later, 1), Portion::Pages);
-        assert_eq!(guest.accessed(later + INTERVAL, 1), Portion::Page);
+        for turn in 0..2 * BURST {
+            let expected = match turn {
+                ..FLURRY => Portion::Page,
+                FLURRY..BUSY => Portion::Pages,
+                BUSY.. => Portion::Used,
+            };
+            assert_eq!(guest.accessed(start, far(turn)), expected);
+        }
+        for (left, expected) in
+            [(BUSY, Portion::Used), (FLURRY, Portion::Pages), (FLURRY - 1, Portion::Page)]
+        {
+            let later = start + INTERVAL * (BURST - left);
+            assert_eq!(guest.clone().accessed(later, 1), expected);
+        }
     }
 
     /// Pages may take longer to come back than a sleeping guest's pause is.

@@ -78,6 +78,33 @@ fn pages_that_were_used_together_come_back_together() {
     f.check(1);
 }
 
+/// If they were many, then only to a busy guest.
+#[test]
+fn many_pages_that_were_used_come_back_to_a_busy_guest() {
+    let f = Fixture::new(16, 16);
+    f.fill(1);
+    if !f.has_huge_pages() {
+        return;
+    }
+    // A sixth of each block.
+    let touch = || {
+        f.park();
+        let before = f.paging.stats().counters;
+        let touched = (0..8).flat_map(|block| (0..85).map(move |nth| (block, nth * 6)));
+        touched.for_each(|(block, page)| assert!(f.holds(block * PAGES_PER_BLOCK + page, 1)));
+        f.paging.settle();
+        let after = f.paging.stats().counters;
+        assert_eq!(after.blocks_touched, 0);
+        after.pages_touched - before.pages_touched
+    };
+    let first = touch();
+    assert!(first > 7 * 64, "{first} accesses");
+    let again = touch();
+    assert!(again < first * 2 / 3, "{again} accesses after {first}");
+    f.unpark();
+    f.check(1);
+}
+
 #[test]
 fn a_block_that_is_used_comes_back_and_is_huge_again() {
     let f = Fixture::new(4, 4);
