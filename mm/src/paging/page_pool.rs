@@ -66,7 +66,8 @@ impl PagePool {
             tracing::debug!("the page pool keeps the host's page size: {error}");
         }
         let frames_limit = frames.saturating_u32();
-        let frames = FramePool::new(region, PoolConfig { populate: true, ..PoolConfig::default() })?;
+        let frames =
+            FramePool::new(region, PoolConfig { populate: true, ..PoolConfig::default() })?;
         let zs = ZsConfig { movable: true, limit: Some(frames_limit) };
         let capacity = pages.saturating_u32();
         let store = Store::with_second(&frames, codec, second, StoreConfig { capacity, zs })?;
