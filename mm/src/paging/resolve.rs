@@ -153,7 +153,9 @@ impl PagerEngine {
         let by_page = |state: &BlockState| match state {
             BlockState::Absent(absence) if [STORE, STAGED].contains(&absence.source()) => {
                 match portion {
-                    Portion::Page | Portion::Pages | Portion::Used => absence.pages_back() < most,
+                    Portion::Page | Portion::Pages => absence.pages_back() < most,
+                    // What a busy guest allocates comes from the kernel.
+                    Portion::Used => absence.pages_back() < most && !absence.is_empty(),
                     // As it comes in small pages anyway, what the guest has passed can stay away.
                     Portion::Up(ahead) | Portion::Down(ahead) => {
                         let in_part = ahead < PAGES || self.huge && absence.pages_back() > 0;
