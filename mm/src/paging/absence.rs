@@ -8,9 +8,11 @@ use crate::units::{PAGES_PER_BLOCK, Pages, usize_from};
 
 /// Pages in guest memory up to which the guest uses a block only a little.
 pub(super) const FEW_PAGES: usize = 64;
-/// Pages, as many as a power of two, that come back together; and if more than a few are there.
+/// Pages, as many as a power of two, that come back together; if more than a few are there; and then from
+/// staging, where nothing is compressed.
 const NEAR: usize = 2;
 const NEAR_IN_USE: usize = 8;
+const NEAR_STAGED: usize = 32;
 /// Pages that are remembered as used together, and how many of them come back in a small flurry.
 const MOST_USED: Pages = Pages(256);
 const FEW_USED: Pages = Pages(32);
@@ -94,7 +96,12 @@ impl Absence {
         let mut needed = used.copied().unwrap_or_default();
         let known = needed.intersection(&self.back()).count().0;
         let unknown = self.pages_back() - usize_from(known);
-        needed.set_range(neighbours(page, if unknown < FEW_PAGES { NEAR } else { NEAR_IN_USE }));
+        let near = match (unknown < FEW_PAGES, self.is_staged()) {
+            (true, _) => NEAR,
+            (false, true) => NEAR_STAGED,
+            (false, false) => NEAR_IN_USE,
+        };
+        needed.set_range(neighbours(page, near));
         needed.intersection(&self.at_source())
     }
 
