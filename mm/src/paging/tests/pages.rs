@@ -50,10 +50,26 @@ fn an_access_costs_a_page_and_not_a_block() {
 /// Pages that a flurry of accesses needed come back together the next time.
 #[test]
 fn pages_that_were_used_together_come_back_together() {
+    let mut tries = Vec::new();
+    // On a host that is too busy for a flurry all pages come alone.
+    while tries.len() < 10 {
+        let Some((first, neighbours, again)) = use_together() else { return };
+        // The first few of a flurry come alone.
+        if (first, neighbours) == (128, 128 - 16) && again < 32 {
+            return;
+        }
+        tries.push((first, neighbours, again));
+    }
+    panic!("{tries:?}");
+}
+
+/// Accesses pages in a flurry, parks and accesses them again: how many accesses that took, how many
+/// neighbours came along, and how many accesses it took then. `None` without huge pages.
+fn use_together() -> Option<(u64, u64, u64)> {
     let f = Fixture::new(16, 16);
     f.fill(1);
     if !f.has_huge_pages() {
-        return;
+        return None;
     }
     f.park();
     let touch = || {
@@ -68,19 +84,12 @@ fn pages_that_were_used_together_come_back_together() {
         (after.pages_touched - before.pages_touched, spared)
     };
     let (first, neighbours) = touch();
-    assert_eq!(first, 128);
-    // The first 16 of a flurry come alone, and all on a host that is too busy for one.
-    assert!((1..=128 - 16).contains(&neighbours), "{neighbours}");
     assert_eq!(f.resident(), (first + neighbours) * PAGE_SIZE);
-    // The first few of a flurry come alone.
-    let again = std::iter::repeat_with(|| {
-        f.park();
-        touch().0
-    });
-    let again: Vec<_> = again.take(10).take_while(|&count| count >= 32).collect();
-    assert!(again.len() < 10, "{again:?} accesses");
+    f.park();
+    let (again, _) = touch();
     f.unpark();
     f.check(1);
+    Some((first, neighbours, again))
 }
 
 /// If they were many, then only to a busy guest.
