@@ -43,6 +43,11 @@ const CPU: &str = "EPYC,+svm,+npt";
 const CPU_WITHOUT_XSAVE: &str = "EPYC,+svm,+npt,-xsave";
 /// An instruction takes 2^3 ns. Where all wait for a timer, its time comes at once.
 const ICOUNT: &str = "shift=3,sleep=off";
+/// The size of QEMU's translated code, in MiB, limits how many translations one page of code has: when
+/// instructions are counted, each end of a time slice makes another. A page is cleared 8 bytes at a
+/// time, and for each write all translations of that page are searched: of a page that once had much
+/// used code, with 1 GiB of them, this took over a minute.
+const TCG_COUNTING: &str = "tcg,thread=single,tb-size=128";
 /// The program that emulates the machine.
 const PROGRAM: &str = "qemu-system-x86_64";
 /// The variable that names another one.
@@ -133,9 +138,7 @@ impl Clock {
     fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Host => &["-accel", "tcg,thread=multi"],
-            Self::Instructions => {
-                &["-accel", "tcg,thread=single", "-icount", ICOUNT, "-rtc", "clock=vm"]
-            }
+            Self::Instructions => &["-accel", TCG_COUNTING, "-icount", ICOUNT, "-rtc", "clock=vm"],
         }
     }
 }
