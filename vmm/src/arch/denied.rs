@@ -3,7 +3,7 @@
 //! bits of CPUID, whole leaves, and the MSRs that belong to them.
 //!
 //! KVM offers a guest all that it can virtualize. Each of these is a large piece of KVM that a
-//! guest could attack, or a way to observe others on the same core.
+//! guest could attack, or a way to observe others on the same core; or it makes parked memory slow.
 
 use kvm_bindings::kvm_cpuid_entry2;
 use kvm_ioctls::{
@@ -24,15 +24,16 @@ pub enum Group {
 /// A register that CPUID fills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Register {
+    Eax,
     Ebx,
     Ecx,
     Edx,
 }
 use Group::{Nested, Never, Pmu};
-use Register::{Ebx, Ecx, Edx};
+use Register::{Eax, Ebx, Ecx, Edx};
 
 /// Bits that are cleared: leaf, subleaf, register, bits, group. (Intel SDM volume 2, CPUID; AMD64
-/// manual volume 3, appendix E.)
+/// manual volume 3, appendix E; Documentation/virt/kvm/x86/cpuid.rst.)
 const BITS: &[(u32, u32, Register, u32, Group)] = &[
     (0x1, 0, Ecx, 1 << 5, Nested),                           // VMX
     (0x1, 0, Ecx, 1 << 2 | 1 << 4, Pmu),                     // 64-bit and CPL-qualified debug store
@@ -49,6 +50,9 @@ const BITS: &[(u32, u32, Register, u32, Group)] = &[
     (0x8000_0001, 0, Ecx, 1 << 10, Pmu),                     // instruction-based sampling
     (0x8000_0001, 0, Ecx, 1 << 13 | 1 << 15, Never), // watchdog timer, lightweight profiling
     (0x8000_0001, 0, Ecx, 1 << 23 | 1 << 24 | 1 << 28, Pmu), // performance counters
+    // Asynchronous page faults: the guest runs another task while its page comes. An absent page is
+    // there sooner than the guest has gone idle and has taken the interrupt that says so.
+    (0x4000_0001, 0, Eax, 1 << 4 | 1 << 10 | 1 << 14, Never),
 ];
 
 /// Leaves that are left out, so that they read as zero.
@@ -115,6 +119,7 @@ pub fn restrict_cpuid(leaves: &mut Vec<kvm_cpuid_entry2>, wanted: Wanted) {
                 continue;
             }
             let register = match register {
+                Eax => &mut leaf.eax,
                 Ebx => &mut leaf.ebx,
                 Ecx => &mut leaf.ecx,
                 Edx => &mut leaf.edx,
@@ -155,6 +160,7 @@ mod tests {
     /// A host that has everything.
     fn everything() -> Vec<kvm_cpuid_entry2> {
         (0..0x30)
+            .chain(0x4000_0000..0x4000_0002)
             .chain(0x8000_0000..0x8000_0030)
             .map(|function| kvm_cpuid_entry2 {
                 function,
@@ -185,6 +191,7 @@ mod tests {
         assert_eq!(basic.edx & 1 << 21, 0);
         let amd = find(&leaves, 0x8000_0001).unwrap();
         assert_eq!(amd.ecx & (1 << 2 | 1 << 23), 0);
+        assert_eq!(find(&leaves, 0x4000_0001).unwrap().eax, !(1 << 4 | 1 << 10 | 1 << 14));
         for function in [0xa, 0x12, 0x14, 0x8000_000a, 0x8000_0022] {
             assert_eq!(find(&leaves, function), None, "leaf {function:#x}");
         }
