@@ -21,6 +21,7 @@ use crate::sys::thread::block_signals;
 use crate::sys::userfault::PageFault;
 use crate::units::{HostRange, PAGE_BYTES, SaturatingInto};
 
+use super::absence::MOST_PAGES;
 use super::pager_engine::{PagerEngine, lock};
 use super::resolve::FillOutcome;
 use super::room::Grant;
@@ -31,14 +32,13 @@ use super::wakefulness::{Portion, Wakefulness};
 
 /// Blocks to read ahead after an access to the hot set.
 const READ_AHEAD: usize = 8;
-/// Pages of a block that come back one by one, however slowly; with the next one the block comes back,
-/// as half of it is there.
-const COLD_PAGES: usize = PAGES / 2;
 /// Delay before a block that could not be brought back is tried again.
 const RETRY: Duration = Duration::from_millis(5);
-/// Time without a fault after which blocks are made huge again: that takes as long as bringing them
-/// back, and the guest may need the processor.
-const CALM: Duration = Duration::from_millis(50);
+/// Time without a fault after which blocks are made huge again: that takes a third of the time of
+/// bringing them back, and a guest at work, which computes between its accesses, needs the processor.
+const CALM: Duration = Duration::from_millis(500);
+/// From then on, time from one such block to the next.
+const PACE: Duration = Duration::from_millis(50);
 /// Blocks that wait to be made huge; the host's own daemon finds the others.
 const SMALL_BLOCKS: usize = 256;
 /// Time without a fault after which the pager releases its staging memory.
@@ -108,14 +108,14 @@ struct Pager {
 impl Pager {
     fn run(&mut self) {
         let mut faults: Vec<PageFault> = Vec::new();
-        let mut staging = true;
+        let (mut staging, mut calm) = (true, false);
         loop {
             let timeout = if !self.ahead.is_empty() {
                 Some(Duration::ZERO)
             } else if !self.retry.is_empty() {
                 Some(RETRY)
             } else if !self.small.is_empty() {
-                Some(CALM)
+                Some(if calm { PACE } else { CALM })
             } else {
                 staging.then_some(IDLE)
             };
@@ -124,7 +124,10 @@ impl Pager {
                 Ok(Wake::Fault) => {}
                 Ok(Wake::Nothing) if !self.ahead.is_empty() => self.read_ahead(),
                 Ok(Wake::Nothing) if !self.retry.is_empty() => self.try_again(),
-                Ok(Wake::Nothing) if !self.small.is_empty() => self.make_huge(),
+                Ok(Wake::Nothing) if !self.small.is_empty() => {
+                    calm = true;
+                    self.make_huge();
+                }
                 Ok(Wake::Nothing) => {
                     self.inlet.release();
                     staging = false;
@@ -140,6 +143,7 @@ impl Pager {
                 std::thread::sleep(RETRY);
             }
             staging |= !faults.is_empty();
+            calm &= faults.is_empty();
             self.answer(&mut faults);
             // Faults that keep coming must not starve those that wait.
             if !self.retry.is_empty() && self.tried.elapsed() >= RETRY {
@@ -201,10 +205,10 @@ impl Pager {
         };
         let grant = if takes_memory { engine.room.grant() } else { Grant::Block };
         let portion = match grant {
-            Grant::Block if takes_memory => (self.guest.accessed(began, number), COLD_PAGES),
+            Grant::Block if takes_memory => (self.guest.accessed(began, number), MOST_PAGES),
             // From staging a page more costs little.
             Grant::Block if staged => (self.guest.scan(number).unwrap_or(Portion::Pages), PAGES),
-            Grant::Block => (Portion::Page, COLD_PAGES),
+            Grant::Block => (Portion::Page, MOST_PAGES),
             Grant::Page => (Portion::Page, PAGES),
             Grant::PageLater if anyway => (Portion::Page, PAGES),
             Grant::PageLater | Grant::Nothing => {

@@ -278,11 +278,13 @@ impl PagerEngine {
             let scratch = inlet.scratch(run.len());
             let mut written = PageMask::EMPTY;
             for (page, into) in run.clone().zip(scratch) {
-                into.fill(0);
                 let content = match at_source.contains(page) {
                     true => source.read(first + page as u64, into).map_err(FillFailure::Source)?,
                     false => Content::Zero,
                 };
+                if with_zeroes && content == Content::Zero {
+                    into.fill(0);
+                }
                 if with_zeroes || content == Content::Written {
                     written.insert(page);
                 }

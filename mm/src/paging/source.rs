@@ -38,7 +38,7 @@ pub struct SourceError {
 /// A source never touches guest memory itself, may be slow, and is asked by several threads at once.
 /// It gives the same contents each time until [`forget`](Self::forget) is called.
 pub trait PageSource: Send + Sync {
-    /// Reads a page into `into`, which is all zeroes on entry.
+    /// Reads a page into `into`, or leaves `into` as it is and returns [`Content::Zero`].
     ///
     /// # Errors
     /// [`SourceError`]; `into` may hold anything then.
