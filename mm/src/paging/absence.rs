@@ -55,6 +55,16 @@ impl Absence {
         Self { source, ..self }
     }
 
+    /// The same, of which the guest used these pages the last time.
+    pub(super) fn with_used(self, used: Option<Box<PageMask>>) -> Self {
+        Self { used, ..self }
+    }
+
+    /// What the guest has used of it, or if nothing, what it used the last time; not if that is most of it.
+    pub(super) fn into_used(self) -> Option<Box<PageMask>> {
+        self.accessed.or(self.used).filter(|pages| pages.count() <= MOST_USED)
+    }
+
     /// Of a block of which no page is in guest memory, and none at a source.
     pub(super) fn empty(source: SourceId) -> Self {
         Self { source, dropped: boxed(PageMask::FULL), back: None, accessed: None, used: None }

@@ -32,6 +32,8 @@ struct BlockEntry {
     registered: bool,
     /// A thread stores its pages from staging: others must not store any.
     storing: bool,
+    /// What the guest used of it when it was absent last, until it is absent again.
+    used: Option<Box<PageMask>>,
 }
 
 /// The record of all blocks. A transition that the diagram does not have is a bug and panics.
@@ -44,7 +46,8 @@ pub(super) struct Record {
 impl Record {
     /// Of `blocks` blocks, all present.
     pub(super) fn new(blocks: usize) -> Self {
-        let block = BlockEntry { state: BlockState::Present, registered: false, storing: false };
+        let state = BlockState::Present;
+        let block = BlockEntry { state, registered: false, storing: false, used: None };
         Self { blocks: vec![block; blocks], counts: Counts::default() }
     }
 
@@ -136,7 +139,8 @@ impl Record {
         match self.state(index) {
             BlockState::Packing { wanted: true, .. } if !anyway => false,
             BlockState::Packing { .. } => {
-                self.set(index, BlockState::Absent(Absence::new(source)));
+                let used = self.blocks[index].used.take();
+                self.set(index, BlockState::Absent(Absence::new(source).with_used(used)));
                 true
             }
             other => panic!("block {index} cannot be packed: {other:?}"),
@@ -186,6 +190,11 @@ impl Record {
     pub(super) fn filled(&mut self, index: usize) {
         assert_eq!(*self.state(index), BlockState::Filling, "block {index} is not being filled");
         self.set(index, BlockState::Present);
+    }
+
+    /// Notes what the guest used of block `index` while it was absent.
+    pub(super) fn set_used(&mut self, index: usize, used: Option<Box<PageMask>>) {
+        self.blocks[index].used = used;
     }
 
     /// Filling → what it was before, or with other pages in place: it could not be filled now, or

@@ -133,7 +133,12 @@ impl PagerEngine {
                 if !was_out {
                     self.room.took(Bytes(BLOCK_SIZE));
                 }
-                self.settle(index, |record| record.filled(index));
+                self.settle(index, |record| {
+                    record.filled(index);
+                    if let BlockState::Absent(absence) = before {
+                        record.set_used(index, absence.into_used());
+                    }
+                });
                 FillOutcome::Done
             }
             Err(failure) => self.not_filled(index, before, failure),
@@ -198,7 +203,10 @@ impl PagerEngine {
                 self.room.took(pages.count().bytes());
                 // Where huge pages are allowed, its holes stay with the pager.
                 if absence.is_back() || !self.huge && absence.is_empty() {
-                    self.settle(index, |record| record.filled(index));
+                    self.settle(index, |record| {
+                        record.filled(index);
+                        record.set_used(index, absence.into_used());
+                    });
                     return FillOutcome::Done;
                 }
                 self.record().not_filled(index, BlockState::Absent(absence));
