@@ -2,6 +2,7 @@
 //! Single pages that come back on access, and leave again.
 
 use super::*;
+use crate::paging::absence::MOST_PAGES;
 use crate::units::PAGE_BYTES;
 
 /// Words that do not compress, the same for each `seed`.
@@ -145,7 +146,7 @@ fn a_block_that_is_used_comes_back_and_is_huge_again() {
     }
     // The other block is still away.
     assert_eq!(f.paging.stats().absent_bytes, 2 * MIB);
-    assert!((17..PAGES_PER_BLOCK).contains(&touched), "{touched}");
+    assert!((17..MOST_PAGES as u64).contains(&touched), "{touched}");
     assert!(becomes_huge(&f, 2 * MIB), "{:?}", f.ram.residency());
     f.check(1);
 }
